@@ -1,0 +1,171 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"topostream/pgbus/pgcluster"
+	"topostream/sql"
+	"topostream/stream"
+	"topostream/stream/auth"
+)
+
+type devCmd struct {
+	Addr    string `default:"127.0.0.1:8080" help:"Address to serve on."`
+	DataDir string `type:"path" help:"Where the private PostgreSQL lives. Default: topostream/dev in the user's data directory, /var/lib for root." placeholder:"DIR"`
+
+	DownloadURL string `hidden:"" help:"Where PostgreSQL binaries come from when the machine has none."`
+}
+
+const devTokenTTL = 30 * 24 * time.Hour
+
+// Run starts a private PostgreSQL, migrates it, makes a demo topology and serves it.
+func (c *devCmd) Run(ctx context.Context, o output) error {
+	dir, err := c.dataDir()
+	if err != nil {
+		return err
+	}
+	binaries, err := c.binaries(ctx, o.err)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(o.err, "starting a private PostgreSQL in %s …\n", dir)
+	cluster, err := pgcluster.Start(ctx, pgcluster.Config{Binaries: binaries, DataDir: dir})
+	if err != nil {
+		return err
+	}
+	defer func() {
+		stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
+		defer cancel()
+		if err := cluster.Stop(stop, pgcluster.Fast); err != nil {
+			fmt.Fprintln(o.err, "topostream: stop PostgreSQL:", err)
+		}
+	}()
+	databaseURL, id, err := prepareDemo(ctx, cluster)
+	if err != nil {
+		return err
+	}
+	secret, err := devSecret(filepath.Join(dir, "topostream-jwt-secret"))
+	if err != nil {
+		return err
+	}
+	token, err := auth.Sign(secret, auth.Claims{Subject: "dev", Role: stream.RoleAdmin, TTL: devTokenTTL}, time.Now())
+	if err != nil {
+		return err
+	}
+	serve := serveCmd{
+		database: database{databaseURL}, Addr: c.Addr, JWTSecret: string(secret),
+		Keepalive: 15 * time.Second, WriteTimeout: 30 * time.Second, Drain: time.Second, FeedMemory: 256 << 20, Retention: 24 * time.Hour,
+		MutationRetention: defaultMutationRetention, LogFormat: "text",
+		ready: func(addr string) { welcome(o.out, addr, id, token, cluster.Psql(), databaseURL) },
+	}
+	return serve.Run(ctx, o)
+}
+
+func welcome(w io.Writer, addr string, id stream.TopologyID, token, psql, databaseURL string) {
+	fmt.Fprintf(w, `
+The topology "demo" is %[2]s.
+
+  Console  http://%[1]s/#token=%[3]s&topology=%[2]s
+  curl     curl -N -H 'Authorization: Bearer %[3]s' http://%[1]s/api/v1/topologies/%[2]s/events
+  psql     %[4]s '%[5]s' -c "SELECT topology_emit(id, 'hello', jsonb_build_object('from', 'psql')) FROM topologies WHERE name = 'demo'"
+
+Open the console, type the psql line in a second terminal and see the event arrive. Ctrl-C ends everything; the data stays.
+`, addr, id, token, psql, databaseURL)
+}
+
+func (c *devCmd) dataDir() (string, error) {
+	if c.DataDir != "" {
+		return filepath.Abs(c.DataDir)
+	}
+	if os.Geteuid() == 0 {
+		return "/var/lib/topostream/dev", nil // root's home is closed to the user that PostgreSQL runs as
+	}
+	if d := os.Getenv("XDG_DATA_HOME"); filepath.IsAbs(d) {
+		return filepath.Join(d, "topostream", "dev"), nil
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return "", fmt.Errorf("no home directory: give --data-dir: %w", err)
+	}
+	return filepath.Join(home, ".local", "share", "topostream", "dev"), nil
+}
+
+func (c *devCmd) binaries(ctx context.Context, progress io.Writer) (pgcluster.Binaries, error) {
+	b, err := pgcluster.Find(ctx)
+	if errors.Is(err, pgcluster.ErrNoBinaries) {
+		return pgcluster.Download(ctx, pgcluster.DownloadConfig{URL: c.DownloadURL, Progress: progress})
+	}
+	return b, err
+}
+
+// prepareDemo makes the database topostream with the newest schema and an active topology demo in it.
+func prepareDemo(ctx context.Context, cluster *pgcluster.Cluster) (databaseURL string, id stream.TopologyID, err error) {
+	admin, err := pgx.Connect(ctx, cluster.URL("postgres"))
+	if err != nil {
+		return "", "", err
+	}
+	defer admin.Close(context.WithoutCancel(ctx))
+	const exists = `SELECT EXISTS (SELECT FROM pg_database WHERE datname = 'topostream')`
+	var there bool
+	if err := admin.QueryRow(ctx, exists).Scan(&there); err != nil {
+		return "", "", err
+	}
+	if !there {
+		if _, err := admin.Exec(ctx, `CREATE DATABASE topostream`); err != nil {
+			return "", "", fmt.Errorf("create the database topostream: %w", err)
+		}
+	}
+	databaseURL = cluster.URL("topostream")
+	conn, err := pgx.Connect(ctx, databaseURL)
+	if err != nil {
+		return "", "", err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	if err := sql.Up(ctx, conn); err != nil {
+		return "", "", err
+	}
+	const (
+		insert = `INSERT INTO topologies (name) SELECT 'demo' WHERE NOT EXISTS (SELECT FROM topologies WHERE name = 'demo')`
+		deploy = `UPDATE topologies SET status = 'deploying' WHERE name = 'demo' AND status = 'pending'`
+		active = `UPDATE topologies SET status = 'active' WHERE name = 'demo' AND status = 'deploying'`
+		demo   = `SELECT id::text FROM topologies WHERE name = 'demo'`
+	)
+	for _, statement := range []string{insert, deploy, active} {
+		if _, err := conn.Exec(ctx, statement); err != nil {
+			return "", "", fmt.Errorf("make the demo topology: %w", err)
+		}
+	}
+	if err := conn.QueryRow(ctx, demo).Scan(&id); err != nil {
+		return "", "", fmt.Errorf("find the demo topology: %w", err)
+	}
+	return databaseURL, id, nil
+}
+
+// devSecret keeps the secret, so that yesterday's console address still works.
+func devSecret(path string) ([]byte, error) {
+	b, err := os.ReadFile(path)
+	if err == nil {
+		return b, nil
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	raw := make([]byte, 48)
+	_, _ = rand.Read(raw) // never fails (crypto/rand)
+	secret := []byte(base64.RawURLEncoding.EncodeToString(raw))
+	if err := os.WriteFile(path, secret, 0o600); err != nil {
+		return nil, fmt.Errorf("keep the secret: %w", err)
+	}
+	return secret, nil
+}

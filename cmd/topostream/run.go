@@ -1,0 +1,99 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+
+	"github.com/alecthomas/kong"
+)
+
+// Exit codes.
+const (
+	exitOK     = 0
+	exitError  = 1
+	exitUsage  = 2
+	exitBroken = 3 // tail: the promise was broken
+)
+
+type cli struct {
+	Dev     devCmd     `cmd:"" help:"Everything in one process on a private PostgreSQL of its own: try it, develop against it."`
+	Serve   serveCmd   `cmd:"" help:"Stream topologies from a PostgreSQL of yours to browsers."`
+	Mutator mutatorCmd `cmd:"" help:"Apply queued mutations (not built yet)."`
+	Migrate migrateCmd `cmd:"" help:"Create or change the schema."`
+	Bus     busCmd     `cmd:"" help:"Choose how servers hear of events (not built yet)."`
+	Token   tokenCmd   `cmd:"" help:"Print a signed token."`
+	Tail    tailCmd    `cmd:"" help:"Follow a stream in a terminal and check that no event is lost, doubled or reordered."`
+}
+
+// output is where a command writes: results on out, everything else on err.
+type output struct{ out, err io.Writer }
+
+// exitCode is an error that asks for a certain exit code.
+type exitCode struct {
+	code int
+	err  error
+}
+
+func (e exitCode) Error() string { return e.err.Error() }
+func (e exitCode) Unwrap() error { return e.err }
+
+// errNotBuilt is for flags and commands that are part of the interface before they work.
+func errNotBuilt(what string) error {
+	return fmt.Errorf("%s is not built yet: leave it out", what)
+}
+
+// run is the program: it returns the exit code when everything that it started is gone.
+func run(ctx context.Context, args []string, out, errOut io.Writer) int {
+	var (
+		c      cli
+		exited *int
+	)
+	parser, err := kong.New(&c,
+		kong.Name("topostream"),
+		kong.Description("Streams the life of network topologies from PostgreSQL to browsers by Server-Sent Events: no event is lost, doubled or reordered.\n\n"+
+			"Begin with `topostream dev`. Every flag has an environment variable TOPOSTREAM_…, for example TOPOSTREAM_ADDR for --addr."),
+		kong.DefaultEnvars("TOPOSTREAM"),
+		kong.Writers(out, errOut),
+		kong.Exit(func(code int) { exited = &code }),
+		kong.UsageOnError(),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
+		kong.BindTo(ctx, (*context.Context)(nil)),
+		kong.Bind(output{out, errOut}),
+	)
+	if err != nil {
+		fmt.Fprintln(errOut, "topostream:", err)
+		return exitUsage
+	}
+	if len(args) == 0 {
+		args = []string{"--help"}
+	}
+	command, err := parser.Parse(args)
+	if exited != nil { // --help
+		return *exited
+	}
+	if err != nil {
+		fmt.Fprintf(errOut, "topostream: %s\nSee `topostream --help`.\n", err)
+		return exitUsage
+	}
+	err = command.Run()
+	var coded exitCode
+	switch {
+	case err == nil, errors.Is(err, context.Canceled) && ctx.Err() != nil:
+		return exitOK
+	case errors.As(err, &coded):
+		fmt.Fprintln(errOut, "topostream:", coded.err)
+		return coded.code
+	}
+	fmt.Fprintln(errOut, "topostream:", explain(err))
+	return exitError
+}
+
+func newLogger(w io.Writer, format string) *slog.Logger {
+	if format == "json" {
+		return slog.New(slog.NewJSONHandler(w, nil))
+	}
+	return slog.New(slog.NewTextHandler(w, nil))
+}

@@ -1,0 +1,249 @@
+package pgbus
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"topostream/stream"
+	"topostream/stream/sse"
+)
+
+// Bounds of one journal read. The bytes are shared among the topologies of a read.
+const (
+	fillBatch   = 200
+	pageRows    = 256
+	pageBytes   = 1 << 20
+	fillBytes   = 4 << 20
+	minimumFill = 64 << 10
+)
+
+type fillState struct {
+	queued bool
+	again  bool // something was heard while a read was under way
+	cause  stream.Cause
+}
+
+// A fillQueue holds the topics whose feeds must be read up from the journal. A topic is read by one goroutine at a time.
+type fillQueue struct {
+	mu    sync.Mutex
+	queue []*topic
+	ready signal
+}
+
+// fill asks for the topic's feed to be read up to the head, by a read that begins after this call.
+func (b *Bus) fill(t *topic, cause stream.Cause) { b.fill2([]*topic{t}, cause) }
+
+func (b *Bus) fill2(topics []*topic, cause stream.Cause) {
+	if len(topics) == 0 {
+		return
+	}
+	b.fills.mu.Lock()
+	for _, t := range topics {
+		if t.fill.queued {
+			t.fill.again = true
+			continue
+		}
+		t.fill = fillState{queued: true, cause: cause}
+		b.fills.queue = append(b.fills.queue, t)
+	}
+	b.fills.mu.Unlock()
+	b.fills.ready.set()
+}
+
+func (b *Bus) fillLoop(ctx context.Context) {
+	for try := 0; ; {
+		select {
+		case <-ctx.Done():
+			return
+		case <-b.fills.ready:
+		}
+		for {
+			batch := b.takeFills()
+			if len(batch) == 0 {
+				break
+			}
+			more, err := b.readUp(ctx, batch)
+			b.fillsDone(batch, more)
+			if err == nil {
+				try = 0
+				continue
+			}
+			if ctx.Err() != nil {
+				return
+			}
+			b.log.Warn("journal read failed; trying again", "topologies", len(batch), "error", err)
+			if !pause(ctx, backoff(try, 100*time.Millisecond, 2*time.Second)) {
+				return
+			}
+			try++
+		}
+	}
+}
+
+func (b *Bus) takeFills() []*topic {
+	b.fills.mu.Lock()
+	defer b.fills.mu.Unlock()
+	n := min(len(b.fills.queue), fillBatch)
+	batch := append([]*topic(nil), b.fills.queue[:n]...)
+	b.fills.queue = append(b.fills.queue[:0], b.fills.queue[n:]...)
+	if len(b.fills.queue) > 0 {
+		b.fills.ready.set()
+	}
+	for _, t := range batch {
+		t.fill.again = false
+	}
+	return batch
+}
+
+func (b *Bus) fillsDone(batch []*topic, more map[*topic]bool) {
+	b.fills.mu.Lock()
+	defer b.fills.mu.Unlock()
+	for _, t := range batch {
+		if (t.fill.again || more[t]) && t.feed.Cause() == nil {
+			b.fills.queue = append(b.fills.queue, t)
+			continue
+		}
+		t.fill = fillState{}
+	}
+	if len(b.fills.queue) > 0 {
+		b.fills.ready.set()
+	}
+}
+
+// readUp reads one page of each topic's journal into its feed and tells which have more. After an error all have.
+func (b *Bus) readUp(ctx context.Context, batch []*topic) (more map[*topic]bool, err error) {
+	more = map[*topic]bool{}
+	reqs := make([]pageRequest, len(batch))
+	causes := map[stream.Cause]bool{}
+	for i, t := range batch {
+		reqs[i] = pageRequest{t.id, t.feed.Last()}
+		causes[t.fill.cause] = true
+		more[t] = true
+	}
+	for c := range causes {
+		b.stats.JournalReads[c].Add(1)
+	}
+	pages, err := b.readPages(ctx, reqs, pageRows, max(fillBytes/len(batch), minimumFill))
+	if err != nil {
+		return more, err
+	}
+	for i, t := range batch {
+		more[t] = b.applyPage(t, reqs[i].after, pages[i])
+	}
+	return more, nil
+}
+
+// applyPage appends a page that was read from after on, and tells whether the journal holds more.
+func (b *Bus) applyPage(t *topic, after stream.Seq, p page) (more bool) {
+	if why := p.broken(after); why != "" {
+		b.reset(t, why)
+		return false
+	}
+	for _, fr := range p.frames {
+		b.append(t, fr)
+	}
+	return len(p.frames) > 0 && p.frames[len(p.frames)-1].Seq < p.head.seq
+}
+
+func (b *Bus) append(t *topic, fr stream.Frame) {
+	switch t.feed.Append(fr) {
+	case stream.Appended:
+		if fr.Final {
+			b.drop(t, stream.ErrDeleted)
+		}
+	case stream.Conflict:
+		b.reset(t, "an event differs from one of the same seq: somebody forged it")
+	case stream.Hole:
+		b.fill(t, stream.ReadHole)
+	case stream.Duplicate, stream.Closed:
+	}
+}
+
+type pageRequest struct {
+	id    stream.TopologyID
+	after stream.Seq
+}
+
+// A page is a run of a journal and the head that it was read with, both of one moment.
+type page struct {
+	found  bool // the topology has a head
+	head   head
+	frames []stream.Frame
+}
+
+// broken says why the page does not continue what ended at after; empty if it does.
+func (p page) broken(after stream.Seq) string {
+	switch {
+	case !p.found:
+		return "the topology has no head"
+	case p.head.seq < after:
+		return fmt.Sprintf("the head is %d, behind the feed", p.head.seq)
+	case p.head.seq.Epoch() != after.Epoch():
+		return fmt.Sprintf("the head is %d, of another epoch", p.head.seq)
+	case after+1 < p.head.first:
+		return fmt.Sprintf("the journal begins at %d", p.head.first)
+	case after < p.head.seq && len(p.frames) == 0:
+		return fmt.Sprintf("the journal does not hold %d", after+1)
+	}
+	for i, fr := range p.frames {
+		if fr.Seq != after+1+stream.Seq(i) { //nolint:gosec // a page has at most 256 rows
+			return fmt.Sprintf("the journal does not hold %d", after+1+stream.Seq(i)) //nolint:gosec // as above
+		}
+	}
+	return ""
+}
+
+// readPages reads a page for each request in one statement.
+func (b *Bus) readPages(ctx context.Context, reqs []pageRequest, rows, bytes int) ([]page, error) {
+	const query = `
+SELECT r.ord::int - 1, h.seq, h.first, j.seq, j.type, j.event
+  FROM unnest($1::text[]::uuid[], $2::bigint[]) WITH ORDINALITY AS r(id, after, ord)
+  JOIN topology_heads h ON h.topology_id = r.id
+  LEFT JOIN LATERAL topology_journal(r.id, r.after, h.first, $3, $4) j ON true`
+	ids, afters := make([]string, len(reqs)), make([]int64, len(reqs))
+	for i, r := range reqs {
+		ids[i], afters[i] = string(r.id), int64(r.after) //nolint:gosec // below 2⁵³
+	}
+	if err := b.reads.Acquire(ctx, 1); err != nil {
+		return nil, err
+	}
+	defer b.reads.Release(1)
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	result, err := b.cfg.Pool.Query(ctx, query, ids, afters, rows, bytes)
+	if err != nil {
+		return nil, fmt.Errorf("read the journal: %w", err)
+	}
+	pages := make([]page, len(reqs))
+	var (
+		i           int
+		h           head
+		seq         *int64
+		kind, event *string
+	)
+	_, err = pgx.ForEachRow(result, []any{&i, &h.seq, &h.first, &seq, &kind, &event}, func() error {
+		pages[i].found, pages[i].head = true, h
+		if seq != nil {
+			pages[i].frames = append(pages[i].frames, journalFrame(stream.Seq(*seq), *kind, *event)) //nolint:gosec // not negative
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read the journal: %w", err)
+	}
+	b.answered()
+	return pages, nil
+}
+
+// journalFrame is the one place where an event becomes bytes. A database in SQL_ASCII may hold what is no UTF-8.
+func journalFrame(seq stream.Seq, kind, event string) stream.Frame {
+	return stream.Frame{
+		Seq: seq, Final: kind == "deleted",
+		Bytes: sse.AppendFrame(nil, kind, seq, []byte(strings.ToValidUTF8(event, "\uFFFD"))),
+	}
+}

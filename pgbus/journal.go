@@ -1,0 +1,129 @@
+package pgbus
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"topostream/stream"
+)
+
+// A pager reads the journal for cursors behind their feed's ring. Those of one topology that need the same page share the read;
+// the read belongs to none of them, so one that goes away takes nothing from the others.
+type pager struct {
+	mu     sync.Mutex
+	calls  map[pageKey]*pageCall
+	recent [16]*pageCall // newest pages, for those who come a little later
+	next   int
+}
+
+type pageKey = pageRequest
+
+type pageCall struct {
+	key    pageKey
+	done   chan struct{}
+	frames []stream.Frame
+	err    error
+}
+
+// Page implements stream.JournalReader.
+func (b *Bus) Page(ctx context.Context, id stream.TopologyID, after stream.Seq) ([]stream.Frame, error) {
+	key := pageKey{id, after}
+	b.pager.mu.Lock()
+	for _, c := range b.pager.recent {
+		if c == nil || c.key.id != id || after < c.key.after || len(c.frames) == 0 || after >= c.frames[len(c.frames)-1].Seq {
+			continue
+		}
+		b.pager.mu.Unlock()
+		return c.frames[after-c.key.after:], nil
+	}
+	call := b.pager.calls[key]
+	if call == nil {
+		call = &pageCall{key: key, done: make(chan struct{})}
+		b.pager.calls[key] = call
+		go b.readPage(call) // ends by the read's own time limit
+	}
+	b.pager.mu.Unlock()
+	select {
+	case <-call.done:
+		return call.frames, call.err
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
+
+func (b *Bus) readPage(call *pageCall) {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	b.stats.JournalReads[stream.ReadCursor].Add(1)
+	pages, err := b.readPages(ctx, []pageRequest{call.key}, pageRows, pageBytes)
+	switch {
+	case err != nil:
+		call.err = fmt.Errorf("%w: %w", stream.ErrUnavailable, err)
+	case pages[0].broken(call.key.after) != "" || len(pages[0].frames) == 0:
+		call.err = stream.ErrReset
+	default:
+		call.frames = pages[0].frames
+	}
+	b.pager.mu.Lock()
+	delete(b.pager.calls, call.key)
+	if call.err == nil {
+		b.pager.recent[b.pager.next] = call
+		b.pager.next = (b.pager.next + 1) % len(b.pager.recent)
+	}
+	b.pager.mu.Unlock()
+	close(call.done)
+}
+
+// Journal implements stream.Bus. It reads the database, not the feeds.
+func (b *Bus) Journal(ctx context.Context, id stream.TopologyID, after stream.Seq, limit int) (stream.JournalPage, error) {
+	const query = `
+SELECT h.seq, h.first, j.event
+  FROM topology_heads h LEFT JOIN LATERAL topology_journal(h.topology_id, $2, h.first, $3, $4) j ON true
+ WHERE h.topology_id = $1::text::uuid`
+	ctx, cancel := context.WithTimeoutCause(ctx, b.cfg.AttachWait, stream.ErrUnavailable)
+	defer cancel()
+	rows, err := b.cfg.Pool.Query(ctx, query, string(id), int64(min(after, 1<<53)), limit, 16*pageBytes) //nolint:gosec // bounded
+	if err != nil {
+		return stream.JournalPage{}, fmt.Errorf("%w: %w", stream.ErrUnavailable, err)
+	}
+	var (
+		h     head
+		event *string
+	)
+	p := stream.JournalPage{Events: []json.RawMessage{}}
+	tag, err := pgx.ForEachRow(rows, []any{&h.seq, &h.first, &event}, func() error {
+		p.Head, p.First = h.seq, h.first
+		if event != nil {
+			p.Events = append(p.Events, json.RawMessage(strings.ToValidUTF8(*event, "\uFFFD")))
+		}
+		return nil
+	})
+	switch {
+	case err != nil:
+		return stream.JournalPage{}, fmt.Errorf("%w: %w", stream.ErrUnavailable, err)
+	case tag.RowsAffected() == 0:
+		return stream.JournalPage{}, stream.ErrNotFound
+	}
+	return p, nil
+}
+
+// readHead asks the database for one head.
+func (b *Bus) readHead(ctx context.Context, id stream.TopologyID) (head, error) {
+	const query = `SELECT seq, first FROM topology_heads WHERE topology_id = $1::text::uuid`
+	var h head
+	err := b.cfg.Pool.QueryRow(ctx, query, string(id)).Scan(&h.seq, &h.first)
+	switch {
+	case errors.Is(err, pgx.ErrNoRows):
+		return h, stream.ErrNotFound
+	case err != nil:
+		return h, fmt.Errorf("%w: read the head: %w", stream.ErrUnavailable, err)
+	}
+	return h, nil
+}

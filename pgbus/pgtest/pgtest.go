@@ -1,0 +1,225 @@
+// Package pgtest gives a test a database of its own on a real PostgreSQL, in one call: New.
+//
+// It uses the server of TEST_DATABASE_URL where that is set. Otherwise it starts one private cluster for the test binary, of the
+// installation in TEST_PG_BIN or of what the machine has; Main stops it.
+package pgtest
+
+import (
+	"context"
+	stdsql "database/sql"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"io/fs"
+	"net/url"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	_ "github.com/jackc/pgx/v5/stdlib" // pgtestdb's driver
+	"github.com/peterldowns/pgtestdb"
+	"go.uber.org/goleak"
+
+	"topostream/pgbus/pgcluster"
+	"topostream/sql"
+)
+
+// A DB is a database of one test, migrated. It is dropped when the test has passed.
+type DB struct {
+	URL string
+}
+
+// shared is the test binary's own cluster.
+var shared struct { //nolint:gochecknoglobals // one for the process; Main ends it
+	once    sync.Once
+	cluster *pgcluster.Cluster
+	dir     string
+	url     string
+	err     error
+}
+
+// Main runs a package's tests, stops the cluster and looks for goroutines that stayed. For TestMain.
+func Main(m *testing.M) {
+	code := m.Run()
+	if shared.cluster != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+		if err := shared.cluster.Stop(ctx, pgcluster.Immediate); err != nil {
+			fmt.Fprintln(os.Stderr, "pgtest:", err)
+		}
+		cancel()
+		_ = os.RemoveAll(shared.dir) // a leftover in the temporary directory does no harm
+	}
+	if code == 0 {
+		if err := goleak.Find(); err != nil {
+			fmt.Fprintln(os.Stderr, "goroutines stayed:", err)
+			code = 1
+		}
+	}
+	os.Exit(code)
+}
+
+func binaries(ctx context.Context) (pgcluster.Binaries, error) {
+	if dir := os.Getenv("TEST_PG_BIN"); dir != "" {
+		return pgcluster.At(ctx, dir)
+	}
+	return pgcluster.Find(ctx)
+}
+
+// settings keep a test cluster small; fsync stays on.
+func settings() map[string]string {
+	return map[string]string{"max_connections": "200", "shared_buffers": "32MB", "wal_level": "logical"}
+}
+
+func serverURL(t testing.TB) string {
+	t.Helper()
+	if u := os.Getenv("TEST_DATABASE_URL"); u != "" {
+		return u
+	}
+	shared.once.Do(func() {
+		ctx := context.Background()
+		b, err := binaries(ctx)
+		if err == nil {
+			if shared.dir, err = os.MkdirTemp("", "topostream-test-"); err == nil {
+				shared.cluster, err = pgcluster.Start(ctx, pgcluster.Config{Binaries: b, DataDir: shared.dir, Settings: settings()})
+			}
+		}
+		if shared.err = err; err == nil {
+			shared.url = shared.cluster.URL("postgres")
+		}
+	})
+	if shared.err != nil {
+		t.Fatal(shared.err)
+	}
+	return shared.url
+}
+
+// New gives the test a database.
+func New(t testing.TB) *DB {
+	t.Helper()
+	return NewOn(t, serverURL(t))
+}
+
+// NewOn gives the test a database on a server of its choice.
+func NewOn(t testing.TB, server string) *DB {
+	t.Helper()
+	u, err := url.Parse(server)
+	if err != nil {
+		t.Fatalf("TEST_DATABASE_URL: %v", err)
+	}
+	password, _ := u.User.Password()
+	made := pgtestdb.Custom(t, pgtestdb.Config{
+		DriverName: "pgx", User: u.User.Username(), Password: password, Host: u.Hostname(), Port: u.Port(),
+		Database: strings.TrimPrefix(u.Path, "/"), Options: u.RawQuery,
+		TestRole: &pgtestdb.Role{Username: u.User.Username(), Password: password},
+	}, migrator{})
+	db := &DB{URL: made.URL()}
+	// A copy of the template is another database; it shall not begin with a raised epoch.
+	db.Exec(t, `UPDATE topology_settings SET system_identifier = NULL`)
+	db.Exec(t, `SELECT topology_check_epoch()`)
+	return db
+}
+
+// migrator makes pgtestdb's template with our own migrations.
+type migrator struct{}
+
+func (migrator) Hash() (string, error) {
+	h := fnv.New128a()
+	err := fs.WalkDir(sql.Files, ".", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		b, err := sql.Files.ReadFile(path)
+		_, _ = h.Write(b) // never fails (hash.Hash)
+		return err
+	})
+	return hex.EncodeToString(h.Sum(nil)), err
+}
+
+func (migrator) Migrate(ctx context.Context, _ *stdsql.DB, cfg pgtestdb.Config) error {
+	conn, err := pgx.Connect(ctx, cfg.URL())
+	if err != nil {
+		return err
+	}
+	return errors.Join(sql.Up(ctx, conn), conn.Close(ctx))
+}
+
+// Conn opens a connection that ends with the test.
+func (db *DB) Conn(t testing.TB) *pgx.Conn {
+	t.Helper()
+	conn, err := pgx.Connect(context.Background(), db.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close(context.Background()) }) // it may be broken by then
+	return conn
+}
+
+// Pool opens a pool that ends with the test.
+func (db *DB) Pool(t testing.TB) *pgxpool.Pool {
+	t.Helper()
+	pool, err := pgxpool.New(context.Background(), db.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(pool.Close)
+	return pool
+}
+
+// Exec runs one statement on a connection of its own.
+func (db *DB) Exec(t testing.TB, statement string, args ...any) {
+	t.Helper()
+	conn, err := pgx.Connect(context.Background(), db.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(context.Background())
+	if _, err := conn.Exec(context.Background(), statement, args...); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Psql runs a script through psql's own binary and gives what it printed.
+func (db *DB) Psql(t testing.TB, script string) (string, error) {
+	t.Helper()
+	b, err := binaries(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), b.Bin("psql"), "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", db.URL) //nolint:gosec // our own arguments
+	cmd.Stdin = strings.NewReader(script)
+	out, err := cmd.CombinedOutput()
+	return strings.TrimSpace(string(out)), err
+}
+
+// Cluster starts a private cluster for a test that restarts or freezes PostgreSQL.
+func Cluster(t testing.TB) *pgcluster.Cluster {
+	t.Helper()
+	b, err := binaries(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir, err := os.MkdirTemp("", "topostream-test-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) }) // a leftover does no harm
+	c, err := pgcluster.Start(t.Context(), pgcluster.Config{Binaries: b, DataDir: dir, Settings: settings()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		c.Thaw()
+		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+		defer cancel()
+		if err := c.Stop(ctx, pgcluster.Immediate); err != nil {
+			t.Error(err)
+		}
+	})
+	return c
+}

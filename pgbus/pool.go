@@ -1,0 +1,37 @@
+package pgbus
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+// checkEpoch has the database compare its identity with the one it remembers. It runs on every new connection, before anything is
+// read on it: after a failover or a restore no journal read may continue another history.
+func checkEpoch(ctx context.Context, conn *pgx.Conn) error {
+	const query = `SELECT topology_check_epoch()`
+	var epoch int64
+	if err := conn.QueryRow(ctx, query).Scan(&epoch); err != nil {
+		return fmt.Errorf("check the epoch: %w", err)
+	}
+	return nil
+}
+
+// NewPool opens the pool that a Bus reads with. It connects lazily; url is a PostgreSQL connection string.
+func NewPool(ctx context.Context, url string) (*pgxpool.Pool, error) {
+	cfg, err := pgxpool.ParseConfig(url)
+	if err != nil {
+		return nil, fmt.Errorf("database url: %w", err)
+	}
+	cfg.AfterConnect = checkEpoch
+	cfg.ConnConfig.ConnectTimeout = 4 * time.Second
+	cfg.MaxConns = max(cfg.MaxConns, 8)
+	pool, err := pgxpool.NewWithConfig(ctx, cfg)
+	if err != nil {
+		return nil, fmt.Errorf("open the pool: %w", err)
+	}
+	return pool, nil
+}

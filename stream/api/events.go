@@ -1,0 +1,183 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"strconv"
+	"time"
+
+	"topostream/stream"
+	"topostream/stream/sse"
+)
+
+const (
+	batchFrames  = 64
+	giveUpAfter  = 30 * time.Second // of a journal that cannot be read in mid-stream
+	journalRetry = 500 * time.Millisecond
+)
+
+var errExpired = errors.New("the token has expired")
+
+// events is GET /topologies/{id}/events.
+func (s *Server) events(w http.ResponseWriter, r request) {
+	ctx, cancel := context.WithCancelCause(r.Context())
+	defer cancel(nil)
+	if !r.principal.Expires.IsZero() {
+		timer := time.AfterFunc(time.Until(r.principal.Expires), func() { cancel(errExpired) })
+		defer timer.Stop()
+	}
+	writer := newFrameWriter(w, s.cfg.WriteTimeout, s.cfg.Stats)
+	req := stream.AttachRequest{Topology: r.topology, Graph: r.URL.Query().Get("graph") == "1"}
+	req.After, req.Resume = lastEventID(r.Request)
+
+	self := &session{user: r.principal.Subject, topology: r.topology, cancel: cancel, cut: writer.cut}
+	if err := s.registry.add(self, req.Resume); err != nil {
+		s.cfg.Stats.StreamsRefused.Add(1)
+		s.refuse(w, r, writer, err)
+		return
+	}
+	defer s.registry.remove(self)
+	sub, err := s.cfg.Bus.Attach(ctx, req)
+	if err != nil {
+		s.refuse(w, r, writer, cmpCause(ctx, err))
+		return
+	}
+	s.cfg.Stats.Streams.Add(1)
+	defer s.cfg.Stats.Streams.Add(-1)
+	writer.headers(2000 + rand.N(2001)) //nolint:gosec // jitter
+	err = s.stream(ctx, writer, sub, req)
+	s.goodbye(writer, r.topology, cmpCause(ctx, err))
+}
+
+// cmpCause prefers why the stream was ended to what that looked like from within.
+func cmpCause(ctx context.Context, err error) error {
+	if cause := context.Cause(ctx); cause != nil {
+		return cause
+	}
+	return err
+}
+
+// lastEventID reads the number that the client knows; the header that a browser sends wins.
+func lastEventID(r *http.Request) (stream.Seq, bool) {
+	v := r.Header.Get("Last-Event-ID")
+	if v == "" {
+		v = r.URL.Query().Get("last_event_id")
+	}
+	return stream.ParseSeq(v)
+}
+
+// stream sends the snapshot and what follows, attaching again without a number whenever the feed does not continue what the
+// client has. It returns when the stream must end; it has closed sub, and every one that followed.
+func (s *Server) stream(ctx context.Context, w *frameWriter, sub *stream.Subscription, req stream.AttachRequest) error {
+	for {
+		err := s.follow(ctx, w, sub)
+		sub.Close()
+		if !errors.Is(err, stream.ErrReset) || ctx.Err() != nil {
+			return err
+		}
+		req.Resume = false
+		if sub, err = s.cfg.Bus.Attach(ctx, req); err != nil {
+			return err
+		}
+	}
+}
+
+// follow sends one subscription. An idle client costs this goroutine and one timer.
+func (s *Server) follow(ctx context.Context, w *frameWriter, sub *stream.Subscription) error {
+	if sub.Snapshot != nil {
+		if err := w.write(sub.Snapshot.Bytes); err != nil {
+			return err
+		}
+	}
+	buf := make([]stream.Frame, 0, batchFrames)
+	timer := time.NewTimer(s.cfg.Keepalive)
+	defer timer.Stop()
+	var failing time.Time // since when the journal cannot be read
+	for {
+		frames, changed, err := sub.Cursor.Next(ctx, buf)
+		wait := s.cfg.Keepalive
+		switch {
+		case errors.Is(err, stream.ErrUnavailable) && ctx.Err() == nil:
+			if failing.IsZero() {
+				failing = time.Now()
+			}
+			if time.Since(failing) > giveUpAfter {
+				return err
+			}
+			wait = min(journalRetry, wait)
+		case err != nil:
+			return err
+		case len(frames) > 0:
+			failing = time.Time{}
+			if err := w.frames(frames); err != nil {
+				return err
+			}
+			continue
+		}
+		timer.Reset(wait)
+		select {
+		case <-changed: // nil, and so never, after an error
+		case <-timer.C:
+			if err := w.write([]byte(sse.Keepalive)); err != nil {
+				return err
+			}
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// goodbye says why a stream ends, where the client is still there to hear it.
+func (s *Server) goodbye(w *frameWriter, id stream.TopologyID, err error) {
+	event := "unavailable"
+	switch {
+	case errors.Is(err, errExpired):
+		event = "token_expired"
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		s.cfg.Stats.SlowCloses.Add(1)
+		return
+	case errors.Is(err, errDraining), errors.Is(err, errReplaced), errors.Is(err, stream.ErrUnavailable), errors.Is(err, stream.ErrClosed):
+	default: // deleted, or the client has gone
+		return
+	}
+	_ = w.write(sse.Reason(id, event, publicReason(err), time.Now()).Bytes) // the client may be gone
+}
+
+// refuse answers instead of a stream. A browser's EventSource gives up for good on any answer but 200, so where a retry would help it
+// gets one, with a longer retry time and the reason.
+func (s *Server) refuse(w http.ResponseWriter, r request, writer *frameWriter, err error) {
+	status, after := http.StatusServiceUnavailable, 5*time.Second
+	switch {
+	case errors.Is(err, context.Canceled):
+		return // the client has gone
+	case errors.Is(err, stream.ErrNotFound), errors.Is(err, stream.ErrDeleted):
+		notFound(w)
+		return
+	case errors.Is(err, errLimit):
+		status, after = http.StatusTooManyRequests, 15*time.Second
+	case errors.Is(err, errDraining), errors.Is(err, stream.ErrClosed):
+		after = 2 * time.Second // another server may be up already
+	default:
+		s.cfg.Logger.Warn("attach", "topology", r.topology, "error", err)
+	}
+	if acceptsEvents(r.Request) {
+		writer.headers(int(after.Milliseconds()) + rand.N(int(after.Milliseconds()))) //nolint:gosec // jitter
+		_ = writer.write(sse.Reason(r.topology, "unavailable", publicReason(err), time.Now()).Bytes)
+		return
+	}
+	w.Header().Set("Retry-After", strconv.Itoa(int(after.Seconds())))
+	problem(w, status, publicReason(err))
+}
+
+// publicReason is the sentence for the client: the sentinel's, never what was wrapped beside it.
+func publicReason(err error) string {
+	for _, known := range []error{errDraining, errReplaced, errLimit, errExpired, stream.ErrClosed} {
+		if errors.Is(err, known) {
+			return known.Error()
+		}
+	}
+	return stream.ErrUnavailable.Error()
+}

@@ -1,0 +1,138 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"topostream/stream"
+)
+
+// Why the registry ends a stream.
+var (
+	errDraining = errors.New("the server is going away")
+	errReplaced = errors.New("another stream of the same user took this one's place")
+	errLimit    = errors.New("too many streams")
+)
+
+// The registry of streams, and not http.Server, owns limits and drain.
+type registry struct {
+	max, maxPerUser int
+
+	mu      sync.Mutex
+	closing bool
+	streams map[*session]struct{}
+	users   map[string][]*session // in the order they came
+	changed chan struct{}         // closed when a stream has gone
+}
+
+func newRegistry(limit, perUser int) *registry {
+	return &registry{max: limit, maxPerUser: perUser, streams: map[*session]struct{}{}, users: map[string][]*session{}, changed: make(chan struct{})}
+}
+
+// add takes a place for s. One that resumes takes the place of its user's oldest stream of the same topology: the browser that
+// lost it has come back before the server noticed.
+func (g *registry) add(s *session, resumes bool) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.closing {
+		return errDraining
+	}
+	mine := g.users[s.user]
+	full := g.maxPerUser > 0 && len(mine) >= g.maxPerUser
+	if full && resumes {
+		for _, old := range mine {
+			if old.topology == s.topology {
+				g.removeLocked(old)
+				old.cancel(errReplaced)
+				full = false
+				break
+			}
+		}
+	}
+	if full || g.max > 0 && len(g.streams) >= g.max {
+		return errLimit
+	}
+	g.streams[s] = struct{}{}
+	g.users[s.user] = append(g.users[s.user], s)
+	return nil
+}
+
+func (g *registry) remove(s *session) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.removeLocked(s)
+}
+
+func (g *registry) removeLocked(s *session) {
+	if _, ok := g.streams[s]; !ok {
+		return
+	}
+	delete(g.streams, s)
+	mine := g.users[s.user]
+	for i, old := range mine {
+		if old == s {
+			mine = append(mine[:i:i], mine[i+1:]...)
+			break
+		}
+	}
+	if len(mine) == 0 {
+		delete(g.users, s.user)
+	} else {
+		g.users[s.user] = mine
+	}
+	close(g.changed)
+	g.changed = make(chan struct{})
+}
+
+func (g *registry) draining() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.closing
+}
+
+func (g *registry) drain(ctx context.Context) error {
+	g.mu.Lock()
+	g.closing = true
+	var spread time.Duration
+	if deadline, ok := ctx.Deadline(); ok {
+		spread = max(time.Until(deadline)/2, 0)
+	}
+	for s := range g.streams {
+		if len(g.streams) > 1 {
+			timer := time.AfterFunc(rand.N(spread+1), func() { s.cancel(errDraining) }) //nolint:gosec // jitter
+			defer timer.Stop()
+			continue
+		}
+		s.cancel(errDraining)
+	}
+	g.mu.Unlock()
+	for {
+		g.mu.Lock()
+		left, changed := len(g.streams), g.changed
+		g.mu.Unlock()
+		if left == 0 {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			g.mu.Lock()
+			for s := range g.streams {
+				s.cut()
+			}
+			g.mu.Unlock()
+			return ctx.Err()
+		}
+	}
+}
+
+// A session is one open stream.
+type session struct {
+	user     string
+	topology stream.TopologyID
+	cancel   context.CancelCauseFunc // ends it in order
+	cut      func()                  // ends a write that is blocked
+}

@@ -1,0 +1,65 @@
+package api
+
+import (
+	"net/http"
+	"time"
+
+	"topostream/stream"
+	"topostream/stream/sse"
+)
+
+// A frameWriter writes to one client through http.ResponseController, which serves HTTP/1.0, HTTP/1.1, HTTP/2 and TLS alike. It
+// belongs to the handler's goroutine, but for cut.
+type frameWriter struct {
+	w       http.ResponseWriter
+	control *http.ResponseController
+	timeout time.Duration
+	stats   *stream.Stats
+}
+
+func newFrameWriter(w http.ResponseWriter, timeout time.Duration, stats *stream.Stats) *frameWriter {
+	return &frameWriter{w, http.NewResponseController(w), timeout, stats}
+}
+
+// headers begins the stream, at once, with a comment and the reconnection time in milliseconds.
+func (f *frameWriter) headers(retry int) {
+	h := f.w.Header()
+	h.Set("Content-Type", "text/event-stream")
+	h.Set("Cache-Control", "no-cache")
+	h.Set("X-Accel-Buffering", "no")
+	f.w.WriteHeader(http.StatusOK)
+	_ = f.write(sse.AppendRetry([]byte(sse.Keepalive), retry)) // the next write tells
+}
+
+// frames writes a batch with one deadline and one flush.
+func (f *frameWriter) frames(frames []stream.Frame) error {
+	if err := f.control.SetWriteDeadline(time.Now().Add(f.timeout)); err != nil {
+		return err
+	}
+	size := 0
+	for _, fr := range frames {
+		size += len(fr.Bytes)
+		if _, err := f.w.Write(fr.Bytes); err != nil {
+			return err
+		}
+	}
+	if err := f.control.Flush(); err != nil {
+		return err
+	}
+	f.stats.Frames.Add(uint64(len(frames)))
+	f.stats.FrameBytes.Add(uint64(size)) //nolint:gosec // not negative
+	return nil
+}
+
+func (f *frameWriter) write(b []byte) error {
+	if err := f.control.SetWriteDeadline(time.Now().Add(f.timeout)); err != nil {
+		return err
+	}
+	if _, err := f.w.Write(b); err != nil {
+		return err
+	}
+	return f.control.Flush()
+}
+
+// cut ends a write that is blocked. Any goroutine may call it.
+func (f *frameWriter) cut() { _ = f.control.SetWriteDeadline(time.Now()) }

@@ -1,0 +1,79 @@
+package stream
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+)
+
+// Frame is one event, encoded once as the bytes of its SSE frame and shared by every client. Nobody may change Bytes.
+type Frame struct {
+	Seq   Seq    // 0: not journaled
+	Final bool   // the `deleted` event: the stream ends behind it
+	Bytes []byte // "event: …\nid: …\ndata: …\n\n"
+}
+
+// Snapshot is the state of a topology at Seq, as the bytes of its SSE frame.
+type Snapshot struct {
+	Seq   Seq
+	Bytes []byte
+}
+
+// AttachRequest asks for a stream of one topology.
+type AttachRequest struct {
+	Topology TopologyID
+	Resume   bool // After is a number that the client knows
+	After    Seq  // the last event that the client has
+	Graph    bool // the snapshot shall hold lans, deckies and edges
+}
+
+// Subscription is what Attach gives: the snapshot, unless the request could be resumed, and a cursor that
+// continues directly behind it. Close it exactly once.
+type Subscription struct {
+	Snapshot *Snapshot // nil: resumed
+	Cursor   *Cursor
+	Close    func()
+}
+
+// JournalPage is a run of a topology's journal. Events are the encoder's JSON objects, in seq order, without gaps.
+type JournalPage struct {
+	First  Seq               `json:"first"` // oldest seq kept; Head+1 when the journal is empty
+	Head   Seq               `json:"head"`
+	Events []json.RawMessage `json:"events"`
+}
+
+// Errors that a Bus returns. Wrapped detail is for the log; the sentinel is for the client.
+var (
+	// ErrNotFound: no such topology, or a deleted one of which the client already has everything.
+	ErrNotFound = errors.New("no such topology")
+	// ErrUnavailable: the database could not be asked in time; a retry will help.
+	ErrUnavailable = errors.New("the database is away")
+	// ErrReset: the feed no longer continues what the client has (another epoch, a pruned journal, a history that was
+	// taken back): attach again without Resume and send the snapshot.
+	ErrReset = errors.New("the feed was thrown away")
+	// ErrDeleted: the topology's last event has been delivered.
+	ErrDeleted = errors.New("the topology is deleted")
+	// ErrClosed: the bus was stopped.
+	ErrClosed = errors.New("the bus is closed")
+)
+
+// Bus is how a server hears of new events.
+//
+// Attach may be called by any goroutine. It returns ErrNotFound, ErrUnavailable (after at most 5 s), ErrClosed, or the
+// context's error. Journal returns ErrNotFound for an id that never was, and up to limit events above after.
+// Ready returns nil when streams can be served, else a sentence that says which part fails.
+// Run owns every goroutine of the bus and returns when all are gone.
+type Bus interface {
+	Attach(ctx context.Context, req AttachRequest) (*Subscription, error)
+	Journal(ctx context.Context, id TopologyID, after Seq, limit int) (JournalPage, error)
+	Ready() error
+	Run(ctx context.Context) error
+}
+
+// JournalReader reads what a cursor behind its feed's ring has missed.
+//
+// Page returns the frames that follow after, without a gap and at least one; ErrReset when the journal does not hold
+// after+1 (any more); ErrUnavailable or the context's error otherwise. Callers of one topology share reads.
+type JournalReader interface {
+	Page(ctx context.Context, id TopologyID, after Seq) ([]Frame, error)
+}

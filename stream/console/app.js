@@ -1,0 +1,97 @@
+// Shows one topology's stream. EventSource wants each event's name beforehand, and a topology's events may have any name; so this
+// page reads the stream itself, as the WHATWG HTML standard (section 9.2) says, and reconnects as EventSource does.
+'use strict';
+
+const $ = (id) => document.getElementById(id);
+const shown = 500;
+const topostream = (window.topostream = { state: 'closed', lastSeq: null, events: [] });
+let current = 0; // a newer open() ends the older loop
+
+function setState(state) {
+  topostream.state = state;
+  $('state').textContent = state;
+  $('state').dataset.state = state;
+}
+
+function show(event) {
+  let body;
+  try { body = JSON.parse(event.data); } catch { return; }
+  if (event.id) { topostream.lastSeq = Number(event.id); $('seq').textContent = event.id; }
+  if (event.type === 'snapshot') { $('snapshot').textContent = JSON.stringify(body, null, 2); return; }
+  topostream.events.push({ id: event.id, type: event.type, body });
+  if (topostream.events.length > shown) topostream.events.shift();
+  const li = document.createElement('li');
+  li.dataset.seq = event.id || '';
+  li.dataset.type = event.type;
+  if (!body.journaled) li.className = 'raw';
+  const name = document.createElement('b');
+  name.textContent = event.type;
+  li.append(body.journaled ? event.id : 'raw', name, JSON.stringify(body.payload));
+  $('events').prepend(li);
+  if ($('events').children.length > shown) $('events').lastChild.remove();
+  $('count').textContent = Number($('count').textContent) + 1;
+}
+
+// read calls back for each event of a response, and with each reconnection time.
+async function read(response, onEvent, onRetry) {
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = '', type = '', data = null, id = '';
+  const line = (l) => {
+    if (l === '') {
+      if (data !== null) onEvent({ type: type || 'message', data, id });
+      type = ''; data = null; id = '';
+      return;
+    }
+    const i = l.indexOf(':');
+    if (i === 0) return;
+    const field = i < 0 ? l : l.slice(0, i);
+    const value = i < 0 ? '' : l.slice(i + 1).replace(/^ /, '');
+    if (field === 'event') type = value;
+    else if (field === 'data') data = data === null ? value : data + '\n' + value;
+    else if (field === 'id') id = value;
+    else if (field === 'retry' && /^[0-9]+$/.test(value)) onRetry(Number(value));
+  };
+  for (;;) {
+    const { value, done } = await reader.read();
+    if (done) return;
+    const lines = (rest + value).split(/\r\n|\n|\r(?!$)/);
+    rest = lines.pop();
+    lines.forEach(line);
+  }
+}
+
+async function open(token, topology) {
+  const mine = ++current;
+  let retry = 3000;
+  $('message').textContent = '';
+  while (mine === current) {
+    setState('connecting');
+    try {
+      const headers = { Accept: 'text/event-stream', Authorization: 'Bearer ' + token };
+      if (topostream.lastSeq !== null) headers['Last-Event-ID'] = String(topostream.lastSeq);
+      const response = await fetch('/api/v1/topologies/' + encodeURIComponent(topology) + '/events', { headers, cache: 'no-store' });
+      if (!response.ok) {
+        const problem = await response.json().catch(() => ({}));
+        $('message').textContent = response.status + ': ' + (problem.detail || response.statusText);
+        if ([401, 403, 404].includes(response.status)) break;
+      } else {
+        $('message').textContent = '';
+        setState('open');
+        await read(response, show, (ms) => { retry = ms; });
+      }
+    } catch { /* the network: try again */ }
+    setState('connecting');
+    await new Promise((done) => setTimeout(done, retry));
+  }
+  if (mine === current) setState('closed');
+}
+
+const given = new URLSearchParams(location.hash.slice(1));
+$('token').value = given.get('token') || '';
+$('topology').value = given.get('topology') || '';
+$('open').addEventListener('submit', (e) => {
+  e.preventDefault();
+  topostream.lastSeq = null;
+  open($('token').value, $('topology').value);
+});
+if (given.get('token') && given.get('topology')) open(given.get('token'), given.get('topology'));

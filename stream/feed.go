@@ -1,0 +1,245 @@
+package stream
+
+import (
+	"bytes"
+	"sort"
+	"sync"
+)
+
+// Bounds of one ring, where FeedConfig sets none.
+const (
+	DefaultMaxEvents = 1024
+	DefaultMaxBytes  = 4 << 20
+)
+
+// AppendResult says what became of an appended frame.
+type AppendResult int
+
+// What Append may answer.
+const (
+	Appended  AppendResult = iota
+	Duplicate              // at or below the last seq: dropped
+	Conflict               // at or below the last seq, but not what the ring holds under it: one of the two is forged
+	Hole                   // above last+1: dropped, read the journal
+	Closed                 // the feed has ended: dropped
+)
+
+// FeedConfig is what NewFeed needs. Memory and Stats may be nil, the bounds zero.
+type FeedConfig struct {
+	Topology  TopologyID
+	Base      Seq           // the first event will be Base+1
+	Journal   JournalReader // for cursors behind the ring
+	Memory    *Memory
+	Stats     *Stats
+	MaxEvents int
+	MaxBytes  int
+}
+
+// A Feed is the ring of a topology's newest events, shared by all its clients. Positions in it count up for ever;
+// a frame that is not journaled has a position but no seq. All methods may be called by any goroutine.
+type Feed struct {
+	cfg FeedConfig
+
+	mu        sync.Mutex
+	ring      []entry // circular: position p is at p % len(ring)
+	start     uint64  // position of the oldest entry
+	end       uint64  // position behind the newest
+	bytes     int
+	last      Seq
+	ringFirst Seq           // a cursor at or above it needs no journal
+	cause     error         // why it has ended
+	changed   chan struct{} // made when somebody waits, closed at the next change
+}
+
+type entry struct {
+	frame Frame
+	upTo  Seq // the last seq at or before this position
+}
+
+// NewFeed makes a feed that continues behind cfg.Base.
+func NewFeed(cfg FeedConfig) *Feed {
+	if cfg.MaxEvents <= 0 {
+		cfg.MaxEvents = DefaultMaxEvents
+	}
+	if cfg.MaxBytes <= 0 {
+		cfg.MaxBytes = DefaultMaxBytes
+	}
+	if cfg.Stats == nil {
+		cfg.Stats = &Stats{}
+	}
+	if cfg.Memory == nil {
+		cfg.Memory = NewMemory(int64(cfg.MaxBytes), cfg.Stats)
+	}
+	f := &Feed{cfg: cfg, last: cfg.Base, ringFirst: cfg.Base}
+	cfg.Memory.register(f)
+	cfg.Stats.Feeds.Add(1)
+	return f
+}
+
+// Last is the newest seq, Base at first.
+func (f *Feed) Last() Seq {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.last
+}
+
+// RingFirst is the lowest seq at which a cursor needs no journal.
+func (f *Feed) RingFirst() Seq {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.ringFirst
+}
+
+// Cause is why the feed has ended: ErrReset, ErrDeleted or ErrClosed; nil while it lives.
+func (f *Feed) Cause() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.cause
+}
+
+// Append adds a journaled frame if it is the next one. A Final frame ends the feed with ErrDeleted; what it holds is still delivered.
+func (f *Feed) Append(fr Frame) AppendResult {
+	f.mu.Lock()
+	switch {
+	case f.cause != nil:
+		f.mu.Unlock()
+		return Closed
+	case fr.Seq <= f.last:
+		defer f.mu.Unlock()
+		if p := f.find(fr.Seq - 1); p < f.end && f.at(p).frame.Seq == fr.Seq && !bytes.Equal(f.at(p).frame.Bytes, fr.Bytes) {
+			return Conflict
+		}
+		return Duplicate
+	case fr.Seq != f.last+1:
+		f.mu.Unlock()
+		return Hole
+	}
+	f.last = fr.Seq
+	f.push(fr)
+	f.cfg.Stats.Events.Add(1)
+	if fr.Final {
+		f.endLocked(ErrDeleted)
+	}
+	f.mu.Unlock()
+	if fr.Final {
+		f.cfg.Memory.forget(f)
+	}
+	if f.cfg.Memory.over() {
+		f.cfg.Memory.shed(f)
+	}
+	return Appended
+}
+
+// AppendRaw adds a frame that is not journaled, for those who are attached now.
+func (f *Feed) AppendRaw(fr Frame) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.cause != nil {
+		return
+	}
+	fr.Seq = 0
+	f.push(fr)
+	f.cfg.Stats.RawEvents.Add(1)
+}
+
+// Close ends the feed; the first cause counts. With ErrReset and ErrClosed cursors deliver nothing more.
+func (f *Feed) Close(cause error) {
+	f.mu.Lock()
+	if f.cause == nil {
+		f.endLocked(cause)
+	}
+	f.mu.Unlock()
+	f.cfg.Memory.forget(f)
+}
+
+func (f *Feed) endLocked(cause error) {
+	f.cause = cause
+	f.cfg.Memory.add(-int64(f.bytes))
+	f.cfg.Stats.Feeds.Add(-1)
+	if cause == ErrReset { //nolint:errorlint // the sentinel itself
+		f.cfg.Stats.Resets.Add(1)
+	}
+	f.bytes = 0
+	if cause != ErrDeleted { //nolint:errorlint // the sentinel itself
+		f.ring, f.start, f.end = nil, 0, 0
+	}
+	f.broadcast()
+}
+
+// BytesSince tells how much a cursor at after would replay, and whether the ring holds it all.
+func (f *Feed) BytesSince(after Seq) (events int, size int64, inRing bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if after < f.ringFirst {
+		return 0, 0, false
+	}
+	for p := f.find(after); p < f.end; p++ {
+		events++
+		size += int64(len(f.at(p).frame.Bytes))
+	}
+	return events, size, true
+}
+
+func (f *Feed) at(p uint64) *entry { return &f.ring[p%uint64(len(f.ring))] }
+
+// find gives the position of the first entry above after, the end if there is none.
+func (f *Feed) find(after Seq) uint64 {
+	n := int(f.end - f.start)                                                                                 //nolint:gosec // at most MaxEvents
+	return f.start + uint64(sort.Search(n, func(i int) bool { return f.at(f.start+uint64(i)).upTo > after })) //nolint:gosec // not negative
+}
+
+func (f *Feed) push(fr Frame) {
+	if n := f.end - f.start; n == uint64(len(f.ring)) {
+		if len(f.ring) < f.cfg.MaxEvents {
+			f.grow()
+		} else {
+			f.evict()
+		}
+	}
+	*f.at(f.end) = entry{fr, f.last}
+	f.end++
+	f.bytes += len(fr.Bytes)
+	f.cfg.Memory.add(int64(len(fr.Bytes)))
+	for f.end-f.start > 1 && (f.bytes > f.cfg.MaxBytes || f.cfg.Memory.over()) {
+		f.evict()
+	}
+	f.broadcast()
+}
+
+func (f *Feed) grow() {
+	ring := make([]entry, min(max(2*len(f.ring), 8), f.cfg.MaxEvents))
+	for p := f.start; p < f.end; p++ {
+		ring[p%uint64(len(ring))] = *f.at(p)
+	}
+	f.ring = ring
+}
+
+func (f *Feed) evict() {
+	e := f.at(f.start)
+	if e.frame.Seq != 0 {
+		f.ringFirst = e.frame.Seq
+	}
+	f.bytes -= len(e.frame.Bytes)
+	f.cfg.Memory.add(-int64(len(e.frame.Bytes)))
+	*e = entry{}
+	f.start++
+}
+
+func (f *Feed) halve() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.cause != nil {
+		return
+	}
+	for n := (f.end - f.start) / 2; n > 0; n-- {
+		f.evict()
+	}
+}
+
+// broadcast wakes all who wait. The channel is made by those who wait, so that a feed without idle clients makes none.
+func (f *Feed) broadcast() {
+	if f.changed != nil {
+		close(f.changed)
+		f.changed = nil
+	}
+}

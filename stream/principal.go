@@ -1,0 +1,36 @@
+package stream
+
+import "time"
+
+// Role says what a principal may do. An admin may do what a viewer may.
+type Role string
+
+// The two roles.
+const (
+	RoleViewer Role = "viewer"
+	RoleAdmin  Role = "admin"
+)
+
+// Principal is who a request speaks for, as its token says.
+type Principal struct {
+	Subject    string
+	Role       Role
+	Topologies []TopologyID // nil: all
+	Expires    time.Time
+}
+
+// May tells whether the principal may do what role may.
+func (p Principal) May(role Role) bool { return p.Role == RoleAdmin || p.Role == role }
+
+// Sees tells whether the principal's token covers the topology, existing or not.
+func (p Principal) Sees(id TopologyID) bool {
+	if p.Topologies == nil {
+		return true
+	}
+	for _, t := range p.Topologies {
+		if t == id {
+			return true
+		}
+	}
+	return false
+}
