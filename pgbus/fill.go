@@ -191,8 +191,8 @@ func (p page) broken(after stream.Seq) string {
 		return fmt.Sprintf("the journal does not hold %d", after+1)
 	}
 	for i, fr := range p.frames {
-		if fr.Seq != after+1+stream.Seq(i) { //nolint:gosec // a page has at most 256 rows
-			return fmt.Sprintf("the journal does not hold %d", after+1+stream.Seq(i)) //nolint:gosec // as above
+		if fr.Seq != after+1+stream.Seq(i) {
+			return fmt.Sprintf("the journal does not hold %d", after+1+stream.Seq(i))
 		}
 	}
 	return ""
@@ -207,7 +207,7 @@ SELECT r.ord::int - 1, h.seq, h.first, j.seq, j.type, j.event
   LEFT JOIN LATERAL topology_journal(r.id, r.after, h.first, $3, $4) j ON true`
 	ids, afters := make([]string, len(reqs)), make([]int64, len(reqs))
 	for i, r := range reqs {
-		ids[i], afters[i] = string(r.id), int64(r.after) //nolint:gosec // below 2⁵³
+		ids[i], afters[i] = string(r.id), int64(r.after)
 	}
 	if err := b.reads.Acquire(ctx, 1); err != nil {
 		return nil, err
@@ -229,7 +229,7 @@ SELECT r.ord::int - 1, h.seq, h.first, j.seq, j.type, j.event
 	_, err = pgx.ForEachRow(result, []any{&i, &h.seq, &h.first, &seq, &kind, &event}, func() error {
 		pages[i].found, pages[i].head = true, h
 		if seq != nil {
-			pages[i].frames = append(pages[i].frames, journalFrame(stream.Seq(*seq), *kind, *event)) //nolint:gosec // not negative
+			pages[i].frames = append(pages[i].frames, journalFrame(stream.Seq(*seq), *kind, *event))
 		}
 		return nil
 	})

@@ -89,7 +89,7 @@ SELECT h.seq, h.first, j.event
  WHERE h.topology_id = $1::text::uuid`
 	ctx, cancel := context.WithTimeoutCause(ctx, b.cfg.AttachWait, stream.ErrUnavailable)
 	defer cancel()
-	rows, err := b.cfg.Pool.Query(ctx, query, string(id), int64(min(after, 1<<53)), limit, 16*pageBytes) //nolint:gosec // bounded
+	rows, err := b.cfg.Pool.Query(ctx, query, string(id), int64(min(after, 1<<53)), limit, 16*pageBytes)
 	if err != nil {
 		return stream.JournalPage{}, fmt.Errorf("%w: %w", stream.ErrUnavailable, err)
 	}

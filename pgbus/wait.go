@@ -59,7 +59,7 @@ func (i *interruptible) interrupt() {
 // backoff doubles from base to limit and takes a random half of it away, so that servers do not return in step.
 func backoff(try int, base, limit time.Duration) time.Duration {
 	d := min(base<<min(try, 20), limit)
-	return d/2 + rand.N(d/2+1) //nolint:gosec // jitter
+	return d/2 + rand.N(d/2+1)
 }
 
 // pause waits and tells whether ctx is still good.

@@ -184,8 +184,8 @@ func (f *Feed) at(p uint64) *entry { return &f.ring[p%uint64(len(f.ring))] }
 
 // find gives the position of the first entry above after, the end if there is none.
 func (f *Feed) find(after Seq) uint64 {
-	n := int(f.end - f.start)                                                                                 //nolint:gosec // at most MaxEvents
-	return f.start + uint64(sort.Search(n, func(i int) bool { return f.at(f.start+uint64(i)).upTo > after })) //nolint:gosec // not negative
+	n := int(f.end - f.start)
+	return f.start + uint64(sort.Search(n, func(i int) bool { return f.at(f.start+uint64(i)).upTo > after }))
 }
 
 func (f *Feed) push(fr Frame) {

@@ -27,8 +27,8 @@ const (
 
 // ReadCauses and ReconnectCauses are the label values, indexed by Cause.
 var (
-	ReadCauses      = [readCauses]string{"catch_up", "hole", "reconnect", "heartbeat", "poll", "cursor"}
-	ReconnectCauses = [reconnectCauses]string{"start", "broken", "ping", "attach"}
+	ReadCauses      = [readCauses]string{"catch_up", "hole", "reconnect", "heartbeat", "poll", "cursor"} //nolint:gochecknoglobals // a constant that Go cannot declare as such
+	ReconnectCauses = [reconnectCauses]string{"start", "broken", "ping", "attach"}                       //nolint:gochecknoglobals // as above
 )
 
 // Stats are the program's counters and gauges. Every field may be read and written by any goroutine; the zero value is ready.

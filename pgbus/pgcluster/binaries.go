@@ -71,7 +71,7 @@ func Find(ctx context.Context) (Binaries, error) {
 	return Binaries{}, ErrNoBinaries
 }
 
-var versionLine = regexp.MustCompile(`\(PostgreSQL\) (\d+)`) //nolint:gochecknoglobals // a constant
+var versionLine = regexp.MustCompile(`\(PostgreSQL\) (\d+)`)
 
 // At takes the installation whose programs are in dir.
 func At(ctx context.Context, dir string) (Binaries, error) {

@@ -106,7 +106,7 @@ func (c *Cluster) prepareDir() error {
 	if err := os.Chown(c.cfg.DataDir, int(c.account.Uid), int(c.account.Gid)); err != nil {
 		return fmt.Errorf("data directory: %w", err)
 	}
-	probe := exec.Command("test", "-x", c.cfg.DataDir)
+	probe := exec.Command("test", "-x", c.cfg.DataDir) //nolint:noctx // it ends at once
 	probe.SysProcAttr = &syscall.SysProcAttr{Credential: c.account}
 	if err := probe.Run(); err != nil {
 		return fmt.Errorf("the user that PostgreSQL runs as cannot reach %s: choose a --data-dir whose parents are open to it, for example below /var/lib", c.cfg.DataDir)
@@ -116,7 +116,7 @@ func (c *Cluster) prepareDir() error {
 
 // run runs one of PostgreSQL's programs as its user.
 func (c *Cluster) run(ctx context.Context, name string, args ...string) error {
-	cmd := exec.CommandContext(ctx, c.cfg.Binaries.Bin(name), args...) //nolint:gosec // our own arguments
+	cmd := exec.CommandContext(ctx, c.cfg.Binaries.Bin(name), args...)
 	cmd.Dir = c.cfg.DataDir
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: c.account}
 	if out, err := cmd.CombinedOutput(); err != nil {
@@ -179,13 +179,12 @@ func (c *Cluster) stopLeftover() error {
 	if err != nil || filepath.Base(exe) != "postgres" {
 		return nil //nolint:nilerr // stale
 	}
-	if syscall.Kill(pid, syscall.SIGINT) != nil {
-		return nil
+	alive := syscall.Kill(pid, syscall.SIGINT) == nil
+	for deadline := time.Now().Add(30 * time.Second); alive && time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+		alive = syscall.Kill(pid, 0) == nil
 	}
-	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
-		if syscall.Kill(pid, 0) != nil {
-			return nil
-		}
+	if !alive {
+		return nil
 	}
 	return fmt.Errorf("a PostgreSQL (pid %d) still runs on %s: stop it", pid, c.cfg.DataDir)
 }
@@ -211,7 +210,7 @@ func (c *Cluster) start(ctx context.Context) error {
 	}
 	defer log.Close()
 	// Not ctx: its end must not kill PostgreSQL. A process group of its own: Ctrl-C in the terminal reaches us, and we stop it in order.
-	cmd := exec.Command(c.cfg.Binaries.Bin("postgres"), args...) //nolint:gosec,noctx // our own arguments
+	cmd := exec.Command(c.cfg.Binaries.Bin("postgres"), args...) //nolint:noctx // see above
 	cmd.Dir, cmd.Stdout, cmd.Stderr = c.cfg.DataDir, log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: c.account, Setpgid: true}
 	if err := cmd.Start(); err != nil {

@@ -191,7 +191,7 @@ func (db *DB) Psql(t testing.TB, script string) (string, error) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.CommandContext(t.Context(), b.Bin("psql"), "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", db.URL) //nolint:gosec // our own arguments
+	cmd := exec.CommandContext(t.Context(), b.Bin("psql"), "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", db.URL)
 	cmd.Stdin = strings.NewReader(script)
 	out, err := cmd.CombinedOutput()
 	return strings.TrimSpace(string(out)), err

@@ -47,7 +47,7 @@ func (s *Server) events(w http.ResponseWriter, r request) {
 	}
 	s.cfg.Stats.Streams.Add(1)
 	defer s.cfg.Stats.Streams.Add(-1)
-	writer.headers(2000 + rand.N(2001)) //nolint:gosec // jitter
+	writer.headers(2000 + rand.N(2001))
 	err = s.stream(ctx, writer, sub, req)
 	s.goodbye(writer, r.topology, cmpCause(ctx, err))
 }
@@ -164,7 +164,7 @@ func (s *Server) refuse(w http.ResponseWriter, r request, writer *frameWriter, e
 		s.cfg.Logger.Warn("attach", "topology", r.topology, "error", err)
 	}
 	if acceptsEvents(r.Request) {
-		writer.headers(int(after.Milliseconds()) + rand.N(int(after.Milliseconds()))) //nolint:gosec // jitter
+		writer.headers(int(after.Milliseconds()) + rand.N(int(after.Milliseconds())))
 		_ = writer.write(sse.Reason(r.topology, "unavailable", publicReason(err), time.Now()).Bytes)
 		return
 	}

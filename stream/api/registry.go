@@ -102,7 +102,7 @@ func (g *registry) drain(ctx context.Context) error {
 	}
 	for s := range g.streams {
 		if len(g.streams) > 1 {
-			timer := time.AfterFunc(rand.N(spread+1), func() { s.cancel(errDraining) }) //nolint:gosec // jitter
+			timer := time.AfterFunc(rand.N(spread+1), func() { s.cancel(errDraining) })
 			defer timer.Stop()
 			continue
 		}

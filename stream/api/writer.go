@@ -47,7 +47,7 @@ func (f *frameWriter) frames(frames []stream.Frame) error {
 		return err
 	}
 	f.stats.Frames.Add(uint64(len(frames)))
-	f.stats.FrameBytes.Add(uint64(size)) //nolint:gosec // not negative
+	f.stats.FrameBytes.Add(uint64(size))
 	return nil
 }
 

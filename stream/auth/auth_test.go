@@ -14,7 +14,7 @@ import (
 	"topostream/stream/auth"
 )
 
-var secret = bytes.Repeat([]byte("s"), auth.MinSecret) //nolint:gochecknoglobals // a constant
+var secret = bytes.Repeat([]byte("s"), auth.MinSecret)
 
 func sign(t *testing.T, key any, method jwt.SigningMethod, claims jwt.MapClaims) string {
 	t.Helper()

@@ -64,7 +64,7 @@ func Reason(id stream.TopologyID, event, reason string, now time.Time) stream.Fr
 	return Unjournaled(id, event, payload, now)
 }
 
-var eventName = regexp.MustCompile(`^[a-z0-9_]+(\.[a-z0-9_]+)*$`) //nolint:gochecknoglobals // a constant
+var eventName = regexp.MustCompile(`^[a-z0-9_]+(\.[a-z0-9_]+)*$`)
 
 const maxEventName = 64
 
