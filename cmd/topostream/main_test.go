@@ -133,7 +133,7 @@ func (c *client) connect(ctx context.Context, until uint64, stop func() bool) bo
 	if err != nil {
 		return false
 	}
-	defer res.Body.Close()
+	defer func() { _ = res.Body.Close() }() // it is read to its end or given up
 	if res.StatusCode != http.StatusOK {
 		body, _ := io.ReadAll(res.Body)
 		c.t.Errorf("%s: %s", res.Status, body)
