@@ -1,0 +1,84 @@
+package sql_test
+
+import (
+	"strings"
+	"testing"
+
+	"topostream/pgbus/pgtest"
+)
+
+const state = `SELECT md5(string_agg(x, '|' ORDER BY x)) FROM (
+	SELECT 't' || t::text AS x FROM topologies t UNION ALL SELECT 'm' || m::text FROM mutations m
+	UNION ALL SELECT 'h' || h::text FROM topology_heads h UNION ALL SELECT 'e' || e::text FROM topology_events e) s`
+
+func TestIllegalChangesAreRefusedWithWhatIsLegalAndStoreNothing(t *testing.T) {
+	t.Parallel()
+	conn := pgtest.New(t).Conn(t)
+	exec(t, conn, `INSERT INTO topologies (name) VALUES ('pending'), ('demo'), ('down')`)
+	exec(t, conn, `UPDATE topologies SET status = 'torn_down' WHERE name = 'down'`)
+	exec(t, conn, `UPDATE topologies SET status = 'deploying' WHERE name = 'demo'`)
+	exec(t, conn, `INSERT INTO mutations (topology_id, op, payload) SELECT id, op, '{"name":"a"}' FROM topologies, (VALUES ('add_lan'), ('remove_lan'), ('update_lan')) o (op) WHERE name = 'demo'`)
+	exec(t, conn, `UPDATE mutations SET state = 'applying' WHERE op <> 'add_lan'`)
+	exec(t, conn, `UPDATE mutations SET state = 'applied' WHERE op = 'update_lan'`)
+	before := scan[string](t, conn, state)
+	for statement, want := range map[string]string{
+		`INSERT INTO topologies (name, status) VALUES ('x', 'active')`:                                    "begins as pending",
+		`INSERT INTO topologies (name, version) VALUES ('x', 7)`:                                          "begins with version 0",
+		`UPDATE topologies SET status = 'active' WHERE name = 'pending'`:                                  "from pending it may become deploying or torn_down",
+		`UPDATE topologies SET status = 'pending' WHERE name = 'demo'`:                                    "from deploying it may become active or failed or degraded or tearing_down",
+		`UPDATE topologies SET status = 'deploying' WHERE name = 'down'`:                                  "from torn_down it may become nothing else",
+		`UPDATE topologies SET status = 'odd' WHERE name = 'demo'`:                                        "legal are pending, deploying",
+		`UPDATE topologies SET id = gen_random_uuid() WHERE name = 'demo'`:                                "topologies.id cannot be changed",
+		`UPDATE topologies SET version = version + 1 WHERE name = 'demo'`:                                 "rises by 1 with each applied mutation",
+		`INSERT INTO mutations (topology_id, op, state) SELECT id, 'add_lan', 'applying' FROM topologies`: "begins as pending",
+		`INSERT INTO mutations (topology_id, op) SELECT id, 'explode' FROM topologies`:                    "legal are add_lan",
+		`INSERT INTO mutations (topology_id, op) VALUES (gen_random_uuid(), 'add_lan')`:                   "foreign key",
+		`UPDATE mutations SET state = 'applied' WHERE op = 'add_lan'`:                                     "from pending it may become applying",
+		`UPDATE mutations SET state = 'pending' WHERE op = 'update_lan'`:                                  "from applied it may become nothing else",
+		`UPDATE mutations SET state = 'odd' WHERE op = 'add_lan'`:                                         "legal are pending, applying",
+		`UPDATE mutations SET op = 'add_decky' WHERE op = 'add_lan'`:                                      "cannot be changed",
+		`UPDATE mutations SET payload = '{}' WHERE op = 'add_lan'`:                                        "cannot be changed",
+		`UPDATE mutations SET id = gen_random_uuid() WHERE op = 'add_lan'`:                                "cannot be changed",
+		`DELETE FROM mutations WHERE op = 'add_lan'`:                                                      "in flight (pending)",
+		`DELETE FROM mutations WHERE op = 'remove_lan'`:                                                   "in flight (applying)",
+		`TRUNCATE mutations`:                                                                                   "TRUNCATE mutations is refused",
+		`TRUNCATE topologies CASCADE`:                                                                          "is refused",
+		`TRUNCATE topology_events`:                                                                             "TRUNCATE topology_events is refused",
+		`TRUNCATE topology_heads`:                                                                              "TRUNCATE topology_heads is refused",
+		`SELECT topology_emit(gen_random_uuid(), 'x', '{}')`:                                                   "there is no topology",
+		`SELECT topology_emit(NULL, 'x', '{}')`:                                                                "topology_id is null",
+		`SELECT topology_emit(id, NULL, '{}') FROM topologies`:                                                 "is malformed",
+		`SELECT topology_emit(id, 'A', '{}') FROM topologies`:                                                  "is malformed",
+		`SELECT topology_emit(id, E'a\n', '{}') FROM topologies`:                                               "is malformed",
+		`SELECT topology_emit(id, 'a..b', '{}') FROM topologies`:                                               "is malformed",
+		`SELECT topology_emit(id, repeat('a', 65), '{}') FROM topologies`:                                      "at most 64 characters",
+		`SELECT topology_emit(id, 'snapshot', '{}') FROM topologies`:                                           "is reserved",
+		`SELECT topology_emit(id, 'status', '{}') FROM topologies`:                                             "by the triggers alone",
+		`SELECT topology_emit(id, 'mutation.applied', '{}') FROM topologies`:                                   "by the triggers alone",
+		`SELECT topology_emit(id, 'big', to_jsonb(repeat('x', 17000000))) FROM topologies WHERE name = 'demo'`: "the limit is 16777216 bytes",
+	} {
+		_, err := conn.Exec(t.Context(), statement)
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", statement, err, want)
+		}
+		if after := scan[string](t, conn, state); after != before {
+			t.Fatalf("%s: something was stored", statement)
+		}
+	}
+	contiguous(t, conn)
+}
+
+func TestDeletingATopologyRecordsALastEventAndKeepsTheJournal(t *testing.T) {
+	t.Parallel()
+	conn := pgtest.New(t).Conn(t)
+	id := scan[string](t, conn, `INSERT INTO topologies (name) VALUES ('demo') RETURNING id::text`)
+	exec(t, conn, `INSERT INTO mutations (topology_id, op) VALUES ($1, 'add_lan')`, id)
+	exec(t, conn, `DELETE FROM topologies WHERE id = $1`, id)
+	if last := scan[string](t, conn, `SELECT type FROM topology_events WHERE topology_id = $1 ORDER BY seq DESC LIMIT 1`, id); last != "deleted" {
+		t.Errorf("the last event is %s", last)
+	}
+	if n := scan[int](t, conn, `SELECT seq FROM topology_heads WHERE topology_id = $1`, id); n != 3 {
+		t.Errorf("the head is %d", n)
+	}
+	contiguous(t, conn)
+}
