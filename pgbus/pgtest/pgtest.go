@@ -125,6 +125,31 @@ func NewOn(t testing.TB, server string) *DB {
 	return db
 }
 
+// NewEmpty gives the test a database without the schema.
+func NewEmpty(t testing.TB) *DB {
+	t.Helper()
+	u, err := url.Parse(serverURL(t))
+	if err != nil {
+		t.Fatalf("TEST_DATABASE_URL: %v", err)
+	}
+	server := &DB{URL: u.String()}
+	u.Path = fmt.Sprintf("/empty_%d", time.Now().UnixNano())
+	name := pgx.Identifier{u.Path[1:]}.Sanitize()
+	server.Exec(t, `CREATE DATABASE `+name)
+	t.Cleanup(func() { server.Exec(t, `DROP DATABASE `+name+` WITH (FORCE)`) })
+	return &DB{URL: u.String()}
+}
+
+// Bin is the path of one of PostgreSQL's programs, of the installation that the tests use.
+func Bin(t testing.TB, name string) string {
+	t.Helper()
+	b, err := binaries(context.WithoutCancel(t.Context()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b.Bin(name)
+}
+
 // migrator makes pgtestdb's template with our own migrations.
 type migrator struct{}
 
@@ -187,11 +212,7 @@ func (db *DB) Exec(t testing.TB, statement string, args ...any) {
 // Psql runs a script through psql's own binary and gives what it printed.
 func (db *DB) Psql(t testing.TB, script string) (string, error) {
 	t.Helper()
-	b, err := binaries(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.CommandContext(t.Context(), b.Bin("psql"), "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", db.URL)
+	cmd := exec.CommandContext(t.Context(), Bin(t, "psql"), "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", db.URL)
 	cmd.Stdin = strings.NewReader(script)
 	out, err := cmd.CombinedOutput()
 	return strings.TrimSpace(string(out)), err

@@ -1,0 +1,129 @@
+package sql_test
+
+import (
+	"bytes"
+	"fmt"
+	"net/url"
+	"os"
+	osexec "os/exec"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"topostream/pgbus/pgtest"
+)
+
+// readmeGrants gives the README's statements for a role, with the role's name put in.
+func readmeGrants(t *testing.T, role, name string) string {
+	t.Helper()
+	readme, err := os.ReadFile("../README.md")
+	must(t, err)
+	m := regexp.MustCompile(`(?s)-- ` + role + `\n(.*?)\n\n`).FindSubmatch(readme)
+	if m == nil {
+		t.Fatalf("the README has no grants for %s", role)
+	}
+	return strings.ReplaceAll(string(m[1]), "topostream_"+role, pgx.Identifier{name}.Sanitize())
+}
+
+func TestTheDocumentedGrantsAreEnoughWithAnEmptySearchPathAndNoMore(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	owner := db.Conn(t)
+	id := scan[string](t, owner, `INSERT INTO topologies (name) VALUES ('demo') RETURNING id::text`)
+	as := func(role string) *pgx.Conn {
+		name := fmt.Sprintf("%s_%d", role, time.Now().UnixNano()) // roles are the cluster's, not the database's
+		exec(t, owner, `CREATE ROLE `+name+` LOGIN PASSWORD 'x'`)
+		t.Cleanup(func() {
+			conn := db.Conn(t)
+			exec(t, conn, `DROP OWNED BY `+name)
+			exec(t, conn, `DROP ROLE `+name)
+		})
+		exec(t, owner, readmeGrants(t, role, name))
+		u, err := url.Parse(db.URL)
+		must(t, err)
+		u.User = url.UserPassword(name, "x")
+		conn, err := pgx.Connect(t.Context(), u.String())
+		must(t, err)
+		t.Cleanup(func() { _ = conn.Close(t.Context()) })
+		return conn
+	}
+	refused := func(conn *pgx.Conn, statement string) {
+		t.Helper()
+		if _, err := conn.Exec(t.Context(), statement); err == nil || !strings.Contains(err.Error(), "permission denied") {
+			t.Errorf("%s: %v, want permission denied", statement, err)
+		}
+	}
+
+	injector := as("injector")
+	exec(t, injector, `SET search_path = ''`)
+	exec(t, injector, `UPDATE public.topologies SET status = 'deploying' WHERE name = 'demo'`)
+	exec(t, injector, `INSERT INTO public.topologies (name) VALUES ('other')`)
+	exec(t, injector, `INSERT INTO public.mutations (topology_id, op) SELECT id, 'add_lan' FROM public.topologies WHERE name = 'demo'`)
+	exec(t, injector, `UPDATE public.mutations SET state = 'applying'`)
+	exec(t, injector, `UPDATE public.mutations SET state = 'applied'`)
+	exec(t, injector, `SELECT public.topology_emit(id, 'x', '{}') FROM public.topologies`)
+	exec(t, injector, `DELETE FROM public.topologies WHERE name = 'other'`)
+	refused(injector, `SELECT * FROM public.topology_settings`)
+	refused(injector, `INSERT INTO public.topology_events SELECT * FROM public.topology_events`)
+	refused(injector, `UPDATE public.topology_heads SET seq = 0`)
+	refused(injector, `SELECT public.topology_new_epoch()`)
+
+	reader := as("reader")
+	exec(t, reader, `SELECT * FROM topology_events, topology_heads, topologies, mutations, lans, deckies, edges`)
+	refused(reader, `SELECT topology_emit('`+id+`', 'x', '{}')`)
+	refused(reader, `SELECT topology_begin()`)
+	refused(reader, `SELECT * FROM topology_settings`)
+	refused(reader, `DELETE FROM topologies`)
+
+	server := as("server")
+	exec(t, server, `SELECT topology_check_epoch(), topology_prune('1 hour', NULL, 10)`)
+	exec(t, server, `SELECT * FROM topology_snapshots(ARRAY['`+id+`']::uuid[], true), topology_journal('`+id+`', 0, 1, 10, 1000)`)
+	exec(t, server, `SELECT key FROM topology_settings`)
+	exec(t, server, `SELECT version FROM topology_migrations`)
+	refused(server, `SELECT topology_new_epoch()`)
+	refused(server, `UPDATE topology_heads SET seq = 0`)
+	contiguous(t, owner)
+}
+
+func TestDumpAndRestoreKeepHeadsAndJournalAndRaiseTheEpochOnce(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	conn := db.Conn(t)
+	id := scan[string](t, conn, `INSERT INTO topologies (name) VALUES ('demo') RETURNING id::text`)
+	exec(t, conn, `INSERT INTO mutations (topology_id, op) SELECT id, 'add_lan' FROM topologies, generate_series(1, 50)`)
+	exec(t, conn, `UPDATE mutations SET state = 'applying' WHERE position % 2 = 0`)
+	before := scan[string](t, conn, state)
+
+	restored := pgtest.NewEmpty(t)
+	dumped := program(t, nil, "pg_dump", "-d", db.URL)
+	program(t, dumped, "psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", restored.URL)
+
+	other := restored.Conn(t)
+	if after := scan[string](t, other, state); after != before {
+		t.Error("the restored database holds something else")
+	}
+	contiguous(t, other)
+	for range 2 {
+		if epoch := scan[int](t, other, `SELECT topology_check_epoch()`); epoch != 1 {
+			t.Errorf("the epoch is %d, want 1", epoch)
+		}
+	}
+	if n := scan[int64](t, other, `SELECT topology_emit($1::text::uuid, 'x', '{}')`, id); n != 1<<32+1 {
+		t.Errorf("the first event after the restore is %d", n)
+	}
+}
+
+// program runs one of PostgreSQL's programs on in and gives what it printed.
+func program(t *testing.T, in []byte, name string, args ...string) []byte {
+	t.Helper()
+	var out, errOut bytes.Buffer
+	cmd := osexec.CommandContext(t.Context(), pgtest.Bin(t, name), args...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(in), &out, &errOut
+	if err := cmd.Run(); err != nil {
+		t.Fatalf("%s: %v: %s", name, err, errOut.String())
+	}
+	return out.Bytes()
+}
