@@ -647,11 +647,18 @@ BEGIN
           LEFT JOIN {{.schema}}.topology_events e ON e.topology_id = h.topology_id AND e.seq = h.first
          WHERE e.at < _before OR h.seq - h.first + 1 > _keep
             OR (h.first > h.seq AND NOT EXISTS (SELECT FROM {{.schema}}.topologies t WHERE t.id = h.topology_id))
+            OR EXISTS (SELECT FROM {{.schema}}.topology_events o WHERE o.topology_id = h.topology_id AND o.seq < h.first)
          ORDER BY h.topology_id FOR NO KEY UPDATE OF h SKIP LOCKED
     LOOP
+        -- What an older epoch left below the journal's first row.
+        DELETE FROM {{.schema}}.topology_events e WHERE e.topology_id = _h.topology_id AND e.seq IN (
+            SELECT o.seq FROM {{.schema}}.topology_events o WHERE o.topology_id = _h.topology_id AND o.seq < _h.first ORDER BY o.seq LIMIT _batch);
+        GET DIAGNOSTICS _n = ROW_COUNT;
+        _removed := _removed + _n;
+        EXIT WHEN _n = _batch;
         IF _h.first > _h.seq THEN
-            DELETE FROM {{.schema}}.topology_events e WHERE e.topology_id = _h.topology_id;
-            DELETE FROM {{.schema}}.topology_heads h WHERE h.topology_id = _h.topology_id;
+            DELETE FROM {{.schema}}.topology_heads h WHERE h.topology_id = _h.topology_id
+               AND NOT EXISTS (SELECT FROM {{.schema}}.topologies t WHERE t.id = _h.topology_id);
             CONTINUE;
         END IF;
         _upto := _h.first - 1;

@@ -112,6 +112,25 @@ func TestANewEpochStartsEveryHeadAnew(t *testing.T) {
 	}
 }
 
+func TestPruningRemovesWhatAnOlderEpochLeft(t *testing.T) {
+	t.Parallel()
+	conn := pgtest.New(t).Conn(t)
+	exec(t, conn, `INSERT INTO topologies (name) VALUES ('demo'), ('gone')`)
+	exec(t, conn, `SELECT topology_emit(id, 'x', '{}') FROM topologies, generate_series(1, 9)`)
+	exec(t, conn, `DELETE FROM topologies WHERE name = 'gone'`)
+	exec(t, conn, `SELECT topology_new_epoch()`)
+	removed := 0
+	for range 10 { // batches of 4
+		removed += scan[int](t, conn, `SELECT topology_prune('1 day', NULL, 4)`)
+	}
+	if n := scan[int](t, conn, `SELECT count(*) FROM topology_events`); n != 0 || removed != 21 {
+		t.Errorf("%d rows are left, %d removed, want none and 21", n, removed)
+	}
+	if n := scan[int](t, conn, `SELECT count(*) FROM topology_heads`); n != 1 {
+		t.Errorf("%d heads are left, want that of the topology that still is", n)
+	}
+}
+
 func TestTheTriggerRaisesSynchronousCommitFromOff(t *testing.T) {
 	t.Parallel()
 	conn := pgtest.New(t).Conn(t)
