@@ -16,6 +16,9 @@ import (
 // MinSecret is the shortest secret in bytes (RFC 7518, section 3.2: as long as the hash of HS256).
 const MinSecret = 32
 
+// clockSkew is how far nbf and iat may lie ahead of this clock.
+const clockSkew = 30 * time.Second
+
 // ErrUnauthenticated is all that a client learns. What is wrapped beside it is for the log and never holds the token.
 var ErrUnauthenticated = errors.New("the request has no valid token")
 
@@ -30,6 +33,7 @@ type Config struct {
 // A Verifier authenticates requests. Any goroutine may use it.
 type Verifier struct {
 	secret []byte
+	now    func() time.Time
 	parser *jwt.Parser
 }
 
@@ -51,8 +55,9 @@ func New(cfg Config) (*Verifier, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	// The library applies one leeway to exp, nbf and iat. Claims are therefore checked here: exp has none.
-	return &Verifier{cfg.Secret, jwt.NewParser(
+	// The library has one leeway for exp, nbf and iat. Authenticate checks exp again, without.
+	return &Verifier{cfg.Secret, cfg.Now, jwt.NewParser(
+		jwt.WithLeeway(clockSkew), jwt.WithIssuedAt(),
 		jwt.WithValidMethods([]string{"HS256", "HS384", "HS512"}),
 		jwt.WithExpirationRequired(), jwt.WithTimeFunc(cfg.Now), jwt.WithStrictDecoding(),
 		optional(cfg.Issuer, jwt.WithIssuer), optional(cfg.Audience, func(a string) jwt.ParserOption { return jwt.WithAudience(a) }),
@@ -82,6 +87,9 @@ func (v *Verifier) Authenticate(r *http.Request) (stream.Principal, error) {
 	var c claims
 	if _, err := v.parser.ParseWithClaims(token, &c, func(*jwt.Token) (any, error) { return v.secret, nil }); err != nil {
 		return stream.Principal{}, fmt.Errorf("%w: %s", ErrUnauthenticated, reason(err))
+	}
+	if !v.now().Before(c.ExpiresAt.Time) {
+		return stream.Principal{}, fmt.Errorf("%w: %w", ErrUnauthenticated, jwt.ErrTokenExpired)
 	}
 	p := stream.Principal{Subject: c.Subject, Role: c.Role, Expires: c.ExpiresAt.Time}
 	if p.Role != stream.RoleViewer && p.Role != stream.RoleAdmin {
