@@ -72,6 +72,7 @@ func (b *Bus) takePending() (ids []stream.TopologyID, again time.Duration) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	now := time.Now()
+	room := attachBatch
 	for id, p := range b.pending {
 		live := p.waiters[:0]
 		for _, w := range p.waiters {
@@ -88,15 +89,20 @@ func (b *Bus) takePending() (ids []stream.TopologyID, again time.Duration) {
 			if wait := p.notBefore.Sub(now); again == 0 || wait < again {
 				again = wait
 			}
-		case len(ids) == attachBatch:
-			return ids, time.Nanosecond
+		case len(ids) >= min(room, p.batch()):
+			again = time.Nanosecond
 		default:
+			room = min(room, p.batch())
 			p.underWay = true
 			ids = append(ids, id)
 		}
 	}
 	return ids, again
 }
+
+// batch is how many topologies may share a transaction with this one. A batch that failed is tried again in smaller ones, so that one
+// topology whose snapshot takes too long does not keep the others out.
+func (p *pendingAttach) batch() int { return max(attachBatch>>(2*min(p.tries, 4)), 1) }
 
 // takeUnlisten gives the channels that are no longer wanted.
 func (b *Bus) takeUnlisten(except []stream.TopologyID) []stream.TopologyID {
@@ -198,7 +204,7 @@ func (b *Bus) attachDone(ids []stream.TopologyID, rows []snapshotRow, listening 
 		}
 	}
 	b.mu.Unlock()
-	b.fill2(attached, stream.ReadCatchUp)
+	b.fillAll(attached, stream.ReadCatchUp)
 }
 
 // lowest is where the feed of a fresh attach begins: at the head, or, so that those who resume need no query of their own,

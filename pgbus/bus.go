@@ -8,7 +8,6 @@ package pgbus
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -18,6 +17,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sync/semaphore"
+	"golang.org/x/sync/singleflight"
 
 	"topostream/stream"
 )
@@ -89,7 +89,8 @@ type Bus struct {
 
 	fills fillQueue
 	pager pager
-	reads *semaphore.Weighted // journal and snapshot reads under way
+	reads *semaphore.Weighted // journal reads under way
+	heads singleflight.Group  // reads of one topology's head
 }
 
 var _ stream.Bus = (*Bus)(nil)
@@ -195,25 +196,20 @@ func (b *Bus) answered() {
 func (b *Bus) Attach(ctx context.Context, req stream.AttachRequest) (*stream.Subscription, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, b.cfg.AttachWait, stream.ErrUnavailable)
 	defer cancel()
-	for {
-		t, gone, err := b.acquire(ctx, req)
-		switch {
-		case err != nil:
-			return nil, err
-		case gone != nil:
-			return b.subscribeDeleted(req, *gone)
-		}
-		sub, err := b.subscribe(ctx, t, req)
-		if err == nil {
-			b.stats.Attaches.Add(1)
-			return sub, nil
-		}
+	t, gone, err := b.acquire(ctx, req)
+	switch {
+	case err != nil:
+		return nil, err
+	case gone != nil:
+		return b.subscribeDeleted(req, *gone)
+	}
+	sub, err := b.subscribe(ctx, t, req)
+	if err != nil {
 		b.release(t)
-		if errors.Is(err, stream.ErrReset) && ctx.Err() == nil { // the feed was thrown away meanwhile: the next one serves
-			continue
-		}
 		return nil, err
 	}
+	b.stats.Attaches.Add(1)
+	return sub, nil
 }
 
 // acquire gives the topic of an attached topology with one more client, attaching it first if need be.
@@ -273,21 +269,32 @@ func (b *Bus) subscribe(ctx context.Context, t *topic, req stream.AttachRequest)
 	return sub, nil
 }
 
-// mayResume tells whether n is a number of this history, at or below the database's head, whose successors the
-// journal holds. What some server has seen does not count: another server may be ahead of this feed.
+// mayResume tells whether n is a number of this history, at or below the database's head. Whether the journal still holds what
+// follows, the cursor finds out by reading it. Only a number above all that this server has heard costs a query, and those
+// that come together share it: another server may be ahead of this one.
 func (b *Bus) mayResume(ctx context.Context, t *topic, n stream.Seq) (bool, error) {
 	known := max(t.feed.Last(), t.attachedAt)
-	if n <= known && n >= t.feed.RingFirst() && n.Epoch() == known.Epoch() {
+	switch {
+	case n.Epoch() < known.Epoch():
+		return false, nil
+	case n <= known:
 		return true, nil
 	}
-	h, err := b.readHead(ctx, t.id)
-	if err != nil {
-		return false, err
+	for {
+		h, shared, err := b.shareHead(ctx, t.id)
+		if err != nil {
+			return false, err
+		}
+		if h.seq > t.feed.Last() {
+			b.fill(t, stream.ReadHole)
+		}
+		if n <= h.seq && n.Epoch() == h.seq.Epoch() {
+			return true, nil
+		}
+		if !shared { // a read that somebody else began may be older than n
+			return false, nil
+		}
 	}
-	if h.seq > t.feed.Last() {
-		b.fill(t, stream.ReadHole)
-	}
-	return n <= h.seq && n+1 >= h.first && n.Epoch() == h.seq.Epoch(), nil
 }
 
 // subscribeDeleted serves who resumes below a deleted topology's head: the rest of the journal, `deleted`, and the end.

@@ -36,9 +36,9 @@ type fillQueue struct {
 }
 
 // fill asks for the topic's feed to be read up to the head, by a read that begins after this call.
-func (b *Bus) fill(t *topic, cause stream.Cause) { b.fill2([]*topic{t}, cause) }
+func (b *Bus) fill(t *topic, cause stream.Cause) { b.fillAll([]*topic{t}, cause) }
 
-func (b *Bus) fill2(topics []*topic, cause stream.Cause) {
+func (b *Bus) fillAll(topics []*topic, cause stream.Cause) {
 	if len(topics) == 0 {
 		return
 	}

@@ -76,7 +76,7 @@ func (b *Bus) compareHeads(ctx context.Context, cause stream.Cause) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	if err := b.readQueueUsage(ctx); err != nil {
+	if err := b.watchQueue(ctx); err != nil {
 		return err
 	}
 	b.answered()
@@ -107,29 +107,6 @@ func (b *Bus) compareHeads(ctx context.Context, cause stream.Cause) error {
 			behind = append(behind, t)
 		}
 	}
-	b.fill2(behind, cause)
-	return nil
-}
-
-// readQueueUsage watches PostgreSQL's NOTIFY queue: a listener that stops reading fills it for everybody.
-func (b *Bus) readQueueUsage(ctx context.Context) error {
-	const usage = `SELECT pg_notification_queue_usage()`
-	var used float64
-	if err := b.cfg.Pool.QueryRow(ctx, usage).Scan(&used); err != nil {
-		return fmt.Errorf("read the NOTIFY queue's usage: %w", err)
-	}
-	b.stats.QueueUsage.Store(uint64(used * 1e6))
-	if used < 0.25 {
-		return nil
-	}
-	// PostgreSQL does not say which listener is behind; one that is in a transaction cannot read its notifications.
-	const suspects = `
-SELECT coalesce(string_agg(pid::text, ', ' ORDER BY xact_start), 'none seen')
-  FROM pg_stat_activity WHERE backend_type = 'client backend' AND xact_start < now() - interval '10 seconds'`
-	var pids string
-	if err := b.cfg.Pool.QueryRow(ctx, suspects).Scan(&pids); err != nil {
-		return fmt.Errorf("look for what pins the NOTIFY queue: %w", err)
-	}
-	b.log.Warn("PostgreSQL's NOTIFY queue fills up: a listener does not read it", "usage", used, "pids_in_long_transactions", pids)
+	b.fillAll(behind, cause)
 	return nil
 }

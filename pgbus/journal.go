@@ -29,6 +29,7 @@ type pageCall struct {
 	key    pageKey
 	done   chan struct{}
 	frames []stream.Frame
+	size   int
 	err    error
 }
 
@@ -70,10 +71,13 @@ func (b *Bus) readPage(call *pageCall) {
 		call.err = stream.ErrReset
 	default:
 		call.frames = pages[0].frames
+		for _, fr := range call.frames {
+			call.size += len(fr.Bytes)
+		}
 	}
 	b.pager.mu.Lock()
 	delete(b.pager.calls, call.key)
-	if call.err == nil {
+	if call.err == nil && call.size <= 2*pageBytes { // a page of one huge event is not kept
 		b.pager.recent[b.pager.next] = call
 		b.pager.next = (b.pager.next + 1) % len(b.pager.recent)
 	}
@@ -112,6 +116,22 @@ SELECT h.seq, h.first, j.event
 		return stream.JournalPage{}, stream.ErrNotFound
 	}
 	return p, nil
+}
+
+// shareHead reads a head together with whoever asks for the same one meanwhile; shared tells whether somebody did.
+func (b *Bus) shareHead(ctx context.Context, id stream.TopologyID) (_ head, shared bool, _ error) {
+	call := b.heads.DoChan(string(id), func() (any, error) {
+		ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second) // it belongs to none of those who wait
+		defer cancel()
+		return b.readHead(ctx, id)
+	})
+	select {
+	case r := <-call:
+		h, _ := r.Val.(head)
+		return h, r.Shared, r.Err
+	case <-ctx.Done():
+		return head{}, false, context.Cause(ctx)
+	}
 }
 
 // readHead asks the database for one head.

@@ -59,32 +59,52 @@ func (b *Bus) listen(ctx context.Context) {
 	}
 }
 
-// session is the life of one LISTEN connection.
+// A session is the life of one LISTEN connection. All its methods run in the goroutine of [Bus.listen].
+type session struct {
+	*Bus
+
+	conn     *pgx.Conn
+	key      []byte                         // of the triggers' marks
+	channels map[stream.TopologyID]struct{} // that conn listens to
+}
+
 func (b *Bus) session(ctx context.Context, cause stream.Cause) error {
 	conn, key, err := b.connect(ctx)
 	if err != nil {
 		return err
 	}
-	defer b.stats.Channels.Store(0)
 	defer closeConn(conn)
-	if err := b.probe(ctx, conn); err != nil {
+	s := &session{b, conn, key, map[stream.TopologyID]struct{}{}}
+	defer b.stats.Channels.Store(0)
+	if err := s.probe(ctx); err != nil {
 		return err
 	}
 	b.deafen()
-	if err := b.listenToPolled(ctx, conn, stream.ReadReconnect); err != nil {
+	if err := s.listenToDeaf(ctx, stream.ReadReconnect); err != nil {
 		return err
 	}
 	b.stats.Reconnects[cause].Add(1)
 	b.setListening(true, "listening")
-	b.log.Info("listening", "channels", b.stats.Channels.Load())
+	b.log.Info("listening", "channels", len(s.channels))
 	for {
-		if err := b.serveRequests(ctx, conn); err != nil {
+		if err := s.serveRequests(ctx); err != nil {
 			return err
 		}
-		if err := b.hear(ctx, conn, key); err != nil {
+		if err := s.hear(ctx); err != nil {
 			return err
 		}
 	}
+}
+
+// listened records what a committed transaction LISTENed and UNLISTENed to.
+func (s *session) listened(listen, unlisten []stream.TopologyID) {
+	for _, id := range unlisten {
+		delete(s.channels, id)
+	}
+	for _, id := range listen {
+		s.channels[id] = struct{}{}
+	}
+	s.stats.Channels.Store(int64(len(s.channels)))
 }
 
 func closeConn(conn *pgx.Conn) {
@@ -103,7 +123,9 @@ func (b *Bus) connect(ctx context.Context) (*pgx.Conn, []byte, error) {
 	)
 	ctx, cancel := context.WithTimeout(ctx, listenTimeout)
 	defer cancel()
-	conn, err := pgx.ConnectConfig(ctx, b.cfg.Listen.Copy())
+	cfg := b.cfg.Listen.Copy()
+	nameConn(cfg, "topostream listen")
+	conn, err := pgx.ConnectConfig(ctx, cfg)
 	if err != nil {
 		return nil, nil, fmt.Errorf("connect to LISTEN: %w", err)
 	}
@@ -120,8 +142,8 @@ func (b *Bus) connect(ctx context.Context) (*pgx.Conn, []byte, error) {
 	return conn, key, nil
 }
 
-// probe proves that a NOTIFY through the pool arrives on conn and that both are the same database.
-func (b *Bus) probe(ctx context.Context, conn *pgx.Conn) error {
+// probe proves that a NOTIFY through the pool arrives on the LISTEN connection and that both are the same database.
+func (s *session) probe(ctx context.Context) error {
 	const (
 		listen   = `LISTEN "topostream.probe"`
 		identity = `SELECT s.system_identifier || '/' || d.oid FROM pg_control_system() s, pg_database d WHERE d.datname = current_database()`
@@ -129,32 +151,32 @@ func (b *Bus) probe(ctx context.Context, conn *pgx.Conn) error {
 	)
 	ctx, cancel := context.WithTimeout(ctx, listenTimeout)
 	defer cancel()
-	nonce := fmt.Sprintf("%d %d", conn.PgConn().PID(), time.Now().UnixNano())
+	nonce := fmt.Sprintf("%d %d", s.conn.PgConn().PID(), time.Now().UnixNano())
 	var here, there string
-	if err := conn.QueryRow(ctx, identity).Scan(&here); err != nil {
+	if err := s.conn.QueryRow(ctx, identity).Scan(&here); err != nil {
 		return fmt.Errorf("probe: %w", err)
 	}
-	if err := b.cfg.Pool.QueryRow(ctx, identity).Scan(&there); err != nil {
+	if err := s.cfg.Pool.QueryRow(ctx, identity).Scan(&there); err != nil {
 		return fmt.Errorf("probe: %w", err)
 	}
 	if here != there {
 		return fmt.Errorf("%w: --listen-database-url leads to another database (%s) than --database-url (%s)", errProbe, here, there)
 	}
-	if _, err := conn.Exec(ctx, listen); err != nil {
+	if _, err := s.conn.Exec(ctx, listen); err != nil {
 		return fmt.Errorf("probe: %w", err)
 	}
-	if _, err := b.cfg.Pool.Exec(ctx, notify, nonce); err != nil {
+	if _, err := s.cfg.Pool.Exec(ctx, notify, nonce); err != nil {
 		return fmt.Errorf("probe: %w", err)
 	}
 	for {
-		n, err := conn.WaitForNotification(ctx)
+		n, err := s.conn.WaitForNotification(ctx)
 		switch {
 		case err != nil && ctx.Err() != nil:
 			return fmt.Errorf("%w: a NOTIFY did not arrive within %s", errProbe, listenTimeout)
 		case err != nil:
 			return fmt.Errorf("probe: %w", err)
 		case n.Payload == nonce:
-			if _, err := conn.Exec(ctx, `UNLISTEN "topostream.probe"`); err != nil {
+			if _, err := s.conn.Exec(ctx, `UNLISTEN "topostream.probe"`); err != nil {
 				return fmt.Errorf("probe: %w", err)
 			}
 			return nil
@@ -162,29 +184,31 @@ func (b *Bus) probe(ctx context.Context, conn *pgx.Conn) error {
 	}
 }
 
-// listenToPolled LISTENs to the channels of topologies that are attached but not yet heard of on this connection: all of them
+// listenToDeaf LISTENs to the channels of topologies that are attached but not yet heard of on this connection: all of them
 // after a reconnect, and those that were attached by polling. What came before is read from the journal, by reads that
 // begin after LISTEN took effect.
-func (b *Bus) listenToPolled(ctx context.Context, conn *pgx.Conn, cause stream.Cause) error {
+func (s *session) listenToDeaf(ctx context.Context, cause stream.Cause) error {
 	for {
-		topics := b.deaf(attachBatch)
+		topics := s.deaf(attachBatch)
 		if len(topics) == 0 {
 			return nil
 		}
 		var sql strings.Builder
-		for _, t := range topics {
+		ids := make([]stream.TopologyID, len(topics))
+		for i, t := range topics {
+			ids[i] = t.id
 			sql.WriteString("LISTEN " + channel(t.id) + ";")
 		}
-		if err := b.exec(ctx, conn, sql.String()); err != nil {
+		if err := s.exec(ctx, sql.String()); err != nil {
 			return fmt.Errorf("LISTEN again: %w", err)
 		}
-		b.mu.Lock()
+		s.mu.Lock()
 		for _, t := range topics {
 			t.listening = true
 		}
-		b.mu.Unlock()
-		b.stats.Channels.Add(int64(len(topics)))
-		b.fill2(topics, cause)
+		s.mu.Unlock()
+		s.listened(ids, nil)
+		s.fillAll(topics, cause)
 	}
 }
 
@@ -209,69 +233,68 @@ func (b *Bus) deafen() {
 	for _, t := range b.topics {
 		t.listening = false
 	}
-	b.stats.Channels.Store(0)
 }
 
-func (b *Bus) exec(ctx context.Context, conn *pgx.Conn, sql string) error {
+func (s *session) exec(ctx context.Context, sql string) error {
 	ctx, cancel := context.WithTimeout(ctx, listenTimeout)
 	defer cancel()
-	_, err := conn.Exec(ctx, sql)
+	_, err := s.conn.Exec(ctx, sql)
 	return err
 }
 
 // serveRequests attaches what waits and gives up the channels that nobody wants any more.
-func (b *Bus) serveRequests(ctx context.Context, conn *pgx.Conn) error {
+func (s *session) serveRequests(ctx context.Context) error {
 	for {
-		if err := b.listenToPolled(ctx, conn, stream.ReadCatchUp); err != nil {
+		if err := s.listenToDeaf(ctx, stream.ReadCatchUp); err != nil {
 			return err
 		}
-		ids, again := b.takePending()
+		ids, again := s.takePending()
 		if again > 0 {
-			time.AfterFunc(again, b.wait.interrupt)
+			time.AfterFunc(again, s.wait.interrupt)
 		}
-		unlisten := b.takeUnlisten(ids)
+		unlisten := s.takeUnlisten(ids)
 		if len(ids) == 0 && len(unlisten) == 0 {
 			return nil
 		}
 		tctx, cancel := context.WithTimeout(ctx, listenTimeout)
-		rows, err := listenAndSnapshot(tctx, conn, ids, unlisten)
+		rows, err := listenAndSnapshot(tctx, s.conn, ids, unlisten)
 		cancel()
 		if err != nil {
-			b.attachFailed(ids)
-			b.log.Warn("attach failed; trying again", "topologies", len(ids), "error", err)
-			if conn.IsClosed() {
+			s.attachFailed(ids)
+			s.log.Warn("attach failed; trying again", "topologies", len(ids), "error", err)
+			if s.conn.IsClosed() {
 				return fmt.Errorf("%w: %w", errAttach, err)
 			}
-			b.mu.Lock()
+			s.mu.Lock()
 			for _, id := range unlisten {
-				b.unlisten[id] = struct{}{}
+				s.unlisten[id] = struct{}{}
 			}
-			b.mu.Unlock()
+			s.mu.Unlock()
 			return nil
 		}
-		b.stats.Channels.Add(int64(len(ids) - len(unlisten)))
-		b.attachDone(ids, rows, true)
+		s.listened(ids, unlisten)
+		s.attachDone(ids, rows, true)
 	}
 }
 
-// hear forwards notifications until somebody asks for something or the connection has been idle for a ping's time.
-func (b *Bus) hear(ctx context.Context, conn *pgx.Conn, key []byte) error {
-	wctx, done := b.wait.context(ctx, b.cfg.Ping)
+// hear forwards notifications until somebody asks for something or a ping is due.
+func (s *session) hear(ctx context.Context) error {
+	wctx, done := s.wait.context(ctx, s.cfg.Ping)
 	defer done()
 	for {
-		n, err := conn.WaitForNotification(wctx)
+		n, err := s.conn.WaitForNotification(wctx)
 		switch {
 		case err == nil:
-			b.dispatch(n, key)
+			s.dispatch(n)
 			continue
 		case ctx.Err() != nil:
 			return ctx.Err()
-		case conn.IsClosed() || wctx.Err() == nil:
+		case s.conn.IsClosed() || wctx.Err() == nil:
 			return fmt.Errorf("wait for notifications: %w", err)
 		case errors.Is(wctx.Err(), context.DeadlineExceeded):
 			pctx, cancel := context.WithTimeout(ctx, listenTimeout)
 			defer cancel()
-			if err := conn.Ping(pctx); err != nil {
+			if err := s.conn.Ping(pctx); err != nil {
 				return fmt.Errorf("%w: %w", errPing, err)
 			}
 		}
@@ -279,23 +302,23 @@ func (b *Bus) hear(ctx context.Context, conn *pgx.Conn, key []byte) error {
 	}
 }
 
-func (b *Bus) dispatch(n *pgconn.Notification, key []byte) {
+func (s *session) dispatch(n *pgconn.Notification) {
 	name, ok := strings.CutPrefix(n.Channel, "topology.")
 	if !ok {
 		return
 	}
 	id := stream.TopologyID(name)
-	t := b.topic(id)
+	t := s.topic(id)
 	if t == nil {
 		return
 	}
-	h, ok := parseHint(key, id, n.Payload)
+	h, ok := parseHint(s.key, id, n.Payload)
 	switch {
 	case !ok:
 		t.feed.AppendRaw(sse.RawNotify(id, n.Payload, time.Now()))
 	case h.event != "":
-		b.append(t, journalFrame(h.seq, eventType(h.event), h.event))
+		s.append(t, journalFrame(h.seq, h.kind, h.event))
 	case h.seq > t.feed.Last():
-		b.fill(t, stream.ReadHole)
+		s.fill(t, stream.ReadHole)
 	}
 }

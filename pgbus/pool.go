@@ -20,6 +20,13 @@ func checkEpoch(ctx context.Context, conn *pgx.Conn) error {
 	return nil
 }
 
+// nameConn says in pg_stat_activity what a connection is for, unless the connection string does.
+func nameConn(cfg *pgx.ConnConfig, name string) {
+	if cfg.RuntimeParams["application_name"] == "" {
+		cfg.RuntimeParams["application_name"] = name
+	}
+}
+
 // NewPool opens the pool that a Bus reads with. It connects lazily; url is a PostgreSQL connection string.
 func NewPool(ctx context.Context, url string) (*pgxpool.Pool, error) {
 	cfg, err := pgxpool.ParseConfig(url)
@@ -29,6 +36,7 @@ func NewPool(ctx context.Context, url string) (*pgxpool.Pool, error) {
 	cfg.AfterConnect = checkEpoch
 	cfg.ConnConfig.ConnectTimeout = 4 * time.Second
 	cfg.MaxConns = max(cfg.MaxConns, 8)
+	nameConn(cfg.ConnConfig, "topostream")
 	pool, err := pgxpool.NewWithConfig(ctx, cfg)
 	if err != nil {
 		return nil, fmt.Errorf("open the pool: %w", err)

@@ -83,13 +83,6 @@ func (f *Feed) Last() Seq {
 	return f.last
 }
 
-// RingFirst is the lowest seq at which a cursor needs no journal.
-func (f *Feed) RingFirst() Seq {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.ringFirst
-}
-
 // Cause is why the feed has ended: ErrReset, ErrDeleted or ErrClosed; nil while it lives.
 func (f *Feed) Cause() error {
 	f.mu.Lock()
@@ -231,7 +224,7 @@ func (f *Feed) halve() {
 	if f.cause != nil {
 		return
 	}
-	for n := (f.end - f.start) / 2; n > 0; n-- {
+	for n := (f.end - f.start + 1) / 2; n > 0; n-- {
 		f.evict()
 	}
 }

@@ -42,7 +42,7 @@ func (m *Memory) forget(f *Feed) {
 	delete(m.feeds, f)
 }
 
-// shed lets feeds drop the older half of their rings until the account is below its limit. The caller holds no feed's lock:
+// shed lets the other feeds drop the older half of their rings, the last event included, until the account is below its limit. The caller holds no feed's lock:
 // the order is Memory.mu, then Feed.mu.
 func (m *Memory) shed(but *Feed) {
 	m.mu.Lock()

@@ -51,4 +51,5 @@ type Stats struct {
 	Listening          atomic.Bool   // the LISTEN connection is up and proved by the probe
 	Channels           atomic.Int64  // channels that it listens to
 	QueueUsage         atomic.Uint64 // pg_notification_queue_usage() in millionths
+	QueuePinnedBy      atomic.Int64  // pid of the backend that keeps the NOTIFY queue from shrinking; 0: none known
 }

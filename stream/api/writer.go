@@ -28,7 +28,7 @@ func (f *frameWriter) headers(retry int) {
 	h.Set("Cache-Control", "no-cache")
 	h.Set("X-Accel-Buffering", "no")
 	f.w.WriteHeader(http.StatusOK)
-	_ = f.write(sse.AppendRetry([]byte(sse.Keepalive), retry)) // the next write tells
+	_ = f.write(sse.AppendOpening(nil, retry)) // the next write tells
 }
 
 // frames writes a batch with one deadline and one flush.

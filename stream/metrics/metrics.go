@@ -28,6 +28,8 @@ func Handler(stats *stream.Stats) http.Handler {
 	gauge("feed_bytes", "Bytes in the rings of all feeds.", func() float64 { return float64(stats.FeedBytes.Load()) })
 	gauge("channels", "Channels that the LISTEN connection listens to.", func() float64 { return float64(stats.Channels.Load()) })
 	gauge("notify_queue_usage_ratio", "How full PostgreSQL's NOTIFY queue is.", func() float64 { return float64(stats.QueueUsage.Load()) / 1e6 })
+	gauge("notify_queue_pinned_by_pid", "Backend that keeps PostgreSQL's NOTIFY queue from shrinking, once it is half full; 0: none known.",
+		func() float64 { return float64(stats.QueuePinnedBy.Load()) })
 	gauge("listening", "1 while LISTEN works, 0 while the bus polls.", func() float64 {
 		if stats.Listening.Load() {
 			return 1

@@ -4,7 +4,6 @@ package sse
 import (
 	"bytes"
 	"encoding/json"
-	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -37,9 +36,9 @@ func AppendFrame(dst []byte, event string, id stream.Seq, data []byte) []byte {
 	}
 }
 
-// AppendRetry appends the reconnection time in milliseconds.
-func AppendRetry(dst []byte, ms int) []byte {
-	dst = append(dst, "retry: "...)
+// AppendOpening appends what a stream begins with: a comment, so that something is there at once, and the reconnection time in milliseconds.
+func AppendOpening(dst []byte, ms int) []byte {
+	dst = append(dst, ": keepalive\nretry: "...)
 	return append(strconv.AppendInt(dst, int64(ms), 10), "\n\n"...)
 }
 
@@ -64,9 +63,26 @@ func Reason(id stream.TopologyID, event, reason string, now time.Time) stream.Fr
 	return Unjournaled(id, event, payload, now)
 }
 
-var eventName = regexp.MustCompile(`^[a-z0-9_]+(\.[a-z0-9_]+)*$`)
-
 const maxEventName = 64
+
+// ValidName tells whether event is a type that a journaled event can have: parts of a-z, 0-9 and _ joined by dots, at most 64 characters.
+func ValidName(event string) bool {
+	if len(event) > maxEventName {
+		return false
+	}
+	dot := true // the last character was a dot, or there is none yet
+	for _, c := range []byte(event) {
+		switch {
+		case c == '.' && !dot:
+			dot = true
+		case c >= 'a' && c <= 'z', c >= '0' && c <= '9', c == '_':
+			dot = false
+		default:
+			return false
+		}
+	}
+	return !dot
+}
 
 // reserved names mean something to EventSource or to this program.
 func reserved(event string) bool {
@@ -86,7 +102,7 @@ func RawNotify(id stream.TopologyID, text string, now time.Time) stream.Frame {
 		event  *string
 	)
 	if json.Unmarshal([]byte(text), &object) == nil && json.Unmarshal(object["type"], &event) == nil &&
-		event != nil && len(*event) <= maxEventName && eventName.MatchString(*event) && !reserved(*event) {
+		event != nil && ValidName(*event) && !reserved(*event) {
 		payload := json.RawMessage("null")
 		if p, ok := object["payload"]; ok {
 			var compact bytes.Buffer
