@@ -1,0 +1,182 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"topostream/pgbus/pgcluster"
+	"topostream/pgbus/pgtest"
+)
+
+// frozen is how long PostgreSQL stands still.
+const frozen = 20 * time.Second
+
+func TestEveryEventReachesAClientThroughDatabaseFaults(t *testing.T) {
+	t.Parallel()
+	for name, fault := range map[string]func(*testing.T, *pgcluster.Cluster, *pgx.Conn){
+		"LISTEN backend terminated": func(t *testing.T, _ *pgcluster.Cluster, admin *pgx.Conn) {
+			if n := scan[int](t, admin, `SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'topostream listen'`); n != 1 {
+				t.Errorf("%d LISTEN backends, want 1", n)
+			}
+		},
+		"all backends terminated": func(t *testing.T, _ *pgcluster.Cluster, admin *pgx.Conn) {
+			execute(t, admin, `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND backend_type = 'client backend'`)
+		},
+		"fast restart": func(t *testing.T, c *pgcluster.Cluster, _ *pgx.Conn) {
+			if err := c.Restart(t.Context(), pgcluster.Fast); err != nil {
+				t.Error(err)
+			}
+		},
+		"immediate restart": func(t *testing.T, c *pgcluster.Cluster, _ *pgx.Conn) {
+			if err := c.Restart(t.Context(), pgcluster.Immediate); err != nil {
+				t.Error(err)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			cluster := pgtest.Cluster(t)
+			db := pgtest.NewOn(t, cluster.URL("postgres"))
+			id := demo(t, db.Conn(t))
+			c := newClient(t, startServer(t, db.URL), id, "").watch()
+			c.awaitSeq(write(t, db.URL, id, 20))
+			var head uint64
+			for range 3 {
+				var wg sync.WaitGroup
+				wg.Go(func() { head = write(t, db.URL, id, 200) })
+				fault(t, cluster, db.Conn(t))
+				wg.Wait()
+				c.awaitSeq(head)
+			}
+			c.stayedConnected()
+		})
+	}
+}
+
+// stayedConnected fails unless one connection, with one snapshot, gave the client all that it has.
+func (c *client) stayedConnected() {
+	c.t.Helper()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.connects != 1 || len(c.snapshots) != 1 {
+		c.t.Errorf("%d connects and %d snapshots, want one of each", c.connects, len(c.snapshots))
+	}
+}
+
+func TestAClientOutlivesAFrozenDatabaseAndFreshOnesAreToldToComeBack(t *testing.T) {
+	t.Parallel()
+	cluster := pgtest.Cluster(t)
+	db := pgtest.NewOn(t, cluster.URL("postgres"))
+	conn := db.Conn(t)
+	id, other := topology(t, conn, "attached"), topology(t, conn, "fresh")
+	server := startServer(t, db.URL)
+	c := newClient(t, server, id, "").watch()
+	c.awaitSeq(emit(t, conn, id))
+
+	cluster.Freeze()
+	thaw := time.After(frozen)
+	written := make(chan uint64, 1)
+	go func() { written <- write(t, db.URL, id, 50) }() // hangs until the thaw
+	for accept, want := range map[string]int{"text/event-stream": http.StatusOK, "*/*": http.StatusServiceUnavailable} {
+		status, header, body := get(t, server+"/api/v1/topologies/"+other+"/events", "Accept", accept)
+		if status != want || status == http.StatusOK && !strings.Contains(body, "event: unavailable\n") || status != http.StatusOK && header.Get("Retry-After") == "" {
+			t.Errorf("Accept: %s: %d %s", accept, status, body)
+		}
+	}
+	<-thaw
+	cluster.Thaw()
+	c.awaitSeq(<-written)
+	c.stayedConnected()
+	newClient(t, server, other, "").follow(t.Context(), 1, nil)
+	if n := metric(t, server, `topostream_listen_reconnects_total{cause="ping"}`) + metric(t, server, `topostream_listen_reconnects_total{cause="broken"}`); n < 1 {
+		t.Error("the half-open LISTEN connection was not found")
+	}
+}
+
+func TestAHeldAlterTableCostsAPauseAndNoEvent(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	conn, holder := db.Conn(t), db.Conn(t)
+	id, other := topology(t, conn, "attached"), topology(t, conn, "fresh")
+	server := startServer(t, db.URL)
+	c := newClient(t, server, id, "").watch()
+	c.awaitSeq(emit(t, conn, id))
+
+	execute(t, holder, `BEGIN; ALTER TABLE topologies ADD COLUMN colour text`)
+	written := make(chan uint64, 1)
+	go func() { written <- write(t, db.URL, id, 50) }()      // waits for the lock
+	newClient(t, server, id, "").follow(t.Context(), 1, nil) // a second client of the attached topology is served
+	if status, _, body := get(t, server+"/api/v1/topologies/"+other+"/events", "Accept", "text/event-stream"); status != http.StatusOK || !strings.Contains(body, "event: unavailable\n") {
+		t.Errorf("a fresh topology: %d %s", status, body)
+	}
+	execute(t, conn, `SELECT pg_notify('topology.' || $1::text, 'hello')`, id) // what needs no lock goes on
+	c.await("a raw NOTIFY", func() bool { return len(c.raw) == 1 })
+	execute(t, holder, `COMMIT`)
+	c.awaitSeq(<-written)
+	c.stayedConnected()
+	newClient(t, server, other, "").follow(t.Context(), 1, nil)
+}
+
+// get asks with a header and gives the whole answer.
+func get(t *testing.T, url string, header ...string) (status int, _ http.Header, body string) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+testToken(t))
+	for i := 0; i < len(header); i += 2 {
+		req.Header.Set(header[i], header[i+1])
+	}
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer http.DefaultClient.CloseIdleConnections()
+	defer func() { _ = res.Body.Close() }() // it is read
+	b, err := io.ReadAll(res.Body)
+	if err != nil {
+		t.Fatal(fmt.Errorf("%s: %w", url, err))
+	}
+	return res.StatusCode, res.Header, string(b)
+}
+
+func TestACrashTakesNothingBackThatWasHeard(t *testing.T) {
+	t.Parallel()
+	cluster := pgtest.Cluster(t)
+	db := pgtest.NewOn(t, cluster.URL("postgres"))
+	admin := db.Conn(t)
+	execute(t, admin, `ALTER SYSTEM SET wal_writer_delay = '10s'`) // an asynchronous commit stays in memory for long
+	execute(t, admin, `SELECT pg_reload_conf()`)
+	execute(t, admin, `CREATE TABLE control (n int)`)
+	id := demo(t, admin)
+	listener, writer := db.Conn(t), db.Conn(t)
+	execute(t, listener, `LISTEN control; LISTEN "topology.`+id+`"`)
+	execute(t, writer, `SET synchronous_commit = off`)
+	head := emit(t, writer, id)
+	// The control comes last: a later durable commit would flush it, too. What it lets a listener hear, the crash takes back.
+	execute(t, writer, `BEGIN; INSERT INTO control VALUES (1); NOTIFY control; COMMIT`)
+	for _, channel := range []string{"topology." + id, "control"} {
+		n, err := listener.WaitForNotification(t.Context())
+		if err != nil || n.Channel != channel {
+			t.Fatalf("heard %v, %v, want %s", n, err, channel)
+		}
+	}
+	if err := cluster.Restart(t.Context(), pgcluster.Immediate); err != nil {
+		t.Fatal(err)
+	}
+	conn := db.Conn(t)
+	if n := scan[uint64](t, conn, `SELECT seq FROM topology_heads`); n != head {
+		t.Errorf("heard %d, the head after the crash is %d", head, n)
+	}
+	if n := scan[int](t, conn, `SELECT count(*) FROM control`); n != 0 {
+		t.Error("the control was not lost: the test cannot see what a crash takes back")
+	}
+}
