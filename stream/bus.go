@@ -37,9 +37,9 @@ type Subscription struct {
 
 // JournalPage is a run of a topology's journal. Events are the encoder's JSON objects, in seq order, without gaps.
 type JournalPage struct {
-	First  Seq               `json:"first"` // oldest seq kept; Head+1 when the journal is empty
-	Head   Seq               `json:"head"`
-	Events []json.RawMessage `json:"events"`
+	First  Seq // oldest seq kept; Head+1 when the journal is empty
+	Head   Seq
+	Events []json.RawMessage
 }
 
 // Errors that a Bus returns. Wrapped detail is for the log; the sentinel is for the client.

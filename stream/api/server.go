@@ -163,8 +163,21 @@ func (s *Server) journal(w http.ResponseWriter, r request) {
 		w.Header().Set("Retry-After", "2")
 		problem(w, http.StatusServiceUnavailable, stream.ErrUnavailable.Error())
 	default:
-		writeJSON(w, http.StatusOK, "application/json", page)
+		writeJournal(w, page)
 	}
+}
+
+// writeJournal writes the events as the encoder made them: encoding/json would compact them, and an event has the same bytes
+// however it came.
+func writeJournal(w http.ResponseWriter, page stream.JournalPage) {
+	body := fmt.Appendf(nil, `{"first":%d,"head":%d,"events":[`, page.First, page.Head)
+	for i, event := range page.Events {
+		if i > 0 {
+			body = append(body, ',')
+		}
+		body = append(body, event...)
+	}
+	writeBody(w, http.StatusOK, "application/json", append(body, "]}\n"...))
 }
 
 func notFound(w http.ResponseWriter) { problem(w, http.StatusNotFound, stream.ErrNotFound.Error()) }
@@ -183,10 +196,14 @@ func writeJSON(w http.ResponseWriter, status int, contentType string, v any) {
 	if err != nil {
 		panic(err) // only our own types come here
 	}
+	writeBody(w, status, contentType, append(body, '\n'))
+}
+
+func writeBody(w http.ResponseWriter, status int, contentType string, body []byte) {
 	w.Header().Set("Content-Type", contentType)
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(status)
-	_, _ = w.Write(append(body, '\n')) // the client may be gone
+	_, _ = w.Write(body) // the client may be gone
 }
 
 func writeText(w http.ResponseWriter, status int, text string) {
