@@ -246,11 +246,12 @@ func TestPruningUnderClientsThatResumeLeavesNoHole(t *testing.T) {
 	id := demo(t, conn)
 	server := startServer(t, db.URL)
 	pool := db.Pool(t)
+	execute(t, conn, `SELECT topology_emit($1::text::uuid, 'test', '{}') FROM generate_series(1, 3000)`, id)
 	ctx, stop := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
 	wg.Go(func() { // the clock jumps back and forth by hours, and old events go as soon as they may
 		for n := 0; ctx.Err() == nil; n++ {
-			if _, err := pool.Exec(t.Context(), `SELECT topology_emit($1::text::uuid, 'test', jsonb_build_object('x', repeat('x', 500)))`, id); err != nil {
+			if _, err := pool.Exec(t.Context(), `SELECT topology_emit($1::text::uuid, 'test', jsonb_build_object('x', repeat('x', 500))) FROM generate_series(1, 5)`, id); err != nil {
 				t.Error(err)
 				return
 			}
@@ -275,7 +276,7 @@ func TestPruningUnderClientsThatResumeLeavesNoHole(t *testing.T) {
 		clients.Go(func() {
 			for range 40 {
 				if last, _ := strconv.Atoi(c.last); random.IntN(3) == 0 { // it was away for some time
-					c.last = strconv.Itoa(max(last-random.IntN(1500), 1))
+					c.last = strconv.Itoa(max(last-random.IntN(3000), 1))
 				}
 				before, left := len(c.snapshots), 1+random.IntN(100)
 				c.connect(t.Context(), 1<<60, func() bool { left--; return left <= 0 })
