@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os/exec"
+	"slices"
 	"testing"
 	"time"
 
@@ -12,8 +13,16 @@ import (
 	"topostream/pgbus/pgtest"
 )
 
-// openBrowser starts a real Chromium without a window.
-func openBrowser(t *testing.T) context.Context {
+type chromeContext = context.Context
+
+// A page is a tab in a real Chromium.
+type page struct {
+	t   *testing.T
+	ctx chromeContext
+}
+
+// openPage starts a Chromium without a window and opens the address.
+func openPage(t *testing.T, address string) *page {
 	t.Helper()
 	path := ""
 	for _, name := range []string{"chromium", "chromium-browser", "google-chrome"} {
@@ -26,54 +35,112 @@ func openBrowser(t *testing.T) context.Context {
 		t.Skip("no Chromium on this machine: install it, for example `apt-get install chromium`")
 	}
 	options := append(chromedp.DefaultExecAllocatorOptions[:],
-		chromedp.ExecPath(path), chromedp.NoSandbox, chromedp.DisableGPU,
+		chromedp.ExecPath(path), chromedp.NoSandbox, chromedp.DisableGPU, chromedp.WSURLReadTimeout(time.Minute),
 		chromedp.Flag("disable-quic", true), chromedp.Flag("disable-component-update", true))
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	t.Cleanup(cancel)
 	ctx, cancelAllocator := chromedp.NewExecAllocator(ctx, options...)
 	t.Cleanup(cancelAllocator)
 	ctx, cancelContext := chromedp.NewContext(ctx)
 	t.Cleanup(cancelContext)
-	return ctx
+	if _, err := chromedp.Run(ctx, chromedp.Navigate(address)); err != nil {
+		t.Fatal(err)
+	}
+	return &page{t, ctx}
+}
+
+// until waits until an expression is true.
+func (p *page) until(js string) {
+	p.t.Helper()
+	if _, err := chromedp.Run(p.ctx, chromedp.Poll[bool](js, chromedp.WithPollingInterval(20*time.Millisecond), chromedp.WithPollingTimeout(time.Minute))); err != nil {
+		state, _ := chromedp.Run(p.ctx, chromedp.Evaluate[string](`JSON.stringify({got: window.got?.slice(-5), last: window.last, opens: window.opens, wrong: window.wrong})`))
+		p.t.Fatalf("%s: %v; the page has %s", js, err, state)
+	}
+}
+
+// eventSource opens an EventSource on the page. It keeps in window: got, every event as "type id"; data, the journaled events' JSON; raw, the number of
+// others; last, the newest id; opens, the number of connections; wrong, whatever breaks the promise.
+func (p *page) eventSource(id, token string) {
+	p.t.Helper()
+	const script = `
+		Object.assign(window, { got: [], data: [], raw: 0, last: 0, opens: 0, wrong: [] });
+		window.es = new EventSource('/api/v1/topologies/%s/events?token=%s');
+		es.onopen = () => opens++;
+		es.onmessage = (e) => wrong.push('an event without a name: ' + e.data);
+		const take = (e) => {
+			got.push(e.type + ' ' + e.lastEventId);
+			let body;
+			try { body = JSON.parse(e.data); } catch { wrong.push('no JSON: ' + e.data); return; }
+			if (e.type === 'snapshot') { last = body.seq; return; }
+			if (body.type !== e.type) wrong.push(e.type + ' holds ' + e.data);
+			if (!body.journaled) { raw++; return; }
+			if (body.seq !== last + 1 || e.lastEventId !== String(body.seq)) wrong.push(body.seq + ' came after ' + last);
+			last = body.seq;
+			data.push(e.data);
+		};
+		for (const type of ['snapshot', 'status', 'deleted', 'test', 'x', 'notify', 'unavailable', 'token_expired', 'mutation.applied']) es.addEventListener(type, take);
+		true`
+	if _, err := chromedp.Run(p.ctx, chromedp.Evaluate[bool](fmt.Sprintf(script, id, token))); err != nil {
+		p.t.Fatal(err)
+	}
 }
 
 func TestARealBrowserGetsTheSnapshotAndWhatPsqlInjects(t *testing.T) {
 	t.Parallel()
-	ctx := openBrowser(t)
 	db := pgtest.New(t)
 	id := demo(t, db.Conn(t))
 	server := startServer(t, db.URL)
 	token := testToken(t)
-	open := fmt.Sprintf(`window.got = []; window.opens = 0;
-		const es = new EventSource('/api/v1/topologies/%s/events?token=%s');
-		es.onopen = () => window.opens++;
-		for (const type of ['snapshot', 'test', 'unavailable']) es.addEventListener(type, (e) => window.got.push(type + ' ' + e.lastEventId));
-		true`, id, token)
-	until := func(js string) {
-		t.Helper()
-		if _, err := chromedp.Run(ctx, chromedp.Poll[bool](js, chromedp.WithPollingInterval(20*time.Millisecond), chromedp.WithPollingTimeout(60*time.Second))); err != nil {
-			t.Fatalf("%s: %v", js, err)
-		}
-	}
-	_, err := chromedp.Run(ctx, chromedp.Navigate(server+"/#token="+token+"&topology="+id))
-	if err != nil {
-		t.Fatal(err)
-	}
-	until(`!!window.topostream && window.topostream.lastSeq === 1`)
-	if state, err := chromedp.Run(ctx, chromedp.Text("#state")); err != nil || state != "open" {
+	page := openPage(t, server+"/#token="+token+"&topology="+id)
+	page.until(`!!window.topostream && window.topostream.lastSeq === 1`)
+	if state, err := chromedp.Run(page.ctx, chromedp.Text("#state")); err != nil || state != "open" {
 		t.Errorf("the console shows %q, %v", state, err)
 	}
-	if _, err := chromedp.Run(ctx, chromedp.Evaluate[bool](open)); err != nil {
-		t.Fatal(err)
-	}
-	until(`window.got.includes('snapshot 1')`)
+	page.eventSource(id, token)
+	page.until(`window.got.includes('snapshot 1')`)
 	const emit = `SELECT topology_emit(id, 'test', '{"by": "psql"}') FROM topologies, generate_series(1, 3) WHERE name = 'demo'`
 	if out, err := db.Psql(t, emit); err != nil {
 		t.Fatalf("psql: %v: %s", err, out)
 	}
-	until(`window.got.length === 4 && window.topostream.lastSeq === 4`)
-	got, err := chromedp.Run(ctx, chromedp.Evaluate[[]string](`window.got`))
-	if err != nil || fmt.Sprint(got) != "[snapshot 1 test 2 test 3 test 4]" {
-		t.Errorf("the page got %v, %v", got, err)
+	page.until(`window.got.length === 4 && window.topostream.lastSeq === 4`)
+	if got := chromeEval[[]string](t, page.ctx, `window.got`); !slices.Equal(got, []string{"snapshot 1", "test 2", "test 3", "test 4"}) {
+		t.Errorf("the page got %v", got)
+	}
+	if text, err := chromedp.Run(page.ctx, chromedp.Text("#events")); err != nil || len(text) == 0 {
+		t.Errorf("the console's list shows %q, %v", text, err)
+	}
+}
+
+func TestARealBrowserResumesByItselfAfterAServerRestart(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	conn := db.Conn(t)
+	id := demo(t, conn)
+	server := serve(t, db.URL, nil)
+	page := openPage(t, server.url+"/#token="+testToken(t)+"&topology="+id)
+	page.eventSource(id, testToken(t))
+	page.until(`window.last === 1 && window.topostream.lastSeq === 1`)
+	var head uint64
+	for restart := range 2 {
+		for range 5 {
+			head = emit(t, conn, id)
+		}
+		page.until(fmt.Sprintf(`window.last === %d`, head))
+		server.stop()
+		for range 5 {
+			head = emit(t, conn, id) // nobody listens
+		}
+		server = serve(t, db.URL, func(c *serveCmd) { c.Addr = server.url[len("http://"):] })
+		head = emit(t, conn, id)
+		page.until(fmt.Sprintf(`window.last === %d && window.opens === %d && window.topostream.lastSeq === %[1]d`, head, restart+2))
+	}
+	if wrong := chromeEval[[]string](t, page.ctx, `window.wrong`); len(wrong) > 0 {
+		t.Errorf("%q", wrong)
+	}
+	if got := chromeEval[[]string](t, page.ctx, `window.got.filter((e) => e.startsWith('snapshot'))`); len(got) != 1 {
+		t.Errorf("snapshots: %v", got)
+	}
+	if got, want := chromeEval[[]string](t, page.ctx, `window.data`), journal(t, server.url, id, 1); !slices.Equal(got, want) {
+		t.Errorf("the page has %d events, the journal %d", len(got), len(want))
 	}
 }

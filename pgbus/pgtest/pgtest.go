@@ -105,6 +105,11 @@ func New(t testing.TB) *DB {
 	return NewOn(t, serverURL(t))
 }
 
+// quiet keeps pgtestdb from logging connection strings: they hold a password.
+type quiet struct{ testing.TB }
+
+func (quiet) Logf(string, ...any) {}
+
 // NewOn gives the test a database on a server of its choice.
 func NewOn(t testing.TB, server string) *DB {
 	t.Helper()
@@ -113,7 +118,7 @@ func NewOn(t testing.TB, server string) *DB {
 		t.Fatalf("TEST_DATABASE_URL: %v", err)
 	}
 	password, _ := u.User.Password()
-	made := pgtestdb.Custom(t, pgtestdb.Config{
+	made := pgtestdb.Custom(quiet{t}, pgtestdb.Config{
 		DriverName: "pgx", User: u.User.Username(), Password: password, Host: u.Hostname(), Port: u.Port(),
 		Database: strings.TrimPrefix(u.Path, "/"), Options: u.RawQuery,
 		TestRole: &pgtestdb.Role{Username: u.User.Username(), Password: password},
@@ -125,8 +130,23 @@ func NewOn(t testing.TB, server string) *DB {
 	return db
 }
 
+// NewEncoded gives the test a database in another encoding than UTF8, migrated.
+func NewEncoded(t testing.TB, encoding string) *DB {
+	t.Helper()
+	db := newEmpty(t, ` TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C' ENCODING `+pgx.Identifier{encoding}.Sanitize())
+	if err := sql.Up(context.Background(), db.Conn(t)); err != nil {
+		t.Fatal(err)
+	}
+	return db
+}
+
 // NewEmpty gives the test a database without the schema.
 func NewEmpty(t testing.TB) *DB {
+	t.Helper()
+	return newEmpty(t, "")
+}
+
+func newEmpty(t testing.TB, options string) *DB {
 	t.Helper()
 	u, err := url.Parse(serverURL(t))
 	if err != nil {
@@ -135,7 +155,7 @@ func NewEmpty(t testing.TB) *DB {
 	server := &DB{URL: u.String()}
 	u.Path = fmt.Sprintf("/empty_%d", time.Now().UnixNano())
 	name := pgx.Identifier{u.Path[1:]}.Sanitize()
-	server.Exec(t, `CREATE DATABASE `+name)
+	server.Exec(t, `CREATE DATABASE `+name+options)
 	t.Cleanup(func() { server.Exec(t, `DROP DATABASE `+name+` WITH (FORCE)`) })
 	return &DB{URL: u.String()}
 }
