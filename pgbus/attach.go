@@ -13,8 +13,9 @@ import (
 )
 
 const (
-	attachBatch = 200 // topologies in one attach transaction
-	prefill     = 512 // events below the head that a catch-up may fetch for those who resume
+	attachBatch = 200                   // topologies in one attach transaction
+	attachGap   = 20 * time.Millisecond // between the beginnings of two that are not full
+	prefill     = 512                   // events below the head that a catch-up may fetch for those who resume
 )
 
 // A head is a topology's row in topology_heads.

@@ -66,6 +66,7 @@ type session struct {
 	conn     *pgx.Conn
 	key      []byte                         // of the triggers' marks
 	channels map[stream.TopologyID]struct{} // that conn listens to
+	attached time.Time                      // when the last attach transaction began
 }
 
 func (b *Bus) session(ctx context.Context, cause stream.Cause) error {
@@ -74,7 +75,7 @@ func (b *Bus) session(ctx context.Context, cause stream.Cause) error {
 		return err
 	}
 	defer closeConn(conn)
-	s := &session{b, conn, key, map[stream.TopologyID]struct{}{}}
+	s := &session{Bus: b, conn: conn, key: key, channels: map[stream.TopologyID]struct{}{}}
 	defer b.stats.Channels.Store(0)
 	if err := s.probe(ctx); err != nil {
 		return err
@@ -87,10 +88,11 @@ func (b *Bus) session(ctx context.Context, cause stream.Cause) error {
 	b.setListening(true, "listening")
 	b.log.Info("listening", "channels", len(s.channels))
 	for {
-		if err := s.serveRequests(ctx); err != nil {
+		again, err := s.serveRequests(ctx)
+		if err != nil {
 			return err
 		}
-		if err := s.hear(ctx); err != nil {
+		if err := s.hear(ctx, again); err != nil {
 			return err
 		}
 	}
@@ -242,20 +244,22 @@ func (s *session) exec(ctx context.Context, sql string) error {
 	return err
 }
 
-// serveRequests attaches what waits and gives up the channels that nobody wants any more.
-func (s *session) serveRequests(ctx context.Context) error {
+// serveRequests attaches what waits and gives up the channels that nobody wants any more. It tells after what time it wants to be
+// called again, 0 for when somebody asks.
+func (s *session) serveRequests(ctx context.Context) (again time.Duration, err error) {
 	for {
 		if err := s.listenToDeaf(ctx, stream.ReadCatchUp); err != nil {
-			return err
+			return 0, err
+		}
+		if wait := s.gather(); wait > 0 {
+			return wait, nil
 		}
 		ids, again := s.takePending()
-		if again > 0 {
-			time.AfterFunc(again, s.wait.interrupt)
-		}
 		unlisten := s.takeUnlisten(ids)
 		if len(ids) == 0 && len(unlisten) == 0 {
-			return nil
+			return again, nil
 		}
+		s.attached = time.Now()
 		tctx, cancel := context.WithTimeout(ctx, listenTimeout)
 		rows, err := listenAndSnapshot(tctx, s.conn, ids, unlisten)
 		cancel()
@@ -263,23 +267,38 @@ func (s *session) serveRequests(ctx context.Context) error {
 			s.attachFailed(ids)
 			s.log.Warn("attach failed; trying again", "topologies", len(ids), "error", err)
 			if s.conn.IsClosed() {
-				return fmt.Errorf("%w: %w", errAttach, err)
+				return 0, fmt.Errorf("%w: %w", errAttach, err)
 			}
 			s.mu.Lock()
 			for _, id := range unlisten {
 				s.unlisten[id] = struct{}{}
 			}
 			s.mu.Unlock()
-			return nil
+			continue
 		}
 		s.listened(ids, unlisten)
 		s.attachDone(ids, rows, true)
 	}
 }
 
-// hear forwards notifications until somebody asks for something or a ping is due.
-func (s *session) hear(ctx context.Context) error {
-	wctx, done := s.wait.context(ctx, s.cfg.Ping)
+// gather tells how long those who ask should wait for more to come, so that a storm of requests costs few transactions; the
+// first to ask after a while does not wait.
+func (s *session) gather() time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if n := len(s.pending); n == 0 && len(s.unlisten) == 0 || n >= attachBatch {
+		return 0
+	}
+	return attachGap - time.Since(s.attached)
+}
+
+// hear forwards notifications until somebody asks for something, or a ping or the next call of serveRequests is due.
+func (s *session) hear(ctx context.Context, again time.Duration) error {
+	wait := s.cfg.Ping
+	if again > 0 {
+		wait = min(wait, again)
+	}
+	wctx, done := s.wait.context(ctx, wait)
 	defer done()
 	for {
 		n, err := s.conn.WaitForNotification(wctx)
@@ -291,7 +310,7 @@ func (s *session) hear(ctx context.Context) error {
 			return ctx.Err()
 		case s.conn.IsClosed() || wctx.Err() == nil:
 			return fmt.Errorf("wait for notifications: %w", err)
-		case errors.Is(wctx.Err(), context.DeadlineExceeded):
+		case again == 0 && errors.Is(wctx.Err(), context.DeadlineExceeded):
 			pctx, cancel := context.WithTimeout(ctx, listenTimeout)
 			defer cancel()
 			if err := s.conn.Ping(pctx); err != nil {
