@@ -247,6 +247,9 @@ func TestPruningUnderClientsThatResumeLeavesNoHole(t *testing.T) {
 	server := startServer(t, db.URL)
 	pool := db.Pool(t)
 	execute(t, conn, `SELECT topology_emit($1::text::uuid, 'test', '{}') FROM generate_series(1, 3000)`, id)
+	if _, err := pgbus.Prune(t.Context(), pool, time.Hour, 300); err != nil {
+		t.Fatal(err)
+	}
 	ctx, stop := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
 	wg.Go(func() { // the clock jumps back and forth by hours, and old events go as soon as they may

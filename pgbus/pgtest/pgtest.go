@@ -1,7 +1,7 @@
 // Package pgtest gives a test a database of its own on a real PostgreSQL, in one call: New.
 //
-// It uses the server of TEST_DATABASE_URL where that is set. Otherwise it starts one private cluster for the test binary, of the
-// installation in TEST_PG_BIN or of what the machine has; Main stops it.
+// It uses the server of TEST_DATABASE_URL where that is set. Otherwise all test binaries of a run share one private cluster (run.go), of the
+// installation in TEST_PG_BIN or of what the machine has; it ends by itself when the run has ended.
 package pgtest
 
 import (
@@ -35,26 +35,24 @@ type DB struct {
 	URL string
 }
 
-// shared is the test binary's own cluster.
-var shared struct { //nolint:gochecknoglobals // one for the process; Main ends it
-	once    sync.Once
-	cluster *pgcluster.Cluster
-	dir     string
-	url     string
-	err     error
+// run is the cluster of this run of tests.
+var run struct { //nolint:gochecknoglobals // one for the process
+	once  sync.Once
+	url   string
+	lease func() // referred to, so that its file is not closed as garbage
+	err   error
 }
 
-// Main runs a package's tests, stops the cluster and looks for goroutines that stayed. For TestMain.
+// Main runs a package's tests and looks for goroutines that stayed. For TestMain.
 func Main(m *testing.M) {
-	code := m.Run()
-	if shared.cluster != nil {
-		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
-		if err := shared.cluster.Stop(ctx, pgcluster.Immediate); err != nil {
+	if dir := os.Getenv(keeperEnv); dir != "" {
+		if err := keep(dir); err != nil {
 			fmt.Fprintln(os.Stderr, "pgtest:", err)
+			os.Exit(1)
 		}
-		cancel()
-		_ = os.RemoveAll(shared.dir) // a leftover in the temporary directory does no harm
+		os.Exit(0)
 	}
+	code := m.Run()
 	if code == 0 {
 		if err := goleak.Find(); err != nil {
 			fmt.Fprintln(os.Stderr, "goroutines stayed:", err)
@@ -73,7 +71,7 @@ func binaries(ctx context.Context) (pgcluster.Binaries, error) {
 
 // settings keep a test cluster small; fsync stays on.
 func settings() map[string]string {
-	return map[string]string{"max_connections": "200", "shared_buffers": "32MB", "wal_level": "logical"}
+	return map[string]string{"max_connections": "400", "shared_buffers": "32MB", "wal_level": "logical"}
 }
 
 func serverURL(t testing.TB) string {
@@ -81,22 +79,11 @@ func serverURL(t testing.TB) string {
 	if u := os.Getenv("TEST_DATABASE_URL"); u != "" {
 		return u
 	}
-	shared.once.Do(func() {
-		ctx := context.Background()
-		b, err := binaries(ctx)
-		if err == nil {
-			if shared.dir, err = os.MkdirTemp("", "topostream-test-"); err == nil {
-				shared.cluster, err = pgcluster.Start(ctx, pgcluster.Config{Binaries: b, DataDir: shared.dir, Settings: settings()})
-			}
-		}
-		if shared.err = err; err == nil {
-			shared.url = shared.cluster.URL("postgres")
-		}
-	})
-	if shared.err != nil {
-		t.Fatal(shared.err)
+	run.once.Do(func() { run.url, run.err = joinRun(context.Background()) })
+	if run.err != nil {
+		t.Fatal(run.err)
 	}
-	return shared.url
+	return run.url
 }
 
 // New gives the test a database.
