@@ -141,25 +141,3 @@ func TestMemoryOfAllFeedsIsBounded(t *testing.T) {
 		t.Errorf("%d bytes after all feeds were closed", n)
 	}
 }
-
-// BenchmarkFramePath is one event to 100 clients: append, Next for each. An event may cost an allocation, a client none.
-func BenchmarkFramePath(b *testing.B) {
-	feed := stream.NewFeed(stream.FeedConfig{})
-	cursors := make([]*stream.Cursor, 100)
-	for i := range cursors {
-		cursors[i] = feed.Cursor(0)
-	}
-	buf := make([]stream.Frame, 0, 64)
-	ctx := b.Context()
-	fr := frame(1)
-	b.ReportAllocs()
-	for b.Loop() {
-		feed.Append(fr)
-		fr.Seq++
-		for _, c := range cursors {
-			if got, _, err := c.Next(ctx, buf); err != nil || len(got) != 1 {
-				b.Fatal(got, err)
-			}
-		}
-	}
-}

@@ -225,9 +225,24 @@ func (db *DB) Psql(t testing.TB, script string) (string, error) {
 	return strings.TrimSpace(string(out)), err
 }
 
-// Cluster starts a private cluster for a test that restarts or freezes PostgreSQL.
-func Cluster(t testing.TB) *pgcluster.Cluster {
+// Version is the major version of the installation that the tests use.
+func Version(t testing.TB) int {
 	t.Helper()
+	b, err := binaries(context.WithoutCancel(t.Context()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b.Version
+}
+
+// Cluster starts a private cluster for a test that restarts or freezes PostgreSQL. Settings are "name=value".
+func Cluster(t testing.TB, more ...string) *pgcluster.Cluster {
+	t.Helper()
+	set := settings()
+	for _, s := range more {
+		name, value, _ := strings.Cut(s, "=")
+		set[name] = value
+	}
 	b, err := binaries(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -237,7 +252,7 @@ func Cluster(t testing.TB) *pgcluster.Cluster {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) }) // a leftover does no harm
-	c, err := pgcluster.Start(t.Context(), pgcluster.Config{Binaries: b, DataDir: dir, Settings: settings()})
+	c, err := pgcluster.Start(t.Context(), pgcluster.Config{Binaries: b, DataDir: dir, Settings: set})
 	if err != nil {
 		t.Fatal(err)
 	}

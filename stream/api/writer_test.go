@@ -1,0 +1,77 @@
+package api
+
+import (
+	"net/http"
+	"testing"
+	"time"
+
+	"topostream/stream"
+)
+
+// A discardWriter is a client that takes everything at once.
+type discardWriter struct{ header http.Header }
+
+func (w *discardWriter) Header() http.Header            { return w.header }
+func (*discardWriter) Write(p []byte) (int, error)      { return len(p), nil }
+func (*discardWriter) WriteHeader(int)                  {}
+func (*discardWriter) FlushError() error                { return nil }
+func (*discardWriter) SetWriteDeadline(time.Time) error { return nil }
+
+// An audience is some clients of one feed, each with what a stream's handler has.
+type audience struct {
+	feed    *stream.Feed
+	clients []listener
+	next    stream.Frame
+}
+
+type listener struct {
+	cursor *stream.Cursor
+	writer *frameWriter
+	buf    []stream.Frame
+}
+
+func newAudience(n int) *audience {
+	a := &audience{feed: stream.NewFeed(stream.FeedConfig{}), next: stream.Frame{Seq: 1, Bytes: []byte("event: x\nid: 1\ndata: {}\n\n")}}
+	for range n {
+		w := newFrameWriter(&discardWriter{http.Header{}}, time.Second, &stream.Stats{})
+		a.clients = append(a.clients, listener{a.feed.Cursor(0), w, make([]stream.Frame, 0, batchFrames)})
+	}
+	return a
+}
+
+// event is the way of one event from the bus to all sockets, but for the sockets.
+func (a *audience) event(tb testing.TB) {
+	a.feed.Append(a.next)
+	a.next.Seq++
+	for i := range a.clients {
+		c := &a.clients[i]
+		frames, _, err := c.cursor.Next(tb.Context(), c.buf)
+		if err != nil || len(frames) != 1 {
+			tb.Fatal(frames, err)
+		}
+		if err := c.writer.frames(frames); err != nil {
+			tb.Fatal(err)
+		}
+	}
+}
+
+func TestAnEventCostsNoAllocationForAClient(t *testing.T) {
+	for _, n := range []int{1, 100} {
+		a := newAudience(n)
+		for range stream.DefaultMaxEvents { // until the ring has its full size
+			a.event(t)
+		}
+		if allocs := testing.AllocsPerRun(1000, func() { a.event(t) }); allocs != 0 {
+			t.Errorf("%v allocations an event with %d clients", allocs, n)
+		}
+	}
+}
+
+// BenchmarkFramePath is one event to 100 clients, all that happens but for the socket writes.
+func BenchmarkFramePath(b *testing.B) {
+	a := newAudience(100)
+	b.ReportAllocs()
+	for b.Loop() {
+		a.event(b)
+	}
+}
