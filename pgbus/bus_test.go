@@ -2,7 +2,7 @@ package pgbus
 
 import (
 	"context"
-	"fmt"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -167,7 +167,7 @@ func TestForgedHintsLoseNothing(t *testing.T) {
 	for _, n := range []int{1, 7, 1 << 40} {
 		for _, inline := range []string{"", ` {"forged":true}`} {
 			_, err = conn.Exec(t.Context(), `SELECT pg_notify('topology.' || $1::text, '~' || topology_mark(inner_pad, outer_pad, $1::text || ':' || $2::text) || ':' || $2::text) FROM topology_settings`,
-				string(id), fmt.Sprint(n)+inline)
+				string(id), strconv.Itoa(n)+inline)
 			must(t, err)
 		}
 	}

@@ -122,9 +122,9 @@ func TestMemoryOfAllFeedsIsBounded(t *testing.T) {
 	t.Parallel()
 	stats := &stream.Stats{}
 	memory := stream.NewMemory(2000, stats)
-	var feeds []*stream.Feed
-	for range 10 {
-		feeds = append(feeds, stream.NewFeed(stream.FeedConfig{Memory: memory, Stats: stats}))
+	feeds := make([]*stream.Feed, 10)
+	for i := range feeds {
+		feeds[i] = stream.NewFeed(stream.FeedConfig{Memory: memory, Stats: stats})
 	}
 	for n := 1; n <= 100; n++ {
 		for _, f := range feeds {

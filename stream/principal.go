@@ -1,6 +1,9 @@
 package stream
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // Role says what a principal may do. An admin may do what a viewer may.
 type Role string
@@ -24,13 +27,5 @@ func (p Principal) May(role Role) bool { return p.Role == RoleAdmin || p.Role ==
 
 // Sees tells whether the principal's token covers the topology, existing or not.
 func (p Principal) Sees(id TopologyID) bool {
-	if p.Topologies == nil {
-		return true
-	}
-	for _, t := range p.Topologies {
-		if t == id {
-			return true
-		}
-	}
-	return false
+	return p.Topologies == nil || slices.Contains(p.Topologies, id)
 }

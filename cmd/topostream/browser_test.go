@@ -128,7 +128,7 @@ func TestARealBrowserResumesByItselfAfterAServerRestart(t *testing.T) {
 		page.until(fmt.Sprintf(`window.last === %d`, head))
 		server.stop()
 		for range 5 {
-			head = emit(t, conn, id) // nobody listens
+			emit(t, conn, id) // nobody listens
 		}
 		server = serve(t, db.URL, func(c *serveCmd) { c.Addr = server.url[len("http://"):] })
 		head = emit(t, conn, id)

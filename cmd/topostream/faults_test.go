@@ -94,7 +94,7 @@ func TestAClientOutlivesAFrozenDatabaseAndFreshOnesAreToldToComeBack(t *testing.
 	cluster.Thaw()
 	c.awaitSeq(<-written)
 	c.stayedConnected()
-	newClient(t, server, other, "").follow(t.Context(), 1, nil)
+	newClient(t, server, other, "").follow(t.Context(), 1)
 	if n := metric(t, server, `topostream_listen_reconnects_total{cause="ping"}`) + metric(t, server, `topostream_listen_reconnects_total{cause="broken"}`); n < 1 {
 		t.Error("the half-open LISTEN connection was not found")
 	}
@@ -111,8 +111,8 @@ func TestAHeldAlterTableCostsAPauseAndNoEvent(t *testing.T) {
 
 	execute(t, holder, `BEGIN; ALTER TABLE topologies ADD COLUMN colour text`)
 	written := make(chan uint64, 1)
-	go func() { written <- write(t, db.URL, id, 50) }()      // waits for the lock
-	newClient(t, server, id, "").follow(t.Context(), 1, nil) // a second client of the attached topology is served
+	go func() { written <- write(t, db.URL, id, 50) }() // waits for the lock
+	newClient(t, server, id, "").follow(t.Context(), 1) // a second client of the attached topology is served
 	if status, _, body := get(t, server+"/api/v1/topologies/"+other+"/events", "Accept", "text/event-stream"); status != http.StatusOK || !strings.Contains(body, "event: unavailable\n") {
 		t.Errorf("a fresh topology: %d %s", status, body)
 	}
@@ -121,7 +121,7 @@ func TestAHeldAlterTableCostsAPauseAndNoEvent(t *testing.T) {
 	execute(t, holder, `COMMIT`)
 	c.awaitSeq(<-written)
 	c.stayedConnected()
-	newClient(t, server, other, "").follow(t.Context(), 1, nil)
+	newClient(t, server, other, "").follow(t.Context(), 1)
 }
 
 // get asks with a header and gives the whole answer.

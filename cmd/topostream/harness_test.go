@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"math"
-	"net"
 	"net/http"
 	"strconv"
 	"strings"
@@ -131,11 +130,11 @@ func newClient(t *testing.T, server, id, after string) *client {
 	return &client{t: t, url: server + "/api/v1/topologies/" + id + "/events", token: testToken(t), last: after, heard: make(chan struct{}, 1)}
 }
 
-// follow reads until the journaled event until or a snapshot at or above it has come, or stop says to connect anew.
-func (c *client) follow(ctx context.Context, until uint64, stop func() bool) {
+// follow reads until the journaled event until, or a snapshot at or above it, has come.
+func (c *client) follow(ctx context.Context, until uint64) {
 	c.t.Helper()
 	for ctx.Err() == nil {
-		if c.connect(ctx, until, stop) {
+		if c.connect(ctx, until, nil) {
 			return
 		}
 		select {
@@ -189,6 +188,7 @@ func (c *client) awaitSeq(n uint64) {
 	c.await(fmt.Sprint("seq ", n), func() bool { last, _ := strconv.ParseUint(c.last, 10, 64); return last >= n })
 }
 
+// connect reads one answer until the seq until has come (then it gives true), stop says so, or the stream ends.
 func (c *client) connect(ctx context.Context, until uint64, stop func() bool) bool {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -390,15 +390,4 @@ func metric(t *testing.T, server, name string) float64 {
 	}
 	t.Fatalf("no metric %s", name)
 	return 0
-}
-
-// fixedAddress gives an address that a server can be started on again.
-func fixedAddress(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -86,22 +87,22 @@ func (p *typist) text(t *testing.T) string {
 		`{"type":"snapshot","payload":{}}`, `{"type":"deleted"}`, `{"type":"x","seq":5,"journaled":true}`, "~", "~:1 ", "\ufeff", strings.Repeat("x", 7000),
 	}
 	head := scan[uint64](t, p.conn, `SELECT seq FROM topology_heads WHERE topology_id = $1`, p.id)
-	real := scan[string](t, p.conn, `SELECT event FROM topology_journal($1::text::uuid, $2, 1, 1, 9999)`, p.id, head-1)
+	event := scan[string](t, p.conn, `SELECT event FROM topology_journal($1::text::uuid, $2, 1, 1, 9999)`, p.id, head-1)
 	switch n := p.random.IntN(8); {
 	case n == 0:
-		return real // a copy of an event: its type and payload are taken, its seq is not
+		return event // a copy of an event: its type and payload are taken, its seq is not
 	case n == 1:
-		return fmt.Sprintf("~%032x:%d %s", p.random.Uint64(), head+1, real)
+		return fmt.Sprintf("~%032x:%d %s", p.random.Uint64(), head+1, event)
 	case n < 5 && p.key:
 		seq := head + uint64(p.random.IntN(4)) - 1
 		inline := []string{
-			"", " " + real, " {}", " x\ndata: y\n\nevent: z", " \n\nid: 1\n\n",
+			"", " " + event, " {}", " x\ndata: y\n\nevent: z", " \n\nid: 1\n\n",
 			fmt.Sprintf(` {"topic":"topology.%s.x%sdata: y","type":"x","seq":%d}`, p.id, "\n", seq),
 			fmt.Sprintf(` {"topic":"topology.%s.deleted","type":"deleted","ts":"2026-01-01T00:00:00.000000Z","seq":%d,"journaled":true,"payload":{}}`, p.id, seq),
 			fmt.Sprintf(` {"topic":"topology.%s.test","type":"test","ts":"2026-01-01T00:00:00.000000Z","seq":%d,"journaled":true,"payload":"forged"}`, p.id, seq),
 			fmt.Sprintf(` {"topic":"topology.%s.test","type":"test","ts":"2026-01-01T00:00:00.000000Z","seq":%d,"journaled":true,"payload":"forged`+"\n\n"+`"}`, p.id, seq),
 		}[p.random.IntN(9)]
-		return scan[string](t, p.conn, `SELECT '~' || topology_mark(inner_pad, outer_pad, $1 || ':' || $2) || ':' || $2 FROM topology_settings`, p.id, fmt.Sprint(seq)+inline)
+		return scan[string](t, p.conn, `SELECT '~' || topology_mark(inner_pad, outer_pad, $1 || ':' || $2) || ':' || $2 FROM topology_settings`, p.id, strconv.FormatUint(seq, 10)+inline)
 	}
 	var b strings.Builder
 	for range 1 + p.random.IntN(5) {

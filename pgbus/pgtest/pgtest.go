@@ -247,7 +247,7 @@ func Cluster(t testing.TB, more ...string) *pgcluster.Cluster {
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir, err := os.MkdirTemp("", "topostream-test-")
+	dir, err := os.MkdirTemp("", "topostream-test-") //nolint:usetesting // t.TempDir is closed to the user that PostgreSQL runs as
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -151,12 +151,12 @@ func keep(dir string) (err error) {
 func closeRun(dir string) (done bool, err error) {
 	unlock, err := lock(filepath.Join(dir, "lock"), syscall.LOCK_EX|syscall.LOCK_NB)
 	if err != nil {
-		return false, nil //nolint:nilerr // somebody joins
+		return false, nil // somebody joins
 	}
 	defer unlock()
 	released, err := lock(filepath.Join(dir, "lease"), syscall.LOCK_EX|syscall.LOCK_NB)
 	if err != nil {
-		return false, nil //nolint:nilerr // somebody has joined
+		return false, nil // somebody has joined
 	}
 	defer released()
 	return true, os.RemoveAll(dir)

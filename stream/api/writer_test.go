@@ -55,7 +55,7 @@ func (a *audience) event(tb testing.TB) {
 	}
 }
 
-func TestAnEventCostsNoAllocationForAClient(t *testing.T) {
+func TestAnEventCostsNoAllocationForAClient(t *testing.T) { //nolint:paralleltest // it counts allocations
 	for _, n := range []int{1, 100} {
 		a := newAudience(n)
 		for range stream.DefaultMaxEvents { // until the ring has its full size

@@ -3,6 +3,7 @@ package auth_test
 import (
 	"bytes"
 	"errors"
+	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
@@ -48,7 +49,7 @@ func TestHostileTokensAreRefusedWithoutAWord(t *testing.T) {
 		"1 MB":        strings.Repeat("a", 1<<20),
 		"extra parts": good + ".x",
 	} {
-		r := httptest.NewRequest("GET", "/", nil)
+		r := httptest.NewRequest(http.MethodGet, "/", nil)
 		r.Header.Set("Authorization", "Bearer "+token)
 		_, err := v.Authenticate(r)
 		if !errors.Is(err, auth.ErrUnauthenticated) {
@@ -70,7 +71,7 @@ func TestASignedTokenSaysWhoAndWhat(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := v.Authenticate(httptest.NewRequest("GET", "/?token="+token, nil))
+	p, err := v.Authenticate(httptest.NewRequest(http.MethodGet, "/?token="+token, nil))
 	if err != nil {
 		t.Fatal(err)
 	}
