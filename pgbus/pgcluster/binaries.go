@@ -2,6 +2,7 @@
 package pgcluster
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -19,7 +20,7 @@ const MinVersion = 14
 
 // ErrNoBinaries: the machine has no PostgreSQL server that is new enough.
 var ErrNoBinaries = errors.New("no PostgreSQL 14 or newer found: install it, for example `apt-get install postgresql` or `brew install postgresql@17`, " +
-	"or name its directory in TOPOSTREAM_PG_BIN")
+	"or name the directory of its programs in TOPOSTREAM_PG_BIN")
 
 // Binaries are the programs of one PostgreSQL installation.
 type Binaries struct {
@@ -39,7 +40,11 @@ func (b Binaries) Bin(name string) string {
 	return path
 }
 
-// Find looks in TOPOSTREAM_PG_BIN (alone, if it is set), PATH, what pg_config says, and Debian's and Homebrew's places, newest first.
+// usualPlaces are Debian's and Homebrew's.
+const usualPlaces = "/usr/lib/postgresql/*/bin:/opt/homebrew/opt/postgresql*/bin:/usr/local/opt/postgresql*/bin"
+
+// Find looks in TOPOSTREAM_PG_BIN (alone, if it is set), PATH, what pg_config says, and the usual places, newest first.
+// TOPOSTREAM_PG_PLACES, patterns of directories parted by colons, takes the place of the usual ones; empty means none.
 func Find(ctx context.Context) (Binaries, error) {
 	if dir := os.Getenv("TOPOSTREAM_PG_BIN"); dir != "" {
 		b, err := At(ctx, dir)
@@ -57,10 +62,16 @@ func Find(ctx context.Context) (Binaries, error) {
 	if out, err := exec.CommandContext(ctx, "pg_config", "--bindir").Output(); err == nil {
 		dirs = append(dirs, strings.TrimSpace(string(out)))
 	}
-	for _, pattern := range []string{"/usr/lib/postgresql/*/bin", "/opt/homebrew/opt/postgresql*/bin", "/usr/local/opt/postgresql*/bin"} {
-		found, _ := filepath.Glob(pattern) // the patterns are well-formed
-		slices.Sort(found)
-		slices.Reverse(found)
+	places, given := os.LookupEnv("TOPOSTREAM_PG_PLACES")
+	if !given {
+		places = usualPlaces
+	}
+	for _, pattern := range filepath.SplitList(places) {
+		found, err := filepath.Glob(pattern)
+		if err != nil {
+			return Binaries{}, fmt.Errorf("TOPOSTREAM_PG_PLACES: %q: %w", pattern, err)
+		}
+		slices.SortFunc(found, byVersion)
 		dirs = append(dirs, found...)
 	}
 	for _, dir := range dirs {
@@ -68,7 +79,25 @@ func Find(ctx context.Context) (Binaries, error) {
 			return b, nil
 		}
 	}
+	if err := ctx.Err(); err != nil {
+		return Binaries{}, err // what was asked of a program may be there all the same
+	}
 	return Binaries{}, ErrNoBinaries
+}
+
+var lastNumber = regexp.MustCompile(`(\d+)\D*$`)
+
+// byVersion sorts directories newest first, by the last number in their paths: as text, 9 would come before 17.
+func byVersion(a, b string) int {
+	number := func(dir string) int {
+		m := lastNumber.FindStringSubmatch(dir)
+		if m == nil {
+			return 0
+		}
+		n, _ := strconv.Atoi(m[1]) // what is too long for a number is no version
+		return n
+	}
+	return cmp.Or(number(b)-number(a), strings.Compare(b, a))
 }
 
 var versionLine = regexp.MustCompile(`\(PostgreSQL\) (\d+)`)

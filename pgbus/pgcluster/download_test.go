@@ -1,0 +1,360 @@
+package pgcluster_test
+
+import (
+	"archive/tar"
+	"archive/zip"
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"topostream/pgbus/pgcluster"
+)
+
+// serverArchive packs this machine's own PostgreSQL as the library expects it: programs and libraries in a tar.xz.
+var serverArchive = sync.OnceValues(func() ([]byte, error) {
+	b, err := binaries(context.Background())
+	if err != nil {
+		return nil, err
+	}
+	var packed bytes.Buffer
+	archive := tar.NewWriter(&packed)
+	top := filepath.Dir(b.Dir)
+	for _, name := range []string{"bin/initdb", "bin/pg_ctl", "bin/postgres", "lib", "share"} {
+		err := filepath.WalkDir(filepath.Join(top, name), func(path string, d fs.DirEntry, err error) error {
+			if errors.Is(err, fs.ErrNotExist) || err == nil && d.IsDir() && (d.Name() == "bitcode" || d.Name() == "pgxs") {
+				return fs.SkipDir // Debian has its share elsewhere, and postgres knows where; the rest is for building and for JIT
+			}
+			if err != nil || d.IsDir() {
+				return err
+			}
+			return addFile(archive, top, path)
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	if err := archive.Close(); err != nil {
+		return nil, err
+	}
+	return compress(packed.Bytes())
+})
+
+func addFile(archive *tar.Writer, top, path string) error {
+	name, err := filepath.Rel(top, path)
+	if err != nil {
+		return err
+	}
+	content, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	if err := archive.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: int64(info.Mode().Perm()), Size: int64(len(content))}); err != nil {
+		return err
+	}
+	_, err = archive.Write(content)
+	return err
+}
+
+func compress(b []byte) ([]byte, error) {
+	xz := exec.Command("xz", "-0", "-c")
+	xz.Stdin = bytes.NewReader(b)
+	return xz.Output()
+}
+
+func jar(t *testing.T, txz []byte) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	z := zip.NewWriter(&b)
+	w, err := z.CreateHeader(&zip.FileHeader{Name: "postgres.txz", Method: zip.Store})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Write(txz); err != nil {
+		t.Fatal(err)
+	}
+	if err := z.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+// goodJar is an archive that holds a whole server.
+func goodJar(t *testing.T) []byte {
+	t.Helper()
+	if _, err := exec.LookPath("xz"); err != nil {
+		t.Skip("no xz on this machine to pack an archive with: install it, for example `apt-get install xz-utils`")
+	}
+	txz, err := serverArchive()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return jar(t, txz)
+}
+
+// A repository serves one archive, as Maven's do. Its fields say what is wrong with it.
+type repository struct {
+	jar      []byte
+	checksum string        // empty: the right one
+	cut      bool          // the connection, halfway
+	asked    chan struct{} // with stall: closed when the first request is there
+	stall    chan struct{} // answer when it is closed, or the client has gone
+	requests atomic.Int32
+}
+
+func stalled() *repository {
+	return &repository{asked: make(chan struct{}), stall: make(chan struct{})}
+}
+
+func (r *repository) ServeHTTP(w http.ResponseWriter, req *http.Request) {
+	n := r.requests.Add(1)
+	if r.stall != nil {
+		if n == 1 {
+			close(r.asked)
+		}
+		select {
+		case <-r.stall:
+		case <-req.Context().Done():
+		}
+	}
+	switch {
+	case r.jar == nil:
+		http.NotFound(w, req)
+	case strings.HasSuffix(req.URL.Path, ".jar") && r.cut:
+		w.Header().Set("Content-Length", "1000000000")
+		_, _ = w.Write(r.jar[:len(r.jar)/2]) // net/http cuts what is shorter than it says
+	case strings.HasSuffix(req.URL.Path, ".jar"):
+		_, _ = w.Write(r.jar) // the client may have gone
+	case strings.HasSuffix(req.URL.Path, ".jar.sha256"):
+		sum := sha256.Sum256(r.jar)
+		if r.checksum == "" {
+			r.checksum = hex.EncodeToString(sum[:])
+		}
+		_, _ = io.WriteString(w, r.checksum)
+	default:
+		http.NotFound(w, req)
+	}
+}
+
+func (r *repository) serve(t *testing.T) (url string) {
+	t.Helper()
+	s := httptest.NewServer(r)
+	t.Cleanup(s.Close)
+	return s.URL
+}
+
+// A watcher is a writer that tells when a text has been written.
+type watcher struct {
+	mu      sync.Mutex
+	written string
+	text    string
+	seen    chan struct{}
+}
+
+func watch(text string) *watcher { return &watcher{text: text, seen: make(chan struct{})} }
+
+func (w *watcher) Write(p []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	before := strings.Contains(w.written, w.text)
+	w.written += string(p)
+	if !before && strings.Contains(w.written, w.text) {
+		close(w.seen)
+	}
+	return len(p), nil
+}
+
+func TestADownloadGivesAClusterThatStartsAndTheSecondCallDownloadsNothing(t *testing.T) {
+	t.Parallel()
+	repo := &repository{jar: goodJar(t)}
+	// PostgreSQL's usual port is taken, by us or by somebody else: it does not matter.
+	if l, err := net.Listen("tcp", "localhost:5432"); err == nil {
+		t.Cleanup(func() { _ = l.Close() })
+	}
+	cfg := pgcluster.DownloadConfig{URL: repo.serve(t) + "/", CacheDir: filepath.Join(tempDir(t), "made", "cache")}
+	b, err := pgcluster.Download(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.HasPrefix(b.Dir, cfg.CacheDir) {
+		t.Errorf("the programs are in %s", b.Dir)
+	}
+	c := start(t, pgcluster.Config{Binaries: b, DataDir: filepath.Join(tempDir(t), "data")})
+	if got := query(t, c.URL("postgres"), `SELECT 'works'`); got != "works" {
+		t.Error(got)
+	}
+	n := repo.requests.Load()
+	again, err := pgcluster.Download(t.Context(), cfg)
+	if err != nil || again != b || repo.requests.Load() != n || n != 2 {
+		t.Errorf("again: %v, %v after %d requests, then %d", again, err, n, repo.requests.Load())
+	}
+	if left := kept(t, cfg.CacheDir); left != "postgresql-17.5.0 postgresql-17.5.0.lock" {
+		t.Errorf("the cache holds %s", left)
+	}
+}
+
+// kept lists what is in the cache.
+func kept(t *testing.T, dir string) string {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	return strings.Join(names, " ")
+}
+
+func TestABadDownloadIsOneLineAndNothingOfItIsKept(t *testing.T) {
+	t.Parallel()
+	good := goodJar(t)
+	txz, err := serverArchive()
+	if err != nil {
+		t.Fatal(err)
+	}
+	corrupt := bytes.Clone(good)
+	corrupt[len(corrupt)/2] ^= 0xff
+	var other bytes.Buffer
+	archive := tar.NewWriter(&other)
+	if err := archive.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: "bin/initdb", Mode: 0o755}); err != nil {
+		t.Fatal(err)
+	}
+	if err := archive.Close(); err != nil {
+		t.Fatal(err)
+	}
+	noServer, err := compress(other.Bytes())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		repo *repository
+		want string
+	}{
+		"wrong checksum":                         {&repository{jar: good, checksum: strings.Repeat("0", 64)}, "checksum"},
+		"connection cut":                         {&repository{jar: good, cut: true}, "unexpected EOF"},
+		"one byte wrong, but the checksum right": {&repository{jar: corrupt}, "checksum"},
+		"archive that ends early":                {&repository{jar: jar(t, txz[:len(txz)/4])}, "extract"},
+		"archive without a server":               {&repository{jar: jar(t, noServer)}, "does not run"},
+		"no archive at all":                      {&repository{jar: []byte("<html>Log in to the wireless network</html>")}, "zip"},
+		"nothing there":                          {&repository{}, "no version found"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			cfg := pgcluster.DownloadConfig{URL: c.repo.serve(t), CacheDir: tempDir(t)}
+			_, err := pgcluster.Download(t.Context(), cfg)
+			if !errors.Is(err, pgcluster.ErrNoBinaries) || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "\n") {
+				t.Errorf("the error is: %v", err)
+			}
+			if left := kept(t, cfg.CacheDir); left != "postgresql-17.5.0.lock" {
+				t.Errorf("the cache holds %s", left)
+			}
+		})
+	}
+}
+
+func TestWhenTheRepositoryIsAwayOneLineSaysWhatToInstall(t *testing.T) {
+	t.Parallel()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	url := "http://" + l.Addr().String()
+	_ = l.Close()
+	_, err = pgcluster.Download(t.Context(), pgcluster.DownloadConfig{URL: url, CacheDir: tempDir(t)})
+	if !errors.Is(err, pgcluster.ErrNoBinaries) || strings.Contains(err.Error(), "\n") || !strings.Contains(err.Error(), "apt-get install postgresql") ||
+		!strings.Contains(err.Error(), "unable to connect to "+url) {
+		t.Errorf("the error is: %v", err)
+	}
+}
+
+func TestADownloadThatLastsSaysSoAndCanBeGivenUp(t *testing.T) {
+	t.Parallel()
+	repo := stalled()
+	ctx, cancel := context.WithCancel(t.Context())
+	progress := watch("… still downloading, ")
+	done := make(chan error, 1)
+	cfg := pgcluster.DownloadConfig{URL: repo.serve(t), CacheDir: tempDir(t), Progress: progress, ProgressEvery: 50 * time.Millisecond}
+	go func() {
+		_, err := pgcluster.Download(ctx, cfg)
+		done <- err
+	}()
+	<-repo.asked
+	<-progress.seen
+	// Another one waits, and does not download the same.
+	other := watch("another topostream (pid ")
+	otherDone := make(chan error, 1)
+	otherCfg := cfg
+	otherCfg.Progress = other
+	go func() {
+		_, err := pgcluster.Download(ctx, otherCfg)
+		otherDone <- err
+	}()
+	<-other.seen
+	if n := repo.requests.Load(); n != 1 {
+		t.Errorf("%d requests", n)
+	}
+	cancel()
+	for _, d := range []chan error{done, otherDone} {
+		if err := <-d; !errors.Is(err, context.Canceled) {
+			t.Errorf("given up: %v", err)
+		}
+	}
+	close(repo.stall) // the library's request ends, and what it has made is removed
+}
+
+func TestWhatAKilledDownloadOrAnOldFaultLeftIsNotTakenForGood(t *testing.T) {
+	t.Parallel()
+	slow := stalled()
+	cache := tempDir(t)
+	// It looks whole to whoever only asks for names.
+	half := filepath.Join(cache, "postgresql-17.5.0", "bin")
+	if err := os.MkdirAll(half, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"initdb", "pg_ctl", "postgres"} {
+		if err := os.WriteFile(filepath.Join(half, name), nil, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), downloadDir+"="+cache, downloadURL+"="+slow.serve(t))
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	<-slow.asked
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait() // it says that it was killed
+	if left := kept(t, cache); !strings.Contains(left, ".partial") {
+		t.Fatalf("the cache holds %s: the test tests nothing", left)
+	}
+	repo := &repository{jar: goodJar(t)}
+	b, err := pgcluster.Download(t.Context(), pgcluster.DownloadConfig{URL: repo.serve(t), CacheDir: cache})
+	if err != nil || !strings.HasPrefix(b.Dir, cache) {
+		t.Errorf("the next one: %v, %v", b, err)
+	}
+	if left := kept(t, cache); left != "postgresql-17.5.0 postgresql-17.5.0.lock" {
+		t.Errorf("the cache holds %s", left)
+	}
+}
