@@ -8,9 +8,12 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
+	"unicode"
 
 	"github.com/jackc/pgx/v5"
 
@@ -22,9 +25,10 @@ import (
 
 type devCmd struct {
 	Addr    string `default:"127.0.0.1:8080" help:"Address to serve on."`
-	DataDir string `type:"path" help:"Where the private PostgreSQL lives. Default: topostream/dev in the user's data directory, /var/lib for root." placeholder:"DIR"`
+	DataDir string `type:"path" help:"Where the private PostgreSQL and its data live; it is made if need be. Default: ~/.local/share/topostream/dev, for root /var/lib/topostream/dev." placeholder:"DIR"`
 
 	DownloadURL string `hidden:"" help:"Where PostgreSQL binaries come from when the machine has none."`
+	DownloadDir string `hidden:"" type:"path" help:"Where they are kept. Default: topostream in the user's cache, /var/cache for root."`
 }
 
 const devTokenTTL = 30 * 24 * time.Hour
@@ -33,6 +37,9 @@ const devTokenTTL = 30 * 24 * time.Hour
 func (c *devCmd) Run(ctx context.Context, o output) error {
 	dir, err := c.dataDir()
 	if err != nil {
+		return err
+	}
+	if err := checkAddress(ctx, c.Addr); err != nil {
 		return err
 	}
 	binaries, err := c.binaries(ctx, o.err)
@@ -67,12 +74,25 @@ func (c *devCmd) Run(ctx context.Context, o output) error {
 		database: database{databaseURL}, Addr: c.Addr, JWTSecret: string(secret),
 		Keepalive: 15 * time.Second, WriteTimeout: 30 * time.Second, Drain: time.Second, FeedMemory: 256 << 20, Retention: 24 * time.Hour,
 		MutationRetention: defaultMutationRetention, LogFormat: "text",
-		ready: func(addr string) { welcome(o.out, addr, id, token, cluster.Psql(), databaseURL) },
+		ready: func(addr string) { welcome(o.out, reachable(addr), id, token, psqlCommand(cluster), databaseURL) },
 	}
 	return serve.Run(ctx, o)
 }
 
+// checkAddress finds out that the address cannot be served on before PostgreSQL is started for nothing.
+func checkAddress(ctx context.Context, addr string) error {
+	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", addr)
+	if err != nil {
+		return err
+	}
+	return l.Close()
+}
+
 func welcome(w io.Writer, addr string, id stream.TopologyID, token, psql, databaseURL string) {
+	install := ""
+	if psql == plainPsql {
+		install = "There is no psql on this machine yet: install it, for example `apt-get install postgresql-client`.\n"
+	}
 	fmt.Fprintf(w, `
 The topology "demo" is %[2]s.
 
@@ -80,8 +100,34 @@ The topology "demo" is %[2]s.
   curl     curl -N -H 'Authorization: Bearer %[3]s' http://%[1]s/api/v1/topologies/%[2]s/events
   psql     %[4]s '%[5]s' -c "SELECT topology_emit(id, 'hello', jsonb_build_object('from', 'psql')) FROM topologies WHERE name = 'demo'"
 
-Open the console, type the psql line in a second terminal and see the event arrive. Ctrl-C ends everything; the data stays.
-`, addr, id, token, psql, databaseURL)
+%[6]sOpen the console, type the psql line in a second terminal and see the event arrive. Ctrl-C ends everything; the data stays.
+`, addr, id, token, psql, databaseURL, install)
+}
+
+// reachable is the address to type: who serves on all addresses of the machine is not reached at 0.0.0.0 or [::] everywhere.
+func reachable(addr string) string {
+	host, port, err := net.SplitHostPort(addr)
+	if ip := net.ParseIP(host); err == nil && (host == "" || ip != nil && ip.IsUnspecified()) {
+		return net.JoinHostPort("127.0.0.1", port)
+	}
+	return addr
+}
+
+const plainPsql = "psql"
+
+// psqlCommand is psql as a shell takes it. A downloaded PostgreSQL has none.
+func psqlCommand(cluster *pgcluster.Cluster) string {
+	path := cluster.Psql()
+	if _, err := os.Stat(path); err != nil {
+		return plainPsql
+	}
+	plain := func(r rune) bool {
+		return unicode.IsLetter(r) || unicode.IsDigit(r) || strings.ContainsRune("/._-@+", r)
+	}
+	if strings.TrimFunc(path, plain) != "" {
+		return "'" + strings.ReplaceAll(path, "'", `'\''`) + "'"
+	}
+	return path
 }
 
 func (c *devCmd) dataDir() (string, error) {
@@ -104,7 +150,7 @@ func (c *devCmd) dataDir() (string, error) {
 func (c *devCmd) binaries(ctx context.Context, progress io.Writer) (pgcluster.Binaries, error) {
 	b, err := pgcluster.Find(ctx)
 	if errors.Is(err, pgcluster.ErrNoBinaries) {
-		return pgcluster.Download(ctx, pgcluster.DownloadConfig{URL: c.DownloadURL, Progress: progress})
+		return pgcluster.Download(ctx, pgcluster.DownloadConfig{URL: c.DownloadURL, CacheDir: c.DownloadDir, Progress: progress})
 	}
 	return b, err
 }
@@ -159,12 +205,17 @@ func devSecret(path string) ([]byte, error) {
 		return b, nil
 	}
 	if !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
+		return nil, fmt.Errorf("read the secret: %w", err)
 	}
 	raw := make([]byte, 48)
 	_, _ = rand.Read(raw) // never fails (crypto/rand)
 	secret := []byte(base64.RawURLEncoding.EncodeToString(raw))
-	if err := os.WriteFile(path, secret, 0o600); err != nil {
+	// Whole or not there: half a secret would be refused at each start from now on.
+	making := path + ".making"
+	if err := os.WriteFile(making, secret, 0o600); err != nil {
+		return nil, fmt.Errorf("keep the secret: %w", err)
+	}
+	if err := os.Rename(making, path); err != nil {
 		return nil, fmt.Errorf("keep the secret: %w", err)
 	}
 	return secret, nil

@@ -2,14 +2,10 @@ package pgcluster_test
 
 import (
 	"archive/tar"
-	"archive/zip"
 	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"io"
-	"io/fs"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -23,91 +19,28 @@ import (
 	"time"
 
 	"topostream/pgbus/pgcluster"
+	"topostream/pgbus/pgcluster/pgjar"
 )
 
-// serverArchive packs this machine's own PostgreSQL as the library expects it: programs and libraries in a tar.xz.
-var serverArchive = sync.OnceValues(func() ([]byte, error) {
-	b, err := binaries(context.Background())
-	if err != nil {
-		return nil, err
-	}
-	var packed bytes.Buffer
-	archive := tar.NewWriter(&packed)
-	top := filepath.Dir(b.Dir)
-	for _, name := range []string{"bin/initdb", "bin/pg_ctl", "bin/postgres", "lib", "share"} {
-		err := filepath.WalkDir(filepath.Join(top, name), func(path string, d fs.DirEntry, err error) error {
-			if errors.Is(err, fs.ErrNotExist) || err == nil && d.IsDir() && (d.Name() == "bitcode" || d.Name() == "pgxs") {
-				return fs.SkipDir // Debian has its share elsewhere, and postgres knows where; the rest is for building and for JIT
-			}
-			if err != nil || d.IsDir() {
-				return err
-			}
-			return addFile(archive, top, path)
-		})
-		if err != nil {
-			return nil, err
-		}
-	}
-	if err := archive.Close(); err != nil {
-		return nil, err
-	}
-	return compress(packed.Bytes())
-})
-
-func addFile(archive *tar.Writer, top, path string) error {
-	name, err := filepath.Rel(top, path)
-	if err != nil {
-		return err
-	}
-	content, err := os.ReadFile(path)
-	if err != nil {
-		return err
-	}
-	info, err := os.Stat(path)
-	if err != nil {
-		return err
-	}
-	if err := archive.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: int64(info.Mode().Perm()), Size: int64(len(content))}); err != nil {
-		return err
-	}
-	_, err = archive.Write(content)
-	return err
+// serverArchive is this machine's own PostgreSQL, packed once.
+var serverArchive struct {
+	once sync.Once
+	txz  []byte
 }
 
-func compress(b []byte) ([]byte, error) {
-	xz := exec.Command("xz", "-0", "-c")
-	xz.Stdin = bytes.NewReader(b)
-	return xz.Output()
-}
-
-func jar(t *testing.T, txz []byte) []byte {
+func packServer(t *testing.T) []byte {
 	t.Helper()
-	var b bytes.Buffer
-	z := zip.NewWriter(&b)
-	w, err := z.CreateHeader(&zip.FileHeader{Name: "postgres.txz", Method: zip.Store})
-	if err != nil {
-		t.Fatal(err)
+	serverArchive.once.Do(func() { serverArchive.txz = pgjar.Pack(t, mustBinaries(t)) })
+	if serverArchive.txz == nil {
+		t.Skip("there is no archive: the first test that needed one says why")
 	}
-	if _, err := w.Write(txz); err != nil {
-		t.Fatal(err)
-	}
-	if err := z.Close(); err != nil {
-		t.Fatal(err)
-	}
-	return b.Bytes()
+	return serverArchive.txz
 }
 
 // goodJar is an archive that holds a whole server.
 func goodJar(t *testing.T) []byte {
 	t.Helper()
-	if _, err := exec.LookPath("xz"); err != nil {
-		t.Skip("no xz on this machine to pack an archive with: install it, for example `apt-get install xz-utils`")
-	}
-	txz, err := serverArchive()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return jar(t, txz)
+	return pgjar.Jar(t, packServer(t))
 }
 
 // A repository serves one archive, as Maven's do. Its fields say what is wrong with it.
@@ -141,16 +74,10 @@ func (r *repository) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	case strings.HasSuffix(req.URL.Path, ".jar") && r.cut:
 		w.Header().Set("Content-Length", "1000000000")
 		_, _ = w.Write(r.jar[:len(r.jar)/2]) // net/http cuts what is shorter than it says
-	case strings.HasSuffix(req.URL.Path, ".jar"):
-		_, _ = w.Write(r.jar) // the client may have gone
-	case strings.HasSuffix(req.URL.Path, ".jar.sha256"):
-		sum := sha256.Sum256(r.jar)
-		if r.checksum == "" {
-			r.checksum = hex.EncodeToString(sum[:])
-		}
+	case strings.HasSuffix(req.URL.Path, ".sha256") && r.checksum != "":
 		_, _ = io.WriteString(w, r.checksum)
 	default:
-		http.NotFound(w, req)
+		_, _ = w.Write(pgjar.Answer(r.jar, req.URL.Path)) // the client may have gone
 	}
 }
 
@@ -228,10 +155,7 @@ func kept(t *testing.T, dir string) string {
 func TestABadDownloadIsOneLineAndNothingOfItIsKept(t *testing.T) {
 	t.Parallel()
 	good := goodJar(t)
-	txz, err := serverArchive()
-	if err != nil {
-		t.Fatal(err)
-	}
+	txz := packServer(t)
 	corrupt := bytes.Clone(good)
 	corrupt[len(corrupt)/2] ^= 0xff
 	var other bytes.Buffer
@@ -242,10 +166,7 @@ func TestABadDownloadIsOneLineAndNothingOfItIsKept(t *testing.T) {
 	if err := archive.Close(); err != nil {
 		t.Fatal(err)
 	}
-	noServer, err := compress(other.Bytes())
-	if err != nil {
-		t.Fatal(err)
-	}
+	noServer := pgjar.Compress(t, other.Bytes())
 	for name, c := range map[string]struct {
 		repo *repository
 		want string
@@ -253,8 +174,8 @@ func TestABadDownloadIsOneLineAndNothingOfItIsKept(t *testing.T) {
 		"wrong checksum":                         {&repository{jar: good, checksum: strings.Repeat("0", 64)}, "checksum"},
 		"connection cut":                         {&repository{jar: good, cut: true}, "unexpected EOF"},
 		"one byte wrong, but the checksum right": {&repository{jar: corrupt}, "checksum"},
-		"archive that ends early":                {&repository{jar: jar(t, txz[:len(txz)/4])}, "extract"},
-		"archive without a server":               {&repository{jar: jar(t, noServer)}, "does not run"},
+		"archive that ends early":                {&repository{jar: pgjar.Jar(t, txz[:len(txz)/4])}, "extract"},
+		"archive without a server":               {&repository{jar: pgjar.Jar(t, noServer)}, "does not run"},
 		"no archive at all":                      {&repository{jar: []byte("<html>Log in to the wireless network</html>")}, "zip"},
 		"nothing there":                          {&repository{}, "no version found"},
 	} {

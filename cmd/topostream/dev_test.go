@@ -1,0 +1,416 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"topostream/pgbus/pgcluster"
+	"topostream/pgbus/pgcluster/pgjar"
+	"topostream/pgbus/pgtest"
+)
+
+// growing is output that can be waited for.
+type growing struct {
+	mu   sync.Mutex
+	text string
+	more chan struct{} // closed when there is more
+}
+
+func (g *growing) Write(p []byte) (int, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.text += string(p)
+	if g.more != nil {
+		close(g.more)
+		g.more = nil
+	}
+	return len(p), nil
+}
+
+func (g *growing) read() (string, <-chan struct{}) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.more == nil {
+		g.more = make(chan struct{})
+	}
+	return g.text, g.more
+}
+
+func (g *growing) String() string {
+	text, _ := g.read()
+	return text
+}
+
+// await returns when text has been written; ended tells that nothing more will come.
+func (g *growing) await(t *testing.T, text string, ended <-chan struct{}) {
+	t.Helper()
+	deadline := time.NewTimer(time.Minute)
+	defer deadline.Stop()
+	for {
+		got, more := g.read()
+		if strings.Contains(got, text) {
+			return
+		}
+		select {
+		case <-more:
+		case <-ended:
+			if got := g.String(); !strings.Contains(got, text) {
+				t.Fatalf("it ended without %q: %s", text, got)
+			}
+			return
+		case <-deadline.C:
+			t.Fatalf("no %q in a minute: %s", text, got)
+		}
+	}
+}
+
+// A process is a real one, in a process group of its own, as a shell starts it.
+type process struct {
+	cmd      *exec.Cmd
+	out, err growing
+	ended    chan struct{}
+}
+
+func startProcess(t *testing.T, cmd *exec.Cmd) *process {
+	t.Helper()
+	p := &process{cmd: cmd, ended: make(chan struct{})}
+	cmd.Stdout, cmd.Stderr = &p.out, &p.err
+	if cmd.SysProcAttr == nil {
+		cmd.SysProcAttr = &syscall.SysProcAttr{}
+	}
+	cmd.SysProcAttr.Setpgid = true
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		defer close(p.ended)
+		_ = cmd.Wait() // its state says how it ended
+	}()
+	t.Cleanup(func() {
+		select {
+		case <-p.ended:
+		case <-p.signal(syscall.SIGINT):
+		case <-time.After(30 * time.Second):
+			<-p.signal(syscall.SIGKILL)
+		}
+		if t.Failed() {
+			t.Logf("%s:\n%s%s", filepath.Base(cmd.Path), p.out.String(), p.err.String())
+		}
+	})
+	return p
+}
+
+// signal goes to the whole group, as Ctrl-C in a terminal does.
+func (p *process) signal(sig syscall.Signal) (ended <-chan struct{}) {
+	_ = syscall.Kill(-p.cmd.Process.Pid, sig) // it may have ended
+	return p.ended
+}
+
+// dev is a running `topostream dev` and what it printed.
+type dev struct {
+	*process
+
+	console, curl, psql, id, token string
+}
+
+var welcomeLines = regexp.MustCompile(`(?s)The topology "demo" is (\S+)\..*  Console  (\S+)\n  curl     ([^\n]+)\n  psql     ([^\n]+)\n`)
+
+// startDev runs the binary until it has said how to reach it.
+func startDev(t *testing.T, cmd *exec.Cmd) *dev {
+	t.Helper()
+	d := &dev{process: startProcess(t, cmd)}
+	d.out.await(t, "the data stays.\n", d.ended)
+	m := welcomeLines.FindStringSubmatch(d.out.String())
+	if m == nil {
+		t.Fatalf("unexpected output: %s", d.out.String())
+	}
+	d.id, d.console, d.curl, d.psql = m[1], m[2], m[3], m[4]
+	_, fragment, _ := strings.Cut(d.console, "#token=")
+	d.token, _, _ = strings.Cut(fragment, "&")
+	return d
+}
+
+func (d *dev) url() string {
+	base, _, _ := strings.Cut(d.console, "/#")
+	return base
+}
+
+// interrupt is Ctrl-C. Nothing may be left.
+func (d *dev) interrupt(t *testing.T, dataDir string) {
+	t.Helper()
+	<-d.signal(syscall.SIGINT)
+	if code := d.cmd.ProcessState.ExitCode(); code != exitOK {
+		t.Errorf("exit code %d: %s", code, d.err.String())
+	}
+	nothingRuns(t, dataDir)
+}
+
+// nothingRuns looks for processes of a PostgreSQL: each one's working directory is its data directory.
+func nothingRuns(t *testing.T, dataDir string) {
+	t.Helper()
+	if runtime.GOOS != "linux" {
+		t.Log("no /proc on this system: processes are not looked for")
+		return
+	}
+	links, err := filepath.Glob("/proc/[0-9]*/cwd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, link := range links {
+		if cwd, err := os.Readlink(link); err == nil && strings.HasPrefix(cwd, dataDir) {
+			t.Errorf("%s still runs in %s", filepath.Dir(link), cwd)
+		}
+	}
+	if _, err := os.Stat(filepath.Join(dataDir, "data", "postmaster.pid")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("PostgreSQL did not end in order: %v", err)
+	}
+}
+
+// openDir is a directory that every user can go through. testing's own is closed to the user that PostgreSQL runs as when we are root.
+func openDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "topostream-dev-test-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if dir, err = filepath.EvalSymlinks(dir); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
+}
+
+// cleanEnv is the environment without this program's variables, and with the tests' choice of PostgreSQL.
+func cleanEnv(set ...string) []string {
+	var env []string
+	for _, v := range os.Environ() {
+		if !strings.HasPrefix(v, "TOPOSTREAM_") && !strings.HasPrefix(v, "DATABASE_URL=") && !strings.HasPrefix(v, "XDG_") {
+			env = append(env, v)
+		}
+	}
+	if dir := os.Getenv("TEST_PG_BIN"); dir != "" {
+		env = append(env, "TOPOSTREAM_PG_BIN="+dir)
+	}
+	return append(env, set...)
+}
+
+// buildProgram makes the binary that users have.
+func buildProgram(t *testing.T) string {
+	t.Helper()
+	binary := filepath.Join(openDir(t), "topostream")
+	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", binary, ".").CombinedOutput(); err != nil {
+		t.Fatalf("go build: %v: %s", err, out)
+	}
+	return binary
+}
+
+func TestDevIsAllThatAStrangerNeeds(t *testing.T) {
+	t.Parallel()
+	binary := buildProgram(t)
+	command := func(env []string, args ...string) *exec.Cmd {
+		cmd := exec.Command(binary, append([]string{"dev", "--addr", "127.0.0.1:0"}, args...)...)
+		cmd.Env = env
+		return cmd
+	}
+	t.Run("the printed lines work as printed, and the next start goes on where this one was", func(t *testing.T) {
+		t.Parallel()
+		testPrintedLines(t, command)
+	})
+	t.Run("a second one on the same directory leaves the first alone", func(t *testing.T) {
+		t.Parallel()
+		dir := filepath.Join(openDir(t), "dev")
+		first := startDev(t, command(cleanEnv(), "--data-dir", dir))
+		second := startProcess(t, command(cleanEnv(), "--data-dir", dir))
+		<-second.ended
+		want := fmt.Sprintf("another topostream (pid %d) uses %s", first.cmd.Process.Pid, dir)
+		if code := second.cmd.ProcessState.ExitCode(); code != exitError || !strings.Contains(second.err.String(), want) {
+			t.Errorf("exit code %d: %s", code, second.err.String())
+		}
+		sh(t, first.psql)
+		first.interrupt(t, dir)
+	})
+	t.Run("what a killed one left running is stopped", func(t *testing.T) {
+		t.Parallel()
+		dir := filepath.Join(openDir(t), "dev")
+		first := startDev(t, command(cleanEnv(), "--data-dir", dir))
+		<-first.signal(syscall.SIGKILL)
+		second := startDev(t, command(cleanEnv(), "--data-dir", dir))
+		if second.id != first.id {
+			t.Errorf("the topology was %s, now it is %s", first.id, second.id)
+		}
+		second.interrupt(t, dir)
+	})
+	t.Run("a taken address is said at once, and nothing is started", func(t *testing.T) {
+		t.Parallel()
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		dir := filepath.Join(openDir(t), "dev")
+		p := startProcess(t, command(cleanEnv(), "--data-dir", dir, "--addr", l.Addr().String()))
+		<-p.ended
+		if code := p.cmd.ProcessState.ExitCode(); code != exitError || p.err.String() != "topostream: "+l.Addr().String()+" is taken by another program: stop it or choose another --addr\n" {
+			t.Errorf("exit code %d: %s", code, p.err.String())
+		}
+		if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("the data directory was made: %v", err)
+		}
+	})
+	t.Run("an unprivileged user needs no flag", func(t *testing.T) {
+		t.Parallel()
+		home := openDir(t)
+		cmd := command(cleanEnv("HOME=" + home))
+		cmd.Dir = home
+		if os.Geteuid() == 0 {
+			cmd.SysProcAttr = &syscall.SysProcAttr{Credential: nobody(t, home)}
+		}
+		d := startDev(t, cmd)
+		sh(t, d.psql)
+		d.interrupt(t, filepath.Join(home, ".local", "share", "topostream", "dev"))
+	})
+	t.Run("a machine without PostgreSQL gets one", func(t *testing.T) {
+		t.Parallel()
+		testWithoutPostgreSQL(t, command)
+	})
+}
+
+// nobody is a user without rights, who gets home.
+func nobody(t *testing.T, home string) *syscall.Credential {
+	t.Helper()
+	u, err := user.Lookup("nobody")
+	if err != nil {
+		t.Skip("no user nobody on this machine")
+	}
+	uid, errU := strconv.ParseUint(u.Uid, 10, 32)
+	gid, errG := strconv.ParseUint(u.Gid, 10, 32)
+	if err := errors.Join(errU, errG, os.Chown(home, int(uid), int(gid))); err != nil {
+		t.Fatal(err)
+	}
+	return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
+}
+
+// sh runs a line as somebody who pastes it into a shell.
+func sh(t *testing.T, line string) string {
+	t.Helper()
+	out, err := exec.CommandContext(t.Context(), "sh", "-c", line).CombinedOutput()
+	if err != nil {
+		t.Errorf("%s: %v: %s", line, err, out)
+	}
+	return string(out)
+}
+
+func testPrintedLines(t *testing.T, command func([]string, ...string) *exec.Cmd) {
+	dir := filepath.Join(openDir(t), "it's a directory")
+	first := startDev(t, command(cleanEnv(), "--data-dir", dir))
+	if info, err := os.Stat(dir); err != nil || info.Mode().Perm() != 0o700 {
+		t.Errorf("the data directory: %v, %v", info.Mode(), err)
+	}
+	if res, err := http.Get(first.console); err != nil || res.StatusCode != http.StatusOK {
+		t.Errorf("the console: %v, %v", res, err)
+	} else {
+		_ = res.Body.Close()
+	}
+	var seq uint64
+	if _, err := exec.LookPath("curl"); err != nil {
+		t.Log("no curl on this machine: its line is not tried")
+		sh(t, first.psql)
+	} else {
+		curl := startProcess(t, exec.Command("sh", "-c", first.curl))
+		curl.out.await(t, "event: snapshot\n", curl.ended)
+		sh(t, first.psql)
+		curl.out.await(t, "event: hello\n", curl.ended)
+		curl.out.await(t, `{"from": "psql"}`, curl.ended)
+		<-curl.signal(syscall.SIGINT)
+	}
+	before := &client{t: t, url: first.url() + "/api/v1/topologies/" + first.id + "/events", token: first.token}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	before.follow(ctx, 1, nil)
+	if len(before.snapshots) != 1 {
+		t.Fatalf("snapshots: %v", before.snapshots)
+	}
+	seq = before.snapshots[0]
+	first.interrupt(t, dir)
+
+	second := startDev(t, command(cleanEnv(), "--data-dir", dir))
+	if second.id != first.id {
+		t.Errorf("the topology was %s, now it is %s", first.id, second.id)
+	}
+	// The token of the first start and the number from before it: the page that stayed open.
+	after := &client{t: t, url: second.url() + "/api/v1/topologies/" + second.id + "/events", token: first.token, last: fmt.Sprint(seq - 1)}
+	sh(t, second.psql)
+	after.follow(ctx, seq+1, nil)
+	if fmt.Sprint(after.seqs, after.snapshots) != fmt.Sprintf("[%d %d] []", seq, seq+1) {
+		t.Errorf("after the restart: events %v, snapshots %v", after.seqs, after.snapshots)
+	}
+	second.interrupt(t, dir)
+	http.DefaultClient.CloseIdleConnections()
+}
+
+func testWithoutPostgreSQL(t *testing.T, command func([]string, ...string) *exec.Cmd) {
+	ctx := t.Context()
+	find := func() (pgcluster.Binaries, error) {
+		if dir := os.Getenv("TEST_PG_BIN"); dir != "" {
+			return pgcluster.At(ctx, dir)
+		}
+		return pgcluster.Find(ctx)
+	}
+	b, err := find()
+	if err != nil {
+		t.Fatal(err)
+	}
+	jar := pgjar.Jar(t, pgjar.Pack(t, b))
+	repository := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = w.Write(pgjar.Answer(jar, r.URL.Path)) // the client may have gone
+	}))
+	defer repository.Close()
+	top := openDir(t)
+	dir := filepath.Join(top, "dev")
+	// This machine has one, but nothing says where: not PATH, not pg_config, and the usual places are not looked at.
+	env := []string{"PATH=" + top, "HOME=" + top, "TOPOSTREAM_PG_PLACES=", "TOPOSTREAM_DOWNLOAD_DIR=" + filepath.Join(top, "cache"), "TOPOSTREAM_DATA_DIR=" + dir}
+
+	repositoryAway := startProcess(t, command(env, "--download-url", "http://127.0.0.1:1"))
+	<-repositoryAway.ended
+	last := strings.TrimSpace(repositoryAway.err.String())
+	last = last[strings.LastIndexByte(last, '\n')+1:]
+	if code := repositoryAway.cmd.ProcessState.ExitCode(); code != exitError || !strings.HasPrefix(last, "topostream: no PostgreSQL 14 or newer found: install it") {
+		t.Errorf("exit code %d: %s", code, repositoryAway.err.String())
+	}
+
+	d := startDev(t, command(env, "--download-url", repository.URL))
+	if !strings.HasPrefix(d.psql, "psql 'postgres://") || !strings.Contains(d.out.String(), "There is no psql on this machine yet: install it") {
+		t.Errorf("an archive of servers holds no psql: %s", d.out.String())
+	}
+	// The stranger installs it.
+	cmd := exec.CommandContext(ctx, "sh", "-c", d.psql)
+	cmd.Env = append(os.Environ(), "PATH="+filepath.Dir(pgtest.Bin(t, "psql"))+":"+os.Getenv("PATH"))
+	if out, err := cmd.CombinedOutput(); err != nil || !bytes.Contains(out, []byte("1 row")) {
+		t.Errorf("psql: %v: %s", err, out)
+	}
+	d.interrupt(t, dir)
+}
