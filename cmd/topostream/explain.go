@@ -4,12 +4,14 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/url"
+	"strings"
 	"syscall"
 
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// explain turns the failures that a stranger meets first into a sentence with the fix. pgconn's messages never hold a password.
+// explain turns the failures that a stranger meets first into one line with the fix. It never holds a password.
 func explain(err error) string {
 	var pgErr *pgconn.PgError
 	if errors.As(err, &pgErr) {
@@ -22,13 +24,50 @@ func explain(err error) string {
 			return fmt.Sprintf("PostgreSQL: %s: give the user the grants of the README's table", pgErr.Message)
 		}
 	}
+	var parseErr *pgconn.ParseConfigError
+	if errors.As(err, &parseErr) {
+		return explainConnectionString(parseErr)
+	}
 	var connectErr *pgconn.ConnectError
 	if errors.As(err, &connectErr) {
-		return fmt.Sprintf("cannot reach PostgreSQL: is it running, and is --database-url right? (%s)", connectErr.Error())
+		if connectErr.Config != nil && strings.Contains(connectErr.Config.Host, "@") { // and before it the end of a password
+			return badConnectionString
+		}
+		return fmt.Sprintf("cannot reach PostgreSQL: is it running, and is --database-url right? (%s)", oneLine(connectErr.Error()))
 	}
 	var opErr *net.OpError
-	if errors.As(err, &opErr) && opErr.Op == "listen" && errors.Is(err, syscall.EADDRINUSE) {
-		return fmt.Sprintf("%s is taken by another program: stop it or choose another --addr", opErr.Addr)
+	if errors.As(err, &opErr) && opErr.Op == "listen" {
+		return explainListen(opErr)
 	}
 	return err.Error()
 }
+
+const badConnectionString = "the connection string (--database-url, DATABASE_URL) cannot be read: write postgres://user:password@host:5432/name, " +
+	"with %40 for @, %2F for / and so on in the password"
+
+// explainConnectionString gives pgx's reason only where it cannot quote a part of the password: of what is no URL, nobody can tell which
+// part that is. (An unencoded / ends the host, and a message that names the port names the password's beginning.)
+func explainConnectionString(err *pgconn.ParseConfigError) string {
+	reason := errors.Unwrap(err)
+	if u, parseErr := url.Parse(err.ConnString); reason == nil || parseErr != nil || u.Scheme == "" {
+		return badConnectionString
+	}
+	return fmt.Sprintf("%s (%s)", badConnectionString, oneLine(reason.Error()))
+}
+
+func explainListen(err *net.OpError) string {
+	if err.Addr == nil { // it could not be read
+		return fmt.Sprintf("--addr: %s: give host:port, for example 127.0.0.1:8080", err.Err)
+	}
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return fmt.Sprintf("%s is taken by another program: stop it or choose another --addr", err.Addr)
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		return fmt.Sprintf("%s is no address of this machine: choose another --addr", err.Addr)
+	case errors.Is(err, syscall.EACCES):
+		return fmt.Sprintf("you may not serve on %s: choose another --addr, with a port above 1023", err.Addr)
+	}
+	return err.Error()
+}
+
+func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }

@@ -13,7 +13,7 @@ import (
 
 type migrateCmd struct {
 	Up       migrateUp       `cmd:"" help:"Bring the schema to the newest version."`
-	Down     migrateDown     `cmd:"" help:"Take the schema back to a version. 0 removes all topologies and the journal."`
+	Down     migrateDown     `cmd:"" help:"Take the schema back by one version, or to the version --to. Version 0 is an empty database: all topologies and the journal are gone."`
 	Status   migrateStatus   `cmd:"" help:"Say which version the schema has."`
 	NewEpoch migrateNewEpoch `cmd:"" help:"Begin a new history: whoever resumes gets a snapshot. For after a restore that the servers cannot notice."`
 }
@@ -57,12 +57,28 @@ func (c *migrateUp) Run(ctx context.Context, o output) error {
 type migrateDown struct {
 	database
 
-	To int32 `required:"" help:"The version to go back to."`
+	To *int32 `help:"The version to go back to. Default: the one before." placeholder:"VERSION"`
 }
 
 func (c *migrateDown) Run(ctx context.Context, o output) error {
 	return c.with(ctx, func(conn *pgx.Conn) error {
-		if err := sql.Down(ctx, conn, c.To); err != nil {
+		v, err := sql.Status(ctx, conn)
+		if err != nil {
+			return err
+		}
+		to := v.Current - 1
+		if c.To != nil {
+			to = *c.To
+		}
+		switch {
+		case v.Current == 0:
+			return errors.New("the database has no topostream schema: there is nothing to take back")
+		case v.Current > v.Latest:
+			return fmt.Errorf("%w: only the program that knows version %d can take it back", sql.ErrNewer, v.Current)
+		case to < 0 || to >= v.Current:
+			return fmt.Errorf("--to: %d is not below the schema's version, %d", to, v.Current)
+		}
+		if err := sql.Down(ctx, conn, to); err != nil {
 			return err
 		}
 		return printVersion(ctx, conn, o)
@@ -72,7 +88,12 @@ func (c *migrateDown) Run(ctx context.Context, o output) error {
 type migrateStatus struct{ database }
 
 func (c *migrateStatus) Run(ctx context.Context, o output) error {
-	return c.with(ctx, func(conn *pgx.Conn) error { return printVersion(ctx, conn, o) })
+	return c.with(ctx, func(conn *pgx.Conn) error {
+		if err := printVersion(ctx, conn, o); err != nil {
+			return err
+		}
+		return printAdvice(ctx, conn, o)
+	})
 }
 
 func printVersion(ctx context.Context, conn *pgx.Conn, o output) error {
@@ -82,6 +103,19 @@ func printVersion(ctx context.Context, conn *pgx.Conn, o output) error {
 	}
 	fmt.Fprintf(o.out, "schema at version %d; this program knows %d\n", v.Current, v.Latest)
 	return nil
+}
+
+// printAdvice says what is to be done about another version than the program's own. It is no failure.
+func printAdvice(ctx context.Context, conn *pgx.Conn, o output) error {
+	warn, err := sql.Check(ctx, conn)
+	switch {
+	case errors.Is(err, sql.ErrMissing), errors.Is(err, sql.ErrOlder), errors.Is(err, sql.ErrNewer):
+		fmt.Fprintln(o.out, err)
+		return nil
+	case warn != "":
+		fmt.Fprintln(o.out, warn)
+	}
+	return err
 }
 
 type migrateNewEpoch struct{ database }

@@ -45,21 +45,27 @@ func errNotBuilt(what string) error {
 	return fmt.Errorf("%s is not built yet: leave it out", what)
 }
 
+// newParser reads a command line into c.
+func newParser(c *cli, options ...kong.Option) (*kong.Kong, error) {
+	return kong.New(c, append([]kong.Option{
+		kong.Name("topostream"),
+		kong.Description("Streams the life of network topologies from PostgreSQL to browsers by Server-Sent Events: no event is lost, doubled or reordered.\n\n" +
+			"Begin with `topostream dev`. Every flag has an environment variable TOPOSTREAM_…, for example TOPOSTREAM_ADDR for --addr; a flag wins over it. " +
+			"The exit code is 0 when all went well, 1 after an error, 2 for a wrong command line."),
+		kong.DefaultEnvars("TOPOSTREAM"),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
+	}, options...)...)
+}
+
 // run is the program: it returns the exit code when everything that it started is gone.
 func run(ctx context.Context, args []string, out, errOut io.Writer) int {
 	var (
 		c      cli
 		exited *int
 	)
-	parser, err := kong.New(&c,
-		kong.Name("topostream"),
-		kong.Description("Streams the life of network topologies from PostgreSQL to browsers by Server-Sent Events: no event is lost, doubled or reordered.\n\n"+
-			"Begin with `topostream dev`. Every flag has an environment variable TOPOSTREAM_…, for example TOPOSTREAM_ADDR for --addr."),
-		kong.DefaultEnvars("TOPOSTREAM"),
+	parser, err := newParser(&c,
 		kong.Writers(out, errOut),
 		kong.Exit(func(code int) { exited = &code }),
-		kong.UsageOnError(),
-		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
 		kong.BindTo(ctx, (*context.Context)(nil)),
 		kong.Bind(output{out, errOut}),
 	)
@@ -75,7 +81,7 @@ func run(ctx context.Context, args []string, out, errOut io.Writer) int {
 		return *exited
 	}
 	if err != nil {
-		fmt.Fprintf(errOut, "topostream: %s\nSee `topostream --help`.\n", err)
+		fmt.Fprintf(errOut, "topostream: %s\nSee `%s --help`.\n", err, commandOf(err))
 		return exitUsage
 	}
 	err = command.Run()
@@ -89,6 +95,15 @@ func run(ctx context.Context, args []string, out, errOut io.Writer) int {
 	}
 	fmt.Fprintln(errOut, "topostream:", explain(err))
 	return exitError
+}
+
+// commandOf is the command whose flags were wrong, as far as it was understood.
+func commandOf(err error) string {
+	var parseErr *kong.ParseError
+	if errors.As(err, &parseErr) && parseErr.Context != nil && parseErr.Context.Selected() != nil {
+		return parseErr.Context.Selected().FullPath()
+	}
+	return "topostream"
 }
 
 func newLogger(w io.Writer, format string) *slog.Logger {
