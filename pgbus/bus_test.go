@@ -35,11 +35,7 @@ func startBus(t *testing.T, db *pgtest.DB, change func(*Config)) *Bus {
 		}
 		pool.Close()
 	})
-	for !b.cfg.PollOnly && !b.stats.Listening.Load() {
-		if !pause(t.Context(), time.Millisecond) {
-			t.Fatal("the bus does not listen")
-		}
-	}
+	pgtest.Eventually(t, "LISTEN", func() bool { return b.cfg.PollOnly || b.stats.Listening.Load() })
 	return b
 }
 
@@ -197,11 +193,7 @@ func TestFeedsOfTopologiesWithoutClientsGoAway(t *testing.T) {
 	sub, err := b.Attach(t.Context(), stream.AttachRequest{Topology: id})
 	must(t, err)
 	sub.Close()
-	for b.stats.Feeds.Load() != 0 || b.stats.Channels.Load() != 0 {
-		if !pause(t.Context(), time.Millisecond) {
-			t.Fatal("the feed stays")
-		}
-	}
+	pgtest.Eventually(t, "the end of the feed", func() bool { return b.stats.Feeds.Load() == 0 && b.stats.Channels.Load() == 0 })
 }
 
 func TestARaisedEpochGivesEveryOpenStreamASnapshot(t *testing.T) {

@@ -85,6 +85,20 @@ func TestTheDocumentedGrantsAreEnoughWithAnEmptySearchPathAndNoMore(t *testing.T
 	exec(t, server, `SELECT version FROM topology_migrations`)
 	refused(server, `SELECT topology_new_epoch()`)
 	refused(server, `UPDATE topology_heads SET seq = 0`)
+
+	worker := as("worker")
+	exec(t, worker, `SET search_path = ''`)
+	exec(t, owner, `INSERT INTO mutations (topology_id, op) SELECT id, 'add_lan' FROM topologies`)
+	exec(t, worker, `SELECT id FROM public.topologies ORDER BY id FOR NO KEY UPDATE`)
+	exec(t, worker, `UPDATE public.mutations SET state = 'applying' WHERE state = 'pending'`)
+	exec(t, worker, `INSERT INTO public.lans (topology_id, name, subnet) VALUES ('`+id+`', 'a', '10.0.0.0/24')`)
+	exec(t, worker, `UPDATE public.mutations SET state = 'applied', result = '{}' WHERE state = 'applying'`)
+	exec(t, worker, `UPDATE public.topologies SET status = 'degraded', reason = 'x'`)
+	exec(t, worker, `SELECT public.topology_check_epoch(), version FROM public.topology_migrations`)
+	refused(worker, `DELETE FROM public.topologies`)
+	refused(worker, `UPDATE public.topology_heads SET seq = 0`)
+	refused(worker, `SELECT public.topology_emit('`+id+`', 'x', '{}')`)
+	refused(worker, `SELECT key FROM public.topology_settings`)
 	contiguous(t, owner)
 }
 

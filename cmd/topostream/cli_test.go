@@ -66,7 +66,7 @@ func TestEveryFlagOfTheInterfaceIsAcceptedAndExplained(t *testing.T) {
 		if code != exitOK || errOut != "" || !strings.HasPrefix(help, "Usage: topostream "+words[0]) {
 			t.Errorf("%s --help: %d %s%s", command, code, help, errOut)
 		}
-		for _, flag := range strings.Fields(flags) {
+		for flag := range strings.FieldsSeq(flags) {
 			name, _, _ := strings.Cut(strings.TrimPrefix(flag, "--"), "=")
 			env := "$TOPOSTREAM_" + strings.ToUpper(strings.ReplaceAll(name, "-", "_"))
 			// Help is wrapped: compare words.

@@ -93,6 +93,7 @@ func welcome(w io.Writer, addr string, id stream.TopologyID, token, psql, databa
 	if psql == plainPsql {
 		install = "There is no psql on this machine yet: install it, for example `apt-get install postgresql-client`.\n"
 	}
+	//nolint:dupword // a label and its command
 	fmt.Fprintf(w, `
 The topology "demo" is %[2]s.
 

@@ -186,7 +186,7 @@ func nothingRuns(t *testing.T, dataDir string) {
 // openDir is a directory that every user can go through. testing's own is closed to the user that PostgreSQL runs as when we are root.
 func openDir(t *testing.T) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "topostream-dev-test-")
+	dir, err := os.MkdirTemp("", "topostream-dev-test-") //nolint:usetesting // t.TempDir is closed to the user that PostgreSQL runs as
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -315,13 +315,12 @@ func nobody(t *testing.T, home string) *syscall.Credential {
 }
 
 // sh runs a line as somebody who pastes it into a shell.
-func sh(t *testing.T, line string) string {
+func sh(t *testing.T, line string) {
 	t.Helper()
 	out, err := exec.CommandContext(t.Context(), "sh", "-c", line).CombinedOutput()
 	if err != nil {
 		t.Errorf("%s: %v: %s", line, err, out)
 	}
-	return string(out)
 }
 
 func testPrintedLines(t *testing.T, command func([]string, ...string) *exec.Cmd) {
@@ -350,7 +349,7 @@ func testPrintedLines(t *testing.T, command func([]string, ...string) *exec.Cmd)
 	before := &client{t: t, url: first.url() + "/api/v1/topologies/" + first.id + "/events", token: first.token}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	before.follow(ctx, 1, nil)
+	before.follow(ctx, 1)
 	if len(before.snapshots) != 1 {
 		t.Fatalf("snapshots: %v", before.snapshots)
 	}
@@ -362,9 +361,9 @@ func testPrintedLines(t *testing.T, command func([]string, ...string) *exec.Cmd)
 		t.Errorf("the topology was %s, now it is %s", first.id, second.id)
 	}
 	// The token of the first start and the number from before it: the page that stayed open.
-	after := &client{t: t, url: second.url() + "/api/v1/topologies/" + second.id + "/events", token: first.token, last: fmt.Sprint(seq - 1)}
+	after := &client{t: t, url: second.url() + "/api/v1/topologies/" + second.id + "/events", token: first.token, last: strconv.FormatUint(seq-1, 10)}
 	sh(t, second.psql)
-	after.follow(ctx, seq+1, nil)
+	after.follow(ctx, seq+1)
 	if fmt.Sprint(after.seqs, after.snapshots) != fmt.Sprintf("[%d %d] []", seq, seq+1) {
 		t.Errorf("after the restart: events %v, snapshots %v", after.seqs, after.snapshots)
 	}

@@ -13,23 +13,20 @@ import (
 
 // explain turns the failures that a stranger meets first into one line with the fix. It never holds a password.
 func explain(err error) string {
-	var pgErr *pgconn.PgError
-	if errors.As(err, &pgErr) {
+	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok {
 		switch pgErr.Code {
 		case "28P01", "28000": // invalid_password, invalid_authorization_specification
 			return fmt.Sprintf("PostgreSQL refused the user or the password in --database-url (%s): correct it", pgErr.Message)
 		case "3D000": // invalid_catalog_name
-			return fmt.Sprintf("%s: create it (`createdb …`) or correct --database-url", pgErr.Message)
+			return pgErr.Message + ": create it (`createdb …`) or correct --database-url"
 		case "42501": // insufficient_privilege
 			return fmt.Sprintf("PostgreSQL: %s: give the user the grants of the README's table", pgErr.Message)
 		}
 	}
-	var parseErr *pgconn.ParseConfigError
-	if errors.As(err, &parseErr) {
+	if parseErr, ok := errors.AsType[*pgconn.ParseConfigError](err); ok {
 		return explainConnectionString(parseErr)
 	}
-	var connectErr *pgconn.ConnectError
-	if errors.As(err, &connectErr) {
+	if connectErr, ok := errors.AsType[*pgconn.ConnectError](err); ok {
 		if connectErr.Config != nil && strings.Contains(connectErr.Config.Host, "@") { // and before it the end of a password
 			return badConnectionString
 		}

@@ -31,14 +31,14 @@ type cli struct {
 // output is where a command writes: results on out, everything else on err.
 type output struct{ out, err io.Writer }
 
-// exitCode is an error that asks for a certain exit code.
-type exitCode struct {
+// codedError is an error that asks for a certain exit code.
+type codedError struct {
 	code int
 	err  error
 }
 
-func (e exitCode) Error() string { return e.err.Error() }
-func (e exitCode) Unwrap() error { return e.err }
+func (e codedError) Error() string { return e.err.Error() }
+func (e codedError) Unwrap() error { return e.err }
 
 // errNotBuilt is for flags and commands that are part of the interface before they work.
 func errNotBuilt(what string) error {
@@ -85,7 +85,7 @@ func run(ctx context.Context, args []string, out, errOut io.Writer) int {
 		return exitUsage
 	}
 	err = command.Run()
-	var coded exitCode
+	var coded codedError
 	switch {
 	case err == nil, errors.Is(err, context.Canceled) && ctx.Err() != nil:
 		return exitOK

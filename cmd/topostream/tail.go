@@ -111,8 +111,7 @@ var errEnded = errors.New("the stream has ended")
 
 // reason is an error of the SSE client without its own words around it.
 func reason(err error) string {
-	var wrapped *sse.ConnectionError
-	if errors.As(err, &wrapped) {
+	if wrapped, ok := errors.AsType[*sse.ConnectionError](err); ok {
 		err = wrapped.Err
 	}
 	if errors.Is(err, io.EOF) {
@@ -185,7 +184,7 @@ type follower struct {
 }
 
 func broken(format string, args ...any) error {
-	return exitCode{exitBroken, fmt.Errorf("BROKEN: "+format, args...)}
+	return codedError{exitBroken, fmt.Errorf("BROKEN: "+format, args...)}
 }
 
 func (f *follower) event(e sse.Event) error {
@@ -228,11 +227,11 @@ func (f *follower) snapshot(id string, seq stream.Seq) error {
 	case f.state == has && sameHistory && seq < f.last:
 		return broken("a snapshot at %d came after %d", seq, f.last)
 	case f.state == has && sameHistory && seq > f.last:
-		f.note("events %d to %d were not sent: a snapshot takes their place", f.last+1, seq)
+		f.notef("events %d to %d were not sent: a snapshot takes their place", f.last+1, seq)
 	case f.state == has && !sameHistory:
-		f.note("the database has another history (epoch %d after %d): a snapshot begins it", seq.Epoch(), f.last.Epoch())
+		f.notef("the database has another history (epoch %d after %d): a snapshot begins it", seq.Epoch(), f.last.Epoch())
 	case f.state == claims:
-		f.note("the server cannot resume after %d: a snapshot begins the stream", f.last)
+		f.notef("the server cannot resume after %d: a snapshot begins the stream", f.last)
 	}
 	f.id, f.last, f.state = id, seq, has
 	return nil
@@ -260,8 +259,8 @@ func missing(first, last stream.Seq) string {
 	return first.String() + " to " + last.String() + " are"
 }
 
-// note tells what a person wants to know, though it breaks nothing.
-func (f *follower) note(format string, args ...any) { fmt.Fprintf(f.err, format+"\n", args...) }
+// notef tells what a person wants to know, though it breaks nothing.
+func (f *follower) notef(format string, args ...any) { fmt.Fprintf(f.err, format+"\n", args...) }
 
 func (f *follower) print(e sse.Event, ts string, seq stream.Seq, payload json.RawMessage) {
 	number := "-" // not journaled

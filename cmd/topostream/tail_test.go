@@ -51,7 +51,7 @@ func startTail(t *testing.T, cmd tailCmd) *tailing {
 // code is the exit code that run makes of how it ended.
 func (f *tailing) code() int {
 	<-f.ended
-	var coded exitCode
+	var coded codedError
 	switch {
 	case f.result == nil:
 		return exitOK

@@ -18,7 +18,7 @@ import (
 // MinVersion is the oldest PostgreSQL that the schema works on.
 const MinVersion = 14
 
-// ErrNoBinaries: the machine has no PostgreSQL server that is new enough.
+// ErrNoBinaries says that the machine has no PostgreSQL server that is new enough.
 var ErrNoBinaries = errors.New("no PostgreSQL 14 or newer found: install it, for example `apt-get install postgresql` or `brew install postgresql@17`, " +
 	"or name the directory of its programs in TOPOSTREAM_PG_BIN")
 
@@ -55,8 +55,8 @@ func Find(ctx context.Context) (Binaries, error) {
 	}
 	var dirs []string
 	if path, err := exec.LookPath("postgres"); err == nil {
-		if real, err := filepath.EvalSymlinks(path); err == nil {
-			dirs = append(dirs, filepath.Dir(real))
+		if target, err := filepath.EvalSymlinks(path); err == nil {
+			dirs = append(dirs, filepath.Dir(target))
 		}
 	}
 	if out, err := exec.CommandContext(ctx, "pg_config", "--bindir").Output(); err == nil {

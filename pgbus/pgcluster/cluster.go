@@ -94,7 +94,8 @@ func (c *Cluster) run(ctx context.Context, name string, args ...string) error {
 }
 
 func (c *Cluster) start(ctx context.Context) error {
-	args := []string{"-D", c.data(), "-c", "listen_addresses=127.0.0.1", "-c", "port=" + strconv.Itoa(c.cfg.Port), "-c", "unix_socket_directories="}
+	args := make([]string, 0, 8+2*len(c.cfg.Settings))
+	args = append(args, "-D", c.data(), "-c", "listen_addresses=127.0.0.1", "-c", "port="+strconv.Itoa(c.cfg.Port), "-c", "unix_socket_directories=")
 	for _, name := range slices.Sorted(maps.Keys(c.cfg.Settings)) {
 		args = append(args, "-c", name+"="+c.cfg.Settings[name])
 	}

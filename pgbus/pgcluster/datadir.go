@@ -64,21 +64,21 @@ func (c *Cluster) prepareDir(ctx context.Context) error {
 		return fmt.Errorf("data directory: %w", err)
 	}
 	// PostgreSQL is started in DataDir and told where its data is, and stopLeftover looks for that path: it must be the same each time.
-	real, err := filepath.EvalSymlinks(c.cfg.DataDir)
+	target, err := filepath.EvalSymlinks(c.cfg.DataDir)
 	if err != nil {
 		return fmt.Errorf("data directory: %w", err)
 	}
-	c.cfg.DataDir = real
+	c.cfg.DataDir = target
 	if err := c.refuseForeign(); err != nil {
 		return err
 	}
 	if err := c.takeLock(); err != nil {
 		return err
 	}
-	if err := os.Chmod(real, 0o700); err != nil { //nolint:gosec // a directory needs x
+	if err := os.Chmod(target, 0o700); err != nil { //nolint:gosec // a directory needs x
 		return fmt.Errorf("data directory: %w", err)
 	}
-	if err := c.account.own(real); err != nil {
+	if err := c.account.own(target); err != nil {
 		return fmt.Errorf("data directory: %w", err)
 	}
 	return c.checkAccess(ctx)

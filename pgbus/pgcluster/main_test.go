@@ -54,7 +54,7 @@ func hold(ctx context.Context, dir string) error {
 	if err != nil {
 		return err
 	}
-	fmt.Println(c.URL("postgres"))
+	fmt.Fprintln(os.Stdout, c.URL("postgres"))
 	_, _ = io.Copy(io.Discard, os.Stdin) // its end is the signal
 	return c.Stop(ctx, pgcluster.Fast)
 }
@@ -123,7 +123,7 @@ func (h *holder) stop(t *testing.T) {
 // tempDir is a directory that every user can go through: testing's own is closed to the user that PostgreSQL runs as when we are root.
 func tempDir(t *testing.T) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "pgcluster-test-")
+	dir, err := os.MkdirTemp("", "pgcluster-test-") //nolint:usetesting // t.TempDir is closed to the user that PostgreSQL runs as
 	if err != nil {
 		t.Fatal(err)
 	}

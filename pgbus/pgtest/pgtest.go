@@ -266,3 +266,19 @@ func Cluster(t testing.TB, more ...string) *pgcluster.Cluster {
 	})
 	return c
 }
+
+// Eventually asks again and again until the answer is yes, for at most 30 s.
+func Eventually(t testing.TB, what string, yes func() bool) {
+	t.Helper()
+	timeout := time.NewTimer(30 * time.Second)
+	defer timeout.Stop()
+	again := time.NewTicker(10 * time.Millisecond)
+	defer again.Stop()
+	for !yes() {
+		select {
+		case <-again.C:
+		case <-timeout.C:
+			t.Fatalf("waited for %s in vain", what)
+		}
+	}
+}

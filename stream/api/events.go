@@ -42,18 +42,22 @@ func (s *Server) events(w http.ResponseWriter, r request) {
 	defer s.registry.remove(self)
 	sub, err := s.cfg.Bus.Attach(ctx, req)
 	if err != nil {
-		s.refuse(w, r, writer, cmpCause(ctx, err))
+		s.refuse(w, r, writer, causeOr(ctx, err))
 		return
 	}
 	s.cfg.Stats.Streams.Add(1)
 	defer s.cfg.Stats.Streams.Add(-1)
 	writer.headers(2000 + rand.N(2001))
 	err = s.stream(ctx, writer, sub, req)
-	s.goodbye(writer, r.topology, cmpCause(ctx, err))
+	if errors.Is(err, os.ErrDeadlineExceeded) { // net/http cancels the request, too
+		s.cfg.Stats.SlowCloses.Add(1)
+		return
+	}
+	s.goodbye(writer, r.topology, causeOr(ctx, err))
 }
 
-// cmpCause prefers why the stream was ended to what that looked like from within.
-func cmpCause(ctx context.Context, err error) error {
+// causeOr prefers why the stream was ended to what that looked like from within.
+func causeOr(ctx context.Context, err error) error {
 	if cause := context.Cause(ctx); cause != nil {
 		return cause
 	}
@@ -136,9 +140,6 @@ func (s *Server) goodbye(w *frameWriter, id stream.TopologyID, err error) {
 	switch {
 	case errors.Is(err, errExpired):
 		event = "token_expired"
-	case errors.Is(err, os.ErrDeadlineExceeded):
-		s.cfg.Stats.SlowCloses.Add(1)
-		return
 	case errors.Is(err, errDraining), errors.Is(err, errReplaced), errors.Is(err, stream.ErrUnavailable), errors.Is(err, stream.ErrClosed):
 	default: // deleted, or the client has gone
 		return
