@@ -32,16 +32,16 @@ func TestTheDocumentedGrantsAreEnoughWithAnEmptySearchPathAndNoMore(t *testing.T
 	t.Parallel()
 	db := pgtest.New(t)
 	owner := db.Conn(t)
-	id := scan[string](t, owner, `INSERT INTO topologies (name) VALUES ('demo') RETURNING id::text`)
+	id := pgtest.Scan[string](t, owner, `INSERT INTO topologies (name) VALUES ('demo') RETURNING id::text`)
 	as := func(role string) *pgx.Conn {
 		name := fmt.Sprintf("%s_%d", role, time.Now().UnixNano()) // roles are the cluster's, not the database's
-		exec(t, owner, `CREATE ROLE `+name+` LOGIN PASSWORD 'x'`)
+		pgtest.Exec(t, owner, `CREATE ROLE `+name+` LOGIN PASSWORD 'x'`)
 		t.Cleanup(func() {
 			conn := db.Conn(t)
-			exec(t, conn, `DROP OWNED BY `+name)
-			exec(t, conn, `DROP ROLE `+name)
+			pgtest.Exec(t, conn, `DROP OWNED BY `+name)
+			pgtest.Exec(t, conn, `DROP ROLE `+name)
 		})
-		exec(t, owner, readmeGrants(t, role, name))
+		pgtest.Exec(t, owner, readmeGrants(t, role, name))
 		u, err := url.Parse(db.URL)
 		must(t, err)
 		u.User = url.UserPassword(name, "x")
@@ -58,43 +58,43 @@ func TestTheDocumentedGrantsAreEnoughWithAnEmptySearchPathAndNoMore(t *testing.T
 	}
 
 	injector := as("injector")
-	exec(t, injector, `SET search_path = ''`)
-	exec(t, injector, `UPDATE public.topologies SET status = 'deploying' WHERE name = 'demo'`)
-	exec(t, injector, `INSERT INTO public.topologies (name) VALUES ('other')`)
-	exec(t, injector, `INSERT INTO public.mutations (topology_id, op) SELECT id, 'add_lan' FROM public.topologies WHERE name = 'demo'`)
-	exec(t, injector, `UPDATE public.mutations SET state = 'applying'`)
-	exec(t, injector, `UPDATE public.mutations SET state = 'applied'`)
-	exec(t, injector, `SELECT public.topology_emit(id, 'x', '{}') FROM public.topologies`)
-	exec(t, injector, `DELETE FROM public.topologies WHERE name = 'other'`)
+	pgtest.Exec(t, injector, `SET search_path = ''`)
+	pgtest.Exec(t, injector, `UPDATE public.topologies SET status = 'deploying' WHERE name = 'demo'`)
+	pgtest.Exec(t, injector, `INSERT INTO public.topologies (name) VALUES ('other')`)
+	pgtest.Exec(t, injector, `INSERT INTO public.mutations (topology_id, op) SELECT id, 'add_lan' FROM public.topologies WHERE name = 'demo'`)
+	pgtest.Exec(t, injector, `UPDATE public.mutations SET state = 'applying'`)
+	pgtest.Exec(t, injector, `UPDATE public.mutations SET state = 'applied'`)
+	pgtest.Exec(t, injector, `SELECT public.topology_emit(id, 'x', '{}') FROM public.topologies`)
+	pgtest.Exec(t, injector, `DELETE FROM public.topologies WHERE name = 'other'`)
 	refused(injector, `SELECT * FROM public.topology_settings`)
 	refused(injector, `INSERT INTO public.topology_events SELECT * FROM public.topology_events`)
 	refused(injector, `UPDATE public.topology_heads SET seq = 0`)
 	refused(injector, `SELECT public.topology_new_epoch()`)
 
 	reader := as("reader")
-	exec(t, reader, `SELECT * FROM topology_events, topology_heads, topologies, mutations, lans, deckies, edges`)
+	pgtest.Exec(t, reader, `SELECT * FROM topology_events, topology_heads, topologies, mutations, lans, deckies, edges`)
 	refused(reader, `SELECT topology_emit('`+id+`', 'x', '{}')`)
 	refused(reader, `SELECT topology_begin()`)
 	refused(reader, `SELECT * FROM topology_settings`)
 	refused(reader, `DELETE FROM topologies`)
 
 	server := as("server")
-	exec(t, server, `SELECT topology_check_epoch(), topology_prune('1 hour', NULL, 10)`)
-	exec(t, server, `SELECT * FROM topology_snapshots(ARRAY['`+id+`']::uuid[], true), topology_journal('`+id+`', 0, 1, 10, 1000)`)
-	exec(t, server, `SELECT key FROM topology_settings`)
-	exec(t, server, `SELECT version FROM topology_migrations`)
+	pgtest.Exec(t, server, `SELECT topology_check_epoch(), topology_prune('1 hour', NULL, 10)`)
+	pgtest.Exec(t, server, `SELECT * FROM topology_snapshots(ARRAY['`+id+`']::uuid[], true), topology_journal('`+id+`', 0, 1, 10, 1000)`)
+	pgtest.Exec(t, server, `SELECT key FROM topology_settings`)
+	pgtest.Exec(t, server, `SELECT version FROM topology_migrations`)
 	refused(server, `SELECT topology_new_epoch()`)
 	refused(server, `UPDATE topology_heads SET seq = 0`)
 
 	worker := as("worker")
-	exec(t, worker, `SET search_path = ''`)
-	exec(t, owner, `INSERT INTO mutations (topology_id, op) SELECT id, 'add_lan' FROM topologies`)
-	exec(t, worker, `SELECT id FROM public.topologies ORDER BY id FOR NO KEY UPDATE`)
-	exec(t, worker, `UPDATE public.mutations SET state = 'applying' WHERE state = 'pending'`)
-	exec(t, worker, `INSERT INTO public.lans (topology_id, name, subnet) VALUES ('`+id+`', 'a', '10.0.0.0/24')`)
-	exec(t, worker, `UPDATE public.mutations SET state = 'applied', result = '{}' WHERE state = 'applying'`)
-	exec(t, worker, `UPDATE public.topologies SET status = 'degraded', reason = 'x'`)
-	exec(t, worker, `SELECT public.topology_check_epoch(), version FROM public.topology_migrations`)
+	pgtest.Exec(t, worker, `SET search_path = ''`)
+	pgtest.Exec(t, owner, `INSERT INTO mutations (topology_id, op) SELECT id, 'add_lan' FROM topologies`)
+	pgtest.Exec(t, worker, `SELECT id FROM public.topologies ORDER BY id FOR NO KEY UPDATE`)
+	pgtest.Exec(t, worker, `UPDATE public.mutations SET state = 'applying' WHERE state = 'pending'`)
+	pgtest.Exec(t, worker, `INSERT INTO public.lans (topology_id, name, subnet) VALUES ('`+id+`', 'a', '10.0.0.0/24')`)
+	pgtest.Exec(t, worker, `UPDATE public.mutations SET state = 'applied', result = '{}' WHERE state = 'applying'`)
+	pgtest.Exec(t, worker, `UPDATE public.topologies SET status = 'degraded', reason = 'x'`)
+	pgtest.Exec(t, worker, `SELECT public.topology_check_epoch(), version FROM public.topology_migrations`)
 	refused(worker, `DELETE FROM public.topologies`)
 	refused(worker, `UPDATE public.topology_heads SET seq = 0`)
 	refused(worker, `SELECT public.topology_emit('`+id+`', 'x', '{}')`)
@@ -107,26 +107,26 @@ func TestDumpAndRestoreKeepHeadsAndJournalAndRaiseTheEpochOnce(t *testing.T) {
 	db := pgtest.New(t)
 	conn := db.Conn(t)
 	needDumpFor(t, conn)
-	id := scan[string](t, conn, `INSERT INTO topologies (name) VALUES ('demo') RETURNING id::text`)
-	exec(t, conn, `INSERT INTO mutations (topology_id, op) SELECT id, 'add_lan' FROM topologies, generate_series(1, 50)`)
-	exec(t, conn, `UPDATE mutations SET state = 'applying' WHERE position % 2 = 0`)
-	before := scan[string](t, conn, state)
+	id := pgtest.Scan[string](t, conn, `INSERT INTO topologies (name) VALUES ('demo') RETURNING id::text`)
+	pgtest.Exec(t, conn, `INSERT INTO mutations (topology_id, op) SELECT id, 'add_lan' FROM topologies, generate_series(1, 50)`)
+	pgtest.Exec(t, conn, `UPDATE mutations SET state = 'applying' WHERE position % 2 = 0`)
+	before := pgtest.Scan[string](t, conn, state)
 
 	restored := pgtest.NewEmpty(t)
 	dumped := program(t, nil, "pg_dump", "-d", db.URL)
 	program(t, dumped, "psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", restored.URL)
 
 	other := restored.Conn(t)
-	if after := scan[string](t, other, state); after != before {
+	if after := pgtest.Scan[string](t, other, state); after != before {
 		t.Error("the restored database holds something else")
 	}
 	contiguous(t, other)
 	for range 2 {
-		if epoch := scan[int](t, other, `SELECT topology_check_epoch()`); epoch != 1 {
+		if epoch := pgtest.Scan[int](t, other, `SELECT topology_check_epoch()`); epoch != 1 {
 			t.Errorf("the epoch is %d, want 1", epoch)
 		}
 	}
-	if n := scan[int64](t, other, `SELECT topology_emit($1::text::uuid, 'x', '{}')`, id); n != 1<<32+1 {
+	if n := pgtest.Scan[int64](t, other, `SELECT topology_emit($1::text::uuid, 'x', '{}')`, id); n != 1<<32+1 {
 		t.Errorf("the first event after the restore is %d", n)
 	}
 }
@@ -139,7 +139,7 @@ func needDumpFor(t *testing.T, conn *pgx.Conn) {
 	if _, err := fmt.Sscanf(string(version), "pg_dump (PostgreSQL) %d", &dump); err != nil {
 		t.Fatalf("pg_dump --version says %q: %v", version, err)
 	}
-	if server := scan[int](t, conn, `SELECT current_setting('server_version_num')::int / 10000`); dump < server {
+	if server := pgtest.Scan[int](t, conn, `SELECT current_setting('server_version_num')::int / 10000`); dump < server {
 		t.Skipf("pg_dump %d does not dump a PostgreSQL %d server: put a newer pg_dump into PATH", dump, server)
 	}
 }

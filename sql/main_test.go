@@ -1,7 +1,6 @@
 package sql_test
 
 import (
-	"context"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
@@ -18,22 +17,6 @@ func must(t *testing.T, err error) {
 	}
 }
 
-func exec(t *testing.T, conn *pgx.Conn, statement string, args ...any) {
-	t.Helper()
-	if _, err := conn.Exec(context.Background(), statement, args...); err != nil {
-		t.Fatalf("%s: %v", statement, err)
-	}
-}
-
-// scan reads one value.
-func scan[T any](t *testing.T, conn *pgx.Conn, query string, args ...any) (v T) {
-	t.Helper()
-	if err := conn.QueryRow(context.Background(), query, args...).Scan(&v); err != nil {
-		t.Fatalf("%s: %v", query, err)
-	}
-	return v
-}
-
 // contiguous fails unless every topology's journal ends at its head and has no gap.
 func contiguous(t *testing.T, conn *pgx.Conn) {
 	t.Helper()
@@ -41,7 +24,7 @@ func contiguous(t *testing.T, conn *pgx.Conn) {
 SELECT count(*) FROM topology_heads h
  WHERE (SELECT count(*) FROM topology_events e WHERE e.topology_id = h.topology_id AND e.seq BETWEEN h.first AND h.seq) <> h.seq - h.first + 1
     OR EXISTS (SELECT FROM topology_events e WHERE e.topology_id = h.topology_id AND e.seq > h.seq)`
-	if n := scan[int](t, conn, broken); n != 0 {
+	if n := pgtest.Scan[int](t, conn, broken); n != 0 {
 		t.Errorf("%d journals are not contiguous up to their head", n)
 	}
 }

@@ -14,13 +14,13 @@ const state = `SELECT md5(string_agg(x, '|' ORDER BY x)) FROM (
 func TestIllegalChangesAreRefusedWithWhatIsLegalAndStoreNothing(t *testing.T) {
 	t.Parallel()
 	conn := pgtest.New(t).Conn(t)
-	exec(t, conn, `INSERT INTO topologies (name) VALUES ('pending'), ('demo'), ('down')`)
-	exec(t, conn, `UPDATE topologies SET status = 'torn_down' WHERE name = 'down'`)
-	exec(t, conn, `UPDATE topologies SET status = 'deploying' WHERE name = 'demo'`)
-	exec(t, conn, `INSERT INTO mutations (topology_id, op, payload) SELECT id, op, '{"name":"a"}' FROM topologies, (VALUES ('add_lan'), ('remove_lan'), ('update_lan')) o (op) WHERE name = 'demo'`)
-	exec(t, conn, `UPDATE mutations SET state = 'applying' WHERE op <> 'add_lan'`)
-	exec(t, conn, `UPDATE mutations SET state = 'applied' WHERE op = 'update_lan'`)
-	before := scan[string](t, conn, state)
+	pgtest.Exec(t, conn, `INSERT INTO topologies (name) VALUES ('pending'), ('demo'), ('down')`)
+	pgtest.Exec(t, conn, `UPDATE topologies SET status = 'torn_down' WHERE name = 'down'`)
+	pgtest.Exec(t, conn, `UPDATE topologies SET status = 'deploying' WHERE name = 'demo'`)
+	pgtest.Exec(t, conn, `INSERT INTO mutations (topology_id, op, payload) SELECT id, op, '{"name":"a"}' FROM topologies, (VALUES ('add_lan'), ('remove_lan'), ('update_lan')) o (op) WHERE name = 'demo'`)
+	pgtest.Exec(t, conn, `UPDATE mutations SET state = 'applying' WHERE op <> 'add_lan'`)
+	pgtest.Exec(t, conn, `UPDATE mutations SET state = 'applied' WHERE op = 'update_lan'`)
+	before := pgtest.Scan[string](t, conn, state)
 	for statement, want := range map[string]string{
 		`INSERT INTO topologies (name, status) VALUES ('x', 'active')`:                                    "begins as pending",
 		`INSERT INTO topologies (name, version) VALUES ('x', 7)`:                                          "begins with version 0",
@@ -61,7 +61,7 @@ func TestIllegalChangesAreRefusedWithWhatIsLegalAndStoreNothing(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %q", statement, err, want)
 		}
-		if after := scan[string](t, conn, state); after != before {
+		if after := pgtest.Scan[string](t, conn, state); after != before {
 			t.Fatalf("%s: something was stored", statement)
 		}
 	}
@@ -71,13 +71,13 @@ func TestIllegalChangesAreRefusedWithWhatIsLegalAndStoreNothing(t *testing.T) {
 func TestDeletingATopologyRecordsALastEventAndKeepsTheJournal(t *testing.T) {
 	t.Parallel()
 	conn := pgtest.New(t).Conn(t)
-	id := scan[string](t, conn, `INSERT INTO topologies (name) VALUES ('demo') RETURNING id::text`)
-	exec(t, conn, `INSERT INTO mutations (topology_id, op) VALUES ($1, 'add_lan')`, id)
-	exec(t, conn, `DELETE FROM topologies WHERE id = $1`, id)
-	if last := scan[string](t, conn, `SELECT type FROM topology_events WHERE topology_id = $1 ORDER BY seq DESC LIMIT 1`, id); last != "deleted" {
+	id := pgtest.Scan[string](t, conn, `INSERT INTO topologies (name) VALUES ('demo') RETURNING id::text`)
+	pgtest.Exec(t, conn, `INSERT INTO mutations (topology_id, op) VALUES ($1, 'add_lan')`, id)
+	pgtest.Exec(t, conn, `DELETE FROM topologies WHERE id = $1`, id)
+	if last := pgtest.Scan[string](t, conn, `SELECT type FROM topology_events WHERE topology_id = $1 ORDER BY seq DESC LIMIT 1`, id); last != "deleted" {
 		t.Errorf("the last event is %s", last)
 	}
-	if n := scan[int](t, conn, `SELECT seq FROM topology_heads WHERE topology_id = $1`, id); n != 3 {
+	if n := pgtest.Scan[int](t, conn, `SELECT seq FROM topology_heads WHERE topology_id = $1`, id); n != 3 {
 		t.Errorf("the head is %d", n)
 	}
 	contiguous(t, conn)

@@ -183,27 +183,6 @@ func nothingRuns(t *testing.T, dataDir string) {
 	}
 }
 
-// openDir is a directory that every user can go through. testing's own is closed to the user that PostgreSQL runs as when we are root.
-func openDir(t *testing.T) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "topostream-dev-test-") //nolint:usetesting // t.TempDir is closed to the user that PostgreSQL runs as
-	if err != nil {
-		t.Fatal(err)
-	}
-	if dir, err = filepath.EvalSymlinks(dir); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Chmod(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := os.RemoveAll(dir); err != nil {
-			t.Error(err)
-		}
-	})
-	return dir
-}
-
 // cleanEnv is the environment without this program's variables, and with the tests' choice of PostgreSQL.
 func cleanEnv(set ...string) []string {
 	var env []string
@@ -221,7 +200,7 @@ func cleanEnv(set ...string) []string {
 // buildProgram makes the binary that users have.
 func buildProgram(t *testing.T) string {
 	t.Helper()
-	binary := filepath.Join(openDir(t), "topostream")
+	binary := filepath.Join(pgtest.OpenDir(t), "topostream")
 	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", binary, ".").CombinedOutput(); err != nil {
 		t.Fatalf("go build: %v: %s", err, out)
 	}
@@ -242,7 +221,7 @@ func TestDevIsAllThatAStrangerNeeds(t *testing.T) {
 	})
 	t.Run("a second one on the same directory leaves the first alone", func(t *testing.T) {
 		t.Parallel()
-		dir := filepath.Join(openDir(t), "dev")
+		dir := filepath.Join(pgtest.OpenDir(t), "dev")
 		first := startDev(t, command(cleanEnv(), "--data-dir", dir))
 		second := startProcess(t, command(cleanEnv(), "--data-dir", dir))
 		<-second.ended
@@ -255,7 +234,7 @@ func TestDevIsAllThatAStrangerNeeds(t *testing.T) {
 	})
 	t.Run("what a killed one left running is stopped", func(t *testing.T) {
 		t.Parallel()
-		dir := filepath.Join(openDir(t), "dev")
+		dir := filepath.Join(pgtest.OpenDir(t), "dev")
 		first := startDev(t, command(cleanEnv(), "--data-dir", dir))
 		<-first.signal(syscall.SIGKILL)
 		second := startDev(t, command(cleanEnv(), "--data-dir", dir))
@@ -271,7 +250,7 @@ func TestDevIsAllThatAStrangerNeeds(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer l.Close()
-		dir := filepath.Join(openDir(t), "dev")
+		dir := filepath.Join(pgtest.OpenDir(t), "dev")
 		p := startProcess(t, command(cleanEnv(), "--data-dir", dir, "--addr", l.Addr().String()))
 		<-p.ended
 		if code := p.cmd.ProcessState.ExitCode(); code != exitError || p.err.String() != "topostream: "+l.Addr().String()+" is taken by another program: stop it or choose another --addr\n" {
@@ -283,7 +262,7 @@ func TestDevIsAllThatAStrangerNeeds(t *testing.T) {
 	})
 	t.Run("an unprivileged user needs no flag", func(t *testing.T) {
 		t.Parallel()
-		home := openDir(t)
+		home := pgtest.OpenDir(t)
 		cmd := command(cleanEnv("HOME=" + home))
 		cmd.Dir = home
 		if os.Geteuid() == 0 {
@@ -324,7 +303,7 @@ func sh(t *testing.T, line string) {
 }
 
 func testPrintedLines(t *testing.T, command func([]string, ...string) *exec.Cmd) {
-	dir := filepath.Join(openDir(t), "it's a directory")
+	dir := filepath.Join(pgtest.OpenDir(t), "it's a directory")
 	first := startDev(t, command(cleanEnv(), "--data-dir", dir))
 	if info, err := os.Stat(dir); err != nil || info.Mode().Perm() != 0o700 {
 		t.Errorf("the data directory: %v, %v", info.Mode(), err)
@@ -388,7 +367,7 @@ func testWithoutPostgreSQL(t *testing.T, command func([]string, ...string) *exec
 		_, _ = w.Write(pgjar.Answer(jar, r.URL.Path)) // the client may have gone
 	}))
 	defer repository.Close()
-	top := openDir(t)
+	top := pgtest.OpenDir(t)
 	dir := filepath.Join(top, "dev")
 	// This machine has one, but nothing says where: not PATH, not pg_config, and the usual places are not looked at.
 	env := []string{"PATH=" + top, "HOME=" + top, "TOPOSTREAM_PG_PLACES=", "TOPOSTREAM_DOWNLOAD_DIR=" + filepath.Join(top, "cache"), "TOPOSTREAM_DATA_DIR=" + dir}

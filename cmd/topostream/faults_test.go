@@ -22,12 +22,12 @@ func TestEveryEventReachesAClientThroughDatabaseFaults(t *testing.T) {
 	t.Parallel()
 	for name, fault := range map[string]func(*testing.T, *pgcluster.Cluster, *pgx.Conn){
 		"LISTEN backend terminated": func(t *testing.T, _ *pgcluster.Cluster, admin *pgx.Conn) {
-			if n := scan[int](t, admin, `SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'topostream listen'`); n != 1 {
+			if n := pgtest.Scan[int](t, admin, `SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'topostream listen'`); n != 1 {
 				t.Errorf("%d LISTEN backends, want 1", n)
 			}
 		},
 		"all backends terminated": func(t *testing.T, _ *pgcluster.Cluster, admin *pgx.Conn) {
-			execute(t, admin, `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND backend_type = 'client backend'`)
+			pgtest.Exec(t, admin, `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND backend_type = 'client backend'`)
 		},
 		"fast restart": func(t *testing.T, c *pgcluster.Cluster, _ *pgx.Conn) {
 			if err := c.Restart(t.Context(), pgcluster.Fast); err != nil {
@@ -109,16 +109,16 @@ func TestAHeldAlterTableCostsAPauseAndNoEvent(t *testing.T) {
 	c := newClient(t, server, id, "").watch()
 	c.awaitSeq(emit(t, conn, id))
 
-	execute(t, holder, `BEGIN; ALTER TABLE topologies ADD COLUMN colour text`)
+	pgtest.Exec(t, holder, `BEGIN; ALTER TABLE topologies ADD COLUMN colour text`)
 	written := make(chan uint64, 1)
 	go func() { written <- write(t, db.URL, id, 50) }() // waits for the lock
 	newClient(t, server, id, "").follow(t.Context(), 1) // a second client of the attached topology is served
 	if status, _, body := get(t, server+"/api/v1/topologies/"+other+"/events", "Accept", "text/event-stream"); status != http.StatusOK || !strings.Contains(body, "event: unavailable\n") {
 		t.Errorf("a fresh topology: %d %s", status, body)
 	}
-	execute(t, conn, `SELECT pg_notify('topology.' || $1::text, 'hello')`, id) // what needs no lock goes on
+	pgtest.Exec(t, conn, `SELECT pg_notify('topology.' || $1::text, 'hello')`, id) // what needs no lock goes on
 	c.await("a raw NOTIFY", func() bool { return len(c.raw) == 1 })
-	execute(t, holder, `COMMIT`)
+	pgtest.Exec(t, holder, `COMMIT`)
 	c.awaitSeq(<-written)
 	c.stayedConnected()
 	newClient(t, server, other, "").follow(t.Context(), 1)
@@ -153,16 +153,16 @@ func TestACrashTakesNothingBackThatWasHeard(t *testing.T) {
 	cluster := pgtest.Cluster(t)
 	db := pgtest.NewOn(t, cluster.URL("postgres"))
 	admin := db.Conn(t)
-	execute(t, admin, `ALTER SYSTEM SET wal_writer_delay = '10s'`) // an asynchronous commit stays in memory for long
-	execute(t, admin, `SELECT pg_reload_conf()`)
-	execute(t, admin, `CREATE TABLE control (n int)`)
+	pgtest.Exec(t, admin, `ALTER SYSTEM SET wal_writer_delay = '10s'`) // an asynchronous commit stays in memory for long
+	pgtest.Exec(t, admin, `SELECT pg_reload_conf()`)
+	pgtest.Exec(t, admin, `CREATE TABLE control (n int)`)
 	id := demo(t, admin)
 	listener, writer := db.Conn(t), db.Conn(t)
-	execute(t, listener, `LISTEN control; LISTEN "topology.`+id+`"`)
-	execute(t, writer, `SET synchronous_commit = off`)
+	pgtest.Exec(t, listener, `LISTEN control; LISTEN "topology.`+id+`"`)
+	pgtest.Exec(t, writer, `SET synchronous_commit = off`)
 	head := emit(t, writer, id)
 	// The control comes last: a later durable commit would flush it, too. What it lets a listener hear, the crash takes back.
-	execute(t, writer, `BEGIN; INSERT INTO control VALUES (1); NOTIFY control; COMMIT`)
+	pgtest.Exec(t, writer, `BEGIN; INSERT INTO control VALUES (1); NOTIFY control; COMMIT`)
 	for _, channel := range []string{"topology." + id, "control"} {
 		n, err := listener.WaitForNotification(t.Context())
 		if err != nil || n.Channel != channel {
@@ -173,10 +173,10 @@ func TestACrashTakesNothingBackThatWasHeard(t *testing.T) {
 		t.Fatal(err)
 	}
 	conn := db.Conn(t)
-	if n := scan[uint64](t, conn, `SELECT seq FROM topology_heads`); n != head {
+	if n := pgtest.Scan[uint64](t, conn, `SELECT seq FROM topology_heads`); n != head {
 		t.Errorf("heard %d, the head after the crash is %d", head, n)
 	}
-	if n := scan[int](t, conn, `SELECT count(*) FROM control`); n != 0 {
+	if n := pgtest.Scan[int](t, conn, `SELECT count(*) FROM control`); n != 0 {
 		t.Error("the control was not lost: the test cannot see what a crash takes back")
 	}
 }

@@ -279,29 +279,13 @@ func demo(t *testing.T, conn *pgx.Conn) string {
 
 func topology(t *testing.T, conn *pgx.Conn, name string) string {
 	t.Helper()
-	return scan[string](t, conn, `INSERT INTO topologies (name) VALUES ($1) RETURNING id::text`, name)
-}
-
-func execute(t *testing.T, conn *pgx.Conn, statement string, args ...any) {
-	t.Helper()
-	if _, err := conn.Exec(context.Background(), statement, args...); err != nil {
-		t.Fatalf("%s: %v", statement, err)
-	}
-}
-
-// scan reads one value.
-func scan[T any](t *testing.T, conn *pgx.Conn, query string, args ...any) (v T) {
-	t.Helper()
-	if err := conn.QueryRow(context.Background(), query, args...).Scan(&v); err != nil {
-		t.Fatalf("%s: %v", query, err)
-	}
-	return v
+	return pgtest.Scan[string](t, conn, `INSERT INTO topologies (name) VALUES ($1) RETURNING id::text`, name)
 }
 
 // emit commits one event and gives its seq.
 func emit(t *testing.T, conn *pgx.Conn, id string) uint64 {
 	t.Helper()
-	return scan[uint64](t, conn, `SELECT topology_emit($1::text::uuid, 'test', '{}')`, id)
+	return pgtest.Scan[uint64](t, conn, `SELECT topology_emit($1::text::uuid, 'test', '{}')`, id)
 }
 
 // write commits n events, trying again while the database is away, and gives the head afterwards.

@@ -20,8 +20,8 @@ func TestWhatAPersonTypesInPsqlReachesTheStream(t *testing.T) {
 	db := pgtest.New(t)
 	conn := db.Conn(t)
 	id := demo(t, conn)
-	execute(t, conn, `UPDATE topologies SET status = 'deploying'`)
-	execute(t, conn, `UPDATE topologies SET status = 'active'`)
+	pgtest.Exec(t, conn, `UPDATE topologies SET status = 'deploying'`)
+	pgtest.Exec(t, conn, `UPDATE topologies SET status = 'active'`)
 	c := newClient(t, startServer(t, db.URL), id, "").watch()
 	c.awaitSeq(3)
 	for _, line := range []struct{ typed, event, payload string }{
@@ -63,7 +63,7 @@ func TestWhatAPersonTypesInPsqlReachesTheStream(t *testing.T) {
 			t.Fatal(err)
 		}
 		if seq != "raw" && name == "mutation.enqueued" {
-			line.payload = strings.Replace(line.payload, "$", scan[string](t, conn, `SELECT id::text FROM mutations`), 1)
+			line.payload = strings.Replace(line.payload, "$", pgtest.Scan[string](t, conn, `SELECT id::text FROM mutations`), 1)
 		}
 		if body.Type != name || body.Topic != "topology."+id+"."+name || *body.Journaled != (seq != "raw") || string(body.Payload) != line.payload {
 			t.Errorf("%s: %s, want the payload %s", line.typed, data, line.payload)
@@ -86,8 +86,8 @@ func (p *typist) text(t *testing.T) string {
 		":", ": comment", "{", "}", `{"type":"notify"}`, `{"type":"x","payload":"\n"}`, `{"type":"x\ny"}`, `{"type":"x","payload":{"a":1}}`, "\u2028", "é€😀", "\t", "\x01", "\\",
 		`{"type":"snapshot","payload":{}}`, `{"type":"deleted"}`, `{"type":"x","seq":5,"journaled":true}`, "~", "~:1 ", "\ufeff", strings.Repeat("x", 7000),
 	}
-	head := scan[uint64](t, p.conn, `SELECT seq FROM topology_heads WHERE topology_id = $1`, p.id)
-	event := scan[string](t, p.conn, `SELECT event FROM topology_journal($1::text::uuid, $2, 1, 1, 9999)`, p.id, head-1)
+	head := pgtest.Scan[uint64](t, p.conn, `SELECT seq FROM topology_heads WHERE topology_id = $1`, p.id)
+	event := pgtest.Scan[string](t, p.conn, `SELECT event FROM topology_journal($1::text::uuid, $2, 1, 1, 9999)`, p.id, head-1)
 	switch n := p.random.IntN(8); {
 	case n == 0:
 		return event // a copy of an event: its type and payload are taken, its seq is not
@@ -102,7 +102,7 @@ func (p *typist) text(t *testing.T) string {
 			fmt.Sprintf(` {"topic":"topology.%s.test","type":"test","ts":"2026-01-01T00:00:00.000000Z","seq":%d,"journaled":true,"payload":"forged"}`, p.id, seq),
 			fmt.Sprintf(` {"topic":"topology.%s.test","type":"test","ts":"2026-01-01T00:00:00.000000Z","seq":%d,"journaled":true,"payload":"forged`+"\n\n"+`"}`, p.id, seq),
 		}[p.random.IntN(9)]
-		return scan[string](t, p.conn, `SELECT '~' || topology_mark(inner_pad, outer_pad, $1 || ':' || $2) || ':' || $2 FROM topology_settings`, p.id, strconv.FormatUint(seq, 10)+inline)
+		return pgtest.Scan[string](t, p.conn, `SELECT '~' || topology_mark(inner_pad, outer_pad, $1 || ':' || $2) || ':' || $2 FROM topology_settings`, p.id, strconv.FormatUint(seq, 10)+inline)
 	}
 	var b strings.Builder
 	for range 1 + p.random.IntN(5) {

@@ -34,35 +34,35 @@ func TestTransactionsThatCommitInOppositeOrderLeaveNoHole(t *testing.T) {
 			}
 			for range rounds {
 				// On one topology: the older transaction has its id first, takes its number last and commits last.
-				execute(t, older, `BEGIN; CREATE TEMP TABLE IF NOT EXISTS has_an_xid (n int)`)
-				execute(t, younger, `BEGIN; CREATE TEMP TABLE IF NOT EXISTS has_an_xid (n int)`)
+				pgtest.Exec(t, older, `BEGIN; CREATE TEMP TABLE IF NOT EXISTS has_an_xid (n int)`)
+				pgtest.Exec(t, younger, `BEGIN; CREATE TEMP TABLE IF NOT EXISTS has_an_xid (n int)`)
 				n := emit(t, younger, a)
-				execute(t, younger, `COMMIT`)
+				pgtest.Exec(t, younger, `COMMIT`)
 				liveA.awaitSeq(n)
 				resume(a, liveA)
 				n = emit(t, older, a)
-				execute(t, older, `COMMIT`)
+				pgtest.Exec(t, older, `COMMIT`)
 				liveA.awaitSeq(n)
 
 				// On two, both touched by both: the younger one's commit comes first.
-				execute(t, older, `BEGIN`)
-				execute(t, younger, `BEGIN`)
+				pgtest.Exec(t, older, `BEGIN`)
+				pgtest.Exec(t, younger, `BEGIN`)
 				inA := emit(t, older, a)
 				inB := emit(t, younger, b)
-				execute(t, younger, `COMMIT`)
+				pgtest.Exec(t, younger, `COMMIT`)
 				liveB.awaitSeq(inB)
 				resume(b, liveB)
 				resume(a, liveA)
 				inB = emit(t, older, b)
-				execute(t, older, `COMMIT`)
+				pgtest.Exec(t, older, `COMMIT`)
 				liveA.awaitSeq(inA)
 				liveB.awaitSeq(inB)
 
 				// A rollback gives its numbers back.
-				execute(t, older, `BEGIN`)
+				pgtest.Exec(t, older, `BEGIN`)
 				emit(t, older, a)
 				emit(t, older, b)
-				execute(t, older, `ROLLBACK`)
+				pgtest.Exec(t, older, `ROLLBACK`)
 			}
 			for c, id := range resumed {
 				head := emit(t, older, id)
@@ -72,7 +72,7 @@ func TestTransactionsThatCommitInOppositeOrderLeaveNoHole(t *testing.T) {
 				}
 			}
 			for c, id := range map[*client]string{liveA: a, liveB: b} {
-				c.awaitSeq(scan[uint64](t, older, `SELECT seq FROM topology_heads WHERE topology_id = $1`, id))
+				c.awaitSeq(pgtest.Scan[uint64](t, older, `SELECT seq FROM topology_heads WHERE topology_id = $1`, id))
 				if !slices.Equal(c.data, journal(t, server, id, 1)) {
 					t.Error("a live client has something else than the journal")
 				}
@@ -92,7 +92,7 @@ func TestLargeEventsArriveWhole(t *testing.T) {
 	var want []string
 	send := func(text string) {
 		want = append(want, text)
-		execute(t, conn, `SELECT topology_emit($1::text::uuid, 'size', to_jsonb($2::text))`, id, text)
+		pgtest.Exec(t, conn, `SELECT topology_emit($1::text::uuid, 'size', to_jsonb($2::text))`, id, text)
 	}
 	for n := 7600; n < 8100; n += 11 { // NOTIFY carries less than 8,000 bytes
 		send(strings.Repeat("x", n))
@@ -132,7 +132,7 @@ func TestAThousandStreamsOfOneTopologyCostOneChannelAndOneAttach(t *testing.T) {
 	server := startServer(t, db.URL)
 	backends := func() (listen, pool int) {
 		const count = `SELECT count(*) FILTER (WHERE application_name = $1) FROM pg_stat_activity WHERE datname = current_database()`
-		return scan[int](t, conn, count, "topostream listen"), scan[int](t, conn, count, "topostream")
+		return pgtest.Scan[int](t, conn, count, "topostream listen"), pgtest.Scan[int](t, conn, count, "topostream")
 	}
 	clients := make([]*client, 1000)
 	for i := range clients {

@@ -67,7 +67,7 @@ func TestEveryLineOfTheResumeParagraph(t *testing.T) {
 	for range 9 {
 		emit(t, conn, id)
 	}
-	if n := scan[int](t, conn, `SELECT topology_prune(NULL, 7, 1000)`); n != 3 { // the journal begins at 4
+	if n := pgtest.Scan[int](t, conn, `SELECT topology_prune(NULL, 7, 1000)`); n != 3 { // the journal begins at 4
 		t.Fatalf("pruned %d", n)
 	}
 	const snapshot = -1
@@ -100,7 +100,7 @@ func TestEveryLineOfTheResumeParagraph(t *testing.T) {
 		{"16 digits", "0000000000000005", "", 5},
 	} {
 		for how, server := range map[string]string{"fresh": startServer(t, db.URL), "attached": shared} {
-			head := scan[int](t, conn, `SELECT seq FROM topology_heads`)
+			head := pgtest.Scan[int](t, conn, `SELECT seq FROM topology_heads`)
 			url := server + "/api/v1/topologies/" + id + "/events" + line.query
 			var header []string
 			if line.header != "" {
@@ -145,7 +145,7 @@ func TestADeletedTopologyGivesTheRestAndTheEndOr404(t *testing.T) {
 	url := server + "/api/v1/topologies/" + id + "/events"
 	live := open(t, url)
 	emit(t, conn, id)
-	execute(t, conn, `DELETE FROM topologies`)
+	pgtest.Exec(t, conn, `DELETE FROM topologies`)
 	if got := events(t, live.Body, ""); !slices.Equal(got, []string{"snapshot 1", "test 2", "deleted 3"}) {
 		t.Errorf("an open stream got %v", got)
 	}
@@ -195,7 +195,7 @@ func TestAClientWhoseSocketIsKilledAThousandTimesEndsWithTheJournal(t *testing.T
 			}
 			stop()
 			wg.Wait()
-			head := scan[uint64](t, db.Conn(t), `SELECT seq FROM topology_heads`)
+			head := pgtest.Scan[uint64](t, db.Conn(t), `SELECT seq FROM topology_heads`)
 			c.follow(t.Context(), head)
 			if !slices.Equal(c.data, journal(t, server, id, 0)) {
 				t.Errorf("the client has %d events, and they are not the journal's %d", len(c.data), head)
@@ -249,7 +249,7 @@ func TestPruningUnderClientsThatResumeLeavesNoHole(t *testing.T) {
 	id := demo(t, conn)
 	server := startServer(t, db.URL)
 	pool := db.Pool(t)
-	execute(t, conn, `SELECT topology_emit($1::text::uuid, 'test', '{}') FROM generate_series(1, 3000)`, id)
+	pgtest.Exec(t, conn, `SELECT topology_emit($1::text::uuid, 'test', '{}') FROM generate_series(1, 3000)`, id)
 	if _, err := pgbus.Prune(t.Context(), pool, time.Hour, 300); err != nil {
 		t.Fatal(err)
 	}
@@ -297,7 +297,7 @@ func TestPruningUnderClientsThatResumeLeavesNoHole(t *testing.T) {
 	clients.Wait()
 	stop()
 	wg.Wait()
-	t.Logf("%d connects resumed, %d got a snapshot; the journal begins at %d", resumed.Load(), snapshots.Load(), scan[int](t, conn, `SELECT first FROM topology_heads`))
+	t.Logf("%d connects resumed, %d got a snapshot; the journal begins at %d", resumed.Load(), snapshots.Load(), pgtest.Scan[int](t, conn, `SELECT first FROM topology_heads`))
 	if resumed.Load() == 0 || snapshots.Load() == 0 {
 		t.Error("the test has not seen both")
 	}

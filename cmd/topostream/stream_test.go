@@ -24,7 +24,7 @@ func TestAStreamBeginsAsTheInterfaceSays(t *testing.T) {
 	db := pgtest.New(t)
 	conn := db.Conn(t)
 	id := demo(t, conn)
-	execute(t, conn, `INSERT INTO mutations (topology_id, op, payload) VALUES ($1, 'add_lan', '{"name": "a"}')`, id)
+	pgtest.Exec(t, conn, `INSERT INTO mutations (topology_id, op, payload) VALUES ($1, 'add_lan', '{"name": "a"}')`, id)
 	server := serve(t, db.URL, func(c *serveCmd) { c.Keepalive = 50 * time.Millisecond })
 	for _, path := range []string{"/events", "/events/"} {
 		res := open(t, server.url+"/api/v1/topologies/"+strings.ToUpper(id)+path)
@@ -59,9 +59,9 @@ func TestTheSnapshotHoldsTheGraphWhenAsked(t *testing.T) {
 	db := pgtest.New(t)
 	conn := db.Conn(t)
 	id := demo(t, conn)
-	execute(t, conn, `INSERT INTO lans (topology_id, name, subnet, is_dmz, x) VALUES ($1, 'lan-1', '10.0.0.0/24', true, 1.5)`, id)
-	execute(t, conn, `INSERT INTO deckies (topology_id, name, services, ip) VALUES ($1, 'web-1', '["ssh"]', '10.0.0.2')`, id)
-	execute(t, conn, `INSERT INTO edges (topology_id, decky_uuid, lan_id, ip) SELECT $1, d.uuid, l.id, '10.0.0.2' FROM deckies d, lans l`, id)
+	pgtest.Exec(t, conn, `INSERT INTO lans (topology_id, name, subnet, is_dmz, x) VALUES ($1, 'lan-1', '10.0.0.0/24', true, 1.5)`, id)
+	pgtest.Exec(t, conn, `INSERT INTO deckies (topology_id, name, services, ip) VALUES ($1, 'web-1', '["ssh"]', '10.0.0.2')`, id)
+	pgtest.Exec(t, conn, `INSERT INTO edges (topology_id, decky_uuid, lan_id, ip) SELECT $1, d.uuid, l.id, '10.0.0.2' FROM deckies d, lans l`, id)
 	server := startServer(t, db.URL)
 	for query, want := range map[string]bool{"": false, "?graph=0": false, "?graph=1": true} {
 		res := open(t, server+"/api/v1/topologies/"+id+"/events"+query)
@@ -191,7 +191,7 @@ func TestAClientThatDoesNotReadCostsTheOthersNothingAndIsEnded(t *testing.T) {
 	c := newClient(t, server.url, id, "").watch()
 	var head uint64
 	for range 40 { // far more than the sockets' buffers and the rings hold
-		head = scan[uint64](t, conn, `SELECT topology_emit($1::text::uuid, 'test', to_jsonb(repeat('x', 1000000)))`, id)
+		head = pgtest.Scan[uint64](t, conn, `SELECT topology_emit($1::text::uuid, 'test', to_jsonb(repeat('x', 1000000)))`, id)
 	}
 	c.awaitSeq(head)
 	c.stayedConnected()

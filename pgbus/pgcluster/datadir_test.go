@@ -15,6 +15,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"topostream/pgbus/pgcluster"
+	"topostream/pgbus/pgtest"
 )
 
 func connect(t *testing.T, url string) *pgx.Conn {
@@ -54,7 +55,7 @@ func postmaster(t *testing.T, dir string) int {
 
 func TestASecondStartLeavesTheFirstClusterAlone(t *testing.T) {
 	t.Parallel()
-	dir := tempDir(t)
+	dir := pgtest.OpenDir(t)
 	cfg := pgcluster.Config{Binaries: mustBinaries(t), DataDir: dir}
 	first := start(t, cfg)
 	pid := postmaster(t, dir)
@@ -85,7 +86,7 @@ func TestASecondStartLeavesTheFirstClusterAlone(t *testing.T) {
 
 func TestWhatAKilledParentLeftRunningIsStoppedAndItsDataStays(t *testing.T) {
 	t.Parallel()
-	dir := tempDir(t)
+	dir := pgtest.OpenDir(t)
 	h := startHolder(t, dir, "")
 	if _, err := connect(t, h.url).Exec(t.Context(), `CREATE TABLE kept AS SELECT 'yes' AS really`); err != nil {
 		t.Fatal(err)
@@ -109,7 +110,7 @@ func TestWhatAKilledParentLeftRunningIsStoppedAndItsDataStays(t *testing.T) {
 
 func TestAProcessThatOnlyHasTheOldNumberIsNotStopped(t *testing.T) {
 	t.Parallel()
-	dir := tempDir(t)
+	dir := pgtest.OpenDir(t)
 	cfg := pgcluster.Config{Binaries: mustBinaries(t), DataDir: dir}
 	if err := start(t, cfg).Stop(t.Context(), pgcluster.Fast); err != nil {
 		t.Fatal(err)
@@ -145,7 +146,7 @@ func TestAProcessThatOnlyHasTheOldNumberIsNotStopped(t *testing.T) {
 
 func TestADirectoryOfSomebodyElseIsRefusedAndNotTouched(t *testing.T) {
 	t.Parallel()
-	dir := tempDir(t)
+	dir := pgtest.OpenDir(t)
 	treasure := filepath.Join(dir, "data", "treasure")
 	if err := os.Mkdir(filepath.Dir(treasure), 0o755); err != nil {
 		t.Fatal(err)
@@ -170,7 +171,7 @@ func TestADirectoryOfSomebodyElseIsRefusedAndNotTouched(t *testing.T) {
 
 func TestAnInterruptedInitdbDoesNotSpoilTheDirectory(t *testing.T) {
 	t.Parallel()
-	dir := tempDir(t)
+	dir := pgtest.OpenDir(t)
 	cfg := pgcluster.Config{Binaries: mustBinaries(t), DataDir: dir}
 	ctx, cancel := context.WithCancel(t.Context())
 	started := make(chan error, 1)
@@ -205,7 +206,7 @@ func TestAnInterruptedInitdbDoesNotSpoilTheDirectory(t *testing.T) {
 
 func TestADirectoryOfAnotherVersionIsRefused(t *testing.T) {
 	t.Parallel()
-	dir := tempDir(t)
+	dir := pgtest.OpenDir(t)
 	for name, content := range map[string]string{"password": "x", "data/PG_VERSION": "9\n"} {
 		path := filepath.Join(dir, name)
 		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
@@ -223,7 +224,7 @@ func TestADirectoryOfAnotherVersionIsRefused(t *testing.T) {
 
 func TestARelativeDirectoryWorks(t *testing.T) {
 	t.Parallel()
-	dir := tempDir(t)
+	dir := pgtest.OpenDir(t)
 	here, err := os.Getwd()
 	if err != nil {
 		t.Fatal(err)
@@ -240,7 +241,7 @@ func TestAsRootOnlyTheLastDirectoryIsClosed(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("not root: PostgreSQL runs as whoever starts it, and nobody else needs its parents")
 	}
-	top := tempDir(t)
+	top := pgtest.OpenDir(t)
 	dir := filepath.Join(top, "made", "too", "leaf")
 	h := startHolder(t, dir, "umask 077;")
 	for path, want := range map[string]os.FileMode{dir: 0o700, filepath.Dir(dir): 0o755, filepath.Join(top, "made"): 0o755} {
@@ -256,7 +257,7 @@ func TestAsRootAClosedParentIsNamed(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("not root: PostgreSQL runs as whoever starts it")
 	}
-	closed := filepath.Join(tempDir(t), "closed")
+	closed := filepath.Join(pgtest.OpenDir(t), "closed")
 	if err := os.Mkdir(closed, 0o700); err != nil {
 		t.Fatal(err)
 	}

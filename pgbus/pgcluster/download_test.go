@@ -20,6 +20,7 @@ import (
 
 	"topostream/pgbus/pgcluster"
 	"topostream/pgbus/pgcluster/pgjar"
+	"topostream/pgbus/pgtest"
 )
 
 // serverArchive is this machine's own PostgreSQL, packed once.
@@ -116,7 +117,7 @@ func TestADownloadGivesAClusterThatStartsAndTheSecondCallDownloadsNothing(t *tes
 	if l, err := net.Listen("tcp", "localhost:5432"); err == nil {
 		t.Cleanup(func() { _ = l.Close() })
 	}
-	cfg := pgcluster.DownloadConfig{URL: repo.serve(t) + "/", CacheDir: filepath.Join(tempDir(t), "made", "cache")}
+	cfg := pgcluster.DownloadConfig{URL: repo.serve(t) + "/", CacheDir: filepath.Join(pgtest.OpenDir(t), "made", "cache")}
 	b, err := pgcluster.Download(t.Context(), cfg)
 	if err != nil {
 		t.Fatal(err)
@@ -124,7 +125,7 @@ func TestADownloadGivesAClusterThatStartsAndTheSecondCallDownloadsNothing(t *tes
 	if !strings.HasPrefix(b.Dir, cfg.CacheDir) {
 		t.Errorf("the programs are in %s", b.Dir)
 	}
-	c := start(t, pgcluster.Config{Binaries: b, DataDir: filepath.Join(tempDir(t), "data")})
+	c := start(t, pgcluster.Config{Binaries: b, DataDir: filepath.Join(pgtest.OpenDir(t), "data")})
 	if got := query(t, c.URL("postgres"), `SELECT 'works'`); got != "works" {
 		t.Error(got)
 	}
@@ -181,7 +182,7 @@ func TestABadDownloadIsOneLineAndNothingOfItIsKept(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			cfg := pgcluster.DownloadConfig{URL: c.repo.serve(t), CacheDir: tempDir(t)}
+			cfg := pgcluster.DownloadConfig{URL: c.repo.serve(t), CacheDir: pgtest.OpenDir(t)}
 			_, err := pgcluster.Download(t.Context(), cfg)
 			if !errors.Is(err, pgcluster.ErrNoBinaries) || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "\n") {
 				t.Errorf("the error is: %v", err)
@@ -201,7 +202,7 @@ func TestWhenTheRepositoryIsAwayOneLineSaysWhatToInstall(t *testing.T) {
 	}
 	url := "http://" + l.Addr().String()
 	_ = l.Close()
-	_, err = pgcluster.Download(t.Context(), pgcluster.DownloadConfig{URL: url, CacheDir: tempDir(t)})
+	_, err = pgcluster.Download(t.Context(), pgcluster.DownloadConfig{URL: url, CacheDir: pgtest.OpenDir(t)})
 	if !errors.Is(err, pgcluster.ErrNoBinaries) || strings.Contains(err.Error(), "\n") || !strings.Contains(err.Error(), "apt-get install postgresql") ||
 		!strings.Contains(err.Error(), "unable to connect to "+url) {
 		t.Errorf("the error is: %v", err)
@@ -214,7 +215,7 @@ func TestADownloadThatLastsSaysSoAndCanBeGivenUp(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	progress := watch("… still downloading, ")
 	done := make(chan error, 1)
-	cfg := pgcluster.DownloadConfig{URL: repo.serve(t), CacheDir: tempDir(t), Progress: progress, ProgressEvery: 50 * time.Millisecond}
+	cfg := pgcluster.DownloadConfig{URL: repo.serve(t), CacheDir: pgtest.OpenDir(t), Progress: progress, ProgressEvery: 50 * time.Millisecond}
 	go func() {
 		_, err := pgcluster.Download(ctx, cfg)
 		done <- err
@@ -246,7 +247,7 @@ func TestADownloadThatLastsSaysSoAndCanBeGivenUp(t *testing.T) {
 func TestWhatAKilledDownloadOrAnOldFaultLeftIsNotTakenForGood(t *testing.T) {
 	t.Parallel()
 	slow := stalled()
-	cache := tempDir(t)
+	cache := pgtest.OpenDir(t)
 	// It looks whole to whoever only asks for names.
 	half := filepath.Join(cache, "postgresql-17.5.0", "bin")
 	if err := os.MkdirAll(half, 0o755); err != nil {

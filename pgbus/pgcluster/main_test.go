@@ -7,7 +7,6 @@ import (
 	"io"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"testing"
 	"time"
 
@@ -118,27 +117,6 @@ func (h *holder) stop(t *testing.T) {
 	if err := h.cmd.Wait(); err != nil {
 		t.Errorf("the holder: %v", err)
 	}
-}
-
-// tempDir is a directory that every user can go through: testing's own is closed to the user that PostgreSQL runs as when we are root.
-func tempDir(t *testing.T) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "pgcluster-test-") //nolint:usetesting // t.TempDir is closed to the user that PostgreSQL runs as
-	if err != nil {
-		t.Fatal(err)
-	}
-	if dir, err = filepath.EvalSymlinks(dir); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Chmod(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := os.RemoveAll(dir); err != nil {
-			t.Error(err)
-		}
-	})
-	return dir
 }
 
 // start starts a cluster that ends with the test.

@@ -15,6 +15,7 @@ import (
 	"net/url"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -247,12 +248,7 @@ func Cluster(t testing.TB, more ...string) *pgcluster.Cluster {
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir, err := os.MkdirTemp("", "topostream-test-") //nolint:usetesting // t.TempDir is closed to the user that PostgreSQL runs as
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) }) // a leftover does no harm
-	c, err := pgcluster.Start(t.Context(), pgcluster.Config{Binaries: b, DataDir: dir, Settings: set})
+	c, err := pgcluster.Start(t.Context(), pgcluster.Config{Binaries: b, DataDir: OpenDir(t), Settings: set})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -281,4 +277,42 @@ func Eventually(t testing.TB, what string, yes func() bool) {
 			t.Fatalf("waited for %s in vain", what)
 		}
 	}
+}
+
+// OpenDir gives a directory that every user can go through: testing's own is closed to the user that PostgreSQL runs as when we are root.
+func OpenDir(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "topostream-test-") //nolint:usetesting // see above
+	if err != nil {
+		t.Fatal(err)
+	}
+	if dir, err = filepath.EvalSymlinks(dir); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(dir, 0o755); err != nil { //nolint:gosec // see above
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
+}
+
+// Exec runs one statement. It does not end with the test's context, so that clean-up may use it.
+func Exec(t testing.TB, conn *pgx.Conn, statement string, args ...any) {
+	t.Helper()
+	if _, err := conn.Exec(context.Background(), statement, args...); err != nil {
+		t.Fatalf("%s: %v", statement, err)
+	}
+}
+
+// Scan reads one value.
+func Scan[T any](t testing.TB, conn *pgx.Conn, query string, args ...any) (v T) {
+	t.Helper()
+	if err := conn.QueryRow(context.Background(), query, args...).Scan(&v); err != nil {
+		t.Fatalf("%s: %v", query, err)
+	}
+	return v
 }
