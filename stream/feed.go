@@ -24,6 +24,11 @@ const (
 	Closed                 // the feed has ended: dropped
 )
 
+// String is the result as a word, for logs and tests.
+func (r AppendResult) String() string {
+	return [...]string{"appended", "duplicate", "conflict", "hole", "closed"}[r]
+}
+
 // FeedConfig is what NewFeed needs. Memory and Stats may be nil, the bounds zero.
 type FeedConfig struct {
 	Topology  TopologyID

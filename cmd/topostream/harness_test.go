@@ -47,6 +47,7 @@ func (b *lockedBuffer) String() string {
 // A testServer is the whole program, run in this process.
 type testServer struct {
 	url  string
+	log  *lockedBuffer
 	stop func() // ends it in order and waits; a second call does nothing
 }
 
@@ -90,7 +91,7 @@ func serve(t *testing.T, databaseURL string, change func(*serveCmd)) *testServer
 	t.Cleanup(stop)
 	select {
 	case a := <-address:
-		return &testServer{"http://" + a, stop}
+		return &testServer{"http://" + a, &out, stop}
 	case err := <-done:
 		done <- nil
 		t.Fatalf("serve: %v\n%s", err, out.String())
