@@ -87,7 +87,7 @@ type Bus struct {
 	asked  time.Time     // when the database answered last; under mu
 	state  string        // why the bus does not listen; under mu
 
-	life  context.Context // of what spawn started //nolint:containedctx // it is the bus's own
+	life  context.Context //nolint:containedctx // the bus's own, for what spawn starts
 	end   context.CancelFunc
 	tasks sync.WaitGroup
 

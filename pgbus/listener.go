@@ -137,7 +137,7 @@ func (b *Bus) connect(ctx context.Context) (*pgx.Conn, []byte, error) {
 	defer cancel()
 	cfg := b.cfg.Listen.Copy()
 	nameConn(cfg, "topostream listen")
-	withoutNamedStatements(cfg)
+	WithoutNamedStatements(cfg)
 	conn, err := pgx.ConnectConfig(ctx, cfg)
 	if err != nil {
 		return nil, nil, fmt.Errorf("connect to LISTEN: %w", err)

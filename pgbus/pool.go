@@ -27,9 +27,9 @@ func nameConn(cfg *pgx.ConnConfig, name string) {
 	}
 }
 
-// withoutNamedStatements makes a connection fit for a transaction pooler, where a prepared statement stays behind on a backend that others get,
+// WithoutNamedStatements makes a connection fit for a transaction pooler, where a prepared statement stays behind on a backend that others get,
 // unless the connection string chooses a mode (default_query_exec_mode).
-func withoutNamedStatements(cfg *pgx.ConnConfig) {
+func WithoutNamedStatements(cfg *pgx.ConnConfig) {
 	if cfg.DefaultQueryExecMode == pgx.QueryExecModeCacheStatement { // pgx's own choice
 		cfg.DefaultQueryExecMode = pgx.QueryExecModeExec
 	}
@@ -45,7 +45,7 @@ func NewPool(ctx context.Context, url string) (*pgxpool.Pool, error) {
 	cfg.ConnConfig.ConnectTimeout = 4 * time.Second
 	cfg.MaxConns = max(cfg.MaxConns, 8)
 	nameConn(cfg.ConnConfig, "topostream")
-	withoutNamedStatements(cfg.ConnConfig)
+	WithoutNamedStatements(cfg.ConnConfig)
 	pool, err := pgxpool.NewWithConfig(ctx, cfg)
 	if err != nil {
 		return nil, fmt.Errorf("open the pool: %w", err)

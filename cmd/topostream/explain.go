@@ -28,7 +28,7 @@ func explain(err error) string {
 	}
 	if connectErr, ok := errors.AsType[*pgconn.ConnectError](err); ok {
 		// An unencoded @ or / in a password moves its end into the host or the database.
-		if c := connectErr.Config; c != nil && strings.ContainsAny(c.Host+c.Database, "@") {
+		if c := connectErr.Config; c != nil && strings.Contains(c.Host+c.Database, "@") {
 			return badConnectionString
 		}
 		return fmt.Sprintf("cannot reach PostgreSQL: is it running, and is --database-url right? (%s)", oneLine(connectErr.Error()))
