@@ -105,6 +105,13 @@ func (b *Bus) takePending() (ids []stream.TopologyID, again time.Duration) {
 // topology whose snapshot takes too long does not keep the others out.
 func (p *pendingAttach) batch() int { return max(attachBatch>>(2*min(p.tries, 4)), 1) }
 
+// unwanted has the channel given up if it is listened to. It is called under b.mu.
+func (b *Bus) unwanted(id stream.TopologyID, listening bool) {
+	if listening {
+		b.unlisten[id] = struct{}{}
+	}
+}
+
 // takeUnlisten gives the channels that are no longer wanted.
 func (b *Bus) takeUnlisten(except []stream.TopologyID) []stream.TopologyID {
 	b.mu.Lock()
@@ -191,13 +198,13 @@ func (b *Bus) attachDone(ids []stream.TopologyID, rows []snapshotRow, listening 
 		r, ok := found[id]
 		switch {
 		case !ok:
-			b.unlisten[id] = struct{}{}
+			b.unwanted(id, listening)
 			p.finish(result{err: stream.ErrNotFound})
 		case r.snapshot == "":
-			b.unlisten[id] = struct{}{}
+			b.unwanted(id, listening)
 			p.finish(result{deleted: &deletedTopology{r.head}})
 		default:
-			t := &topic{id: id, feed: b.newFeed(id, lowest(p.waiters, r.head)), attachedAt: r.head.seq, listening: listening, idle: time.Now()}
+			t := &topic{id: id, feed: b.newFeed(id, lowest(p.waiters, r.head), r.head.seq), attachedAt: r.head.seq, listening: listening, idle: time.Now()}
 			t.snaps[0].snap = r.frame()
 			b.topics[id] = t
 			attached = append(attached, t)
@@ -239,7 +246,11 @@ func (r snapshotRow) frame() *stream.Snapshot {
 
 func selectSnapshots(ctx context.Context, conn *pgx.Conn, ids []stream.TopologyID, graph bool) ([]snapshotRow, error) {
 	const query = `SELECT topology_id::text, seq, first, coalesce(snapshot, '') FROM topology_snapshots($1::text[]::uuid[], $2)`
-	rows, err := conn.Query(ctx, query, ids, graph)
+	texts := make([]string, len(ids))
+	for i, id := range ids {
+		texts[i] = string(id)
+	}
+	rows, err := conn.Query(ctx, query, texts, graph)
 	if err != nil {
 		return nil, fmt.Errorf("read snapshots: %w", err)
 	}

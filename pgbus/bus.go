@@ -87,6 +87,10 @@ type Bus struct {
 	asked  time.Time     // when the database answered last; under mu
 	state  string        // why the bus does not listen; under mu
 
+	life  context.Context //nolint:containedctx // the bus's own, for what spawn starts
+	end   context.CancelFunc
+	tasks sync.WaitGroup
+
 	fills fillQueue
 	pager pager
 	reads *semaphore.Weighted // journal reads under way
@@ -108,6 +112,7 @@ func New(cfg Config) *Bus {
 		state:    "starting",
 		reads:    semaphore.NewWeighted(4),
 	}
+	b.life, b.end = context.WithCancel(context.Background())
 	b.fills.ready = newSignal()
 	b.pager.calls = map[pageKey]*pageCall{}
 	return b
@@ -130,13 +135,26 @@ func (b *Bus) Run(ctx context.Context) error {
 	}
 	err := g.Wait()
 	b.close()
+	b.tasks.Wait()
 	return err
+}
+
+// spawn runs f in a goroutine that Run waits for. Its context ends with the bus, and with no request.
+func (b *Bus) spawn(f func(context.Context)) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.closed {
+		go f(b.life) // which has ended, so that f only tells those who wait
+		return
+	}
+	b.tasks.Go(func() { f(b.life) })
 }
 
 func (b *Bus) close() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.closed = true
+	b.end()
 	b.stats.Listening.Store(false)
 	b.stats.Channels.Store(0)
 	for id, t := range b.topics {
@@ -280,7 +298,7 @@ func (b *Bus) mayResume(ctx context.Context, t *topic, n stream.Seq) (bool, erro
 	case n <= known:
 		return true, nil
 	}
-	for {
+	for range 2 { // the first read may be one that somebody began earlier; the second one began after the first had ended
 		h, shared, err := b.shareHead(ctx, t.id)
 		if err != nil {
 			return false, err
@@ -291,10 +309,11 @@ func (b *Bus) mayResume(ctx context.Context, t *topic, n stream.Seq) (bool, erro
 		if n <= h.seq && n.Epoch() == h.seq.Epoch() {
 			return true, nil
 		}
-		if !shared { // a read that somebody else began may be older than n
-			return false, nil
+		if !shared {
+			break
 		}
 	}
+	return false, nil
 }
 
 // subscribeDeleted serves who resumes below a deleted topology's head: the rest of the journal, `deleted`, and the end.
@@ -303,12 +322,12 @@ func (b *Bus) subscribeDeleted(req stream.AttachRequest, gone deletedTopology) (
 	if !req.Resume || req.After >= h.seq || req.After+1 < h.first || req.After.Epoch() != h.seq.Epoch() {
 		return nil, stream.ErrNotFound
 	}
-	feed := b.newFeed(req.Topology, h.seq)
+	feed := b.newFeed(req.Topology, h.seq, 0)
 	feed.Close(stream.ErrDeleted)
 	b.stats.Attaches.Add(1)
 	return &stream.Subscription{Cursor: feed.Cursor(req.After), Close: func() {}}, nil
 }
 
-func (b *Bus) newFeed(id stream.TopologyID, base stream.Seq) *stream.Feed {
-	return stream.NewFeed(stream.FeedConfig{Topology: id, Base: base, Journal: b, Memory: b.cfg.Memory, Stats: b.stats})
+func (b *Bus) newFeed(id stream.TopologyID, base, alive stream.Seq) *stream.Feed {
+	return stream.NewFeed(stream.FeedConfig{Topology: id, Base: base, Alive: alive, Journal: b, Memory: b.cfg.Memory, Stats: b.stats})
 }

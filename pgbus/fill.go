@@ -153,7 +153,7 @@ func (b *Bus) applyPage(t *topic, after stream.Seq, p page) (more bool) {
 func (b *Bus) append(t *topic, fr stream.Frame) {
 	switch t.feed.Append(fr) {
 	case stream.Appended:
-		if fr.Final {
+		if fr.Final && fr.Seq > t.attachedAt {
 			b.drop(t, stream.ErrDeleted)
 		}
 	case stream.Conflict:
@@ -204,7 +204,7 @@ func (b *Bus) readPages(ctx context.Context, reqs []pageRequest, rows, bytes int
 SELECT r.ord::int - 1, h.seq, h.first, j.seq, j.type, j.event
   FROM unnest($1::text[]::uuid[], $2::bigint[]) WITH ORDINALITY AS r(id, after, ord)
   JOIN topology_heads h ON h.topology_id = r.id
-  LEFT JOIN LATERAL topology_journal(r.id, r.after, h.first, $3, $4) j ON true`
+  LEFT JOIN LATERAL topology_journal(r.id, r.after, h.first, $3::int, $4::bigint) j ON true`
 	ids, afters := make([]string, len(reqs)), make([]int64, len(reqs))
 	for i, r := range reqs {
 		ids[i], afters[i] = string(r.id), int64(r.after)

@@ -23,6 +23,22 @@ type pager struct {
 	next   int
 }
 
+// forget drops what is known of a topology whose feed has ended: it may be of a history that was taken back.
+func (p *pager) forget(id stream.TopologyID) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for i, c := range p.recent {
+		if c != nil && c.key.id == id {
+			p.recent[i] = nil
+		}
+	}
+	for key := range p.calls {
+		if key.id == id {
+			delete(p.calls, key) // those who wait for it get it, and nobody else
+		}
+	}
+}
+
 type pageKey = pageRequest
 
 type pageCall struct {
@@ -45,12 +61,15 @@ func (b *Bus) Page(ctx context.Context, id stream.TopologyID, after stream.Seq) 
 		return c.frames[after-c.key.after:], nil
 	}
 	call := b.pager.calls[key]
-	if call == nil {
+	first := call == nil
+	if first {
 		call = &pageCall{key: key, done: make(chan struct{})}
 		b.pager.calls[key] = call
-		go b.readPage(call) // ends by the read's own time limit
 	}
 	b.pager.mu.Unlock()
+	if first {
+		b.spawn(func(ctx context.Context) { b.readPage(ctx, call) })
+	}
 	select {
 	case <-call.done:
 		return call.frames, call.err
@@ -59,9 +78,7 @@ func (b *Bus) Page(ctx context.Context, id stream.TopologyID, after stream.Seq) 
 	}
 }
 
-func (b *Bus) readPage(call *pageCall) {
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-	defer cancel()
+func (b *Bus) readPage(ctx context.Context, call *pageCall) {
 	b.stats.JournalReads[stream.ReadCursor].Add(1)
 	pages, err := b.readPages(ctx, []pageRequest{call.key}, pageRows, pageBytes)
 	switch {
@@ -76,8 +93,11 @@ func (b *Bus) readPage(call *pageCall) {
 		}
 	}
 	b.pager.mu.Lock()
-	delete(b.pager.calls, call.key)
-	if call.err == nil && call.size <= 2*pageBytes { // a page of one huge event is not kept
+	current := b.pager.calls[call.key] == call // and not forgotten
+	if current {
+		delete(b.pager.calls, call.key)
+	}
+	if current && call.err == nil && call.size <= 2*pageBytes { // a page of one huge event is not kept
 		b.pager.recent[b.pager.next] = call
 		b.pager.next = (b.pager.next + 1) % len(b.pager.recent)
 	}
@@ -89,7 +109,7 @@ func (b *Bus) readPage(call *pageCall) {
 func (b *Bus) Journal(ctx context.Context, id stream.TopologyID, after stream.Seq, limit int) (stream.JournalPage, error) {
 	const query = `
 SELECT h.seq, h.first, j.event
-  FROM topology_heads h LEFT JOIN LATERAL topology_journal(h.topology_id, $2, h.first, $3, $4) j ON true
+  FROM topology_heads h LEFT JOIN LATERAL topology_journal(h.topology_id, $2, h.first, $3::int, $4::bigint) j ON true
  WHERE h.topology_id = $1::text::uuid`
 	ctx, cancel := context.WithTimeoutCause(ctx, b.cfg.AttachWait, stream.ErrUnavailable)
 	defer cancel()
@@ -120,15 +140,24 @@ SELECT h.seq, h.first, j.event
 
 // shareHead reads a head together with whoever asks for the same one meanwhile; shared tells whether somebody did.
 func (b *Bus) shareHead(ctx context.Context, id stream.TopologyID) (_ head, shared bool, _ error) {
-	call := b.heads.DoChan(string(id), func() (any, error) {
-		ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second) // it belongs to none of those who wait
-		defer cancel()
-		return b.readHead(ctx, id)
+	type answer struct {
+		head   head
+		shared bool
+		err    error
+	}
+	done := make(chan answer, 1)
+	b.spawn(func(ctx context.Context) {
+		v, err, shared := b.heads.Do(string(id), func() (any, error) {
+			ctx, cancel := context.WithTimeout(ctx, 3*time.Second) // it belongs to none of those who wait
+			defer cancel()
+			return b.readHead(ctx, id)
+		})
+		h, _ := v.(head)
+		done <- answer{h, shared, err}
 	})
 	select {
-	case r := <-call:
-		h, _ := r.Val.(head)
-		return h, r.Shared, r.Err
+	case a := <-done:
+		return a.head, a.shared, a.err
 	case <-ctx.Done():
 		return head{}, false, context.Cause(ctx)
 	}

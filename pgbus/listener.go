@@ -80,6 +80,9 @@ func (b *Bus) session(ctx context.Context, cause stream.Cause) error {
 	if err := s.probe(ctx); err != nil {
 		return err
 	}
+	if err := s.settle(ctx); err != nil {
+		return err
+	}
 	b.deafen()
 	if err := s.listenToDeaf(ctx, stream.ReadReconnect); err != nil {
 		return err
@@ -115,27 +118,33 @@ func closeConn(conn *pgx.Conn) {
 	_ = conn.Close(ctx) // it is gone either way
 }
 
-// connect opens the connection, has PostgreSQL drop it soon after this process stops reading, and reads the key.
+// settle has PostgreSQL drop the connection soon after this process stops reading. It comes after the probe: through a pooler the settings would
+// stay on a backend that others get.
+func (s *session) settle(ctx context.Context) error {
+	// A frozen server must not pin the NOTIFY queue: keepalives find a dead host, tcp_user_timeout a peer that takes nothing.
+	const settings = `SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 2; SET tcp_keepalives_count = 3; SET tcp_user_timeout = 10000;
+		SET statement_timeout = '4s'; SET idle_in_transaction_session_timeout = '10s'`
+	if err := s.exec(ctx, settings); err != nil {
+		return fmt.Errorf("prepare the LISTEN connection: %w", err)
+	}
+	return nil
+}
+
+// connect opens the connection and reads the key.
 func (b *Bus) connect(ctx context.Context) (*pgx.Conn, []byte, error) {
-	const (
-		// A frozen server must not pin the NOTIFY queue: keepalives find a dead host, tcp_user_timeout a peer that takes nothing.
-		settings = `SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 2; SET tcp_keepalives_count = 3; SET tcp_user_timeout = 10000;
-			SET statement_timeout = '4s'; SET idle_in_transaction_session_timeout = '10s'`
-		readKey = `SELECT key FROM topology_settings`
-	)
+	const readKey = `SELECT key FROM topology_settings`
 	ctx, cancel := context.WithTimeout(ctx, listenTimeout)
 	defer cancel()
 	cfg := b.cfg.Listen.Copy()
 	nameConn(cfg, "topostream listen")
+	WithoutNamedStatements(cfg)
 	conn, err := pgx.ConnectConfig(ctx, cfg)
 	if err != nil {
 		return nil, nil, fmt.Errorf("connect to LISTEN: %w", err)
 	}
 	var key []byte
-	if _, err = conn.Exec(ctx, settings); err == nil {
-		if err = checkEpoch(ctx, conn); err == nil {
-			err = conn.QueryRow(ctx, readKey).Scan(&key)
-		}
+	if err = checkEpoch(ctx, conn); err == nil {
+		err = conn.QueryRow(ctx, readKey).Scan(&key)
 	}
 	if err != nil {
 		closeConn(conn)
@@ -148,21 +157,26 @@ func (b *Bus) connect(ctx context.Context) (*pgx.Conn, []byte, error) {
 func (s *session) probe(ctx context.Context) error {
 	const (
 		listen   = `LISTEN "topostream.probe"`
-		identity = `SELECT s.system_identifier || '/' || d.oid FROM pg_control_system() s, pg_database d WHERE d.datname = current_database()`
+		identity = `SELECT s.system_identifier, d.oid FROM pg_control_system() s, pg_database d WHERE d.datname = current_database()`
 		notify   = `SELECT pg_notify('topostream.probe', $1)`
 	)
 	ctx, cancel := context.WithTimeout(ctx, listenTimeout)
 	defer cancel()
 	nonce := fmt.Sprintf("%d %d", s.conn.PgConn().PID(), time.Now().UnixNano())
-	var here, there string
-	if err := s.conn.QueryRow(ctx, identity).Scan(&here); err != nil {
+	type database struct {
+		system int64
+		oid    uint32
+	}
+	var here, there database
+	if err := s.conn.QueryRow(ctx, identity).Scan(&here.system, &here.oid); err != nil {
 		return fmt.Errorf("probe: %w", err)
 	}
-	if err := s.cfg.Pool.QueryRow(ctx, identity).Scan(&there); err != nil {
+	if err := s.cfg.Pool.QueryRow(ctx, identity).Scan(&there.system, &there.oid); err != nil {
 		return fmt.Errorf("probe: %w", err)
 	}
 	if here != there {
-		return fmt.Errorf("%w: --listen-database-url leads to another database (%s) than --database-url (%s)", errProbe, here, there)
+		return fmt.Errorf("%w: --listen-database-url leads to another database (%d of system %d) than --database-url (%d of system %d)",
+			errProbe, here.oid, here.system, there.oid, there.system)
 	}
 	if _, err := s.conn.Exec(ctx, listen); err != nil {
 		return fmt.Errorf("probe: %w", err)

@@ -27,6 +27,14 @@ func nameConn(cfg *pgx.ConnConfig, name string) {
 	}
 }
 
+// WithoutNamedStatements makes a connection fit for a transaction pooler, where a prepared statement stays behind on a backend that others get,
+// unless the connection string chooses a mode (default_query_exec_mode).
+func WithoutNamedStatements(cfg *pgx.ConnConfig) {
+	if cfg.DefaultQueryExecMode == pgx.QueryExecModeCacheStatement { // pgx's own choice
+		cfg.DefaultQueryExecMode = pgx.QueryExecModeExec
+	}
+}
+
 // NewPool opens the pool that a Bus reads with. It connects lazily; url is a PostgreSQL connection string.
 func NewPool(ctx context.Context, url string) (*pgxpool.Pool, error) {
 	cfg, err := pgxpool.ParseConfig(url)
@@ -37,6 +45,7 @@ func NewPool(ctx context.Context, url string) (*pgxpool.Pool, error) {
 	cfg.ConnConfig.ConnectTimeout = 4 * time.Second
 	cfg.MaxConns = max(cfg.MaxConns, 8)
 	nameConn(cfg.ConnConfig, "topostream")
+	WithoutNamedStatements(cfg.ConnConfig)
 	pool, err := pgxpool.NewWithConfig(ctx, cfg)
 	if err != nil {
 		return nil, fmt.Errorf("open the pool: %w", err)

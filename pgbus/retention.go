@@ -26,7 +26,7 @@ func (b *Bus) pruneLoop(ctx context.Context) {
 // Prune removes what is older than age (0: no limit) and what is beyond the newest keep events of each topology (0: no
 // limit), in batches, and gives the number of rows removed. One server prunes at a time: another call removes nothing.
 func Prune(ctx context.Context, pool *pgxpool.Pool, age time.Duration, keep int64) (removed int64, err error) {
-	const query = `SELECT topology_prune($1::bigint * interval '1 microsecond', $2, $3)`
+	const query = `SELECT topology_prune($1::bigint * interval '1 microsecond', $2::bigint, $3::int)`
 	var micros, count *int64
 	if age > 0 {
 		v := age.Microseconds()

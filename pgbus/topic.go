@@ -18,7 +18,7 @@ type topic struct {
 	clients   int       // under Bus.mu
 	idle      time.Time // since when clients is 0; under Bus.mu
 
-	snaps [2]snapshotSlot // without and with the graph
+	snaps [2]snapshotSlot // without and with the graph; the latter is not kept, because a graph changes without an event when somebody writes to it by hand
 	fill  fillState       // under fillQueue.mu
 }
 
@@ -60,7 +60,7 @@ func (b *Bus) snapshot(ctx context.Context, t *topic, graph bool) (*stream.Snaps
 	if call == nil {
 		call = &snapshotCall{done: make(chan struct{})}
 		slot.call = call
-		go b.takeSnapshot(t, slot, call, graph) // ends within AttachWait, also when nobody waits any more
+		b.spawn(func(ctx context.Context) { b.takeSnapshot(ctx, t, slot, call, graph) })
 	}
 	slot.mu.Unlock()
 	select {
@@ -71,8 +71,9 @@ func (b *Bus) snapshot(ctx context.Context, t *topic, graph bool) (*stream.Snaps
 	}
 }
 
-func (b *Bus) takeSnapshot(t *topic, slot *snapshotSlot, call *snapshotCall, graph bool) {
-	ctx, cancel := context.WithTimeoutCause(context.Background(), b.cfg.AttachWait, stream.ErrUnavailable)
+// takeSnapshot ends within AttachWait, also when nobody waits any more.
+func (b *Bus) takeSnapshot(ctx context.Context, t *topic, slot *snapshotSlot, call *snapshotCall, graph bool) {
+	ctx, cancel := context.WithTimeoutCause(ctx, b.cfg.AttachWait, stream.ErrUnavailable)
 	defer cancel()
 	for try := 0; ; try++ {
 		call.snap, call.err = b.readSnapshot(ctx, t.id, graph)
@@ -82,7 +83,7 @@ func (b *Bus) takeSnapshot(t *topic, slot *snapshotSlot, call *snapshotCall, gra
 	}
 	slot.mu.Lock()
 	slot.call = nil
-	if call.err == nil {
+	if call.err == nil && !graph {
 		slot.snap = call.snap
 	}
 	slot.mu.Unlock()
@@ -112,8 +113,9 @@ func (b *Bus) dropLocked(t *topic, cause error) {
 	t.feed.Close(cause)
 	if b.topics[t.id] == t {
 		delete(b.topics, t.id)
-		b.unlisten[t.id] = struct{}{}
+		b.unwanted(t.id, t.listening)
 	}
+	b.pager.forget(t.id)
 }
 
 // reset throws a feed away whose content the database does not confirm; its clients attach again and get a snapshot.

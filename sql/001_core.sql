@@ -414,7 +414,7 @@ BEGIN
     IF NEW.id <> OLD.id THEN
         RAISE EXCEPTION 'topologies.id cannot be changed: delete the topology and insert another' USING ERRCODE = 'check_violation';
     END IF;
-    -- Within a trigger's own statement the depth is 2: mutations_updated raises the version, nobody else may.
+    -- Within a trigger's own statement the depth is 2: mutations_updated raises the version, and a statement that somebody types may not.
     IF NEW.version <> OLD.version AND pg_trigger_depth() < 2 THEN
         RAISE EXCEPTION 'topologies.version cannot be changed by hand: it rises by 1 with each applied mutation' USING ERRCODE = 'check_violation';
     END IF;
@@ -523,11 +523,14 @@ CREATE TRIGGER record_update AFTER UPDATE ON {{.schema}}.mutations REFERENCING O
 
 ---------------------------------------------------------------- reading
 
+-- Whoever reads runs these with its own rights, and a schema where others may create functions and operators must not lend them those: hence the
+-- fixed search_path, which what they call inherits.
+
 -- A run of the journal above _after: at most _rows events and, but for the first, _bytes bytes. Rows below the head's `first` are
 -- not part of it (they wait for retention, or belong to another epoch).
 CREATE FUNCTION {{.schema}}.topology_journal(_id uuid, _after bigint, _first bigint, _rows int, _bytes bigint)
 RETURNS TABLE (seq bigint, type text, event text)
-LANGUAGE plpgsql STABLE
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $f$
 DECLARE
     _e record; _sum bigint := 0;
@@ -563,7 +566,7 @@ $f$;
 -- A deleted topology that still has a head has a null snapshot; an unknown one has no row.
 CREATE FUNCTION {{.schema}}.topology_snapshots(_ids uuid[], _graph boolean)
 RETURNS TABLE (topology_id uuid, seq bigint, first bigint, snapshot text)
-LANGUAGE sql STABLE
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 AS $f$
     SELECT h.topology_id, h.seq, h.first,
            '{"topology_id":"' || t.id || '","status":"' || t.status || '","reason":' || coalesce(to_json(t.reason)::text, 'null')

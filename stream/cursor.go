@@ -59,6 +59,9 @@ func (c *Cursor) fromPage(buf []Frame) []Frame {
 		buf = append(buf, c.page[0])
 		c.given(c.page[0])
 		c.page = c.page[1:]
+		if c.ended {
+			c.page = nil // what follows is the life of another topology with the same id
+		}
 	}
 	c.seek = true
 	return buf
@@ -88,7 +91,9 @@ func (c *Cursor) fromRing(buf []Frame) (_ []Frame, changed <-chan struct{}, behi
 		}
 		size += len(fr.Bytes)
 		buf = append(buf, fr)
-		c.given(fr)
+		if c.given(fr); c.ended {
+			break
+		}
 	}
 	switch {
 	case len(buf) > 0:

@@ -33,6 +33,7 @@ func (r AppendResult) String() string {
 type FeedConfig struct {
 	Topology  TopologyID
 	Base      Seq           // the first event will be Base+1
+	Alive     Seq           // the topology existed at this seq: a Final frame at or below it is an earlier life's end
 	Journal   JournalReader // for cursors behind the ring
 	Memory    *Memory
 	Stats     *Stats
@@ -95,7 +96,7 @@ func (f *Feed) Cause() error {
 	return f.cause
 }
 
-// Append adds a journaled frame if it is the next one. A Final frame ends the feed with ErrDeleted; what it holds is still delivered.
+// Append adds a journaled frame if it is the next one. A Final frame above Alive ends the feed with ErrDeleted; what it holds is still delivered.
 func (f *Feed) Append(fr Frame) AppendResult {
 	f.mu.Lock()
 	switch {
@@ -115,11 +116,12 @@ func (f *Feed) Append(fr Frame) AppendResult {
 	f.last = fr.Seq
 	f.push(fr)
 	f.cfg.Stats.Events.Add(1)
-	if fr.Final {
+	ends := fr.Final && fr.Seq > f.cfg.Alive
+	if ends {
 		f.endLocked(ErrDeleted)
 	}
 	f.mu.Unlock()
-	if fr.Final {
+	if ends {
 		f.cfg.Memory.forget(f)
 	}
 	if f.cfg.Memory.over() {

@@ -268,7 +268,7 @@ func TestAServerThatCannotStartSaysTheFixInOneLine(t *testing.T) {
 func TestNoPartOfAPasswordShowsWhateverIsWrongWithTheConnectionString(t *testing.T) {
 	t.Parallel()
 	for _, url := range []string{
-		"postgres://u:hun/ter2@127.0.0.1:1/db", "postgres://u:hun%ter2@127.0.0.1:1/db", "postgres://u:hun ter2@127.0.0.1:1/db", "postgres://u:hun@ter2@127.0.0.1:1/db",
+		"postgres://u:hun/ter2@127.0.0.1:1/db", "postgres://u:hun@x/ter2@127.0.0.1/db", "postgres://u:hun%ter2@127.0.0.1:1/db", "postgres://u:hun ter2@127.0.0.1:1/db", "postgres://u:hun@ter2@127.0.0.1:1/db",
 		"postgres://u:hun#ter2@127.0.0.1:1/db", "postgres://u:hun?ter2@127.0.0.1:1/db", "postgres://u:hun:ter2@127.0.0.1:1/db", "postgres://u:hun[ter2@127.0.0.1:1/db",
 		"host=127.0.0.1 port=1 password=hunter2 user", "host=127.0.0.1 port=1 password='hunter2", "host=127.0.0.1 port=x password=hunter2", "u:hunter2@127.0.0.1:1/db",
 		"postgres://u:hunter2@127.0.0.1:99999/db", "postgres://u:hunter2@127.0.0.1:1/db?sslmode=x", "postgres://u@127.0.0.1:1/db?password=hunter2&connect_timeout=x",

@@ -27,7 +27,8 @@ func explain(err error) string {
 		return explainConnectionString(parseErr)
 	}
 	if connectErr, ok := errors.AsType[*pgconn.ConnectError](err); ok {
-		if connectErr.Config != nil && strings.Contains(connectErr.Config.Host, "@") { // and before it the end of a password
+		// An unencoded @ or / in a password moves its end into the host or the database.
+		if c := connectErr.Config; c != nil && strings.Contains(c.Host+c.Database, "@") {
 			return badConnectionString
 		}
 		return fmt.Sprintf("cannot reach PostgreSQL: is it running, and is --database-url right? (%s)", oneLine(connectErr.Error()))

@@ -121,8 +121,9 @@ func injectAndListen(t *testing.T, n int, key bool) {
 	id := demo(t, conn)
 	emit(t, conn, id)
 	server := startServer(t, db.URL)
-	c := newClient(t, server, id, "").watch()
-	c.awaitSeq(2)
+	c := newClient(t, server, id, "")
+	c.forged = key
+	c.watch().awaitSeq(2)
 	page := openPage(t, server)
 	page.eventSource(id, testToken(t))
 	page.until(`window.got.length > 0`)

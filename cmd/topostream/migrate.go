@@ -8,6 +8,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"topostream/pgbus"
 	"topostream/sql"
 )
 
@@ -30,6 +31,7 @@ func (d database) connect(ctx context.Context) (*pgx.Conn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("--database-url: %w", err)
 	}
+	pgbus.WithoutNamedStatements(cfg)
 	return pgx.ConnectConfig(ctx, cfg)
 }
 

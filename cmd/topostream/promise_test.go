@@ -44,7 +44,7 @@ func TestTransactionsThatCommitInOppositeOrderLeaveNoHole(t *testing.T) {
 				pgtest.Exec(t, older, `COMMIT`)
 				liveA.awaitSeq(n)
 
-				// On two, both touched by both: the younger one's commit comes first.
+				// On two: the older one touches both, the younger one b alone, and the younger one's commit comes first.
 				pgtest.Exec(t, older, `BEGIN`)
 				pgtest.Exec(t, younger, `BEGIN`)
 				inA := emit(t, older, a)

@@ -73,6 +73,14 @@ func (c *serveCmd) check() error {
 			return errNotBuilt(what)
 		}
 	}
+	for what, negative := range map[string]bool{
+		"--keepalive": c.Keepalive < 0, "--write-timeout": c.WriteTimeout < 0, "--drain": c.Drain < 0, "--retention": c.Retention < 0,
+		"--retention-count": c.RetentionCount < 0, "--max-streams": c.MaxStreams < 0, "--max-streams-per-user": c.MaxStreamsPerUser < 0, "--feed-memory": c.FeedMemory < 0,
+	} {
+		if negative {
+			return fmt.Errorf("%s is negative: give 0 or more", what)
+		}
+	}
 	switch {
 	case c.Bus != "" && c.Bus != "notify" && c.Bus != "poll":
 		return fmt.Errorf("--bus: %q is no bus: use notify or poll", c.Bus)

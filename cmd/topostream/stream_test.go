@@ -88,6 +88,12 @@ func TestTheSnapshotHoldsTheGraphWhenAsked(t *testing.T) {
 		}
 		c.follow(t.Context(), 1)
 	}
+	// What somebody changes by hand makes no event, and a new client sees it all the same.
+	pgtest.Exec(t, conn, `DELETE FROM edges`)
+	res := open(t, server+"/api/v1/topologies/"+id+"/events?graph=1")
+	if data := firstData(t, res.Body); !strings.Contains(data, `"edges":[]`) {
+		t.Errorf("an old graph: %s", data)
+	}
 }
 
 // firstData gives the first data line of a stream and ends it.

@@ -15,7 +15,6 @@ import (
 
 const (
 	batchFrames  = 64
-	giveUpAfter  = 30 * time.Second // of a journal that cannot be read in mid-stream
 	journalRetry = 500 * time.Millisecond
 )
 
@@ -83,8 +82,21 @@ func (s *Server) stream(ctx context.Context, w *frameWriter, sub *stream.Subscri
 			return err
 		}
 		req.Resume = false
-		if sub, err = s.cfg.Bus.Attach(ctx, req); err != nil {
+		if sub, err = s.attachAgain(ctx, w, req); err != nil {
 			return err
+		}
+	}
+}
+
+// attachAgain waits for ever for a database that is away: the client has a stream, and sees keepalives.
+func (s *Server) attachAgain(ctx context.Context, w *frameWriter, req stream.AttachRequest) (*stream.Subscription, error) {
+	for {
+		sub, err := s.cfg.Bus.Attach(ctx, req) // which returns after some seconds
+		if !errors.Is(err, stream.ErrUnavailable) || ctx.Err() != nil {
+			return sub, err
+		}
+		if err := w.write([]byte(sse.Keepalive)); err != nil {
+			return nil, err
 		}
 	}
 }
@@ -99,23 +111,15 @@ func (s *Server) follow(ctx context.Context, w *frameWriter, sub *stream.Subscri
 	buf := make([]stream.Frame, 0, batchFrames)
 	timer := time.NewTimer(s.cfg.Keepalive)
 	defer timer.Stop()
-	var failing time.Time // since when the journal cannot be read
 	for {
 		frames, changed, err := sub.Cursor.Next(ctx, buf)
 		wait := s.cfg.Keepalive
 		switch {
 		case errors.Is(err, stream.ErrUnavailable) && ctx.Err() == nil:
-			if failing.IsZero() {
-				failing = time.Now()
-			}
-			if time.Since(failing) > giveUpAfter {
-				return err
-			}
-			wait = min(journalRetry, wait)
+			wait = min(journalRetry, wait) // for ever: the client loses nothing by waiting
 		case err != nil:
 			return err
 		case len(frames) > 0:
-			failing = time.Time{}
 			if err := w.frames(frames); err != nil {
 				return err
 			}

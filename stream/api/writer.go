@@ -2,6 +2,7 @@ package api
 
 import (
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	"topostream/stream"
@@ -15,10 +16,11 @@ type frameWriter struct {
 	control *http.ResponseController
 	timeout time.Duration
 	stats   *stream.Stats
+	isCut   atomic.Bool
 }
 
 func newFrameWriter(w http.ResponseWriter, timeout time.Duration, stats *stream.Stats) *frameWriter {
-	return &frameWriter{w, http.NewResponseController(w), timeout, stats}
+	return &frameWriter{w: w, control: http.NewResponseController(w), timeout: timeout, stats: stats}
 }
 
 // headers begins the stream, at once, with a comment and the reconnection time in milliseconds.
@@ -43,7 +45,7 @@ func (f *frameWriter) frames(frames []stream.Frame) error {
 			return err
 		}
 	}
-	if err := f.control.Flush(); err != nil {
+	if err := f.flush(); err != nil {
 		return err
 	}
 	f.stats.Frames.Add(uint64(len(frames)))
@@ -58,8 +60,23 @@ func (f *frameWriter) write(b []byte) error {
 	if _, err := f.w.Write(b); err != nil {
 		return err
 	}
-	return f.control.Flush()
+	return f.flush()
 }
 
-// cut ends a write that is blocked. Any goroutine may call it.
-func (f *frameWriter) cut() { _ = f.control.SetWriteDeadline(time.Now()) }
+// flush ends a write and its deadline: HTTP/2 resets a stream whose deadline passes, also when nothing is written then.
+func (f *frameWriter) flush() error {
+	if err := f.control.Flush(); err != nil {
+		return err
+	}
+	err := f.control.SetWriteDeadline(time.Time{})
+	if f.isCut.Load() {
+		f.cut() // it came between
+	}
+	return err
+}
+
+// cut ends a write that is blocked, and all that follow. Any goroutine may call it.
+func (f *frameWriter) cut() {
+	f.isCut.Store(true)
+	_ = f.control.SetWriteDeadline(time.Now())
+}

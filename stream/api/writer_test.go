@@ -1,7 +1,10 @@
 package api
 
 import (
+	"io"
 	"net/http"
+	"net/http/httptest"
+	"strings"
 	"testing"
 	"time"
 
@@ -73,5 +76,37 @@ func BenchmarkFramePath(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		a.event(b)
+	}
+}
+
+func TestAnIdleStreamOutlivesItsWriteTimeoutOnHTTP2(t *testing.T) {
+	t.Parallel()
+	const timeout = 50 * time.Millisecond
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		f := newFrameWriter(w, timeout, &stream.Stats{})
+		f.headers(2000)
+		for range 3 {
+			select {
+			case <-time.After(4 * timeout): // silence
+			case <-r.Context().Done():
+				t.Error("the stream was reset")
+				return
+			}
+			if err := f.frames([]stream.Frame{{Seq: 1, Bytes: []byte("event: x\nid: 1\ndata: {}\n\n")}}); err != nil {
+				t.Error(err)
+			}
+		}
+	}))
+	server.EnableHTTP2 = true
+	server.StartTLS()
+	defer server.Close()
+	res, err := server.Client().Get(server.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = res.Body.Close() }() // it is read
+	body, err := io.ReadAll(res.Body)
+	if err != nil || res.ProtoMajor != 2 || strings.Count(string(body), "event: x\n") != 3 {
+		t.Errorf("%s: %q, %v", res.Proto, body, err)
 	}
 }

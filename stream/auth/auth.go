@@ -2,6 +2,7 @@
 package auth
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -41,8 +42,38 @@ type claims struct {
 	jwt.RegisteredClaims
 
 	Role       stream.Role `json:"role"`
-	Topologies []string    `json:"topologies,omitempty"`
+	Topologies scope       `json:"topologies,omitzero"`
 }
+
+// scope is the claim topologies: absent is all, and whatever else is no array of ids is refused, null included: an issuer that writes it may have
+// meant none.
+type scope struct {
+	limited bool
+	ids     []stream.TopologyID
+}
+
+func (s *scope) UnmarshalJSON(raw []byte) error {
+	var texts []string
+	if err := json.Unmarshal(raw, &texts); err != nil || texts == nil {
+		return errScope
+	}
+	s.limited, s.ids = true, []stream.TopologyID{}
+	for _, text := range texts {
+		id, ok := stream.ParseTopologyID(text)
+		if !ok {
+			return errScope
+		}
+		s.ids = append(s.ids, id)
+	}
+	return nil
+}
+
+func (s scope) MarshalJSON() ([]byte, error) { return json.Marshal(s.ids) }
+
+// IsZero lets the claim be left out.
+func (s scope) IsZero() bool { return !s.limited }
+
+var errScope = errors.New("topologies is no array of ids")
 
 // New makes a verifier, or says what is wrong with the secret.
 func New(cfg Config) (*Verifier, error) {
@@ -74,12 +105,8 @@ func optional(s string, option func(string) jwt.ParserOption) jwt.ParserOption {
 // Authenticate reads the token of Authorization: Bearer, or of ?token=.
 func (v *Verifier) Authenticate(r *http.Request) (stream.Principal, error) {
 	token := r.URL.Query().Get("token")
-	if h := r.Header.Get("Authorization"); h != "" {
-		scheme, rest, _ := strings.Cut(h, " ")
-		if !strings.EqualFold(scheme, "Bearer") {
-			return stream.Principal{}, fmt.Errorf("%w: the scheme is not Bearer", ErrUnauthenticated)
-		}
-		token = strings.TrimSpace(rest)
+	if scheme, rest, _ := strings.Cut(r.Header.Get("Authorization"), " "); strings.EqualFold(scheme, "Bearer") {
+		token = strings.TrimSpace(rest) // another scheme is a proxy's own
 	}
 	if token == "" {
 		return stream.Principal{}, fmt.Errorf("%w: none given", ErrUnauthenticated)
@@ -95,15 +122,8 @@ func (v *Verifier) Authenticate(r *http.Request) (stream.Principal, error) {
 	if p.Role != stream.RoleViewer && p.Role != stream.RoleAdmin {
 		return stream.Principal{}, fmt.Errorf("%w: the role is neither viewer nor admin", ErrUnauthenticated)
 	}
-	if c.Topologies != nil {
-		p.Topologies = []stream.TopologyID{}
-	}
-	for _, s := range c.Topologies {
-		id, ok := stream.ParseTopologyID(s)
-		if !ok {
-			return stream.Principal{}, fmt.Errorf("%w: topologies holds what is no id", ErrUnauthenticated)
-		}
-		p.Topologies = append(p.Topologies, id)
+	if c.Topologies.limited {
+		p.Topologies = c.Topologies.ids
 	}
 	return p, nil
 }
@@ -139,8 +159,8 @@ func Sign(secret []byte, c Claims, now time.Time) (string, error) {
 	if c.Audience != "" {
 		t.Audience = jwt.ClaimStrings{c.Audience}
 	}
-	for _, id := range c.Topologies {
-		t.Topologies = append(t.Topologies, string(id))
+	if c.Topologies != nil {
+		t.Topologies = scope{true, c.Topologies}
 	}
 	token, err := jwt.NewWithClaims(jwt.SigningMethodHS256, t).SignedString(secret)
 	if err != nil {

@@ -43,6 +43,8 @@ func TestHostileTokensAreRefusedWithoutAWord(t *testing.T) {
 		"no role":     sign(t, secret, jwt.SigningMethodHS256, jwt.MapClaims{"exp": soon}),
 		"odd role":    sign(t, secret, jwt.SigningMethodHS256, jwt.MapClaims{"exp": soon, "role": "root"}),
 		"odd scope":   sign(t, secret, jwt.SigningMethodHS256, jwt.MapClaims{"exp": soon, "role": "viewer", "topologies": []string{"demo"}}),
+		"null scope":  sign(t, secret, jwt.SigningMethodHS256, jwt.MapClaims{"exp": soon, "role": "viewer", "topologies": nil}),
+		"text scope":  sign(t, secret, jwt.SigningMethodHS256, jwt.MapClaims{"exp": soon, "role": "viewer", "topologies": "all"}),
 		"not yet":     sign(t, secret, jwt.SigningMethodHS256, jwt.MapClaims{"exp": soon, "role": "viewer", "nbf": soon}),
 		"truncated":   good[:len(good)-3],
 		"garbage":     "garbage",

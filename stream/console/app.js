@@ -5,7 +5,7 @@
 const $ = (id) => document.getElementById(id);
 const shown = 500;
 const topostream = (window.topostream = { state: 'closed', lastSeq: null, events: [] });
-let current = 0; // a newer open() ends the older loop
+let current = new AbortController(); // a newer open() ends the older one's stream
 
 function setState(state) {
   topostream.state = state;
@@ -61,15 +61,22 @@ async function read(response, onEvent, onRetry) {
 }
 
 async function open(token, topology) {
-  const mine = ++current;
+  current.abort();
+  const mine = (current = new AbortController()).signal;
   let retry = 3000;
+  topostream.lastSeq = null;
+  topostream.events = [];
+  $('events').replaceChildren();
+  $('count').textContent = '0';
+  $('seq').textContent = '–';
+  $('snapshot').textContent = 'none yet';
   $('message').textContent = '';
-  while (mine === current) {
+  while (!mine.aborted) {
     setState('connecting');
     try {
       const headers = { Accept: 'text/event-stream', Authorization: 'Bearer ' + token };
       if (topostream.lastSeq !== null) headers['Last-Event-ID'] = String(topostream.lastSeq);
-      const response = await fetch('/api/v1/topologies/' + encodeURIComponent(topology) + '/events', { headers, cache: 'no-store' });
+      const response = await fetch('/api/v1/topologies/' + encodeURIComponent(topology) + '/events', { headers, cache: 'no-store', signal: mine });
       if (!response.ok) {
         const problem = await response.json().catch(() => ({}));
         $('message').textContent = response.status + ': ' + (problem.detail || response.statusText);
@@ -77,13 +84,14 @@ async function open(token, topology) {
       } else {
         $('message').textContent = '';
         setState('open');
-        await read(response, show, (ms) => { retry = ms; });
+        await read(response, (event) => { if (!mine.aborted) show(event); }, (ms) => { retry = ms; });
       }
     } catch { /* the network: try again */ }
+    if (mine.aborted) return;
     setState('connecting');
     await new Promise((done) => setTimeout(done, retry));
   }
-  if (mine === current) setState('closed');
+  if (!mine.aborted) setState('closed');
 }
 
 const given = new URLSearchParams(location.hash.slice(1));
@@ -91,7 +99,6 @@ $('token').value = given.get('token') || '';
 $('topology').value = given.get('topology') || '';
 $('open').addEventListener('submit', (e) => {
   e.preventDefault();
-  topostream.lastSeq = null;
   open($('token').value, $('topology').value);
 });
 if (given.get('token') && given.get('topology')) open(given.get('token'), given.get('topology'));

@@ -1,0 +1,267 @@
+package pgbus
+
+import (
+	"context"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"topostream/pgbus/pgtest"
+	"topostream/stream"
+)
+
+// The attach of the experiment (attach_race_test.go) is the bus's own here: a fresh bus, and so a fresh LISTEN connection, each time, with no
+// heartbeat that could make up for a catch-up that is missing.
+func TestTheBusItselfLosesNothingWhenItAttachesUnderWriters(t *testing.T) {
+	t.Parallel()
+	const attaches = 100
+	db := pgtest.New(t)
+	admin := db.Conn(t)
+	id := makeTopologies(t, admin, 1)[0]
+	ctx, stop := context.WithCancel(t.Context())
+	var writers sync.WaitGroup
+	for range 2 {
+		writer := db.Conn(t)
+		writers.Go(func() {
+			for ctx.Err() == nil {
+				_, _ = writer.Exec(ctx, `SELECT topology_emit($1::text::uuid, 'race', '{}')`, id) // the last one is cancelled
+			}
+		})
+	}
+	defer writers.Wait()
+	defer stop()
+	for range attaches {
+		attachOnceUnderWriters(t, db, admin, id)
+	}
+}
+
+func attachOnceUnderWriters(t *testing.T, db *pgtest.DB, admin *pgx.Conn, id stream.TopologyID) {
+	t.Helper()
+	pool, err := NewPool(t.Context(), db.URL)
+	must(t, err)
+	defer pool.Close()
+	listen, err := pgx.ParseConfig(db.URL)
+	must(t, err)
+	b := New(Config{Pool: pool, Listen: listen, Heartbeat: time.Hour, Poll: time.Hour})
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	done := make(chan error, 1)
+	go func() { done <- b.Run(ctx) }()
+	defer func() { cancel(); must(t, <-done) }()
+	pgtest.Eventually(t, "LISTEN", b.stats.Listening.Load)
+
+	sub, err := b.Attach(ctx, stream.AttachRequest{Topology: id})
+	must(t, err)
+	defer sub.Close()
+	head := pgtest.Scan[stream.Seq](t, admin, `SELECT seq FROM topology_heads`)
+	for last := sub.Snapshot.Seq; last < head; {
+		frames, err := next(ctx, sub.Cursor)
+		if err != nil {
+			t.Fatalf("after %d of %d, attached at %d: %v", last, head, sub.Snapshot.Seq, err)
+		}
+		for _, fr := range frames {
+			if fr.Seq != last+1 {
+				t.Fatalf("%d came after %d", fr.Seq, last)
+			}
+			last = fr.Seq
+		}
+	}
+	if n := b.stats.JournalReads[stream.ReadHeartbeat].Load(); n != 0 {
+		t.Errorf("%d reads by the heartbeat", n)
+	}
+}
+
+// fillingBus runs nothing of a bus but what reads feeds up: no heartbeat, no poll and no notification makes up for a read that was not asked for.
+func fillingBus(t *testing.T, db *pgtest.DB) *Bus {
+	t.Helper()
+	pool, err := NewPool(t.Context(), db.URL)
+	must(t, err)
+	b := New(Config{Pool: pool})
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() { defer close(done); b.fillLoop(ctx) }()
+	t.Cleanup(func() { cancel(); <-done; b.close(); pool.Close() })
+	return b
+}
+
+// attachAt does what an attach transaction that saw the head at seq is followed by.
+func attachAt(b *Bus, id stream.TopologyID, seq stream.Seq, listening bool) *topic {
+	b.mu.Lock()
+	w := b.enqueue(stream.AttachRequest{Topology: id})
+	b.pending[id].underWay = true
+	b.mu.Unlock()
+	b.attachDone([]stream.TopologyID{id}, []snapshotRow{{id: id, head: head{seq: seq, first: 1}, snapshot: "{}"}}, listening)
+	return (<-w.done).topic
+}
+
+func TestTheLastEventBeforeListenTookEffectComesByTheCatchUp(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	conn := db.Conn(t)
+	id := makeTopologies(t, conn, 1)[0]
+	b := fillingBus(t, db)
+	pgtest.Exec(t, conn, `SELECT topology_emit($1::text::uuid, 'x', '{}')`, id) // after the snapshot, and before LISTEN took effect
+	comes(t, attachAt(b, id, 1, true), 2)
+}
+
+func TestWhatWasMissedWhileTheConnectionWasAwayComesByTheReadAfterIt(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	conn := db.Conn(t)
+	id := makeTopologies(t, conn, 1)[0]
+	b := fillingBus(t, db)
+	topic := attachAt(b, id, 1, false)
+	pgtest.Eventually(t, "the catch-up", func() bool {
+		b.fills.mu.Lock()
+		defer b.fills.mu.Unlock()
+		return !topic.fill.queued
+	})
+	pgtest.Exec(t, conn, `SELECT topology_emit($1::text::uuid, 'x', '{}')`, id) // nobody hears of it
+	s := &session{Bus: b, conn: db.Conn(t), channels: map[stream.TopologyID]struct{}{}}
+	must(t, s.listenToDeaf(t.Context(), stream.ReadReconnect))
+	comes(t, topic, 2)
+}
+
+// comes fails unless exactly the event seq follows the one before it.
+func comes(t *testing.T, topic *topic, seq stream.Seq) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	frames, err := next(ctx, topic.feed.Cursor(seq-1))
+	if err != nil || len(frames) != 1 || frames[0].Seq != seq {
+		t.Errorf("%v, %v, want event %d", frames, err, seq)
+	}
+}
+
+func TestWhatNoNotificationToldComesByTheHeartbeat(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	conn := db.Conn(t)
+	id := makeTopologies(t, conn, 1)[0]
+	b := startBus(t, db, func(c *Config) { c.Heartbeat = 50 * time.Millisecond })
+	sub, err := b.Attach(t.Context(), stream.AttachRequest{Topology: id})
+	must(t, err)
+	pgtest.Exec(t, conn, `UPDATE topology_settings SET bus = 'wal'`) // the triggers NOTIFY nothing
+	pgtest.Exec(t, conn, `SELECT topology_emit($1::text::uuid, 'x', '{}')`, id)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	if frames, err := next(ctx, sub.Cursor); err != nil || len(frames) != 1 || frames[0].Seq != 2 {
+		t.Errorf("%v, %v, want event 2", frames, err)
+	}
+	if b.stats.JournalReads[stream.ReadHeartbeat].Load() == 0 {
+		t.Error("it did not come by the heartbeat")
+	}
+}
+
+func TestAHistoryThatWasTakenBackIsNotServedFromOldPages(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	conn := db.Conn(t)
+	id := makeTopologies(t, conn, 1)[0]
+	const emit = `SELECT topology_emit($1::text::uuid, 'test', jsonb_build_object('life', $2::text)) FROM generate_series(1, $3::int)`
+	pgtest.Exec(t, conn, emit, id, "old", 79)
+	b := startBus(t, db, func(c *Config) { c.Heartbeat = 50 * time.Millisecond })
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	fresh, err := b.Attach(ctx, stream.AttachRequest{Topology: id})
+	must(t, err)
+	old, err := b.Attach(ctx, stream.AttachRequest{Topology: id, Resume: true, After: 10})
+	must(t, err)
+	_, err = next(ctx, old.Cursor) // which reads and keeps a page
+	must(t, err)
+	pgtest.Exec(t, conn, `UPDATE topology_heads SET seq = 50`)
+	pgtest.Exec(t, conn, `DELETE FROM topology_events WHERE seq > 50`)
+	if _, err := next(ctx, fresh.Cursor); err != stream.ErrReset { //nolint:errorlint // the sentinel itself
+		t.Fatalf("%v, want a reset", err)
+	}
+	pgtest.Exec(t, conn, emit, id, "new", 10)
+	sub, err := b.Attach(ctx, stream.AttachRequest{Topology: id, Resume: true, After: 45})
+	must(t, err)
+	for last := stream.Seq(45); last < 60; {
+		frames, err := next(ctx, sub.Cursor)
+		must(t, err)
+		for _, fr := range frames {
+			if want := string(mustPage(t, b, id, last).Bytes); fr.Seq != last+1 || string(fr.Bytes) != want {
+				t.Fatalf("%s, want %s", fr.Bytes, want)
+			}
+			last = fr.Seq
+		}
+	}
+}
+
+// mustPage reads the event after n from the database itself.
+func mustPage(t *testing.T, b *Bus, id stream.TopologyID, n stream.Seq) stream.Frame {
+	t.Helper()
+	pages, err := b.readPages(t.Context(), []pageRequest{{id, n}}, 1, pageBytes)
+	must(t, err)
+	return pages[0].frames[0]
+}
+
+func TestANumberAheadOfTheHeadGetsASnapshotHoweverManyCome(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	id := makeTopologies(t, db.Conn(t), 1)[0]
+	b := startBus(t, db, nil)
+	_, err := b.Attach(t.Context(), stream.AttachRequest{Topology: id})
+	must(t, err)
+	const clients = 2000
+	errs := make(chan error, clients)
+	for range clients {
+		go func() {
+			sub, err := b.Attach(t.Context(), stream.AttachRequest{Topology: id, Resume: true, After: 99})
+			if err == nil && sub.Snapshot == nil {
+				t.Error("resumed ahead of the head")
+			}
+			errs <- err
+		}()
+	}
+	for range clients {
+		must(t, <-errs)
+	}
+}
+
+func TestEachLifeOfAnIDEndsItsOwnStreamsOnly(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	conn := db.Conn(t)
+	id := makeTopologies(t, conn, 1)[0]
+	const again = `INSERT INTO topologies (id, name) VALUES ($1::text::uuid, 'again')`
+	pgtest.Exec(t, conn, `SELECT topology_emit($1::text::uuid, 'x', '{}')`, id) // 2
+	pgtest.Exec(t, conn, `DELETE FROM topologies`)                              // 3
+	pgtest.Exec(t, conn, again, id)                                             // 4
+	pgtest.Exec(t, conn, `SELECT topology_emit($1::text::uuid, 'x', '{}')`, id) // 5
+	b := startBus(t, db, nil)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	old, err := b.Attach(ctx, stream.AttachRequest{Topology: id, Resume: true, After: 1})
+	must(t, err)
+	fresh, err := b.Attach(ctx, stream.AttachRequest{Topology: id})
+	must(t, err)
+	var got []stream.Seq
+	for err = nil; err == nil; {
+		var frames []stream.Frame
+		frames, err = next(ctx, old.Cursor)
+		for _, fr := range frames {
+			got = append(got, fr.Seq)
+		}
+	}
+	if err != stream.ErrDeleted || len(got) != 2 || got[1] != 3 { //nolint:errorlint // the sentinel itself
+		t.Errorf("who resumed in the first life got %v and %v, want 2, 3 and the end", got, err)
+	}
+	after, err := b.Attach(ctx, stream.AttachRequest{Topology: id, Resume: true, After: 3})
+	must(t, err)
+	pgtest.Exec(t, conn, `SELECT topology_emit($1::text::uuid, 'x', '{}')`, id) // 6
+	for sub, last := range map[*stream.Subscription]stream.Seq{fresh: fresh.Snapshot.Seq, after: 3} {
+		for last < 6 {
+			frames, err := next(ctx, sub.Cursor)
+			must(t, err)
+			for _, fr := range frames {
+				if fr.Seq != last+1 {
+					t.Fatalf("%d came after %d", fr.Seq, last)
+				}
+				last = fr.Seq
+			}
+		}
+	}
+}
