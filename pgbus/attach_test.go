@@ -1,7 +1,7 @@
 package pgbus
 
 import (
-	"fmt"
+	"strconv"
 	"testing"
 	"time"
 
@@ -13,7 +13,7 @@ func TestABatchThatFailedIsTriedAgainInSmallerOnes(t *testing.T) {
 	b := New(Config{})
 	const topologies = 300
 	for i := range topologies {
-		b.enqueue(stream.AttachRequest{Topology: stream.TopologyID(fmt.Sprint(i))})
+		b.enqueue(stream.AttachRequest{Topology: stream.TopologyID(strconv.Itoa(i))})
 	}
 	for round, want := range []int{200, 50, 12, 3, 1, 1} {
 		largest, tried := 0, 0

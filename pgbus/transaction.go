@@ -16,7 +16,8 @@ import (
 
 const (
 	busyAfter     = 5 * time.Second        // of waiting for a turn, a connection and a lock, together
-	longest       = 30 * time.Second       // of one call, whatever it waits for
+	longestRead   = 10 * time.Second       // whatever it waits for
+	longestWrite  = 30 * time.Second       // as above; a topology may begin with 2,000 members
 	namedBefore   = 500 * time.Millisecond // the end of a wait: when the log names who is waited for
 	conflictTries = 5                      // of a transaction that PostgreSQL ended for the sake of another
 )
@@ -24,7 +25,7 @@ const (
 // write runs do in a transaction, again when PostgreSQL ended it as a deadlock's victim or for a serialization failure. The writers of one
 // turn go one after another.
 func (s *Store) write(ctx context.Context, turn string, do func(context.Context, pgx.Tx) error) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, longest, stream.ErrUnavailable)
+	ctx, cancel := context.WithTimeoutCause(ctx, longestWrite, stream.ErrUnavailable)
 	defer cancel()
 	waiting, stop := context.WithTimeoutCause(ctx, s.busyAfter, stream.ErrBusy)
 	defer stop()
@@ -47,7 +48,7 @@ func (s *Store) write(ctx context.Context, turn string, do func(context.Context,
 
 // read runs do in a transaction that sees one moment.
 func (s *Store) read(ctx context.Context, do func(context.Context, pgx.Tx) error) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, longest, stream.ErrUnavailable)
+	ctx, cancel := context.WithTimeoutCause(ctx, longestRead, stream.ErrUnavailable)
 	defer cancel()
 	waiting, stop := context.WithTimeoutCause(ctx, s.busyAfter, stream.ErrBusy)
 	defer stop()
@@ -84,10 +85,11 @@ func (s *Store) nameBlockers(ctx context.Context, pid uint32, after time.Duratio
 	timer := time.AfterFunc(after, func() {
 		defer close(asked)
 		const query = `SELECT pg_blocking_pids($1)`
-		ctx, cancel := context.WithTimeout(ctx, namedBefore)
+		asking, cancel := context.WithTimeout(ctx, namedBefore)
 		defer cancel()
 		var pids []int32
-		switch err := s.pool.QueryRow(ctx, query, pid).Scan(&pids); {
+		switch err := s.pool.QueryRow(asking, query, pid).Scan(&pids); {
+		case ctx.Err() != nil: // nobody waits any more
 		case err != nil:
 			s.log.Warn("a transaction takes long, and whom it waits for is not known", "error", err)
 		case len(pids) > 0:

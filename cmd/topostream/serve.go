@@ -53,7 +53,8 @@ type serveCmd struct {
 	TLSKey             string        `name:"tls-key" help:"Key file, PEM." placeholder:"FILE"`
 	LogFormat          string        `default:"text" enum:"text,json" help:"text or json."`
 
-	ready func(addr string) // called once the address answers
+	ready      func(addr string) // called once the address answers
+	pruneEvery time.Duration     // 0: the bus's own
 }
 
 const defaultMutationRetention = 720 * time.Hour
@@ -146,7 +147,7 @@ func (c *serveCmd) Run(ctx context.Context, o output) error {
 	stats := &stream.Stats{}
 	bus := pgbus.New(pgbus.Config{
 		Pool: pool, Listen: listenConfig, Memory: stream.NewMemory(c.FeedMemory, stats), Stats: stats, Logger: log,
-		PollOnly: c.Bus == "poll", Retention: c.Retention, RetentionCount: c.RetentionCount, MutationRetention: c.MutationRetention,
+		PollOnly: c.Bus == "poll", Retention: c.Retention, RetentionCount: c.RetentionCount, MutationRetention: c.MutationRetention, PruneEvery: c.pruneEvery,
 	})
 	cfg := api.Config{
 		Bus: bus, Store: pgbus.NewStore(pool, log), Auth: verifier.Authenticate, Stats: stats, Logger: log,
