@@ -13,15 +13,12 @@ import (
 	"topostream/stream"
 )
 
-const (
-	maxBody  = 1 << 20          // bytes
-	bodyTime = 30 * time.Second // in which it must have arrived
-)
+const maxBody = 1 << 20 // bytes
 
 // readBody reads the JSON body of a request. When it cannot, it has answered why.
 //
 // A request without Content-Type is taken at its word; one with another type is not guessed at.
-func readBody(w http.ResponseWriter, r *http.Request) ([]byte, bool) {
+func (s *Server) readBody(w http.ResponseWriter, r *http.Request) ([]byte, bool) {
 	if given := r.Header.Get("Content-Type"); given != "" {
 		if mediaType, _, err := mime.ParseMediaType(given); err != nil || mediaType != "application/json" {
 			problem(w, http.StatusUnsupportedMediaType, fmt.Sprintf("Content-Type: %.80q is not understood here: send application/json", given))
@@ -29,24 +26,25 @@ func readBody(w http.ResponseWriter, r *http.Request) ([]byte, bool) {
 		}
 	}
 	control := http.NewResponseController(w)
-	_ = control.SetReadDeadline(time.Now().Add(bodyTime)) // a writer without deadlines has no slow clients
+	_ = control.SetReadDeadline(time.Now().Add(s.cfg.BodyTimeout)) // a writer without deadlines has no slow clients
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
 	var tooLarge *http.MaxBytesError
 	switch {
 	case errors.As(err, &tooLarge):
 		problem(w, http.StatusBadRequest, fmt.Sprintf("body: is larger than %d bytes (1 MiB): make it smaller", tooLarge.Limit))
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		problem(w, http.StatusRequestTimeout, fmt.Sprintf("body: did not arrive within %s", bodyTime))
+		problem(w, http.StatusRequestTimeout, fmt.Sprintf("body: did not arrive within %s", s.cfg.BodyTimeout))
 	case err != nil:
-		problem(w, http.StatusBadRequest, "body: ended too early")
+		problem(w, http.StatusBadRequest, "body: ended too early: send all that Content-Length promises")
+	default:
+		_ = control.SetReadDeadline(time.Time{}) // as above. After an error it stays: net/http reads what is left of a body
 	}
-	_ = control.SetReadDeadline(time.Time{}) // as above
 	return body, err == nil
 }
 
 // parseBody reads a body and parses it. When it cannot, it has answered why.
 func parseBody[T any](s *Server, w http.ResponseWriter, r *http.Request, parse func([]byte) (T, error)) (v T, body []byte, ok bool) {
-	body, ok = readBody(w, r)
+	body, ok = s.readBody(w, r)
 	if !ok {
 		return v, nil, false
 	}

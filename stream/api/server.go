@@ -29,6 +29,7 @@ type Config struct {
 	Logger            *slog.Logger
 	Keepalive         time.Duration // silence after which a stream gets a comment
 	WriteTimeout      time.Duration // of one batch of frames
+	BodyTimeout       time.Duration // in which a request's body must have arrived: 30 s
 	MaxStreams        int           // 0: no limit
 	MaxStreamsPerUser int           // 0: no limit
 	Ready             func() error
@@ -49,6 +50,9 @@ func New(cfg Config) *Server {
 	}
 	if cfg.WriteTimeout <= 0 {
 		cfg.WriteTimeout = 30 * time.Second
+	}
+	if cfg.BodyTimeout <= 0 {
+		cfg.BodyTimeout = 30 * time.Second
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
