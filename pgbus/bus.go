@@ -40,6 +40,8 @@ type Config struct {
 	Retention      time.Duration // age at which journal rows may go; 0: never
 	RetentionCount int64         // newest rows kept of each topology; 0: no such limit
 	PruneEvery     time.Duration // 1 min
+
+	MutationRetention time.Duration // age at which finished mutations may go; 0: never
 }
 
 func (c *Config) setDefaults() {
@@ -130,9 +132,7 @@ func (b *Bus) Run(ctx context.Context) error {
 	g.Go(func() error { b.fillLoop(ctx); return nil })
 	g.Go(func() error { b.fillLoop(ctx); return nil })
 	g.Go(func() error { b.lingerLoop(ctx); return nil })
-	if b.cfg.Retention > 0 || b.cfg.RetentionCount > 0 {
-		g.Go(func() error { b.pruneLoop(ctx); return nil })
-	}
+	g.Go(func() error { b.pruneLoop(ctx); return nil })
 	err := g.Wait()
 	b.close()
 	b.tasks.Wait()

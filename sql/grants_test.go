@@ -13,7 +13,9 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"topostream/pgbus"
 	"topostream/pgbus/pgtest"
+	"topostream/stream"
 )
 
 // readmeGrants gives the README's statements for a role, with the role's name put in.
@@ -33,7 +35,7 @@ func TestTheDocumentedGrantsAreEnoughWithAnEmptySearchPathAndNoMore(t *testing.T
 	db := pgtest.New(t)
 	owner := db.Conn(t)
 	id := pgtest.Scan[string](t, owner, `INSERT INTO topologies (name) VALUES ('demo') RETURNING id::text`)
-	as := func(role string) *pgx.Conn {
+	as := func(role string) (_ *pgx.Conn, databaseURL string) {
 		name := fmt.Sprintf("%s_%d", role, time.Now().UnixNano()) // roles are the cluster's, not the database's
 		pgtest.Exec(t, owner, `CREATE ROLE `+name+` LOGIN PASSWORD 'x'`)
 		t.Cleanup(func() {
@@ -48,7 +50,7 @@ func TestTheDocumentedGrantsAreEnoughWithAnEmptySearchPathAndNoMore(t *testing.T
 		conn, err := pgx.Connect(t.Context(), u.String())
 		must(t, err)
 		t.Cleanup(func() { _ = conn.Close(t.Context()) })
-		return conn
+		return conn, u.String()
 	}
 	refused := func(conn *pgx.Conn, statement string) {
 		t.Helper()
@@ -57,7 +59,7 @@ func TestTheDocumentedGrantsAreEnoughWithAnEmptySearchPathAndNoMore(t *testing.T
 		}
 	}
 
-	injector := as("injector")
+	injector, _ := as("injector")
 	pgtest.Exec(t, injector, `SET search_path = ''`)
 	pgtest.Exec(t, injector, `UPDATE public.topologies SET status = 'deploying' WHERE name = 'demo'`)
 	pgtest.Exec(t, injector, `INSERT INTO public.topologies (name) VALUES ('other')`)
@@ -71,22 +73,26 @@ func TestTheDocumentedGrantsAreEnoughWithAnEmptySearchPathAndNoMore(t *testing.T
 	refused(injector, `UPDATE public.topology_heads SET seq = 0`)
 	refused(injector, `SELECT public.topology_new_epoch()`)
 
-	reader := as("reader")
+	reader, _ := as("reader")
 	pgtest.Exec(t, reader, `SELECT * FROM topology_events, topology_heads, topologies, mutations, lans, deckies, edges`)
 	refused(reader, `SELECT topology_emit('`+id+`', 'x', '{}')`)
 	refused(reader, `SELECT topology_begin()`)
 	refused(reader, `SELECT * FROM topology_settings`)
 	refused(reader, `DELETE FROM topologies`)
 
-	server := as("server")
+	server, serverURL := as("server")
 	pgtest.Exec(t, server, `SELECT topology_check_epoch(), topology_prune('1 hour', NULL, 10)`)
 	pgtest.Exec(t, server, `SELECT * FROM topology_snapshots(ARRAY['`+id+`']::uuid[], true), topology_journal('`+id+`', 0, 1, 10, 1000)`)
 	pgtest.Exec(t, server, `SELECT key FROM topology_settings`)
 	pgtest.Exec(t, server, `SELECT version FROM topology_migrations`)
 	refused(server, `SELECT topology_new_epoch()`)
 	refused(server, `UPDATE topology_heads SET seq = 0`)
+	refused(server, `UPDATE topologies SET version = 7`)
+	refused(server, `UPDATE mutations SET state = 'applying'`)
+	refused(server, `INSERT INTO topology_events SELECT * FROM topology_events`)
+	everyCallOfTheStore(t, serverURL)
 
-	worker := as("worker")
+	worker, _ := as("worker")
 	pgtest.Exec(t, worker, `SET search_path = ''`)
 	pgtest.Exec(t, owner, `INSERT INTO mutations (topology_id, op) SELECT id, 'add_lan' FROM topologies`)
 	pgtest.Exec(t, worker, `SELECT id FROM public.topologies ORDER BY id FOR NO KEY UPDATE`)
@@ -100,6 +106,42 @@ func TestTheDocumentedGrantsAreEnoughWithAnEmptySearchPathAndNoMore(t *testing.T
 	refused(worker, `SELECT public.topology_emit('`+id+`', 'x', '{}')`)
 	refused(worker, `SELECT key FROM public.topology_settings`)
 	contiguous(t, owner)
+}
+
+// everyCallOfTheStore does all that the REST API and the pruning do in the database.
+func everyCallOfTheStore(t *testing.T, databaseURL string) {
+	t.Helper()
+	pool, err := pgbus.NewPool(t.Context(), databaseURL)
+	must(t, err)
+	defer pool.Close()
+	store := pgbus.NewStore(pool, nil)
+	made, err := store.CreateTopology(t.Context(), stream.NewTopology{
+		Name: "rest", LANs: []stream.AddLAN{{Name: "a", IsDMZ: true}, {Name: "b"}}, Deckies: []stream.AddDecky{{Name: "web-1", LAN: "a", ForwardsL3: true}},
+	})
+	must(t, err)
+	for _, status := range []string{"deploying", "active"} {
+		_, err := store.ChangeStatus(t.Context(), made.ID, stream.StatusChange{Status: status})
+		must(t, err)
+	}
+	expected := int64(0)
+	mutation := stream.NewMutation{Op: stream.OpRemoveLAN, Payload: []byte(`{"name":"b"}`), IdempotencyKey: "k", ExpectedVersion: &expected}
+	for range 2 {
+		_, err = store.Enqueue(t.Context(), made.ID, mutation)
+		must(t, err)
+	}
+	_, err = store.Topologies(t.Context(), nil, 10, 0)
+	must(t, err)
+	_, err = store.Topology(t.Context(), made.ID)
+	must(t, err)
+	_, err = store.Mutations(t.Context(), made.ID, "", 10)
+	must(t, err)
+	must(t, store.DeleteTopology(t.Context(), made.ID))
+	_, err = pgbus.Prune(t.Context(), pool, time.Hour, 1)
+	must(t, err)
+	_, err = pgbus.PruneMutations(t.Context(), pool, time.Hour)
+	must(t, err)
+	_, err = pgbus.PruneKeys(t.Context(), pool)
+	must(t, err)
 }
 
 func TestDumpAndRestoreKeepHeadsAndJournalAndRaiseTheEpochOnce(t *testing.T) {

@@ -3,6 +3,7 @@ package stream
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -87,12 +88,14 @@ const maxName = 200
 
 // ParseOp reads the payload of a mutation strictly: unknown fields, wrong types and trailing bytes are a *FieldError that names the field below
 // "payload". It gives one of the payload types above, by value.
-func ParseOp(op string, payload json.RawMessage) (any, error) {
+func ParseOp(op string, payload json.RawMessage) (any, error) { return parseOp("payload", op, payload) }
+
+func parseOp(path, op string, payload json.RawMessage) (any, error) {
 	read, ok := payloads()[op]
 	if !ok {
 		return nil, &FieldError{"op", fmt.Sprintf("%.80q is no op: use one of %s", op, strings.Join(Ops(), ", "))}
 	}
-	f := newFields("payload", payload)
+	f := newFields(path, payload)
 	v := read(f)
 	return v, f.close()
 }
@@ -166,20 +169,19 @@ type fields struct {
 
 func newFields(path string, raw json.RawMessage) *fields {
 	f := &fields{path: path}
-	decoder := json.NewDecoder(bytes.NewReader(raw))
-	if err := decoder.Decode(&f.m); err != nil || f.m == nil {
+	if err := json.Unmarshal(raw, &f.m); err != nil || f.m == nil {
 		f.err = &FieldError{path, "give a JSON object"}
-	} else if decoder.More() {
-		f.err = &FieldError{path, "there is something behind the object: remove it"}
 	}
 	return f
 }
 
 func (f *fields) fail(name, problem string) {
 	if f.err == nil {
-		f.err = &FieldError{f.path + "." + name, problem}
+		f.err = &FieldError{f.at(name), problem}
 	}
 }
+
+func (f *fields) at(name string) string { return join(f.path, name) }
 
 func (f *fields) check(name string, err error, problem string) bool {
 	if err != nil {
@@ -298,7 +300,7 @@ func (f *fields) addr(name string) (a netip.Addr) {
 // unmarshal refuses null, which encoding/json takes for "leave as it is".
 func unmarshal(raw json.RawMessage, into any) error {
 	if bytes.Equal(bytes.TrimSpace(raw), []byte("null")) {
-		return fmt.Errorf("null")
+		return errors.New("null")
 	}
 	return json.Unmarshal(raw, into)
 }

@@ -47,13 +47,14 @@ type serveCmd struct {
 	FeedMemory         int64         `default:"268435456" help:"Bytes that the rings of all feeds may hold."`
 	Retention          time.Duration `default:"24h" help:"Age at which journal rows go; 0 keeps them."`
 	RetentionCount     int64         `default:"0" help:"Newest journal rows kept of each topology; 0 is no limit."`
-	MutationRetention  time.Duration `default:"720h" help:"Not built yet: age at which finished mutations go."`
+	MutationRetention  time.Duration `default:"720h" help:"Age at which finished mutations go; 0 keeps them."`
 	MetricsAddr        string        `help:"Serve /metrics here instead." placeholder:"ADDR"`
 	TLSCert            string        `name:"tls-cert" help:"Certificate file, PEM." placeholder:"FILE"`
 	TLSKey             string        `name:"tls-key" help:"Key file, PEM." placeholder:"FILE"`
 	LogFormat          string        `default:"text" enum:"text,json" help:"text or json."`
 
-	ready func(addr string) // called once the address answers
+	ready      func(addr string) // called once the address answers
+	pruneEvery time.Duration     // 0: the bus's own
 }
 
 const defaultMutationRetention = 720 * time.Hour
@@ -66,7 +67,6 @@ func (c *serveCmd) check() error {
 		"--jwks-url":             c.JWKSURL != "",
 		"--auth-cookie":          c.AuthCookie != "",
 		"--allow-origin":         len(c.AllowOrigin) > 0,
-		"--mutation-retention":   c.MutationRetention != defaultMutationRetention,
 		"--bus wal":              c.Bus == "wal",
 	} {
 		if given {
@@ -155,10 +155,10 @@ func (c *serveCmd) Run(ctx context.Context, o output) error {
 	stats := &stream.Stats{}
 	bus := pgbus.New(pgbus.Config{
 		Pool: pool, Listen: listenConfig, Memory: stream.NewMemory(c.FeedMemory, stats), Stats: stats, Logger: log,
-		PollOnly: c.Bus == "poll", Retention: c.Retention, RetentionCount: c.RetentionCount,
+		PollOnly: c.Bus == "poll", Retention: c.Retention, RetentionCount: c.RetentionCount, MutationRetention: c.MutationRetention, PruneEvery: c.pruneEvery,
 	})
 	cfg := api.Config{
-		Bus: bus, Auth: verifier.Authenticate, Stats: stats, Logger: log,
+		Bus: bus, Store: pgbus.NewStore(pool, log), Auth: verifier.Authenticate, Stats: stats, Logger: log,
 		Keepalive: c.Keepalive, WriteTimeout: c.WriteTimeout, MaxStreams: c.MaxStreams, MaxStreamsPerUser: c.MaxStreamsPerUser,
 		ConsoleHandler: console.Handler(), Ready: bus.Ready,
 	}

@@ -1,4 +1,4 @@
-// Package api is topostream's HTTP face: the streams, the journal, and what says how the server is.
+// Package api is topostream's HTTP face: the streams, the journal, topologies and their mutations, and what says how the server is.
 package api
 
 import (
@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	"strconv"
 	"strings"
 	"time"
 
@@ -18,14 +17,19 @@ import (
 	"topostream/stream"
 )
 
+// basePath is before what needs a token.
+const basePath = "/api/v1"
+
 // Config is what New needs. Auth's errors become 401; a nil handler means that its route is not served here.
 type Config struct {
 	Bus               stream.Bus
+	Store             stream.Store
 	Auth              func(*http.Request) (stream.Principal, error)
 	Stats             *stream.Stats
 	Logger            *slog.Logger
 	Keepalive         time.Duration // silence after which a stream gets a comment
 	WriteTimeout      time.Duration // of one batch of frames
+	BodyTimeout       time.Duration // in which a request's body must have arrived: 30 s
 	MaxStreams        int           // 0: no limit
 	MaxStreamsPerUser int           // 0: no limit
 	Ready             func() error
@@ -47,6 +51,9 @@ func New(cfg Config) *Server {
 	if cfg.WriteTimeout <= 0 {
 		cfg.WriteTimeout = 30 * time.Second
 	}
+	if cfg.BodyTimeout <= 0 {
+		cfg.BodyTimeout = 30 * time.Second
+	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -62,8 +69,10 @@ func (s *Server) Handler() http.Handler {
 	r := chi.NewRouter()
 	r.Use(s.recover, middleware.StripSlashes)
 	r.NotFound(func(w http.ResponseWriter, _ *http.Request) { problem(w, http.StatusNotFound, "there is nothing here") })
-	r.MethodNotAllowed(func(w http.ResponseWriter, _ *http.Request) {
-		problem(w, http.StatusMethodNotAllowed, "this address does not take that method")
+	r.MethodNotAllowed(func(w http.ResponseWriter, req *http.Request) {
+		allowed := strings.Join(methods(r, req), ", ")
+		w.Header().Set("Allow", allowed) // RFC 9110, section 15.5.6
+		problem(w, http.StatusMethodNotAllowed, "this address takes "+allowed)
 	})
 	r.Get("/livez", func(w http.ResponseWriter, _ *http.Request) { writeText(w, http.StatusOK, "ok") })
 	r.Get("/readyz", s.readyz)
@@ -74,9 +83,28 @@ func (s *Server) Handler() http.Handler {
 		r.Method(http.MethodGet, "/", s.cfg.ConsoleHandler)
 		r.Method(http.MethodGet, "/console/*", s.cfg.ConsoleHandler)
 	}
-	r.Get("/api/v1/topologies/{id}/events", s.viewer(s.events))
-	r.Get("/api/v1/topologies/{id}/journal", s.viewer(s.journal))
+	r.Get("/openapi.yaml", serveDescription)
+	const topologies, topology = basePath + "/topologies", basePath + "/topologies/{id}"
+	r.Get(topologies, s.collection(stream.RoleViewer, s.listTopologies))
+	r.Post(topologies, s.collection(stream.RoleAdmin, s.createTopology))
+	r.Get(topology, s.viewer(s.getTopology))
+	r.Patch(topology, s.admin(s.changeStatus))
+	r.Delete(topology, s.admin(s.deleteTopology))
+	r.Get(topology+"/events", s.viewer(s.events))
+	r.Get(topology+"/journal", s.viewer(s.journal))
+	r.Post(topology+"/mutations", s.admin(s.enqueueMutation))
+	r.Get(topology+"/mutations", s.viewer(s.listMutations))
 	return r
+}
+
+// methods are those that the address of req takes.
+func methods(r chi.Router, req *http.Request) (allowed []string) {
+	for _, method := range []string{http.MethodGet, http.MethodPost, http.MethodPatch, http.MethodDelete} {
+		if r.Match(chi.NewRouteContext(), method, strings.TrimSuffix(req.URL.Path, "/")) {
+			allowed = append(allowed, method)
+		}
+	}
+	return allowed
 }
 
 // recover turns a panic into a 500. The log gets the path without the query, which may hold a token.
@@ -114,57 +142,80 @@ type request struct {
 	topology  stream.TopologyID
 }
 
-// viewer checks in the order 401, 403, 404, so that an unauthenticated caller learns nothing about which ids exist.
+// viewer serves one topology to whoever may read it.
 func (s *Server) viewer(next func(http.ResponseWriter, request)) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
-		p, err := s.cfg.Auth(r)
-		if err != nil {
-			s.cfg.Logger.Info("unauthenticated", "path", r.URL.Path, "error", err)
-			w.Header().Set("WWW-Authenticate", `Bearer realm="topostream"`)
-			problem(w, http.StatusUnauthorized, "give a valid token as Authorization: Bearer or as ?token=")
-			return
-		}
-		id, ok := stream.ParseTopologyID(chi.URLParam(r, "id"))
+	return s.topology(stream.RoleViewer, next)
+}
+
+// admin serves one topology to whoever may change it.
+func (s *Server) admin(next func(http.ResponseWriter, request)) http.HandlerFunc {
+	return s.topology(stream.RoleAdmin, next)
+}
+
+// topology checks in the order 401, 403, 404, so that an unauthenticated caller learns nothing about which ids exist.
+func (s *Server) topology(role stream.Role, next func(http.ResponseWriter, request)) http.HandlerFunc {
+	return s.authenticated(role, func(w http.ResponseWriter, r request) {
+		id, ok := stream.ParseTopologyID(chi.URLParam(r.Request, "id"))
 		switch {
-		case !p.May(stream.RoleViewer), p.Topologies != nil && !p.Sees(id):
+		case r.principal.Topologies != nil && !r.principal.Sees(id):
 			problem(w, http.StatusForbidden, "the token does not cover this topology")
 		case !ok:
 			notFound(w)
 		default:
-			next(w, request{r, p, id})
+			r.topology = id
+			next(w, r)
+		}
+	})
+}
+
+// collection serves what is about no topology that is there already. A token limited to some cannot make another.
+func (s *Server) collection(role stream.Role, next func(http.ResponseWriter, request)) http.HandlerFunc {
+	return s.authenticated(role, func(w http.ResponseWriter, r request) {
+		if role == stream.RoleAdmin && r.principal.Topologies != nil {
+			problem(w, http.StatusForbidden, "the token is limited to some topologies and cannot create one")
+			return
+		}
+		next(w, r)
+	})
+}
+
+func (s *Server) authenticated(role stream.Role, next func(http.ResponseWriter, request)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		p, err := s.cfg.Auth(r)
+		switch {
+		case err != nil:
+			s.cfg.Logger.Info("unauthenticated", "path", r.URL.Path, "error", err)
+			w.Header().Set("WWW-Authenticate", `Bearer realm="topostream"`)
+			problem(w, http.StatusUnauthorized, "give a valid token as Authorization: Bearer or as ?token=")
+		case !p.May(role):
+			problem(w, http.StatusForbidden, "this takes a token of the role "+string(role))
+		default:
+			next(w, request{Request: r, principal: p})
 		}
 	}
 }
 
 func (s *Server) journal(w http.ResponseWriter, r request) {
 	const defaultLimit, maxLimit = 200, 1000
-	query := r.URL.Query()
-	after, limit := stream.Seq(0), defaultLimit
-	if v := query.Get("after"); v != "" {
+	after := stream.Seq(0)
+	if v := r.URL.Query().Get("after"); v != "" {
 		var ok bool
 		if after, ok = stream.ParseSeq(v); !ok {
-			problem(w, http.StatusBadRequest, "after: give the seq of an event, 1 to 16 digits")
+			s.fail(w, r.Request, &stream.FieldError{Field: "after", Problem: "give the seq of an event, 1 to 16 digits"})
 			return
 		}
 	}
-	if v := query.Get("limit"); v != "" {
-		var err error
-		if limit, err = strconv.Atoi(v); err != nil || limit < 1 || limit > maxLimit {
-			problem(w, http.StatusBadRequest, fmt.Sprintf("limit: give a number from 1 to %d", maxLimit))
-			return
-		}
+	limit, err := number(r.Request, "limit", defaultLimit, 1, maxLimit)
+	if err != nil {
+		s.fail(w, r.Request, err)
+		return
 	}
-	page, err := s.cfg.Bus.Journal(r.Context(), r.topology, after, limit)
-	switch {
-	case errors.Is(err, stream.ErrNotFound):
-		notFound(w)
-	case err != nil:
-		s.cfg.Logger.Warn("journal", "topology", r.topology, "error", err)
-		w.Header().Set("Retry-After", "2")
-		problem(w, http.StatusServiceUnavailable, stream.ErrUnavailable.Error())
-	default:
-		writeJournal(w, page)
+	page, err := s.cfg.Bus.Journal(r.Context(), r.topology, after, int(limit))
+	if err != nil {
+		s.fail(w, r.Request, err)
+		return
 	}
+	writeJournal(w, page)
 }
 
 // writeJournal writes the events as the encoder made them: encoding/json would compact them, and an event has the same bytes

@@ -1,0 +1,61 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"strconv"
+
+	"topostream/stream"
+)
+
+// answer writes v as JSON, or what err says.
+func (s *Server) answer(w http.ResponseWriter, r *http.Request, status int, v any, err error) {
+	if err != nil {
+		s.fail(w, r, err)
+		return
+	}
+	writeJSON(w, status, "application/json", v)
+}
+
+// fail is the one place where errors of the domain become problem details. What is wrapped beside their sentences is for the log.
+func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
+	var (
+		field    *stream.FieldError
+		conflict *stream.ConflictError
+	)
+	switch {
+	case r.Context().Err() != nil: // the client has gone
+	case errors.As(err, &field):
+		problem(w, http.StatusBadRequest, field.Error())
+	case errors.Is(err, stream.ErrNotFound):
+		notFound(w)
+	case errors.As(err, &conflict):
+		problem(w, http.StatusConflict, conflict.Detail)
+	case errors.Is(err, stream.ErrBusy):
+		s.cfg.Logger.Warn("busy", "method", r.Method, "path", r.URL.Path, "error", err)
+		w.Header().Set("Retry-After", "5")
+		problem(w, http.StatusServiceUnavailable, stream.ErrBusy.Error())
+	case errors.Is(err, stream.ErrUnavailable), errors.Is(err, stream.ErrClosed), errors.Is(err, context.DeadlineExceeded):
+		s.cfg.Logger.Warn("unavailable", "method", r.Method, "path", r.URL.Path, "error", err)
+		w.Header().Set("Retry-After", "2")
+		problem(w, http.StatusServiceUnavailable, stream.ErrUnavailable.Error())
+	default:
+		s.cfg.Logger.Error("a request failed", "method", r.Method, "path", r.URL.Path, "error", err)
+		problem(w, http.StatusInternalServerError, "something is wrong here; the log says more")
+	}
+}
+
+// number reads a whole number of the query; a *stream.FieldError says what it must be.
+func number(r *http.Request, name string, otherwise, lowest, highest int64) (int64, error) {
+	v := r.URL.Query().Get(name)
+	if v == "" {
+		return otherwise, nil
+	}
+	n, err := strconv.ParseInt(v, 10, 64)
+	if err != nil || n < lowest || n > highest {
+		return 0, &stream.FieldError{Field: name, Problem: fmt.Sprintf("give a number from %d to %d", lowest, highest)}
+	}
+	return n, nil
+}

@@ -1,0 +1,71 @@
+package api
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"os"
+	"strings"
+	"time"
+
+	"topostream/stream"
+)
+
+const maxBody = 1 << 20 // bytes
+
+// readBody reads the JSON body of a request. When it cannot, it has answered why.
+//
+// A request without Content-Type is taken at its word; one with another type is not guessed at.
+func (s *Server) readBody(w http.ResponseWriter, r *http.Request) ([]byte, bool) {
+	if given := r.Header.Get("Content-Type"); given != "" {
+		if mediaType, _, err := mime.ParseMediaType(given); err != nil || mediaType != "application/json" {
+			problem(w, http.StatusUnsupportedMediaType, fmt.Sprintf("Content-Type: %.80q is not understood here: send application/json", given))
+			return nil, false
+		}
+	}
+	control := http.NewResponseController(w)
+	_ = control.SetReadDeadline(time.Now().Add(s.cfg.BodyTimeout)) // a writer without deadlines has no slow clients
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	var tooLarge *http.MaxBytesError
+	switch {
+	case errors.As(err, &tooLarge):
+		problem(w, http.StatusBadRequest, fmt.Sprintf("body: is larger than %d bytes (1 MiB): make it smaller", tooLarge.Limit))
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		problem(w, http.StatusRequestTimeout, fmt.Sprintf("body: did not arrive within %s", s.cfg.BodyTimeout))
+	case err != nil:
+		problem(w, http.StatusBadRequest, "body: ended too early: send all that Content-Length promises")
+	default:
+		_ = control.SetReadDeadline(time.Time{}) // as above. After an error it stays: net/http reads what is left of a body
+	}
+	return body, err == nil
+}
+
+// parseBody reads a body and parses it. When it cannot, it has answered why.
+func parseBody[T any](s *Server, w http.ResponseWriter, r *http.Request, parse func([]byte) (T, error)) (v T, body []byte, ok bool) {
+	body, ok = s.readBody(w, r)
+	if !ok {
+		return v, nil, false
+	}
+	v, err := parse(body)
+	if err != nil {
+		s.fail(w, r, err)
+		return v, nil, false
+	}
+	return v, body, true
+}
+
+// idempotencyKey reads the header Idempotency-Key; empty: none was sent.
+func idempotencyKey(r *http.Request) (string, error) {
+	const maxKey = 200
+	keys := r.Header.Values("Idempotency-Key")
+	if len(keys) == 0 {
+		return "", nil
+	}
+	plain := func(c rune) bool { return c >= ' ' && c <= '~' }
+	if len(keys) > 1 || keys[0] == "" || len(keys[0]) > maxKey || strings.TrimFunc(keys[0], plain) != "" {
+		return "", &stream.FieldError{Field: "Idempotency-Key", Problem: fmt.Sprintf("give one key of 1 to %d printable ASCII characters", maxKey)}
+	}
+	return keys[0], nil
+}

@@ -1,0 +1,112 @@
+package api
+
+import (
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/go-chi/chi/v5"
+	"go.yaml.in/yaml/v3"
+)
+
+// A described operation is one method of one path in openapi.yaml.
+type described struct {
+	OperationID string           `yaml:"operationId"`
+	Security    *[]any           `yaml:"security"`
+	Responses   map[string]any   `yaml:"responses"`
+	Parameters  []map[string]any `yaml:"parameters"`
+	Rest        map[string]any   `yaml:",inline"`
+}
+
+func fullServer() *Server {
+	nothing := http.NotFoundHandler()
+	return New(Config{ConsoleHandler: nothing, MetricsHandler: nothing})
+}
+
+func TestTheDescriptionIsServedWithoutATokenAndHasEveryRouteAndNoOther(t *testing.T) {
+	t.Parallel()
+	handler := fullServer().Handler()
+	w := httptest.NewRecorder()
+	handler.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/openapi.yaml", nil))
+	if w.Code != http.StatusOK || w.Header().Get("Content-Type") != "application/yaml" {
+		t.Fatalf("%d %v", w.Code, w.Header())
+	}
+	var document struct {
+		OpenAPI string                          `yaml:"openapi"`
+		Paths   map[string]map[string]yaml.Node `yaml:"paths"`
+	}
+	if err := yaml.Unmarshal(w.Body.Bytes(), &document); err != nil || document.OpenAPI != "3.1.0" {
+		t.Fatalf("%q: %v", document.OpenAPI, err)
+	}
+	var routes, inDocument, ids []string
+	err := chi.Walk(handler.(chi.Routes), func(method, route string, _ http.Handler, _ ...func(http.Handler) http.Handler) error { //nolint:forcetypeassert // a test
+		routes = append(routes, method+" "+strings.Replace(route, "*", "{file}", 1))
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for path, methods := range document.Paths {
+		for method, node := range methods {
+			if method == "parameters" {
+				continue
+			}
+			inDocument = append(inDocument, strings.ToUpper(method)+" "+path)
+			var op described
+			if err := node.Decode(&op); err != nil {
+				t.Fatal(err)
+			}
+			ids = append(ids, op.OperationID)
+			for _, status := range []string{"401", "403"} {
+				_, said := op.Responses[status]
+				if protected := strings.HasPrefix(path, basePath); said != protected || protected == (op.Security != nil) {
+					t.Errorf("%s %s: %s described: %v, security: %v", method, path, status, said, op.Security)
+				}
+			}
+		}
+	}
+	slices.Sort(routes)
+	slices.Sort(inDocument)
+	if !slices.Equal(routes, inDocument) {
+		t.Errorf("the routes are\n%s\nthe description has\n%s", strings.Join(routes, "\n"), strings.Join(inDocument, "\n"))
+	}
+	slices.Sort(ids)
+	if ids[0] == "" || len(slices.Compact(ids)) != len(routes) {
+		t.Errorf("the ids of operations are not unique: %v", ids)
+	}
+}
+
+func TestEveryReferenceInTheDescriptionLeadsSomewhere(t *testing.T) {
+	t.Parallel()
+	var document map[string]any
+	if err := yaml.Unmarshal(description, &document); err != nil {
+		t.Fatal(err)
+	}
+	var follow func(v any)
+	follow = func(v any) {
+		switch v := v.(type) {
+		case map[string]any:
+			if ref, ok := v["$ref"].(string); ok && lookUp(document, strings.Split(strings.TrimPrefix(ref, "#/"), "/")) == nil {
+				t.Errorf("%s leads nowhere", ref)
+			}
+			for _, member := range v {
+				follow(member)
+			}
+		case []any:
+			for _, member := range v {
+				follow(member)
+			}
+		}
+	}
+	follow(document)
+}
+
+func lookUp(v any, path []string) any {
+	for _, name := range path {
+		members, _ := v.(map[string]any)
+		v = members[name]
+	}
+	return v
+}

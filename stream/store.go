@@ -1,0 +1,108 @@
+package stream
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+)
+
+// A Topology is a topology's summary. Times are as in events: RFC 3339, UTC, six digits.
+type Topology struct {
+	ID              TopologyID `json:"id"`
+	Name            string     `json:"name"`
+	Status          string     `json:"status"`
+	Reason          *string    `json:"reason"`
+	Version         int64      `json:"version"`
+	CreatedAt       string     `json:"created_at"`
+	UpdatedAt       string     `json:"updated_at"`
+	StatusChangedAt string     `json:"status_changed_at"`
+}
+
+// A TopologyPage is a part of the list of topologies, which is in the order of their names. Total counts all that the reader may see.
+type TopologyPage struct {
+	Total  int64      `json:"total"`
+	Limit  int        `json:"limit"`
+	Offset int64      `json:"offset"`
+	Data   []Topology `json:"data"`
+}
+
+// A Graph is a topology with its LANs, deckies and edges as of Seq: the events above Seq have not happened yet in any part of it.
+type Graph struct {
+	Topology Topology        `json:"topology"`
+	Seq      Seq             `json:"seq"`
+	LANs     json.RawMessage `json:"lans"`
+	Deckies  json.RawMessage `json:"deckies"`
+	Edges    json.RawMessage `json:"edges"`
+}
+
+// A NewTopology is what a topology begins with.
+type NewTopology struct {
+	Name    string
+	LANs    []AddLAN
+	Deckies []AddDecky
+}
+
+// A StatusChange is what an operator asks for.
+type StatusChange struct {
+	Status string
+	Reason *string // nil: none, also where the topology has one now
+}
+
+// A NewMutation is one to enqueue. ParseOp takes its payload.
+type NewMutation struct {
+	Op              string
+	Payload         json.RawMessage
+	ExpectedVersion *int64 // nil: any
+	RequestedBy     string // the subject
+	IdempotencyKey  string // empty: none
+	Body            [sha256.Size]byte
+}
+
+// A ConflictError says why the state that things are in does not allow what was asked for.
+type ConflictError struct {
+	Kind   error  // one of the sentinels below
+	Detail string // the sentence for the client
+}
+
+func (e *ConflictError) Error() string { return e.Detail }
+func (e *ConflictError) Unwrap() error { return e.Kind }
+
+// Kinds of a ConflictError.
+var (
+	ErrIllegalTransition = errors.New("the status cannot change so")
+	ErrNotAccepting      = errors.New("the topology accepts no mutations now")
+	ErrVersionConflict   = errors.New("the topology has another version")
+	ErrNameTaken         = errors.New("the name is taken")
+	ErrKeyReused         = errors.New("the idempotency key stands for another body")
+)
+
+// ErrBusy means that somebody's transaction holds what this one needs; a retry will help when that has ended.
+var ErrBusy = errors.New("another transaction holds the topology: try again")
+
+// MutationStates are all states of mutations.
+func MutationStates() []string { return []string{"pending", "applying", "applied", "failed"} }
+
+// Store keeps topologies and their mutations. Any goroutine may call it.
+//
+// Every method returns ErrBusy when it had to wait for a lock for 5 s, ErrUnavailable when the database could not be asked in time, or the
+// context's error; nothing is stored then, unless the connection was lost in the commit itself. Methods that name a topology return ErrNotFound when there is
+// none. Of its other errors, *FieldError and *ConflictError are for the client, and the rest is for the log alone.
+type Store interface {
+	// CreateTopology makes a pending topology with its LANs, then its deckies. It returns a *ConflictError (ErrNameTaken), or a *FieldError
+	// that names the LAN or decky that breaks one of the graph's rules.
+	CreateTopology(ctx context.Context, t NewTopology) (Topology, error)
+	// Topologies lists those of only, all if that is nil.
+	Topologies(ctx context.Context, only []TopologyID, limit int, offset int64) (TopologyPage, error)
+	// Topology reads one with its graph, all of one moment.
+	Topology(ctx context.Context, id TopologyID) (Graph, error)
+	// ChangeStatus returns a *ConflictError (ErrIllegalTransition) with the database's own sentence.
+	ChangeStatus(ctx context.Context, id TopologyID, c StatusChange) (Topology, error)
+	// DeleteTopology deletes it with all that it has, in-flight mutations included.
+	DeleteTopology(ctx context.Context, id TopologyID) error
+	// Enqueue queues a mutation, or finds the one that was queued for the same subject, topology, key and body within 24 h. It returns a
+	// *ConflictError: ErrKeyReused, else ErrNotAccepting, else ErrVersionConflict.
+	Enqueue(ctx context.Context, id TopologyID, m NewMutation) (MutationID, error)
+	// Mutations gives up to limit mutation rows as JSON, the newest first; those in state unless that is empty.
+	Mutations(ctx context.Context, id TopologyID, state string, limit int) ([]json.RawMessage, error)
+}
