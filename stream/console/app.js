@@ -17,7 +17,16 @@ function show(event) {
   let body;
   try { body = JSON.parse(event.data); } catch { return; }
   if (event.id) { topostream.lastSeq = Number(event.id); $('seq').textContent = event.id; }
-  if (event.type === 'snapshot') { $('snapshot').textContent = JSON.stringify(body, null, 2); return; }
+  if (event.type === 'snapshot') {
+    $('snapshot').textContent = JSON.stringify(body, null, 2);
+    $('mutations').replaceChildren();
+    for (const m of body.in_flight) showMutation(m.id, m.op, m.payload, m.state, m.reason);
+    return;
+  }
+  if (body.journaled && event.type.startsWith('mutation.')) {
+    const state = { enqueued: 'pending', requeued: 'pending' }[event.type.slice(9)] || event.type.slice(9);
+    showMutation(body.payload.mutation_id, body.payload.op, body.payload.payload, state, body.payload.reason);
+  }
   topostream.events.push({ id: event.id, type: event.type, body });
   if (topostream.events.length > shown) topostream.events.shift();
   const li = document.createElement('li');
@@ -30,6 +39,55 @@ function show(event) {
   $('events').prepend(li);
   if ($('events').children.length > shown) $('events').lastChild.remove();
   $('count').textContent = Number($('count').textContent) + 1;
+}
+
+// showMutation moves a mutation's row to a state, or makes the row.
+function showMutation(id, op, payload, state, reason) {
+  let row = document.getElementById('m-' + id);
+  if (!row) {
+    row = document.createElement('tr');
+    row.id = 'm-' + id;
+    row.append(...[0, 1, 2, 3].map(() => document.createElement('td')));
+    $('mutations').prepend(row);
+    if ($('mutations').children.length > shown) $('mutations').lastChild.remove();
+  }
+  const cells = row.children;
+  cells[0].textContent = op;
+  if (payload !== undefined) cells[1].textContent = JSON.stringify(payload);
+  cells[2].textContent = state;
+  cells[2].dataset.state = state;
+  cells[3].textContent = reason || '';
+}
+
+// Examples of each op's payload, to begin with.
+const examples = {
+  add_lan: { name: 'lan-1' },
+  remove_lan: { name: 'lan-1' },
+  update_lan: { name: 'lan-1', x: 10, y: 20 },
+  add_decky: { name: 'web-1', lan: 'lan-1', services: ['ssh', 'http'] },
+  attach_decky: { decky: 'web-1', lan: 'lan-2' },
+  detach_decky: { decky: 'web-1', lan: 'lan-2' },
+  remove_decky: { decky: 'web-1' },
+  update_decky: { decky: 'web-1', services: ['ssh'] },
+};
+
+function suggest() { $('payload').value = JSON.stringify(examples[$('op').value]); }
+
+// enqueue posts the form. Each click is a mutation of its own.
+async function enqueue(e) {
+  e.preventDefault();
+  $('answer').textContent = '';
+  let payload;
+  try { payload = JSON.parse($('payload').value); } catch (err) { $('answer').textContent = 'payload: ' + err.message; return; }
+  try {
+    const response = await fetch('/api/v1/topologies/' + encodeURIComponent($('topology').value) + '/mutations', {
+      method: 'POST',
+      headers: { 'Content-Type': 'application/json', Authorization: 'Bearer ' + $('token').value },
+      body: JSON.stringify({ op: $('op').value, payload }),
+    });
+    const body = await response.json();
+    $('answer').textContent = response.ok ? 'queued: ' + body.mutation_id : response.status + ': ' + body.detail;
+  } catch (err) { $('answer').textContent = err.message; }
 }
 
 // read calls back for each event of a response, and with each reconnection time.
@@ -93,6 +151,11 @@ async function open(token, topology) {
   }
   if (!mine.aborted) setState('closed');
 }
+
+$('op').append(...Object.keys(examples).map((op) => new Option(op)));
+$('op').addEventListener('change', suggest);
+suggest();
+$('enqueue').addEventListener('submit', enqueue);
 
 const given = new URLSearchParams(location.hash.slice(1));
 $('token').value = given.get('token') || '';
