@@ -31,7 +31,7 @@ func nameConn(cfg *pgx.ConnConfig, name string) {
 // unless the connection string chooses a mode (default_query_exec_mode).
 func WithoutNamedStatements(cfg *pgx.ConnConfig) {
 	if cfg.DefaultQueryExecMode == pgx.QueryExecModeCacheStatement { // pgx's own choice
-		cfg.DefaultQueryExecMode = pgx.QueryExecModeExec
+		cfg.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
 	}
 }
 
