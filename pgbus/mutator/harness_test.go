@@ -5,8 +5,12 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
+	"net/url"
+	"os"
+	"regexp"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -154,6 +158,28 @@ func startWorker(t testing.TB, db *pgtest.DB, change func(*Config)) *testWorker 
 	return tw
 }
 
+// asWorker makes a role with the README's grants for a worker, and gives the URL that it connects with.
+func asWorker(t testing.TB, db *pgtest.DB) string {
+	t.Helper()
+	readme, err := os.ReadFile("../../README.md")
+	must(t, err)
+	grants := regexp.MustCompile(`(?s)-- worker\n(.*?)\n\n`).FindSubmatch(readme)
+	if grants == nil {
+		t.Fatal("the README has no grants for worker")
+	}
+	name := fmt.Sprintf("worker_%d", time.Now().UnixNano()) // roles are the cluster's, not the database's
+	db.Exec(t, `CREATE ROLE `+name+` LOGIN PASSWORD 'x'`)
+	t.Cleanup(func() {
+		db.Exec(t, `DROP OWNED BY `+name)
+		db.Exec(t, `DROP ROLE `+name)
+	})
+	db.Exec(t, strings.ReplaceAll(string(grants[1]), "topostream_worker", name))
+	u, err := url.Parse(db.URL)
+	must(t, err)
+	u.User, u.RawQuery, u.ForceQuery = url.UserPassword(name, "x"), "", false
+	return u.String()
+}
+
 // active makes n active topologies.
 func active(t testing.TB, conn *pgx.Conn, n int) []stream.TopologyID {
 	t.Helper()
@@ -254,10 +280,12 @@ func newApplier() *applier {
 }
 
 func (a *applier) Apply(ctx context.Context, m stream.Mutation) error {
-	gone := ctx.Done()
 	if a.deaf {
-		gone = nil
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+		defer cancel()
 	}
+	gone := ctx.Done()
 	select {
 	case a.called <- m:
 	case <-gone:
