@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
@@ -34,11 +35,11 @@ func (f folded) putAll(t *testing.T, r rows) {
 }
 
 func (f folded) String() string {
-	s := ""
+	var s strings.Builder
 	for _, key := range slices.Sorted(maps.Keys(f)) {
-		s += fmt.Sprintln(key, f[key])
+		fmt.Fprintln(&s, key, f[key])
 	}
-	return s
+	return s.String()
 }
 
 // TestAnAppliedEditIsInTheGraphOfItsSeqAndInNoneBefore reads snapshots with the graph all the time. Each must be what the events up to its seq say, no more and no less.
