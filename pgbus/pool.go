@@ -35,11 +35,14 @@ func WithoutNamedStatements(cfg *pgx.ConnConfig) {
 	}
 }
 
-// NewPool opens the pool that a Bus reads with. It connects lazily; url is a PostgreSQL connection string.
-func NewPool(ctx context.Context, url string) (*pgxpool.Pool, error) {
+// NewPool opens the pool that a Bus reads with. It connects lazily; url is a PostgreSQL connection string. Changes are made before the rest is set.
+func NewPool(ctx context.Context, url string, changes ...func(*pgxpool.Config)) (*pgxpool.Pool, error) {
 	cfg, err := pgxpool.ParseConfig(url)
 	if err != nil {
 		return nil, fmt.Errorf("database url: %w", err)
+	}
+	for _, change := range changes {
+		change(cfg)
 	}
 	cfg.AfterConnect = checkEpoch
 	cfg.ConnConfig.ConnectTimeout = 4 * time.Second

@@ -73,7 +73,7 @@ func (c *devCmd) Run(ctx context.Context, o output) error {
 	serve := serveCmd{
 		database: database{databaseURL}, Addr: c.Addr, JWTSecret: string(secret),
 		Keepalive: 15 * time.Second, WriteTimeout: 30 * time.Second, Drain: time.Second, FeedMemory: 256 << 20, Retention: 24 * time.Hour,
-		MutationRetention: defaultMutationRetention, LogFormat: "text",
+		MutationRetention: defaultMutationRetention, LogFormat: "text", Mutator: true,
 		ready: func(addr string) { welcome(o.out, reachable(addr), id, token, psqlCommand(cluster), databaseURL) },
 	}
 	return serve.Run(ctx, o)

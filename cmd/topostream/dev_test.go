@@ -323,6 +323,9 @@ func testPrintedLines(t *testing.T, command func([]string, ...string) *exec.Cmd)
 		sh(t, first.psql)
 		curl.out.await(t, "event: hello\n", curl.ended)
 		curl.out.await(t, `{"from": "psql"}`, curl.ended)
+		psql, _, _ := strings.Cut(first.psql, " -c ")
+		sh(t, psql+` -c "INSERT INTO mutations (topology_id, op, payload) SELECT id, 'add_lan', jsonb_build_object('name', 'lan-9') FROM topologies WHERE name = 'demo'"`)
+		curl.out.await(t, "event: mutation.applied\n", curl.ended)
 		<-curl.signal(syscall.SIGINT)
 	}
 	before := &client{t: t, url: first.url() + "/api/v1/topologies/" + first.id + "/events", token: first.token}

@@ -52,7 +52,7 @@ func TestStartingErrorsSayTheFix(t *testing.T) {
 		"cannot reach PostgreSQL":  {"--database-url", "postgres://x:y@127.0.0.1:1/z", "--jwt-secret", testSecret},
 		"openssl rand":             {"--database-url", db.URL, "--jwt-secret", "short"},
 		"TOPOSTREAM_JWT_SECRET":    {"--database-url", db.URL},
-		"is not built yet":         {"--database-url", db.URL, "--jwt-secret", testSecret, "--mutator"},
+		"is not built yet":         {"--database-url", db.URL, "--jwt-secret", testSecret, "--bus", "wal"},
 		"user or the password":     {"--database-url", strings.Replace(db.URL, "//postgres:", "//postgres:wrong", 1), "--jwt-secret", testSecret},
 		"--tls-cert and --tls-key": {"--database-url", db.URL, "--jwt-secret", testSecret, "--tls-cert", "x"},
 		"missing flags":            {"--jwt-secret", testSecret},

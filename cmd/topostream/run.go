@@ -21,7 +21,7 @@ const (
 type cli struct {
 	Dev     devCmd     `cmd:"" help:"Everything in one process on a private PostgreSQL of its own: try it, develop against it."`
 	Serve   serveCmd   `cmd:"" help:"Stream topologies from a PostgreSQL of yours to browsers."`
-	Mutator mutatorCmd `cmd:"" help:"Apply queued mutations (not built yet)."`
+	Mutator mutatorCmd `cmd:"" help:"Apply queued mutations: the worker. Run as many as you like."`
 	Migrate migrateCmd `cmd:"" help:"Create or change the schema."`
 	Bus     busCmd     `cmd:"" help:"Choose how servers hear of events (not built yet)."`
 	Token   tokenCmd   `cmd:"" help:"Print a signed token."`

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"topostream/pgbus"
+	"topostream/pgbus/mutator"
 	"topostream/sql"
 	"topostream/stream"
 	"topostream/stream/api"
@@ -29,7 +30,7 @@ type serveCmd struct {
 	ListenDatabaseURL  string        `help:"Direct connection string for LISTEN, where --database-url goes through a transaction pooler." placeholder:"URL"`
 	ReplicaDatabaseURL string        `help:"Not built yet." placeholder:"URL"`
 	Bus                string        `help:"notify, wal (not built yet) or poll. Default: what the database says." placeholder:"BUS"`
-	Mutator            bool          `help:"Not built yet: work on mutations, too."`
+	Mutator            bool          `help:"Work on mutations, too, as topostream mutator does."`
 	Migrate            bool          `help:"Bring the schema to the newest version first."`
 	JWTSecret          string        `name:"jwt-secret" help:"Secret of HS256, HS384 and HS512 tokens, 32 bytes or more. It shows in the process list: prefer the environment or --jwt-secret-file." placeholder:"SECRET"`
 	JWTSecretFile      string        `name:"jwt-secret-file" type:"path" help:"File that holds the secret." placeholder:"FILE"`
@@ -62,7 +63,6 @@ const defaultMutationRetention = 720 * time.Hour
 func (c *serveCmd) check() error {
 	for what, given := range map[string]bool{
 		"--replica-database-url": c.ReplicaDatabaseURL != "",
-		"--mutator":              c.Mutator,
 		"--jwt-public-key":       c.JWTPublicKey != "",
 		"--jwks-url":             c.JWKSURL != "",
 		"--auth-cookie":          c.AuthCookie != "",
@@ -165,16 +165,23 @@ func (c *serveCmd) Run(ctx context.Context, o output) error {
 	if c.MetricsAddr == "" {
 		cfg.MetricsHandler = metrics.Handler(stats)
 	}
-	return c.serve(ctx, listener, api.New(cfg), bus, stats, log)
+	worker := func(context.Context) error { return nil }
+	if c.Mutator {
+		worker = func(ctx context.Context) error {
+			return runMutator(ctx, c.DatabaseURL, listenConfig, mutator.Config{Logger: log})
+		}
+	}
+	return c.serve(ctx, listener, api.New(cfg), bus, worker, stats, log)
 }
 
-// serve runs the bus and the HTTP servers, drains when ctx ends, and returns when all goroutines are gone.
-func (c *serveCmd) serve(ctx context.Context, listener net.Listener, server *api.Server, bus *pgbus.Bus, stats *stream.Stats, log logger) error {
+// serve runs the bus, the worker and the HTTP servers, drains when ctx ends, and returns when all goroutines are gone.
+func (c *serveCmd) serve(ctx context.Context, listener net.Listener, server *api.Server, bus *pgbus.Bus, worker func(context.Context) error, stats *stream.Stats, log logger) error {
 	// The bus outlives ctx: while streams are drained they still get their events.
 	busCtx, stopBus := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopBus()
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return bus.Run(busCtx) })
+	g.Go(func() error { return worker(gctx) })
 	servers := []*http.Server{c.httpServer(server.Handler())}
 	g.Go(func() error {
 		if c.TLSCert != "" {

@@ -1,0 +1,119 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"topostream/pgbus"
+	"topostream/pgbus/mutator"
+	"topostream/sql"
+	"topostream/stream"
+	"topostream/stream/apply"
+)
+
+type mutatorCmd struct {
+	database
+
+	Concurrency  int           `default:"4" help:"Topologies worked on at once, each one edit at a time. A worker opens at most twice as many connections, and three."`
+	MaxAttempts  int           `default:"3" help:"Times that a worker may die or hang over a mutation before it fails."`
+	Lease        time.Duration `default:"30s" help:"How long a worker may be silent before another one takes its mutation."`
+	ApplyExec    string        `help:"Shell command that acts on the outside world for each edit, before the graph changes: the mutation's JSON on stdin, exit 0 for success, else the end of stderr is the reason. It may be called again for one mutation; mutation_id tells." placeholder:"COMMAND"`
+	ApplyURL     string        `name:"apply-url" help:"The same by a POST to a service: 2xx for success." placeholder:"URL"`
+	ApplyTimeout time.Duration `default:"30s" help:"How long --apply-exec or --apply-url may take; 0 is no limit."`
+}
+
+const shortestLease = time.Second
+
+func (c *mutatorCmd) check() error {
+	switch {
+	case c.Concurrency < 1 || c.Concurrency > 1000:
+		return fmt.Errorf("--concurrency: %d is not 1 to 1000", c.Concurrency)
+	case c.MaxAttempts < 1:
+		return fmt.Errorf("--max-attempts: %d is less than 1", c.MaxAttempts)
+	case c.Lease < shortestLease:
+		return fmt.Errorf("--lease: %s is less than %s: a busy database would lose it", c.Lease, shortestLease)
+	case c.ApplyTimeout < 0:
+		return fmt.Errorf("--apply-timeout: %s is less than 0", c.ApplyTimeout)
+	case c.ApplyExec != "" && c.ApplyURL != "":
+		return errors.New("--apply-exec and --apply-url are both given: give one")
+	}
+	return nil
+}
+
+// applier is what acts on the outside world; nil for nothing.
+func (c *mutatorCmd) applier() (stream.Applier, error) {
+	switch {
+	case c.ApplyExec != "":
+		return apply.Exec(c.ApplyExec, c.ApplyTimeout), nil
+	case c.ApplyURL != "":
+		a, err := apply.URL(c.ApplyURL, c.ApplyTimeout)
+		if err != nil {
+			return nil, fmt.Errorf("--apply-url: %w", err)
+		}
+		return a, nil
+	}
+	return nil, nil //nolint:nilnil // no applier is no error
+}
+
+// Run works on mutations until ctx ends, then finishes or gives back what is under way.
+func (c *mutatorCmd) Run(ctx context.Context, o output) error {
+	if err := c.check(); err != nil {
+		return err
+	}
+	applier, err := c.applier()
+	if err != nil {
+		return err
+	}
+	log := newLogger(o.err, "text")
+	err = c.with(ctx, func(conn *pgx.Conn) error {
+		warn, err := sql.Check(ctx, conn)
+		if warn != "" {
+			log.Warn(warn)
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	listen, err := pgx.ParseConfig(c.DatabaseURL)
+	if err != nil {
+		return fmt.Errorf("--database-url: %w", err)
+	}
+	return runMutator(ctx, c.DatabaseURL, listen, mutator.Config{
+		Applier: applier, Logger: log, Concurrency: c.Concurrency, MaxAttempts: c.MaxAttempts, Lease: c.Lease,
+	})
+}
+
+const defaultConcurrency = 4
+
+// runMutator runs a worker with connections of its own, so that nobody else waits for them.
+func runMutator(ctx context.Context, databaseURL string, listen *pgx.ConnConfig, cfg mutator.Config) error {
+	if cfg.Concurrency == 0 {
+		cfg.Concurrency = defaultConcurrency
+	}
+	pool, err := pgbus.NewPool(ctx, databaseURL, func(c *pgxpool.Config) {
+		c.MaxConns = mutator.Connections(cfg.Concurrency)
+		name(c.ConnConfig, "topostream mutator")
+	})
+	if err != nil {
+		return err
+	}
+	defer pool.Close()
+	cfg.Pool, cfg.Listen = pool, listen.Copy()
+	name(cfg.Listen, "topostream mutator listen")
+	cfg.Logger.Info("working on mutations", slog.Int("concurrency", cfg.Concurrency))
+	return mutator.New(cfg).Run(ctx)
+}
+
+// name says in pg_stat_activity what a connection is for, unless the connection string does.
+func name(c *pgx.ConnConfig, name string) {
+	if c.RuntimeParams["application_name"] == "" {
+		c.RuntimeParams["application_name"] = name
+	}
+}

@@ -1,0 +1,146 @@
+package mutator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"topostream/stream"
+)
+
+// candidates are the topologies that a worker has something to do in, but for those in $1: first where a lease has run out, then where a mutation can be claimed, the oldest
+// first. It reads one row of each topology's queue (a loose index scan), not the queues.
+const candidates = `
+WITH RECURSIVE queued AS (
+    (SELECT m.topology_id, m.position, m.state FROM mutations m WHERE m.state IN ('pending', 'applying') ORDER BY m.topology_id, m.position LIMIT 1)
+    UNION ALL
+    SELECT n.topology_id, n.position, n.state FROM queued q CROSS JOIN LATERAL (
+        SELECT m.topology_id, m.position, m.state FROM mutations m
+         WHERE m.state IN ('pending', 'applying') AND m.topology_id > q.topology_id ORDER BY m.topology_id, m.position LIMIT 1) n
+), work AS (
+    SELECT q.topology_id, q.position, false AS expired FROM queued q
+     WHERE q.state = 'pending' AND q.topology_id NOT IN (SELECT a.topology_id FROM mutations a WHERE a.state = 'applying')
+    UNION ALL
+    SELECT a.topology_id, a.position, true FROM mutations a WHERE a.state = 'applying' AND a.leased_until < clock_timestamp()
+)
+SELECT t.id::text, w.position, w.expired FROM work w JOIN topologies t ON t.id = w.topology_id
+ WHERE t.id <> ALL ($1::text[]::uuid[])
+   AND (w.expired OR t.status IN ('active', 'degraded')
+        AND NOT EXISTS (SELECT FROM topology_parked p WHERE p.topology_id = t.id AND p.until > clock_timestamp()))
+ ORDER BY w.expired DESC, w.position LIMIT 1`
+
+type candidate struct {
+	topology stream.TopologyID
+	position int64
+	expired  bool
+}
+
+// claim takes the oldest mutation that can be taken, with a lease; nil when there is none. more asks to be called again at once.
+//
+// It is two statements of one READ COMMITTED transaction. The first locks a topology that has a pending and no applying mutation. By the time it has the lock its snapshot may be old: another
+// worker may have claimed there, and let go, in between. The second has a new snapshot and the lock, so it sees every claim made before. (As one
+// statement two workers get two mutations of one topology: TestAClaimInOneStatementRunsTwoMutationsOfOneTopologyAtOnce.)
+func (w *Worker) claim(ctx context.Context) (j *job, more bool, err error) {
+	const (
+		lock = candidates + ` FOR NO KEY UPDATE OF t SKIP LOCKED`
+		take = `
+UPDATE mutations m SET state = 'applying', lease = gen_random_uuid(), leased_until = clock_timestamp() + $2::interval
+ WHERE m.id = (SELECT p.id FROM mutations p WHERE p.topology_id = $1::text::uuid AND p.state = 'pending' ORDER BY p.position LIMIT 1)
+   AND m.state = 'pending'
+   AND NOT EXISTS (SELECT FROM mutations a WHERE a.topology_id = $1::text::uuid AND a.state = 'applying')
+RETURNING m.id::text, m.topology_id::text, m.op, m.payload, m.attempt, m.lease::text`
+	)
+	var c candidate
+	err = w.transact(ctx, func(ctx context.Context, tx pgx.Tx) error {
+		j, c = nil, candidate{}
+		err := tx.QueryRow(ctx, lock, w.avoided.list()).Scan(&c.topology, &c.position, &c.expired)
+		switch {
+		case errors.Is(err, pgx.ErrNoRows):
+			return nil
+		case err != nil:
+			return fmt.Errorf("look for a mutation: %w", err)
+		case c.expired:
+			return w.requeue(ctx, tx, c.topology)
+		}
+		claimed := &job{claimed: time.Now()}
+		m := &claimed.mutation
+		err = tx.QueryRow(ctx, take, c.topology, w.cfg.Lease).Scan(&m.ID, &m.Topology, &m.Op, &m.Payload, &m.Attempt, &claimed.lease)
+		switch {
+		case errors.Is(err, pgx.ErrNoRows):
+			return nil // somebody was faster
+		case err != nil:
+			return fmt.Errorf("claim a mutation: %w", err)
+		}
+		j = claimed
+		return nil
+	})
+	if held, ok := errors.AsType[*lockTimeoutError](err); ok {
+		w.goOn(c.topology, held)
+		return nil, true, nil
+	}
+	if err != nil {
+		return nil, false, err
+	}
+	if j != nil {
+		j.begin(ctx, w)
+	}
+	return j, c.topology != "", nil
+}
+
+// goOn leaves a topology alone that somebody else holds.
+func (w *Worker) goOn(id stream.TopologyID, held *lockTimeoutError) {
+	w.log.Warn("somebody holds a topology or its rows; going on with others", "topology", id, "blocked_by_pid", held.pids, "waited", w.cfg.LockTimeout, "error", held.err)
+	w.avoided.add(id, backoff(0, w.cfg.Poll, w.cfg.Poll))
+}
+
+// requeue gives back what the leases that ran out in a locked topology stood for, or fails what has had all its attempts. (A lease of null does not run out: a person works on
+// that mutation by hand.)
+func (w *Worker) requeue(ctx context.Context, tx pgx.Tx, id stream.TopologyID) error {
+	const update = `
+UPDATE mutations SET lease = NULL, leased_until = NULL, state = CASE WHEN attempt < $2 THEN 'pending' ELSE 'failed' END,
+       reason = CASE WHEN attempt >= $2 THEN 'no worker finished it: its lease ran out in each of ' || attempt || ' attempts' END
+ WHERE topology_id = $1::text::uuid AND state = 'applying' AND leased_until < clock_timestamp()
+RETURNING id::text, op, attempt, coalesce(reason, '')`
+	rows, err := tx.Query(ctx, update, id, w.cfg.MaxAttempts)
+	if err != nil {
+		return fmt.Errorf("give back what a lease stood for: %w", err)
+	}
+	var (
+		mutation stream.MutationID
+		op       string
+		attempt  int
+		reason   string
+		failed   string
+	)
+	_, err = pgx.ForEachRow(rows, []any{&mutation, &op, &attempt, &reason}, func() error {
+		w.log.Warn("a lease ran out", "topology", id, "mutation", mutation, "op", op, "attempt", attempt, "failed", reason != "")
+		failed = max(failed, reason)
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("give back what a lease stood for: %w", err)
+	}
+	if failed == "" {
+		return nil
+	}
+	return w.degrade(ctx, tx, id, failed)
+}
+
+// oldest finds what claim would try first, whoever holds it.
+func (w *Worker) oldest(ctx context.Context) (c candidate, err error) {
+	ctx, cancel := context.WithTimeout(ctx, w.cfg.LockTimeout)
+	defer cancel()
+	err = w.cfg.Pool.QueryRow(ctx, candidates, []string{}).Scan(&c.topology, &c.position, &c.expired)
+	return c, err
+}
+
+// knock waits for a topology that claim skips, so that the log names who holds it.
+func (w *Worker) knock(ctx context.Context, id stream.TopologyID) {
+	err := w.transact(ctx, func(ctx context.Context, tx pgx.Tx) error { return lockTopology(ctx, tx, id) })
+	if held, ok := errors.AsType[*lockTimeoutError](err); ok {
+		w.goOn(id, held)
+	}
+}

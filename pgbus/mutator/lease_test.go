@@ -1,0 +1,189 @@
+package mutator
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"topostream/pgbus/pgtest"
+	"topostream/stream"
+)
+
+// runOut makes a mutation's lease run out, as if its worker had been silent for too long.
+func runOut(t *testing.T, conn *pgx.Conn, m stream.MutationID) {
+	t.Helper()
+	pgtest.Exec(t, conn, `UPDATE mutations SET leased_until = clock_timestamp() - interval '1 second' WHERE id = $1::text::uuid AND state = 'applying'`, m)
+}
+
+func TestALeaseThatRunsOutGivesTheMutationToAnotherWorkerAndTheFirstChangesNothing(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	conn := db.Conn(t)
+	id := active(t, conn, 1)[0]
+	asleep := newApplier()
+	asleep.deaf = true
+	first := startWorker(t, db, func(c *Config) { c.Applier, c.Concurrency = asleep, 1 })
+	m := enqueue(t, conn, id, "add_lan", `{"name":"a"}`)
+	if got := receive(t, asleep.called, "the first worker to act"); got.ID != m || got.Topology != id || got.Op != "add_lan" || string(got.Payload) != `{"name": "a"}` || got.Attempt != 1 {
+		t.Errorf("the applier got %+v", got)
+	}
+	runOut(t, conn, m)
+	startWorker(t, db, func(c *Config) { c.Poll = 100 * time.Millisecond })
+	awaitState(t, conn, m, "applied")
+	before := len(journal(t, conn, id))
+	asleep.answer <- nil
+	first.log.says(t, "too late", string(m))
+	events := journal(t, conn, id)
+	if got, want := story(events, m), "enqueued applying requeued applying applied"; got != want || len(events) != before {
+		t.Errorf("%d events, then %d: %s, want %s", before, len(events), got, want)
+	}
+	oneAtATime(t, events)
+	if n := pgtest.Scan[int](t, conn, `SELECT count(*) FROM lans`); n != 1 {
+		t.Errorf("%d LANs", n)
+	}
+}
+
+func TestAMutationFailsWhenItsLeaseHasRunOutTooOften(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	conn := db.Conn(t)
+	id := active(t, conn, 1)[0]
+	a := newApplier()
+	startWorker(t, db, func(c *Config) { c.Applier, c.Poll, c.MaxAttempts = a, 100*time.Millisecond, 2 })
+	m := enqueue(t, conn, id, "add_lan", `{"name":"a"}`)
+	for attempt := 1; attempt <= 2; attempt++ {
+		if got := receive(t, a.called, "an attempt"); got.Attempt != attempt {
+			t.Errorf("attempt %d, want %d", got.Attempt, attempt)
+		}
+		runOut(t, conn, m)
+	}
+	const want = "no worker finished it: its lease ran out in each of 2 attempts"
+	if got := awaitState(t, conn, m, "failed"); got != want {
+		t.Error(got)
+	}
+	if got := pgtest.Scan[string](t, conn, `SELECT status || ': ' || reason FROM topologies`); got != "degraded: "+want {
+		t.Error(got)
+	}
+	events := journal(t, conn, id)
+	if got, want := story(events, m), "enqueued applying requeued applying failed"; got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+	oneAtATime(t, events)
+}
+
+func TestTheHeartbeatKeepsALeaseForAsLongAsTheApplierTakes(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	conn := db.Conn(t)
+	id := active(t, conn, 1)[0]
+	a := newApplier()
+	startWorker(t, db, func(c *Config) { c.Applier, c.Lease, c.Poll = a, 900*time.Millisecond, 50*time.Millisecond })
+	m := enqueue(t, conn, id, "add_lan", `{"name":"a"}`)
+	receive(t, a.called, "the applier")
+	first := pgtest.Scan[time.Time](t, conn, `SELECT leased_until FROM mutations`)
+	pgtest.Eventually(t, "the lease to be extended thrice over", func() bool {
+		return pgtest.Scan[time.Time](t, conn, `SELECT leased_until FROM mutations`).Sub(first) > 3*900*time.Millisecond
+	})
+	a.answer <- nil
+	awaitState(t, conn, m, "applied")
+	if got, want := story(journal(t, conn, id), m), "enqueued applying applied"; got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+}
+
+func TestALostLeaseCancelsTheApplier(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	conn := db.Conn(t)
+	id := active(t, conn, 1)[0]
+	a := newApplier()
+	w := startWorker(t, db, func(c *Config) { c.Applier, c.Lease, c.Poll = a, 600*time.Millisecond, time.Hour })
+	m := enqueue(t, conn, id, "add_lan", `{"name":"a"}`)
+	receive(t, a.called, "the applier")
+	pgtest.Exec(t, conn, `UPDATE mutations SET lease = gen_random_uuid(), leased_until = leased_until + interval '1 hour'`) // as if another one had it
+	w.log.says(t, "too late", string(m))
+	if s := stateOf(t, conn, m); s != "applying" {
+		t.Error(s)
+	}
+}
+
+func TestAWorkerThatStopsFinishesWhatItCanAndGivesTheRestBack(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	conn := db.Conn(t)
+	ids := active(t, conn, 2)
+	a := newApplier()
+	w := newWorker(t, db.URL, func(c *Config) { c.Applier, c.Grace = a, 1500*time.Millisecond })
+	ctx, stop := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- w.Run(ctx) }()
+	quick, slow := enqueue(t, conn, ids[0], "add_lan", `{"name":"a"}`), enqueue(t, conn, ids[1], "add_lan", `{"name":"a"}`)
+	behind := enqueue(t, conn, ids[0], "add_lan", `{"name":"b"}`)
+	receive(t, a.called, "the first")
+	receive(t, a.called, "the second")
+	stop()
+	a.answer <- nil // to one of them
+	must(t, receive(t, done, "the worker to stop"))
+	states := map[string]int{}
+	for _, m := range []stream.MutationID{quick, slow} {
+		states[story(journal(t, conn, pgtest.Scan[stream.TopologyID](t, conn, `SELECT topology_id::text FROM mutations WHERE id = $1::text::uuid`, m)), m)]++
+	}
+	if states["enqueued applying applied"] != 1 || states["enqueued applying requeued"] != 1 {
+		t.Errorf("%v", states)
+	}
+	if s := stateOf(t, conn, behind); s != "pending" {
+		t.Errorf("a worker that stops claimed another one: %s", s)
+	}
+	if n := pgtest.Scan[int](t, conn, `SELECT sum(attempt) FROM mutations`); n != 1 { // giving back is no attempt
+		t.Errorf("%d attempts", n)
+	}
+	startWorker(t, db, nil)
+	awaitState(t, conn, quick, "applied")
+	awaitState(t, conn, slow, "applied")
+}
+
+func TestAnEditUnderWayIsFinishedWhenItsTopologyIsTornDownMeanwhile(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	conn := db.Conn(t)
+	ids := active(t, conn, 2)
+	a := newApplier()
+	w := startWorker(t, db, func(c *Config) { c.Applier = a })
+	m, behind := enqueue(t, conn, ids[0], "add_lan", `{"name":"a"}`), enqueue(t, conn, ids[0], "add_lan", `{"name":"b"}`)
+	receive(t, a.called, "the applier")
+	pgtest.Exec(t, conn, `UPDATE topologies SET status = 'tearing_down' WHERE id = $1::text::uuid`, ids[0])
+	a.answer <- nil
+	awaitState(t, conn, m, "applied")
+
+	other := enqueue(t, conn, ids[1], "add_lan", `{"name":"a"}`)
+	receive(t, a.called, "the applier")
+	if s := stateOf(t, conn, behind); s != "pending" {
+		t.Error(s)
+	}
+	pgtest.Exec(t, conn, `DELETE FROM topologies WHERE id = $1::text::uuid`, ids[1])
+	a.answer <- errors.New("the machine burns")
+	w.log.says(t, "too late", string(other))
+}
+
+func TestAFailureOfATornDownTopologyDoesNotDegradeIt(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	conn := db.Conn(t)
+	id := active(t, conn, 1)[0]
+	a := newApplier()
+	startWorker(t, db, func(c *Config) { c.Applier = a })
+	m := enqueue(t, conn, id, "add_lan", `{"name":"a"}`)
+	receive(t, a.called, "the applier")
+	pgtest.Exec(t, conn, `UPDATE topologies SET status = 'tearing_down'`)
+	a.answer <- errors.New("the machine burns")
+	if got := awaitState(t, conn, m, "failed"); !strings.Contains(got, "burns") {
+		t.Error(got)
+	}
+	if s := pgtest.Scan[string](t, conn, `SELECT status FROM topologies`); s != "tearing_down" {
+		t.Error(s)
+	}
+}

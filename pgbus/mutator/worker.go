@@ -1,0 +1,230 @@
+// Package mutator is the worker of the mutation pipeline: it applies queued mutations, one at a time and in order for each topology, many topologies in
+// parallel. Any number of workers may run on one database.
+//
+// A worker claims a mutation (claim.go), which is a lease: a worker that dies or hangs gives it back by not extending it. It works on it as a job (job.go) and
+// settles it in one transaction that makes the edit and records 'applied', or records 'failed' and degrades the topology (settle.go). A
+// notification on topology_mutations is a wake-up (listen.go), the table is the truth, and a poll is the net beneath.
+package mutator
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"topostream/stream"
+)
+
+// Config is what New needs. Zero durations and numbers take the documented defaults.
+type Config struct {
+	Pool    *pgxpool.Pool   // [Connections] at least, else jobs wait for one another
+	Listen  *pgx.ConnConfig // for the LISTEN connection; must reach the same database without a transaction pooler
+	Applier stream.Applier  // acts on the outside world; nil: there is none, an edit is one of the graph alone
+	Logger  *slog.Logger
+
+	Concurrency int           // topologies worked on at once: 4
+	MaxAttempts int           // leases that may run out before a mutation fails: 3
+	Lease       time.Duration // how long a worker may be silent before another takes its mutation: 30 s
+	Poll        time.Duration // at which pace it looks without being woken; also how long a topology is left alone after a failure: 10 s
+	Grace       time.Duration // what is under way may take when the worker stops, before it is given back: 10 s
+	LockTimeout time.Duration // after which a transaction gives up a lock that somebody else holds: 5 s
+	Ping        time.Duration // of the LISTEN connection: 4 s
+}
+
+func (c *Config) setDefaults() {
+	for _, d := range []struct {
+		field *time.Duration
+		value time.Duration
+	}{
+		{&c.Lease, 30 * time.Second},
+		{&c.Poll, 10 * time.Second},
+		{&c.Grace, 10 * time.Second},
+		{&c.LockTimeout, 5 * time.Second},
+		{&c.Ping, 4 * time.Second},
+	} {
+		if *d.field == 0 {
+			*d.field = d.value
+		}
+	}
+	if c.Concurrency == 0 {
+		c.Concurrency = 4
+	}
+	if c.MaxAttempts == 0 {
+		c.MaxAttempts = 3
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+}
+
+// Connections is how many connections a worker uses at most: each job's transaction and heartbeat, and one each for the poll and for asking who blocks.
+func Connections(concurrency int) int32 { return int32(2*concurrency + 2) }
+
+// A Worker applies mutations. Make it with New, run it with Run.
+type Worker struct {
+	cfg   Config
+	log   *slog.Logger
+	begin string // of its transactions
+
+	wake    signal
+	idle    atomic.Int64  // loops that wait to be woken
+	later   chan struct{} // a place for each job that waits to be settled while its loop goes on
+	outage  outage
+	avoided avoided
+	jobs    sync.WaitGroup
+}
+
+// New makes a worker; nothing runs before Run.
+func New(cfg Config) *Worker {
+	cfg.setDefaults()
+	return &Worker{
+		cfg: cfg, log: cfg.Logger, begin: beginQuery(cfg.LockTimeout, cfg.Lease),
+		wake: make(signal, 1), later: make(chan struct{}, 4*cfg.Concurrency),
+	}
+}
+
+// errStopping is why a job's context ends when the worker stops and the grace period is over.
+var errStopping = errors.New("the worker stops")
+
+// Run works until ctx ends, then finishes what is under way, for the grace period at most, and gives the rest back. It returns nil when all its goroutines
+// are gone. Without a database it waits.
+func (w *Worker) Run(ctx context.Context) error {
+	work, giveUp := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer giveUp(nil)
+	var services sync.WaitGroup
+	services.Go(func() { w.listen(ctx) })
+	services.Go(func() { w.poll(ctx) })
+	for range w.cfg.Concurrency {
+		w.jobs.Go(func() { w.loop(ctx, work) })
+	}
+	done := make(chan struct{})
+	services.Go(func() {
+		w.jobs.Wait()
+		close(done)
+	})
+	<-ctx.Done()
+	grace := time.NewTimer(w.cfg.Grace)
+	defer grace.Stop()
+	select {
+	case <-done:
+	case <-grace.C:
+		giveUp(errStopping)
+	}
+	services.Wait()
+	w.handOver(context.WithoutCancel(ctx))
+	return nil
+}
+
+// loop claims a mutation and works on it, again and again. It stops claiming when ctx ends; work outlives that.
+func (w *Worker) loop(ctx, work context.Context) {
+	for try := 0; ctx.Err() == nil; {
+		j, more, err := w.claim(work)
+		switch {
+		case err != nil:
+			w.outage.failed(w.log, err)
+			pause(ctx, backoff(try, 100*time.Millisecond, 5*time.Second))
+			try++
+			continue
+		case j != nil:
+			w.wake.set() // there may be one for the next loop
+			w.work(j)
+		case !more:
+			w.idle.Add(1)
+			select {
+			case <-w.wake:
+			case <-ctx.Done():
+			}
+			w.idle.Add(-1)
+		}
+		w.outage.over(w.log)
+		try = 0
+	}
+}
+
+// poll wakes a loop at the poll's pace, and looks why a mutation that could be claimed has not been: somebody may hold its topology.
+func (w *Worker) poll(ctx context.Context) {
+	var before candidate
+	for pause(ctx, w.cfg.Poll-rand.N(w.cfg.Poll/10+1)) {
+		w.wake.set()
+		oldest, err := w.oldest(ctx)
+		if err == nil && oldest == before && oldest.topology != "" {
+			w.knock(ctx, oldest.topology)
+		}
+		before = oldest
+	}
+}
+
+// handOver wakes other workers where there is something to claim that this one is not going to.
+func (w *Worker) handOver(ctx context.Context) {
+	const notify = `SELECT pg_notify('topology_mutations', '') WHERE EXISTS (` + candidates + `)`
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	if _, err := w.cfg.Pool.Exec(ctx, notify, []string{}); err != nil {
+		w.log.Debug("could not wake other workers; they poll", "error", err)
+	}
+}
+
+// An outage is logged when it begins, from time to time, and when it is over, however many loops notice.
+type outage struct {
+	mu            sync.Mutex
+	since, logged time.Time
+}
+
+const outageLogged = 30 * time.Second
+
+func (o *outage) failed(log *slog.Logger, err error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	now := time.Now()
+	if o.since.IsZero() {
+		o.since = now
+	}
+	if now.Sub(o.logged) >= outageLogged {
+		o.logged = now
+		log.Warn("mutations cannot be claimed; waiting for the database", "since", o.since.UTC().Format(time.RFC3339), "error", err)
+	}
+}
+
+func (o *outage) over(log *slog.Logger) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if !o.since.IsZero() {
+		log.Info("mutations can be claimed again", "after", time.Since(o.since).Round(time.Millisecond))
+		o.since, o.logged = time.Time{}, time.Time{}
+	}
+}
+
+// Avoided are the topologies that somebody else held for too long, and until when they are left alone.
+type avoided struct {
+	mu    sync.Mutex
+	until map[stream.TopologyID]time.Time
+}
+
+func (a *avoided) add(id stream.TopologyID, d time.Duration) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.until == nil {
+		a.until = map[stream.TopologyID]time.Time{}
+	}
+	a.until[id] = time.Now().Add(d)
+}
+
+func (a *avoided) list() []stream.TopologyID {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	ids := []stream.TopologyID{}
+	for id, until := range a.until {
+		if time.Now().After(until) {
+			delete(a.until, id)
+			continue
+		}
+		ids = append(ids, id)
+	}
+	return ids
+}
