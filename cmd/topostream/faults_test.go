@@ -45,8 +45,7 @@ func TestEveryEventReachesAClientThroughDatabaseFaults(t *testing.T) {
 			cluster := pgtest.Cluster(t)
 			db := pgtest.NewOn(t, cluster.URL("postgres"))
 			id := demo(t, db.Conn(t))
-			server := startServer(t, db.URL)
-			c := newClient(t, server, id, "").watch()
+			c := newClient(t, startServer(t, db.URL), id, "").watch()
 			c.awaitSeq(write(t, db.URL, id, 20))
 			var head uint64
 			for range 3 {
@@ -57,9 +56,6 @@ func TestEveryEventReachesAClientThroughDatabaseFaults(t *testing.T) {
 				c.awaitSeq(head)
 			}
 			c.stayedConnected()
-			if n := metric(t, server, `topostream_journal_reads_total{cause="heartbeat"}`); n != 0 {
-				t.Errorf("%v times only the heartbeat brought what the read after a reconnect should have", n)
-			}
 		})
 	}
 }
