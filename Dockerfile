@@ -1,0 +1,19 @@
+# Base images are arguments, so that a mirror can be named. Without BuildKit, too.
+ARG GO_IMAGE=golang:1.26-bookworm
+ARG BASE_IMAGE=scratch
+
+FROM ${GO_IMAGE} AS build
+WORKDIR /src
+COPY go.mod go.sum ./
+RUN go mod download
+COPY . .
+RUN CGO_ENABLED=0 go build -trimpath -ldflags=-s -o /topostream ./cmd/topostream
+
+# `mutator --apply-exec` wants sh and what the command needs: name a BASE_IMAGE that has them.
+FROM ${BASE_IMAGE}
+COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/
+COPY --from=build /topostream /topostream
+USER 65532:65532
+EXPOSE 8080
+ENTRYPOINT ["/topostream"]
+# No HEALTHCHECK: it is a command inside the image, where there is none but topostream. Ask /readyz from outside.
