@@ -47,6 +47,33 @@ func TestALeaseThatRunsOutGivesTheMutationToAnotherWorkerAndTheFirstChangesNothi
 	}
 }
 
+func TestAWorkerThatWakesLateChangesNothingWhileAnotherOneAppliesTheMutation(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	conn := db.Conn(t)
+	id := active(t, conn, 1)[0]
+	asleep, awake := newApplier(), newApplier()
+	asleep.deaf = true
+	first := startWorker(t, db, func(c *Config) { c.Applier, c.Concurrency = asleep, 1 })
+	m := enqueue(t, conn, id, "add_lan", `{"name":"a"}`)
+	receive(t, asleep.called, "the first worker to act")
+	runOut(t, conn, m)
+	startWorker(t, db, func(c *Config) { c.Applier, c.Poll = awake, 100*time.Millisecond })
+	if got := receive(t, awake.called, "the second worker to act"); got.Attempt != 2 {
+		t.Errorf("%+v", got)
+	}
+	asleep.answer <- errors.New("the machine burns")
+	first.log.says(t, "too late", string(m))
+	if s := stateOf(t, conn, m); s != "applying" {
+		t.Errorf("the late one made it %s", s)
+	}
+	awake.answer <- nil
+	awaitState(t, conn, m, "applied")
+	if s := pgtest.Scan[string](t, conn, `SELECT status FROM topologies`); s != "active" {
+		t.Errorf("the late one degraded the topology: %s", s)
+	}
+}
+
 func TestAMutationFailsWhenItsLeaseHasRunOutTooOften(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
