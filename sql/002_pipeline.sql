@@ -53,5 +53,6 @@ DROP TRIGGER unpark ON {{.schema}}.topologies;
 DROP TRIGGER unpark ON {{.schema}}.mutations;
 DROP FUNCTION {{.schema}}.topology_unpark();
 DROP TABLE {{.schema}}.mutation_keys, {{.schema}}.topology_parked;
+DROP INDEX {{.schema}}.mutations_finished, {{.schema}}.mutations_leased;
 ALTER TABLE {{.schema}}.mutations DROP COLUMN lease, DROP COLUMN leased_until;
 DELETE FROM {{.schema}}.topology_migrations WHERE version = 2;
