@@ -8,6 +8,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"topostream/pgbus/wait"
 	"topostream/stream"
 	"topostream/stream/sse"
 )
@@ -136,7 +137,7 @@ func (b *Bus) attachFailed(ids []stream.TopologyID) {
 	for _, id := range ids {
 		if p := b.pending[id]; p != nil {
 			p.underWay = false
-			p.notBefore = time.Now().Add(backoff(p.tries, 250*time.Millisecond, time.Second))
+			p.notBefore = time.Now().Add(wait.Backoff(p.tries, 250*time.Millisecond, time.Second))
 			p.tries++
 		}
 	}

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sync/semaphore"
 	"golang.org/x/sync/singleflight"
 
+	"topostream/pgbus/wait"
 	"topostream/stream"
 )
 
@@ -84,7 +85,7 @@ type Bus struct {
 	unlisten map[stream.TopologyID]struct{}
 
 	wait   interruptible // of the LISTEN connection's owner
-	polled signal        // wakes the poller
+	polled wait.Signal   // wakes the poller
 	since  time.Time     // when the bus began not to listen; under mu
 	asked  time.Time     // when the database answered last; under mu
 	state  string        // why the bus does not listen; under mu
@@ -109,13 +110,13 @@ func New(cfg Config) *Bus {
 		topics:   map[stream.TopologyID]*topic{},
 		pending:  map[stream.TopologyID]*pendingAttach{},
 		unlisten: map[stream.TopologyID]struct{}{},
-		polled:   newSignal(),
+		polled:   wait.NewSignal(),
 		since:    time.Now(),
 		state:    "starting",
 		reads:    semaphore.NewWeighted(4),
 	}
 	b.life, b.end = context.WithCancel(context.Background())
-	b.fills.ready = newSignal()
+	b.fills.ready = wait.NewSignal()
 	b.pager.calls = map[pageKey]*pageCall{}
 	return b
 }
@@ -201,7 +202,7 @@ func (b *Bus) setListening(on bool, why string) {
 		b.asked = time.Now()
 		return
 	}
-	b.polled.set()
+	b.polled.Set()
 }
 
 func (b *Bus) answered() {
@@ -245,7 +246,7 @@ func (b *Bus) acquire(ctx context.Context, req stream.AttachRequest) (*topic, *d
 	w := b.enqueue(req)
 	b.mu.Unlock()
 	b.wait.interrupt()
-	b.polled.set()
+	b.polled.Set()
 
 	select {
 	case r := <-w.done:

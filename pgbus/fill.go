@@ -9,6 +9,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"topostream/pgbus/wait"
 	"topostream/stream"
 	"topostream/stream/sse"
 )
@@ -32,7 +33,7 @@ type fillState struct {
 type fillQueue struct {
 	mu    sync.Mutex
 	queue []*topic
-	ready signal
+	ready wait.Signal
 }
 
 // fill asks for the topic's feed to be read up to the head, by a read that begins after this call.
@@ -52,7 +53,7 @@ func (b *Bus) fillAll(topics []*topic, cause stream.Cause) {
 		b.fills.queue = append(b.fills.queue, t)
 	}
 	b.fills.mu.Unlock()
-	b.fills.ready.set()
+	b.fills.ready.Set()
 }
 
 func (b *Bus) fillLoop(ctx context.Context) {
@@ -77,7 +78,7 @@ func (b *Bus) fillLoop(ctx context.Context) {
 				return
 			}
 			b.log.Warn("journal read failed; trying again", "topologies", len(batch), "error", err)
-			if !pause(ctx, backoff(try, 100*time.Millisecond, 2*time.Second)) {
+			if !wait.Pause(ctx, wait.Backoff(try, 100*time.Millisecond, 2*time.Second)) {
 				return
 			}
 			try++
@@ -92,7 +93,7 @@ func (b *Bus) takeFills() []*topic {
 	batch := append([]*topic(nil), b.fills.queue[:n]...)
 	b.fills.queue = append(b.fills.queue[:0], b.fills.queue[n:]...)
 	if len(b.fills.queue) > 0 {
-		b.fills.ready.set()
+		b.fills.ready.Set()
 	}
 	for _, t := range batch {
 		t.fill.again = false
@@ -111,7 +112,7 @@ func (b *Bus) fillsDone(batch []*topic, more map[*topic]bool) {
 		t.fill = fillState{}
 	}
 	if len(b.fills.queue) > 0 {
-		b.fills.ready.set()
+		b.fills.ready.Set()
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"topostream/pgbus/wait"
 	"topostream/stream"
 )
 
@@ -43,7 +44,7 @@ func (b *Bus) watchHeads(ctx context.Context) {
 		if !woken || !listening {
 			if err := b.compareHeads(ctx, cause); err != nil && ctx.Err() == nil {
 				b.log.Warn("cannot compare heads", "error", err)
-				next = max(next, backoff(try, b.cfg.Poll, 2*time.Second))
+				next = max(next, wait.Backoff(try, b.cfg.Poll, 2*time.Second))
 				try++
 			} else {
 				try = 0

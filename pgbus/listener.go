@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"topostream/pgbus/wait"
 	"topostream/stream"
 	"topostream/stream/sse"
 )
@@ -53,7 +54,7 @@ func (b *Bus) listen(ctx context.Context) {
 		} else {
 			b.log.Warn("LISTEN connection lost; streams run on poll until it is back", "error", err)
 		}
-		if !pause(ctx, backoff(try, 100*time.Millisecond, limit)) {
+		if !wait.Pause(ctx, wait.Backoff(try, 100*time.Millisecond, limit)) {
 			return
 		}
 	}

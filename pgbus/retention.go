@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"time"
 
+	"topostream/pgbus/wait"
+
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 )
@@ -14,7 +16,7 @@ const pruneBatch = 5000
 
 func (b *Bus) pruneLoop(ctx context.Context) {
 	pool := b.cfg.Pool
-	for pause(ctx, b.cfg.PruneEvery/2+backoff(0, b.cfg.PruneEvery, b.cfg.PruneEvery)) {
+	for wait.Pause(ctx, b.cfg.PruneEvery/2+wait.Backoff(0, b.cfg.PruneEvery, b.cfg.PruneEvery)) {
 		if b.cfg.Retention > 0 || b.cfg.RetentionCount > 0 {
 			b.pruned(ctx, "events", func() (int64, error) { return Prune(ctx, pool, b.cfg.Retention, b.cfg.RetentionCount) })
 		}

@@ -5,6 +5,7 @@ import (
 	"sync"
 	"time"
 
+	"topostream/pgbus/wait"
 	"topostream/stream"
 )
 
@@ -77,7 +78,7 @@ func (b *Bus) takeSnapshot(ctx context.Context, t *topic, slot *snapshotSlot, ca
 	defer cancel()
 	for try := 0; ; try++ {
 		call.snap, call.err = b.readSnapshot(ctx, t.id, graph)
-		if call.err == nil || call.err == stream.ErrNotFound || !pause(ctx, backoff(try, 100*time.Millisecond, time.Second)) { //nolint:errorlint // the sentinel itself
+		if call.err == nil || call.err == stream.ErrNotFound || !wait.Pause(ctx, wait.Backoff(try, 100*time.Millisecond, time.Second)) { //nolint:errorlint // the sentinel itself
 			break
 		}
 	}

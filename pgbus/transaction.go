@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"topostream/pgbus/wait"
 	"topostream/stream"
 )
 
@@ -40,7 +41,7 @@ func (s *Store) write(ctx context.Context, turn string, do func(context.Context,
 			return domainError(ctx, err)
 		}
 		s.log.Info("PostgreSQL ended a transaction for the sake of another", "topology", turn, "try", try+1, "error", err)
-		if try+1 == conflictTries || !pause(waiting, backoff(try, 20*time.Millisecond, 500*time.Millisecond)) {
+		if try+1 == conflictTries || !wait.Pause(waiting, wait.Backoff(try, 20*time.Millisecond, 500*time.Millisecond)) {
 			return fmt.Errorf("%w: %w", stream.ErrBusy, err)
 		}
 	}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"topostream/pgbus/wait"
 	"topostream/stream"
 )
 
@@ -93,7 +94,7 @@ RETURNING m.id::text, m.topology_id::text, m.op, m.payload, m.attempt, m.lease::
 // goOn leaves a topology alone that somebody else holds.
 func (w *Worker) goOn(id stream.TopologyID, held *lockTimeoutError) {
 	w.log.Warn("somebody holds a topology or its rows; going on with others", "topology", id, "blocked_by_pid", held.pids, "waited", w.cfg.LockTimeout, "error", held.err)
-	w.avoided.add(id, backoff(0, w.cfg.Poll, w.cfg.Poll))
+	w.avoided.add(id, wait.Backoff(0, w.cfg.Poll, w.cfg.Poll))
 }
 
 // requeue gives back what the leases that ran out in a locked topology stood for, or fails what has had all its attempts. (A lease of null does not run out: a person works on

@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"topostream/pgbus/graph"
+	"topostream/pgbus/wait"
 	"topostream/stream"
 )
 
@@ -99,10 +100,10 @@ func (w *Worker) work(j *job) {
 
 func (w *Worker) workLater(j *job) {
 	for again := true; again; again = !w.step(j) {
-		pause(j.ctx, backoff(j.tries, 100*time.Millisecond, w.cfg.LockTimeout))
+		wait.Pause(j.ctx, wait.Backoff(j.tries, 100*time.Millisecond, w.cfg.LockTimeout))
 		j.tries++
 	}
-	w.wake.set()
+	w.wake.Set()
 }
 
 // step takes a job as far as it goes now and tells whether that is its end.

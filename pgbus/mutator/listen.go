@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"time"
 
+	"topostream/pgbus/wait"
+
 	"github.com/jackc/pgx/v5"
 )
 
@@ -23,7 +25,7 @@ func (w *Worker) listen(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
-		w.wake.set()
+		w.wake.Set()
 		if time.Since(start) > 30*time.Second {
 			try = 0
 		}
@@ -32,7 +34,7 @@ func (w *Worker) listen(ctx context.Context) {
 			limit = 30 * time.Second
 		}
 		w.log.Warn("LISTEN is away; working at the poll's pace until it is back", "poll", w.cfg.Poll, "error", err)
-		if !pause(ctx, backoff(try, 100*time.Millisecond, limit)) {
+		if !wait.Pause(ctx, wait.Backoff(try, 100*time.Millisecond, limit)) {
 			return
 		}
 	}
@@ -57,7 +59,7 @@ func (w *Worker) session(ctx context.Context) error {
 		return err
 	}
 	w.log.Info("listening for mutations")
-	w.wake.set() // for what came before
+	w.wake.Set() // for what came before
 	for {
 		if err := w.hear(ctx, conn); err != nil {
 			return err
@@ -93,7 +95,7 @@ func (w *Worker) hear(ctx context.Context, conn *pgx.Conn) error {
 	_, err := conn.WaitForNotification(wctx)
 	switch {
 	case err == nil:
-		w.wake.set()
+		w.wake.Set()
 		return nil
 	case ctx.Err() != nil:
 		return ctx.Err()

@@ -7,6 +7,8 @@ import (
 	"sync"
 	"time"
 
+	"topostream/pgbus/wait"
+
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 )
@@ -36,7 +38,7 @@ func (w *Worker) transact(ctx context.Context, f func(context.Context, pgx.Tx) e
 			return err
 		}
 		w.log.Info("PostgreSQL ended a transaction for the sake of another; trying again", "try", try+1, "error", err, "detail", pgErr.Detail)
-		if !pause(ctx, backoff(try, 50*time.Millisecond, time.Second)) {
+		if !wait.Pause(ctx, wait.Backoff(try, 50*time.Millisecond, time.Second)) {
 			return err
 		}
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"topostream/pgbus/wait"
 	"topostream/stream"
 )
 
@@ -72,7 +73,7 @@ type Worker struct {
 	log   *slog.Logger
 	begin string // of its transactions
 
-	wake    signal
+	wake    wait.Signal
 	idle    atomic.Int64  // loops that wait to be woken
 	later   chan struct{} // a place for each job that waits to be settled while its loop goes on
 	outage  outage
@@ -85,7 +86,7 @@ func New(cfg Config) *Worker {
 	cfg.setDefaults()
 	return &Worker{
 		cfg: cfg, log: cfg.Logger, begin: beginQuery(cfg.LockTimeout, cfg.Lease),
-		wake: make(signal, 1), later: make(chan struct{}, 4*cfg.Concurrency),
+		wake: wait.NewSignal(), later: make(chan struct{}, 4*cfg.Concurrency),
 	}
 }
 
@@ -128,11 +129,11 @@ func (w *Worker) loop(ctx, work context.Context) {
 		switch {
 		case err != nil:
 			w.outage.failed(w.log, err)
-			pause(ctx, backoff(try, 100*time.Millisecond, 5*time.Second))
+			wait.Pause(ctx, wait.Backoff(try, 100*time.Millisecond, 5*time.Second))
 			try++
 			continue
 		case j != nil:
-			w.wake.set() // there may be one for the next loop
+			w.wake.Set() // there may be one for the next loop
 			w.work(j)
 		case !more:
 			w.idle.Add(1)
@@ -150,8 +151,8 @@ func (w *Worker) loop(ctx, work context.Context) {
 // poll wakes a loop at the poll's pace, and looks why a mutation that could be claimed has not been: somebody may hold its topology.
 func (w *Worker) poll(ctx context.Context) {
 	var before candidate
-	for pause(ctx, w.cfg.Poll-rand.N(w.cfg.Poll/10+1)) {
-		w.wake.set()
+	for wait.Pause(ctx, w.cfg.Poll-rand.N(w.cfg.Poll/10+1)) {
+		w.wake.Set()
 		oldest, err := w.oldest(ctx)
 		if err == nil && oldest == before && oldest.topology != "" {
 			w.knock(ctx, oldest.topology)

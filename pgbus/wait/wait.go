@@ -1,0 +1,40 @@
+// Package wait holds the ways in which pgbus and what is built on it wait: for a signal, and between tries.
+package wait
+
+import (
+	"context"
+	"math/rand/v2"
+	"time"
+)
+
+// A Signal wakes one waiter; signals that nobody waits for yet are folded into one.
+type Signal chan struct{}
+
+// NewSignal makes a signal that is not set.
+func NewSignal() Signal { return make(Signal, 1) }
+
+// Set wakes the waiter. It never blocks.
+func (s Signal) Set() {
+	select {
+	case s <- struct{}{}:
+	default:
+	}
+}
+
+// Backoff doubles from base to limit and takes a random half of it away, so that processes do not return in step. The first try is 0.
+func Backoff(try int, base, limit time.Duration) time.Duration {
+	d := min(base<<min(try, 20), limit)
+	return d/2 + rand.N(d/2+1)
+}
+
+// Pause waits and tells whether ctx is still good.
+func Pause(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}
