@@ -17,12 +17,12 @@ type chromeContext = context.Context
 
 // A page is a tab in a real Chromium.
 type page struct {
-	t   *testing.T
+	t   testing.TB
 	ctx chromeContext
 }
 
 // openPage starts a Chromium without a window and opens the address.
-func openPage(t *testing.T, address string) *page {
+func openPage(t testing.TB, address string) *page {
 	t.Helper()
 	path := ""
 	for _, name := range []string{"chromium", "chromium-browser", "google-chrome"} {

@@ -61,7 +61,7 @@ func startServer(t *testing.T, databaseURL string, bus ...string) string {
 	}).url
 }
 
-func serve(t *testing.T, databaseURL string, change func(*serveCmd)) *testServer {
+func serve(t testing.TB, databaseURL string, change func(*serveCmd)) *testServer {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	var out lockedBuffer
@@ -99,7 +99,7 @@ func serve(t *testing.T, databaseURL string, change func(*serveCmd)) *testServer
 	return nil
 }
 
-func testToken(t *testing.T) string {
+func testToken(t testing.TB) string {
 	t.Helper()
 	token, err := auth.Sign([]byte(testSecret), auth.Claims{Subject: "operator", Role: stream.RoleViewer, TTL: time.Hour}, time.Now())
 	if err != nil {
@@ -281,12 +281,12 @@ func (c *client) event(e gosse.Event) uint64 {
 }
 
 // demo makes a topology.
-func demo(t *testing.T, conn *pgx.Conn) string {
+func demo(t testing.TB, conn *pgx.Conn) string {
 	t.Helper()
 	return topology(t, conn, "demo")
 }
 
-func topology(t *testing.T, conn *pgx.Conn, name string) string {
+func topology(t testing.TB, conn *pgx.Conn, name string) string {
 	t.Helper()
 	return pgtest.Scan[string](t, conn, `INSERT INTO topologies (name) VALUES ($1) RETURNING id::text`, name)
 }

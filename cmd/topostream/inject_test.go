@@ -209,7 +209,7 @@ SELECT topology_emit('`+id+`', 'test', to_jsonb(repeat(E'\xe2\x82', 6000)));`); 
 }
 
 // chromeEval evaluates an expression in the page.
-func chromeEval[T any](t *testing.T, ctx chromeContext, js string) T {
+func chromeEval[T any](t testing.TB, ctx chromeContext, js string) T {
 	t.Helper()
 	v, err := chromedp.Run(ctx, chromedp.Evaluate[T](js))
 	if err != nil {

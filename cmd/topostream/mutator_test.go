@@ -33,7 +33,7 @@ func mutate(t *testing.T, binary, databaseURL string, args ...string) *process {
 }
 
 // live makes n active topologies.
-func live(t *testing.T, conn *pgx.Conn, n int) []string {
+func live(t testing.TB, conn *pgx.Conn, n int) []string {
 	t.Helper()
 	pgtest.Exec(t, conn, `INSERT INTO topologies (name) SELECT 'live-' || i FROM generate_series(1, $1) i`, n)
 	pgtest.Exec(t, conn, `UPDATE topologies SET status = 'deploying'`)
