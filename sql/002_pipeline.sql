@@ -47,8 +47,29 @@ CREATE TRIGGER unpark AFTER INSERT ON {{.schema}}.mutations REFERENCING NEW TABL
 CREATE TRIGGER unpark AFTER UPDATE ON {{.schema}}.topologies REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows
     FOR EACH STATEMENT EXECUTE FUNCTION {{.schema}}.topology_unpark();
 
+-- Who works on a mutation by hand, without a lease, tells nobody when it is done: the next one of the topology shall not wait for a poll.
+CREATE FUNCTION {{.schema}}.topology_hand_finished() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $f$
+DECLARE
+    _finished bigint;
+BEGIN
+    EXECUTE 'SELECT count(*) FROM new_rows n JOIN old_rows o ON o.id = n.id
+              WHERE o.state = ''applying'' AND n.state <> ''applying'' AND o.lease IS NULL' INTO _finished;
+    IF _finished > 0 AND EXISTS (SELECT FROM {{.schema}}.topology_settings WHERE bus = 'notify') AND pg_notification_queue_usage() <= 0.5 THEN
+        PERFORM pg_notify('topology_mutations', '');
+    END IF;
+    RETURN NULL;
+END
+$f$;
+REVOKE ALL ON FUNCTION {{.schema}}.topology_hand_finished() FROM PUBLIC;
+CREATE TRIGGER hand_finished AFTER UPDATE ON {{.schema}}.mutations REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows
+    FOR EACH STATEMENT EXECUTE FUNCTION {{.schema}}.topology_hand_finished();
+
 ---- create above / drop below ----
 
+DROP TRIGGER hand_finished ON {{.schema}}.mutations;
+DROP FUNCTION {{.schema}}.topology_hand_finished();
 DROP TRIGGER unpark ON {{.schema}}.topologies;
 DROP TRIGGER unpark ON {{.schema}}.mutations;
 DROP FUNCTION {{.schema}}.topology_unpark();

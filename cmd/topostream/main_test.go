@@ -42,6 +42,32 @@ func TestChecksComeInTheOrder401Then403Then404(t *testing.T) {
 			}
 		}
 	}
+	// Also where the request is malformed: 404 comes first.
+	for _, path := range []string{"/journal?after=x", "/mutations?state=x", "/mutations?limit=x"} {
+		if status, _, body := get(t, server+"/api/v1/topologies/"+unknown+path); status != http.StatusNotFound {
+			t.Errorf("%s: %d %s", path, status, body)
+		}
+		if status, _, body := get(t, server+"/api/v1/topologies/"+id+path); status != http.StatusBadRequest {
+			t.Errorf("%s: %d %s", path, status, body)
+		}
+	}
+	for method, path := range map[string]string{http.MethodPost: "/mutations", http.MethodPatch: ""} {
+		for of, want := range map[string]int{unknown: http.StatusNotFound, id: http.StatusBadRequest} {
+			req, err := http.NewRequestWithContext(t.Context(), method, server+"/api/v1/topologies/"+of+path, strings.NewReader(`{"op":`))
+			if err != nil {
+				t.Fatal(err)
+			}
+			req.Header.Set("Authorization", "Bearer "+operatorToken(t))
+			res, err := http.DefaultClient.Do(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_ = res.Body.Close()
+			if res.StatusCode != want {
+				t.Errorf("%s %s: %s, want %d", method, of, res.Status, want)
+			}
+		}
+	}
 	http.DefaultClient.CloseIdleConnections()
 }
 

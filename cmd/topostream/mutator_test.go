@@ -414,7 +414,7 @@ func TestAWorkersStartingErrorsSayTheFix(t *testing.T) {
 	db, empty := pgtest.New(t), pgtest.NewEmpty(t)
 	for want, args := range map[string][]string{
 		"migrate up":              {"--database-url", empty.URL},
-		"cannot reach PostgreSQL": {"--database-url", "postgres://x:y@127.0.0.1:1/z"},
+		"user or the password":    {"--database-url", strings.Replace(db.URL, "//postgres:", "//postgres:wrong", 1)},
 		"--concurrency: 0 is not": {"--database-url", db.URL, "--concurrency", "0"},
 		"--max-attempts: 0 is":    {"--database-url", db.URL, "--max-attempts", "0"},
 		"--lease: 1ms is less":    {"--database-url", db.URL, "--lease", "1ms"},

@@ -74,7 +74,7 @@ func (c *serveCmd) check() error {
 		}
 	}
 	for what, negative := range map[string]bool{
-		"--keepalive": c.Keepalive < 0, "--write-timeout": c.WriteTimeout < 0, "--drain": c.Drain < 0, "--retention": c.Retention < 0,
+		"--keepalive": c.Keepalive < 0, "--write-timeout": c.WriteTimeout < 0, "--drain": c.Drain < 0, "--retention": c.Retention < 0, "--mutation-retention": c.MutationRetention < 0,
 		"--retention-count": c.RetentionCount < 0, "--max-streams": c.MaxStreams < 0, "--max-streams-per-user": c.MaxStreamsPerUser < 0, "--feed-memory": c.FeedMemory < 0,
 	} {
 		if negative {

@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"topostream/pgbus/wait"
 	"topostream/stream"
@@ -52,6 +54,7 @@ UPDATE mutations m SET state = 'applying', lease = gen_random_uuid(), leased_unt
  WHERE m.id = (SELECT p.id FROM mutations p WHERE p.topology_id = $1::text::uuid AND p.state = 'pending' ORDER BY p.position LIMIT 1)
    AND m.state = 'pending'
    AND NOT EXISTS (SELECT FROM mutations a WHERE a.topology_id = $1::text::uuid AND a.state = 'applying')
+   AND NOT EXISTS (SELECT FROM topology_parked p WHERE p.topology_id = $1::text::uuid AND p.until > clock_timestamp())
 RETURNING m.id::text, m.topology_id::text, m.op, m.payload, m.attempt, m.lease::text`
 	)
 	var c candidate
@@ -82,6 +85,12 @@ RETURNING m.id::text, m.topology_id::text, m.op, m.payload, m.attempt, m.lease::
 		w.goOn(c.topology, held)
 		return nil, true, nil
 	}
+	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok && c.topology != "" && !unavailable(pgErr) {
+		// It is that topology's trouble, a trigger that somebody made or a row that somebody removed: the others go on.
+		w.log.Error("a topology's mutations cannot be claimed; going on with others", "topology", c.topology, "error", err)
+		w.avoided.add(c.topology, wait.Backoff(0, w.cfg.Poll, w.cfg.Poll))
+		return nil, true, nil
+	}
 	if err != nil {
 		return nil, false, err
 	}
@@ -89,6 +98,11 @@ RETURNING m.id::text, m.topology_id::text, m.op, m.payload, m.attempt, m.lease::
 		j.begin(ctx, w)
 	}
 	return j, c.topology != "", nil
+}
+
+// unavailable tells whether an error is the database's as a whole: its connections, resources, an operator's intervention, the system beneath.
+func unavailable(err *pgconn.PgError) bool {
+	return len(err.Code) == 5 && slices.Contains([]string{"08", "53", "57", "58"}, err.Code[:2])
 }
 
 // goOn leaves a topology alone that somebody else holds.
@@ -130,11 +144,11 @@ RETURNING id::text, op, attempt, coalesce(reason, '')`
 	return w.degrade(ctx, tx, id, failed)
 }
 
-// oldest finds what claim would try first, whoever holds it.
-func (w *Worker) oldest(ctx context.Context) (c candidate, err error) {
+// oldest finds what claim would try first but for the avoided, whoever holds it.
+func (w *Worker) oldest(ctx context.Context, avoided []stream.TopologyID) (c candidate, err error) {
 	ctx, cancel := context.WithTimeout(ctx, w.cfg.LockTimeout)
 	defer cancel()
-	err = w.cfg.Pool.QueryRow(ctx, candidates, []string{}).Scan(&c.topology, &c.position, &c.expired)
+	err = w.cfg.Pool.QueryRow(ctx, candidates, avoided).Scan(&c.topology, &c.position, &c.expired)
 	return c, err
 }
 

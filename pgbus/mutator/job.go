@@ -54,10 +54,12 @@ func (w *Worker) extend(j *job) {
 	defer every.Stop()
 	until := j.claimed.Add(w.cfg.Lease)
 	beat := func() {
-		if !j.settling.TryLock() {
+		// One that settles may wait for a lock again and again: the lease is extended between two tries, at once.
+		j.settling.Lock()
+		defer j.settling.Unlock()
+		if j.ctx.Err() != nil {
 			return
 		}
-		defer j.settling.Unlock()
 		ctx, cancel := context.WithTimeout(j.ctx, w.cfg.Lease/3)
 		defer cancel()
 		now := time.Now()

@@ -124,6 +124,7 @@ func (w *Worker) Run(ctx context.Context) error {
 
 // loop claims a mutation and works on it, again and again. It stops claiming when ctx ends; work outlives that.
 func (w *Worker) loop(ctx, work context.Context) {
+	skipped := 0
 	for try := 0; ctx.Err() == nil; {
 		j, more, err := w.claim(work)
 		switch {
@@ -135,17 +136,36 @@ func (w *Worker) loop(ctx, work context.Context) {
 		case j != nil:
 			w.wake.Set() // there may be one for the next loop
 			w.work(j)
+			skipped = 0
 		case !more:
-			w.idle.Add(1)
-			select {
-			case <-w.wake:
-			case <-ctx.Done():
+			if w.sleep(ctx, skipped) {
+				skipped++
+			} else {
+				skipped = 0
 			}
-			w.idle.Add(-1)
 		}
 		w.outage.over(w.log)
 		try = 0
 	}
+}
+
+// sleep waits to be woken. A topology that somebody holds for a moment is skipped by the claim, and nobody may tell when it is free again (a request that is refused, a
+// transaction that is rolled back): then it is looked at again soon, less often each time. It tells whether there was one.
+func (w *Worker) sleep(ctx context.Context, skipped int) (again bool) {
+	var soon <-chan time.Time
+	if c, err := w.oldest(ctx, w.avoided.list()); err == nil && c.topology != "" {
+		timer := time.NewTimer(wait.Backoff(skipped, 10*time.Millisecond, time.Second))
+		defer timer.Stop()
+		soon, again = timer.C, true
+	}
+	w.idle.Add(1)
+	defer w.idle.Add(-1)
+	select {
+	case <-w.wake:
+	case <-soon: // nil, and so never, without one
+	case <-ctx.Done():
+	}
+	return again
 }
 
 // poll wakes a loop at the poll's pace, and looks why a mutation that could be claimed has not been: somebody may hold its topology.
@@ -153,7 +173,7 @@ func (w *Worker) poll(ctx context.Context) {
 	var before candidate
 	for wait.Pause(ctx, w.cfg.Poll-rand.N(w.cfg.Poll/10+1)) {
 		w.wake.Set()
-		oldest, err := w.oldest(ctx)
+		oldest, err := w.oldest(ctx, []stream.TopologyID{})
 		if err == nil && oldest == before && oldest.topology != "" {
 			w.knock(ctx, oldest.topology)
 		}

@@ -23,9 +23,12 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request, status int, v an
 func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	var (
 		field    *stream.FieldError
+		request  *requestError
 		conflict *stream.ConflictError
 	)
 	switch {
+	case errors.As(err, &request): // first: a body that ends too early ends the request's context, too
+		problem(w, request.status, request.detail)
 	case r.Context().Err() != nil: // the client has gone
 	case errors.As(err, &field):
 		problem(w, http.StatusBadRequest, field.Error())
@@ -45,6 +48,14 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 		s.cfg.Logger.Error("a request failed", "method", r.Method, "path", r.URL.Path, "error", err)
 		problem(w, http.StatusInternalServerError, "something is wrong here; the log says more")
 	}
+}
+
+// malformed answers a request for a topology that says something wrong, if there is that topology: 404 comes first.
+func (s *Server) malformed(w http.ResponseWriter, r request, err error) {
+	if _, missing := s.cfg.Store.Mutations(r.Context(), r.topology, "", 1); missing != nil {
+		err = missing
+	}
+	s.fail(w, r.Request, err)
 }
 
 // number reads a whole number of the query; a *stream.FieldError says what it must be.

@@ -15,14 +15,22 @@ import (
 
 const maxBody = 1 << 20 // bytes
 
-// readBody reads the JSON body of a request. When it cannot, it has answered why.
+// A requestError is what is wrong with a request as such.
+type requestError struct {
+	status int
+	detail string
+}
+
+func (e *requestError) Error() string { return e.detail }
+
+// readBody reads the JSON body of a request, or says with a *requestError why it cannot.
 //
-// A request without Content-Type is taken at its word; one with another type is not guessed at.
-func (s *Server) readBody(w http.ResponseWriter, r *http.Request) ([]byte, bool) {
+// A request without Content-Type, or with the one that curl sends unless told otherwise, is taken at its word; one with another type is not guessed at.
+func (s *Server) readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	if given := r.Header.Get("Content-Type"); given != "" {
-		if mediaType, _, err := mime.ParseMediaType(given); err != nil || mediaType != "application/json" {
-			problem(w, http.StatusUnsupportedMediaType, fmt.Sprintf("Content-Type: %.80q is not understood here: send application/json", given))
-			return nil, false
+		mediaType, _, err := mime.ParseMediaType(given)
+		if err != nil || mediaType != "application/json" && mediaType != "application/x-www-form-urlencoded" {
+			return nil, &requestError{http.StatusUnsupportedMediaType, fmt.Sprintf("Content-Type: %.80q is not understood here: send application/json", given)}
 		}
 	}
 	control := http.NewResponseController(w)
@@ -31,29 +39,22 @@ func (s *Server) readBody(w http.ResponseWriter, r *http.Request) ([]byte, bool)
 	var tooLarge *http.MaxBytesError
 	switch {
 	case errors.As(err, &tooLarge):
-		problem(w, http.StatusBadRequest, fmt.Sprintf("body: is larger than %d bytes (1 MiB): make it smaller", tooLarge.Limit))
+		return nil, &requestError{http.StatusBadRequest, fmt.Sprintf("body: is larger than %d bytes (1 MiB): make it smaller", tooLarge.Limit)}
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		problem(w, http.StatusRequestTimeout, fmt.Sprintf("body: did not arrive within %s", s.cfg.BodyTimeout))
+		return nil, &requestError{http.StatusRequestTimeout, fmt.Sprintf("body: did not arrive within %s", s.cfg.BodyTimeout)}
 	case err != nil:
-		problem(w, http.StatusBadRequest, "body: ended too early: send all that Content-Length promises")
-	default:
-		_ = control.SetReadDeadline(time.Time{}) // as above. After an error it stays: net/http reads what is left of a body
+		return nil, &requestError{http.StatusBadRequest, "body: ended too early: send all that Content-Length promises"}
 	}
-	return body, err == nil
+	_ = control.SetReadDeadline(time.Time{}) // as above. After an error it stays: net/http reads what is left of a body
+	return body, nil
 }
 
-// parseBody reads a body and parses it. When it cannot, it has answered why.
-func parseBody[T any](s *Server, w http.ResponseWriter, r *http.Request, parse func([]byte) (T, error)) (v T, body []byte, ok bool) {
-	body, ok = s.readBody(w, r)
-	if !ok {
-		return v, nil, false
+// parseBody reads a body and parses it.
+func parseBody[T any](s *Server, w http.ResponseWriter, r *http.Request, parse func([]byte) (T, error)) (v T, body []byte, err error) {
+	if body, err = s.readBody(w, r); err == nil {
+		v, err = parse(body)
 	}
-	v, err := parse(body)
-	if err != nil {
-		s.fail(w, r, err)
-		return v, nil, false
-	}
-	return v, body, true
+	return v, body, err
 }
 
 // idempotencyKey reads the header Idempotency-Key; empty: none was sent.

@@ -14,11 +14,12 @@ import (
 func (s *Server) enqueueMutation(w http.ResponseWriter, r request) {
 	key, err := idempotencyKey(r.Request)
 	if err != nil {
-		s.fail(w, r.Request, err)
+		s.malformed(w, r, err)
 		return
 	}
-	m, body, ok := parseBody(s, w, r.Request, stream.ParseNewMutation)
-	if !ok {
+	m, body, err := parseBody(s, w, r.Request, stream.ParseNewMutation)
+	if err != nil {
+		s.malformed(w, r, err)
 		return
 	}
 	m.RequestedBy, m.IdempotencyKey, m.Body = r.principal.Subject, key, sha256.Sum256(body)
@@ -34,12 +35,12 @@ func (s *Server) listMutations(w http.ResponseWriter, r request) {
 	const maxLimit = 200
 	limit, err := number(r.Request, "limit", maxLimit, 1, maxLimit)
 	if err != nil {
-		s.fail(w, r.Request, err)
+		s.malformed(w, r, err)
 		return
 	}
 	state := r.URL.Query().Get("state")
 	if states := stream.MutationStates(); state != "" && !slices.Contains(states, state) {
-		s.fail(w, r.Request, &stream.FieldError{Field: "state", Problem: fmt.Sprintf("%.80q is no state: use one of %s", state, strings.Join(states, ", "))})
+		s.malformed(w, r, &stream.FieldError{Field: "state", Problem: fmt.Sprintf("%.80q is no state: use one of %s", state, strings.Join(states, ", "))})
 		return
 	}
 	mutations, err := s.cfg.Store.Mutations(r.Context(), r.topology, state, int(limit))

@@ -195,19 +195,27 @@ func (s *Server) authenticated(role stream.Role, next func(http.ResponseWriter, 
 	}
 }
 
+// malformedJournal is malformed for the journal, which outlives its topology.
+func (s *Server) malformedJournal(w http.ResponseWriter, r request, err error) {
+	if _, missing := s.cfg.Bus.Journal(r.Context(), r.topology, 0, 1); missing != nil {
+		err = missing
+	}
+	s.fail(w, r.Request, err)
+}
+
 func (s *Server) journal(w http.ResponseWriter, r request) {
 	const defaultLimit, maxLimit = 200, 1000
 	after := stream.Seq(0)
 	if v := r.URL.Query().Get("after"); v != "" {
 		var ok bool
 		if after, ok = stream.ParseSeq(v); !ok {
-			s.fail(w, r.Request, &stream.FieldError{Field: "after", Problem: "give the seq of an event, 1 to 16 digits"})
+			s.malformedJournal(w, r, &stream.FieldError{Field: "after", Problem: "give the seq of an event, 1 to 16 digits"})
 			return
 		}
 	}
 	limit, err := number(r.Request, "limit", defaultLimit, 1, maxLimit)
 	if err != nil {
-		s.fail(w, r.Request, err)
+		s.malformedJournal(w, r, err)
 		return
 	}
 	page, err := s.cfg.Bus.Journal(r.Context(), r.topology, after, int(limit))

@@ -25,8 +25,9 @@ func (s *Server) listTopologies(w http.ResponseWriter, r request) {
 
 // createTopology is POST /topologies.
 func (s *Server) createTopology(w http.ResponseWriter, r request) {
-	t, _, ok := parseBody(s, w, r.Request, stream.ParseNewTopology)
-	if !ok {
+	t, _, err := parseBody(s, w, r.Request, stream.ParseNewTopology)
+	if err != nil {
+		s.fail(w, r.Request, err)
 		return
 	}
 	created, err := s.cfg.Store.CreateTopology(r.Context(), t)
@@ -44,8 +45,9 @@ func (s *Server) getTopology(w http.ResponseWriter, r request) {
 
 // changeStatus is PATCH /topologies/{id}.
 func (s *Server) changeStatus(w http.ResponseWriter, r request) {
-	c, _, ok := parseBody(s, w, r.Request, stream.ParseStatusChange)
-	if !ok {
+	c, _, err := parseBody(s, w, r.Request, stream.ParseStatusChange)
+	if err != nil {
+		s.malformed(w, r, err)
 		return
 	}
 	changed, err := s.cfg.Store.ChangeStatus(r.Context(), r.topology, c)
