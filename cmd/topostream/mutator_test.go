@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
@@ -21,6 +22,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"topostream/pgbus/pgcluster"
 	"topostream/pgbus/pgtest"
 )
 
@@ -406,6 +408,29 @@ func TestServeWithMutatorAppliesWhatAClientSees(t *testing.T) {
 	defer c.mu.Unlock()
 	if last := c.data[len(c.data)-1]; !strings.Contains(last, `"type":"mutation.applied"`) || !strings.Contains(last, m) || !strings.Contains(last, "172.16.0.0/24") {
 		t.Error(last)
+	}
+}
+
+func TestAWorkerThatIsStartedBeforeItsDatabaseSaysSoAndWaits(t *testing.T) {
+	t.Parallel()
+	cluster := pgtest.Cluster(t)
+	db := pgtest.NewOn(t, cluster.URL("postgres"))
+	id := live(t, db.Conn(t), 1)[0]
+	if err := cluster.Stop(t.Context(), pgcluster.Fast); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var errOut lockedBuffer
+	done := make(chan int, 1)
+	go func() { done <- run(ctx, []string{"mutator", "--database-url", db.URL}, io.Discard, &errOut) }()
+	pgtest.Eventually(t, "a word of it", func() bool { return strings.Contains(errOut.String(), "no database yet; waiting for it") })
+	if err := cluster.Restart(t.Context(), pgcluster.Fast); err != nil {
+		t.Fatal(err)
+	}
+	awaitMutation(t, db.Conn(t), enqueueLAN(t, db.Conn(t), id, "a"), "applied")
+	cancel()
+	if code := <-done; code != exitOK {
+		t.Errorf("exit code %d: %s", code, errOut.String())
 	}
 }
 

@@ -21,6 +21,56 @@ UPDATE mutations SET state = 'applying' WHERE id = (
        AND NOT EXISTS (SELECT FROM mutations a WHERE a.topology_id = m.topology_id AND a.state = 'applying')
      ORDER BY m.position LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED)`
 
+// makeGate has whoever reads topologies wait at a gate of its application_name: after its snapshot, before it locks a row.
+const makeGate = `
+CREATE FUNCTION gate() RETURNS boolean LANGUAGE plpgsql AS $f$ BEGIN
+    PERFORM pg_advisory_xact_lock_shared(hashtext(current_setting('application_name'))); RETURN true; END $f$;
+ALTER TABLE topologies ENABLE ROW LEVEL SECURITY;
+CREATE POLICY gate ON topologies USING (gate())`
+
+// atGate waits until somebody is at a closed gate, who will tell done.
+func atGate(t *testing.T, conn *pgx.Conn, done <-chan error) {
+	t.Helper()
+	pgtest.Eventually(t, "the late one to be at its gate", func() bool {
+		select {
+		case err := <-done:
+			t.Fatalf("the late one is through: %v", err)
+		default:
+		}
+		return pgtest.Scan[int](t, conn, `SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database())`) == 1
+	})
+}
+
+func TestAClaimSeesAParkThatCameAfterItsSnapshot(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	conn, gate := db.Conn(t), db.Conn(t)
+	pgtest.Exec(t, conn, makeGate)
+	late := newWorker(t, asWorker(t, db)+"?application_name=late", nil)
+	id := active(t, conn, 1)[0]
+	first := enqueue(t, conn, id, "add_lan", `{"name":"a"}`)
+	second := enqueue(t, conn, id, "add_lan", `{"name":"b"}`)
+	pgtest.Exec(t, gate, `SELECT pg_advisory_lock(hashtext('late'))`)
+	done := make(chan error, 1)
+	go func() {
+		j, _, err := late.claim(context.Background())
+		if j != nil {
+			j.end()
+		}
+		done <- err
+	}()
+	atGate(t, conn, done)
+	for _, state := range []string{"applying", "failed"} { // another worker is faster, and fails
+		pgtest.Exec(t, conn, `UPDATE mutations SET state = $2 WHERE id = $1::text::uuid`, first, state)
+	}
+	pgtest.Exec(t, conn, `INSERT INTO topology_parked (topology_id, until) VALUES ($1::text::uuid, now() + interval '1 hour')`, id)
+	pgtest.Exec(t, gate, `SELECT pg_advisory_unlock_all()`)
+	must(t, <-done)
+	if s := stateOf(t, conn, second); s != "pending" {
+		t.Errorf("the queue of a parked topology goes on: %s", s)
+	}
+}
+
 func TestAClaimInOneStatementRunsTwoMutationsOfOneTopologyAtOnce(t *testing.T) {
 	t.Parallel()
 	const trials = 10
@@ -44,12 +94,7 @@ func TestAClaimInOneStatementRunsTwoMutationsOfOneTopologyAtOnce(t *testing.T) {
 			t.Parallel()
 			db := pgtest.New(t)
 			conn, gate := db.Conn(t), db.Conn(t)
-			// Whoever reads topologies waits at a gate of its own name: after its snapshot, before it locks a row.
-			pgtest.Exec(t, conn, `
-CREATE FUNCTION gate() RETURNS boolean LANGUAGE plpgsql AS $f$ BEGIN
-    PERFORM pg_advisory_xact_lock_shared(hashtext(current_setting('application_name'))); RETURN true; END $f$;
-ALTER TABLE topologies ENABLE ROW LEVEL SECURITY;
-CREATE POLICY gate ON topologies USING (gate())`)
+			pgtest.Exec(t, conn, makeGate)
 			url := asWorker(t, db)
 			first, late := newWorker(t, url+"?application_name=first", nil), newWorker(t, url+"?application_name=late", nil)
 			for range trials {
@@ -60,14 +105,7 @@ CREATE POLICY gate ON topologies USING (gate())`)
 				pgtest.Exec(t, gate, `SELECT pg_advisory_lock(hashtext('late'))`)
 				done := make(chan error, 1)
 				go func() { done <- c.claim(late) }()
-				pgtest.Eventually(t, "the late one to be at its gate", func() bool {
-					select {
-					case err := <-done:
-						t.Fatalf("the late one is through: %v", err)
-					default:
-					}
-					return pgtest.Scan[int](t, conn, `SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database())`) == 1
-				})
+				atGate(t, conn, done)
 				must(t, c.claim(first))
 				pgtest.Exec(t, gate, `SELECT pg_advisory_unlock_all()`)
 				must(t, <-done)
