@@ -76,3 +76,18 @@ func TestTheNextMutationDoesNotWaitForThePollWhenAPersonHasFinishedOne(t *testin
 	pgtest.Exec(t, conn, `UPDATE mutations SET state = 'applied' WHERE id = $1::text::uuid`, byHand)
 	awaitState(t, conn, behind, "applied")
 }
+
+func TestAMutationFailsAlsoWhereItsTopologyCannotBeDegraded(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	conn := db.Conn(t)
+	id := active(t, conn, 1)[0]
+	pgtest.Exec(t, conn, `
+CREATE FUNCTION own_rule() RETURNS trigger LANGUAGE plpgsql AS $f$ BEGIN
+    IF NEW.status = 'degraded' THEN RAISE EXCEPTION 'not here'; END IF; RETURN NEW; END $f$;
+CREATE TRIGGER own_rule BEFORE UPDATE ON topologies FOR EACH ROW EXECUTE FUNCTION own_rule()`)
+	w := startWorker(t, db, nil)
+	m := enqueue(t, conn, id, "remove_lan", `{"name":"nowhere"}`)
+	awaitState(t, conn, m, "failed")
+	w.log.says(t, "could not be degraded", "not here")
+}

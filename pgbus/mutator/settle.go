@@ -163,7 +163,14 @@ func (w *Worker) degrade(ctx context.Context, tx pgx.Tx, id stream.TopologyID, r
 		park   = `INSERT INTO topology_parked (topology_id, until) VALUES ($1::text::uuid, clock_timestamp() + $2::interval)
 			ON CONFLICT (topology_id) DO UPDATE SET until = excluded.until`
 	)
-	if _, err := tx.Exec(ctx, update, id, reason); err != nil {
+	// In a savepoint: an installation's own rules may refuse the change, and the mutation has failed all the same.
+	err := pgx.BeginFunc(ctx, tx, func(tx pgx.Tx) error {
+		_, err := tx.Exec(ctx, update, id, reason)
+		return err
+	})
+	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok && refusedForGood(pgErr) {
+		w.log.Warn("a topology could not be degraded", "topology", id, "error", err)
+	} else if err != nil {
 		return fmt.Errorf("degrade the topology: %w", err)
 	}
 	if _, err := tx.Exec(ctx, park, id, w.cfg.Poll); err != nil {
