@@ -48,9 +48,9 @@ func TestALeaseOutlivesALockThatIsHeldForLonger(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
 	conn, holder := db.Conn(t), db.Conn(t)
-	ids := active(t, conn, 4)
+	ids := active(t, conn, 12)
 	pgtest.Exec(t, holder, `BEGIN; LOCK TABLE lans`)
-	startWorker(t, db, func(c *Config) { c.Lease, c.LockTimeout, c.MaxAttempts = 3*time.Second, 500*time.Millisecond, 1 })
+	startWorker(t, db, func(c *Config) { c.Lease, c.LockTimeout, c.MaxAttempts = 4*time.Second, 1200*time.Millisecond, 1 })
 	for _, id := range ids {
 		enqueue(t, conn, id, "add_lan", `{"name":"a"}`)
 	}
