@@ -370,7 +370,7 @@ func TestAWorkerAppliesByCommandAndByURL(t *testing.T) {
 	}))
 	t.Cleanup(service.Close)
 	for name, args := range map[string][]string{
-		"command": {"--apply-exec", `if grep -q bad; then echo no room for bad >&2; exit 3; fi`},
+		"command": {"--apply-exec", `if grep -q '"name": *"bad"'; then echo no room for bad >&2; exit 3; fi`},
 		"url":     {"--apply-url", service.URL},
 	} {
 		t.Run(name, func(t *testing.T) {
