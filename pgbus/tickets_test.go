@@ -216,6 +216,42 @@ func TestThoseWhoWaitTogetherShareATransaction(t *testing.T) {
 	}
 }
 
+func TestOfThoseWhoWaitTogetherForOneTicketOneGetsIt(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	tickets, count := newTickets(t, db)
+	watcher := db.Conn(t)
+	p := stream.Principal{Role: stream.RoleViewer}
+	before, ticket := mint(t, tickets, p), mint(t, tickets, p)
+	free := blocked(t, db)
+	var (
+		clients sync.WaitGroup
+		won     atomic.Int64
+	)
+	clients.Go(func() {
+		if _, err := tickets.Redeem(t.Context(), before); err != nil {
+			t.Error(err)
+		}
+	})
+	awaitLocked(t, watcher)
+	for range 100 {
+		clients.Go(func() {
+			switch _, err := tickets.Redeem(t.Context(), ticket); {
+			case err == nil:
+				won.Add(1)
+			case !errors.Is(err, stream.ErrNoTicket):
+				t.Error(err)
+			}
+		})
+	}
+	pgtest.Eventually(t, "all to wait", func() bool { return waits(&tickets.redeem) == 100 })
+	free()
+	clients.Wait()
+	if won.Load() != 1 || count.redeemed.Load() != 2 {
+		t.Errorf("%d redeemed it, in %d transactions", won.Load(), count.redeemed.Load()-1)
+	}
+}
+
 func TestWhatCannotBeATicketCostsNoStatement(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
@@ -278,13 +314,16 @@ func TestWhoRacesForATicketAtAStricterIsolationLevelFailsNobody(t *testing.T) {
 	db := pgtest.New(t)
 	conn := db.Conn(t)
 	pgtest.Exec(t, conn, `DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET default_transaction_isolation = ''serializable''', current_database()); END $$`)
+	holder := db.Conn(t)
 	servers := make([]*Tickets, 2)
 	for i := range servers {
 		servers[i], _ = newTickets(t, db)
 	}
 	for range 20 {
 		ticket := mint(t, servers[0], stream.Principal{Role: stream.RoleViewer})
-		free := blocked(t, db)
+		// Both find the ticket, and neither can delete it yet.
+		pgtest.Exec(t, holder, `BEGIN`)
+		pgtest.Exec(t, holder, `SELECT FROM sse_tickets FOR UPDATE`)
 		var (
 			clients sync.WaitGroup
 			won     atomic.Int64
@@ -300,7 +339,7 @@ func TestWhoRacesForATicketAtAStricterIsolationLevelFailsNobody(t *testing.T) {
 			})
 		}
 		pgtest.Eventually(t, "both to wait", func() bool { return pgtest.Scan[int](t, conn, lockWaits) == 2 })
-		free()
+		pgtest.Exec(t, holder, `COMMIT`)
 		clients.Wait()
 		if won.Load() != 1 {
 			t.Fatalf("%d redeemed it", won.Load())

@@ -75,7 +75,8 @@ func whole(t *testing.T, res *http.Response) string {
 func TestAThousandWhoRaceForOneTicketOnTwoServersGetOneStream(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
-	id := demo(t, db.Conn(t))
+	conn := db.Conn(t)
+	id := demo(t, conn)
 	servers := []*testServer{serve(t, db.URL, nil), serve(t, db.URL, nil)}
 	ticket := newOperator(t, servers[0].url, "ada", stream.RoleViewer).ticket()
 	const clients = 1000
@@ -84,6 +85,9 @@ func TestAThousandWhoRaceForOneTicketOnTwoServersGetOneStream(t *testing.T) {
 		start       = make(chan struct{})
 		answers     = make(chan *http.Response, clients)
 	)
+	// The first request of each server finds the ticket, and neither can use it before the others come.
+	pgtest.Exec(t, conn, `BEGIN`)
+	pgtest.Exec(t, conn, `SELECT FROM sse_tickets FOR UPDATE`)
 	ready.Add(clients)
 	for i := range clients {
 		done.Go(func() {
@@ -93,7 +97,9 @@ func TestAThousandWhoRaceForOneTicketOnTwoServersGetOneStream(t *testing.T) {
 				t.Error(err)
 				return
 			}
-			<-start
+			if i >= len(servers) {
+				<-start
+			}
 			res, err := (&http.Client{Transport: &http.Transport{DisableKeepAlives: true}}).Do(req)
 			if err != nil {
 				t.Error(err)
@@ -103,7 +109,12 @@ func TestAThousandWhoRaceForOneTicketOnTwoServersGetOneStream(t *testing.T) {
 		})
 	}
 	ready.Wait()
+	watcher := db.Conn(t)
+	pgtest.Eventually(t, "both servers to wait", func() bool {
+		return pgtest.Scan[int](t, watcher, `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'`) == len(servers)
+	})
 	close(start)
+	pgtest.Exec(t, conn, `COMMIT`)
 	done.Wait()
 	close(answers)
 	streams, refusals := 0, map[string]int{}
