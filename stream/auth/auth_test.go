@@ -143,6 +143,7 @@ func TestHostileTokensAreRefusedWithoutAWord(t *testing.T) {
 		"exp 1e400":             claims(`{"exp":1e400,"role":"viewer","iss":"me","aud":"you"}`),
 		"exp beyond int64":      claims(`{"exp":99999999999999999999,"role":"viewer","iss":"me","aud":"you"}`),
 		"exp beyond time":       claims(`{"exp":9223372036854775807,"role":"viewer","iss":"me","aud":"you"}`),
+		"exp in milliseconds":   hs(with("exp", soon*1000)),
 		"exp in an array":       claims(`{"exp":[%d],"role":"viewer","iss":"me","aud":"you"}`, soon),
 		"nbf float":             hs(with("nbf", 1.5)),
 		"nbf string":            hs(with("nbf", "1")),

@@ -220,24 +220,26 @@ func TestKeysOfASetThatVerifyNoTokensAreLeftOut(t *testing.T) {
 		token string
 		taken bool
 	}{
-		"good":      {signAs(t, ed25519Key(), jwt.SigningMethodEdDSA, good(), named("good")), true},
-		"x5u":       {signAs(t, rsaKey(), jwt.SigningMethodRS256, good(), named("far")), true},
-		"oct":       {signAs(t, secret, jwt.SigningMethodHS256, good(), named("oct")), false},
-		"published": {signAs(t, p256Key(), jwt.SigningMethodES256, good(), named("published")), false},
-		"enc":       {signAs(t, otherRSA(), jwt.SigningMethodRS256, good(), named("enc")), false},
-		"oaep":      {signAs(t, otherRSA(), jwt.SigningMethodRS256, good(), named("oaep")), false},
-		"confused":  {signAs(t, otherRSA(), jwt.SigningMethodRS256, good(), named("confused")), false},
-		"wrap":      {signAs(t, otherRSA(), jwt.SigningMethodRS256, good(), named("wrap")), false},
-		"wrong kid": {signAs(t, ed25519Key(), jwt.SigningMethodEdDSA, good(), named("far")), false},
-		"no kid":    {sign(t, ed25519Key(), jwt.SigningMethodEdDSA, good()), false},
-		"empty kid": {signAs(t, ed25519Key(), jwt.SigningMethodEdDSA, good(), named("")), false},
+		"good":                          {signAs(t, ed25519Key(), jwt.SigningMethodEdDSA, good(), named("good")), true},
+		"x5u":                           {signAs(t, rsaKey(), jwt.SigningMethodRS256, good(), named("far")), true},
+		"oct":                           {signAs(t, secret, jwt.SigningMethodHS256, good(), named("oct")), false},
+		"published":                     {signAs(t, p256Key(), jwt.SigningMethodES256, good(), named("published")), false},
+		"enc":                           {signAs(t, otherRSA(), jwt.SigningMethodRS256, good(), named("enc")), false},
+		"oaep":                          {signAs(t, otherRSA(), jwt.SigningMethodRS256, good(), named("oaep")), false},
+		"confused":                      {signAs(t, otherRSA(), jwt.SigningMethodRS256, good(), named("confused")), false},
+		"wrap":                          {signAs(t, otherRSA(), jwt.SigningMethodRS256, good(), named("wrap")), false},
+		"wrong kid":                     {signAs(t, ed25519Key(), jwt.SigningMethodEdDSA, good(), named("far")), false},
+		"no kid":                        {sign(t, ed25519Key(), jwt.SigningMethodEdDSA, good()), false},
+		"no kid, signed with the first": {sign(t, rsaKey(), jwt.SigningMethodRS256, good()), false},
+		"empty kid":                     {signAs(t, ed25519Key(), jwt.SigningMethodEdDSA, good(), named("")), false},
 	} {
 		if got := authenticates(t, v, c.token); got != c.taken {
 			t.Errorf("%s: %v", name, got)
 		}
 	}
-	if !strings.Contains(log.String(), "anybody can sign with it") {
-		t.Error(log.String())
+	// Both the symmetric key and the private one are named, and all three that say an algorithm that does not fit.
+	if text := log.String(); strings.Count(text, "anybody can sign with it") != 2 || strings.Count(text, "its alg is") != 3 {
+		t.Error(text)
 	}
 }
 
