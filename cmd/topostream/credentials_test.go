@@ -139,9 +139,10 @@ func TestStreamsOutliveTheRotationOfTheKeyOfTheirTokenUntilItsExp(t *testing.T) 
 	id := demo(t, conn)
 	issuer := newIssuer(t, "a")
 	server := serve(t, db.URL, func(c *serveCmd) { c.JWTSecret, c.JWKSURL = "", issuer.url })
-	long, short := newClient(t, server.url, id, ""), issuer.token("a", 10*time.Second)
+	long := newClient(t, server.url, id, "")
 	long.token = issuer.token("a", time.Hour)
 	long.watch().awaitSeq(1)
+	short := issuer.token("a", 10*time.Second)
 	ending := open(t, server.url+"/api/v1/topologies/"+id+"/events", "Authorization", "Bearer "+short)
 
 	old := long.token
@@ -158,7 +159,8 @@ func TestStreamsOutliveTheRotationOfTheKeyOfTheirTokenUntilItsExp(t *testing.T) 
 	if got := listed(t, server.url, "Authorization", "Bearer "+issuer.token("b", time.Hour)); got != http.StatusOK {
 		t.Errorf("while the URL is away a token of the last good set gets %d", got)
 	}
-	if got := events(t, ending.Body, ""); !slices.Equal(got, []string{"snapshot 1", "test 2", "token_expired 2"}) {
+	// On a slow machine the exp may come before the event.
+	if got := events(t, ending.Body, ""); !slices.Equal(got, []string{"snapshot 1", "test 2", "token_expired 2"}) && !slices.Equal(got, []string{"snapshot 1", "token_expired 1"}) {
 		t.Errorf("a stream over the rotation and its token's exp: %v", got)
 	}
 	if log := server.log.String(); strings.Contains(log, old) || strings.Contains(log, short) {
