@@ -26,6 +26,7 @@ type Config struct {
 	Store             stream.Store
 	Tickets           stream.Tickets
 	Auth              func(*http.Request) (stream.Principal, error)
+	AllowOrigin       []string // origins of pages, beside this server's own, that may use it
 	Stats             *stream.Stats
 	Logger            *slog.Logger
 	Keepalive         time.Duration // silence after which a stream gets a comment
@@ -40,8 +41,9 @@ type Config struct {
 
 // A Server serves HTTP. Make it with New, end its streams with Drain.
 type Server struct {
-	cfg      Config
-	registry *registry
+	cfg         Config
+	registry    *registry
+	crossOrigin *http.CrossOriginProtection
 }
 
 // New makes a server.
@@ -58,7 +60,10 @@ func New(cfg Config) *Server {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Server{cfg: cfg, registry: newRegistry(cfg.MaxStreams, cfg.MaxStreamsPerUser)}
+	return &Server{
+		cfg: cfg, registry: newRegistry(cfg.MaxStreams, cfg.MaxStreamsPerUser),
+		crossOrigin: newCrossOriginProtection(cfg.AllowOrigin, cfg.Logger),
+	}
 }
 
 // Drain refuses new streams, tells every open one to come back later, spread over half of what is left of ctx, waits until all
@@ -181,6 +186,8 @@ func (s *Server) collection(role stream.Role, next func(http.ResponseWriter, req
 	})
 }
 
+// authenticated checks in the order 401, 403. A browser sends a cookie along whoever's page asks, so what changes something by one must come from
+// a page of ours, or of an origin that is trusted.
 func (s *Server) authenticated(role stream.Role, next func(http.ResponseWriter, request)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		p, err := s.authenticate(r)
@@ -189,6 +196,8 @@ func (s *Server) authenticated(role stream.Role, next func(http.ResponseWriter, 
 			s.cfg.Logger.Info("unauthenticated", "path", r.URL.Path, "error", err)
 			w.Header().Set("WWW-Authenticate", `Bearer realm="topostream"`)
 			problem(w, http.StatusUnauthorized, "give a valid token as Authorization: Bearer or as ?token=")
+		case p.Ambient && s.crossOrigin.Check(r) != nil:
+			problem(w, http.StatusForbidden, "cross-origin request refused")
 		case !p.May(role):
 			problem(w, http.StatusForbidden, "this takes a token of the role "+string(role))
 		default:
