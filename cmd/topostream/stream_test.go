@@ -114,7 +114,8 @@ func firstData(t *testing.T, body io.ReadCloser) string {
 func TestLimitsAnswerEventSourcesWithARetryAndOthersWith429(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
-	id := demo(t, db.Conn(t))
+	conn := db.Conn(t)
+	id, other := demo(t, conn), topology(t, conn, "other")
 	for name, change := range map[string]func(*serveCmd){
 		"--max-streams":          func(c *serveCmd) { c.MaxStreams = 2 },
 		"--max-streams-per-user": func(c *serveCmd) { c.MaxStreamsPerUser = 2 },
@@ -130,14 +131,15 @@ func TestLimitsAnswerEventSourcesWithARetryAndOthersWith429(t *testing.T) {
 		if status != http.StatusOK || !retry || !strings.Contains(body, "event: unavailable\ndata: ") || strings.Contains(body, "\nid: ") || !strings.Contains(body, `"reason":"too many streams"`) {
 			t.Errorf("%s: %d %q", name, status, body)
 		}
-		if name == "--max-streams-per-user" {
-			// One that resumes takes the place of the oldest, which is told so.
-			third := open(t, url, "Last-Event-ID", "1")
-			if got := events(t, first.Body, ""); !slices.Equal(got, []string{"snapshot 1", "unavailable 1"}) {
-				t.Errorf("the oldest got %v", got)
-			}
-			_ = third.Body.Close()
+		// One that resumes takes the place of the oldest of the same user and topology, which is told so.
+		if status, _, body := get(t, server.url+"/api/v1/topologies/"+other+"/events", "Last-Event-ID", "1"); status != http.StatusTooManyRequests {
+			t.Errorf("%s: of another topology: %d %s", name, status, body)
 		}
+		third := open(t, url, "Last-Event-ID", "1")
+		if got := events(t, first.Body, ""); !slices.Equal(got, []string{"snapshot 1", "unavailable 1"}) {
+			t.Errorf("%s: the oldest got %v", name, got)
+		}
+		_ = third.Body.Close()
 		_, _ = first.Body.Close(), second.Body.Close()
 		pgtest.Eventually(t, "a free place", func() bool { return metric(t, server.url, "topostream_streams") == 0 })
 		_ = open(t, url).Body.Close()
