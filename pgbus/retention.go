@@ -24,6 +24,7 @@ func (b *Bus) pruneLoop(ctx context.Context) {
 			b.pruned(ctx, "mutations", func() (int64, error) { return PruneMutations(ctx, pool, b.cfg.MutationRetention) })
 		}
 		b.pruned(ctx, "idempotency keys", func() (int64, error) { return PruneKeys(ctx, pool) })
+		b.pruned(ctx, "tickets", func() (int64, error) { return PruneTickets(ctx, pool) })
 	}
 }
 

@@ -69,6 +69,7 @@ func TestTheDocumentedGrantsAreEnoughWithAnEmptySearchPathAndNoMore(t *testing.T
 	pgtest.Exec(t, injector, `SELECT public.topology_emit(id, 'x', '{}') FROM public.topologies`)
 	pgtest.Exec(t, injector, `DELETE FROM public.topologies WHERE name = 'other'`)
 	refused(injector, `SELECT * FROM public.topology_settings`)
+	refused(injector, `SELECT * FROM public.sse_tickets`)
 	refused(injector, `INSERT INTO public.topology_events SELECT * FROM public.topology_events`)
 	refused(injector, `UPDATE public.topology_heads SET seq = 0`)
 	refused(injector, `SELECT public.topology_new_epoch()`)
@@ -78,6 +79,7 @@ func TestTheDocumentedGrantsAreEnoughWithAnEmptySearchPathAndNoMore(t *testing.T
 	refused(reader, `SELECT topology_emit('`+id+`', 'x', '{}')`)
 	refused(reader, `SELECT topology_begin()`)
 	refused(reader, `SELECT * FROM topology_settings`)
+	refused(reader, `SELECT hash FROM sse_tickets`)
 	refused(reader, `DELETE FROM topologies`)
 
 	server, serverURL := as("server")
@@ -105,6 +107,7 @@ func TestTheDocumentedGrantsAreEnoughWithAnEmptySearchPathAndNoMore(t *testing.T
 	refused(worker, `UPDATE public.topology_heads SET seq = 0`)
 	refused(worker, `SELECT public.topology_emit('`+id+`', 'x', '{}')`)
 	refused(worker, `SELECT key FROM public.topology_settings`)
+	refused(worker, `SELECT subject FROM public.sse_tickets`)
 	contiguous(t, owner)
 }
 
@@ -141,6 +144,13 @@ func everyCallOfTheStore(t *testing.T, databaseURL string) {
 	_, err = pgbus.PruneMutations(t.Context(), pool, time.Hour)
 	must(t, err)
 	_, err = pgbus.PruneKeys(t.Context(), pool)
+	must(t, err)
+	tickets := pgbus.NewTickets(pgbus.New(pgbus.Config{Pool: pool}))
+	ticket, _, err := tickets.Mint(t.Context(), stream.Principal{Subject: "ada", Role: stream.RoleViewer, Topologies: []stream.TopologyID{made.ID}})
+	must(t, err)
+	_, err = tickets.Redeem(t.Context(), ticket)
+	must(t, err)
+	_, err = pgbus.PruneTickets(t.Context(), pool)
 	must(t, err)
 }
 

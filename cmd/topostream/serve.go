@@ -159,7 +159,7 @@ func (c *serveCmd) Run(ctx context.Context, o output) error {
 		PollOnly: c.Bus == "poll", Retention: c.Retention, RetentionCount: c.RetentionCount, MutationRetention: c.MutationRetention, PruneEvery: c.pruneEvery,
 	})
 	cfg := api.Config{
-		Bus: bus, Store: pgbus.NewStore(pool, log), Auth: verifier.Authenticate, Stats: stats, Logger: log,
+		Bus: bus, Store: pgbus.NewStore(pool, log), Tickets: pgbus.NewTickets(bus), Auth: verifier.Authenticate, Stats: stats, Logger: log,
 		Keepalive: c.Keepalive, WriteTimeout: c.WriteTimeout, MaxStreams: c.MaxStreams, MaxStreamsPerUser: c.MaxStreamsPerUser,
 		RateLimit: c.RateLimit, AllowOrigin: c.AllowOrigin,
 		ConsoleHandler: console.Handler(), Ready: bus.Ready,

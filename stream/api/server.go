@@ -24,6 +24,7 @@ const basePath = "/api/v1"
 type Config struct {
 	Bus               stream.Bus
 	Store             stream.Store
+	Tickets           stream.Tickets
 	Auth              func(*http.Request) (stream.Principal, error)
 	Stats             *stream.Stats
 	Logger            *slog.Logger
@@ -77,7 +78,7 @@ func (s *Server) Handler() http.Handler {
 		w.Header().Set("Allow", allowed) // RFC 9110, section 15.5.6
 		problem(w, http.StatusMethodNotAllowed, "this address takes "+allowed)
 	})
-	r.Get(basePath+"/topologies/{id}/events", s.viewer(s.events))
+	r.Get(basePath+"/topologies/{id}/events", s.redeeming(s.viewer(s.events)))
 	r.Group(s.answers)
 	return r
 }
@@ -101,6 +102,7 @@ func (s *Server) answers(r chi.Router) {
 	r.Get(topology, s.viewer(s.getTopology))
 	r.Patch(topology, s.admin(s.changeStatus))
 	r.Delete(topology, s.admin(s.deleteTopology))
+	r.Post(basePath+"/auth/sse-ticket", s.authenticated(stream.RoleViewer, s.mintTicket))
 	r.Get(topology+"/journal", s.viewer(s.journal))
 	r.Post(topology+"/mutations", s.admin(s.enqueueMutation))
 	r.Get(topology+"/mutations", s.viewer(s.listMutations))
@@ -190,7 +192,7 @@ func (s *Server) collection(role stream.Role, next func(http.ResponseWriter, req
 
 func (s *Server) authenticated(role stream.Role, next func(http.ResponseWriter, request)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		p, err := s.cfg.Auth(r)
+		p, err := s.authenticate(r)
 		switch {
 		case err != nil && s.limits.failed(w, r):
 			s.tooMany(w, r, "")

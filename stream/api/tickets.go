@@ -1,0 +1,102 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/go-chi/chi/v5"
+
+	"topostream/stream"
+)
+
+// mintTicket is POST /auth/sse-ticket. The ticket is for whoever has the token, limited to some topologies or not.
+func (s *Server) mintTicket(w http.ResponseWriter, r request) {
+	if err := s.emptyBody(w, r.Request); err != nil {
+		s.fail(w, r.Request, err)
+		return
+	}
+	ticket, life, err := s.cfg.Tickets.Mint(r.Context(), r.principal)
+	if errors.Is(err, stream.ErrTooManyTickets) {
+		w.Header().Set("Retry-After", "15")
+		problem(w, http.StatusTooManyRequests, stream.ErrTooManyTickets.Error())
+		return
+	}
+	s.answer(w, r.Request, http.StatusOK, struct {
+		Ticket    string `json:"ticket"`
+		ExpiresIn int    `json:"expires_in"` // whole seconds, never more than it has
+	}{ticket, int(life / time.Second)}, err)
+}
+
+// emptyBody reads the body of a request that has nothing to say, whatever type it is said to have, or an empty object.
+func (s *Server) emptyBody(w http.ResponseWriter, r *http.Request) error {
+	if r.ContentLength == 0 {
+		return nil
+	}
+	body, err := s.readBody(w, r)
+	if err != nil {
+		return err
+	}
+	var members map[string]json.RawMessage
+	if body = bytes.TrimSpace(body); len(body) == 0 || json.Unmarshal(body, &members) == nil && members != nil && len(members) == 0 {
+		return nil
+	}
+	return &stream.FieldError{Field: "body", Problem: "leave it empty, or send {}"}
+}
+
+// A ticketHolder is what became of the ticket of a request: whom it speaks for, or why for nobody.
+type ticketHolder struct {
+	principal stream.Principal
+	err       error
+}
+
+type ticketKey struct{}
+
+// redeeming lets ?ticket= open what next serves; on every other route it is no credential. Of several credentials the order is Bearer, ticket, ?token=, cookie:
+// what a client says in a header it means, and a ticket that is beside a token was minted for this request.
+//
+// The ticket is used by the request, whatever that ends with: also when it gets a 403, a 404, or a limit. Only where the
+// database could not be asked, and while this server sends its clients to another one, the ticket is still good for EventSource's next try.
+func (s *Server) redeeming(next http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		ticket := r.URL.Query().Get("ticket")
+		if ticket == "" || hasBearer(r) {
+			next(w, r)
+			return
+		}
+		holder := ticketHolder{err: errDraining}
+		if !s.registry.draining() {
+			holder.principal, holder.err = s.cfg.Tickets.Redeem(r.Context(), ticket)
+		}
+		if holder.err == nil || errors.Is(holder.err, stream.ErrNoTicket) {
+			next(w, r.WithContext(context.WithValue(r.Context(), ticketKey{}, holder)))
+			return
+		}
+		id, _ := stream.ParseTopologyID(chi.URLParam(r, "id")) // none is none: whether there is such a topology is not asked here
+		s.refuse(w, r, newFrameWriter(w, s.cfg.WriteTimeout, s.cfg.Stats), id, holder.err)
+	}
+}
+
+// hasBearer tells whether the request gives its token in the header. Another scheme is a proxy's own.
+func hasBearer(r *http.Request) bool {
+	scheme, _, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	return strings.EqualFold(scheme, "Bearer")
+}
+
+// authenticate gives whom a request speaks for: by its ticket, if it came through redeeming with one, else by its token.
+func (s *Server) authenticate(r *http.Request) (stream.Principal, error) {
+	holder, ok := r.Context().Value(ticketKey{}).(ticketHolder)
+	switch {
+	case !ok:
+		return s.cfg.Auth(r)
+	case holder.err != nil:
+		return stream.Principal{}, holder.err
+	case !holder.principal.Expires.IsZero() && !time.Now().Before(holder.principal.Expires): // by this server's clock, as for a token
+		return stream.Principal{}, stream.ErrNoTicket
+	}
+	return holder.principal, nil
+}
