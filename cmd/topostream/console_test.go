@@ -106,7 +106,7 @@ func TestTheConsoleLeavesNoTokenInTheAddressAndGoesOnWithANewOne(t *testing.T) {
 	page := openPage(t, server+"/#token="+testToken(t)+"&topology="+id)
 	page.until(`!!window.topostream && window.topostream.lastSeq === 1`)
 	if hash := chromeEval[string](t, page.ctx, `location.hash`); strings.Contains(hash, "token") || !strings.Contains(hash, id) {
-		t.Errorf("the address bar shows %q", hash)
+		t.Errorf("the address bar shows %q", redact(hash))
 	}
 	short, err := auth.Sign([]byte(testSecret), auth.Claims{Subject: "x", Role: stream.RoleViewer, TTL: 3 * time.Second}, time.Now())
 	if err != nil {
@@ -124,10 +124,10 @@ func TestTheConsoleLeavesNoTokenInTheAddressAndGoesOnWithANewOne(t *testing.T) {
 		t.Errorf("the page got %v", got)
 	}
 	if requested := chromeEval[string](t, page.ctx, `performance.getEntriesByType('resource').map((e) => e.name).join(' ')`); !strings.Contains(requested, id) || strings.Contains(requested, "eyJ") {
-		t.Errorf("the page requested %s", requested)
+		t.Errorf("the page requested %s", redact(requested))
 	}
 	if href := chromeEval[string](t, page.ctx, `location.href`); strings.Contains(href, "eyJ") {
-		t.Errorf("the address bar shows %q", href)
+		t.Errorf("the address bar shows %q", redact(href))
 	}
 }
 
