@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	"os"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -18,7 +16,6 @@ import (
 	"topostream/sql"
 	"topostream/stream"
 	"topostream/stream/api"
-	"topostream/stream/auth"
 	"topostream/stream/console"
 	"topostream/stream/metrics"
 )
@@ -32,13 +29,13 @@ type serveCmd struct {
 	Bus                string        `help:"notify, wal (not built yet) or poll. Default: what the database says." placeholder:"BUS"`
 	Mutator            bool          `help:"Work on mutations, too, as topostream mutator does."`
 	Migrate            bool          `help:"Bring the schema to the newest version first."`
-	JWTSecret          string        `name:"jwt-secret" help:"Secret of HS256, HS384 and HS512 tokens, 32 bytes or more. It shows in the process list: prefer the environment or --jwt-secret-file." placeholder:"SECRET"`
-	JWTSecretFile      string        `name:"jwt-secret-file" type:"path" help:"File that holds the secret." placeholder:"FILE"`
-	JWTPublicKey       string        `name:"jwt-public-key" help:"Not built yet." placeholder:"FILE"`
-	JWKSURL            string        `name:"jwks-url" help:"Not built yet." placeholder:"URL"`
+	JWTSecret          string        `name:"jwt-secret" help:"Secret of HS256, HS384 and HS512 tokens, 32 bytes or more. It shows in the process list: prefer --jwt-secret-file." placeholder:"SECRET"`
+	JWTSecretFile      string        `name:"jwt-secret-file" type:"path" help:"File that holds the secret: recommended." placeholder:"FILE"`
+	JWTPublicKey       string        `name:"jwt-public-key" type:"path" help:"File with the public keys of RS, PS, ES and EdDSA tokens: PEM, PUBLIC KEY or CERTIFICATE, one or more." placeholder:"FILE"`
+	JWKSURL            string        `name:"jwks-url" help:"Where the public keys of RS, PS, ES and EdDSA tokens are published as a JWK set; it is read every 5 minutes." placeholder:"URL"`
 	JWTIssuer          string        `name:"jwt-issuer" help:"Required iss of tokens." placeholder:"ISSUER"`
 	JWTAudience        string        `name:"jwt-audience" help:"Required aud of tokens." placeholder:"AUDIENCE"`
-	AuthCookie         string        `help:"Not built yet." placeholder:"NAME"`
+	AuthCookie         string        `help:"Cookie that may hold the token, too. Browsers send it by themselves: set it HttpOnly, Secure and SameSite." placeholder:"NAME"`
 	AllowOrigin        []string      `help:"Origin whose pages may use the API with credentials, for example https://console.example.org (repeatable)." placeholder:"ORIGIN"`
 	Keepalive          time.Duration `default:"15s" help:"Silence after which a stream gets a comment."`
 	WriteTimeout       time.Duration `default:"30s" help:"How long a write to a client may be blocked before its stream is ended."`
@@ -65,9 +62,6 @@ const defaultMutationRetention = 720 * time.Hour
 func (c *serveCmd) check() error {
 	for what, given := range map[string]bool{
 		"--replica-database-url": c.ReplicaDatabaseURL != "",
-		"--jwt-public-key":       c.JWTPublicKey != "",
-		"--jwks-url":             c.JWKSURL != "",
-		"--auth-cookie":          c.AuthCookie != "",
 		"--bus wal":              c.Bus == "wal",
 	} {
 		if given {
@@ -91,31 +85,9 @@ func (c *serveCmd) check() error {
 	return checkOrigins(c.AllowOrigin)
 }
 
-func (c *serveCmd) secret() ([]byte, error) {
-	switch {
-	case c.JWTSecret != "" && c.JWTSecretFile != "":
-		return nil, errors.New("--jwt-secret and --jwt-secret-file are both given: give one")
-	case c.JWTSecretFile != "":
-		b, err := os.ReadFile(c.JWTSecretFile)
-		if err != nil {
-			return nil, fmt.Errorf("--jwt-secret-file: %w", err)
-		}
-		return []byte(strings.TrimRight(string(b), "\r\n")), nil
-	}
-	return []byte(c.JWTSecret), nil
-}
-
 // Run serves until ctx ends, then drains.
 func (c *serveCmd) Run(ctx context.Context, o output) error {
 	if err := c.check(); err != nil {
-		return err
-	}
-	secret, err := c.secret()
-	if err != nil {
-		return err
-	}
-	verifier, err := auth.New(auth.Config{Secret: secret, Issuer: c.JWTIssuer, Audience: c.JWTAudience})
-	if err != nil {
 		return err
 	}
 	log := newLogger(o.err, c.LogFormat)
@@ -124,6 +96,10 @@ func (c *serveCmd) Run(ctx context.Context, o output) error {
 		return err
 	}
 	defer listeners.close()
+	verifier, err := c.verifier(ctx, log)
+	if err != nil {
+		return err
+	}
 	err = c.with(ctx, func(conn *pgx.Conn) error {
 		if c.Migrate {
 			if err := sql.Up(ctx, conn); err != nil {
@@ -173,7 +149,7 @@ func (c *serveCmd) Run(ctx context.Context, o output) error {
 			return runMutator(ctx, c.DatabaseURL, listenConfig, mutator.Config{Logger: log})
 		}
 	}
-	return c.serve(ctx, listeners, api.New(cfg), bus, worker, stats, log)
+	return c.serve(ctx, listeners, api.New(cfg), bus, alongside(worker, verifier.Run), stats, log)
 }
 
 // serve runs the bus, the worker and the HTTP servers, drains when ctx ends, and returns when all goroutines are gone.

@@ -9,8 +9,8 @@ import (
 )
 
 type tokenCmd struct {
-	JWTSecret     string        `name:"jwt-secret" help:"Secret, 32 bytes or more. Prefer the environment or --jwt-secret-file." placeholder:"SECRET"`
-	JWTSecretFile string        `name:"jwt-secret-file" type:"path" help:"File that holds the secret." placeholder:"FILE"`
+	JWTSecret     string        `name:"jwt-secret" help:"Secret, 32 bytes or more. It shows in the process list: prefer --jwt-secret-file." placeholder:"SECRET"`
+	JWTSecretFile string        `name:"jwt-secret-file" type:"path" help:"File that holds the secret: recommended." placeholder:"FILE"`
 	JWTIssuer     string        `name:"jwt-issuer" help:"iss of the token." placeholder:"ISSUER"`
 	JWTAudience   string        `name:"jwt-audience" help:"aud of the token." placeholder:"AUDIENCE"`
 	Sub           string        `default:"operator" help:"Who the token speaks for."`
@@ -36,7 +36,7 @@ func (c *tokenCmd) Run(o output) error {
 		}
 		topologies = append(topologies, id)
 	}
-	if _, err := auth.New(auth.Config{Secret: secret}); err != nil {
+	if err := auth.CheckSecret(secret); err != nil {
 		return err
 	}
 	token, err := auth.Sign(secret, auth.Claims{

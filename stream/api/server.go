@@ -34,7 +34,7 @@ type Config struct {
 	MaxStreams        int           // 0: no limit
 	MaxStreamsPerUser int           // 0: no limit
 	RateLimit         int           // requests of one subject in a minute, and of one address without a valid token; 0: no limit
-	AllowOrigin       []string      // origins whose pages may read answers: scheme://host or scheme://host:port
+	AllowOrigin       []string      // origins of pages, beside this server's own, that may use it: scheme://host or scheme://host:port
 	Ready             func() error
 	ConsoleHandler    http.Handler
 	MetricsHandler    http.Handler
@@ -42,9 +42,10 @@ type Config struct {
 
 // A Server serves HTTP. Make it with New, end its streams with Drain.
 type Server struct {
-	cfg      Config
-	registry *registry
-	limits   *limits
+	cfg         Config
+	registry    *registry
+	limits      *limits
+	crossOrigin *http.CrossOriginProtection
 }
 
 // New makes a server.
@@ -61,7 +62,10 @@ func New(cfg Config) *Server {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Server{cfg: cfg, registry: newRegistry(cfg.MaxStreams, cfg.MaxStreamsPerUser), limits: newLimits(cfg.RateLimit)}
+	return &Server{
+		cfg: cfg, registry: newRegistry(cfg.MaxStreams, cfg.MaxStreamsPerUser), limits: newLimits(cfg.RateLimit),
+		crossOrigin: newCrossOriginProtection(cfg.AllowOrigin, cfg.Logger),
+	}
 }
 
 // Drain refuses new streams, tells every open one to come back later, spread over half of what is left of ctx, waits until all
@@ -190,6 +194,8 @@ func (s *Server) collection(role stream.Role, next func(http.ResponseWriter, req
 	})
 }
 
+// authenticated checks in the order 401, 403. A browser sends a cookie along whoever's page asks, so what changes something by one must come from
+// a page of ours, or of an origin that is trusted.
 func (s *Server) authenticated(role stream.Role, next func(http.ResponseWriter, request)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		p, err := s.authenticate(r)
@@ -200,6 +206,8 @@ func (s *Server) authenticated(role stream.Role, next func(http.ResponseWriter, 
 			s.cfg.Logger.Info("unauthenticated", "path", r.URL.Path, "error", err)
 			w.Header().Set("WWW-Authenticate", `Bearer realm="topostream"`)
 			problem(w, http.StatusUnauthorized, "give a valid token as Authorization: Bearer or as ?token=")
+		case p.Ambient && s.crossOrigin.Check(r) != nil:
+			problem(w, http.StatusForbidden, "cross-origin request refused")
 		case s.limits.exceeded(w, r, p.Subject):
 			s.tooMany(w, r, topologyOf(r))
 		case !p.May(role):

@@ -1,12 +1,13 @@
-// Package auth verifies and signs JSON Web Tokens (RFC 7519).
+// Package auth finds the credential of a request and verifies it: JSON Web Tokens (RFC 7519) that are signed with a secret, or that a
+// public key of a file or of a JWK set proves (RFC 7517).
 package auth
 
 import (
-	"encoding/json"
+	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
-	"strings"
 	"time"
 
 	"github.com/golang-jwt/jwt/v5"
@@ -14,85 +15,85 @@ import (
 	"topostream/stream"
 )
 
-// MinSecret is the shortest secret in bytes (RFC 7518, section 3.2: as long as the hash of HS256).
-const MinSecret = 32
-
 // clockSkew is how far nbf and iat may lie ahead of this clock.
 const clockSkew = 30 * time.Second
 
 // ErrUnauthenticated is all that a client learns. What is wrapped beside it is for the log and never holds the token.
 var ErrUnauthenticated = errors.New("the request has no valid token")
 
-// Config says which tokens are good.
+// Config says which tokens are good. Exactly one of Secret, PublicKeys and JWKSURL says whose: two kinds of keys beside each other are
+// how one gets taken for the other.
 type Config struct {
-	Secret   []byte // HS256, HS384, HS512
-	Issuer   string // required iss; empty: any
-	Audience string // required aud; empty: any
-	Now      func() time.Time
+	Secret     []byte // HS256, HS384, HS512: MinSecret bytes or more
+	PublicKeys []byte // one or more PEM blocks, each a PKIX public key or a certificate
+	JWKSURL    string
+	Issuer     string // required iss; empty: any
+	Audience   string // required aud; empty: any
+	Cookie     string // the cookie that may hold the token; empty: none
+	Now        func() time.Time
+	Logger     *slog.Logger
+	Refresh    time.Duration // between two reads of JWKSURL: 5 minutes
 }
 
-// A Verifier authenticates requests. Any goroutine may use it.
+// A Verifier authenticates requests. Any goroutine may use it, once Load has returned.
 type Verifier struct {
-	secret []byte
+	keys   keySource
+	cookie string
 	now    func() time.Time
 	parser *jwt.Parser
 }
 
-type claims struct {
-	jwt.RegisteredClaims
-
-	Role       stream.Role `json:"role"`
-	Topologies scope       `json:"topologies,omitzero"`
+// A keySource has the keys. Its key gives none that its token's algorithm does not fit.
+type keySource interface {
+	algorithms() []string
+	key(ctx context.Context, token *jwt.Token) (any, error)
+	load(ctx context.Context) error
+	run(ctx context.Context)
 }
 
-// scope is the claim topologies: absent is all, and whatever else is no array of ids is refused, null included: an issuer that writes it may have
-// meant none.
-type scope struct {
-	limited bool
-	ids     []stream.TopologyID
-}
-
-func (s *scope) UnmarshalJSON(raw []byte) error {
-	var texts []string
-	if err := json.Unmarshal(raw, &texts); err != nil || texts == nil {
-		return errScope
-	}
-	s.limited, s.ids = true, []stream.TopologyID{}
-	for _, text := range texts {
-		id, ok := stream.ParseTopologyID(text)
-		if !ok {
-			return errScope
-		}
-		s.ids = append(s.ids, id)
-	}
-	return nil
-}
-
-func (s scope) MarshalJSON() ([]byte, error) { return json.Marshal(s.ids) }
-
-// IsZero lets the claim be left out.
-func (s scope) IsZero() bool { return !s.limited }
-
-var errScope = errors.New("topologies is no array of ids")
-
-// New makes a verifier, or says what is wrong with the secret.
+// New makes a verifier, or says what is wrong with the configuration. It reads no URL: Load does.
 func New(cfg Config) (*Verifier, error) {
-	if len(cfg.Secret) == 0 {
-		return nil, errors.New("no secret: set TOPOSTREAM_JWT_SECRET or --jwt-secret-file, for example to the output of `openssl rand -base64 48`")
-	}
-	if len(cfg.Secret) < MinSecret {
-		return nil, fmt.Errorf("the JWT secret has %d bytes: it needs %d or more, for example `openssl rand -base64 48`", len(cfg.Secret), MinSecret)
-	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Cookie != "" && !isCookieName(cfg.Cookie) {
+		return nil, fmt.Errorf("the name of the cookie, %.80q, is none: use letters, digits and - or _, for example __Host-topostream", cfg.Cookie)
+	}
+	keys, err := newKeySource(cfg)
+	if err != nil {
+		return nil, err
+	}
 	// The library has one leeway for exp, nbf and iat. Authenticate checks exp again, without.
-	return &Verifier{cfg.Secret, cfg.Now, jwt.NewParser(
+	return &Verifier{keys, cfg.Cookie, cfg.Now, jwt.NewParser(
 		jwt.WithLeeway(clockSkew), jwt.WithIssuedAt(),
-		jwt.WithValidMethods([]string{"HS256", "HS384", "HS512"}),
+		jwt.WithValidMethods(keys.algorithms()),
 		jwt.WithExpirationRequired(), jwt.WithTimeFunc(cfg.Now), jwt.WithStrictDecoding(),
 		optional(cfg.Issuer, jwt.WithIssuer), optional(cfg.Audience, func(a string) jwt.ParserOption { return jwt.WithAudience(a) }),
 	)}, nil
+}
+
+func newKeySource(cfg Config) (keySource, error) {
+	given := 0
+	for _, is := range []bool{len(cfg.Secret) > 0, len(cfg.PublicKeys) > 0, cfg.JWKSURL != ""} {
+		if is {
+			given++
+		}
+	}
+	switch {
+	case given == 0:
+		return nil, errors.New("no secret: set TOPOSTREAM_JWT_SECRET or --jwt-secret-file (recommended), for example to the output of `openssl rand -base64 48`; " +
+			"or, for tokens that another program signs, --jwt-public-key or --jwks-url")
+	case given > 1:
+		return nil, errors.New("a secret, public keys and a JWKS URL exclude each other: give one")
+	case len(cfg.Secret) > 0:
+		return newSecretKey(cfg.Secret)
+	case len(cfg.PublicKeys) > 0:
+		return newPublicKeys(cfg.PublicKeys)
+	}
+	return newJWKS(cfg)
 }
 
 func optional(s string, option func(string) jwt.ParserOption) jwt.ParserOption {
@@ -102,23 +103,32 @@ func optional(s string, option func(string) jwt.ParserOption) jwt.ParserOption {
 	return option(s)
 }
 
-// Authenticate reads the token of Authorization: Bearer, or of ?token=.
+// Load reads the JWK set for the first time. It fails if the URL does not answer with a key that can be used.
+func (v *Verifier) Load(ctx context.Context) error { return v.keys.load(ctx) }
+
+// Run keeps the JWK set fresh until ctx ends, and logs what goes wrong. Without a JWKS URL there is nothing to do, and it returns.
+func (v *Verifier) Run(ctx context.Context) error {
+	v.keys.run(ctx)
+	return nil
+}
+
+// Authenticate says who the request speaks for. Every error is an ErrUnauthenticated.
 func (v *Verifier) Authenticate(r *http.Request) (stream.Principal, error) {
-	token := r.URL.Query().Get("token")
-	if scheme, rest, _ := strings.Cut(r.Header.Get("Authorization"), " "); strings.EqualFold(scheme, "Bearer") {
-		token = strings.TrimSpace(rest) // another scheme is a proxy's own
+	found, err := credentialOf(r, v.cookie)
+	if err == nil {
+		err = checkForm(found.token)
 	}
-	if token == "" {
-		return stream.Principal{}, fmt.Errorf("%w: none given", ErrUnauthenticated)
+	if err != nil {
+		return stream.Principal{}, fmt.Errorf("%w: %w", ErrUnauthenticated, err)
 	}
 	var c claims
-	if _, err := v.parser.ParseWithClaims(token, &c, func(*jwt.Token) (any, error) { return v.secret, nil }); err != nil {
+	if _, err := v.parser.ParseWithClaims(found.token, &c, func(t *jwt.Token) (any, error) { return v.keys.key(r.Context(), t) }); err != nil {
 		return stream.Principal{}, fmt.Errorf("%w: %s", ErrUnauthenticated, reason(err))
 	}
 	if !v.now().Before(c.ExpiresAt.Time) {
 		return stream.Principal{}, fmt.Errorf("%w: %w", ErrUnauthenticated, jwt.ErrTokenExpired)
 	}
-	p := stream.Principal{Subject: c.Subject, Role: c.Role, Expires: c.ExpiresAt.Time}
+	p := stream.Principal{Subject: c.Subject, Role: c.Role, Expires: c.ExpiresAt.Time, Ambient: found.ambient}
 	if p.Role != stream.RoleViewer && p.Role != stream.RoleAdmin {
 		return stream.Principal{}, fmt.Errorf("%w: the role is neither viewer nor admin", ErrUnauthenticated)
 	}
@@ -131,40 +141,13 @@ func (v *Verifier) Authenticate(r *http.Request) (stream.Principal, error) {
 // reason names the kind of failure; the library's own texts may quote the token.
 func reason(err error) string {
 	for _, kind := range []error{
+		errNoSuchKey, errWrongAlgorithm,
 		jwt.ErrTokenExpired, jwt.ErrTokenNotValidYet, jwt.ErrTokenUsedBeforeIssued, jwt.ErrTokenSignatureInvalid, jwt.ErrTokenInvalidIssuer,
-		jwt.ErrTokenInvalidAudience, jwt.ErrTokenRequiredClaimMissing, jwt.ErrTokenMalformed,
+		jwt.ErrTokenInvalidAudience, jwt.ErrTokenRequiredClaimMissing, jwt.ErrTokenMalformed, jwt.ErrTokenUnverifiable,
 	} {
 		if errors.Is(err, kind) {
 			return kind.Error()
 		}
 	}
 	return "invalid"
-}
-
-// Claims are what a signed token says.
-type Claims struct {
-	Subject    string
-	Role       stream.Role
-	TTL        time.Duration
-	Topologies []stream.TopologyID // nil: all
-	Issuer     string
-	Audience   string
-}
-
-// Sign makes an HS256 token.
-func Sign(secret []byte, c Claims, now time.Time) (string, error) {
-	t := claims{Role: c.Role, RegisteredClaims: jwt.RegisteredClaims{
-		Subject: c.Subject, Issuer: c.Issuer, IssuedAt: jwt.NewNumericDate(now), ExpiresAt: jwt.NewNumericDate(now.Add(c.TTL)),
-	}}
-	if c.Audience != "" {
-		t.Audience = jwt.ClaimStrings{c.Audience}
-	}
-	if c.Topologies != nil {
-		t.Topologies = scope{true, c.Topologies}
-	}
-	token, err := jwt.NewWithClaims(jwt.SigningMethodHS256, t).SignedString(secret)
-	if err != nil {
-		return "", fmt.Errorf("sign the token: %w", err)
-	}
-	return token, nil
 }

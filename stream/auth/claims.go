@@ -1,0 +1,136 @@
+package auth
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	jsonv2 "github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+	"github.com/golang-jwt/jwt/v5"
+
+	"topostream/stream"
+)
+
+// maxToken is the longest token in bytes. It is checked before anything is parsed.
+const maxToken = 8 << 10
+
+var (
+	errTooLong   = fmt.Errorf("longer than %d bytes", maxToken)
+	errForm      = errors.New("it does not have the form of a signed token")
+	errHeader    = errors.New("its header is malformed, names something twice, or asks for an extension")
+	errScope     = errors.New("topologies is no array of ids")
+	errNoSeconds = errors.New("a time is no whole number of seconds since 1970")
+	errClaims    = errors.New("the claims are malformed or name something twice")
+)
+
+// checkForm refuses what the library would let pass. Its base64 ignores line ends, which would give one token many spellings, and it takes
+// the last of two members of one name, and no notice of crit (RFC 7515, section 4.1.11) and b64 (RFC 7797). The whole header is read here, and keys and URLs
+// that it may hold (jwk, jku, x5c, x5u) by nobody.
+func checkForm(token string) error {
+	if len(token) > maxToken {
+		return errTooLong
+	}
+	if strings.IndexFunc(token, func(c rune) bool { return !isTokenCharacter(c) }) >= 0 {
+		return errForm
+	}
+	encoded, _, _ := strings.Cut(token, ".")
+	raw, err := base64.RawURLEncoding.Strict().DecodeString(encoded)
+	if err != nil {
+		return errForm
+	}
+	var header struct {
+		Algorithm string         `json:"alg"`
+		KeyID     *string        `json:"kid"`
+		Critical  jsontext.Value `json:"crit"`
+		Base64    jsontext.Value `json:"b64"`
+	}
+	if err := jsonv2.Unmarshal(raw, &header); err != nil || header.Critical != nil || header.Base64 != nil {
+		return errHeader
+	}
+	return nil
+}
+
+func isTokenCharacter(c rune) bool {
+	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '-' || c == '_' || c == '.'
+}
+
+type claims struct {
+	jwt.RegisteredClaims
+
+	Role       stream.Role `json:"role"`
+	Topologies scope       `json:"topologies,omitzero"`
+}
+
+// UnmarshalJSON reads the claims by the rules of json/v2: names differ by case, and a name that comes twice, on any level, is an error.
+// Package encoding/json takes "Role" for role, and the last of two.
+func (c *claims) UnmarshalJSON(raw []byte) error {
+	var wire struct {
+		Issuer    string           `json:"iss"`
+		Subject   string           `json:"sub"`
+		Audience  jwt.ClaimStrings `json:"aud"`
+		Expires   seconds          `json:"exp"`
+		NotBefore seconds          `json:"nbf"`
+		IssuedAt  seconds          `json:"iat"`
+
+		Role       stream.Role `json:"role"`
+		Topologies scope       `json:"topologies"`
+	}
+	if err := jsonv2.Unmarshal(raw, &wire); err != nil {
+		return errClaims // its own text may quote the token
+	}
+	*c = claims{
+		RegisteredClaims: jwt.RegisteredClaims{
+			Issuer: wire.Issuer, Subject: wire.Subject, Audience: wire.Audience,
+			ExpiresAt: wire.Expires.date, NotBefore: wire.NotBefore.date, IssuedAt: wire.IssuedAt.date,
+		},
+		Role: wire.Role, Topologies: wire.Topologies,
+	}
+	return nil
+}
+
+// seconds is a NumericDate (RFC 7519, section 2) without a fraction: 1 to 12 digits, which end long after year 9999. The RFC allows fractions,
+// exponents and signs; what they would mean for a token that ends a stream to the second is better not asked.
+type seconds struct{ date *jwt.NumericDate }
+
+func (s *seconds) UnmarshalJSON(raw []byte) error {
+	const maxDigits = 12
+	n, err := strconv.ParseUint(string(raw), 10, 63)
+	if err != nil || len(raw) > maxDigits {
+		return errNoSeconds
+	}
+	s.date = jwt.NewNumericDate(time.Unix(int64(n), 0))
+	return nil
+}
+
+// scope is the claim topologies: absent is all, and whatever else is no array of ids is refused, null included: an issuer that writes it may have
+// meant none.
+type scope struct {
+	limited bool
+	ids     []stream.TopologyID
+}
+
+func (s *scope) UnmarshalJSON(raw []byte) error {
+	var texts []string
+	if err := json.Unmarshal(raw, &texts); err != nil || texts == nil {
+		return errScope
+	}
+	s.limited, s.ids = true, []stream.TopologyID{}
+	for _, text := range texts {
+		id, ok := stream.ParseTopologyID(text)
+		if !ok {
+			return errScope
+		}
+		s.ids = append(s.ids, id)
+	}
+	return nil
+}
+
+func (s scope) MarshalJSON() ([]byte, error) { return json.Marshal(s.ids) }
+
+// IsZero lets the claim be left out.
+func (s scope) IsZero() bool { return !s.limited }
