@@ -35,6 +35,7 @@ var (
 type Stats struct {
 	Streams            atomic.Int64  // open streams
 	StreamsRefused     atomic.Uint64 // by a limit or drain
+	RequestsLimited    atomic.Uint64 // requests refused for their rate
 	Events             atomic.Uint64 // events appended to feeds
 	RawEvents          atomic.Uint64 // raw NOTIFYs forwarded
 	Frames             atomic.Uint64 // frames written to sockets

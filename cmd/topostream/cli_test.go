@@ -24,7 +24,7 @@ import (
 var commandLine = map[string]string{
 	"dev": "--addr=127.0.0.1:8080 --data-dir=x",
 	"serve": "--addr=:1 --database-url=x --listen-database-url=x --replica-database-url=x --bus=notify --mutator --migrate --jwt-secret=x --jwt-secret-file=x " +
-		"--jwt-public-key=x --jwks-url=x --jwt-issuer=x --jwt-audience=x --auth-cookie=x --allow-origin=x --keepalive=1s --write-timeout=1s --drain=1s --max-streams=1 " +
+		"--jwt-public-key=x --jwks-url=x --jwt-issuer=x --jwt-audience=x --auth-cookie=x --allow-origin=x --rate-limit=1 --keepalive=1s --write-timeout=1s --drain=1s --max-streams=1 " +
 		"--max-streams-per-user=1 --feed-memory=1 --retention=24h --retention-count=1 --mutation-retention=720h --metrics-addr=:1 --tls-cert=x --tls-key=x --log-format=json",
 	"mutator":           "--database-url=x --concurrency=1 --max-attempts=3 --lease=1s --apply-exec=x --apply-url=x --apply-timeout=1s",
 	"migrate up":        "--database-url=x",
@@ -35,7 +35,7 @@ var commandLine = map[string]string{
 	"bus wal":           "--database-url=x",
 	"bus status":        "--database-url=x",
 	"token":             "--sub=x --role=admin --ttl=1h --topology=a --topology=b",
-	"tail x":            "--url=x --token=x --json --since=1",
+	"tail x":            "--url=x --token=x --token-file=x --json --since=1",
 }
 
 // program runs a command line in this process.
@@ -94,7 +94,7 @@ func TestDefaultsAreTheInterfaces(t *testing.T) {
 	t.Parallel()
 	for command, want := range map[string][]string{
 		"dev":     {`--addr="127.0.0.1:8080"`},
-		"serve":   {`--addr="127.0.0.1:8080"`, "--max-streams-per-user=16", "--keepalive=15s", "--retention=24h", "--mutation-retention=720h"},
+		"serve":   {`--addr="127.0.0.1:8080"`, "--max-streams-per-user=16", "--rate-limit=6000", "--keepalive=15s", "--retention=24h", "--mutation-retention=720h"},
 		"mutator": {"--max-attempts=3"},
 	} {
 		_, help, _ := program(t, command, "--help")

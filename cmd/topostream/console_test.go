@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -54,6 +55,80 @@ func TestTheConsoleEnqueuesAnOpAndShowsItMove(t *testing.T) {
 	}
 	fill("add_lan", `{"name":7}`)
 	page.until(`document.getElementById('answer').textContent.startsWith('400: payload.name')`)
+}
+
+func TestTheConsoleRunsNothingThatIsNotItsOwnAndShowsMarkupAsText(t *testing.T) {
+	t.Parallel()
+	const markup = `<img src=x onerror="window.hacked=1"><script>window.hacked=1</script>`
+	db := pgtest.New(t)
+	conn := db.Conn(t)
+	id := topology(t, conn, markup)
+	server := startServer(t, db.URL)
+	page := openPage(t, server+"/#token="+testToken(t)+"&topology="+id)
+	page.until(`!!window.topostream && window.topostream.state === 'open'`)
+	if violated := chromeEval[int](t, page.ctx, `(() => { window.violations = []; addEventListener('securitypolicyviolation', (e) => violations.push(e.violatedDirective)); return violations.length; })()`); violated != 0 {
+		t.Error("the page broke its own policy")
+	}
+	pgtest.Exec(t, conn, `SELECT topology_emit($1::text::uuid, 'test', jsonb_build_object($2::text, $2::text))`, id, markup)
+	pgtest.Exec(t, conn, `SELECT pg_notify('topology.' || $1::text, $2)`, id, markup)
+	pgtest.Exec(t, conn, `INSERT INTO mutations (topology_id, op, payload) VALUES ($1, 'remove_lan', jsonb_build_object('name', $2::text))`, id, markup)
+	page.until(`window.topostream.events.length === 3`)
+	if n := chromeEval[int](t, page.ctx, `document.querySelectorAll('#events img, #events script, #mutations img, #mutations script, #snapshot img').length`); n != 0 {
+		t.Errorf("%d elements out of a payload", n)
+	}
+	if text := chromeEval[string](t, page.ctx, `document.getElementById('events').textContent`); strings.Count(text, "<script>window.hacked=1</script>") < 3 {
+		t.Errorf("the page shows %q", text)
+	}
+	if n := chromeEval[int](t, page.ctx, `window.violations.length`); n != 0 {
+		t.Errorf("%d violations by what the page shows", n)
+	}
+	// What gets into the page all the same does not run.
+	const inject = `(() => {
+		const script = document.createElement('script');
+		script.textContent = 'window.hacked = 1';
+		document.body.append(script);
+		document.body.insertAdjacentHTML('beforeend', '<img src="/nothing.png" onerror="window.hacked=1"><p style="color:red">x</p>');
+		return true;
+	})()`
+	chromeEval[bool](t, page.ctx, inject)
+	page.until(`['script-src-elem', 'img-src', 'style-src-attr'].every((d) => window.violations.includes(d))`)
+	if hacked := chromeEval[bool](t, page.ctx, `!!window.hacked`); hacked {
+		t.Error("an injected script ran")
+	}
+}
+
+func TestTheConsoleLeavesNoTokenInTheAddressAndGoesOnWithANewOne(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	conn := db.Conn(t)
+	id := demo(t, conn)
+	server := startServer(t, db.URL)
+	page := openPage(t, server+"/#token="+testToken(t)+"&topology="+id)
+	page.until(`!!window.topostream && window.topostream.lastSeq === 1`)
+	if hash := chromeEval[string](t, page.ctx, `location.hash`); strings.Contains(hash, "token") || !strings.Contains(hash, id) {
+		t.Errorf("the address bar shows %q", redact(hash))
+	}
+	short, err := auth.Sign([]byte(testSecret), auth.Claims{Subject: "x", Role: stream.RoleViewer, TTL: 3 * time.Second}, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	chromeEval[string](t, page.ctx, `location.hash = '#token=`+short+`'`)
+	page.until(`window.topostream.events.some((e) => e.type === 'token_expired') && window.topostream.state === 'closed'`)
+	if said := chromeEval[string](t, page.ctx, `document.getElementById('message').textContent`); !strings.Contains(said, "has expired: give a new one") {
+		t.Errorf("the page says %q", said)
+	}
+	head := emit(t, conn, id)
+	chromeEval[string](t, page.ctx, `location.hash = '#token=`+testToken(t)+`'`)
+	page.until(fmt.Sprintf(`window.topostream.lastSeq === %d && window.topostream.state === 'open'`, head))
+	if got := chromeEval[[]string](t, page.ctx, `window.topostream.events.map((e) => e.type)`); !slices.Equal(got, []string{"token_expired", "test"}) {
+		t.Errorf("the page got %v", got)
+	}
+	if requested := chromeEval[string](t, page.ctx, `performance.getEntriesByType('resource').map((e) => e.name).join(' ')`); !strings.Contains(requested, id) || strings.Contains(requested, "eyJ") {
+		t.Errorf("the page requested %s", redact(requested))
+	}
+	if href := chromeEval[string](t, page.ctx, `location.href`); strings.Contains(href, "eyJ") {
+		t.Errorf("the address bar shows %q", redact(href))
+	}
 }
 
 // BenchmarkPostToBrowser is the way of one edit on an idle machine, from the page's fetch to its EventSource's mutation.applied, in a real Chromium, and a raw

@@ -83,7 +83,7 @@ func (c *devCmd) Run(ctx context.Context, o output) error {
 func checkAddress(ctx context.Context, addr string) error {
 	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", addr)
 	if err != nil {
-		return err
+		return &listenError{"--addr", err}
 	}
 	return l.Close()
 }

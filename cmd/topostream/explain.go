@@ -35,7 +35,11 @@ func explain(err error) string {
 	}
 	var opErr *net.OpError
 	if errors.As(err, &opErr) && opErr.Op == "listen" {
-		return explainListen(opErr)
+		flag := "--addr"
+		if listenErr, ok := errors.AsType[*listenError](err); ok {
+			flag = listenErr.flag
+		}
+		return explainListen(opErr, flag)
 	}
 	return err.Error()
 }
@@ -53,17 +57,18 @@ func explainConnectionString(err *pgconn.ParseConfigError) string {
 	return fmt.Sprintf("%s (%s)", badConnectionString, oneLine(reason.Error()))
 }
 
-func explainListen(err *net.OpError) string {
+// explainListen names the flag whose address is not to be had.
+func explainListen(err *net.OpError, flag string) string {
 	if err.Addr == nil { // it could not be read
-		return fmt.Sprintf("--addr: %s: give host:port, for example 127.0.0.1:8080", err.Err)
+		return fmt.Sprintf("%s: %s: give host:port, for example 127.0.0.1:8080", flag, err.Err)
 	}
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
-		return fmt.Sprintf("%s is taken by another program: stop it or choose another --addr", err.Addr)
+		return fmt.Sprintf("%s is taken by another program: stop it or choose another %s", err.Addr, flag)
 	case errors.Is(err, syscall.EADDRNOTAVAIL):
-		return fmt.Sprintf("%s is no address of this machine: choose another --addr", err.Addr)
+		return fmt.Sprintf("%s is no address of this machine: choose another %s", err.Addr, flag)
 	case errors.Is(err, syscall.EACCES):
-		return fmt.Sprintf("you may not serve on %s: choose another --addr, with a port above 1023", err.Addr)
+		return fmt.Sprintf("you may not serve on %s: choose another %s, with a port above 1023", err.Addr, flag)
 	}
 	return err.Error()
 }

@@ -90,10 +90,10 @@ func run(ctx context.Context, args []string, out, errOut io.Writer) int {
 	case err == nil, errors.Is(err, context.Canceled) && ctx.Err() != nil:
 		return exitOK
 	case errors.As(err, &coded):
-		fmt.Fprintln(errOut, "topostream:", coded.err)
+		fmt.Fprintln(errOut, "topostream:", redact(coded.Error()))
 		return coded.code
 	}
-	fmt.Fprintln(errOut, "topostream:", explain(err))
+	fmt.Fprintln(errOut, "topostream:", redact(explain(err)))
 	return exitError
 }
 
@@ -107,8 +107,9 @@ func commandOf(err error) string {
 }
 
 func newLogger(w io.Writer, format string) *slog.Logger {
+	options := &slog.HandlerOptions{ReplaceAttr: newRedactor().attr}
 	if format == "json" {
-		return slog.New(slog.NewJSONHandler(w, nil))
+		return slog.New(slog.NewJSONHandler(w, options))
 	}
-	return slog.New(slog.NewTextHandler(w, nil))
+	return slog.New(slog.NewTextHandler(w, options))
 }

@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
+	"log/slog"
 	"net/http"
 	"time"
 
@@ -36,12 +36,13 @@ type serveCmd struct {
 	JWTIssuer          string        `name:"jwt-issuer" help:"Required iss of tokens." placeholder:"ISSUER"`
 	JWTAudience        string        `name:"jwt-audience" help:"Required aud of tokens." placeholder:"AUDIENCE"`
 	AuthCookie         string        `help:"Cookie that may hold the token, too. Browsers send it by themselves: set it HttpOnly, Secure and SameSite." placeholder:"NAME"`
-	AllowOrigin        []string      `help:"Not built yet." placeholder:"ORIGIN"`
+	AllowOrigin        []string      `help:"Origin whose pages may use the API with credentials, for example https://console.example.org (repeatable)." placeholder:"ORIGIN"`
 	Keepalive          time.Duration `default:"15s" help:"Silence after which a stream gets a comment."`
 	WriteTimeout       time.Duration `default:"30s" help:"How long a write to a client may be blocked before its stream is ended."`
 	Drain              time.Duration `default:"10s" help:"Time over which streams are sent away at shutdown."`
 	MaxStreams         int           `default:"0" help:"Open streams on this server; 0 is no limit."`
 	MaxStreamsPerUser  int           `default:"16" help:"Open streams of one user on this server; 0 is no limit."`
+	RateLimit          int           `default:"6000" help:"Requests of one subject in a minute, and requests of one address without a valid token; 0 is no limit."`
 	FeedMemory         int64         `default:"268435456" help:"Bytes that the rings of all feeds may hold."`
 	Retention          time.Duration `default:"24h" help:"Age at which journal rows go; 0 keeps them."`
 	RetentionCount     int64         `default:"0" help:"Newest journal rows kept of each topology; 0 is no limit."`
@@ -53,6 +54,7 @@ type serveCmd struct {
 
 	ready      func(addr string) // called once the address answers
 	pruneEvery time.Duration     // 0: the bus's own
+	deadAfter  time.Duration     // 0: deadAfter
 }
 
 const defaultMutationRetention = 720 * time.Hour
@@ -60,7 +62,6 @@ const defaultMutationRetention = 720 * time.Hour
 func (c *serveCmd) check() error {
 	for what, given := range map[string]bool{
 		"--replica-database-url": c.ReplicaDatabaseURL != "",
-		"--allow-origin":         len(c.AllowOrigin) > 0,
 		"--bus wal":              c.Bus == "wal",
 	} {
 		if given {
@@ -69,7 +70,7 @@ func (c *serveCmd) check() error {
 	}
 	for what, negative := range map[string]bool{
 		"--keepalive": c.Keepalive < 0, "--write-timeout": c.WriteTimeout < 0, "--drain": c.Drain < 0, "--retention": c.Retention < 0, "--mutation-retention": c.MutationRetention < 0,
-		"--retention-count": c.RetentionCount < 0, "--max-streams": c.MaxStreams < 0, "--max-streams-per-user": c.MaxStreamsPerUser < 0, "--feed-memory": c.FeedMemory < 0,
+		"--retention-count": c.RetentionCount < 0, "--max-streams": c.MaxStreams < 0, "--max-streams-per-user": c.MaxStreamsPerUser < 0, "--rate-limit": c.RateLimit < 0, "--feed-memory": c.FeedMemory < 0,
 	} {
 		if negative {
 			return fmt.Errorf("%s is negative: give 0 or more", what)
@@ -81,7 +82,7 @@ func (c *serveCmd) check() error {
 	case (c.TLSCert == "") != (c.TLSKey == ""):
 		return errors.New("--tls-cert and --tls-key go together: give both or neither")
 	}
-	return nil
+	return checkOrigins(c.AllowOrigin)
 }
 
 // Run serves until ctx ends, then drains.
@@ -90,15 +91,15 @@ func (c *serveCmd) Run(ctx context.Context, o output) error {
 		return err
 	}
 	log := newLogger(o.err, c.LogFormat)
+	listeners, err := c.listen(ctx)
+	if err != nil {
+		return err
+	}
+	defer listeners.close()
 	verifier, err := c.verifier(ctx, log)
 	if err != nil {
 		return err
 	}
-	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", c.Addr)
-	if err != nil {
-		return err
-	}
-	defer listener.Close()
 	err = c.with(ctx, func(conn *pgx.Conn) error {
 		if c.Migrate {
 			if err := sql.Up(ctx, conn); err != nil {
@@ -136,9 +137,10 @@ func (c *serveCmd) Run(ctx context.Context, o output) error {
 	cfg := api.Config{
 		Bus: bus, Store: pgbus.NewStore(pool, log), Tickets: pgbus.NewTickets(bus), Auth: verifier.Authenticate, Stats: stats, Logger: log,
 		Keepalive: c.Keepalive, WriteTimeout: c.WriteTimeout, MaxStreams: c.MaxStreams, MaxStreamsPerUser: c.MaxStreamsPerUser,
+		RateLimit: c.RateLimit, AllowOrigin: c.AllowOrigin,
 		ConsoleHandler: console.Handler(), Ready: bus.Ready,
 	}
-	if c.MetricsAddr == "" {
+	if listeners.metrics == nil {
 		cfg.MetricsHandler = metrics.Handler(stats)
 	}
 	worker := func(context.Context) error { return nil }
@@ -147,40 +149,35 @@ func (c *serveCmd) Run(ctx context.Context, o output) error {
 			return runMutator(ctx, c.DatabaseURL, listenConfig, mutator.Config{Logger: log})
 		}
 	}
-	return c.serve(ctx, listener, api.New(cfg), bus, alongside(worker, verifier.Run), stats, log)
+	return c.serve(ctx, listeners, api.New(cfg), bus, alongside(worker, verifier.Run), stats, log)
 }
 
 // serve runs the bus, the worker and the HTTP servers, drains when ctx ends, and returns when all goroutines are gone.
-func (c *serveCmd) serve(ctx context.Context, listener net.Listener, server *api.Server, bus *pgbus.Bus, worker func(context.Context) error, stats *stream.Stats, log logger) error {
+func (c *serveCmd) serve(ctx context.Context, listeners listeners, server *api.Server, bus *pgbus.Bus, worker func(context.Context) error, stats *stream.Stats, log *slog.Logger) error {
 	// The bus outlives ctx: while streams are drained they still get their events.
 	busCtx, stopBus := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopBus()
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return bus.Run(busCtx) })
 	g.Go(func() error { return worker(gctx) })
-	servers := []*http.Server{c.httpServer(server.Handler())}
+	main := c.httpServer(server.Handler(), log)
+	servers := []*http.Server{main}
 	g.Go(func() error {
 		if c.TLSCert != "" {
-			return servers[0].ServeTLS(listener, c.TLSCert, c.TLSKey)
+			return main.ServeTLS(listeners.main, c.TLSCert, c.TLSKey)
 		}
-		return servers[0].Serve(listener)
+		return main.Serve(listeners.main)
 	})
-	if c.MetricsAddr != "" {
-		l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", c.MetricsAddr)
-		if err != nil {
-			stopBus()
-			_ = servers[0].Close()
-			_ = g.Wait()
-			return err
-		}
+	if listeners.metrics != nil {
 		mux := http.NewServeMux()
 		mux.Handle("/metrics", metrics.Handler(stats))
-		servers = append(servers, c.httpServer(mux))
-		g.Go(func() error { return servers[1].Serve(l) })
+		measured := c.httpServer(mux, log)
+		servers = append(servers, measured)
+		g.Go(func() error { return measured.Serve(listeners.metrics) })
 	}
-	log.Info("serving", "addr", listener.Addr().String())
+	log.Info("serving", "addr", listeners.main.Addr().String())
 	if c.ready != nil {
-		c.ready(listener.Addr().String())
+		c.ready(listeners.main.Addr().String())
 	}
 	g.Go(func() error {
 		<-gctx.Done()
@@ -202,13 +199,4 @@ func (c *serveCmd) serve(ctx context.Context, listener net.Listener, server *api
 		return nil
 	}
 	return err
-}
-
-func (c *serveCmd) httpServer(h http.Handler) *http.Server {
-	return &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 32 << 10}
-}
-
-type logger interface {
-	Info(msg string, args ...any)
-	Warn(msg string, args ...any)
 }

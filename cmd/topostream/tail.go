@@ -19,16 +19,17 @@ import (
 )
 
 type tailCmd struct {
-	Topology string `arg:"" help:"Topology id."`
-	URL      string `name:"url" default:"http://127.0.0.1:8080" help:"Address of the server."`
-	Token    string `help:"Token, for example the output of topostream token. It shows in the process list: prefer the environment." placeholder:"TOKEN"`
-	JSON     bool   `name:"json" help:"Print each event's JSON on a line of its own."`
-	Since    string `help:"Resume after this seq: begin with the event that follows it." placeholder:"N"`
+	Topology  string `arg:"" help:"Topology id."`
+	URL       string `name:"url" default:"http://127.0.0.1:8080" help:"Address of the server."`
+	Token     string `help:"Token, for example the output of topostream token. It shows in the process list: prefer the environment." placeholder:"TOKEN"`
+	TokenFile string `type:"path" help:"File that holds the token. It is read again for each connection, so that whoever renews it keeps tail going." placeholder:"FILE"`
+	JSON      bool   `name:"json" help:"Print each event's JSON on a line of its own."`
+	Since     string `help:"Resume after this seq: begin with the event that follows it." placeholder:"N"`
 }
 
 // Help is the long form of --help.
 func (*tailCmd) Help() string {
-	return `It reconnects by itself and goes on checking where it was. It ends with exit code 0 when the topology is deleted or at Ctrl-C, ` +
+	return `It reconnects by itself and goes on checking where it was, with a new token where --token-file is renewed in time. It ends with exit code 0 when the topology is deleted or at Ctrl-C, ` +
 		`1 when the server refuses the token or does not know the topology, and 3 when the promise is broken: ` +
 		`one snapshot at N, then N+1, N+2, … each once and in order.`
 }
@@ -48,7 +49,11 @@ func (c *tailCmd) follow(ctx context.Context, o output, backoff sse.Backoff) err
 	}
 	base, err := url.Parse(c.URL)
 	if err != nil || base.Scheme != "http" && base.Scheme != "https" || base.Host == "" {
-		return fmt.Errorf("--url: %q is no address of a server: give for example http://127.0.0.1:8080", c.URL)
+		return fmt.Errorf("--url: %q is no address of a server: give for example http://127.0.0.1:8080", redactAddress(c.URL))
+	}
+	token, err := c.token()
+	if err != nil {
+		return err
 	}
 	address := base.JoinPath("api/v1/topologies", string(id), "events")
 	follow := follower{output: o, json: c.JSON}
@@ -66,23 +71,20 @@ func (c *tailCmd) follow(ctx context.Context, o output, backoff sse.Backoff) err
 	if err != nil {
 		return fmt.Errorf("--url: %w", err)
 	}
-	if c.Token != "" {
-		req.Header.Set("Authorization", "Bearer "+c.Token)
-	}
 	transport := &http.Transport{
 		Proxy: http.ProxyFromEnvironment, ForceAttemptHTTP2: true, TLSHandshakeTimeout: 10 * time.Second,
 		DialContext: (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 15 * time.Second}).DialContext,
 	}
 	defer transport.CloseIdleConnections()
 	client := sse.Client{
-		HTTPClient:        &http.Client{Transport: retrying{transport}, CheckRedirect: noRedirect},
-		ResponseValidator: refusal,
+		HTTPClient:        &http.Client{Transport: retrying{token.authorize(transport)}, CheckRedirect: noRedirect},
+		ResponseValidator: token.refusal,
 		Backoff:           backoff,
 		OnRetry: func(err error, wait time.Duration) {
 			if ctx.Err() != nil {
 				return // there will be no next time
 			}
-			fmt.Fprintf(o.err, "disconnected (%s); again in %s\n", reason(err), wait.Round(time.Millisecond))
+			fmt.Fprintf(o.err, "disconnected (%s); again in %s\n", redact(reason(err)), wait.Round(time.Millisecond))
 		},
 	}
 	conn := client.NewConnection(req)

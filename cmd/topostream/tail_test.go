@@ -6,8 +6,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -17,6 +21,7 @@ import (
 
 	"topostream/pgbus/pgtest"
 	"topostream/stream"
+	"topostream/stream/auth"
 )
 
 const tailID = "00000000-0000-4000-8000-000000000001"
@@ -366,6 +371,108 @@ func TestABrokenPromiseIsExitCode3(t *testing.T) {
 	defer server.Close()
 	code, _, errOut := program(t, "tail", tailID, "--url", server.URL)
 	if code != exitBroken || errOut != "topostream: BROKEN: event 3 came after 1: 2 is missing\n" {
+		t.Errorf("%d %s", code, errOut)
+	}
+}
+
+func TestTailGoesOnWithATokenThatIsRenewedInTime(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	id := demo(t, db.Conn(t))
+	server := startServer(t, db.URL)
+	sign := func(ttl time.Duration) string {
+		token, err := auth.Sign([]byte(testSecret), auth.Claims{Subject: "x", Role: stream.RoleViewer, TTL: ttl}, time.Now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return token + "\n"
+	}
+	file := filepath.Join(t.TempDir(), "token")
+	renew := func(token string) {
+		if err := errors.Join(os.WriteFile(file+".new", []byte(token), 0o600), os.Rename(file+".new", file)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	renew(sign(2 * time.Second))
+	f := startTail(t, tailCmd{Topology: id, URL: server, TokenFile: file, JSON: true})
+	f.out.await(t, `"seq":1`, f.ended)
+	renew(sign(time.Hour))
+	f.out.await(t, `"type":"token_expired"`, f.ended)
+	db.Exec(t, `SELECT topology_emit($1::text::uuid, 'test', '{}')`, id)
+	f.out.await(t, `"seq":2`, f.ended)
+	if n := strings.Count(f.out.String(), "\n"); n != 3 {
+		t.Errorf("%d lines: %s", n, f.out.String())
+	}
+	f.cancel()
+	<-f.ended
+
+	// Nobody renews it: it ends, and says what to do.
+	renew(sign(-time.Second))
+	code, out, errOut := program(t, "tail", id, "--url", server, "--token-file", file)
+	if code != exitError || out != "" || !strings.Contains(errOut, "the server does not take the token") || !strings.Contains(errOut, "renew the one in "+file) {
+		t.Errorf("%d %s%s", code, out, errOut)
+	}
+	for want, args := range map[string][]string{
+		"--token and --token-file are both given": {"--token=x", "--token-file=" + file},
+		"--token-file: open ":                     {"--token-file=" + file + ".none"},
+		"holds no token":                          {"--token-file=" + os.DevNull},
+	} {
+		if code, _, errOut := program(t, append([]string{"tail", id, "--url", server}, args...)...); code != exitError || !strings.Contains(errOut, want) {
+			t.Errorf("%v: %d %s", args, code, errOut)
+		}
+	}
+}
+
+func TestATokenThatIsRenewedWhileTheServerRefusesTheOldOneIsTriedAtOnce(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "token")
+	put := func(token string) {
+		if err := os.WriteFile(file, []byte(token), 0o600); err != nil {
+			t.Error(err)
+		}
+	}
+	put("old")
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Authorization") != "Bearer new" {
+			put("new")
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		w.Header().Set("Content-Type", "text/event-stream")
+		_, _ = w.Write([]byte(snapshotAt(1) + gone(2))) // the client has what it wants
+	}))
+	defer server.Close()
+	if code := startTail(t, tailCmd{Topology: tailID, URL: server.URL, TokenFile: file}).code(); code != exitOK {
+		t.Errorf("exit code %d", code)
+	}
+}
+
+func TestAnAddressThatIsShownShowsNoSecret(t *testing.T) {
+	t.Parallel()
+	token := strings.TrimSpace(testToken(t))
+	for text, want := range map[string]string{
+		"http://h/a?token=abc&x=1":                     "http://h/a?token=xxxxx&x=1",
+		"GET /a?x=1&ticket=abc-_%3D HTTP/1.1":          "GET /a?x=1&ticket=xxxxx HTTP/1.1",
+		`Get "http://h/#token=abc&topology=1": EOF`:    `Get "http://h/#token=xxxxx&topology=1": EOF`,
+		"https://ann:pa%40ss@h/a":                      "https://xxxxx@h/a",
+		"the token " + token + " is bad":               "the token xxxxx is bad",
+		"/?TOKEN=" + token:                             "/?TOKEN=xxxxx",
+		"http://h/tokens?q=ticketing mail a@b.example": "http://h/tokens?q=ticketing mail a@b.example",
+	} {
+		if got := redactAddress(text); got != want {
+			t.Errorf("%s: %s, want %s", text, got, want)
+		}
+	}
+	var out lockedBuffer
+	for _, format := range []string{"text", "json"} {
+		log := newLogger(&out, format)
+		log.Warn("at http://h/?ticket=abcdefgh", "url", "/?token=abcdefgh", "error", &url.Error{Op: "Get", URL: "http://ann:abcdefgh@h/?token=abcdefgh", Err: io.EOF})
+		log.With("token", token).WithGroup("g").Warn("x", "panic", any("token="+token))
+	}
+	if s := out.String(); strings.Contains(s, "abcdefgh") || strings.Contains(s, token) || strings.Count(s, "xxxxx") < 12 {
+		t.Error(s)
+	}
+	if code, _, errOut := program(t, "tail", tailID, "--url", "ftp://ann:abcdefgh@h/?token=abcdefgh"); code != exitError || strings.Contains(errOut, "abcdefgh") {
 		t.Errorf("%d %s", code, errOut)
 	}
 }

@@ -16,6 +16,7 @@ import (
 const (
 	batchFrames  = 64
 	journalRetry = 500 * time.Millisecond
+	crowdedRetry = 15 * time.Second // there is no place: another try soon is likely in vain
 )
 
 var errExpired = errors.New("the token has expired")
@@ -35,13 +36,13 @@ func (s *Server) events(w http.ResponseWriter, r request) {
 	self := &session{user: r.principal.Subject, topology: r.topology, cancel: cancel, cut: writer.cut}
 	if err := s.registry.add(self, req.Resume); err != nil {
 		s.cfg.Stats.StreamsRefused.Add(1)
-		s.refuse(w, r, writer, err)
+		s.refuse(w, r.Request, writer, r.topology, err)
 		return
 	}
 	defer s.registry.remove(self)
 	sub, err := s.cfg.Bus.Attach(ctx, req)
 	if err != nil {
-		s.refuse(w, r, writer, causeOr(ctx, err))
+		s.refuse(w, r.Request, writer, r.topology, causeOr(ctx, err))
 		return
 	}
 	s.cfg.Stats.Streams.Add(1)
@@ -148,12 +149,16 @@ func (s *Server) goodbye(w *frameWriter, id stream.TopologyID, err error) {
 	default: // deleted, or the client has gone
 		return
 	}
-	_ = w.write(sse.Reason(id, event, publicReason(err), time.Now()).Bytes) // the client may be gone
+	var last []byte
+	if errors.Is(err, errReplaced) { // whoever still reads it would come back for the place that it lost
+		last = sse.AppendOpening(nil, spread(crowdedRetry))
+	}
+	_ = w.write(append(last, sse.Reason(id, event, publicReason(err), time.Now()).Bytes...)) // the client may be gone
 }
 
 // refuse answers instead of a stream. A browser's EventSource gives up for good on any answer but 200, so where a retry would help it
-// gets one, with a longer retry time and the reason.
-func (s *Server) refuse(w http.ResponseWriter, r request, writer *frameWriter, err error) {
+// gets one, with a longer retry time and the reason. Without id it is no request for a stream.
+func (s *Server) refuse(w http.ResponseWriter, r *http.Request, writer *frameWriter, id stream.TopologyID, err error) {
 	status, after := http.StatusServiceUnavailable, 5*time.Second
 	switch {
 	case errors.Is(err, context.Canceled):
@@ -162,24 +167,29 @@ func (s *Server) refuse(w http.ResponseWriter, r request, writer *frameWriter, e
 		notFound(w)
 		return
 	case errors.Is(err, errLimit):
-		status, after = http.StatusTooManyRequests, 15*time.Second
+		status, after = http.StatusTooManyRequests, crowdedRetry
+	case errors.Is(err, errRate):
+		status, after = http.StatusTooManyRequests, rateWindow
 	case errors.Is(err, errDraining), errors.Is(err, stream.ErrClosed):
 		after = 2 * time.Second // another server may be up already
 	default:
-		s.cfg.Logger.Warn("attach", "topology", r.topology, "error", err)
+		s.cfg.Logger.Warn("attach", "topology", id, "error", err)
 	}
-	if acceptsEvents(r.Request) {
-		writer.headers(int(after.Milliseconds()) + rand.N(int(after.Milliseconds())))
-		_ = writer.write(sse.Reason(r.topology, "unavailable", publicReason(err), time.Now()).Bytes)
+	if id != "" && acceptsEvents(r) {
+		writer.headers(spread(after))
+		_ = writer.write(sse.Reason(id, "unavailable", publicReason(err), time.Now()).Bytes)
 		return
 	}
 	w.Header().Set("Retry-After", strconv.Itoa(int(after.Seconds())))
 	problem(w, status, publicReason(err))
 }
 
+// spread gives a time of once to twice d in milliseconds, so that those who were sent away together do not come back together.
+func spread(d time.Duration) int { return int(d.Milliseconds()) + rand.N(int(d.Milliseconds())) }
+
 // publicReason is the sentence for the client: the sentinel's, never what was wrapped beside it.
 func publicReason(err error) string {
-	for _, known := range []error{errDraining, errReplaced, errLimit, errExpired, stream.ErrClosed} {
+	for _, known := range []error{errDraining, errReplaced, errLimit, errRate, errExpired, stream.ErrClosed} {
 		if errors.Is(err, known) {
 			return known.Error()
 		}

@@ -32,32 +32,37 @@ func newRegistry(limit, perUser int) *registry {
 	return &registry{max: limit, maxPerUser: perUser, streams: map[*session]struct{}{}, users: map[string][]*session{}, changed: make(chan struct{})}
 }
 
-// add takes a place for s. One that resumes takes the place of its user's oldest stream of the same topology: the browser that
-// lost it has come back before the server noticed.
+// add takes a place for s. Where there is none left, one that resumes takes the place of its user's oldest stream of the same topology: the browser that
+// lost it has come back before the server noticed. It costs nothing but this: also for a topology that does not exist the answer is errLimit, because a
+// server at its limit does no work in the database for what it refuses.
 func (g *registry) add(s *session, resumes bool) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.closing {
 		return errDraining
 	}
-	mine := g.users[s.user]
-	full := g.maxPerUser > 0 && len(mine) >= g.maxPerUser
-	if full && resumes {
-		for _, old := range mine {
-			if old.topology == s.topology {
-				g.removeLocked(old)
-				old.cancel(errReplaced)
-				full = false
-				break
-			}
-		}
-	}
-	if full || g.max > 0 && len(g.streams) >= g.max {
+	if g.fullLocked(s.user) && (!resumes || !g.replaceLocked(s)) {
 		return errLimit
 	}
 	g.streams[s] = struct{}{}
 	g.users[s.user] = append(g.users[s.user], s)
 	return nil
+}
+
+func (g *registry) fullLocked(user string) bool {
+	return g.max > 0 && len(g.streams) >= g.max || g.maxPerUser > 0 && len(g.users[user]) >= g.maxPerUser
+}
+
+// replaceLocked ends the oldest stream of the same user and topology, if there is one.
+func (g *registry) replaceLocked(s *session) bool {
+	for _, old := range g.users[s.user] {
+		if old.topology == s.topology {
+			g.removeLocked(old)
+			old.cancel(errReplaced)
+			return true
+		}
+	}
+	return false
 }
 
 func (g *registry) remove(s *session) {

@@ -26,7 +26,6 @@ type Config struct {
 	Store             stream.Store
 	Tickets           stream.Tickets
 	Auth              func(*http.Request) (stream.Principal, error)
-	AllowOrigin       []string // origins of pages, beside this server's own, that may use it
 	Stats             *stream.Stats
 	Logger            *slog.Logger
 	Keepalive         time.Duration // silence after which a stream gets a comment
@@ -34,6 +33,8 @@ type Config struct {
 	BodyTimeout       time.Duration // in which a request's body must have arrived: 30 s
 	MaxStreams        int           // 0: no limit
 	MaxStreamsPerUser int           // 0: no limit
+	RateLimit         int           // requests of one subject in a minute, and of one address without a valid token; 0: no limit
+	AllowOrigin       []string      // origins of pages, beside this server's own, that may use it: scheme://host or scheme://host:port
 	Ready             func() error
 	ConsoleHandler    http.Handler
 	MetricsHandler    http.Handler
@@ -43,6 +44,7 @@ type Config struct {
 type Server struct {
 	cfg         Config
 	registry    *registry
+	limits      *limits
 	crossOrigin *http.CrossOriginProtection
 }
 
@@ -61,7 +63,7 @@ func New(cfg Config) *Server {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
 	return &Server{
-		cfg: cfg, registry: newRegistry(cfg.MaxStreams, cfg.MaxStreamsPerUser),
+		cfg: cfg, registry: newRegistry(cfg.MaxStreams, cfg.MaxStreamsPerUser), limits: newLimits(cfg.RateLimit),
 		crossOrigin: newCrossOriginProtection(cfg.AllowOrigin, cfg.Logger),
 	}
 }
@@ -73,13 +75,21 @@ func (s *Server) Drain(ctx context.Context) error { return s.registry.drain(ctx)
 // Handler gives the routes.
 func (s *Server) Handler() http.Handler {
 	r := chi.NewRouter()
-	r.Use(s.recover, middleware.StripSlashes)
+	r.Use(s.recover, secure, s.shared, s.boundBody, middleware.StripSlashes)
 	r.NotFound(func(w http.ResponseWriter, _ *http.Request) { problem(w, http.StatusNotFound, "there is nothing here") })
 	r.MethodNotAllowed(func(w http.ResponseWriter, req *http.Request) {
 		allowed := strings.Join(methods(r, req), ", ")
 		w.Header().Set("Allow", allowed) // RFC 9110, section 15.5.6
 		problem(w, http.StatusMethodNotAllowed, "this address takes "+allowed)
 	})
+	r.Get(basePath+"/topologies/{id}/events", s.redeeming(s.viewer(s.events)))
+	r.Group(s.answers)
+	return r
+}
+
+// answers are the routes of everything but streams.
+func (s *Server) answers(r chi.Router) {
+	r.Use(s.paced)
 	r.Get("/livez", func(w http.ResponseWriter, _ *http.Request) { writeText(w, http.StatusOK, "ok") })
 	r.Get("/readyz", s.readyz)
 	if s.cfg.MetricsHandler != nil {
@@ -96,12 +106,10 @@ func (s *Server) Handler() http.Handler {
 	r.Get(topology, s.viewer(s.getTopology))
 	r.Patch(topology, s.admin(s.changeStatus))
 	r.Delete(topology, s.admin(s.deleteTopology))
-	r.Get(topology+"/events", s.redeeming(s.viewer(s.events)))
 	r.Post(basePath+"/auth/sse-ticket", s.authenticated(stream.RoleViewer, s.mintTicket))
 	r.Get(topology+"/journal", s.viewer(s.journal))
 	r.Post(topology+"/mutations", s.admin(s.enqueueMutation))
 	r.Get(topology+"/mutations", s.viewer(s.listMutations))
-	return r
 }
 
 // methods are those that the address of req takes.
@@ -192,12 +200,16 @@ func (s *Server) authenticated(role stream.Role, next func(http.ResponseWriter, 
 	return func(w http.ResponseWriter, r *http.Request) {
 		p, err := s.authenticate(r)
 		switch {
+		case err != nil && s.limits.failed(w, r):
+			s.tooMany(w, r, "")
 		case err != nil:
 			s.cfg.Logger.Info("unauthenticated", "path", r.URL.Path, "error", err)
 			w.Header().Set("WWW-Authenticate", `Bearer realm="topostream"`)
 			problem(w, http.StatusUnauthorized, "give a valid token as Authorization: Bearer or as ?token=")
 		case p.Ambient && s.crossOrigin.Check(r) != nil:
 			problem(w, http.StatusForbidden, "cross-origin request refused")
+		case s.limits.exceeded(w, r, p.Subject):
+			s.tooMany(w, r, topologyOf(r))
 		case !p.May(role):
 			problem(w, http.StatusForbidden, "this takes a token of the role "+string(role))
 		default:

@@ -77,7 +77,7 @@ func (s *Server) redeeming(next http.HandlerFunc) http.HandlerFunc {
 			return
 		}
 		id, _ := stream.ParseTopologyID(chi.URLParam(r, "id")) // none is none: whether there is such a topology is not asked here
-		s.refuse(w, request{Request: r, topology: id}, newFrameWriter(w, s.cfg.WriteTimeout, s.cfg.Stats), holder.err)
+		s.refuse(w, r, newFrameWriter(w, s.cfg.WriteTimeout, s.cfg.Stats), id, holder.err)
 	}
 }
 

@@ -79,34 +79,40 @@ func BenchmarkFramePath(b *testing.B) {
 	}
 }
 
-func TestAnIdleStreamOutlivesItsWriteTimeoutOnHTTP2(t *testing.T) {
+func TestAnIdleStreamOutlivesEveryWriteTimeout(t *testing.T) {
 	t.Parallel()
 	const timeout = 50 * time.Millisecond
-	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		f := newFrameWriter(w, timeout, &stream.Stats{})
-		f.headers(2000)
-		for range 3 {
-			select {
-			case <-time.After(4 * timeout): // silence
-			case <-r.Context().Done():
-				t.Error("the stream was reset")
-				return
+	for _, protocol := range []string{"HTTP/1.1", "HTTP/2.0"} {
+		t.Run(protocol, func(t *testing.T) {
+			t.Parallel()
+			server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				f := newFrameWriter(w, timeout, &stream.Stats{})
+				f.headers(2000)
+				for range 3 {
+					select {
+					case <-time.After(8 * timeout): // silence
+					case <-r.Context().Done():
+						t.Error("the stream was reset")
+						return
+					}
+					if err := f.frames([]stream.Frame{{Seq: 1, Bytes: []byte("event: x\nid: 1\ndata: {}\n\n")}}); err != nil {
+						t.Error(err)
+					}
+				}
+			}))
+			server.Config.WriteTimeout = 4 * timeout // http.Server's own, of answers
+			server.EnableHTTP2 = protocol == "HTTP/2.0"
+			server.StartTLS()
+			defer server.Close()
+			res, err := server.Client().Get(server.URL)
+			if err != nil {
+				t.Fatal(err)
 			}
-			if err := f.frames([]stream.Frame{{Seq: 1, Bytes: []byte("event: x\nid: 1\ndata: {}\n\n")}}); err != nil {
-				t.Error(err)
+			defer func() { _ = res.Body.Close() }() // it is read
+			body, err := io.ReadAll(res.Body)
+			if err != nil || res.Proto != protocol || strings.Count(string(body), "event: x\n") != 3 {
+				t.Errorf("%s: %q, %v", res.Proto, body, err)
 			}
-		}
-	}))
-	server.EnableHTTP2 = true
-	server.StartTLS()
-	defer server.Close()
-	res, err := server.Client().Get(server.URL)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = res.Body.Close() }() // it is read
-	body, err := io.ReadAll(res.Body)
-	if err != nil || res.ProtoMajor != 2 || strings.Count(string(body), "event: x\n") != 3 {
-		t.Errorf("%s: %q, %v", res.Proto, body, err)
+		})
 	}
 }

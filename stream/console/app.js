@@ -4,7 +4,7 @@
 
 const $ = (id) => document.getElementById(id);
 const shown = 500;
-const topostream = (window.topostream = { state: 'closed', lastSeq: null, events: [] });
+const topostream = (window.topostream = { state: 'closed', topology: null, lastSeq: null, events: [] });
 let current = new AbortController(); // a newer open() ends the older one's stream
 
 function setState(state) {
@@ -82,7 +82,7 @@ async function enqueue(e) {
   try {
     const response = await fetch('/api/v1/topologies/' + encodeURIComponent($('topology').value) + '/mutations', {
       method: 'POST',
-      headers: { 'Content-Type': 'application/json', Authorization: 'Bearer ' + $('token').value },
+      headers: { 'Content-Type': 'application/json', ...authorization() },
       body: JSON.stringify({ op: $('op').value, payload }),
     });
     const body = await response.json();
@@ -118,36 +118,57 @@ async function read(response, onEvent, onRetry) {
   }
 }
 
-async function open(token, topology) {
-  current.abort();
-  const mine = (current = new AbortController()).signal;
-  let retry = 3000;
+// authorization is empty where there is no token: then a cookie may speak for the page. A token goes into a header, never into an address.
+function authorization() { return $('token').value ? { Authorization: 'Bearer ' + $('token').value } : {}; }
+
+// forget empties the page for another topology.
+function forget(topology) {
+  topostream.topology = topology;
   topostream.lastSeq = null;
   topostream.events = [];
   $('events').replaceChildren();
   $('count').textContent = '0';
   $('seq').textContent = '–';
   $('snapshot').textContent = 'none yet';
-  $('message').textContent = '';
+}
+
+// open follows a topology. The one that is shown already goes on after its last seq, with whatever token there is now.
+async function open(topology) {
+  current.abort();
+  const mine = (current = new AbortController()).signal;
+  let retry = 3000, failures = 0, expired = false;
+  if (topology !== topostream.topology) forget(topology);
   while (!mine.aborted) {
     setState('connecting');
+    let pause = 0;
     try {
-      const headers = { Accept: 'text/event-stream', Authorization: 'Bearer ' + token };
+      const headers = { Accept: 'text/event-stream', ...authorization() };
       if (topostream.lastSeq !== null) headers['Last-Event-ID'] = String(topostream.lastSeq);
       const response = await fetch('/api/v1/topologies/' + encodeURIComponent(topology) + '/events', { headers, cache: 'no-store', signal: mine });
+      if (mine.aborted) return;
       if (!response.ok) {
         const problem = await response.json().catch(() => ({}));
-        $('message').textContent = response.status + ': ' + (problem.detail || response.statusText);
+        if (mine.aborted) return;
+        $('message').textContent = response.status === 401 && expired
+          ? 'The token has expired: give a new one and press Open. The stream goes on where it was.'
+          : response.status + ': ' + (problem.detail || response.statusText);
         if ([401, 403, 404].includes(response.status)) break;
+        pause = Number(response.headers.get('Retry-After')) * 1000;
       } else {
+        failures = 0;
         $('message').textContent = '';
         setState('open');
-        await read(response, (event) => { if (!mine.aborted) show(event); }, (ms) => { retry = ms; });
+        await read(response, (event) => {
+          if (mine.aborted) return;
+          if (event.type === 'token_expired') expired = true; // a cookie may have been renewed: try, and see
+          show(event);
+        }, (ms) => { retry = ms; });
       }
-    } catch { /* the network: try again */ }
+    } catch { failures++; /* the network: try again */ }
     if (mine.aborted) return;
     setState('connecting');
-    await new Promise((done) => setTimeout(done, retry));
+    pause = Math.max(pause, Math.min(retry * 2 ** Math.max(failures - 1, 0), 30000));
+    await new Promise((done) => setTimeout(done, pause * (0.75 + Math.random() / 2)));
   }
   if (!mine.aborted) setState('closed');
 }
@@ -157,11 +178,21 @@ $('op').addEventListener('change', suggest);
 suggest();
 $('enqueue').addEventListener('submit', enqueue);
 
-const given = new URLSearchParams(location.hash.slice(1));
-$('token').value = given.get('token') || '';
-$('topology').value = given.get('topology') || '';
+// readFragment reads what the fragment gives, and leaves no token in the address bar or in the history.
+function readFragment() {
+  const given = new URLSearchParams(location.hash.slice(1));
+  if (given.get('topology')) $('topology').value = given.get('topology');
+  if (given.has('token')) {
+    $('token').value = given.get('token');
+    given.delete('token');
+    history.replaceState(null, '', given.size ? '#' + given : location.pathname + location.search);
+  }
+  if ($('token').value && $('topology').value) open($('topology').value);
+}
+
 $('open').addEventListener('submit', (e) => {
   e.preventDefault();
-  open($('token').value, $('topology').value);
+  open($('topology').value);
 });
-if (given.get('token') && given.get('topology')) open(given.get('token'), given.get('topology'));
+addEventListener('hashchange', readFragment);
+readFragment();

@@ -37,6 +37,7 @@ func Handler(stats *stream.Stats) http.Handler {
 		return 0
 	})
 	counter("streams_refused_total", "Streams refused by a limit or a drain.", &stats.StreamsRefused, nil)
+	counter("requests_limited_total", "Requests refused for their rate.", &stats.RequestsLimited, nil)
 	counter("events_total", "Events appended to feeds.", &stats.Events, nil)
 	counter("raw_events_total", "Raw NOTIFYs forwarded.", &stats.RawEvents, nil)
 	counter("frames_total", "Frames written to sockets.", &stats.Frames, nil)

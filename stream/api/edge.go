@@ -1,0 +1,153 @@
+package api
+
+import (
+	"errors"
+	"net"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/go-chi/chi/v5"
+	"github.com/go-chi/cors"
+	"github.com/go-chi/httprate"
+
+	"topostream/stream"
+)
+
+// errRate refuses one request more than --rate-limit allows.
+var errRate = errors.New("too many requests")
+
+const (
+	// rateWindow is what a rate is counted over, and so the time after which a client that had too many may try again.
+	rateWindow = time.Minute
+	// unwantedBody is how long a body may take that nobody has asked for yet. net/http reads what is left of a body before it sends the answer, which must
+	// still have time to be written.
+	unwantedBody = 10 * time.Second
+	// paceBytes are what a client must take within the write timeout.
+	paceBytes = 64 << 10
+)
+
+// limits are the rates of requests. Nil counts nothing.
+//
+// Streams and requests are counted for the subject of a valid token, and by nothing that those who share an address share: behind a NAT or a proxy
+// ten thousand browsers have one. Only requests without a valid token are counted by address, and only they are refused for it: who floods an address
+// that others have, too, cannot shut them out.
+type limits struct {
+	subjects, failures *httprate.RateLimiter
+}
+
+func newLimits(perMinute int) *limits {
+	if perMinute <= 0 {
+		return nil
+	}
+	// No X-RateLimit headers: an answer before authentication must not depend on what came before it.
+	limiter := func() *httprate.RateLimiter {
+		return httprate.NewRateLimiter(perMinute, rateWindow, httprate.WithResponseHeaders(httprate.ResponseHeaders{}))
+	}
+	return &limits{limiter(), limiter()}
+}
+
+// exceeded counts a request of a subject and tells whether it is one too many.
+func (l *limits) exceeded(w http.ResponseWriter, r *http.Request, subject string) bool {
+	return l != nil && l.subjects.OnLimit(w, r, subject)
+}
+
+// failed counts a request without a valid token and tells whether it is one too many. X-Forwarded-For is anybody's to write, and so is not read.
+func (l *limits) failed(w http.ResponseWriter, r *http.Request) bool {
+	host, _, err := net.SplitHostPort(r.RemoteAddr)
+	return l != nil && err == nil && l.failures.OnLimit(w, r, httprate.CanonicalizeIP(host))
+}
+
+// tooMany refuses a request for its rate: one for the stream of a topology as EventSource understands it. Without a topology it is any other request, and
+// one without a valid token, which no retry makes better.
+func (s *Server) tooMany(w http.ResponseWriter, r *http.Request, id stream.TopologyID) {
+	s.cfg.Stats.RequestsLimited.Add(1)
+	s.refuse(w, r, newFrameWriter(w, s.cfg.WriteTimeout, s.cfg.Stats), id, errRate)
+}
+
+// topologyOf is the id of a request for a stream, and empty for any other request.
+func topologyOf(r *http.Request) stream.TopologyID {
+	if !strings.HasSuffix(chi.RouteContext(r.Context()).RoutePattern(), "/events") {
+		return ""
+	}
+	id, _ := stream.ParseTopologyID(chi.URLParam(r, "id")) // none is for problem+json, too
+	return id
+}
+
+// secure sets the headers that every answer has. The console replaces the policy with its own.
+func secure(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		h := w.Header()
+		h.Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
+		h.Set("X-Content-Type-Options", "nosniff")
+		h.Set("X-Frame-Options", "DENY")
+		h.Set("Referrer-Policy", "no-referrer") // an address may hold a token
+		h.Set("Cross-Origin-Opener-Policy", "same-origin")
+		h.Set("Cross-Origin-Resource-Policy", "same-origin") // which requests by CORS are not asked for (Fetch standard, section 3.7)
+		if r.TLS != nil {
+			h.Set("Strict-Transport-Security", "max-age=31536000")
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// shared answers preflights and lets the pages of the allowed origins read answers, cookies included. It never looks at who asks for what, so that
+// a preflight tells nothing.
+func (s *Server) shared(next http.Handler) http.Handler {
+	if len(s.cfg.AllowOrigin) == 0 {
+		return next // for the library, none is all
+	}
+	withCORS := cors.Handler(cors.Options{
+		AllowedOrigins:   s.cfg.AllowOrigin,
+		AllowedMethods:   []string{http.MethodGet, http.MethodPost, http.MethodPatch, http.MethodDelete},
+		AllowedHeaders:   []string{"Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID"},
+		ExposedHeaders:   []string{"Retry-After"},
+		AllowCredentials: true,
+		MaxAge:           600, // seconds
+	})(next)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasPrefix(r.URL.Path, basePath+"/") {
+			withCORS.ServeHTTP(w, r)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// boundBody bounds the time in which a body arrives that no handler reads, because the request is refused or needs none. readBody gives the others more.
+func (s *Server) boundBody(next http.Handler) http.Handler {
+	timeout := min(unwantedBody, s.cfg.BodyTimeout, s.cfg.WriteTimeout/2)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.ContentLength != 0 {
+			_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(timeout)) // a writer without deadlines has no slow clients
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// paced ends an answer whose client does not take it. A large one on a slow line may take as long as it needs, as long as it moves.
+func (s *Server) paced(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		next.ServeHTTP(&pacedWriter{w, http.NewResponseController(w), s.cfg.WriteTimeout}, r)
+	})
+}
+
+type pacedWriter struct {
+	http.ResponseWriter
+
+	control *http.ResponseController
+	timeout time.Duration // of paceBytes
+}
+
+func (w *pacedWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+func (w *pacedWriter) Write(b []byte) (written int, err error) {
+	for {
+		_ = w.control.SetWriteDeadline(time.Now().Add(w.timeout)) // a writer without deadlines has no slow clients
+		n, err := w.ResponseWriter.Write(b[written:min(len(b), written+paceBytes)])
+		written += n
+		if err != nil || written == len(b) {
+			return written, err
+		}
+	}
+}
