@@ -94,7 +94,7 @@ func TestDefaultsAreTheInterfaces(t *testing.T) {
 	t.Parallel()
 	for command, want := range map[string][]string{
 		"dev":     {`--addr="127.0.0.1:8080"`},
-		"serve":   {`--addr="127.0.0.1:8080"`, "--max-streams-per-user=16", "--rate-limit=6000", "--keepalive=15s", "--retention=24h", "--mutation-retention=720h"},
+		"serve":   {`--addr="127.0.0.1:8080"`, "--max-streams-per-user=16", "--rate-limit=60000", "--keepalive=15s", "--retention=24h", "--mutation-retention=720h"},
 		"mutator": {"--max-attempts=3"},
 	} {
 		_, help, _ := program(t, command, "--help")

@@ -42,7 +42,7 @@ type serveCmd struct {
 	Drain              time.Duration `default:"10s" help:"Time over which streams are sent away at shutdown."`
 	MaxStreams         int           `default:"0" help:"Open streams on this server; 0 is no limit."`
 	MaxStreamsPerUser  int           `default:"16" help:"Open streams of one user on this server; 0 is no limit."`
-	RateLimit          int           `default:"6000" help:"Requests of one subject in a minute, and requests of one address without a valid token; 0 is no limit."`
+	RateLimit          int           `default:"60000" help:"Requests of one subject in a minute, and requests of one address without a valid token; 0 is no limit."`
 	FeedMemory         int64         `default:"268435456" help:"Bytes that the rings of all feeds may hold."`
 	Retention          time.Duration `default:"24h" help:"Age at which journal rows go; 0 keeps them."`
 	RetentionCount     int64         `default:"0" help:"Newest journal rows kept of each topology; 0 is no limit."`
