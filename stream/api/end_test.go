@@ -1,6 +1,7 @@
 package api
 
 import (
+	"bufio"
 	"context"
 	"fmt"
 	"io"
@@ -96,6 +97,35 @@ func TestAStreamThatLosesItsPlaceBeforeItBeginsDoesNotComeBackSoon(t *testing.T)
 	}()
 	if res := <-first; res.StatusCode != http.StatusTooManyRequests || res.Header.Get("Retry-After") != "15" {
 		t.Errorf("%s, Retry-After %q", res.Status, res.Header.Get("Retry-After"))
+	}
+}
+
+// endless is a journal whose end nobody reaches.
+type endless struct{}
+
+func (endless) Page(_ context.Context, _ stream.TopologyID, after stream.Seq) ([]stream.Frame, error) {
+	return []stream.Frame{{Seq: after + 1, Bytes: []byte("event: x\ndata: {}\n\n")}}, nil
+}
+
+// A client that catches up, or whose topology is never still, has the next events ready at each moment.
+func TestAStreamThatIsNeverIdleEndsWithItsToken(t *testing.T) {
+	t.Parallel()
+	for _, protocol := range []string{"HTTP/1.1", "HTTP/2.0"} {
+		t.Run(protocol, func(t *testing.T) {
+			t.Parallel()
+			feed := stream.NewFeed(stream.FeedConfig{Base: 1 << 50, Journal: endless{}})
+			server := serveStreams(t, aBus{feed: feed, closed: make(chan struct{}, 1)}, time.Second, protocol, Config{})
+			var last string
+			lines := bufio.NewScanner(get(t, server).Body)
+			for lines.Scan() {
+				if event, ok := strings.CutPrefix(lines.Text(), "event: "); ok {
+					last = event
+				}
+			}
+			if last != "token_expired" || lines.Err() != nil {
+				t.Errorf("the last event is %q: %v", last, lines.Err())
+			}
+		})
 	}
 }
 

@@ -113,6 +113,9 @@ func (s *Server) follow(ctx context.Context, w *frameWriter, sub *stream.Subscri
 	timer := time.NewTimer(s.cfg.Keepalive)
 	defer timer.Stop()
 	for {
+		if ctx.Err() != nil { // also while there is always something to send
+			return context.Cause(ctx)
+		}
 		frames, changed, err := sub.Cursor.Next(ctx, buf)
 		wait := s.cfg.Keepalive
 		switch {
