@@ -283,6 +283,19 @@ func TestNoPartOfAPasswordShowsWhateverIsWrongWithTheConnectionString(t *testing
 	}
 }
 
+func TestACommandLineThatIsWrongShowsNoSecretOfIt(t *testing.T) {
+	t.Parallel()
+	for _, args := range [][]string{
+		{"serve", "postgres://u:hunter2@127.0.0.1/db"}, {"serve", "host=127.0.0.1 password=hunter2"}, {"serve", "--keepalive=postgres://u:hunter2@127.0.0.1/db"},
+		{"tail", "x", "http://127.0.0.1/?token=hunter2"},
+	} {
+		code, out, errOut := program(t, args...)
+		if code != exitUsage || out != "" || !strings.Contains(errOut, "xxxxx") || strings.Contains(errOut, "hunter2") {
+			t.Errorf("%v: %d %s%s", args, code, out, errOut)
+		}
+	}
+}
+
 func TestTheSchemaGoesUpAndDownAndSaysWhereItIs(t *testing.T) {
 	t.Parallel()
 	db := pgtest.NewEmpty(t)

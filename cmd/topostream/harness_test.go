@@ -8,6 +8,8 @@ import (
 	"io"
 	"math"
 	"net/http"
+	"net/url"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -81,8 +83,8 @@ func serve(t testing.TB, databaseURL string, change func(*serveCmd)) *testServer
 		if err := <-done; err != nil {
 			t.Errorf("serve: %v", err)
 		}
-		if strings.Contains(out.String(), testSecret) {
-			t.Error("the log holds the secret")
+		if holdsSecret(out.String(), databaseURL) {
+			t.Error("the log holds a secret")
 		}
 		if t.Failed() {
 			t.Log(out.String())
@@ -97,6 +99,17 @@ func serve(t testing.TB, databaseURL string, change func(*serveCmd)) *testServer
 		t.Fatalf("serve: %v\n%s", err, out.String())
 	}
 	return nil
+}
+
+// holdsSecret tells whether a server's log holds a secret that the tests use: the gate sees what the tests print, and logs only of those that fail.
+func holdsSecret(log, databaseURL string) bool {
+	if u, err := url.Parse(databaseURL); err == nil && u.User != nil {
+		if password, _ := u.User.Password(); password != "" && strings.Contains(log, password) {
+			return true
+		}
+	}
+	const token, ticket = `eyJ[\w-]+\.`, `(^|[^\w-])[\w-]{43}($|[^\w-])`
+	return strings.Contains(log, testSecret) || regexp.MustCompile(token+"|"+ticket).MatchString(log)
 }
 
 func testToken(t testing.TB) string {

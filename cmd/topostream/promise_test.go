@@ -172,6 +172,7 @@ func TestFiveHundredTopologiesAtOnceCostFewTransactions(t *testing.T) {
 		t.Fatal(err)
 	}
 	server := startServer(t, db.URL)
+	pgtest.Eventually(t, "LISTEN", func() bool { return metric(t, server, "topostream_listening") == 1 }) // while the server polls, nobody has a channel
 	var clients sync.WaitGroup
 	start := time.Now()
 	for _, id := range ids {

@@ -11,13 +11,13 @@ type redactor struct{ values, tokens, userinfo *regexp.Regexp }
 
 func newRedactor() redactor {
 	return redactor{
-		values:   regexp.MustCompile(`(?i)\b((?:access_)?token|ticket)=[^&;\s#"'<>]+`),
+		values:   regexp.MustCompile(`(?i)\b((?:access_)?token|ticket|password)=[^&;\s#"'<>]+`),
 		tokens:   regexp.MustCompile(`\beyJ[\w-]+\.[\w-]+\.[\w-]*`), // a JSON Web Token, wherever it stands
 		userinfo: regexp.MustCompile(`://[^\s/?#"'<>]*@`),
 	}
 }
 
-// text redacts the values of token and ticket, and JSON Web Tokens.
+// text redacts the values of token, ticket and password, and JSON Web Tokens.
 func (r redactor) text(s string) string {
 	return r.tokens.ReplaceAllString(r.values.ReplaceAllString(s, "$1=xxxxx"), "xxxxx")
 }

@@ -81,7 +81,7 @@ func run(ctx context.Context, args []string, out, errOut io.Writer) int {
 		return *exited
 	}
 	if err != nil {
-		fmt.Fprintf(errOut, "topostream: %s\nSee `%s --help`.\n", err, commandOf(err))
+		fmt.Fprintf(errOut, "topostream: %s\nSee `%s --help`.\n", redactAddress(err.Error()), commandOf(err))
 		return exitUsage
 	}
 	err = command.Run()

@@ -25,21 +25,21 @@ var errExpired = errors.New("the token has expired")
 func (s *Server) events(w http.ResponseWriter, r request) {
 	ctx, cancel := context.WithCancelCause(r.Context())
 	defer cancel(nil)
-	if !r.principal.Expires.IsZero() {
-		timer := time.AfterFunc(time.Until(r.principal.Expires), func() { cancel(errExpired) })
-		defer timer.Stop()
-	}
 	writer := newFrameWriter(w, s.cfg.WriteTimeout, s.cfg.Stats)
 	req := stream.AttachRequest{Topology: r.topology, Graph: r.URL.Query().Get("graph") == "1"}
 	req.After, req.Resume = lastEventID(r.Request)
 
-	self := &session{user: r.principal.Subject, topology: r.topology, cancel: cancel, cut: writer.cut}
+	self := &session{user: r.principal.Subject, topology: r.topology, cancel: cancel, endBy: writer.endBy}
 	if err := s.registry.add(self, req.Resume); err != nil {
 		s.cfg.Stats.StreamsRefused.Add(1)
 		s.refuse(w, r.Request, writer, r.topology, err)
 		return
 	}
 	defer s.registry.remove(self)
+	if !r.principal.Expires.IsZero() {
+		timer := time.AfterFunc(time.Until(r.principal.Expires), func() { s.registry.expire(self) })
+		defer timer.Stop()
+	}
 	sub, err := s.cfg.Bus.Attach(ctx, req)
 	if err != nil {
 		s.refuse(w, r.Request, writer, r.topology, causeOr(ctx, err))
@@ -113,6 +113,9 @@ func (s *Server) follow(ctx context.Context, w *frameWriter, sub *stream.Subscri
 	timer := time.NewTimer(s.cfg.Keepalive)
 	defer timer.Stop()
 	for {
+		if ctx.Err() != nil { // also while there is always something to send
+			return context.Cause(ctx)
+		}
 		frames, changed, err := sub.Cursor.Next(ctx, buf)
 		wait := s.cfg.Keepalive
 		switch {
@@ -166,7 +169,10 @@ func (s *Server) refuse(w http.ResponseWriter, r *http.Request, writer *frameWri
 	case errors.Is(err, stream.ErrNotFound), errors.Is(err, stream.ErrDeleted):
 		notFound(w)
 		return
-	case errors.Is(err, errLimit):
+	case errors.Is(err, errExpired): // while it waited; whoever comes back with the token hears the same
+		unauthenticated(w)
+		return
+	case errors.Is(err, errLimit), errors.Is(err, errReplaced):
 		status, after = http.StatusTooManyRequests, crowdedRetry
 	case errors.Is(err, errRate):
 		status, after = http.StatusTooManyRequests, rateWindow

@@ -57,12 +57,21 @@ func (g *registry) fullLocked(user string) bool {
 func (g *registry) replaceLocked(s *session) bool {
 	for _, old := range g.users[s.user] {
 		if old.topology == s.topology {
+			old.end(errReplaced)
 			g.removeLocked(old)
-			old.cancel(errReplaced)
 			return true
 		}
 	}
 	return false
+}
+
+// expire ends s, if it is still there, because its token has.
+func (g *registry) expire(s *session) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if _, ok := g.streams[s]; ok {
+		s.end(errExpired)
+	}
 }
 
 func (g *registry) remove(s *session) {
@@ -126,7 +135,7 @@ func (g *registry) drain(ctx context.Context) error {
 		case <-ctx.Done():
 			g.mu.Lock()
 			for s := range g.streams {
-				s.cut()
+				s.endBy(time.Now())
 			}
 			g.mu.Unlock()
 			return ctx.Err()
@@ -139,5 +148,15 @@ type session struct {
 	user     string
 	topology stream.TopologyID
 	cancel   context.CancelCauseFunc // ends it in order
-	cut      func()                  // ends a write that is blocked
+	endBy    func(time.Time)         // ends a write that is blocked
+}
+
+// lastWords is how long a stream that has lost its right may take to say so.
+const lastWords = time.Second
+
+// end ends a stream that has lost its right: a client that takes what it was sent slowly must not keep it for as long as a write may take. The registry's lock
+// is held, without which the handler does not return.
+func (s *session) end(why error) {
+	s.endBy(time.Now().Add(lastWords))
+	s.cancel(why)
 }

@@ -139,14 +139,17 @@ func (s *Server) recover(next http.Handler) http.Handler {
 }
 
 func (s *Server) readyz(w http.ResponseWriter, _ *http.Request) {
-	switch {
-	case s.registry.draining():
+	if s.registry.draining() {
 		problem(w, http.StatusServiceUnavailable, "server: draining")
-	case s.cfg.Ready != nil && s.cfg.Ready() != nil:
-		problem(w, http.StatusServiceUnavailable, s.cfg.Ready().Error())
-	default:
-		writeText(w, http.StatusOK, "ready")
+		return
 	}
+	if s.cfg.Ready != nil {
+		if err := s.cfg.Ready(); err != nil {
+			problem(w, http.StatusServiceUnavailable, err.Error())
+			return
+		}
+	}
+	writeText(w, http.StatusOK, "ready")
 }
 
 // A request is one that passed 401 and 403.
@@ -204,8 +207,7 @@ func (s *Server) authenticated(role stream.Role, next func(http.ResponseWriter, 
 			s.tooMany(w, r, "")
 		case err != nil:
 			s.cfg.Logger.Info("unauthenticated", "path", r.URL.Path, "error", err)
-			w.Header().Set("WWW-Authenticate", `Bearer realm="topostream"`)
-			problem(w, http.StatusUnauthorized, "give a valid token as Authorization: Bearer or as ?token=")
+			unauthenticated(w)
 		case p.Ambient && s.crossOrigin.Check(r) != nil:
 			problem(w, http.StatusForbidden, "cross-origin request refused")
 		case s.limits.exceeded(w, r, p.Subject):
@@ -260,6 +262,11 @@ func writeJournal(w http.ResponseWriter, page stream.JournalPage) {
 		body = append(body, event...)
 	}
 	writeBody(w, http.StatusOK, "application/json", append(body, "]}\n"...))
+}
+
+func unauthenticated(w http.ResponseWriter) {
+	w.Header().Set("WWW-Authenticate", `Bearer realm="topostream"`)
+	problem(w, http.StatusUnauthorized, "give a valid token as Authorization: Bearer or as ?token=")
 }
 
 func notFound(w http.ResponseWriter) { problem(w, http.StatusNotFound, stream.ErrNotFound.Error()) }

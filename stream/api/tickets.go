@@ -63,14 +63,17 @@ type ticketKey struct{}
 // database could not be asked, and while this server sends its clients to another one, the ticket is still good for EventSource's next try.
 func (s *Server) redeeming(next http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		ticket := r.URL.Query().Get("ticket")
-		if ticket == "" || hasBearer(r) {
+		tickets := r.URL.Query()["ticket"]
+		if strings.Join(tickets, "") == "" || hasBearer(r) {
 			next(w, r)
 			return
 		}
 		holder := ticketHolder{err: errDraining}
-		if !s.registry.draining() {
-			holder.principal, holder.err = s.cfg.Tickets.Redeem(r.Context(), ticket)
+		switch {
+		case len(tickets) > 1: // proxies differ in which one they look at
+			holder.err = stream.ErrNoTicket
+		case !s.registry.draining():
+			holder.principal, holder.err = s.cfg.Tickets.Redeem(r.Context(), tickets[0])
 		}
 		if holder.err == nil || errors.Is(holder.err, stream.ErrNoTicket) {
 			next(w, r.WithContext(context.WithValue(r.Context(), ticketKey{}, holder)))

@@ -121,6 +121,8 @@ func TestABearerWinsOverATicketAndATicketOverAToken(t *testing.T) {
 		{"?ticket=nobody", "", 403, false},
 		{"?ticket=limited", "", 403, false},
 		{"?ticket=late", "", 401, false},
+		{"?ticket=T&ticket=T", "", 401, false},
+		{"?ticket=&ticket=T&token=token", "", 401, false},
 	} {
 		s, book := ticketServer()
 		w := ask(s, http.MethodGet, anEvents+c.query, "", "Authorization", c.authorization)

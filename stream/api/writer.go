@@ -16,7 +16,7 @@ type frameWriter struct {
 	control *http.ResponseController
 	timeout time.Duration
 	stats   *stream.Stats
-	isCut   atomic.Bool
+	latest  atomic.Pointer[time.Time] // nil: none yet
 }
 
 func newFrameWriter(w http.ResponseWriter, timeout time.Duration, stats *stream.Stats) *frameWriter {
@@ -35,7 +35,7 @@ func (f *frameWriter) headers(retry int) {
 
 // frames writes a batch with one deadline and one flush.
 func (f *frameWriter) frames(frames []stream.Frame) error {
-	if err := f.control.SetWriteDeadline(time.Now().Add(f.timeout)); err != nil {
+	if err := f.begin(); err != nil {
 		return err
 	}
 	size := 0
@@ -54,7 +54,7 @@ func (f *frameWriter) frames(frames []stream.Frame) error {
 }
 
 func (f *frameWriter) write(b []byte) error {
-	if err := f.control.SetWriteDeadline(time.Now().Add(f.timeout)); err != nil {
+	if err := f.begin(); err != nil {
 		return err
 	}
 	if _, err := f.w.Write(b); err != nil {
@@ -63,20 +63,28 @@ func (f *frameWriter) write(b []byte) error {
 	return f.flush()
 }
 
+// begin gives a write its deadline.
+func (f *frameWriter) begin() error { return f.deadline(time.Now().Add(f.timeout)) }
+
 // flush ends a write and its deadline: HTTP/2 resets a stream whose deadline passes, also when nothing is written then.
 func (f *frameWriter) flush() error {
 	if err := f.control.Flush(); err != nil {
 		return err
 	}
-	err := f.control.SetWriteDeadline(time.Time{})
-	if f.isCut.Load() {
-		f.cut() // it came between
+	return f.deadline(time.Time{})
+}
+
+// deadline sets the next deadline, none if it is zero, or the latest that endBy allows.
+func (f *frameWriter) deadline(next time.Time) error {
+	err := f.control.SetWriteDeadline(next)
+	if latest := f.latest.Load(); latest != nil && (next.IsZero() || latest.Before(next)) { // after the call above: endBy may come between
+		err = f.control.SetWriteDeadline(*latest)
 	}
 	return err
 }
 
-// cut ends a write that is blocked, and all that follow. Any goroutine may call it.
-func (f *frameWriter) cut() {
-	f.isCut.Store(true)
-	_ = f.control.SetWriteDeadline(time.Now())
+// endBy ends a write that is blocked, and all that follow, at a time. Any goroutine may call it while the handler has not returned.
+func (f *frameWriter) endBy(at time.Time) {
+	f.latest.Store(&at)
+	_ = f.control.SetWriteDeadline(at)
 }
