@@ -185,7 +185,7 @@ func (p page) broken(after stream.Seq) string {
 	case p.head.seq < after:
 		return fmt.Sprintf("the head is %d, behind the feed", p.head.seq)
 	case p.head.seq.Epoch() != after.Epoch():
-		return fmt.Sprintf("the head is %d, of another epoch", p.head.seq)
+		return fmt.Sprintf("the database has another history, by a failover, a restore or migrate new-epoch: it is in epoch %d, the feed was of %d", p.head.seq.Epoch(), after.Epoch())
 	case after+1 < p.head.first:
 		return fmt.Sprintf("the journal begins at %d", p.head.first)
 	case after < p.head.seq && len(p.frames) == 0:
