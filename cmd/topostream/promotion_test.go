@@ -1,7 +1,7 @@
 package main
 
 import (
-	"fmt"
+	"net/http"
 	"net/url"
 	"slices"
 	"strconv"
@@ -213,7 +213,7 @@ func TestAfterThePromotionOfASynchronousStandbyNothingCommittedIsLostAndEveryCli
 	both := p.both()
 	servers := []*testServer{serve(t, both, func(c *serveCmd) { c.Mutator = true }), serve(t, both, func(c *serveCmd) { c.Bus = "poll" })}
 	mutate(t, buildProgram(t), both)
-	var clients []*client
+	clients := make([]*client, 0, len(servers)*len(ids))
 	for _, s := range servers {
 		for _, of := range ids {
 			c := newClient(t, s.url, of, "").watch()
@@ -257,10 +257,10 @@ func TestAfterThePromotionOfASynchronousStandbyNothingCommittedIsLostAndEveryCli
 	}
 	head := slices.Max(acks)
 	for _, s := range append(servers, serve(t, both, nil)) { // and one that is started when the first host is dead
-		resumed := newClient(t, s.url, id, fmt.Sprint(old))
+		resumed := newClient(t, s.url, id, strconv.FormatUint(old, 10))
 		resumed.follow(t.Context(), head)
 		resumed.tookTheNewHistory(promoted, id)
-		pgtest.Eventually(t, "readiness", func() bool { status, _, _ := get(t, s.url+"/readyz"); return status == 200 })
+		pgtest.Eventually(t, "readiness", func() bool { status, _, _ := get(t, s.url+"/readyz"); return status == http.StatusOK })
 	}
 	if log := servers[0].log.String(); !strings.Contains(log, "another history") {
 		t.Errorf("the log does not say that the database has another history:\n%s", log)
@@ -274,7 +274,7 @@ func TestWhatAnAsynchronousStandbyLostIsANewEpochAlsoWhenItsHeadHasPassedTheClie
 	id := demo(t, conn)
 	both := p.both()
 	servers := []string{startServer(t, both), startServer(t, both, "poll")}
-	var clients []*client
+	clients := make([]*client, 0, len(servers))
 	for _, s := range servers {
 		clients = append(clients, newClient(t, s, id, "").watch())
 	}
@@ -313,7 +313,7 @@ func TestWhatAnAsynchronousStandbyLostIsANewEpochAlsoWhenItsHeadHasPassedTheClie
 	}
 	for _, s := range servers {
 		for _, after := range []uint64{1, kept, kept + 1, lost, lost + 1, lost + 10, head & 0xffffffff} {
-			resumed := newClient(t, s, id, fmt.Sprint(after))
+			resumed := newClient(t, s, id, strconv.FormatUint(after, 10))
 			resumed.follow(t.Context(), emit(t, writer, id))
 			if len(resumed.snapshots) != 1 {
 				t.Errorf("who resumed after %d got the snapshots %v", after, resumed.snapshots)
@@ -321,4 +321,61 @@ func TestWhatAnAsynchronousStandbyLostIsANewEpochAlsoWhenItsHeadHasPassedTheClie
 			resumed.tookTheNewHistory(writer, id)
 		}
 	}
+}
+
+// The primary's host is not gone but silent, as a machine is that has lost its network: nothing refuses a connection, and nothing answers.
+func TestAPrimaryThatFallsSilentIsLeftForThePromotedStandby(t *testing.T) {
+	t.Parallel()
+	p := newPair(t)
+	id := demo(t, p.db.Conn(t))
+	both := p.both()
+	servers := []string{startServer(t, both), startServer(t, both, "poll")}
+	p.caughtUp()
+	clients := make([]*client, 0, len(servers))
+	for _, s := range servers {
+		c := newClient(t, s, id, "").watch()
+		c.awaitSeq(1)
+		clients = append(clients, c)
+	}
+	p.primary.Freeze()
+	p.promote()
+	promoted := p.connStandby()
+	emit(t, promoted, id)
+	pgtest.Eventually(t, "LISTEN on the promoted one", func() bool {
+		return metric(t, servers[0], `topostream_listen_reconnects_total{cause="ping"}`) == 1 && metric(t, servers[0], "topostream_listening") == 1
+	})
+	for i, c := range clients {
+		c.awaitSeq(emit(t, promoted, id))
+		c.tookTheNewHistory(promoted, id)
+		pgtest.Eventually(t, "readiness", func() bool { status, _, _ := get(t, servers[i]+"/readyz"); return status == http.StatusOK })
+	}
+	started := startServer(t, both)
+	newClient(t, started, id, "").follow(t.Context(), emit(t, promoted, id))
+}
+
+func TestAStandbyThatIsBehindIsNeverReadFrom(t *testing.T) {
+	t.Parallel()
+	p := newPair(t)
+	conn := p.db.Conn(t)
+	id := demo(t, conn)
+	p.caughtUp()
+	p.cut()
+	server := serve(t, hosts(t, "", p.primary, p.standby), nil) // without target_session_attrs
+	c := newClient(t, server.url, id, "").watch()
+	c.awaitSeq(emit(t, conn, id))
+	alone := serve(t, p.standby.URL("streams"), nil)
+	pgtest.Eventually(t, "a server of a standby alone to say so", func() bool {
+		status, _, _ := get(t, alone.url+"/readyz")
+		return status == http.StatusServiceUnavailable && strings.Contains(alone.log.String(), "is a standby")
+	})
+
+	p.primary.Kill()
+	pgtest.Eventually(t, "the server to look for another host", func() bool {
+		return strings.Count(server.log.String(), "cannot compare heads") >= 2 && strings.Count(server.log.String(), "LISTEN connection lost") >= 2
+	})
+	if err := p.primary.Restart(t.Context(), pgcluster.Fast); err != nil {
+		t.Fatal(err)
+	}
+	c.awaitSeq(emit(t, p.db.Conn(t), id))
+	c.stayedConnected()
 }

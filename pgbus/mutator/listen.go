@@ -6,9 +6,10 @@ import (
 	"fmt"
 	"time"
 
-	"topostream/pgbus/wait"
-
 	"github.com/jackc/pgx/v5"
+
+	"topostream/pgbus"
+	"topostream/pgbus/wait"
 )
 
 // errDeaf: LISTEN does nothing on this connection.
@@ -45,13 +46,13 @@ func (w *Worker) session(ctx context.Context) error {
 	// A frozen worker must not pin the NOTIFY queue: keepalives find a dead host, tcp_user_timeout a peer that takes nothing.
 	const prepare = `SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 2; SET tcp_keepalives_count = 3; SET tcp_user_timeout = 10000;
 		SET statement_timeout = '4s'; SET idle_in_transaction_session_timeout = '10s'; LISTEN topology_mutations; LISTEN "topostream.probe"`
-	cctx, cancel := context.WithTimeout(ctx, listenTimeout)
-	defer cancel()
-	conn, err := pgx.ConnectConfig(cctx, w.cfg.Listen)
+	conn, err := pgbus.Connect(ctx, w.cfg.Listen)
 	if err != nil {
 		return fmt.Errorf("connect to LISTEN: %w", err)
 	}
 	defer closeConn(conn)
+	cctx, cancel := context.WithTimeout(ctx, listenTimeout)
+	defer cancel()
 	if _, err := conn.Exec(cctx, prepare); err != nil {
 		return fmt.Errorf("LISTEN: %w", err)
 	}
