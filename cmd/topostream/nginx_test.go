@@ -94,7 +94,7 @@ func startBinary(t *testing.T, binary, databaseURL string, args ...string) *serv
 func (s *server) start() {
 	s.t.Helper()
 	s.process = startProcess(s.t, s.command())
-	s.process.err.await(s.t, "msg=serving", s.ended)
+	s.err.await(s.t, "msg=serving", s.ended)
 }
 
 func (s *server) url() string { return "http://" + s.address }
@@ -107,7 +107,7 @@ func TestBehindNginxEventsArriveAtOnceAndAServerThatIsKilledOrDrainedLosesNothin
 	binary := buildProgram(t)
 	servers := []*server{startBinary(t, binary, db.URL, "--max-streams-per-user", "0"), startBinary(t, binary, db.URL, "--max-streams-per-user", "0")}
 	const each = 3
-	var clients []*client
+	clients := make([]*client, 0, 3*each)
 	for _, how := range []string{
 		"proxy_http_version 1.1; proxy_buffering off;",
 		"proxy_http_version 1.1; proxy_buffering on;",
