@@ -342,7 +342,8 @@ func TestAPrimaryThatFallsSilentIsLeftForThePromotedStandby(t *testing.T) {
 	promoted := p.connStandby()
 	emit(t, promoted, id)
 	pgtest.Eventually(t, "LISTEN on the promoted one", func() bool {
-		return metric(t, servers[0], `topostream_listen_reconnects_total{cause="ping"}`) == 1 && metric(t, servers[0], "topostream_listening") == 1
+		reconnects := metric(t, servers[0], `topostream_listen_reconnects_total{cause="ping"}`) + metric(t, servers[0], `topostream_listen_reconnects_total{cause="broken"}`)
+		return reconnects >= 1 && metric(t, servers[0], "topostream_listening") == 1
 	})
 	for i, c := range clients {
 		c.awaitSeq(emit(t, promoted, id))
