@@ -14,11 +14,12 @@ import (
 	"topostream/stream/sse"
 )
 
-// Bounds of one journal read. The bytes are shared among the topologies of a read.
+// Bounds of one journal read. The bytes are shared among the topologies of a read; one event is always read. A client that is behind its ring and does not read its socket holds a
+// page, so that pageBytes times the number of streams is what such clients cost.
 const (
 	fillBatch   = 200
 	pageRows    = 256
-	pageBytes   = 1 << 20
+	pageBytes   = 256 << 10
 	fillBytes   = 4 << 20
 	minimumFill = 64 << 10
 )
@@ -116,39 +117,61 @@ func (b *Bus) fillsDone(batch []*topic, more map[*topic]bool) {
 	}
 }
 
-// readUp reads one page of each topic's journal into its feed and tells which have more. After an error all have.
+// readUp reads one page of each topic's journal into its feed, row by row, and tells which have more. After an error all have.
 func (b *Bus) readUp(ctx context.Context, batch []*topic) (more map[*topic]bool, err error) {
 	more = map[*topic]bool{}
 	reqs := make([]pageRequest, len(batch))
+	fills := make([]filling, len(batch))
 	causes := map[stream.Cause]bool{}
 	for i, t := range batch {
 		reqs[i] = pageRequest{t.id, t.feed.Last()}
+		fills[i] = filling{topic: t, last: reqs[i].after}
 		causes[t.fill.cause] = true
 		more[t] = true
 	}
 	for c := range causes {
 		b.stats.JournalReads[c].Add(1)
 	}
-	pages, err := b.readPages(ctx, reqs, pageRows, max(fillBytes/len(batch), minimumFill))
+	err = b.readRows(ctx, reqs, pageRows, max(fillBytes/len(batch), minimumFill), func(i int, p page) { b.fillWith(&fills[i], p) })
 	if err != nil {
 		return more, err
 	}
-	for i, t := range batch {
-		more[t] = b.applyPage(t, reqs[i].after, pages[i])
+	for i := range fills {
+		f := &fills[i]
+		if !f.found {
+			b.fillWith(f, page{})
+		}
+		more[f.topic] = f.read && !f.ended && f.last < f.head
 	}
 	return more, nil
 }
 
-// applyPage appends a page that was read from after on, and tells whether the journal holds more.
-func (b *Bus) applyPage(t *topic, after stream.Seq, p page) (more bool) {
-	if why := p.broken(after); why != "" {
-		b.reset(t, why)
-		return false
+// A filling is a topic while its journal is read. What is read goes into the feed at once: two hundred topologies' events, each of them large, are never held together.
+type filling struct {
+	topic *topic
+	last  stream.Seq // read so far
+	head  stream.Seq
+	found bool
+	read  bool // at least one event
+	ended bool
+}
+
+// fillWith appends the page that follows, which holds one event or none.
+func (b *Bus) fillWith(f *filling, p page) {
+	f.found = true
+	if f.ended {
+		return
 	}
+	if why := p.broken(f.last); why != "" {
+		f.ended = true
+		b.reset(f.topic, why)
+		return
+	}
+	f.head = p.head.seq
 	for _, fr := range p.frames {
-		b.append(t, fr)
+		f.last, f.read = fr.Seq, true
+		b.append(f.topic, fr)
 	}
-	return len(p.frames) > 0 && p.frames[len(p.frames)-1].Seq < p.head.seq
 }
 
 func (b *Bus) append(t *topic, fr stream.Frame) {
@@ -185,7 +208,7 @@ func (p page) broken(after stream.Seq) string {
 	case p.head.seq < after:
 		return fmt.Sprintf("the head is %d, behind the feed", p.head.seq)
 	case p.head.seq.Epoch() != after.Epoch():
-		return fmt.Sprintf("the head is %d, of another epoch", p.head.seq)
+		return fmt.Sprintf("the database has another history, by a failover, a restore or migrate new-epoch: it is in epoch %d, the feed was of %d", p.head.seq.Epoch(), after.Epoch())
 	case after+1 < p.head.first:
 		return fmt.Sprintf("the journal begins at %d", p.head.first)
 	case after < p.head.seq && len(p.frames) == 0:
@@ -201,6 +224,17 @@ func (p page) broken(after stream.Seq) string {
 
 // readPages reads a page for each request in one statement.
 func (b *Bus) readPages(ctx context.Context, reqs []pageRequest, rows, bytes int) ([]page, error) {
+	pages := make([]page, len(reqs))
+	err := b.readRows(ctx, reqs, rows, bytes, func(i int, p page) {
+		pages[i].found, pages[i].head = true, p.head
+		pages[i].frames = append(pages[i].frames, p.frames...)
+	})
+	return pages, err
+}
+
+// readRows reads a page for each request in one statement, and gives them row by row: pages of one event, or of none where the journal holds nothing above after. A topology without
+// a head gives no row. The frames slice is row's only until it returns.
+func (b *Bus) readRows(ctx context.Context, reqs []pageRequest, rows, bytes int, row func(i int, p page)) error {
 	const query = `
 SELECT r.ord::int - 1, h.seq, h.first, j.seq, j.type, j.event
   FROM unnest($1::text[]::uuid[], $2::bigint[]) WITH ORDINALITY AS r(id, after, ord)
@@ -211,34 +245,36 @@ SELECT r.ord::int - 1, h.seq, h.first, j.seq, j.type, j.event
 		ids[i], afters[i] = string(r.id), int64(r.after)
 	}
 	if err := b.reads.Acquire(ctx, 1); err != nil {
-		return nil, err
+		return err
 	}
 	defer b.reads.Release(1)
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	result, err := b.cfg.Pool.Query(ctx, query, ids, afters, rows, bytes)
 	if err != nil {
-		return nil, fmt.Errorf("read the journal: %w", err)
+		return fmt.Errorf("read the journal: %w", err)
 	}
-	pages := make([]page, len(reqs))
 	var (
 		i           int
 		h           head
 		seq         *int64
 		kind, event *string
+		frame       [1]stream.Frame
 	)
 	_, err = pgx.ForEachRow(result, []any{&i, &h.seq, &h.first, &seq, &kind, &event}, func() error {
-		pages[i].found, pages[i].head = true, h
+		p := page{found: true, head: h}
 		if seq != nil {
-			pages[i].frames = append(pages[i].frames, journalFrame(stream.Seq(*seq), *kind, *event))
+			frame[0] = journalFrame(stream.Seq(*seq), *kind, *event)
+			p.frames = frame[:]
 		}
+		row(i, p)
 		return nil
 	})
 	if err != nil {
-		return nil, fmt.Errorf("read the journal: %w", err)
+		return fmt.Errorf("read the journal: %w", err)
 	}
 	b.answered()
-	return pages, nil
+	return nil
 }
 
 // journalFrame is the one place where an event becomes bytes. A database in SQL_ASCII may hold what is no UTF-8.

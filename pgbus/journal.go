@@ -105,6 +105,9 @@ func (b *Bus) readPage(ctx context.Context, call *pageCall) {
 	close(call.done)
 }
 
+// answerBytes bounds what one request for the journal gets.
+const answerBytes = 16 << 20
+
 // Journal implements stream.Bus. It reads the database, not the feeds.
 func (b *Bus) Journal(ctx context.Context, id stream.TopologyID, after stream.Seq, limit int) (stream.JournalPage, error) {
 	const query = `
@@ -113,7 +116,7 @@ SELECT h.seq, h.first, j.event
  WHERE h.topology_id = $1::text::uuid`
 	ctx, cancel := context.WithTimeoutCause(ctx, b.cfg.AttachWait, stream.ErrUnavailable)
 	defer cancel()
-	rows, err := b.cfg.Pool.Query(ctx, query, string(id), int64(min(after, 1<<53)), limit, 16*pageBytes)
+	rows, err := b.cfg.Pool.Query(ctx, query, string(id), int64(min(after, 1<<53)), limit, answerBytes)
 	if err != nil {
 		return stream.JournalPage{}, fmt.Errorf("%w: %w", stream.ErrUnavailable, err)
 	}

@@ -39,6 +39,7 @@ func (b *Bus) listen(ctx context.Context) {
 		switch {
 		case errors.Is(err, errPing):
 			cause = stream.ReconnectPing
+			b.cfg.Pool.Reset() // what made this connection silent did so to those of the pool
 		case errors.Is(err, errAttach):
 			cause = stream.ReconnectAttach
 		}
@@ -134,15 +135,14 @@ func (s *session) settle(ctx context.Context) error {
 // connect opens the connection and reads the key.
 func (b *Bus) connect(ctx context.Context) (*pgx.Conn, []byte, error) {
 	const readKey = `SELECT key FROM topology_settings`
-	ctx, cancel := context.WithTimeout(ctx, listenTimeout)
-	defer cancel()
 	cfg := b.cfg.Listen.Copy()
 	nameConn(cfg, "topostream listen")
-	WithoutNamedStatements(cfg)
-	conn, err := pgx.ConnectConfig(ctx, cfg)
+	conn, err := Connect(ctx, cfg)
 	if err != nil {
 		return nil, nil, fmt.Errorf("connect to LISTEN: %w", err)
 	}
+	ctx, cancel := context.WithTimeout(ctx, listenTimeout)
+	defer cancel()
 	var key []byte
 	if err = checkEpoch(ctx, conn); err == nil {
 		err = conn.QueryRow(ctx, readKey).Scan(&key)
@@ -158,7 +158,7 @@ func (b *Bus) connect(ctx context.Context) (*pgx.Conn, []byte, error) {
 func (s *session) probe(ctx context.Context) error {
 	const (
 		listen   = `LISTEN "topostream.probe"`
-		identity = `SELECT s.system_identifier, d.oid FROM pg_control_system() s, pg_database d WHERE d.datname = current_database()`
+		identity = `SELECT s.system_identifier, d.oid, pg_postmaster_start_time() FROM pg_control_system() s, pg_database d WHERE d.datname = current_database()`
 		notify   = `SELECT pg_notify('topostream.probe', $1)`
 	)
 	ctx, cancel := context.WithTimeout(ctx, listenTimeout)
@@ -167,15 +167,20 @@ func (s *session) probe(ctx context.Context) error {
 	type database struct {
 		system int64
 		oid    uint32
+		server time.Time // when it was started: after a failover the old primary and the promoted standby differ in nothing else that can be asked
 	}
 	var here, there database
-	if err := s.conn.QueryRow(ctx, identity).Scan(&here.system, &here.oid); err != nil {
+	if err := s.conn.QueryRow(ctx, identity).Scan(&here.system, &here.oid, &here.server); err != nil {
 		return fmt.Errorf("probe: %w", err)
 	}
-	if err := s.cfg.Pool.QueryRow(ctx, identity).Scan(&there.system, &there.oid); err != nil {
+	if err := s.cfg.Pool.QueryRow(ctx, identity).Scan(&there.system, &there.oid, &there.server); err != nil {
 		return fmt.Errorf("probe: %w", err)
 	}
-	if here != there {
+	if here.system == there.system && here.oid == there.oid && !here.server.Equal(there.server) {
+		s.cfg.Pool.Reset()
+		return errors.New("the LISTEN connection and the pool are on different servers of one cluster, as during a failover; trying again")
+	}
+	if here.system != there.system || here.oid != there.oid {
 		return fmt.Errorf("%w: --listen-database-url leads to another database (%d of system %d) than --database-url (%d of system %d)",
 			errProbe, here.oid, here.system, there.oid, there.system)
 	}

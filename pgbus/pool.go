@@ -2,20 +2,31 @@ package pgbus
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 )
+
+// errStandby: a standby may be behind what clients have, and what is promoted later keeps connections that never compared the epoch.
+var errStandby = errors.New("this server is a standby, which may be behind: name the primary, or all hosts with target_session_attrs=read-write")
 
 // checkEpoch has the database compare its identity with the one it remembers. It runs on every new connection, before anything is
 // read on it: after a failover or a restore no journal read may continue another history.
 func checkEpoch(ctx context.Context, conn *pgx.Conn) error {
-	const query = `SELECT topology_check_epoch()`
-	var epoch int64
-	if err := conn.QueryRow(ctx, query).Scan(&epoch); err != nil {
+	const query = `SELECT pg_is_in_recovery(), topology_check_epoch()`
+	var (
+		standby bool
+		epoch   int64
+	)
+	switch err := conn.QueryRow(ctx, query).Scan(&standby, &epoch); {
+	case err != nil:
 		return fmt.Errorf("check the epoch: %w", err)
+	case standby:
+		return errStandby
 	}
 	return nil
 }
@@ -35,6 +46,42 @@ func WithoutNamedStatements(cfg *pgx.ConnConfig) {
 	}
 }
 
+// connectTimeout is how long one host of a connection string may take to let us in: one that has lost its network refuses nothing and answers nothing, and the time
+// that it takes is not the next one's.
+const connectTimeout = 4 * time.Second
+
+// pingTimeout is how long an idle connection may take to show that it lives before another one is opened.
+const pingTimeout = 2 * time.Second
+
+// Connect opens a connection outside a pool, fit for a transaction pooler, to the first host that will do (host1,host2 with target_session_attrs). It returns after 4 s
+// for each host at the latest, and 4 s more for their names.
+func Connect(ctx context.Context, cfg *pgx.ConnConfig) (*pgx.Conn, error) {
+	cfg = cfg.Copy()
+	WithoutNamedStatements(cfg)
+	if cfg.ConnectTimeout == 0 {
+		cfg.ConnectTimeout = connectTimeout
+	}
+	ctx, cancel := context.WithTimeout(ctx, connectTimeout+time.Duration(toPrimary(cfg))*cfg.ConnectTimeout)
+	defer cancel()
+	return pgx.ConnectConfig(ctx, cfg)
+}
+
+// toPrimary has a connection string of several hosts lead to the one that takes writes, unless it chooses by target_session_attrs, and gives the number of hosts.
+func toPrimary(cfg *pgx.ConnConfig) (hosts int) {
+	type address struct {
+		host string
+		port uint16
+	}
+	addresses := map[address]struct{}{{cfg.Host, cfg.Port}: {}}
+	for _, f := range cfg.Fallbacks { // one with TLS and one without are the same host
+		addresses[address{f.Host, f.Port}] = struct{}{}
+	}
+	if len(addresses) > 1 && cfg.ValidateConnect == nil {
+		cfg.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsReadWrite
+	}
+	return len(addresses)
+}
+
 // NewPool opens the pool that a Bus reads with. It connects lazily; url is a PostgreSQL connection string. Changes are made before the rest is set.
 func NewPool(ctx context.Context, url string, changes ...func(*pgxpool.Config)) (*pgxpool.Pool, error) {
 	cfg, err := pgxpool.ParseConfig(url)
@@ -45,8 +92,10 @@ func NewPool(ctx context.Context, url string, changes ...func(*pgxpool.Config)) 
 		change(cfg)
 	}
 	cfg.AfterConnect = checkEpoch
-	cfg.ConnConfig.ConnectTimeout = 4 * time.Second
+	cfg.ConnConfig.ConnectTimeout = connectTimeout
+	cfg.PingTimeout = pingTimeout
 	cfg.MaxConns = max(cfg.MaxConns, 8)
+	toPrimary(cfg.ConnConfig)
 	nameConn(cfg.ConnConfig, "topostream")
 	WithoutNamedStatements(cfg.ConnConfig)
 	pool, err := pgxpool.NewWithConfig(ctx, cfg)

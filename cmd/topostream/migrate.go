@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -25,14 +24,11 @@ type database struct {
 }
 
 func (d database) connect(ctx context.Context) (*pgx.Conn, error) {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
 	cfg, err := pgx.ParseConfig(d.DatabaseURL)
 	if err != nil {
 		return nil, fmt.Errorf("--database-url: %w", err)
 	}
-	pgbus.WithoutNamedStatements(cfg)
-	return pgx.ConnectConfig(ctx, cfg)
+	return pgbus.Connect(ctx, cfg)
 }
 
 // with runs f on a connection of its own.

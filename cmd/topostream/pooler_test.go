@@ -1,8 +1,10 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"net"
+	"net/http"
 	"net/url"
 	"os"
 	"os/exec"
@@ -15,6 +17,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"topostream/pgbus/pgtest"
+	"topostream/stream"
 )
 
 // startPgbouncer runs a transaction pooler in front of the database and gives the way through it.
@@ -40,9 +43,9 @@ listen_addr = 127.0.0.1
 listen_port = %[6]s
 auth_type = any
 pool_mode = transaction
-default_pool_size = 5
+default_pool_size = %[7]d
 unix_socket_dir =
-`, strings.TrimPrefix(direct.Path, "/"), direct.Hostname(), direct.Port(), direct.User.Username(), password, port)
+`, strings.TrimPrefix(direct.Path, "/"), direct.Hostname(), direct.Port(), direct.User.Username(), password, port, poolSize)
 	config := filepath.Join(dir, "pgbouncer.ini")
 	if err := os.WriteFile(config, []byte(ini), 0o644); err != nil {
 		t.Fatal(err)
@@ -109,22 +112,82 @@ func TestThroughATransactionPoolerTheServerSaysSoAndPollsAndADirectWayRestoresNo
 		}
 		server.stop()
 	}
-	// Nothing of ours stays on the backends that others get.
+	nothingStays(t, pooled)
+}
+
+// poolSize is how many backends the pooler has for a database.
+const poolSize = 5
+
+// nothingStays fails if one of the pooler's backends, which others get, has a setting or a prepared statement of ours, or listens to something that events go to: the probe's own
+// channel stays on the backend that the pooler gave for it. Nobody else may use the pooler meanwhile.
+func nothingStays(t *testing.T, pooled string) {
+	t.Helper()
+	const query = `SELECT array_agg(name || ' = ' || setting) FROM (
+  SELECT name, setting FROM pg_settings WHERE source = 'session' AND name <> 'application_name' AND name NOT IN ('client_encoding', 'DateStyle', 'TimeZone', 'standard_conforming_strings')
+  UNION ALL SELECT 'LISTEN', c FROM pg_listening_channels() c WHERE c <> 'topostream.probe'
+  UNION ALL SELECT 'prepared', name FROM pg_prepared_statements) left_behind (name, setting)`
 	cfg, err := pgx.ParseConfig(pooled)
 	if err != nil {
 		t.Fatal(err)
 	}
 	cfg.DefaultQueryExecMode = pgx.QueryExecModeSimpleProtocol
-	other, err := pgx.ConnectConfig(t.Context(), cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer other.Close(t.Context())
-	for range 10 {
-		if timeout := pgtest.Scan[string](t, other, `SELECT current_setting('statement_timeout')`); timeout != "0" {
-			t.Errorf("statement_timeout is %s for other clients of the pooler", timeout)
+	backends := map[int]bool{}
+	for range poolSize { // all at once, so that each has another backend
+		conn, err := pgx.ConnectConfig(t.Context(), cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = conn.Close(context.Background()) }) // its work is done
+		pgtest.Exec(t, conn, `BEGIN`)
+		backends[pgtest.Scan[int](t, conn, `SELECT pg_backend_pid()`)] = true
+		if left := pgtest.Scan[[]string](t, conn, query); len(left) > 0 {
+			t.Errorf("others get from the pooler: %v", left)
 		}
 	}
+	if len(backends) != poolSize {
+		t.Errorf("looked at the backends %v only", backends)
+	}
+}
+
+func TestThroughATransactionPoolerRequestsAndAWorkerDoTheirWork(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	conn := db.Conn(t)
+	pooled := startPgbouncer(t, db.URL)
+	server := serve(t, pooled, func(c *serveCmd) { c.MaxStreamsPerUser = 0 })
+	worker := mutate(t, buildProgram(t), pooled)
+	o := newOperator(t, server.url, "operator", stream.RoleAdmin)
+	id := o.create(`{"name": "pooled", "lans": [{"name": "lan-1"}]}`)
+	// Many at once, so that each request meets other backends than the last one.
+	clients := make([]*client, 0, 20)
+	for range cap(clients) {
+		clients = append(clients, newClient(t, server.url, id, "1").watch())
+	}
+	for i := range 10 {
+		o.do(http.MethodPost, "/topologies/"+id+"/mutations", fmt.Sprintf(`{"op": "add_lan", "payload": {"name": "more-%d"}}`, i)).into(t, http.StatusAccepted, &enqueued{})
+	}
+	pgtest.Eventually(t, "the worker to apply them", func() bool {
+		return pgtest.Scan[int](t, conn, `SELECT count(*) FROM mutations WHERE state = 'applied'`) == 10
+	})
+	head := pgtest.Scan[uint64](t, conn, `SELECT seq FROM topology_heads`)
+	want := journal(t, server.url, id, 1)
+	for _, c := range clients {
+		c.awaitSeq(head)
+		c.mu.Lock()
+		if len(c.snapshots) != 0 || !slices.Equal(c.data, want) {
+			t.Errorf("a client has %d of %d events and the snapshots %v", len(c.data), len(want), c.snapshots)
+		}
+		c.mu.Unlock()
+	}
+	pgtest.Eventually(t, "the worker to say so", func() bool { return strings.Contains(worker.err.String(), "as through a transaction pooler") })
+	<-worker.signal(syscall.SIGINT)
+	server.stop()
+	for _, log := range []string{worker.err.String(), server.log.String()} {
+		if strings.Contains(log, "prepared statement") || strings.Contains(log, "unsupported startup parameter") {
+			t.Errorf("the log: %s", log)
+		}
+	}
+	nothingStays(t, pooled)
 }
 
 // freeAddress is one that nobody serves on now.

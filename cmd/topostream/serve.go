@@ -55,6 +55,7 @@ type serveCmd struct {
 	ready      func(addr string) // called once the address answers
 	pruneEvery time.Duration     // 0: the bus's own
 	deadAfter  time.Duration     // 0: deadAfter
+	linger     time.Duration     // 0: the bus's own
 }
 
 const defaultMutationRetention = 720 * time.Hour
@@ -132,7 +133,7 @@ func (c *serveCmd) Run(ctx context.Context, o output) error {
 	stats := &stream.Stats{}
 	bus := pgbus.New(pgbus.Config{
 		Pool: pool, Listen: listenConfig, Memory: stream.NewMemory(c.FeedMemory, stats), Stats: stats, Logger: log,
-		PollOnly: c.Bus == "poll", Retention: c.Retention, RetentionCount: c.RetentionCount, MutationRetention: c.MutationRetention, PruneEvery: c.pruneEvery,
+		PollOnly: c.Bus == "poll", Retention: c.Retention, RetentionCount: c.RetentionCount, MutationRetention: c.MutationRetention, PruneEvery: c.pruneEvery, Linger: c.linger,
 	})
 	cfg := api.Config{
 		Bus: bus, Store: pgbus.NewStore(pool, log), Tickets: pgbus.NewTickets(bus), Auth: verifier.Authenticate, Stats: stats, Logger: log,

@@ -6,9 +6,10 @@ import (
 	"fmt"
 	"time"
 
-	"topostream/pgbus/wait"
-
 	"github.com/jackc/pgx/v5"
+
+	"topostream/pgbus"
+	"topostream/pgbus/wait"
 )
 
 // errDeaf: LISTEN does nothing on this connection.
@@ -42,21 +43,22 @@ func (w *Worker) listen(ctx context.Context) {
 
 // session is the life of one LISTEN connection.
 func (w *Worker) session(ctx context.Context) error {
-	// A frozen worker must not pin the NOTIFY queue: keepalives find a dead host, tcp_user_timeout a peer that takes nothing.
-	const prepare = `SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 2; SET tcp_keepalives_count = 3; SET tcp_user_timeout = 10000;
-		SET statement_timeout = '4s'; SET idle_in_transaction_session_timeout = '10s'; LISTEN topology_mutations; LISTEN "topostream.probe"`
-	cctx, cancel := context.WithTimeout(ctx, listenTimeout)
-	defer cancel()
-	conn, err := pgx.ConnectConfig(cctx, w.cfg.Listen)
+	// A frozen worker must not pin the NOTIFY queue: keepalives find a dead host, tcp_user_timeout a peer that takes nothing. All this comes after the
+	// probe: through a pooler it would stay on a backend that others get.
+	const prepare = `UNLISTEN "topostream.probe"; SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 2; SET tcp_keepalives_count = 3; SET tcp_user_timeout = 10000;
+		SET statement_timeout = '4s'; SET idle_in_transaction_session_timeout = '10s'; LISTEN topology_mutations`
+	conn, err := pgbus.Connect(ctx, w.cfg.Listen)
 	if err != nil {
 		return fmt.Errorf("connect to LISTEN: %w", err)
 	}
 	defer closeConn(conn)
-	if _, err := conn.Exec(cctx, prepare); err != nil {
-		return fmt.Errorf("LISTEN: %w", err)
-	}
+	cctx, cancel := context.WithTimeout(ctx, listenTimeout)
+	defer cancel()
 	if err := w.probe(cctx, conn); err != nil {
 		return err
+	}
+	if _, err := conn.Exec(cctx, prepare); err != nil {
+		return fmt.Errorf("LISTEN: %w", err)
 	}
 	w.log.Info("listening for mutations")
 	w.wake.Set() // for what came before
@@ -67,9 +69,15 @@ func (w *Worker) session(ctx context.Context) error {
 	}
 }
 
-// probe proves that a NOTIFY through the pool arrives.
+// probe proves that a NOTIFY through the pool arrives. The connection listens to the probe's channel afterwards.
 func (w *Worker) probe(ctx context.Context, conn *pgx.Conn) error {
-	const notify = `SELECT pg_notify('topostream.probe', $1)`
+	const (
+		listen = `LISTEN "topostream.probe"`
+		notify = `SELECT pg_notify('topostream.probe', $1)`
+	)
+	if _, err := conn.Exec(ctx, listen); err != nil {
+		return fmt.Errorf("probe: %w", err)
+	}
 	nonce := fmt.Sprintf("worker %d %d", conn.PgConn().PID(), time.Now().UnixNano())
 	if _, err := w.cfg.Pool.Exec(ctx, notify, nonce); err != nil {
 		return fmt.Errorf("probe: %w", err)
@@ -82,8 +90,7 @@ func (w *Worker) probe(ctx context.Context, conn *pgx.Conn) error {
 		case err != nil:
 			return fmt.Errorf("probe: %w", err)
 		case n.Payload == nonce:
-			_, err := conn.Exec(ctx, `UNLISTEN "topostream.probe"`)
-			return err
+			return nil
 		}
 	}
 }

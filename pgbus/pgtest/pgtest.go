@@ -252,6 +252,29 @@ func Cluster(t testing.TB, more ...string) *pgcluster.Cluster {
 	if err != nil {
 		t.Fatal(err)
 	}
+	stopLater(t, c)
+	return c
+}
+
+// Standby gives a private cluster a standby that ends with the test. pg_basebackup copies only from servers of its own version and older: where the installation has none
+// that is new enough, the test is skipped.
+func Standby(t testing.TB, primary *pgcluster.Cluster) *pgcluster.Cluster {
+	t.Helper()
+	var major int
+	out, err := exec.CommandContext(t.Context(), primary.Bin("pg_basebackup"), "--version").Output()
+	if _, scanErr := fmt.Sscanf(string(out), "pg_basebackup (PostgreSQL) %d", &major); err != nil || scanErr != nil || major < primary.Version() {
+		t.Skipf("no pg_basebackup %d on this machine: `pg_basebackup --version` says %q", primary.Version(), out)
+	}
+	c, err := primary.Standby(t.Context(), OpenDir(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	stopLater(t, c)
+	return c
+}
+
+func stopLater(t testing.TB, c *pgcluster.Cluster) {
+	t.Helper()
 	t.Cleanup(func() {
 		c.Thaw()
 		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
@@ -260,7 +283,6 @@ func Cluster(t testing.TB, more ...string) *pgcluster.Cluster {
 			t.Error(err)
 		}
 	})
-	return c
 }
 
 // Eventually asks again and again until the answer is yes, for at most 30 s.

@@ -1,0 +1,195 @@
+package main
+
+import (
+	"bufio"
+
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"topostream/pgbus/pgtest"
+)
+
+// startNginx runs nginx in front of two servers with the configuration that the README shows, changed by replacements, and gives its address.
+func startNginx(t *testing.T, first, second string, replacements ...string) string {
+	t.Helper()
+	path, err := exec.LookPath("nginx")
+	if err != nil {
+		if path = "/usr/sbin/nginx"; !exists(path) {
+			t.Skip("no nginx on this machine: install it, for example `apt-get install nginx-light`")
+		}
+	}
+	site, err := os.ReadFile(filepath.Join("..", "..", "testdata", "nginx", "topostream.conf"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := freeAddress(t)
+	changes := append([]string{
+		"listen 127.0.0.1:8080", "listen " + address, "127.0.0.1:8081", strings.TrimPrefix(first, "http://"), "127.0.0.1:8082", strings.TrimPrefix(second, "http://"),
+	}, replacements...)
+	dir := pgtest.OpenDir(t)
+	config := filepath.Join(dir, "nginx.conf")
+	main := `daemon off;
+worker_processes 2;
+pid ` + dir + `/pid;
+error_log stderr;
+events {}
+http {
+    access_log off;
+    client_body_temp_path ` + dir + `/body;
+    proxy_temp_path ` + dir + `/proxy;
+    fastcgi_temp_path ` + dir + `/fastcgi;
+    uwsgi_temp_path ` + dir + `/uwsgi;
+    scgi_temp_path ` + dir + `/scgi;
+` + strings.NewReplacer(changes...).Replace(string(site)) + "}\n"
+	if err := os.WriteFile(config, []byte(main), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	nginx := startProcess(t, exec.Command(path, "-p", dir, "-e", "stderr", "-c", config)) // SIGINT ends it
+	pgtest.Eventually(t, "nginx", func() bool {
+		select {
+		case <-nginx.ended:
+			t.Fatalf("nginx: %s", nginx.err.String())
+		default:
+		}
+		res, err := http.Get("http://" + address + "/livez")
+		if err != nil {
+			return false
+		}
+		defer http.DefaultClient.CloseIdleConnections()
+		_ = res.Body.Close() // the status says all
+		return true
+	})
+	return "http://" + address
+}
+
+// A server is the binary, on an address that it keeps when it is started again.
+type server struct {
+	*process
+
+	t       *testing.T
+	command func() *exec.Cmd
+	address string
+}
+
+func startBinary(t *testing.T, binary, databaseURL string, args ...string) *server {
+	t.Helper()
+	s := &server{t: t, address: freeAddress(t)}
+	s.command = func() *exec.Cmd {
+		cmd := exec.Command(binary, append([]string{"serve", "--database-url", databaseURL, "--addr", s.address, "--keepalive", "1s", "--drain", "2s"}, args...)...)
+		cmd.Env = cleanEnv("TOPOSTREAM_JWT_SECRET=" + testSecret)
+		return cmd
+	}
+	s.start()
+	return s
+}
+
+func (s *server) start() {
+	s.t.Helper()
+	s.process = startProcess(s.t, s.command())
+	s.err.await(s.t, "msg=serving", s.ended)
+}
+
+func (s *server) url() string { return "http://" + s.address }
+
+func TestBehindNginxEventsArriveAtOnceAndAServerThatIsKilledOrDrainedLosesNothing(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	conn := db.Conn(t)
+	id := demo(t, conn)
+	binary := buildProgram(t)
+	servers := []*server{startBinary(t, binary, db.URL, "--max-streams-per-user", "0"), startBinary(t, binary, db.URL, "--max-streams-per-user", "0")}
+	const each = 3
+	clients := make([]*client, 0, 3*each)
+	for _, how := range []string{
+		"proxy_http_version 1.1; proxy_buffering off;",
+		"proxy_http_version 1.1; proxy_buffering on;",
+		"proxy_http_version 1.0; proxy_buffering on;", // nginx's own choice; without X-Accel-Buffering: no it would wait for a full buffer
+	} {
+		front := startNginx(t, servers[0].url(), servers[1].url(), "proxy_http_version 1.1;", how)
+		for range each {
+			c := newClient(t, front, id, "").watch()
+			c.awaitSeq(1)
+			clients = append(clients, c)
+		}
+	}
+	for range 10 {
+		seq := emit(t, conn, id)
+		for _, c := range clients {
+			c.awaitSeq(seq) // nothing comes after it that would fill a buffer
+		}
+	}
+	for _, c := range clients {
+		c.stayedConnected()
+	}
+	writer := commitTo(t, db.URL, id)
+	for range 2 {
+		for _, s := range servers {
+			for _, sig := range []syscall.Signal{syscall.SIGKILL, syscall.SIGTERM} {
+				<-s.signal(sig)
+				seen := writer.count()
+				pgtest.Eventually(t, "writes without it", func() bool { return writer.count() > seen+20 })
+				s.start()
+			}
+		}
+	}
+	head := slices.Max(writer.end())
+	want := journal(t, servers[0].url(), id, 1)
+	for _, c := range clients {
+		c.awaitSeq(head)
+		c.mu.Lock()
+		if len(c.snapshots) != 1 || !slices.Equal(c.data, want) {
+			t.Errorf("%d of %d events, snapshots at %v", len(c.data), len(want), c.snapshots)
+		}
+		if c.connects < 3 {
+			t.Errorf("%d connects: the servers' ends were not seen", c.connects)
+		}
+		c.mu.Unlock()
+	}
+}
+
+func TestBehindNginxAnIdleStreamIsKeptByKeepalivesAndAClientThatGoesIsNoticed(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	id := demo(t, db.Conn(t))
+	path := "/api/v1/topologies/" + id + "/events"
+	const idle = 2 * time.Second // proxy_read_timeout
+	for name, keepalive := range map[string]time.Duration{"kept": idle / 4, "control": time.Hour} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server := serve(t, db.URL, func(c *serveCmd) { c.Keepalive = keepalive })
+			front := startNginx(t, server.url, server.url, "proxy_read_timeout 60s", "proxy_read_timeout "+idle.String())
+			res := open(t, front+path)
+			lines, keepalives := bufio.NewScanner(res.Body), 0
+			for keepalives < 12 && lines.Scan() { // three times as long as nginx waits
+				if lines.Text() == ": keepalive" {
+					keepalives++
+				}
+			}
+			if cut := keepalives < 12; cut != (name == "control") {
+				t.Errorf("%d keepalives, %v", keepalives, lines.Err())
+			}
+			_ = res.Body.Close() // read as far as wanted
+			pgtest.Eventually(t, "the stream to end at the server", func() bool { return metric(t, server.url, "topostream_streams") == 0 })
+		})
+	}
+}
+
+func TestBehindNginxWithoutAServerAnEventSourceIsToldToComeBack(t *testing.T) {
+	t.Parallel()
+	front := startNginx(t, freeAddress(t), freeAddress(t))
+	status, header, body := get(t, front+"/api/v1/topologies/00000000-0000-4000-8000-000000000000/events", "Accept", "text/event-stream")
+	if status != http.StatusOK || header.Get("Content-Type") != "text/event-stream" || !regexp.MustCompile(`^retry: [0-9]+\n\n$`).MatchString(body) {
+		t.Errorf("%d %s %q", status, header.Get("Content-Type"), body)
+	}
+	if status, _, body := get(t, front+"/api/v1/topologies"); status != http.StatusBadGateway {
+		t.Errorf("%d %s", status, body)
+	}
+}
