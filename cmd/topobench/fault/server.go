@@ -1,6 +1,7 @@
 package fault
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -156,17 +157,14 @@ func (e *Env) follow(ctx context.Context, s *stage.Server, id string) (stop func
 		cancel()
 		return nil, err
 	}
-	// The first bytes come at once; the snapshot, by which the channel is listened to, soon after. A frozen server's stream is read by nobody.
-	buf := make([]byte, 4096)
-	for got := 0; got < len("retry:")+200; {
-		n, err := res.Body.Read(buf)
-		if got += n; err != nil {
-			cancel()
-			_ = res.Body.Close() // it has ended
-			return nil, err
+	for lines := bufio.NewScanner(res.Body); lines.Scan(); {
+		if lines.Text() == "event: snapshot" {
+			return func() { cancel(); _ = res.Body.Close() }, nil // of no more interest
 		}
 	}
-	return func() { cancel(); _ = res.Body.Close() }, nil // of no more interest
+	cancel()
+	_ = res.Body.Close() // it has ended
+	return nil, fmt.Errorf("%s gave no snapshot", s.Name)
 }
 
 func killWorker(ctx context.Context, e *Env, r *rand.Rand) error {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 func sqlKinds() []Kind {
@@ -18,7 +19,7 @@ func sqlKinds() []Kind {
 		{Name: "backend.terminate-worker", Doc: "pg_terminate_backend of every worker's connections, LISTEN among them.", part: ofSQL, inject: terminate("topostream mutator%")},
 		{Name: "transaction.hold-head", Doc: "A writer records an event, holds its transaction and thereby the topology's head for 30 s, and rolls back.", part: ofSQL, beside: true, inject: holdHead},
 		{Name: "transaction.hold-snapshot", Doc: "A REPEATABLE READ transaction stays open for 30 s.", part: ofSQL, beside: true, inject: holdSnapshot},
-		{Name: "table.alter-held", Doc: "ALTER TABLE topologies, held open (ACCESS EXCLUSIVE) for some seconds and rolled back.", part: ofSQL, inject: holdAlter},
+		{Name: "table.alter-held", Doc: "ALTER TABLE topologies, held open (ACCESS EXCLUSIVE) for some seconds and rolled back; or waiting for its lock, with everybody behind it.", part: ofSQL, inject: holdAlter},
 		{Name: "locks.storm", Doc: "Six sessions lock tables of the schema in turn, for moments.", part: ofSQL, inject: lockStorm},
 		{Name: "locks.deadlock", Doc: "Eight sessions lock rows and heads of topologies in opposite orders, so that PostgreSQL ends who waits for whom.", part: ofSQL, inject: deadlocks},
 		{Name: "transactions.repeatable-read", Doc: "Eight REPEATABLE READ sessions update rows that others update.", part: ofSQL, inject: repeatableReads},
@@ -107,9 +108,11 @@ func (e *Env) holdTransaction(ctx context.Context, options pgx.TxOptions, statem
 	return nil
 }
 
+const pgLockNotAvailable = "55P03"
+
 func holdAlter(ctx context.Context, e *Env, r *rand.Rand) error {
 	const (
-		patience = `SET LOCAL lock_timeout = '10s'`
+		patience = `SET LOCAL lock_timeout = '5s'` // meanwhile everybody waits behind it
 		alter    = `ALTER TABLE topologies ADD COLUMN topobench_never text`
 	)
 	return e.with(ctx, func(conn *pgx.Conn) error {
@@ -118,7 +121,11 @@ func holdAlter(ctx context.Context, e *Env, r *rand.Rand) error {
 			return err
 		}
 		for _, statement := range []string{patience, alter} {
-			if _, err := tx.Exec(ctx, statement); err != nil {
+			_, err := tx.Exec(ctx, statement)
+			if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok && pgErr.Code == pgLockNotAvailable {
+				return nil // it was held up by a transaction, and held up whoever came after it
+			}
+			if err != nil {
 				return err
 			}
 		}
