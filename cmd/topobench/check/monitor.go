@@ -31,8 +31,9 @@ type Config struct {
 	// (or has the grants of injector, worker and reader). Several hosts with target_session_attrs=read-write follow a promotion.
 	DatabaseURL string
 
-	// Token gives a token of role admin for one request. It is safe for concurrent use.
-	Token func() (string, error)
+	// Token gives a token of role admin for requests of this subject; each client is a subject of its own, because servers limit the streams of
+	// one. Where it gives everybody the same, the servers' --max-streams-per-user must be 0 or above Clients. It is safe for concurrent use.
+	Token func(subject string) (string, error)
 
 	Topologies int           // topologies that the run makes, named topobench-<seed>-<n>; optional, 50
 	Writers    int           // optional, 8
@@ -41,6 +42,7 @@ type Config struct {
 	Rate       float64       // transactions a second of all writers together; 0 is as fast as it goes
 	Seed       uint64        // of everything random but the scheduler
 	Settle     time.Duration // how long, at the end, clients may take to get everything; optional, 60 s
+	Idle       time.Duration // after which a client gives a silent stream up and comes again: three times the servers' --keepalive; optional, 45 s
 
 	// Faults runs beside the writers. Optional.
 	Faults FaultRunner
