@@ -30,12 +30,14 @@ type checkCmd struct {
 	Idle          time.Duration `default:"45s" help:"After this silence a client comes again: three times the servers' --keepalive."`
 	Rate          float64       `default:"0" help:"Transactions a second of all writers together; 0 is as fast as it goes."`
 	Seed          *uint64       `help:"Repeat a run's random choices. A random one is printed." placeholder:"N"`
-	Faults        string        `default:"none" help:"Faults to inject into the stage, by name with commas, or all, or none."`
+	Faults        string        `default:"none" help:"Faults to inject: all, none, or families and kinds parted by commas, for example postgres,server.kill. With --url only what SQL can do."`
 	MayLose       bool          `help:"A failover that takes committed transactions back with a new epoch is no violation."`
 	Keep          bool          `help:"Leave the topologies behind."`
 	JSON          string        `name:"json" help:"Write the report as JSON to this file, too." placeholder:"FILE"`
 
-	start func(context.Context, stageConfig) (*stage, error) `kong:"-"` // makes the stage; nil: there is none
+	Stage stageFlags `embed:""`
+
+	start func(context.Context, stageConfig) (*stage, error) `kong:"-"` // makes the stage; nil: startStage
 }
 
 // stageConfig is what a stage is told.
@@ -43,6 +45,7 @@ type stageConfig struct {
 	faults string // --faults
 	seed   uint64
 	output output
+	flags  stageFlags
 }
 
 // A stage is what the checker starts where no --url is given.
@@ -88,8 +91,14 @@ func (c *checkCmd) Run(ctx context.Context, o output) (err error) {
 		if cfg.Token, err = c.tokens(); err != nil {
 			return usageError{err}
 		}
+		if cfg.Faults, err = foreignFaults(ctx, c.DatabaseURL, stageConfig{c.Faults, cfg.Seed, o, c.Stage}); err != nil {
+			return err
+		}
 	} else {
-		s, err := c.start(ctx, stageConfig{c.Faults, cfg.Seed, o})
+		if c.start == nil {
+			c.start = startStage
+		}
+		s, err := c.start(ctx, stageConfig{c.Faults, cfg.Seed, o, c.Stage})
 		if err != nil {
 			return fmt.Errorf("start the stage: %w", err)
 		}
@@ -110,12 +119,8 @@ func (c *checkCmd) Run(ctx context.Context, o output) (err error) {
 
 func (c *checkCmd) validate() error {
 	switch {
-	case len(c.URL) == 0 && c.start == nil:
-		return errors.New("--url is missing: give the address of a server, for example http://127.0.0.1:8080")
 	case len(c.URL) == 0 && (c.Token != "" || c.JWTSecretFile != ""):
 		return errors.New("--token and --jwt-secret-file are for servers that you name by --url: the stage's own have a secret of their own")
-	case len(c.URL) > 0 && c.Faults != "none":
-		return errors.New("--faults: faults are injected into the checker's own stage only: leave --url out")
 	case len(c.URL) > 0 && c.DatabaseURL == "":
 		return errors.New("--database-url is missing: give the database of the servers at --url")
 	case len(c.URL) > 0 && (c.Token == "") == (c.JWTSecretFile == ""):

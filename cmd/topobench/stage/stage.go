@@ -196,7 +196,10 @@ func (s *Stage) DatabaseURL() string { return s.Postgres.URL(database) }
 // URL is the balancer's address.
 func (s *Stage) URL() string { return "http://" + s.Balancer.Addr() }
 
-// Token gives a token of role admin for a minute.
+// Secret is the servers' JWT secret.
+func (s *Stage) Secret() []byte { return s.secret }
+
+// Token gives a token of role admin.
 func (s *Stage) Token() (string, error) {
 	now := time.Now()
 	return jwt.NewWithClaims(jwt.SigningMethodHS256, jwt.MapClaims{
