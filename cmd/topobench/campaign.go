@@ -62,7 +62,8 @@ func startStage(ctx context.Context, cfg stageConfig) (_ *stage, err error) {
 		return nil, fmt.Errorf("count what there is before: %w", err)
 	}
 	out := &stage{
-		urls: func() []string { return []string{s.URL()} }, databaseURL: s.DatabaseURL(), secret: s.Secret(), idle: 3 * stageKeepalive,
+		// Writers that wait for a lock that a fault holds for half a minute would be none of the load by then.
+		urls: func() []string { return []string{s.URL()} }, databaseURL: s.DatabaseURL() + "?lock_timeout=1s", secret: s.Secret(), idle: 3 * stageKeepalive,
 		close: func() error {
 			// Interrupted, the run has removed its topologies, and feeds go with them: the census is soon done.
 			wait, cancel := context.WithTimeout(context.WithoutCancel(ctx), censusTimeout)

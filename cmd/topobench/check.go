@@ -98,9 +98,9 @@ func (c *checkCmd) Run(ctx context.Context, o output) (err error) {
 		if c.start == nil {
 			c.start = startStage
 		}
-		s, err := c.start(ctx, stageConfig{c.Faults, cfg.Seed, o, c.Stage})
-		if err != nil {
-			return fmt.Errorf("start the stage: %w", err)
+		s, startErr := c.start(ctx, stageConfig{c.Faults, cfg.Seed, o, c.Stage})
+		if startErr != nil {
+			return fmt.Errorf("start the stage: %w", startErr)
 		}
 		defer func() { err = errors.Join(err, s.close()) }()
 		cfg.URLs, cfg.DatabaseURL, cfg.Token, cfg.Faults, cfg.Idle = s.urls, s.databaseURL, sign(s.secret), s.faults, s.idle

@@ -2,8 +2,11 @@ package stage
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"maps"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -55,8 +58,8 @@ func (s *Stage) TakeCensus(ctx context.Context) (Census, error) {
 // More gives what is more than before, a line each.
 func (c Census) More(before Census) []string {
 	var more []string
-	for what, n := range c {
-		if was := before[what]; n > was {
+	for _, what := range slices.Sorted(maps.Keys(c)) {
+		if n, was := c[what], before[what]; n > was {
 			more = append(more, fmt.Sprintf("%s: %.0f, before %.0f", what, n, was))
 		}
 	}
@@ -126,19 +129,22 @@ func (s *Stage) ask(ctx context.Context, server *Server, token string) {
 func (s *Stage) AwaitCensus(ctx context.Context, before Census) error {
 	ticker := time.NewTicker(time.Second)
 	defer ticker.Stop()
+	last := errors.New("nothing could be counted")
 	for {
 		now, err := s.TakeCensus(ctx)
-		if err == nil {
-			more := now.More(before)
-			if len(more) == 0 {
-				return nil
-			}
-			err = fmt.Errorf("more than before the campaign: %s", strings.Join(more, "; ")) //nolint:revive // a sentence of its own
+		switch more := now.More(before); {
+		case err != nil && ctx.Err() == nil:
+			last = err
+		case err != nil: // the last count says more
+		case len(more) == 0:
+			return nil
+		default:
+			last = fmt.Errorf("more than before: %s", strings.Join(more, "; "))
 		}
 		select {
 		case <-ticker.C:
 		case <-ctx.Done():
-			return err
+			return last
 		}
 	}
 }
