@@ -54,12 +54,9 @@ func startStage(ctx context.Context, cfg stageConfig) (_ *stage, err error) {
 			err = errors.Join(err, s.Close(context.WithoutCancel(ctx)))
 		}
 	}()
-	if err := s.Warm(opening); err != nil {
-		return nil, fmt.Errorf("warm the servers up: %w", err)
-	}
-	before, err := s.TakeCensus(opening)
+	before, err := s.Baseline(opening)
 	if err != nil {
-		return nil, fmt.Errorf("count what there is before: %w", err)
+		return nil, err
 	}
 	out := &stage{
 		// Writers that wait for a lock that a fault holds for half a minute would be none of the load by then.

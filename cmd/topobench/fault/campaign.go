@@ -198,7 +198,7 @@ func (c *Campaign) recover(ctx context.Context, after Kind) {
 // Select gives the kinds that a list names: all, or kinds and their first words parted by commas, as in "postgres,server.kill".
 func Select(list string) ([]Kind, error) {
 	var chosen []Kind
-	for _, word := range strings.Split(list, ",") {
+	for word := range strings.SplitSeq(list, ",") {
 		word = strings.TrimSpace(word)
 		n := len(chosen)
 		for _, k := range Kinds() {

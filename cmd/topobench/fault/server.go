@@ -60,12 +60,9 @@ func rollingRestart(ctx context.Context, e *Env, _ *rand.Rand) error {
 		if err := errors.Join(ended, startAgain(ctx, s)); err != nil {
 			return err
 		}
-		if ctx.Err() != nil {
-			return nil
-		}
 		// Whoever rolls a restart waits until the balancer takes the new one.
 		wait, cancel := context.WithTimeout(ctx, 10*time.Second)
-		_ = e.Stage.AwaitReady(wait) // another fault may keep it, and the run waits for it in the end
+		_ = e.Stage.AwaitReady(wait) // another fault may keep it, or the end has come; the run waits for it in the end
 		cancel()
 	}
 	return nil
@@ -148,7 +145,7 @@ func (e *Env) follow(ctx context.Context, s *stage.Server, id string) (stop func
 	}
 	req.Header.Set("Authorization", "Bearer "+token)
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
-	res, err := client.Do(req)
+	res, err := client.Do(req) //nolint:bodyclose // stop closes it
 	if err == nil && res.StatusCode != http.StatusOK {
 		_ = res.Body.Close() // its status is the error
 		err = fmt.Errorf("stream: %s", res.Status)

@@ -55,6 +55,22 @@ func (s *Stage) TakeCensus(ctx context.Context) (Census, error) {
 	return c, nil
 }
 
+// Baseline is a census of before: with the pools of all servers full, and with as many backends of the worker as its documentation allows.
+func (s *Stage) Baseline(ctx context.Context) (Census, error) {
+	if err := s.warm(ctx); err != nil {
+		return nil, fmt.Errorf("warm the servers up: %w", err)
+	}
+	c, err := s.TakeCensus(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("count what there is before: %w", err)
+	}
+	c["backends topostream mutator"] = workerBackends
+	return c, nil
+}
+
+// workerBackends is what a worker opens at most beside its LISTEN connection, with --concurrency 4: two for each topology, and two.
+const workerBackends = 10
+
 // More gives what is more than before, a line each.
 func (c Census) More(before Census) []string {
 	var more []string
@@ -66,12 +82,12 @@ func (c Census) More(before Census) []string {
 	return more
 }
 
-// poolFills is how many requests to a server wait at once in Warm: more than its pool has connections.
+// poolFills is how many requests to a server wait at once in warm: more than its pool has connections.
 const poolFills = 32
 
-// Warm has every server open all connections of its pool, which it opens when it needs them and keeps for half an hour: what is more afterwards is a
+// warm has every server open all connections of its pool, which it opens when it needs them and keeps for half an hour: what is more afterwards is a
 // leak.
-func (s *Stage) Warm(ctx context.Context) error {
+func (s *Stage) warm(ctx context.Context) error {
 	const hold = `BEGIN; LOCK TABLE topologies IN ACCESS EXCLUSIVE MODE`
 	conn, err := pgx.Connect(ctx, s.DatabaseURL())
 	if err != nil {

@@ -86,7 +86,7 @@ func (p *process) running() bool {
 var errKilled = errors.New("it did not end in time and was killed")
 
 // stop ends it by a signal, waits, and tells how it ended: an exit code other than 0 after SIGTERM is an error.
-func (p *process) stop(sig syscall.Signal, patience time.Duration) error {
+func (p *process) stop(sig syscall.Signal) error {
 	p.mu.Lock()
 	cmd, exited := p.cmd, p.exited
 	p.mu.Unlock()
@@ -95,7 +95,7 @@ func (p *process) stop(sig syscall.Signal, patience time.Duration) error {
 	}
 	p.signal(sig)
 	p.signal(syscall.SIGCONT) // one that is frozen hears nothing
-	timer := time.NewTimer(patience)
+	timer := time.NewTimer(stopPatience)
 	defer timer.Stop()
 	select {
 	case <-exited:

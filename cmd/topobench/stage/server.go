@@ -53,15 +53,16 @@ func (s *Server) Start(ctx context.Context) error {
 // Kill ends it by SIGKILL.
 func (s *Server) Kill() {
 	s.Backend.Moved("")
-	_ = s.process.stop(syscall.SIGKILL, stopPatience) // no exit code is expected
+	_ = s.process.stop(syscall.SIGKILL) // no exit code is expected
 }
 
+// stopPatience is how long a process may take to end.
 const stopPatience = 30 * time.Second
 
 // Terminate ends it by SIGTERM and tells whether it ended in order. The balancer notices by itself.
 func (s *Server) Terminate() error {
 	defer s.Backend.Moved("")
-	return s.process.stop(syscall.SIGTERM, stopPatience)
+	return s.process.stop(syscall.SIGTERM)
 }
 
 // Freeze stops it by SIGSTOP: its sockets are half-open.
@@ -135,7 +136,7 @@ type Worker struct {
 func (w *Worker) Start() error { return w.process.start() }
 
 // Kill ends it by SIGKILL.
-func (w *Worker) Kill() { _ = w.process.stop(syscall.SIGKILL, stopPatience) } // no exit code is expected
+func (w *Worker) Kill() { _ = w.process.stop(syscall.SIGKILL) } // no exit code is expected
 
 // Freeze stops it by SIGSTOP.
 func (w *Worker) Freeze() { w.process.signal(syscall.SIGSTOP) }
