@@ -46,7 +46,7 @@ type pageRequest struct {`},
 }
 
 // A scenario is what happens to the servers while the checker runs.
-type scenario func(t *testing.T, ctx context.Context, servers []*server, m check.Monitor) error
+type scenario func(ctx context.Context, t *testing.T, servers []*server, m check.Monitor) error
 
 // TestTheCheckerFindsBugsPlantedInTheServer takes out of the program what keeps the promise, one by one. The same scenarios leave the
 // program without the bug clean, so that it is the bug which is found.
@@ -167,7 +167,7 @@ func runPlanted(t *testing.T, binary string, s scenario) *check.Report {
 	report, err := check.Run(t.Context(), check.Config{
 		URLs: func() []string { return urls }, DatabaseURL: db.URL, Token: sign([]byte(testSecret)), Seed: uint64(time.Now().UnixNano()),
 		Topologies: 1, Writers: 4, Clients: 8, Duration: 6 * time.Second, Settle: 15 * time.Second, Idle: 5 * time.Second,
-		Faults: func(ctx context.Context, m check.Monitor) error { return s(t, ctx, servers, m) },
+		Faults: func(ctx context.Context, m check.Monitor) error { return s(ctx, t, servers, m) },
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -217,10 +217,10 @@ func (s *server) stop(sig os.Signal) {
 	_ = s.cmd.Wait()              // it was stopped
 }
 
-func undisturbed(*testing.T, context.Context, []*server, check.Monitor) error { return nil }
+func undisturbed(context.Context, *testing.T, []*server, check.Monitor) error { return nil }
 
 // restarts kills each server and starts it again, once, in the middle of the writing.
-func restarts(t *testing.T, ctx context.Context, servers []*server, m check.Monitor) error {
+func restarts(ctx context.Context, t *testing.T, servers []*server, m check.Monitor) error {
 	for _, s := range servers {
 		if !wait(ctx, 500*time.Millisecond) {
 			return nil
@@ -234,7 +234,7 @@ func restarts(t *testing.T, ctx context.Context, servers []*server, m check.Moni
 }
 
 // lostListens terminates the LISTEN connections' backends, until the run is over.
-func lostListens(_ *testing.T, ctx context.Context, servers []*server, m check.Monitor) error {
+func lostListens(ctx context.Context, _ *testing.T, servers []*server, m check.Monitor) error {
 	const terminate = `SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'topostream listen' AND datname = current_database()`
 	conn, err := pgx.Connect(ctx, servers[0].databaseURL)
 	if err != nil {

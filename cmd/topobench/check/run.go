@@ -9,6 +9,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/http"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -119,7 +120,7 @@ SELECT id::text, name FROM made ORDER BY length(name), name`
 		return err
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
-	rows, err := conn.Query(ctx, insert, fmt.Sprint(r.cfg.Seed), r.cfg.Topologies)
+	rows, err := conn.Query(ctx, insert, strconv.FormatUint(r.cfg.Seed, 10), r.cfg.Topologies)
 	if err != nil {
 		return fmt.Errorf("make topologies: %w", err)
 	}
@@ -412,7 +413,7 @@ func (r *run) compareJournals(ctx context.Context) error {
 			page journalPage
 			err  error
 		)
-		for try := 0; try < 20; try++ { // a server may be on its way up
+		for range 20 { // a server may be on its way up
 			if page, err = r.journal(ctx, browser, r.server(rng), t, after); err == nil {
 				break
 			}

@@ -4,7 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"math/rand/v2"
+	"strconv"
 	"strings"
 	"time"
 
@@ -124,7 +124,7 @@ func (w *writer) emitLarge(ctx context.Context) {
 
 // payload makes an object of about size bytes, with whatever JSON may hold.
 func (w *writer) payload(size int) string {
-	words := []string{"ssh", "Größe", "拓扑", "🛰️", `quo"te`, `back\slash`, "line\nbreak", "\r", "data: x", "\u2028", "a\tb", "id: 7"}
+	words := []string{"ssh", "Größe", "\u62d3\u6251", "🛰️", `quo"te`, `back\slash`, "line\nbreak", "\r", "data: x", "\u2028", "a\tb", "id: 7"}
 	var text strings.Builder
 	for text.Len() < size {
 		if size > 5000 {
@@ -203,7 +203,7 @@ func (w *writer) savepoint(ctx context.Context) {
 			return err
 		}
 		y := &transaction{executor: inner, w: w}
-		if err := y.emit(ctx, t, w.payload(50)); err == nil {
+		if err = y.emit(ctx, t, w.payload(50)); err == nil {
 			err = y.change(ctx, true, t)
 		}
 		if err == nil {
@@ -381,8 +381,8 @@ func (w *writer) rawNotify(ctx context.Context) {
 	const notify = `SELECT pg_notify('topology.' || $1, $2)`
 	texts := []string{
 		"", "any text at all", "two\n\nid: 9\nevent: status\ndata: {}\n\n", `{"type":"mutation.applied","payload":{"mutation_id":"by-hand"}}`, `{"type":"snapshot","payload":{"seq":1}}`,
-		`{"type":"deleted"}`, "~x:9 {}", "~0123456789abcdef0123456789abcdef:9 {}", "~0123456789abcdef0123456789abcdef:99999999", "~:", `{"type":"x\ny"}`, "Größe 拓扑 \u2028",
-		strings.Repeat("x", 7000), `{"type":"status","payload":{"state":"deleted","reason":"` + fmt.Sprint(rand.Uint64()) + `"}}`,
+		`{"type":"deleted"}`, "~x:9 {}", "~0123456789abcdef0123456789abcdef:9 {}", "~0123456789abcdef0123456789abcdef:99999999", "~:", `{"type":"x\ny"}`, "Größe \u62d3\u6251 \u2028",
+		strings.Repeat("x", 7000), `{"type":"status","payload":{"state":"deleted","reason":"` + strconv.FormatUint(w.rng.Uint64(), 10) + `"}}`,
 	}
 	if !w.connected(ctx) {
 		return
