@@ -21,7 +21,7 @@ type ClientKind string
 const (
 	Steady   ClientKind = "steady"   // as an EventSource: it stays, and comes back after `retry:` with its Last-Event-ID
 	Dropping ClientKind = "dropping" // it cuts its connection after a random number of bytes and resumes
-	Slow     ClientKind = "slow"     // it stops reading for seconds, so that the server's ring leaves it behind
+	Slow     ClientKind = "slow"     // it reads a few KB a second for a while, so that the server's ring leaves it behind, then comes again and catches up
 	Arriving ClientKind = "arriving" // it comes without a number, reads a little, leaves, and comes again to another topology
 )
 
@@ -35,10 +35,11 @@ type client struct {
 	rng   *rand.Rand
 	judge *judge
 
-	seq    atomic.Uint64 // newest that it got
-	retry  time.Duration // the server's wish; what a browser waits is its own matter before that
-	budget int64         // bytes that the next connection of a dropping client may read
-	got    int64         // events of this connection
+	seq      atomic.Uint64 // newest that it got
+	retry    time.Duration // the server's wish; what a browser waits is its own matter before that
+	budget   int64         // bytes that the next connection of a dropping client may read
+	got      int64         // events of this connection
+	trickles bool          // this connection of a slow client does
 }
 
 func (c *client) name() string { return fmt.Sprint("client ", c.n) }
@@ -63,7 +64,7 @@ func (c *client) follow(ctx context.Context) {
 		DisableKeepAlives: true, DisableCompression: true, ResponseHeaderTimeout: 20 * time.Second,
 		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
 			conn, err := dialer.DialContext(ctx, network, address)
-			if tcp, ok := conn.(*net.TCPConn); ok && c.kind == Slow {
+			if tcp, ok := conn.(*net.TCPConn); ok && c.trickles {
 				_ = tcp.SetReadBuffer(4 << 10) // what the kernel keeps for it is no longer the server's to keep
 			}
 			return conn, err
@@ -76,6 +77,7 @@ func (c *client) follow(ctx context.Context) {
 			c.judge.close()
 			c.judge = &judge{client: c, topology: c.run.topologies[c.rng.IntN(len(c.run.topologies))]}
 		}
+		c.trickles = c.kind == Slow && !c.trickles && !c.run.settling.Load()
 		err := c.connect(ctx, &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }})
 		if bad := (*tornError)(nil); errors.As(err, &bad) && ctx.Err() == nil {
 			c.run.violations.add(c.violation(Torn, c.judge.topology, c.judge.server, 0, c.judge.last, bad.what))
@@ -94,7 +96,7 @@ func (c *client) away() time.Duration {
 	case c.kind == Dropping && c.rng.IntN(20) == 0:
 		return random(5 * time.Second)
 	case c.kind == Slow:
-		return 100*time.Millisecond + random(time.Second)
+		return random(100 * time.Millisecond)
 	}
 	return 10*time.Millisecond + random(200*time.Millisecond)
 }
@@ -207,7 +209,8 @@ type body struct {
 	idle   *time.Timer
 	cutAt  int64 // bytes after which the client cuts; 0: never
 	read   int64
-	stall  int64 // bytes until a slow client stops for a while
+	slow   bool      // a few bytes at a time
+	until  time.Time // when a slow client cuts; zero: never
 	ended  bool
 }
 
@@ -218,7 +221,11 @@ func (c *client) body(ctx context.Context, r io.Reader, idle *time.Timer) *body 
 		b.cutAt = max(c.budget, 1+int64(c.rng.ExpFloat64()*20_000))
 		c.budget = b.cutAt
 	case Slow:
-		b.stall = 1
+		b.slow = c.trickles
+		b.until = time.Now().Add(time.Second + time.Duration(c.rng.Int64N(int64(4*time.Second))))
+		if c.trickles {
+			b.until = time.Now().Add(5*time.Second + time.Duration(c.rng.Int64N(int64(time.Minute))))
+		}
 	case Steady, Arriving:
 	}
 	return b
@@ -232,10 +239,11 @@ func (b *body) Read(p []byte) (int, error) {
 		return 0, errCut
 	case b.cutAt > 0 && !calm:
 		p = p[:min(int64(len(p)), b.cutAt-b.read)]
-	case b.stall > 0 && !calm && b.read >= b.stall:
-		b.idle.Stop()
-		b.client.pauseSlow(b.ctx)
-		b.stall = b.read + 1 + b.client.rng.Int64N(512<<10)
+	case b.slow && calm, !b.until.IsZero() && !calm && time.Now().After(b.until):
+		return 0, errCut
+	case b.slow:
+		p = p[:min(len(p), 1<<10)]
+		b.client.trickle(b.ctx)
 	}
 	b.idle.Reset(b.client.run.cfg.Idle)
 	n, err := b.Reader.Read(p)
@@ -247,11 +255,12 @@ func (b *body) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// pauseSlow is a slow client's absence, up to half of what a server's default --write-timeout bears.
-func (c *client) pauseSlow(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, time.Duration(c.rng.Int64N(int64(10*time.Second))))
-	defer cancel()
+// trickle waits as long as makes a KB at a time some 10 KB a second. A batch of frames then still takes less than a server's default --write-timeout.
+func (c *client) trickle(ctx context.Context) {
+	timer := time.NewTimer(100 * time.Millisecond)
+	defer timer.Stop()
 	select {
+	case <-timer.C:
 	case <-ctx.Done():
 	case <-c.run.calm:
 	}

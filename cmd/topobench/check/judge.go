@@ -27,7 +27,6 @@ type judge struct {
 // A gap is a run of seqs that did not come where they should have.
 type gap struct {
 	from, to  uint64
-	after     uint64
 	violation Violation
 }
 

@@ -4,7 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"math/rand/v2"
+	"strconv"
 	"strings"
 	"time"
 
@@ -20,17 +20,20 @@ type shape struct {
 // shapes are the ways to write that people and programs have.
 func shapes() []shape {
 	return []shape{
-		{300, (*writer).emitOne},
+		{300, (*writer).emitAlone},
+		{100, (*writer).emitOne},
+		{20, (*writer).emitBurst},
 		{60, (*writer).emitBoundary},
 		{20, (*writer).emitLarge},
 		{120, (*writer).changeOne},
 		{30, (*writer).changeMany},
+		{2, (*writer).changeAll},
 		{120, (*writer).enqueue},
 		{60, (*writer).several},
 		{60, (*writer).savepoint},
 		{50, (*writer).undo},
-		{10, (*writer).disorderly},
-		{20, (*writer).repeatableRead},
+		{4, (*writer).disorderly},
+		{10, (*writer).repeatableRead},
 		{20, (*writer).hold},
 		{30, (*writer).careless},
 		{60, (*writer).postMutation},
@@ -75,6 +78,29 @@ func (w *writer) pickSome(n int) []*topology {
 	return picked
 }
 
+// emitAlone is what one typed statement is: a transaction of its own.
+func (w *writer) emitAlone(ctx context.Context) {
+	w.alone(ctx, func(ctx context.Context, x *transaction) error {
+		return x.emit(ctx, w.pick(), w.payload(w.rng.IntN(400)))
+	})
+}
+
+// emitBurst makes many events of one topology in one statement, more than a slow client reads in a while.
+func (w *writer) emitBurst(ctx context.Context) {
+	w.transact(ctx, pgx.TxOptions{}, func(ctx context.Context, x *transaction) error {
+		const call = `SELECT count(topology_emit($1::text::uuid, $2, p::jsonb)) FROM unnest($3::text[]) WITH ORDINALITY AS u(p, n)`
+		t := w.pick()
+		payloads := make([]string, 10+w.rng.IntN(150))
+		for i := range payloads {
+			m, marks := w.mark(t)
+			x.marks = append(x.marks, marks...)
+			payloads[i] = marked(m, w.payload(w.rng.IntN(200)))
+		}
+		_, err := x.Exec(ctx, call, t.id, emitPrefix+"burst", payloads)
+		return err
+	})
+}
+
 func (w *writer) emitOne(ctx context.Context) {
 	w.transact(ctx, pgx.TxOptions{}, func(ctx context.Context, x *transaction) error {
 		return x.emit(ctx, w.pick(), w.payload(w.rng.IntN(400)))
@@ -98,7 +124,7 @@ func (w *writer) emitLarge(ctx context.Context) {
 
 // payload makes an object of about size bytes, with whatever JSON may hold.
 func (w *writer) payload(size int) string {
-	words := []string{"ssh", "Größe", "拓扑", "🛰️", `quo"te`, `back\slash`, "line\nbreak", "\r", "data: x", "\u2028", "a\tb", "id: 7"}
+	words := []string{"ssh", "Größe", "\u62d3\u6251", "🛰️", `quo"te`, `back\slash`, "line\nbreak", "\r", "data: x", "\u2028", "a\tb", "id: 7"}
 	var text strings.Builder
 	for text.Len() < size {
 		if size > 5000 {
@@ -117,9 +143,14 @@ func (w *writer) changeOne(ctx context.Context) {
 	w.transact(ctx, pgx.TxOptions{}, func(ctx context.Context, x *transaction) error { return x.change(ctx, w.rng.IntN(2) == 0, w.pick()) })
 }
 
-func (w *writer) changeMany(ctx context.Context) {
+func (w *writer) changeMany(ctx context.Context) { w.changeSome(ctx, 2+w.rng.IntN(5)) }
+
+func (w *writer) changeAll(ctx context.Context) { w.changeSome(ctx, len(w.run.topologies)) }
+
+// changeSome changes n topologies by one statement.
+func (w *writer) changeSome(ctx context.Context, n int) {
 	w.transact(ctx, pgx.TxOptions{}, func(ctx context.Context, x *transaction) error {
-		topologies := w.pickSome(2 + w.rng.IntN(len(w.run.topologies)))
+		topologies := w.pickSome(n)
 		if err := x.lock(ctx, topologies...); err != nil {
 			return err
 		}
@@ -149,7 +180,8 @@ func (w *writer) several(ctx context.Context) {
 func (w *writer) disorderly(ctx context.Context) {
 	w.transact(ctx, pgx.TxOptions{}, func(ctx context.Context, x *transaction) error {
 		for range 3 {
-			if err := x.emit(ctx, w.run.topologies[w.rng.IntN(min(len(w.run.topologies), 4))], w.payload(50)); err != nil {
+			few := w.run.topologies[max(len(w.run.topologies)-4, 0):]
+			if err := x.emit(ctx, few[w.rng.IntN(len(few))], w.payload(50)); err != nil {
 				return err
 			}
 		}
@@ -170,8 +202,8 @@ func (w *writer) savepoint(ctx context.Context) {
 		if err != nil {
 			return err
 		}
-		y := &transaction{Tx: inner, w: w}
-		if err := y.emit(ctx, t, w.payload(50)); err == nil {
+		y := &transaction{executor: inner, w: w}
+		if err = y.emit(ctx, t, w.payload(50)); err == nil {
 			err = y.change(ctx, true, t)
 		}
 		if err == nil {
@@ -349,8 +381,8 @@ func (w *writer) rawNotify(ctx context.Context) {
 	const notify = `SELECT pg_notify('topology.' || $1, $2)`
 	texts := []string{
 		"", "any text at all", "two\n\nid: 9\nevent: status\ndata: {}\n\n", `{"type":"mutation.applied","payload":{"mutation_id":"by-hand"}}`, `{"type":"snapshot","payload":{"seq":1}}`,
-		`{"type":"deleted"}`, "~x:9 {}", "~0123456789abcdef0123456789abcdef:9 {}", "~0123456789abcdef0123456789abcdef:99999999", "~:", `{"type":"x\ny"}`, "Größe 拓扑 \u2028",
-		strings.Repeat("x", 7000), `{"type":"status","payload":{"state":"deleted","reason":"` + fmt.Sprint(rand.Uint64()) + `"}}`,
+		`{"type":"deleted"}`, "~x:9 {}", "~0123456789abcdef0123456789abcdef:9 {}", "~0123456789abcdef0123456789abcdef:99999999", "~:", `{"type":"x\ny"}`, "Größe \u62d3\u6251 \u2028",
+		strings.Repeat("x", 7000), `{"type":"status","payload":{"state":"deleted","reason":"` + strconv.FormatUint(w.rng.Uint64(), 10) + `"}}`,
 	}
 	if !w.connected(ctx) {
 		return

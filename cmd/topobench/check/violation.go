@@ -2,6 +2,8 @@ package check
 
 import (
 	"fmt"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
 )
@@ -38,19 +40,20 @@ type Violation struct {
 
 // String is a line of the report.
 func (v Violation) String() string {
-	s := fmt.Sprintf("%-14s %8.3fs", v.Kind, v.At.Seconds())
+	var s strings.Builder
+	fmt.Fprintf(&s, "%-14s %8.3fs", v.Kind, v.At.Seconds())
 	for _, part := range []struct{ name, value string }{
-		{"client", v.Client}, {"kind", v.ClientKind}, {"server", v.Server}, {"topology", v.Topology},
+		{"", v.Client}, {"kind", v.ClientKind}, {"server", v.Server}, {"topology", v.Topology},
 		{"seq", number(v.Seq)}, {"previous", number(v.Previous)}, {"fault", v.Fault},
 	} {
 		if part.value != "" {
-			s += "  " + part.name + " " + part.value
+			s.WriteString("  " + strings.TrimSpace(part.name+" "+part.value))
 		}
 	}
 	if v.Count > 1 {
-		s += fmt.Sprintf("  (%d events)", v.Count)
+		fmt.Fprintf(&s, "  (%d events)", v.Count)
 	}
-	return s + "\n    " + v.Detail
+	return s.String() + "\n    " + v.Detail
 }
 
 func number(n uint64) string {
@@ -60,7 +63,7 @@ func number(n uint64) string {
 	if n>>32 > 0 {
 		return fmt.Sprintf("%d (%d of epoch %d)", n, n&0xffffffff, n>>32)
 	}
-	return fmt.Sprint(n)
+	return strconv.FormatUint(n, 10)
 }
 
 // keepViolations is how many are told one by one.

@@ -32,10 +32,17 @@ var errUndo = errors.New("rolled back on purpose")
 
 // A transaction is one of a writer's, with the markers of what it writes.
 type transaction struct {
-	pgx.Tx
+	executor
 
 	w     *writer
 	marks []mark
+}
+
+// An executor is a transaction, or a connection for statements that are each one of its own.
+type executor interface {
+	Begin(ctx context.Context) (pgx.Tx, error)
+	Exec(ctx context.Context, sql string, arguments ...any) (pgconn.CommandTag, error)
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
 }
 
 type mark struct {
@@ -136,7 +143,7 @@ func (w *writer) transact(ctx context.Context, options pgx.TxOptions, do func(co
 		w.failed(err, "BEGIN")
 		return false
 	}
-	x := &transaction{Tx: tx, w: w}
+	x := &transaction{executor: tx, w: w}
 	if err := do(ctx, x); err != nil {
 		if errors.Is(err, errUndo) {
 			w.run.stats.undone.Add(1)
@@ -149,7 +156,22 @@ func (w *writer) transact(ctx context.Context, options pgx.TxOptions, do func(co
 		w.failed(err, "a transaction")
 		return false
 	}
-	err = tx.Commit(ctx)
+	return w.ended(x, tx.Commit(ctx), "COMMIT")
+}
+
+// alone runs one statement that is a transaction of its own.
+func (w *writer) alone(ctx context.Context, do func(context.Context, *transaction) error) bool {
+	if ctx.Err() != nil || !w.connected(ctx) {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), writeTimeout)
+	defer cancel()
+	x := &transaction{executor: w.conn, w: w}
+	return w.ended(x, do(ctx, x), "a statement")
+}
+
+// ended takes in what the last statement of a transaction ended with, and tells whether it is committed.
+func (w *writer) ended(x *transaction, err error, what string) bool {
 	var refused *pgconn.PgError
 	switch {
 	case err == nil:
@@ -161,7 +183,7 @@ func (w *writer) transact(ctx context.Context, options pgx.TxOptions, do func(co
 		w.disconnect()
 		w.decide(x.marks, unknown)
 	}
-	w.failed(err, "COMMIT")
+	w.failed(err, what)
 	return false
 }
 
@@ -204,8 +226,13 @@ func (x *transaction) emit(ctx context.Context, t *topology, payload string) err
 	const call = `SELECT topology_emit($1::text::uuid, $2, $3::text::jsonb)`
 	m, marks := x.w.mark(t)
 	x.marks = append(x.marks, marks...)
-	_, err := x.Exec(ctx, call, t.id, emitPrefix+payloadKinds[x.w.rng.IntN(len(payloadKinds))], strings.Replace(payload, "{", fmt.Sprintf(`{"m":%d,`, m), 1))
+	_, err := x.Exec(ctx, call, t.id, emitPrefix+payloadKinds[x.w.rng.IntN(len(payloadKinds))], marked(m, payload))
 	return err
+}
+
+// marked puts a marker into an object.
+func marked(m marker, object string) string {
+	return strings.Replace(object, "{", fmt.Sprintf(`{"m":%d,`, m), 1)
 }
 
 var payloadKinds = []string{"tick", "decky.service_added", "decky.state_1", "traffic"} //nolint:gochecknoglobals // a table
