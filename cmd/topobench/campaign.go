@@ -17,6 +17,24 @@ import (
 	scene "topostream/cmd/topobench/stage"
 )
 
+// stageConfig is what a stage is told.
+type stageConfig struct {
+	faults string // --faults
+	seed   uint64
+	output output
+	flags  stageFlags
+}
+
+// A stage is what the checker starts where no --url is given.
+type stage struct {
+	urls        func() []string
+	databaseURL string
+	secret      []byte // of the servers' tokens
+	idle        time.Duration
+	faults      check.FaultRunner
+	close       func() error // ends everything and waits
+}
+
 // stageFlags are about the stage, which is started where no --url is given.
 type stageFlags struct {
 	PostgresBin string `type:"existingdir" help:"Directory of the stage's PostgreSQL programs. Default: what the machine has." placeholder:"DIR"`

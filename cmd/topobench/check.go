@@ -36,27 +36,6 @@ type checkCmd struct {
 	JSON          string        `name:"json" help:"Write the report as JSON to this file, too." placeholder:"FILE"`
 
 	Stage stageFlags `embed:""`
-
-	start func(context.Context, stageConfig) (*stage, error) `kong:"-"` // makes the stage; nil: startStage
-}
-
-// stageConfig is what a stage is told.
-type stageConfig struct {
-	faults string // --faults
-	seed   uint64
-	output output
-	flags  stageFlags
-}
-
-// A stage is what the checker starts where no --url is given.
-type stage struct {
-	urls        func() []string
-	databaseURL string
-	secret      []byte // of the servers' tokens
-	idle        time.Duration
-	mayLose     bool
-	faults      check.FaultRunner
-	close       func() error // ends everything and waits
 }
 
 // Help is the long form of --help.
@@ -86,26 +65,15 @@ func (c *checkCmd) Run(ctx context.Context, o output) (err error) {
 		return usageError{err}
 	}
 	fmt.Fprintf(o.err, "seed %d: repeat it with --seed %d\n", cfg.Seed, cfg.Seed)
+	prepare := c.ownStage
 	if len(c.URL) > 0 {
-		cfg.URLs, cfg.DatabaseURL = func() []string { return c.URL }, c.DatabaseURL
-		if cfg.Token, err = c.tokens(); err != nil {
-			return usageError{err}
-		}
-		if cfg.Faults, err = foreignFaults(ctx, c.DatabaseURL, stageConfig{c.Faults, cfg.Seed, o, c.Stage}); err != nil {
-			return err
-		}
-	} else {
-		if c.start == nil {
-			c.start = startStage
-		}
-		s, startErr := c.start(ctx, stageConfig{c.Faults, cfg.Seed, o, c.Stage})
-		if startErr != nil {
-			return fmt.Errorf("start the stage: %w", startErr)
-		}
-		defer func() { err = errors.Join(err, s.close()) }()
-		cfg.URLs, cfg.DatabaseURL, cfg.Token, cfg.Faults, cfg.Idle = s.urls, s.databaseURL, sign(s.secret), s.faults, s.idle
-		cfg.MayLose = cfg.MayLose || s.mayLose
+		prepare = c.foreignServers
 	}
+	end, err := prepare(ctx, &cfg, o)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, end()) }()
 	report, err := check.Run(ctx, cfg)
 	if report == nil {
 		return err
@@ -115,6 +83,26 @@ func (c *checkCmd) Run(ctx context.Context, o output) (err error) {
 		err = errors.Join(err, errViolated)
 	}
 	return errors.Join(err, c.writeJSON(report))
+}
+
+// foreignServers has the run check the servers at --url.
+func (c *checkCmd) foreignServers(ctx context.Context, cfg *check.Config, o output) (end func() error, err error) {
+	cfg.URLs, cfg.DatabaseURL = func() []string { return c.URL }, c.DatabaseURL
+	if cfg.Token, err = c.tokens(); err != nil {
+		return nil, usageError{err}
+	}
+	cfg.Faults, err = foreignFaults(ctx, c.DatabaseURL, stageConfig{c.Faults, cfg.Seed, o, c.Stage})
+	return func() error { return nil }, err
+}
+
+// ownStage has the run check servers of its own.
+func (c *checkCmd) ownStage(ctx context.Context, cfg *check.Config, o output) (end func() error, err error) {
+	s, err := startStage(ctx, stageConfig{c.Faults, cfg.Seed, o, c.Stage})
+	if err != nil {
+		return nil, fmt.Errorf("start the stage: %w", err)
+	}
+	cfg.URLs, cfg.DatabaseURL, cfg.Token, cfg.Faults, cfg.Idle = s.urls, s.databaseURL, sign(s.secret), s.faults, s.idle
+	return s.close, nil
 }
 
 func (c *checkCmd) validate() error {
