@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"context"
+	"math/rand/v2"
 	"net/http"
 	"sync"
 	"sync/atomic"
@@ -33,13 +34,12 @@ func (b *Backend) Addr() string {
 	return ""
 }
 
-// A Balancer forwards connections to backends in turn. It asks each for /readyz and leaves out those that do not say yes; when none does, it
+// A Balancer forwards each connection to a random backend. It asks each for /readyz and leaves out those that do not say yes; when none does, it
 // tries them all, as clients should hear the reason from a server.
 type Balancer struct {
 	*Proxy
 
 	backends []*Backend
-	turn     atomic.Uint64
 	client   *http.Client
 	stop     context.CancelFunc
 	checks   sync.WaitGroup
@@ -84,7 +84,7 @@ func (b *Balancer) Up() int {
 }
 
 func (b *Balancer) pick() []Target {
-	start := int(b.turn.Add(1) % uint64(len(b.backends)))
+	start := rand.IntN(len(b.backends)) // not in turn: clients that come in a row would be parted by it, kind by kind
 	var up, down []Target
 	for i := range b.backends {
 		backend := b.backends[(start+i)%len(b.backends)]

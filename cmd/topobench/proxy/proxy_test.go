@@ -209,7 +209,7 @@ func ask(t *testing.T, addr string) string {
 	return string(b)
 }
 
-func TestABalancerTakesTurnsAndLeavesOutWhoIsNotReadyUnlessNobodyIs(t *testing.T) {
+func TestABalancerSpreadsConnectionsAndLeavesOutWhoIsNotReadyUnlessNobodyIs(t *testing.T) {
 	t.Parallel()
 	one, two, unready := backend(t, "one", 200), backend(t, "two", 200), backend(t, "unready", 503)
 	b, err := proxy.Balance(t.Context(), one, two, unready)

@@ -5,10 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"net/http"
+	"runtime"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -55,21 +54,21 @@ func (s *Stage) TakeCensus(ctx context.Context) (Census, error) {
 	return c, nil
 }
 
-// Baseline is a census of before: with the pools of all servers full, and with as many backends of the worker as its documentation allows.
+// Baseline is a census of before. Pools open connections when they are needed and keep them for half an hour: it counts their limits.
 func (s *Stage) Baseline(ctx context.Context) (Census, error) {
-	if err := s.warm(ctx); err != nil {
-		return nil, fmt.Errorf("warm the servers up: %w", err)
-	}
 	c, err := s.TakeCensus(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("count what there is before: %w", err)
 	}
-	c["backends topostream mutator"] = workerBackends
+	c["backends topostream"] = float64(len(s.Servers) * max(serverPool, runtime.NumCPU())) // pgx's own choice where that is more
+	c["backends topostream mutator"] = workerPool
 	return c, nil
 }
 
-// workerBackends is what a worker opens at most beside its LISTEN connection, with --concurrency 4: two for each topology, and two.
-const workerBackends = 10
+const (
+	serverPool = 8
+	workerPool = 10 // with --concurrency 4: two for each topology, and two
+)
 
 // More gives what is more than before, a line each.
 func (c Census) More(before Census) []string {
@@ -80,65 +79,6 @@ func (c Census) More(before Census) []string {
 		}
 	}
 	return more
-}
-
-// poolFills is how many requests to a server wait at once in warm: more than its pool has connections.
-const poolFills = 32
-
-// warm has every server open all connections of its pool, which it opens when it needs them and keeps for half an hour: what is more afterwards is a
-// leak.
-func (s *Stage) warm(ctx context.Context) error {
-	const hold = `BEGIN; LOCK TABLE topologies IN ACCESS EXCLUSIVE MODE`
-	conn, err := pgx.Connect(ctx, s.DatabaseURL())
-	if err != nil {
-		return err
-	}
-	defer conn.Close(ctx)
-	if _, err := conn.Exec(ctx, hold); err != nil {
-		return err
-	}
-	token, err := s.Token()
-	if err != nil {
-		return err
-	}
-	var requests sync.WaitGroup
-	defer requests.Wait()
-	for _, server := range s.Servers {
-		for range poolFills {
-			requests.Go(func() { s.ask(ctx, server, token) })
-		}
-	}
-	// Until no more come: pools open connections one after the other.
-	const waiting = `SELECT count(*) FROM pg_stat_activity WHERE application_name = 'topostream'`
-	for last, same := int64(-1), 0; same < 10; {
-		var n int64
-		if err := conn.QueryRow(ctx, waiting).Scan(&n); err != nil {
-			return err
-		}
-		if n == last {
-			same++
-		} else {
-			last, same = n, 0
-		}
-		select {
-		case <-time.After(50 * time.Millisecond):
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
-	_, err = conn.Exec(ctx, `ROLLBACK`)
-	return err
-}
-
-func (s *Stage) ask(ctx context.Context, server *Server, token string) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+server.Backend.Addr()+"/api/v1/topologies", nil)
-	if err != nil {
-		return
-	}
-	req.Header.Set("Authorization", "Bearer "+token)
-	if res, err := s.client.Do(req); err == nil {
-		_ = res.Body.Close() // its answer is of no interest
-	}
 }
 
 // AwaitCensus waits until nothing is more than before; when ctx ends first, the error says what is.
