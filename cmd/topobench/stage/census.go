@@ -61,7 +61,7 @@ func (s *Stage) Baseline(ctx context.Context) (Census, error) {
 		return nil, fmt.Errorf("count what there is before: %w", err)
 	}
 	c["backends topostream"] = float64(len(s.Servers) * max(serverPool, runtime.NumCPU())) // pgx's own choice where that is more
-	c["backends topostream mutator"] = workerPool
+	c["backends topostream mutator"], c["backends topostream mutator listen"] = workerPool, 1 // it may be about to open it
 	return c, nil
 }
 
