@@ -28,6 +28,9 @@ func TestARunOnAServerThatKeepsItsPromiseIsCleanAndLookedAtEverything(t *testing
 	if report.Graphs == 0 || report.Rollbacks == 0 || report.Undone == 0 || report.Notifies == 0 {
 		t.Errorf("a run without graphs, rollbacks or raw NOTIFYs: %+v", report)
 	}
+	if report.DatabaseErrors != 0 || report.Unknown != 0 || report.Unchecked != 0 {
+		t.Errorf("nothing was disturbed, but %d database errors, %d unknown, %d not compared", report.DatabaseErrors, report.Unknown, report.Unchecked)
+	}
 	if n := pgtest.Scan[int](t, db.Conn(t), `SELECT count(*) FROM topologies`); n != 0 {
 		t.Errorf("%d topologies are left", n)
 	}

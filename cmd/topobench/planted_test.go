@@ -157,6 +157,11 @@ const plantedServers = 2
 
 func runPlanted(t *testing.T, binary string, s scenario) *check.Report {
 	t.Helper()
+	return runPlantedWith(t, binary, s, func(*check.Config) {})
+}
+
+func runPlantedWith(t *testing.T, binary string, s scenario, change func(*check.Config)) *check.Report {
+	t.Helper()
 	db := pgtest.NewEmpty(t)
 	servers := make([]*server, plantedServers)
 	urls := make([]string, plantedServers)
@@ -164,11 +169,13 @@ func runPlanted(t *testing.T, binary string, s scenario) *check.Report {
 		servers[i] = newServer(t, binary, db.URL)
 		urls[i] = "http://" + servers[i].address
 	}
-	report, err := check.Run(t.Context(), check.Config{
+	cfg := check.Config{
 		URLs: func() []string { return urls }, DatabaseURL: db.URL, Token: sign([]byte(testSecret)), Seed: uint64(time.Now().UnixNano()),
 		Topologies: 1, Writers: 4, Clients: 8, Duration: 6 * time.Second, Settle: 15 * time.Second, Idle: 5 * time.Second,
 		Faults: func(ctx context.Context, m check.Monitor) error { return s(ctx, t, servers, m) },
-	})
+	}
+	change(&cfg)
+	report, err := check.Run(t.Context(), cfg)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -79,6 +79,7 @@ SELECT r.id::text, h.seq, h.first, e.seq, e.event
 	for id, t := range f.topologies {
 		ids, afters = append(ids, id), append(afters, int64(t.at()))
 	}
+	began := f.run.since()
 	rows, err := f.conn.Query(ctx, query, ids, afters, followRows)
 	if err != nil {
 		return false, fmt.Errorf("read the journal: %w", err)
@@ -93,7 +94,7 @@ SELECT r.id::text, h.seq, h.first, e.seq, e.event
 		return false, fmt.Errorf("read the journal: %w", err)
 	}
 	for id, page := range pages {
-		again, err := f.take(ctx, f.topologies[id], page)
+		again, err := f.take(ctx, f.topologies[id], page, began)
 		if err != nil {
 			return false, err
 		}
@@ -109,8 +110,8 @@ func (t *topology) at() uint64 {
 	return t.position
 }
 
-// take takes a page of one topology in.
-func (f *follower) take(ctx context.Context, t *topology, page []journalRow) (more bool, err error) {
+// take takes a page of one topology in, of a read that began at began.
+func (f *follower) take(ctx context.Context, t *topology, page []journalRow, began time.Duration) (more bool, err error) {
 	head, first := page[0].head, page[0].first
 	t.head.Store(head)
 	position := t.at()
@@ -128,7 +129,7 @@ func (f *follower) take(ctx context.Context, t *topology, page []journalRow) (mo
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.first = first
+	t.first, t.asOf = first, began
 	for _, r := range page {
 		if r.seq == nil {
 			if head != t.position {
@@ -157,27 +158,27 @@ SELECT seq, topology_event_json(topology_id, seq, type, payload, at) FROM topolo
 	if err != nil {
 		return fmt.Errorf("read the older epochs: %w", err)
 	}
+	type row struct {
+		Seq   int64
+		Event string
+	}
+	left, err := pgx.CollectRows(rows, pgx.RowToStructByPos[row]) // before the lock: clients must not wait for the database
+	if err != nil {
+		return fmt.Errorf("read the older epochs: %w", err)
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	before := t.position
 	t.state, t.position = newState(t.run.hash), 0
-	whole := true
-	var (
-		seq     int64
-		encoded string
-	)
-	_, err = pgx.ForEachRow(rows, []any{&seq, &encoded}, func() error {
-		n := uint64(seq)
-		if n != t.position+1 && n != epochBase(epochOf(n))+1 {
-			whole = false // retention was here
+	whole := len(left) > 0 && uint64(left[0].Seq) == t.origin // else retention was here, which takes the oldest
+	for i, r := range left {
+		n := uint64(r.Seq)
+		if i > 0 && n != t.position+1 && n != epochBase(epochOf(n))+1 {
+			t.problem(n, fmt.Sprintf("the older epochs have a gap: %d follows %d", n, t.position))
 		}
-		t.fold(n, []byte(encoded), n > before)
-		return nil
-	})
+		t.fold(n, []byte(r.Event), n > before)
+	}
 	switch {
-	case err != nil:
-		t.position = before
-		return fmt.Errorf("read the older epochs: %w", err)
 	case t.position < before && !t.run.cfg.MayLose:
 		t.problem(before, fmt.Sprintf("epoch %d begins without the events %d to %d, which were committed", epochOf(head), t.position+1, before))
 	case t.position < before:

@@ -39,8 +39,10 @@ type topology struct {
 	mu           sync.Mutex
 	ledger       ledger
 	state        *state
-	position     uint64 // newest seq read
-	first        uint64 // oldest seq that the journal holds
+	origin       uint64        // its first event
+	position     uint64        // newest seq read
+	first        uint64        // oldest seq that the journal holds
+	asOf         time.Duration // when the read began that told first
 	epochs       map[uint64][]record
 	bases        map[uint64]digest // what an epoch began with
 	observations []observation     // that wait for the journal to be read so far
@@ -81,7 +83,7 @@ type reset struct {
 func newTopology(r *run, id, name string, head uint64) *topology {
 	t := &topology{
 		run: r, id: id, name: name, ledger: newLedger(), state: newState(r.hash), position: epochBase(epochOf(head)), first: epochBase(epochOf(head)) + 1,
-		epochs: map[uint64][]record{}, bases: map[uint64]digest{},
+		origin: epochBase(epochOf(head)) + 1, epochs: map[uint64][]record{}, bases: map[uint64]digest{},
 	}
 	t.head.Store(head)
 	return t
@@ -303,10 +305,10 @@ func (t *topology) judgeSnapshot(s taken, last bool) (done bool) {
 	return true
 }
 
-// judgeReset judges a snapshot in place of events. The journal's first seq only rises within an epoch: if it is still at or below what was asked for,
-// the journal held it then.
+// judgeReset judges a snapshot in place of events. The journal's first seq only rises within an epoch: if it is at or below what was asked for
+// in a read that began later, the journal held it then.
 func (t *topology) judgeReset(r reset, last bool) (done bool) {
-	if !t.reached(r.to) && !last {
+	if (!t.reached(r.to) || t.asOf <= r.at) && !last {
 		return false
 	}
 	switch {
