@@ -35,7 +35,7 @@ func echo(t *testing.T) (addr string) {
 				return
 			}
 			go func() {
-				defer conn.Close()
+				defer func() { _ = conn.Close() }() // it has ended
 				_, _ = io.Copy(conn, conn) // its end is the client's
 			}()
 		}

@@ -56,16 +56,30 @@ func (s *Stage) TakeCensus(ctx context.Context) (Census, error) {
 
 // Baseline is a census of before. Pools open connections when they are needed and keep them for half an hour: it counts their limits.
 func (s *Stage) Baseline(ctx context.Context) (Census, error) {
-	c, err := s.TakeCensus(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("count what there is before: %w", err)
+	c := Census{}
+	for range baselineCounts { // goroutines come and go by one or two
+		now, err := s.TakeCensus(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("count what there is before: %w", err)
+		}
+		for what, n := range now {
+			c[what] = max(c[what], n)
+		}
+		select {
+		case <-time.After(baselineEvery):
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
 	}
-	c["backends topostream"] = float64(len(s.Servers) * max(serverPool, runtime.NumCPU())) // pgx's own choice where that is more
+	c["backends topostream"] = float64(len(s.Servers) * max(serverPool, runtime.NumCPU()))    // pgx's own choice where that is more
 	c["backends topostream mutator"], c["backends topostream mutator listen"] = workerPool, 1 // it may be about to open it
 	return c, nil
 }
 
 const (
+	baselineCounts = 6
+	baselineEvery  = 200 * time.Millisecond
+
 	serverPool = 8
 	workerPool = 10 // with --concurrency 4: two for each topology, and two
 )
