@@ -36,7 +36,7 @@ func echo(t *testing.T) (addr string) {
 			}
 			go func() {
 				defer func() { _ = conn.Close() }() // it has ended
-				_, _ = io.Copy(conn, conn) // its end is the client's
+				_, _ = io.Copy(conn, conn)          // its end is the client's
 			}()
 		}
 	}()
