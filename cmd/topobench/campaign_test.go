@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"topostream/pgbus/pgtest"
 )
 
 // scratch gives this test a directory of its own for all temporary files, so that it can tell what is left. PostgreSQL's user must get through it.
@@ -76,6 +78,25 @@ func TestAnInterruptedCampaignEndsAllThatItStarted(t *testing.T) {
 		if line, err := os.ReadFile(p); err == nil && strings.Contains(string(line), dir) {
 			t.Errorf("still there: %q", line)
 		}
+	}
+}
+
+func TestSomebodysServersGetOnlyFaultsThatSQLCanDo(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	url := serve(t, build(t, module), db.URL)
+	code, text, report := runCheck(t, url, db.URL, "--duration", "12s", "--topologies", "12", "--clients", "8", "--faults", "backend,table,locks,transactions,retention,server,disk")
+	t.Log(text)
+	if code != exitOK {
+		t.Fatalf("exit code %d", code)
+	}
+	for _, want := range []string{"SKIPPED fault server.kill: the servers are not ours", "SKIPPED fault disk.wal-full: the servers are not ours"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("the report does not say %q", want)
+		}
+	}
+	if len(report.Faults) < 3 {
+		t.Errorf("faults: %v", report.Faults)
 	}
 }
 
