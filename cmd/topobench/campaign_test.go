@@ -35,6 +35,7 @@ func leftIn(t *testing.T, dir string) []string {
 	return left
 }
 
+//nolint:paralleltest // t.Setenv gives it a directory for temporary files
 func TestACampaignOnAStageOfItsOwnIsCleanAndLeavesNothing(t *testing.T) {
 	dir := scratch(t)
 	var out, errOut lockedBuffer
@@ -55,6 +56,7 @@ func TestACampaignOnAStageOfItsOwnIsCleanAndLeavesNothing(t *testing.T) {
 	}
 }
 
+//nolint:paralleltest // as above
 func TestAnInterruptedCampaignEndsAllThatItStarted(t *testing.T) {
 	dir := scratch(t)
 	ctx, interrupt := context.WithCancel(t.Context())
