@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -114,6 +115,16 @@ func chosenFaults(list string) ([]fault.Kind, error) {
 		return nil, usageError{err}
 	}
 	return kinds, nil
+}
+
+// faultHelp tells all faults.
+func faultHelp() string {
+	var text strings.Builder
+	text.WriteString("\n\nFaults, by --faults:\n")
+	for _, k := range fault.Kinds() {
+		fmt.Fprintf(&text, "\n%s: %s\n", k.Name, k.Doc)
+	}
+	return text.String()
 }
 
 // runner makes a campaign, says what is skipped and why, and at its end what was done.

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"topostream/cmd/topobench/fault"
 	"topostream/pgbus/pgtest"
 )
 
@@ -99,6 +100,17 @@ func TestSomebodysServersGetOnlyFaultsThatSQLCanDo(t *testing.T) {
 	}
 	if len(report.Faults) < 3 {
 		t.Errorf("faults: %v", report.Faults)
+	}
+}
+
+func TestTheHelpTellsEveryFault(t *testing.T) {
+	t.Parallel()
+	var out, errOut lockedBuffer
+	code := run(t.Context(), []string{"check", "--help"}, &out, &errOut)
+	for _, name := range fault.Names() {
+		if code != exitOK || !strings.Contains(out.String(), name+": ") {
+			t.Errorf("exit code %d; nothing about %s", code, name)
+		}
 	}
 }
 

@@ -172,6 +172,8 @@ func (c *Campaign) inject(ctx context.Context, m Monitor, k Kind) {
 	case err == nil:
 		c.report.Injected[k.Name]++
 		c.env.Logger.Info("mended", "kind", k.Name, "took", took)
+	case errors.Is(err, errSpoiled) && ctx.Err() != nil: // the campaign's end kept it
+		c.env.Logger.Info("given up", "kind", k.Name, "took", took)
 	case errors.Is(err, errSpoiled):
 		c.report.Spoiled[k.Name]++
 		c.env.Logger.Info("spoiled", "kind", k.Name, "took", took, "error", err)
