@@ -42,6 +42,7 @@ type stageFlags struct {
 	Topostream  string `help:"The stage's topostream. Default: built from the module that we are in, else the one in PATH." placeholder:"PATH"`
 	Race        bool   `help:"Build the stage's topostream with -race; a data race is a violation."`
 	Servers     int    `default:"2" help:"Servers on the stage, behind its balancer."`
+	Bus         string `default:"notify" enum:"notify,wal,poll" help:"The stage's bus: notify, wal or poll."`
 	KeepLogs    bool   `help:"Leave the logs of the stage behind, and say where; when something went wrong they are left anyway."`
 }
 
@@ -62,7 +63,7 @@ func startStage(ctx context.Context, cfg stageConfig) (_ *stage, err error) {
 	opening, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()
 	s, err := scene.Open(opening, scene.Config{
-		PostgresBin: cfg.flags.PostgresBin, Topostream: cfg.flags.Topostream, Race: cfg.flags.Race, Servers: cfg.flags.Servers, Keep: cfg.flags.KeepLogs, Logger: log,
+		PostgresBin: cfg.flags.PostgresBin, Topostream: cfg.flags.Topostream, Race: cfg.flags.Race, Servers: cfg.flags.Servers, Bus: cfg.flags.Bus, Keep: cfg.flags.KeepLogs, Logger: log,
 		ServeArgs: []string{"--keepalive=" + stageKeepalive.String()},
 	})
 	if err != nil {

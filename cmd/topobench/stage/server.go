@@ -20,6 +20,7 @@ type Server struct {
 	Backend  *proxy.Backend
 	Database *proxy.Link
 
+	listens  bool // on a connection by LISTEN
 	process  *process
 	database *proxy.Proxy
 	client   *http.Client
@@ -89,6 +90,9 @@ func (s *Server) Metric(ctx context.Context, name string) (float64, error) {
 func (s *Server) Ready(ctx context.Context) error {
 	if _, err := s.get(ctx, "/readyz"); err != nil {
 		return err
+	}
+	if !s.listens {
+		return nil
 	}
 	listening, err := s.Metric(ctx, "topostream_listening")
 	switch {

@@ -31,6 +31,7 @@ type Config struct {
 	Topostream  string // the program; else it is built from the module that we are in; else the one in PATH
 	Race        bool   // build it with -race
 	Servers     int    // 2
+	Bus         string // notify, wal (which the database is then told) or poll (which the servers are); notify
 	Keep        bool   // leave the logs behind
 	ServeArgs   []string
 	Logger      *slog.Logger
@@ -59,6 +60,13 @@ type Stage struct {
 // database is the name of the stage's database.
 const database = "topostream"
 
+// Buses.
+const (
+	notify = "notify"
+	wal    = "wal"
+	poll   = "poll"
+)
+
 // settings are those of a production cluster that is small. It can be restored from and followed: nothing is switched off that durability needs.
 func settings(version int) map[string]string {
 	s := map[string]string{
@@ -75,6 +83,9 @@ func settings(version int) map[string]string {
 func Open(ctx context.Context, cfg Config) (_ *Stage, err error) {
 	if cfg.Servers == 0 {
 		cfg.Servers = 2
+	}
+	if cfg.Bus == "" {
+		cfg.Bus = notify
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
@@ -166,10 +177,16 @@ func (s *Stage) migrate(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	cmd := exec.CommandContext(ctx, s.binary, "migrate", "up")
-	cmd.Env = append(os.Environ(), "TOPOSTREAM_DATABASE_URL="+s.DatabaseURL())
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("topostream migrate up: %w: %s", err, out)
+	commands := [][]string{{"migrate", "up"}}
+	if s.cfg.Bus == wal {
+		commands = append(commands, []string{"bus", wal})
+	}
+	for _, args := range commands {
+		cmd := exec.CommandContext(ctx, s.binary, args...)
+		cmd.Env = append(os.Environ(), "TOPOSTREAM_DATABASE_URL="+s.DatabaseURL())
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("topostream %s: %w: %s", strings.Join(args, " "), err, out)
+		}
 	}
 	if s.JournalDisk == nil {
 		return nil
@@ -245,7 +262,10 @@ func (s *Stage) startServers(ctx context.Context) error {
 			return err
 		}
 		args := append([]string{"serve", "--addr=127.0.0.1:0", "--jwt-secret-file=" + s.secretFile(), "--max-streams-per-user=0", "--drain=3s"}, s.cfg.ServeArgs...)
-		server := &Server{Name: name, Backend: proxy.NewBackend(), Database: link, database: p, client: s.client, process: s.process(name, databaseURL, args...)}
+		if s.cfg.Bus == poll {
+			args = append(args, "--bus="+poll)
+		}
+		server := &Server{Name: name, Backend: proxy.NewBackend(), Database: link, database: p, listens: s.cfg.Bus == notify, client: s.client, process: s.process(name, databaseURL, args...)}
 		if err := server.Start(ctx); err != nil {
 			return err
 		}
