@@ -84,7 +84,7 @@ const (
 // freezeUntilDropped fills the buffers between PostgreSQL and a frozen server by raw notifications to a topology that nobody but the fault itself follows.
 func freezeUntilDropped(ctx context.Context, e *Env, r *rand.Rand) error {
 	const (
-		topology = `INSERT INTO topologies (name) VALUES ('topobench fault') ON CONFLICT (name) DO UPDATE SET name = excluded.name RETURNING id::text`
+		topology = `INSERT INTO topologies (name) VALUES ('topobench fault ' || gen_random_uuid()) RETURNING id::text`
 		dropped  = `SELECT array_agg(pid) FROM pg_stat_activity WHERE application_name = 'topostream listen'`
 		noise    = `SELECT count(pg_notify($1, repeat('x', 7000) || i)) FROM generate_series(1, 50) i`
 	)
@@ -94,6 +94,7 @@ func freezeUntilDropped(ctx context.Context, e *Env, r *rand.Rand) error {
 		if err := conn.QueryRow(ctx, topology).Scan(&id); err != nil {
 			return err
 		}
+		defer e.forget(ctx, id)
 		stop, err := e.follow(ctx, s, id)
 		if err != nil {
 			return err
@@ -129,6 +130,19 @@ func freezeUntilDropped(ctx context.Context, e *Env, r *rand.Rand) error {
 		}
 		return nil
 	})
+}
+
+// forget removes a topology, and its feeds with it, so that they do not linger.
+func (e *Env) forget(ctx context.Context, id string) {
+	mend, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	err := e.with(mend, func(conn *pgx.Conn) error {
+		_, err := conn.Exec(mend, `DELETE FROM topologies WHERE id = $1::text::uuid`, id)
+		return err
+	})
+	if err != nil {
+		e.Logger.Info("a fault's topology stays", "id", id, "error", err) // it is in nobody's way
+	}
 }
 
 // follow opens a stream straight on a server and returns when the server LISTENs to the topology's channel. The stream ends by stop.
