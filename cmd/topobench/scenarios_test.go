@@ -47,7 +47,7 @@ func TestNewEpochsAreNewHistoriesAndNoLoss(t *testing.T) {
 
 func TestRetentionUnderTheRunIsNoLoss(t *testing.T) {
 	t.Parallel()
-	report := runPlanted(t, build(t, module), repeat("retention", `SELECT topology_prune(NULL, 20, 100000)`, 20*time.Millisecond))
+	report := runPlanted(t, build(t, module), repeat("retention", `SELECT topology_prune(NULL, 2, 100000)`, 20*time.Millisecond))
 	if !report.Clean() {
 		t.Errorf("violations %v", report.Violations)
 	}
