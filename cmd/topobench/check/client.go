@@ -39,7 +39,7 @@ type client struct {
 	retry    time.Duration // the server's wish; what a browser waits is its own matter before that
 	budget   int64         // bytes that the next connection of a dropping client may read
 	got      int64         // events of this connection
-	trickles bool          // this connection of a slow client does
+	trickles atomic.Bool   // this connection of a slow client does
 }
 
 func (c *client) name() string { return fmt.Sprint("client ", c.n) }
@@ -64,7 +64,7 @@ func (c *client) follow(ctx context.Context) {
 		DisableKeepAlives: true, DisableCompression: true, ResponseHeaderTimeout: 20 * time.Second,
 		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
 			conn, err := dialer.DialContext(ctx, network, address)
-			if tcp, ok := conn.(*net.TCPConn); ok && c.trickles {
+			if tcp, ok := conn.(*net.TCPConn); ok && c.trickles.Load() {
 				_ = tcp.SetReadBuffer(4 << 10) // what the kernel keeps for it is no longer the server's to keep
 			}
 			return conn, err
@@ -77,7 +77,7 @@ func (c *client) follow(ctx context.Context) {
 			c.judge.close()
 			c.judge = &judge{client: c, topology: c.run.topologies[c.rng.IntN(len(c.run.topologies))]}
 		}
-		c.trickles = c.kind == Slow && !c.trickles && !c.run.settling.Load()
+		c.trickles.Store(c.kind == Slow && !c.trickles.Load() && !c.run.settling.Load()) // atomic: a dial may outlive its request
 		err := c.connect(ctx, &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }})
 		if bad := (*tornError)(nil); errors.As(err, &bad) && ctx.Err() == nil {
 			c.run.violations.add(c.violation(Torn, c.judge.topology, c.judge.server, 0, c.judge.last, bad.what))
@@ -221,9 +221,9 @@ func (c *client) body(ctx context.Context, r io.Reader, idle *time.Timer) *body 
 		b.cutAt = max(c.budget, 1+int64(c.rng.ExpFloat64()*20_000))
 		c.budget = b.cutAt
 	case Slow:
-		b.slow = c.trickles
+		b.slow = c.trickles.Load()
 		b.until = time.Now().Add(time.Second + time.Duration(c.rng.Int64N(int64(4*time.Second))))
-		if c.trickles {
+		if c.trickles.Load() {
 			b.until = time.Now().Add(5*time.Second + time.Duration(c.rng.Int64N(int64(time.Minute))))
 		}
 	case Steady, Arriving:

@@ -150,7 +150,7 @@ func (j *judge) snapshot(f *frame, now time.Duration) error {
 	}
 	if j.has && (j.resumed || j.begun) {
 		j.client.run.stats.resets.Add(1)
-		j.topology.takeReset(reset{client: j.client, server: j.server, from: j.last, to: s.Seq, at: now, fault: fault})
+		j.topology.takeReset(reset{client: j.client, server: j.server, from: j.last, to: s.Seq, asked: j.resumed && !j.begun, at: now, fault: fault})
 	}
 	d, err := digestOf(j.client.run.hash, s)
 	if err != nil {

@@ -76,6 +76,7 @@ type reset struct {
 	client   *client
 	server   string
 	from, to uint64
+	asked    bool // the client asked to resume, and this is the answer; else it came later, as when the server throws a feed of an older epoch away
 	at       time.Duration
 	fault    string
 }
@@ -320,6 +321,7 @@ func (t *topology) judgeReset(r reset, last bool) (done bool) {
 		t.blame(r.client, WrongSnapshot, r.server, r.to, r.from, r.at, r.fault, "the snapshot is older than what the client has")
 	case sameEpoch(t.position, r.from) && t.first > r.from+1:
 		t.run.stats.pruned.Add(1)
+	case r.to == r.from && !r.asked: // needless, but it takes nothing away
 	case r.to == r.from && sameEpoch(t.position, r.from):
 		t.blame(r.client, WrongSnapshot, r.server, r.to, r.from, r.at, r.fault, "a snapshot came though the client was at the head and its number was good")
 	case sameEpoch(t.position, r.from):
