@@ -26,6 +26,8 @@ type Config struct {
 	DataDir  string            // made, 0700, if it is not there
 	Port     int               // on 127.0.0.1; 0: a free one
 	Settings map[string]string // of postgresql.conf
+	WALDir   string            // where a new cluster's pg_wal is; empty: in DataDir
+	Env      []string          // NAME=value, beside our own environment
 }
 
 // Mode is how Stop ends PostgreSQL.
@@ -99,7 +101,7 @@ func (c *Cluster) start(ctx context.Context) error {
 	for _, name := range slices.Sorted(maps.Keys(c.cfg.Settings)) {
 		args = append(args, "-c", name+"="+c.cfg.Settings[name])
 	}
-	logPath := filepath.Join(c.cfg.DataDir, "log")
+	logPath := c.Log()
 	log, err := os.OpenFile(logPath, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
 	if err != nil {
 		return fmt.Errorf("log file: %w", err)
@@ -108,6 +110,7 @@ func (c *Cluster) start(ctx context.Context) error {
 	// Not ctx: its end must not kill PostgreSQL. A process group of its own: Ctrl-C in the terminal reaches us, and we stop it in order.
 	cmd := exec.Command(c.cfg.Binaries.Bin("postgres"), args...) //nolint:noctx // see above
 	cmd.Dir, cmd.Stdout, cmd.Stderr = c.cfg.DataDir, log, log
+	cmd.Env = append(os.Environ(), c.cfg.Env...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: c.account.credential, Setpgid: true}
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("start PostgreSQL: %w", err)
@@ -228,6 +231,22 @@ func (c *Cluster) Restart(ctx context.Context, mode Mode) error {
 	}
 	return c.start(ctx)
 }
+
+// SetEnv changes Config.Env for the next start.
+func (c *Cluster) SetEnv(env ...string) { c.cfg.Env = env }
+
+// Running tells whether the postmaster lives.
+func (c *Cluster) Running() bool {
+	select {
+	case <-c.exited:
+		return false
+	default:
+		return true
+	}
+}
+
+// Log is the path of the log since the last start.
+func (c *Cluster) Log() string { return filepath.Join(c.cfg.DataDir, "log") }
 
 // Freeze stops the postmaster and all its backends by SIGSTOP (Linux); Thaw lets them go on.
 func (c *Cluster) Freeze() { c.signalAll(syscall.SIGSTOP) }

@@ -56,6 +56,15 @@ func (a account) own(path string) error {
 	return os.Chown(path, int(a.credential.Uid), int(a.credential.Gid))
 }
 
+// Own gives a path to the user that PostgreSQL runs as on this machine.
+func Own(path string) error {
+	a, err := chooseAccount()
+	if err != nil {
+		return err
+	}
+	return a.own(path)
+}
+
 func (c *Cluster) data() string { return filepath.Join(c.cfg.DataDir, dataName) }
 
 // prepareDir makes DataDir, 0700 and the account's, locks it for this process and makes sure that the account gets at it.
@@ -192,7 +201,11 @@ func (c *Cluster) initdb(ctx context.Context) error {
 		_ = os.RemoveAll(dir) // it is in nobody's way
 	}
 	making := c.data() + ".making-" + strconv.Itoa(os.Getpid())
-	if err := c.run(ctx, "initdb", "-D", making, "-U", "postgres", "--auth=scram-sha-256", "--pwfile="+passwordFile, "-E", "UTF8", "--locale=C", "--no-sync"); err != nil {
+	args := []string{"-D", making, "-U", "postgres", "--auth=scram-sha-256", "--pwfile=" + passwordFile, "-E", "UTF8", "--locale=C", "--no-sync"}
+	if c.cfg.WALDir != "" {
+		args = append(args, "--waldir="+c.cfg.WALDir)
+	}
+	if err := c.run(ctx, "initdb", args...); err != nil {
 		return err
 	}
 	if err := os.Rename(making, c.data()); err != nil {

@@ -1,0 +1,164 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"topostream/cmd/topobench/check"
+	"topostream/cmd/topobench/fault"
+	scene "topostream/cmd/topobench/stage"
+)
+
+// stageConfig is what a stage is told.
+type stageConfig struct {
+	faults string // --faults
+	seed   uint64
+	output output
+	flags  stageFlags
+}
+
+// A stage is what the checker starts where no --url is given.
+type stage struct {
+	urls        func() []string
+	databaseURL string
+	secret      []byte // of the servers' tokens
+	idle        time.Duration
+	faults      check.FaultRunner
+	close       func() error // ends everything and waits
+}
+
+// stageFlags are about the stage, which is started where no --url is given.
+type stageFlags struct {
+	PostgresBin string `type:"existingdir" help:"Directory of the stage's PostgreSQL programs. Default: what the machine has." placeholder:"DIR"`
+	Topostream  string `help:"The stage's topostream. Default: built from the module that we are in, else the one in PATH." placeholder:"PATH"`
+	Race        bool   `help:"Build the stage's topostream with -race; a data race is a violation."`
+	Servers     int    `default:"2" help:"Servers on the stage, behind its balancer."`
+	Bus         string `default:"notify" enum:"notify,wal,poll" help:"The stage's bus: notify, wal or poll."`
+	KeepLogs    bool   `help:"Leave the logs of the stage behind, and say where; when something went wrong they are left anyway."`
+}
+
+const (
+	stageKeepalive = 5 * time.Second
+	openTimeout    = 5 * time.Minute // a build from nothing among it
+	// censusTimeout is longer than a feed without clients lingers (60 s).
+	censusTimeout = 100 * time.Second
+)
+
+// startStage puts the stage up and gives what the checker must know of it. Its close tells what is more than before, and what did not end in order.
+func startStage(ctx context.Context, cfg stageConfig) (_ *stage, err error) {
+	kinds, err := chosenFaults(cfg.faults)
+	if err != nil {
+		return nil, err
+	}
+	log := slog.New(slog.NewTextHandler(cfg.output.err, nil))
+	opening, cancel := context.WithTimeout(ctx, openTimeout)
+	defer cancel()
+	s, err := scene.Open(opening, scene.Config{
+		PostgresBin: cfg.flags.PostgresBin, Topostream: cfg.flags.Topostream, Race: cfg.flags.Race, Servers: cfg.flags.Servers, Bus: cfg.flags.Bus, Keep: cfg.flags.KeepLogs, Logger: log,
+		ServeArgs: []string{"--keepalive=" + stageKeepalive.String()},
+	})
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.Close(context.WithoutCancel(ctx)))
+		}
+	}()
+	before, err := s.Baseline(opening)
+	if err != nil {
+		return nil, err
+	}
+	out := &stage{
+		// Writers that wait for a lock that a fault holds for half a minute would be none of the load by then.
+		urls: func() []string { return []string{s.URL()} }, databaseURL: s.DatabaseURL() + "?lock_timeout=1s", secret: s.Secret(), idle: 3 * stageKeepalive,
+		close: func() error {
+			// Interrupted, the run has removed its topologies, and feeds go with them: the census is soon done.
+			wait, cancel := context.WithTimeout(context.WithoutCancel(ctx), censusTimeout)
+			defer cancel()
+			census := s.AwaitCensus(wait, before)
+			if census == nil {
+				fmt.Fprintln(cfg.output.out, "no goroutine, feed, channel, stream or backend more than before")
+			}
+			return errors.Join(census, s.Close(context.WithoutCancel(ctx)))
+		},
+	}
+	if len(kinds) > 0 {
+		out.faults, err = runner(ctx, &fault.Env{DatabaseURL: s.DatabaseURL(), Stage: s, Logger: log}, kinds, cfg)
+	}
+	return out, err
+}
+
+// foreignFaults are what SQL can do to somebody else's database.
+func foreignFaults(ctx context.Context, databaseURL string, cfg stageConfig) (check.FaultRunner, error) {
+	kinds, err := chosenFaults(cfg.faults)
+	if err != nil || len(kinds) == 0 {
+		return nil, err
+	}
+	return runner(ctx, &fault.Env{DatabaseURL: databaseURL, Logger: slog.New(slog.NewTextHandler(cfg.output.err, nil))}, kinds, cfg)
+}
+
+func chosenFaults(list string) ([]fault.Kind, error) {
+	if list == "none" {
+		return nil, nil
+	}
+	kinds, err := fault.Select(list)
+	if err != nil {
+		return nil, usageError{err}
+	}
+	return kinds, nil
+}
+
+// faultHelp tells all faults.
+func faultHelp() string {
+	var text strings.Builder
+	text.WriteString("\n\nFaults, by --faults:\n")
+	for _, k := range fault.Kinds() {
+		fmt.Fprintf(&text, "\n%s: %s\n", k.Name, k.Doc)
+	}
+	return text.String()
+}
+
+// runner makes a campaign, says what is skipped and why, and at its end what was done.
+func runner(ctx context.Context, e *fault.Env, kinds []fault.Kind, cfg stageConfig) (check.FaultRunner, error) {
+	const version = `SELECT current_setting('server_version_num')::int / 10000`
+	conn, err := pgx.Connect(ctx, e.DatabaseURL)
+	if err != nil {
+		return nil, fmt.Errorf("ask the database for its version: %w", err)
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	if err := conn.QueryRow(ctx, version).Scan(&e.Version); err != nil {
+		return nil, fmt.Errorf("ask the database for its version: %w", err)
+	}
+	campaign := fault.New(e, kinds, cfg.seed)
+	skipped := campaign.Report().Skipped
+	for _, kind := range slices.Sorted(maps.Keys(skipped)) {
+		fmt.Fprintf(cfg.output.out, "SKIPPED fault %s: %s\n", kind, skipped[kind])
+	}
+	return func(ctx context.Context, m check.Monitor) error {
+		defer func() { writeCampaign(cfg.output.out, campaign.Report()) }()
+		return campaign.Run(ctx, m)
+	}, nil
+}
+
+func writeCampaign(w io.Writer, r fault.Report) {
+	spoiled := 0
+	for _, n := range r.Spoiled {
+		spoiled += n
+	}
+	fmt.Fprintf(w, "faults injected: %d of %d kinds; %d that another fault kept from being injected; %d kinds skipped\n", r.Total(), len(r.Injected), spoiled, len(r.Skipped))
+	for _, kind := range slices.Sorted(maps.Keys(r.Spoiled)) {
+		if r.Injected[kind] == 0 {
+			fmt.Fprintf(w, "  %s was never injected: another fault kept it %d times\n", kind, r.Spoiled[kind])
+		}
+	}
+}
