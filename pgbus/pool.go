@@ -7,6 +7,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"topostream/pgbus/wal"
 )
 
 // checkEpoch has the database compare its identity with the one it remembers. It runs on every new connection, before anything is
@@ -18,6 +20,14 @@ func checkEpoch(ctx context.Context, conn *pgx.Conn) error {
 		return fmt.Errorf("check the epoch: %w", err)
 	}
 	return nil
+}
+
+// prepareConn is for every new connection that events are read on.
+func prepareConn(ctx context.Context, conn *pgx.Conn) error {
+	if err := wal.UseUTF8(ctx, conn.PgConn()); err != nil {
+		return err
+	}
+	return checkEpoch(ctx, conn)
 }
 
 // nameConn says in pg_stat_activity what a connection is for, unless the connection string does.
@@ -44,7 +54,7 @@ func NewPool(ctx context.Context, url string, changes ...func(*pgxpool.Config)) 
 	for _, change := range changes {
 		change(cfg)
 	}
-	cfg.AfterConnect = checkEpoch
+	cfg.AfterConnect = prepareConn
 	cfg.ConnConfig.ConnectTimeout = 4 * time.Second
 	cfg.MaxConns = max(cfg.MaxConns, 8)
 	nameConn(cfg.ConnConfig, "topostream")
