@@ -44,7 +44,7 @@ func (w *Worker) listen(ctx context.Context) {
 func (w *Worker) session(ctx context.Context) error {
 	// A frozen worker must not pin the NOTIFY queue: keepalives find a dead host, tcp_user_timeout a peer that takes nothing.
 	const prepare = `SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 2; SET tcp_keepalives_count = 3; SET tcp_user_timeout = 10000;
-		SET statement_timeout = '4s'; SET idle_in_transaction_session_timeout = '10s'; LISTEN topology_mutations; LISTEN "topostream.probe"`
+		SET statement_timeout = '4s'; SET idle_in_transaction_session_timeout = '10s'; LISTEN topology_mutations; LISTEN "` + settingsChannel + `"; LISTEN "topostream.probe"`
 	cctx, cancel := context.WithTimeout(ctx, listenTimeout)
 	defer cancel()
 	conn, err := pgx.ConnectConfig(cctx, w.cfg.Listen)
@@ -56,6 +56,9 @@ func (w *Worker) session(ctx context.Context) error {
 		return fmt.Errorf("LISTEN: %w", err)
 	}
 	if err := w.probe(cctx, conn); err != nil {
+		return err
+	}
+	if err := w.readBus(ctx); err != nil {
 		return err
 	}
 	w.log.Info("listening for mutations")
@@ -92,8 +95,10 @@ func (w *Worker) probe(ctx context.Context, conn *pgx.Conn) error {
 func (w *Worker) hear(ctx context.Context, conn *pgx.Conn) error {
 	wctx, cancel := context.WithTimeout(ctx, w.cfg.Ping)
 	defer cancel()
-	_, err := conn.WaitForNotification(wctx)
+	n, err := conn.WaitForNotification(wctx)
 	switch {
+	case err == nil && n.Channel == settingsChannel:
+		return w.readBus(ctx)
 	case err == nil:
 		w.wake.Set()
 		return nil
