@@ -36,8 +36,8 @@ type fillQueue struct {
 	ready wait.Signal
 }
 
-// fill asks for the topic's feed to be read up to the head, by a read that begins after this call.
-func (b *Bus) fill(t *topic, cause stream.Cause) { b.fillAll([]*topic{t}, cause) }
+// fill asks for a hole in the topic's feed to be read, up to the head, by a read that begins after this call.
+func (b *Bus) fill(t *topic) { b.fillAll([]*topic{t}, stream.ReadHole) }
 
 func (b *Bus) fillAll(topics []*topic, cause stream.Cause) {
 	if len(topics) == 0 {
@@ -121,8 +121,10 @@ func (b *Bus) readUp(ctx context.Context, batch []*topic) (more map[*topic]bool,
 	more = map[*topic]bool{}
 	reqs := make([]pageRequest, len(batch))
 	causes := map[stream.Cause]bool{}
+	ahead := make([]bool, len(batch)) // of what the database shows, and rightly so
 	for i, t := range batch {
 		reqs[i] = pageRequest{t.id, t.feed.Last()}
+		ahead[i] = b.unsettled.covers(t.id, reqs[i].after)
 		causes[t.fill.cause] = true
 		more[t] = true
 	}
@@ -134,7 +136,10 @@ func (b *Bus) readUp(ctx context.Context, batch []*topic) (more map[*topic]bool,
 		return more, err
 	}
 	for i, t := range batch {
-		more[t] = b.applyPage(t, reqs[i].after, pages[i])
+		more[t] = false
+		if after := reqs[i].after; !ahead[i] || pages[i].head.seq > after {
+			more[t] = b.applyPage(t, after, pages[i])
+		}
 	}
 	return more, nil
 }
@@ -160,7 +165,7 @@ func (b *Bus) append(t *topic, fr stream.Frame) {
 	case stream.Conflict:
 		b.reset(t, "an event differs from one of the same seq: somebody forged it")
 	case stream.Hole:
-		b.fill(t, stream.ReadHole)
+		b.fill(t)
 	case stream.Duplicate, stream.Closed:
 	}
 }
@@ -216,7 +221,7 @@ SELECT r.ord::int - 1, h.seq, h.first, j.seq, j.type, j.event
 	defer b.reads.Release(1)
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	result, err := b.cfg.Pool.Query(ctx, query, ids, afters, rows, bytes)
+	result, err := b.read().Query(ctx, query, ids, afters, rows, bytes)
 	if err != nil {
 		return nil, fmt.Errorf("read the journal: %w", err)
 	}

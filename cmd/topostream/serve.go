@@ -28,8 +28,8 @@ type serveCmd struct {
 
 	Addr               string        `default:"127.0.0.1:8080" help:"Address to serve on."`
 	ListenDatabaseURL  string        `help:"Direct connection string for LISTEN, where --database-url goes through a transaction pooler." placeholder:"URL"`
-	ReplicaDatabaseURL string        `help:"Not built yet." placeholder:"URL"`
-	Bus                string        `help:"notify, wal (not built yet) or poll. Default: what the database says." placeholder:"BUS"`
+	ReplicaDatabaseURL string        `help:"Direct connection string of a standby (PostgreSQL 16 or newer) that streams are read from, by its WAL: the primary then carries writers alone." placeholder:"URL"`
+	Bus                string        `help:"notify, wal or poll. Default: what the database says (topostream bus), also when that changes." placeholder:"BUS"`
 	Mutator            bool          `help:"Work on mutations, too, as topostream mutator does."`
 	Migrate            bool          `help:"Bring the schema to the newest version first."`
 	JWTSecret          string        `name:"jwt-secret" help:"Secret of HS256, HS384 and HS512 tokens, 32 bytes or more. It shows in the process list: prefer the environment or --jwt-secret-file." placeholder:"SECRET"`
@@ -62,12 +62,10 @@ const defaultMutationRetention = 720 * time.Hour
 
 func (c *serveCmd) check() error {
 	for what, given := range map[string]bool{
-		"--replica-database-url": c.ReplicaDatabaseURL != "",
-		"--jwt-public-key":       c.JWTPublicKey != "",
-		"--jwks-url":             c.JWKSURL != "",
-		"--auth-cookie":          c.AuthCookie != "",
-		"--allow-origin":         len(c.AllowOrigin) > 0,
-		"--bus wal":              c.Bus == "wal",
+		"--jwt-public-key": c.JWTPublicKey != "",
+		"--jwks-url":       c.JWKSURL != "",
+		"--auth-cookie":    c.AuthCookie != "",
+		"--allow-origin":   len(c.AllowOrigin) > 0,
 	} {
 		if given {
 			return errNotBuilt(what)
@@ -82,8 +80,10 @@ func (c *serveCmd) check() error {
 		}
 	}
 	switch {
-	case c.Bus != "" && c.Bus != "notify" && c.Bus != "poll":
-		return fmt.Errorf("--bus: %q is no bus: use notify or poll", c.Bus)
+	case c.Bus != "" && c.Bus != pgbus.BusNotify && c.Bus != pgbus.BusWAL && c.Bus != pgbus.BusPoll:
+		return fmt.Errorf("--bus: %q is no bus: use notify, wal or poll", c.Bus)
+	case c.ReplicaDatabaseURL != "" && c.Bus == pgbus.BusNotify:
+		return errors.New("--bus notify and --replica-database-url do not go together, because a standby cannot LISTEN: use --bus wal, or leave --bus out")
 	case (c.TLSCert == "") != (c.TLSKey == ""):
 		return errors.New("--tls-cert and --tls-key go together: give both or neither")
 	}
@@ -144,6 +144,13 @@ func (c *serveCmd) Run(ctx context.Context, o output) error {
 		return err
 	}
 	defer pool.Close()
+	replica, err := c.replica(ctx)
+	if err != nil {
+		return err
+	}
+	if replica != nil {
+		defer replica.Close()
+	}
 	listenURL := c.ListenDatabaseURL
 	if listenURL == "" {
 		listenURL = c.DatabaseURL
@@ -154,13 +161,13 @@ func (c *serveCmd) Run(ctx context.Context, o output) error {
 	}
 	stats := &stream.Stats{}
 	bus := pgbus.New(pgbus.Config{
-		Pool: pool, Listen: listenConfig, Memory: stream.NewMemory(c.FeedMemory, stats), Stats: stats, Logger: log,
-		PollOnly: c.Bus == "poll", Retention: c.Retention, RetentionCount: c.RetentionCount, MutationRetention: c.MutationRetention, PruneEvery: c.pruneEvery,
+		Pool: pool, Replica: replica, Listen: listenConfig, Memory: stream.NewMemory(c.FeedMemory, stats), Stats: stats, Logger: log,
+		Bus: c.Bus, Retention: c.Retention, RetentionCount: c.RetentionCount, MutationRetention: c.MutationRetention, PruneEvery: c.pruneEvery,
 	})
 	cfg := api.Config{
 		Bus: bus, Store: pgbus.NewStore(pool, log), Auth: verifier.Authenticate, Stats: stats, Logger: log,
 		Keepalive: c.Keepalive, WriteTimeout: c.WriteTimeout, MaxStreams: c.MaxStreams, MaxStreamsPerUser: c.MaxStreamsPerUser,
-		ConsoleHandler: console.Handler(), Ready: bus.Ready,
+		ConsoleHandler: console.Handler(), Ready: bus.Ready, Notice: bus.Notice,
 	}
 	if c.MetricsAddr == "" {
 		cfg.MetricsHandler = metrics.Handler(stats)

@@ -33,6 +33,7 @@ type Config struct {
 	MaxStreams        int           // 0: no limit
 	MaxStreamsPerUser int           // 0: no limit
 	Ready             func() error
+	Notice            func() string // what is odd though streams are served: /readyz says so; empty: nothing
 	ConsoleHandler    http.Handler
 	MetricsHandler    http.Handler
 }
@@ -129,6 +130,8 @@ func (s *Server) readyz(w http.ResponseWriter, _ *http.Request) {
 		problem(w, http.StatusServiceUnavailable, "server: draining")
 	case s.cfg.Ready != nil && s.cfg.Ready() != nil:
 		problem(w, http.StatusServiceUnavailable, s.cfg.Ready().Error())
+	case s.cfg.Notice != nil && s.cfg.Notice() != "":
+		writeText(w, http.StatusOK, "ready\n"+s.cfg.Notice())
 	default:
 		writeText(w, http.StatusOK, "ready")
 	}
