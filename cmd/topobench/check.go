@@ -1,0 +1,169 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/url"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+
+	"topostream/cmd/topobench/check"
+)
+
+type checkCmd struct {
+	URL           []string      `name:"url" sep:"none" help:"Address of a server or a balancer (repeatable: clients spread over them). Without one, a stage is started: PostgreSQL, servers and a worker of the checker's own." placeholder:"URL"`
+	DatabaseURL   string        `env:"TOPOBENCH_DATABASE_URL,DATABASE_URL" help:"The servers' database: where writers commit and the journal is read. Of the role that owns the tables, or of one that may do what injector, worker and reader may." placeholder:"DSN"`
+	Token         string        `help:"Token of role admin. Servers limit the streams of one subject: --max-streams-per-user must be 0 or above --clients." placeholder:"TOKEN"`
+	JWTSecretFile string        `name:"jwt-secret-file" help:"File of the servers' JWT secret, to sign tokens with." placeholder:"FILE"`
+	Topologies    int           `default:"50" help:"Topologies to make; they are named topobench-<seed>-<n> and removed at the end."`
+	Writers       int           `default:"8" help:"Writers, each one transaction after another."`
+	Clients       int           `default:"40" help:"Clients, as many of each of four kinds: steady, dropping, slow, arriving."`
+	Duration      time.Duration `default:"30s" help:"How long writers write."`
+	Settle        time.Duration `default:"60s" help:"How long, at the end, clients may take to get everything."`
+	Idle          time.Duration `default:"45s" help:"After this silence a client comes again: three times the servers' --keepalive."`
+	Rate          float64       `default:"0" help:"Transactions a second of all writers together; 0 is as fast as it goes."`
+	Seed          *uint64       `help:"Repeat a run's random choices. A random one is printed." placeholder:"N"`
+	Faults        string        `default:"none" help:"Faults to inject into the stage, by name with commas, or all, or none."`
+	MayLose       bool          `help:"A failover that takes committed transactions back with a new epoch is no violation."`
+	Keep          bool          `help:"Leave the topologies behind."`
+	JSON          string        `name:"json" help:"Write the report as JSON to this file, too." placeholder:"FILE"`
+
+	start func(context.Context, stageConfig) (*stage, error) `kong:"-"` // makes the stage; nil: there is none
+}
+
+// stageConfig is what a stage is told.
+type stageConfig struct {
+	faults string // --faults
+	seed   uint64
+	output output
+}
+
+// A stage is what the checker starts where no --url is given.
+type stage struct {
+	urls        func() []string
+	databaseURL string
+	secret      []byte // of the servers' tokens
+	idle        time.Duration
+	mayLose     bool
+	faults      check.FaultRunner
+	close       func() error // ends everything and waits
+}
+
+// Help is the long form of --help.
+func (*checkCmd) Help() string {
+	return `It makes topologies of its own, writes to them through SQL and REST, follows them with clients of four kinds, and compares every event and snapshot that they got ` +
+		`with the journal, and the journal with what was committed. It shares no code with the server. The last line of the report counts what is lost, doubled, reordered, torn, and wrong snapshots.`
+}
+
+// errViolated: the report says what.
+var errViolated = errors.New("the promise is broken")
+
+// Run checks and reports.
+func (c *checkCmd) Run(ctx context.Context, o output) (err error) {
+	cfg := check.Config{
+		Topologies: c.Topologies, Writers: c.Writers, Clients: c.Clients, Duration: c.Duration, Settle: c.Settle, Idle: c.Idle, Rate: c.Rate, Seed: rand.Uint64N(1 << 32),
+		MayLose: c.MayLose, Keep: c.Keep,
+		Progress: func(p check.Progress) {
+			if int(p.Elapsed.Seconds())%10 == 0 {
+				fmt.Fprintf(o.err, "%s: %d commits, %d deliveries, %d problems\n", p.Elapsed.Round(time.Second), p.Commits, p.Deliveries, p.Problems)
+			}
+		},
+	}
+	if c.Seed != nil {
+		cfg.Seed = *c.Seed
+	}
+	if err := c.validate(); err != nil {
+		return usageError{err}
+	}
+	fmt.Fprintf(o.err, "seed %d: repeat it with --seed %d\n", cfg.Seed, cfg.Seed)
+	if len(c.URL) > 0 {
+		cfg.URLs, cfg.DatabaseURL = func() []string { return c.URL }, c.DatabaseURL
+		if cfg.Token, err = c.tokens(); err != nil {
+			return usageError{err}
+		}
+	} else {
+		s, err := c.start(ctx, stageConfig{c.Faults, cfg.Seed, o})
+		if err != nil {
+			return fmt.Errorf("start the stage: %w", err)
+		}
+		defer func() { err = errors.Join(err, s.close()) }()
+		cfg.URLs, cfg.DatabaseURL, cfg.Token, cfg.Faults, cfg.Idle = s.urls, s.databaseURL, sign(s.secret), s.faults, s.idle
+		cfg.MayLose = cfg.MayLose || s.mayLose
+	}
+	report, err := check.Run(ctx, cfg)
+	if report == nil {
+		return err
+	}
+	report.Write(o.out)
+	if !report.Clean() {
+		err = errors.Join(err, errViolated)
+	}
+	return errors.Join(err, c.writeJSON(report))
+}
+
+func (c *checkCmd) validate() error {
+	switch {
+	case len(c.URL) == 0 && c.start == nil:
+		return errors.New("--url is missing: give the address of a server, for example http://127.0.0.1:8080")
+	case len(c.URL) == 0 && (c.Token != "" || c.JWTSecretFile != ""):
+		return errors.New("--token and --jwt-secret-file are for servers that you name by --url: the stage's own have a secret of their own")
+	case len(c.URL) > 0 && c.Faults != "none":
+		return errors.New("--faults: faults are injected into the checker's own stage only: leave --url out")
+	case len(c.URL) > 0 && c.DatabaseURL == "":
+		return errors.New("--database-url is missing: give the database of the servers at --url")
+	case len(c.URL) > 0 && (c.Token == "") == (c.JWTSecretFile == ""):
+		return errors.New("give one of --token and --jwt-secret-file")
+	case min(c.Topologies, c.Writers, c.Clients) < 1 || c.Duration <= 0 || c.Settle <= 0 || c.Idle <= 0 || c.Rate < 0:
+		return errors.New("--topologies, --writers, --clients, --duration, --settle and --idle must be above 0, --rate not below")
+	}
+	for _, u := range c.URL {
+		if base, err := url.Parse(u); err != nil || base.Scheme != "http" && base.Scheme != "https" || base.Host == "" {
+			return fmt.Errorf("--url: %q is no address of a server: give for example http://127.0.0.1:8080", u)
+		}
+	}
+	for i, u := range c.URL {
+		c.URL[i] = strings.TrimSuffix(u, "/")
+	}
+	return nil
+}
+
+func (c *checkCmd) tokens() (func(string) (string, error), error) {
+	if c.Token != "" {
+		return func(string) (string, error) { return c.Token, nil }, nil
+	}
+	secret, err := os.ReadFile(c.JWTSecretFile)
+	if err != nil {
+		return nil, fmt.Errorf("--jwt-secret-file: %w", err)
+	}
+	return sign(bytes.TrimRight(secret, "\r\n")), nil
+}
+
+// sign makes tokens as any issuer would.
+func sign(secret []byte) func(subject string) (string, error) {
+	return func(subject string) (string, error) {
+		return jwt.NewWithClaims(jwt.SigningMethodHS256, jwt.MapClaims{
+			"sub": subject, "role": "admin", "iat": time.Now().Unix(), "exp": time.Now().Add(24 * time.Hour).Unix(),
+		}).SignedString(secret)
+	}
+}
+
+func (c *checkCmd) writeJSON(report *check.Report) error {
+	if c.JSON == "" {
+		return nil
+	}
+	body, err := json.MarshalIndent(report, "", "  ")
+	if err != nil {
+		return fmt.Errorf("--json: %w", err)
+	}
+	if err := os.WriteFile(c.JSON, append(body, '\n'), 0o644); err != nil { //nolint:gosec // it holds no secret
+		return fmt.Errorf("--json: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,290 @@
+package check
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// followEvery is the pause between two reads of the journal when there was nothing more.
+const followEvery = 50 * time.Millisecond
+
+// followRows is how many events of each topology one read takes.
+const followRows = 500
+
+// A follower reads the journals of all topologies from the database, all the time: retention may be faster than the end of the run. What
+// it reads is what everything else is compared with.
+type follower struct {
+	run        *run
+	topologies map[string]*topology
+	conn       *pgx.Conn
+}
+
+// run reads until ctx ends.
+func (f *follower) follow(ctx context.Context) {
+	defer f.close()
+	for ctx.Err() == nil {
+		more, err := f.read(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err != nil:
+			f.close()
+			f.run.stats.databaseErrors.Add(1)
+			pause(ctx, 200*time.Millisecond)
+		case !more:
+			pause(ctx, followEvery)
+		}
+	}
+}
+
+func (f *follower) close() {
+	if f.conn != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		_ = f.conn.Close(ctx) // it is gone either way
+		f.conn = nil
+	}
+}
+
+// journalRow is one row of a read; without an event when there is none.
+type journalRow struct {
+	id          string
+	head, first uint64
+	seq         *int64
+	event       *string
+}
+
+// read takes in one page of each topology and settles what waited for it.
+func (f *follower) read(ctx context.Context) (more bool, err error) {
+	const query = `
+SELECT r.id::text, h.seq, h.first, e.seq, e.event
+  FROM unnest($1::text[]::uuid[], $2::bigint[]) AS r(id, after)
+  JOIN topology_heads h ON h.topology_id = r.id
+  LEFT JOIN LATERAL (SELECT e.seq, topology_event_json(e.topology_id, e.seq, e.type, e.payload, e.at) AS event FROM topology_events e
+                      WHERE e.topology_id = r.id AND e.seq > r.after AND e.seq >= h.first ORDER BY e.seq LIMIT $3) e ON true`
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	if f.conn == nil {
+		if f.conn, err = f.run.connect(ctx, "follower"); err != nil {
+			return false, err
+		}
+	}
+	ids, afters := make([]string, 0, len(f.topologies)), make([]int64, 0, len(f.topologies))
+	for id, t := range f.topologies {
+		ids, afters = append(ids, id), append(afters, int64(t.at()))
+	}
+	began := f.run.since()
+	rows, err := f.conn.Query(ctx, query, ids, afters, followRows)
+	if err != nil {
+		return false, fmt.Errorf("read the journal: %w", err)
+	}
+	pages := map[string][]journalRow{}
+	var r journalRow
+	_, err = pgx.ForEachRow(rows, []any{&r.id, &r.head, &r.first, &r.seq, &r.event}, func() error {
+		pages[r.id] = append(pages[r.id], r)
+		return nil
+	})
+	if err != nil {
+		return false, fmt.Errorf("read the journal: %w", err)
+	}
+	for id, page := range pages {
+		again, err := f.take(ctx, f.topologies[id], page, began)
+		if err != nil {
+			return false, err
+		}
+		more = more || again
+	}
+	return more, nil
+}
+
+// at is where the topology's journal is read to.
+func (t *topology) at() uint64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.position
+}
+
+// take takes a page of one topology in, of a read that began at began.
+func (f *follower) take(ctx context.Context, t *topology, page []journalRow, began time.Duration) (more bool, err error) {
+	head, first := page[0].head, page[0].first
+	t.head.Store(head)
+	position := t.at()
+	switch {
+	case epochOf(head) > epochOf(position):
+		return true, f.newEpoch(ctx, t, head)
+	case head < position:
+		t.mu.Lock()
+		t.problem(head, fmt.Sprintf("the head is %d, but %d was read: the journal went back within an epoch", head, position))
+		t.position = head
+		t.mu.Unlock()
+		return false, nil
+	case first > position+1: // retention was faster
+		return true, f.resync(ctx, t)
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.first, t.asOf = first, began
+	for _, r := range page {
+		if r.seq == nil {
+			if head != t.position {
+				t.problem(t.position+1, fmt.Sprintf("the head is %d, but the journal holds nothing after %d", head, t.position))
+				t.position = head
+			}
+			break
+		}
+		seq := uint64(*r.seq)
+		if seq != t.position+1 {
+			t.problem(seq, fmt.Sprintf("the journal has a gap: %d follows %d", seq, t.position))
+		}
+		t.fold(seq, []byte(*r.event), true)
+	}
+	t.settle(false)
+	return t.position < head, nil
+}
+
+// newEpoch follows a topology into a new history. What is left of the old ones is what the new one began with.
+func (f *follower) newEpoch(ctx context.Context, t *topology, head uint64) error {
+	const old = `
+SELECT seq, topology_event_json(topology_id, seq, type, payload, at) FROM topology_events
+ WHERE topology_id = $1::text::uuid AND seq <= $2 ORDER BY seq`
+	base := epochBase(epochOf(head))
+	rows, err := f.conn.Query(ctx, old, t.id, int64(base))
+	if err != nil {
+		return fmt.Errorf("read the older epochs: %w", err)
+	}
+	type row struct {
+		Seq   int64
+		Event string
+	}
+	left, err := pgx.CollectRows(rows, pgx.RowToStructByPos[row]) // before the lock: clients must not wait for the database
+	if err != nil {
+		return fmt.Errorf("read the older epochs: %w", err)
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	before := t.position
+	t.state, t.position = newState(t.run.hash), 0
+	whole := len(left) > 0 && uint64(left[0].Seq) == t.origin // else retention was here, which takes the oldest
+	for i, r := range left {
+		n := uint64(r.Seq)
+		if i > 0 && n != t.position+1 && n != epochBase(epochOf(n))+1 {
+			t.problem(n, fmt.Sprintf("the older epochs have a gap: %d follows %d", n, t.position))
+		}
+		t.fold(n, []byte(r.Event), n > before)
+	}
+	switch {
+	case t.position < before && !t.run.cfg.MayLose:
+		t.problem(before, fmt.Sprintf("epoch %d begins without the events %d to %d, which were committed", epochOf(head), t.position+1, before))
+	case t.position < before:
+		t.run.stats.lostByFailover.Add(before - t.position)
+	}
+	if sameEpoch(t.position, before) { // what was read above it was taken back
+		n := t.position - epochBase(epochOf(before))
+		t.epochs[epochOf(before)] = t.epochs[epochOf(before)][:min(n, uint64(len(t.epochs[epochOf(before)])))]
+	}
+	t.position, t.first = base, base+1
+	t.ledger.newEpoch(t.run.since())
+	if whole {
+		t.bases[epochOf(head)] = t.state.digest
+		return nil
+	}
+	t.mu.Unlock()
+	err = f.resync(ctx, t)
+	t.mu.Lock()
+	return err
+}
+
+// newEpoch forgets the order of what was found: what was taken back may have been the newest.
+func (l *ledger) newEpoch(at time.Duration) {
+	clear(l.last)
+	l.epochAt = at
+}
+
+// resync takes the state from the tables where the journal does not reach back far enough to be replayed.
+func (f *follower) resync(ctx context.Context, t *topology) error {
+	s, head, first, err := f.run.readState(ctx, f.conn, t.id)
+	if err != nil {
+		return err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.run.stats.resyncs.Add(1)
+	t.state, t.position, t.first = s, head, first
+	t.putState(head)
+	// What was committed and pruned before it was read cannot be found any more.
+	for m, e := range t.ledger.entries {
+		if e.outcome != open {
+			delete(t.ledger.entries, m)
+		}
+	}
+	t.ledger.lenient = true
+	return nil
+}
+
+// putState keeps the state at a seq whose event was not read.
+func (t *topology) putState(seq uint64) {
+	if seq == epochBase(epochOf(seq)) {
+		t.bases[epochOf(seq)] = t.state.digest
+		return
+	}
+	t.put(seq, record{digest: t.state.digest, known: true})
+}
+
+// readState reads a topology's state from its tables.
+func (r *run) readState(ctx context.Context, conn *pgx.Conn, id string) (s *state, head, first uint64, err error) {
+	const (
+		topologyRow = `SELECT t.status, t.reason, t.version, h.seq, h.first, '{' || topology_graph_json(t.id) || '}'
+  FROM topologies t JOIN topology_heads h ON h.topology_id = t.id WHERE t.id = $1::text::uuid`
+		flights = `SELECT id::text, op, payload::text, state FROM mutations WHERE topology_id = $1::text::uuid AND state IN ('pending', 'applying')`
+	)
+	tx, err := conn.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly})
+	if err != nil {
+		return nil, 0, 0, fmt.Errorf("read a topology: %w", err)
+	}
+	defer func() { err = errors.Join(err, tx.Rollback(ctx)) }() // it only reads
+	s = newState(r.hash)
+	var (
+		status, graph string
+		reason        *string
+		x             snapshot
+	)
+	if err := tx.QueryRow(ctx, topologyRow, id).Scan(&status, &reason, &s.version, &head, &first, &graph); err != nil {
+		return nil, 0, 0, fmt.Errorf("read a topology: %w", err)
+	}
+	s.setStatus(status, reason)
+	if err := json.Unmarshal([]byte(strings.ToValidUTF8(graph, "\uFFFD")), &x); err != nil {
+		return nil, 0, 0, fmt.Errorf("read a topology's graph: %w", err)
+	}
+	if err := s.setRows(x.LANs, x.Deckies, x.Edges); err != nil {
+		return nil, 0, 0, err
+	}
+	rows, err := tx.Query(ctx, flights, id)
+	if err != nil {
+		return nil, 0, 0, fmt.Errorf("read the mutations in flight: %w", err)
+	}
+	var m mutationRow
+	var payload string
+	_, err = pgx.ForEachRow(rows, []any{&m.ID, &m.Op, &payload, &m.State}, func() error {
+		s.setMutation(m.ID, &flight{op: m.Op, payload: compact([]byte(payload)), state: m.State})
+		return nil
+	})
+	if err != nil {
+		return nil, 0, 0, fmt.Errorf("read the mutations in flight: %w", err)
+	}
+	return s, head, first, nil
+}
+
+func pause(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}

@@ -1,0 +1,94 @@
+package check
+
+import (
+	"fmt"
+	"time"
+)
+
+// A marker names what one writer wrote in one statement: it stands in the event's payload. It is below 2⁵³, so that a JSON number holds it.
+type marker uint64
+
+const markerWriter = 36 // bits of the counter below the writer's number
+
+func newMarker(writer int, counter uint64) marker {
+	return marker(uint64(writer+1)<<markerWriter | counter)
+}
+
+func (m marker) writer() int     { return int(m>>markerWriter) - 1 }
+func (m marker) counter() uint64 { return uint64(m) & (1<<markerWriter - 1) }
+
+func (m marker) String() string { return fmt.Sprintf("w%d-%d", m.writer(), m.counter()) }
+
+// outcome is what became of a transaction.
+type outcome int
+
+const (
+	open       outcome = iota // it is under way
+	committed                 // COMMIT has returned
+	rolledBack                // it was undone, for certain
+	unknown                   // the connection ended during COMMIT
+)
+
+// An entry is a marker that is not yet both decided and found in the journal.
+type entry struct {
+	outcome outcome
+	seq     uint64        // where it was found; 0: not yet
+	at      time.Duration // when COMMIT returned
+}
+
+// A ledger compares what writers committed to one topology with what its journal holds. It is used under the topology's lock and holds only
+// what is undecided: one that is decided and found is struck out.
+type ledger struct {
+	entries map[marker]*entry
+	last    map[int]marker // newest of each writer that was found
+	epochAt time.Duration  // when the newest epoch was seen to have begun; 0: there was none
+	lenient bool           // retention removed what was not read: a marker that nobody knows is not judged
+}
+
+func newLedger() ledger { return ledger{entries: map[marker]*entry{}, last: map[int]marker{}} }
+
+// begin says that a statement with this marker is about to run.
+func (l *ledger) begin(m marker) { l.entries[m] = &entry{} }
+
+// decide says what became of it; problem is what the journal has wrong.
+func (l *ledger) decide(m marker, o outcome, at time.Duration) (found uint64, problem string) {
+	e := l.entries[m]
+	if e == nil {
+		return 0, ""
+	}
+	switch {
+	case e.seq != 0 && o == rolledBack:
+		delete(l.entries, m)
+		return e.seq, fmt.Sprintf("the journal holds %s, which was rolled back", m)
+	case e.seq != 0 || o == rolledBack:
+		delete(l.entries, m)
+		return e.seq, ""
+	}
+	e.outcome, e.at = o, at
+	return 0, ""
+}
+
+// find says that the journal holds it at seq. It gives when it was committed, 0 if that is not known yet.
+func (l *ledger) find(m marker, seq uint64) (at time.Duration, problem string) {
+	e := l.entries[m]
+	switch {
+	case e == nil && l.lenient:
+		return 0, ""
+	case e == nil:
+		return 0, fmt.Sprintf("the journal holds %s, which was not committed, or holds it twice", m)
+	case e.seq != 0:
+		return 0, fmt.Sprintf("the journal holds %s twice: it is also %d", m, e.seq)
+	}
+	// What a writer does not know may be committed late, beside its next one.
+	if e.outcome != unknown {
+		if last := l.last[m.writer()]; m < last {
+			problem = fmt.Sprintf("the journal holds %s after %s: the writer committed them in the other order", m, last)
+		}
+		l.last[m.writer()] = max(m, l.last[m.writer()])
+	}
+	e.seq = seq
+	if e.outcome != open {
+		delete(l.entries, m)
+	}
+	return e.at, problem
+}

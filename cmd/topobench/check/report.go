@@ -1,0 +1,158 @@
+package check
+
+import (
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"sync/atomic"
+	"time"
+)
+
+// A Report is what a run found.
+type Report struct {
+	Seed       uint64        `json:"seed"`
+	Duration   time.Duration `json:"duration"` // of the writing, in nanoseconds
+	Settled    time.Duration `json:"settled"`  // how long clients took afterwards to get everything
+	Topologies int           `json:"topologies"`
+
+	Commits        uint64 `json:"commits"`
+	Rollbacks      uint64 `json:"rollbacks"` // all of them, those on purpose among them
+	Undone         uint64 `json:"undone"`    // on purpose
+	Unknown        uint64 `json:"unknown"`   // the connection ended during COMMIT
+	Retries        uint64 `json:"retries"`   // deadlocks, serialization failures, requests tried again
+	DatabaseErrors uint64 `json:"database_errors"`
+	Notifies       uint64 `json:"notifies"`
+
+	Events         uint64                      `json:"events"` // of the journal
+	Clients        map[ClientKind]ClientReport `json:"clients"`
+	Graphs         uint64                      `json:"graphs"`           // of the snapshots checked, those with LANs, deckies and edges
+	Resets         uint64                      `json:"resets"`           // snapshots in place of events
+	Pruned         uint64                      `json:"pruned"`           // of these, those below what the journal holds
+	NewEpochs      uint64                      `json:"new_epochs"`       // and those by another epoch
+	Silent         uint64                      `json:"silent"`           // streams that clients gave up because nothing came
+	LostByFailover uint64                      `json:"lost_by_failover"` // events that an asynchronous failover took back, where that was said
+	Resyncs        uint64                      `json:"resyncs"`          // times that retention was faster than the checker
+	Unchecked      uint64                      `json:"unchecked"`        // deliveries and snapshots that could not be compared
+
+	Faults       map[string]FaultReport `json:"faults"`
+	LongestPause time.Duration          `json:"longest_pause"` // by no fault
+
+	Violations map[Kind]uint64 `json:"violations"`
+	First      []Violation     `json:"first_violations"`
+}
+
+// ClientReport is what the clients of one kind got.
+type ClientReport struct {
+	Clients     int    `json:"clients"`
+	Deliveries  uint64 `json:"deliveries"`
+	Unjournaled uint64 `json:"unjournaled"`
+	Connections uint64 `json:"connections"`
+	Resumes     uint64 `json:"resumes"`
+	Snapshots   uint64 `json:"snapshots"` // checked
+}
+
+// FaultReport is one kind of fault.
+type FaultReport struct {
+	Count        int           `json:"count"`
+	LongestPause time.Duration `json:"longest_pause"` // between a commit and its delivery to a steady client
+}
+
+// Clean tells whether nothing was violated.
+func (r *Report) Clean() bool { return len(r.Violations) == 0 }
+
+// Deliveries is how many events clients got.
+func (r *Report) Deliveries() (n uint64) {
+	for _, c := range r.Clients {
+		n += c.Deliveries
+	}
+	return n
+}
+
+// Write writes the report for people.
+func (r *Report) Write(w io.Writer) {
+	fmt.Fprintf(w, "seed %d: %d topologies for %s, settled in %s\n", r.Seed, r.Topologies, r.Duration.Round(time.Millisecond), r.Settled.Round(time.Millisecond))
+	fmt.Fprintf(w, "writers: %d committed, %d rolled back (%d on purpose), %d unknown, %d retries, %d database errors, %d raw NOTIFYs\n",
+		r.Commits, r.Rollbacks, r.Undone, r.Unknown, r.Retries, r.DatabaseErrors, r.Notifies)
+	var all ClientReport
+	for _, c := range r.Clients {
+		all.Connections += c.Connections
+		all.Resumes += c.Resumes
+		all.Snapshots += c.Snapshots
+		all.Unjournaled += c.Unjournaled
+	}
+	fmt.Fprintf(w, "events %d, deliveries %d and %d unjournaled, connections %d, resumes %d, snapshots checked %d (%d with the graph)\n",
+		r.Events, r.Deliveries(), all.Unjournaled, all.Connections, all.Resumes, all.Snapshots, r.Graphs)
+	for _, kind := range clientKinds() {
+		c := r.Clients[kind]
+		fmt.Fprintf(w, "  %-9s %3d clients: %9d deliveries, %6d connections, %6d resumes, %6d snapshots\n", kind, c.Clients, c.Deliveries, c.Connections, c.Resumes, c.Snapshots)
+	}
+	fmt.Fprintf(w, "snapshots in place of events: %d (%d below the journal, %d of a new epoch); streams given up as silent: %d\n", r.Resets, r.Pruned, r.NewEpochs, r.Silent)
+	if r.LostByFailover+r.Resyncs+r.Unchecked > 0 {
+		fmt.Fprintf(w, "not compared: %d; retention was faster %d times; taken back by a failover: %d events\n", r.Unchecked, r.Resyncs, r.LostByFailover)
+	}
+	r.writeFaults(w)
+	for _, v := range r.First {
+		fmt.Fprintln(w, v)
+	}
+	fmt.Fprintf(w, "altered %d, refused %d, journal faults %d\n", r.Violations[Altered], r.Violations[Refused], r.Violations[Journal])
+	fmt.Fprintf(w, "lost %d, doubled %d, reordered %d, torn %d, wrong snapshots %d\n",
+		r.Violations[Lost], r.Violations[Doubled], r.Violations[Reordered], r.Violations[Torn], r.Violations[WrongSnapshot])
+}
+
+func (r *Report) writeFaults(w io.Writer) {
+	total := 0
+	for _, f := range r.Faults {
+		total += f.Count
+	}
+	fmt.Fprintf(w, "faults %d; the longest pause of a client by no fault: %s\n", total, r.LongestPause.Round(time.Millisecond))
+	for _, name := range slices.Sorted(maps.Keys(r.Faults)) {
+		f := r.Faults[name]
+		fmt.Fprintf(w, "  %-40s %4d times, longest pause %s\n", name, f.Count, f.LongestPause.Round(time.Millisecond))
+	}
+}
+
+// stats are a run's counters.
+type stats struct {
+	commits, rollbacks, undone, unknown, retries, databaseErrors, notifies             atomic.Uint64
+	events, graphs, resets, pruned, epochs, silent, lostByFailover, resyncs, unchecked atomic.Uint64
+
+	kinds map[ClientKind]*kindStats
+}
+
+type kindStats struct {
+	clients                                                  int
+	deliveries, unjournaled, connections, resumes, snapshots atomic.Uint64
+}
+
+func newStats() *stats {
+	s := &stats{kinds: map[ClientKind]*kindStats{}}
+	for _, k := range clientKinds() {
+		s.kinds[k] = &kindStats{}
+	}
+	return s
+}
+
+func (r *run) report(duration, settled time.Duration) *Report {
+	s := r.stats
+	out := &Report{
+		Seed: r.cfg.Seed, Duration: duration, Settled: settled, Topologies: len(r.topologies),
+		Commits: s.commits.Load(), Rollbacks: s.rollbacks.Load(), Undone: s.undone.Load(), Unknown: s.unknown.Load(), Retries: s.retries.Load(),
+		DatabaseErrors: s.databaseErrors.Load(), Notifies: s.notifies.Load(), Events: s.events.Load(), Graphs: s.graphs.Load(), Resets: s.resets.Load(),
+		Pruned: s.pruned.Load(), NewEpochs: s.epochs.Load(), Silent: s.silent.Load(), LostByFailover: s.lostByFailover.Load(), Resyncs: s.resyncs.Load(),
+		Unchecked: s.unchecked.Load(), Clients: map[ClientKind]ClientReport{}, Faults: map[string]FaultReport{},
+	}
+	for kind, k := range s.kinds {
+		out.Clients[kind] = ClientReport{k.clients, k.deliveries.Load(), k.unjournaled.Load(), k.connections.Load(), k.resumes.Load(), k.snapshots.Load()}
+	}
+	r.faults.mu.Lock()
+	for name, f := range r.faults.byFault {
+		out.Faults[name] = *f
+	}
+	out.LongestPause = r.faults.calm
+	r.faults.mu.Unlock()
+	r.violations.mu.Lock()
+	defer r.violations.mu.Unlock()
+	out.Violations, out.First = maps.Clone(r.violations.count), slices.Clone(r.violations.first)
+	return out
+}

@@ -1,0 +1,475 @@
+package check
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"golang.org/x/time/rate"
+)
+
+// run is one run of the checker.
+type run struct {
+	cfg        Config
+	began      time.Time
+	hash       maphash.Seed
+	stats      *stats
+	violations *violations
+	faults     *windows
+	pace       *rate.Limiter
+	shapes     []shape
+	weight     int
+
+	topologies []*topology
+	followed   int // of these, the first ones, that clients follow all the time
+	clients    []*client
+
+	settling atomic.Bool   // the writers have stopped: clients are calm
+	calm     chan struct{} // closed with it
+}
+
+func (c *Config) setDefaults() error {
+	for _, n := range []struct {
+		field *int
+		value int
+	}{{&c.Topologies, 50}, {&c.Writers, 8}, {&c.Clients, 40}} {
+		if *n.field <= 0 {
+			*n.field = n.value
+		}
+	}
+	for _, d := range []struct {
+		field *time.Duration
+		value time.Duration
+	}{{&c.Duration, 30 * time.Second}, {&c.Settle, time.Minute}, {&c.Idle, 45 * time.Second}} {
+		if *d.field <= 0 {
+			*d.field = d.value
+		}
+	}
+	if c.URLs == nil || c.Token == nil || c.DatabaseURL == "" {
+		return errors.New("check: URLs, Token and DatabaseURL are needed")
+	}
+	return nil
+}
+
+func (r *run) since() time.Duration { return time.Since(r.began) }
+
+// connect opens a connection to the database.
+func (r *run) connect(ctx context.Context, name string) (*pgx.Conn, error) {
+	cfg, err := pgx.ParseConfig(r.cfg.DatabaseURL)
+	if err != nil {
+		return nil, fmt.Errorf("the address of the database: %w", err)
+	}
+	cfg.RuntimeParams["application_name"] = "topobench " + name
+	conn, err := pgx.ConnectConfig(ctx, cfg)
+	if err != nil {
+		return nil, fmt.Errorf("connect to the database: %w", err)
+	}
+	return conn, nil
+}
+
+// Run checks and reports. When ctx ends, the writers stop early and the rest goes on as at the end of the duration. An error says that
+// nothing could be judged; a violation is no error.
+func Run(ctx context.Context, cfg Config) (*Report, error) {
+	if err := cfg.setDefaults(); err != nil {
+		return nil, err
+	}
+	r := &run{
+		cfg: cfg, began: time.Now(), hash: maphash.MakeSeed(), stats: newStats(), violations: &violations{count: map[Kind]uint64{}},
+		pace: rate.NewLimiter(rate.Inf, 1), shapes: shapes(), calm: make(chan struct{}),
+	}
+	r.faults = newWindows(r.since)
+	if cfg.Rate > 0 {
+		r.pace = rate.NewLimiter(rate.Limit(cfg.Rate), max(int(cfg.Rate/20), 1))
+	}
+	for _, s := range r.shapes {
+		r.weight += s.weight
+	}
+	if err := r.makeTopologies(ctx); err != nil {
+		return nil, err
+	}
+	clean := context.WithoutCancel(ctx)
+	report, err := r.check(ctx)
+	if !cfg.Keep {
+		err = errors.Join(err, r.removeTopologies(clean))
+	}
+	return report, err
+}
+
+// makeTopologies makes the run's own topologies, active.
+func (r *run) makeTopologies(ctx context.Context) error {
+	const (
+		insert = `
+WITH made AS (INSERT INTO topologies (name) SELECT 'topobench-' || $1::text || '-' || n FROM generate_series(1, $2::int) n RETURNING id, name)
+SELECT id::text, name FROM made ORDER BY length(name), name`
+		deploy   = `UPDATE topologies SET status = 'deploying' WHERE id = ANY ($1::text[]::uuid[])`
+		activate = `UPDATE topologies SET status = 'active' WHERE id = ANY ($1::text[]::uuid[])`
+		heads    = `SELECT topology_id::text, seq FROM topology_heads WHERE topology_id = ANY ($1::text[]::uuid[])`
+	)
+	conn, err := r.connect(ctx, "setup")
+	if err != nil {
+		return err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	rows, err := conn.Query(ctx, insert, strconv.FormatUint(r.cfg.Seed, 10), r.cfg.Topologies)
+	if err != nil {
+		return fmt.Errorf("make topologies: %w", err)
+	}
+	type made struct{ ID, Name string }
+	all, err := pgx.CollectRows(rows, pgx.RowToStructByPos[made])
+	if err != nil {
+		return fmt.Errorf("make topologies (remove those of an earlier run with this seed): %w", err)
+	}
+	ids := make([]string, len(all))
+	for i, m := range all {
+		ids[i] = m.ID
+	}
+	for _, statement := range []string{deploy, activate} {
+		if _, err := conn.Exec(ctx, statement, ids); err != nil {
+			return fmt.Errorf("make topologies active: %w", err)
+		}
+	}
+	rows, err = conn.Query(ctx, heads, ids)
+	if err != nil {
+		return fmt.Errorf("read the heads: %w", err)
+	}
+	head := map[string]uint64{}
+	var (
+		id  string
+		seq uint64
+	)
+	if _, err := pgx.ForEachRow(rows, []any{&id, &seq}, func() error { head[id] = seq; return nil }); err != nil {
+		return fmt.Errorf("read the heads: %w", err)
+	}
+	for _, m := range all {
+		r.topologies = append(r.topologies, newTopology(r, m.ID, m.Name, head[m.ID]))
+	}
+	r.followed = min(len(r.topologies), max(r.cfg.Clients/len(clientKinds()), 1))
+	return nil
+}
+
+func (r *run) removeTopologies(ctx context.Context) error {
+	const remove = `DELETE FROM topologies WHERE id = ANY ($1::text[]::uuid[])`
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	var err error
+	for ctx.Err() == nil {
+		var conn *pgx.Conn
+		if conn, err = r.connect(ctx, "clean-up"); err == nil {
+			_, err = conn.Exec(ctx, remove, idsOf(r.topologies))
+			_ = conn.Close(ctx) // it has done what it is for
+		}
+		if err == nil {
+			return nil
+		}
+		pause(ctx, time.Second)
+	}
+	return fmt.Errorf("remove the run's topologies, topobench-%d-…: %w", r.cfg.Seed, err)
+}
+
+// check runs everything and compares at the end.
+func (r *run) check(ctx context.Context) (*Report, error) {
+	background, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	f := &follower{run: r, topologies: map[string]*topology{}}
+	for _, t := range r.topologies {
+		f.topologies[t.id] = t
+	}
+	var following, reading sync.WaitGroup
+	following.Go(func() { f.follow(background) })
+	r.makeClients()
+	for _, c := range r.clients {
+		reading.Go(func() { c.follow(background) })
+	}
+	following.Go(func() { r.progress(background) })
+
+	began := r.since()
+	faultErr := r.write(ctx)
+	duration := r.since() - began
+	r.settling.Store(true)
+	close(r.calm)
+	settleErr := r.settle(background)
+	settled := r.since() - began - duration
+	stop()
+	reading.Wait()
+	following.Wait()
+	audit, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Minute)
+	defer cancel()
+	auditErr := r.audit(audit, f)
+	return r.report(duration, settled), errors.Join(faultErr, settleErr, auditErr)
+}
+
+// write lets the writers write and the faults happen.
+func (r *run) write(ctx context.Context) (faults error) {
+	ctx, cancel := context.WithTimeout(ctx, r.cfg.Duration)
+	defer cancel()
+	var all sync.WaitGroup
+	for n := range r.cfg.Writers {
+		w := &writer{
+			run: r, n: n, rng: rand.New(rand.NewPCG(r.cfg.Seed, uint64(n))), claimed: map[*topology][]string{},
+			client: &http.Client{Transport: &http.Transport{MaxIdleConns: 4, IdleConnTimeout: time.Second}},
+		}
+		all.Go(func() { w.write(ctx) })
+	}
+	if r.cfg.Faults != nil {
+		all.Go(func() {
+			if err := r.cfg.Faults(ctx, r.faults); err != nil && !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded) {
+				faults = fmt.Errorf("the faults: %w", err)
+				cancel()
+			}
+		})
+	}
+	all.Wait()
+	return faults
+}
+
+func (r *run) makeClients() {
+	for n := range r.cfg.Clients {
+		c := &client{run: r, n: n, kind: clientKinds()[n%len(clientKinds())], rng: rand.New(rand.NewPCG(r.cfg.Seed, uint64(1_000+n)))}
+		c.judge = &judge{client: c, topology: r.topologies[n/len(clientKinds())%r.followed]}
+		r.stats.kinds[c.kind].clients++
+		r.clients = append(r.clients, c)
+	}
+}
+
+func (r *run) progress(ctx context.Context) {
+	if r.cfg.Progress == nil {
+		return
+	}
+	every := time.NewTicker(time.Second)
+	defer every.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-every.C:
+			p := Progress{Elapsed: r.since(), Commits: r.stats.commits.Load(), Problems: r.violations.total()}
+			for _, k := range r.stats.kinds {
+				p.Deliveries += k.deliveries.Load()
+			}
+			r.cfg.Progress(p)
+		}
+	}
+}
+
+// settle waits until every client that stays has everything. What has not come when the time is over is lost.
+func (r *run) settle(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, r.cfg.Settle)
+	defer cancel()
+	var (
+		conn *pgx.Conn
+		err  error
+	)
+	defer func() {
+		if conn != nil {
+			_ = conn.Close(context.WithoutCancel(ctx)) // it only read
+		}
+	}()
+	var behind []lag
+	for known := false; ; pause(ctx, 100*time.Millisecond) {
+		if ctx.Err() != nil {
+			if !known {
+				return fmt.Errorf("the heads could not be read after the run: %w", err)
+			}
+			r.neverCame(behind)
+			return nil
+		}
+		if conn == nil || conn.IsClosed() {
+			if conn, err = r.connect(ctx, "settle"); err != nil {
+				conn = nil
+				continue
+			}
+		}
+		var now []lag
+		if now, err = r.lags(ctx, conn); err != nil {
+			continue
+		}
+		if behind, known = now, true; len(behind) == 0 {
+			return nil
+		}
+	}
+}
+
+// A lag is a client that does not have everything.
+type lag struct {
+	client   *client
+	topology *topology
+	head     uint64
+}
+
+// lags compares the heads, read now, with what clients have.
+func (r *run) lags(ctx context.Context, conn *pgx.Conn) (behind []lag, err error) {
+	const heads = `SELECT topology_id::text, seq FROM topology_heads WHERE topology_id = ANY ($1::text[]::uuid[])`
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	rows, err := conn.Query(ctx, heads, idsOf(r.topologies))
+	if err != nil {
+		return nil, fmt.Errorf("read the heads: %w", err)
+	}
+	head := map[string]uint64{}
+	var (
+		id  string
+		seq uint64
+	)
+	if _, err := pgx.ForEachRow(rows, []any{&id, &seq}, func() error { head[id] = seq; return nil }); err != nil {
+		return nil, fmt.Errorf("read the heads: %w", err)
+	}
+	for _, t := range r.topologies {
+		if !reaches(t.at(), head[t.id]) {
+			behind = append(behind, lag{nil, t, head[t.id]})
+		}
+	}
+	for _, c := range r.clients {
+		if c.kind == Arriving {
+			continue
+		}
+		if t := c.judge.topology; !reaches(c.seq.Load(), head[t.id]) {
+			behind = append(behind, lag{c, t, head[t.id]})
+		}
+	}
+	return behind, nil
+}
+
+// reaches tells whether who has seq has all up to head. A worker may go on while we look.
+func reaches(seq, head uint64) bool { return sameEpoch(seq, head) && seq >= head }
+
+func (r *run) neverCame(behind []lag) {
+	for _, l := range behind {
+		if l.client == nil {
+			continue // the audit says more
+		}
+		has := l.client.seq.Load()
+		v := l.client.violation(Lost, l.topology, "", l.head, has, fmt.Sprintf("never came, within %s after the last commit", r.cfg.Settle))
+		if v.Count = 1; has < l.head && sameEpoch(has, l.head) {
+			v.Count = l.head - has
+		}
+		r.violations.add(v)
+	}
+}
+
+// audit reads the journals to their ends, and compares what is left: the ledgers, the tables, and what the servers' journals say.
+func (r *run) audit(ctx context.Context, f *follower) error {
+	defer f.close()
+	for more := true; more; {
+		var err error
+		if more, err = f.read(ctx); err != nil {
+			return err
+		}
+	}
+	for _, t := range r.topologies {
+		s, head, _, err := r.readState(ctx, f.conn, t.id)
+		if err != nil {
+			return err
+		}
+		t.mu.Lock()
+		t.settle(true)
+		if head == t.position {
+			if difference := t.state.difference(s.digest, true); difference != "" {
+				t.problem(head, "the tables are not what the journal tells: "+difference)
+			}
+		}
+		r.closeLedger(t)
+		t.mu.Unlock()
+	}
+	return r.compareJournals(ctx)
+}
+
+// closeLedger reports what was committed and is not in the journal. It is called under t.mu.
+func (r *run) closeLedger(t *topology) {
+	for m, e := range t.ledger.entries {
+		switch {
+		case e.outcome != committed || t.ledger.lenient:
+		case r.cfg.MayLose && e.at < t.ledger.epochAt:
+			r.stats.lostByFailover.Add(1)
+		default:
+			r.violations.add(Violation{Kind: Journal, Topology: t.name, At: e.at, Detail: fmt.Sprintf("%s was committed, and the journal does not hold it", m)})
+		}
+	}
+}
+
+// journalTail is how many events of each topology are read through the servers at the end.
+const journalTail = 500
+
+// compareJournals reads the end of each journal through the API.
+func (r *run) compareJournals(ctx context.Context) error {
+	rng := rand.New(rand.NewPCG(r.cfg.Seed, 1))
+	browser := &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{DisableCompression: true}}
+	defer browser.CloseIdleConnections()
+	for _, t := range r.topologies {
+		t.mu.Lock()
+		head, first := t.position, t.first
+		t.mu.Unlock()
+		after := max(head, first-1+journalTail, epochBase(epochOf(head))+journalTail) - journalTail
+		var (
+			page journalPage
+			err  error
+		)
+		for range 20 { // a server may be on its way up
+			if page, err = r.journal(ctx, browser, r.server(rng), t, after); err == nil {
+				break
+			}
+			pause(ctx, 500*time.Millisecond)
+		}
+		if err != nil {
+			return err
+		}
+		t.mu.Lock()
+		t.comparePage(page, after, head)
+		t.mu.Unlock()
+	}
+	return nil
+}
+
+type journalPage struct {
+	First  uint64            `json:"first"`
+	Head   uint64            `json:"head"`
+	Events []json.RawMessage `json:"events"`
+}
+
+func (r *run) journal(ctx context.Context, browser *http.Client, server string, t *topology, after uint64) (page journalPage, err error) {
+	token, err := r.cfg.Token("topobench-auditor")
+	if err != nil {
+		return page, err
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("%s/api/v1/topologies/%s/journal?limit=%d&after=%d", server, t.id, journalTail, after), nil)
+	if err != nil {
+		return page, fmt.Errorf("read the journal: %w", err)
+	}
+	req.Header.Set("Authorization", "Bearer "+token)
+	res, err := browser.Do(req)
+	if err != nil {
+		return page, fmt.Errorf("read the journal: %w", err)
+	}
+	defer func() { _ = res.Body.Close() }() // it is read
+	body, err := io.ReadAll(res.Body)
+	if err != nil || res.StatusCode != http.StatusOK {
+		return page, fmt.Errorf("read the journal: %s %s %w", res.Status, short(body), err)
+	}
+	if err := json.Unmarshal(body, &page); err != nil {
+		return page, fmt.Errorf("read the journal: %w", err)
+	}
+	return page, nil
+}
+
+// comparePage compares what a server says is the journal with the journal, which may have gone on since it was read. It is called under t.mu.
+func (t *topology) comparePage(page journalPage, after, head uint64) {
+	if page.Head < head || after+uint64(len(page.Events)) < head {
+		t.problem(page.Head, fmt.Sprintf("GET journal after %d gives %d events and head %d; the head is %d", after, len(page.Events), page.Head, head))
+		return
+	}
+	for i, e := range page.Events {
+		seq := after + uint64(i) + 1
+		if r := t.record(seq); r != nil && r.data != 0 && r.data != maphash.Bytes(t.run.hash, e) {
+			t.problem(seq, fmt.Sprintf("GET journal gives other bytes than the journal holds: %.100q", e))
+		}
+	}
+}

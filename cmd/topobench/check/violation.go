@@ -1,0 +1,96 @@
+package check
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+)
+
+// Kind is what a violation is.
+type Kind string
+
+// The kinds of violations.
+const (
+	Lost          Kind = "lost"           // an event that a client did not get, or that was committed and is not in the journal
+	Doubled       Kind = "doubled"        // an event that a client got again
+	Reordered     Kind = "reordered"      // an event that came after a later one, or before a snapshot
+	Torn          Kind = "torn"           // bytes that are no whole frame, or data that is no JSON
+	WrongSnapshot Kind = "wrong snapshot" // a snapshot that is not the state at its seq, or that came where none may come
+	Altered       Kind = "altered"        // an event whose bytes are not the journal's
+	Refused       Kind = "refused"        // an answer after which a browser would have given up, or which no writer should get
+	Journal       Kind = "journal"        // the journal is not what was committed: a gap, an event twice, one that was rolled back
+)
+
+// A Violation is one break of the promise.
+type Violation struct {
+	Kind       Kind          `json:"kind"`
+	Count      uint64        `json:"count"` // events
+	Client     string        `json:"client,omitempty"`
+	ClientKind string        `json:"client_kind,omitempty"`
+	Server     string        `json:"server,omitempty"`
+	Topology   string        `json:"topology,omitempty"`
+	Seq        uint64        `json:"seq,omitempty"`
+	Previous   uint64        `json:"previous,omitempty"`
+	At         time.Duration `json:"at"`              // since the run began, in nanoseconds
+	Fault      string        `json:"fault,omitempty"` // under way, or just over
+	Detail     string        `json:"detail"`
+}
+
+// String is a line of the report.
+func (v Violation) String() string {
+	var s strings.Builder
+	fmt.Fprintf(&s, "%-14s %8.3fs", v.Kind, v.At.Seconds())
+	for _, part := range []struct{ name, value string }{
+		{"", v.Client}, {"kind", v.ClientKind}, {"server", v.Server}, {"topology", v.Topology},
+		{"seq", number(v.Seq)}, {"previous", number(v.Previous)}, {"fault", v.Fault},
+	} {
+		if part.value != "" {
+			s.WriteString("  " + strings.TrimSpace(part.name+" "+part.value))
+		}
+	}
+	if v.Count > 1 {
+		fmt.Fprintf(&s, "  (%d events)", v.Count)
+	}
+	return s.String() + "\n    " + v.Detail
+}
+
+func number(n uint64) string {
+	if n == 0 {
+		return ""
+	}
+	if n>>32 > 0 {
+		return fmt.Sprintf("%d (%d of epoch %d)", n, n&0xffffffff, n>>32)
+	}
+	return strconv.FormatUint(n, 10)
+}
+
+// keepViolations is how many are told one by one.
+const keepViolations = 20
+
+// violations counts all and keeps the first.
+type violations struct {
+	mu    sync.Mutex
+	count map[Kind]uint64
+	first []Violation
+}
+
+func (v *violations) add(x Violation) {
+	x.Count = max(x.Count, 1)
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.count[x.Kind] += x.Count
+	if len(v.first) < keepViolations {
+		v.first = append(v.first, x)
+	}
+}
+
+func (v *violations) total() (n uint64) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for _, c := range v.count {
+		n += c
+	}
+	return n
+}

@@ -1,0 +1,270 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"topostream/cmd/topobench/check"
+	"topostream/pgbus/pgtest"
+)
+
+// An edit of the program's source.
+type edit struct{ file, text, instead string }
+
+// The program has nets beneath nets: what the catch-up or the reconnect catch-up would miss comes by the next event, which finds a hole, by the
+// heartbeat, or by a client that knows more. A bug that they mend is a delay, and no violation. So those two are planted in a program without
+// these nets, which is clean without the bug: a hole is read only where a read is under way already, that is beside a catch-up or a large event.
+func withoutNets() []edit {
+	return []edit{
+		{"pgbus/heads.go", "b.fillAll(behind, cause)", "_ = behind"},
+		{"pgbus/bus.go", "if h.seq > t.feed.Last() {\n\t\t\tb.fill(t, stream.ReadHole)\n\t\t}", ""},
+		{"pgbus/listener.go", "s.fill(t, stream.ReadHole)", "s.again(t, h.seq)"},
+		{"pgbus/fill.go", "b.fill(t, stream.ReadHole)", "b.again(t, fr.Seq)"},
+		{"pgbus/fill.go", "type pageRequest struct {", `func (b *Bus) again(t *topic, seq stream.Seq) {
+	b.fills.mu.Lock()
+	queued := t.fill.queued
+	t.fill.again = t.fill.again || queued
+	b.fills.mu.Unlock()
+	if !queued && seq == t.feed.Last()+1 {
+		b.fill(t, stream.ReadHole)
+	}
+}
+
+type pageRequest struct {`},
+	}
+}
+
+// A scenario is what happens to the servers while the checker runs.
+type scenario func(ctx context.Context, t *testing.T, servers []*server, m check.Monitor) error
+
+// TestTheCheckerFindsBugsPlantedInTheServer takes out of the program what keeps the promise, one by one. The same scenarios leave the
+// program without the bug clean, so that it is the bug which is found.
+func TestTheCheckerFindsBugsPlantedInTheServer(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		nets     []edit
+		bug      []edit
+		scenario scenario
+		want     check.Kind
+	}{
+		// PostgreSQL before 19 loses nothing on a connection that listens already, and a server's LISTEN connection listens to nothing only until its
+		// first attach: so the servers are started again in the middle of the run. The time between snapshot and COMMIT, in which that attach loses, is
+		// stretched, because a busy machine commits too seldom to meet a millisecond. Without lowest, an attach begins at its snapshot and reads nothing older.
+		"no catch-up after the attach": {
+			append(withoutNets(), edit{
+				"pgbus/attach.go", "if _, err := conn.Exec(ctx, \"COMMIT\"); err != nil {\n\t\treturn nil, rollback(ctx, conn, fmt.Errorf(",
+				"time.Sleep(200 * time.Millisecond)\n\tif _, err := conn.Exec(ctx, \"COMMIT\"); err != nil {\n\t\treturn nil, rollback(ctx, conn, fmt.Errorf(",
+			}),
+			[]edit{
+				{"pgbus/attach.go", "b.fillAll(attached, stream.ReadCatchUp)", "_ = attached"},
+				{"pgbus/attach.go", "b.newFeed(id, lowest(p.waiters, r.head), r.head.seq)", "b.newFeed(id, r.head.seq, r.head.seq)"},
+			},
+			restarts, check.Lost,
+		},
+		"no dedupe": {
+			nil,
+			[]edit{
+				{"stream/feed.go", "case fr.Seq <= f.last:\n", "case fr.Seq <= f.last:\n\t\tf.push(fr)\n"},
+				{"stream/cursor.go", " || fr.Seq != 0 && fr.Seq <= c.last {", " {"},
+			},
+			undisturbed, check.Doubled,
+		},
+		// Two writers then take the same number, and the journal's key refuses one of them.
+		"no lock on the head": {
+			nil,
+			[]edit{
+				{"sql/001_core.sql", "WHERE h.topology_id IN (SELECT topology_id FROM named) ORDER BY h.topology_id FOR NO KEY UPDATE)", "WHERE h.topology_id IN (SELECT topology_id FROM named))"},
+				{"sql/001_core.sql", "WHERE h.topology_id = _id FOR NO KEY UPDATE;", "WHERE h.topology_id = _id;"},
+			},
+			undisturbed, check.Refused,
+		},
+		"no catch-up after a reconnect": {
+			withoutNets(), []edit{{"pgbus/listener.go", "s.fillAll(topics, cause)", "_ = cause"}},
+			lostListens, check.Lost,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			if report := runPlanted(t, planted(t, append(c.nets, c.bug...)), c.scenario); report.Violations[c.want] == 0 {
+				t.Errorf("violations %v; want %s", report.Violations, c.want)
+			}
+		})
+		t.Run(name+", but it is there", func(t *testing.T) {
+			t.Parallel()
+			if report := runPlanted(t, planted(t, c.nets), c.scenario); !report.Clean() {
+				t.Errorf("violations %v", report.Violations)
+			}
+		})
+	}
+}
+
+// planted builds the program with edits. An edit whose text is not there, or there twice, fails the test: the program has changed, and the bug must be planted
+// elsewhere.
+func planted(t *testing.T, edits []edit) (binary string) {
+	t.Helper()
+	dir := t.TempDir()
+	for _, part := range []string{"cmd/topostream", "pgbus", "stream", "sql"} {
+		if err := os.CopyFS(filepath.Join(dir, part), os.DirFS(filepath.Join(module, part))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, file := range []string{"go.mod", "go.sum"} {
+		content, err := os.ReadFile(filepath.Join(module, file))
+		if err == nil {
+			err = os.WriteFile(filepath.Join(dir, file), content, 0o600)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, e := range edits {
+		path := filepath.Join(dir, e.file)
+		content, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n := strings.Count(string(content), e.text); n != 1 {
+			t.Fatalf("%s holds %q %d times, not once", e.file, e.text, n)
+		}
+		if err := os.WriteFile(path, []byte(strings.Replace(string(content), e.text, e.instead, 1)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return build(t, dir)
+}
+
+// A server is a process that can be started again at its address.
+type server struct {
+	binary, address, databaseURL string
+
+	mu  sync.Mutex
+	cmd *exec.Cmd
+	out lockedBuffer
+}
+
+const plantedServers = 2
+
+func runPlanted(t *testing.T, binary string, s scenario) *check.Report {
+	t.Helper()
+	return runPlantedWith(t, binary, s, func(*check.Config) {})
+}
+
+func runPlantedWith(t *testing.T, binary string, s scenario, change func(*check.Config)) *check.Report {
+	t.Helper()
+	db := pgtest.NewEmpty(t)
+	servers := make([]*server, plantedServers)
+	urls := make([]string, plantedServers)
+	for i := range servers {
+		servers[i] = newServer(t, binary, db.URL)
+		urls[i] = "http://" + servers[i].address
+	}
+	cfg := check.Config{
+		URLs: func() []string { return urls }, DatabaseURL: db.URL, Token: sign([]byte(testSecret)), Seed: uint64(time.Now().UnixNano()),
+		Topologies: 1, Writers: 4, Clients: 8, Duration: 6 * time.Second, Settle: 15 * time.Second, Idle: 5 * time.Second,
+		Faults: func(ctx context.Context, m check.Monitor) error { return s(ctx, t, servers, m) },
+	}
+	change(&cfg)
+	report, err := check.Run(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var text strings.Builder
+	report.Write(&text)
+	t.Log(text.String())
+	return report
+}
+
+func newServer(t *testing.T, binary, databaseURL string) *server {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &server{binary: binary, address: l.Addr().String(), databaseURL: databaseURL}
+	_ = l.Close() // the server takes the port
+	s.start(t)
+	t.Cleanup(func() {
+		s.stop(syscall.SIGTERM)
+		if t.Failed() {
+			out := s.out.String()
+			t.Log(out[max(0, len(out)-4000):])
+		}
+	})
+	pgtest.Eventually(t, "the server to serve", func() bool { return strings.Contains(s.out.String(), "msg=serving") })
+	return s
+}
+
+func (s *server) start(t *testing.T) {
+	t.Helper()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.cmd = exec.Command(s.binary, "serve", "--migrate", "--addr", s.address, "--keepalive", "1s", "--drain", "100ms")
+	s.cmd.Env = append(os.Environ(), "TOPOSTREAM_DATABASE_URL="+s.databaseURL, "TOPOSTREAM_JWT_SECRET="+testSecret)
+	s.cmd.Stdout, s.cmd.Stderr = &s.out, &s.out
+	if err := s.cmd.Start(); err != nil {
+		t.Error(err)
+	}
+}
+
+func (s *server) stop(sig os.Signal) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_ = s.cmd.Process.Signal(sig) // it may have ended
+	_ = s.cmd.Wait()              // it was stopped
+}
+
+func undisturbed(context.Context, *testing.T, []*server, check.Monitor) error { return nil }
+
+// restarts kills each server and starts it again, once, in the middle of the writing.
+func restarts(ctx context.Context, t *testing.T, servers []*server, m check.Monitor) error {
+	for _, s := range servers {
+		if !wait(ctx, 500*time.Millisecond) {
+			return nil
+		}
+		ended := m.Began("server.kill")
+		s.stop(os.Kill)
+		s.start(t)
+		ended()
+	}
+	return nil
+}
+
+// lostListens terminates the LISTEN connections' backends, until the run is over.
+func lostListens(ctx context.Context, _ *testing.T, servers []*server, m check.Monitor) error {
+	const terminate = `SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'topostream listen' AND datname = current_database()`
+	conn, err := pgx.Connect(ctx, servers[0].databaseURL)
+	if err != nil {
+		return fmt.Errorf("connect: %w", err)
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	for wait(ctx, 500*time.Millisecond) {
+		ended := m.Began("listen.terminate")
+		_, err := conn.Exec(ctx, terminate)
+		ended()
+		if err != nil && ctx.Err() == nil {
+			return fmt.Errorf("terminate: %w", err)
+		}
+	}
+	return nil
+}
+
+// wait lets time pass and tells whether the run goes on.
+func wait(ctx context.Context, d time.Duration) bool {
+	select {
+	case <-time.After(d):
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
