@@ -43,7 +43,9 @@ type Config struct {
 	Ping       time.Duration // of the LISTEN connection: 4 s
 	Linger     time.Duration // of a feed whose last client left: 60 s
 	AttachWait time.Duration // after which a request gets ErrUnavailable: 5 s
-	LagWait    time.Duration // after which one that is ahead of the standby gets it: 10 s
+
+	ManyChannels int64         // of topologies attached on notify, above which the log advises wal: 5,000
+	LagWait      time.Duration // after which one that is ahead of the standby gets it: 10 s
 
 	Retention      time.Duration // age at which journal rows may go; 0: never
 	RetentionCount int64         // newest rows kept of each topology; 0: no such limit
@@ -68,6 +70,9 @@ func (c *Config) setDefaults() {
 		if *d.field == 0 {
 			*d.field = d.value
 		}
+	}
+	if c.ManyChannels == 0 {
+		c.ManyChannels = 5000
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
@@ -103,6 +108,7 @@ type Bus struct {
 	setting  string        // topology_settings.bus; empty: not known yet; under mu
 
 	unsettled unsettled
+	advised   atomic.Bool // adviseWAL has spoken
 
 	life  context.Context //nolint:containedctx // the bus's own, for what spawn starts
 	end   context.CancelFunc

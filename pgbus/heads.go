@@ -91,6 +91,9 @@ func (b *Bus) compareHeads(ctx context.Context, cause stream.Cause) error {
 	if err := b.readSetting(ctx); err != nil {
 		return err
 	}
+	if err := b.adviseWAL(ctx); err != nil {
+		return err
+	}
 	b.answered()
 	if len(topics) == 0 {
 		return nil

@@ -76,7 +76,6 @@ type session struct {
 	key      []byte                         // of the triggers' marks
 	channels map[stream.TopologyID]struct{} // that conn listens to
 	attached time.Time                      // when the last attach transaction began
-	advised  bool                           // to use another bus
 }
 
 func (b *Bus) session(ctx context.Context, cause stream.Cause) error {
@@ -120,20 +119,6 @@ func (s *session) listened(listen, unlisten []stream.TopologyID) {
 		s.channels[id] = struct{}{}
 	}
 	s.stats.Channels.Store(int64(len(s.channels)))
-	s.adviseWAL()
-}
-
-// manyChannels is how many one connection LISTENs to before wal is the better bus: up to PostgreSQL 18 a backend keeps its channels in a list that it walks for
-// each notification (IsListeningOn in src/backend/commands/async.c).
-const manyChannels = 5000
-
-// adviseWAL says once for each connection that wal would serve better.
-func (s *session) adviseWAL() {
-	if s.advised || len(s.channels) < manyChannels || s.walWanted() {
-		return
-	}
-	s.advised = true
-	s.log.Warn("each notification costs PostgreSQL more the more topologies are attached: the bus wal would serve better (topostream bus wal)", "channels", len(s.channels))
 }
 
 func closeConn(conn *pgx.Conn) {
