@@ -281,7 +281,7 @@ func (b *Bus) readSnapshot(ctx context.Context, id stream.TopologyID, graph bool
 func (b *Bus) poolSnapshots(ctx context.Context, ids []stream.TopologyID, graph bool) ([]snapshotRow, error) {
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
 	defer cancel()
-	conn, err := b.cfg.Pool.Acquire(ctx)
+	conn, err := b.read().Acquire(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("take a connection of the pool: %w", err)
 	}
@@ -299,7 +299,7 @@ func (b *Bus) poolSnapshots(ctx context.Context, ids []stream.TopologyID, graph 
 	return rows, nil
 }
 
-// attachByPool attaches what waits while nothing LISTENs: the poller's next comparison of heads is the catch-up.
+// attachByPool attaches what waits while nothing LISTENs to what is read.
 func (b *Bus) attachByPool(ctx context.Context) (again time.Duration) {
 	ids, again := b.takePending()
 	if len(ids) == 0 {

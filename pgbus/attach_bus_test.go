@@ -16,8 +16,18 @@ import (
 // heartbeat that could make up for a catch-up that is missing.
 func TestTheBusItselfLosesNothingWhenItAttachesUnderWriters(t *testing.T) {
 	t.Parallel()
-	const attaches = 100
-	db := pgtest.New(t)
+	for bus, attaches := range map[string]int{BusNotify: 100, BusWAL: 30} { // one that polls has nothing but its poll
+		t.Run(bus, func(t *testing.T) {
+			t.Parallel()
+			db := pgtest.New(t)
+			must(t, SetBus(t.Context(), db.Conn(t), bus))
+			attachUnderWriters(t, db, attaches)
+		})
+	}
+}
+
+func attachUnderWriters(t *testing.T, db *pgtest.DB, attaches int) {
+	t.Helper()
 	admin := db.Conn(t)
 	id := makeTopologies(t, admin, 1)[0]
 	ctx, stop := context.WithCancel(t.Context())
@@ -49,7 +59,7 @@ func attachOnceUnderWriters(t *testing.T, db *pgtest.DB, admin *pgx.Conn, id str
 	done := make(chan error, 1)
 	go func() { done <- b.Run(ctx) }()
 	defer func() { cancel(); must(t, <-done) }()
-	pgtest.Eventually(t, "LISTEN", b.stats.Listening.Load)
+	hears(t, b)
 
 	sub, err := b.Attach(ctx, stream.AttachRequest{Topology: id})
 	must(t, err)
@@ -112,15 +122,18 @@ func TestWhatWasMissedWhileTheConnectionWasAwayComesByTheReadAfterIt(t *testing.
 	id := makeTopologies(t, conn, 1)[0]
 	b := fillingBus(t, db)
 	topic := attachAt(b, id, 1, false)
-	pgtest.Eventually(t, "the catch-up", func() bool {
-		b.fills.mu.Lock()
-		defer b.fills.mu.Unlock()
-		return !topic.fill.queued
-	})
+	pgtest.Eventually(t, "the catch-up", func() bool { return !queued(b, topic) })
 	pgtest.Exec(t, conn, `SELECT topology_emit($1::text::uuid, 'x', '{}')`, id) // nobody hears of it
 	s := &session{Bus: b, conn: db.Conn(t), channels: map[stream.TopologyID]struct{}{}}
 	must(t, s.listenToDeaf(t.Context(), stream.ReadReconnect))
 	comes(t, topic, 2)
+}
+
+// queued tells whether the topic's journal is still to be read.
+func queued(b *Bus, t *topic) bool {
+	b.fills.mu.Lock()
+	defer b.fills.mu.Unlock()
+	return t.fill.queued
 }
 
 // comes fails unless exactly the event seq follows the one before it.
@@ -142,8 +155,9 @@ func TestWhatNoNotificationToldComesByTheHeartbeat(t *testing.T) {
 	b := startBus(t, db, func(c *Config) { c.Heartbeat = 50 * time.Millisecond })
 	sub, err := b.Attach(t.Context(), stream.AttachRequest{Topology: id})
 	must(t, err)
-	pgtest.Exec(t, conn, `UPDATE topology_settings SET bus = 'wal'`) // the triggers NOTIFY nothing
-	pgtest.Exec(t, conn, `SELECT topology_emit($1::text::uuid, 'x', '{}')`, id)
+	pgtest.Eventually(t, "the catch-up", func() bool { return !queued(b, b.topic(id)) })
+	pgtest.Exec(t, conn, `INSERT INTO topology_events SELECT topology_id, 2, 'x', '{}', now() FROM topology_heads`) // as a trigger that NOTIFYs nothing
+	pgtest.Exec(t, conn, `UPDATE topology_heads SET seq = 2`)
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
 	if frames, err := next(ctx, sub.Cursor); err != nil || len(frames) != 1 || frames[0].Seq != 2 {
@@ -156,38 +170,39 @@ func TestWhatNoNotificationToldComesByTheHeartbeat(t *testing.T) {
 
 func TestAHistoryThatWasTakenBackIsNotServedFromOldPages(t *testing.T) {
 	t.Parallel()
-	db := pgtest.New(t)
-	conn := db.Conn(t)
-	id := makeTopologies(t, conn, 1)[0]
-	const emit = `SELECT topology_emit($1::text::uuid, 'test', jsonb_build_object('life', $2::text)) FROM generate_series(1, $3::int)`
-	pgtest.Exec(t, conn, emit, id, "old", 79)
-	b := startBus(t, db, func(c *Config) { c.Heartbeat = 50 * time.Millisecond })
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-	defer cancel()
-	fresh, err := b.Attach(ctx, stream.AttachRequest{Topology: id})
-	must(t, err)
-	old, err := b.Attach(ctx, stream.AttachRequest{Topology: id, Resume: true, After: 10})
-	must(t, err)
-	_, err = next(ctx, old.Cursor) // which reads and keeps a page
-	must(t, err)
-	pgtest.Exec(t, conn, `UPDATE topology_heads SET seq = 50`)
-	pgtest.Exec(t, conn, `DELETE FROM topology_events WHERE seq > 50`)
-	if _, err := next(ctx, fresh.Cursor); err != stream.ErrReset { //nolint:errorlint // the sentinel itself
-		t.Fatalf("%v, want a reset", err)
-	}
-	pgtest.Exec(t, conn, emit, id, "new", 10)
-	sub, err := b.Attach(ctx, stream.AttachRequest{Topology: id, Resume: true, After: 45})
-	must(t, err)
-	for last := stream.Seq(45); last < 60; {
-		frames, err := next(ctx, sub.Cursor)
+	onEachBus(t, func(t *testing.T, db *pgtest.DB, change func(*Config)) {
+		conn := db.Conn(t)
+		id := makeTopologies(t, conn, 1)[0]
+		const emit = `SELECT topology_emit($1::text::uuid, 'test', jsonb_build_object('life', $2::text)) FROM generate_series(1, $3::int)`
+		pgtest.Exec(t, conn, emit, id, "old", 79)
+		b := startBus(t, db, func(c *Config) { change(c); c.Heartbeat = 50 * time.Millisecond })
+		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+		defer cancel()
+		fresh, err := b.Attach(ctx, stream.AttachRequest{Topology: id})
 		must(t, err)
-		for _, fr := range frames {
-			if want := string(mustPage(t, b, id, last).Bytes); fr.Seq != last+1 || string(fr.Bytes) != want {
-				t.Fatalf("%s, want %s", fr.Bytes, want)
-			}
-			last = fr.Seq
+		old, err := b.Attach(ctx, stream.AttachRequest{Topology: id, Resume: true, After: 10})
+		must(t, err)
+		_, err = next(ctx, old.Cursor) // which reads and keeps a page
+		must(t, err)
+		pgtest.Exec(t, conn, `UPDATE topology_heads SET seq = 50`)
+		pgtest.Exec(t, conn, `DELETE FROM topology_events WHERE seq > 50`)
+		if _, err := next(ctx, fresh.Cursor); err != stream.ErrReset { //nolint:errorlint // the sentinel itself
+			t.Fatalf("%v, want a reset", err)
 		}
-	}
+		pgtest.Exec(t, conn, emit, id, "new", 10)
+		sub, err := b.Attach(ctx, stream.AttachRequest{Topology: id, Resume: true, After: 45})
+		must(t, err)
+		for last := stream.Seq(45); last < 60; {
+			frames, err := next(ctx, sub.Cursor)
+			must(t, err)
+			for _, fr := range frames {
+				if want := string(mustPage(t, b, id, last).Bytes); fr.Seq != last+1 || string(fr.Bytes) != want {
+					t.Fatalf("%s, want %s", fr.Bytes, want)
+				}
+				last = fr.Seq
+			}
+		}
+	})
 }
 
 // mustPage reads the event after n from the database itself.
@@ -200,68 +215,70 @@ func mustPage(t *testing.T, b *Bus, id stream.TopologyID, n stream.Seq) stream.F
 
 func TestANumberAheadOfTheHeadGetsASnapshotHoweverManyCome(t *testing.T) {
 	t.Parallel()
-	db := pgtest.New(t)
-	id := makeTopologies(t, db.Conn(t), 1)[0]
-	b := startBus(t, db, nil)
-	_, err := b.Attach(t.Context(), stream.AttachRequest{Topology: id})
-	must(t, err)
-	const clients = 2000
-	errs := make(chan error, clients)
-	for range clients {
-		go func() {
-			sub, err := b.Attach(t.Context(), stream.AttachRequest{Topology: id, Resume: true, After: 99})
-			if err == nil && sub.Snapshot == nil {
-				t.Error("resumed ahead of the head")
-			}
-			errs <- err
-		}()
-	}
-	for range clients {
-		must(t, <-errs)
-	}
+	onEachBus(t, func(t *testing.T, db *pgtest.DB, change func(*Config)) {
+		id := makeTopologies(t, db.Conn(t), 1)[0]
+		b := startBus(t, db, change)
+		_, err := b.Attach(t.Context(), stream.AttachRequest{Topology: id})
+		must(t, err)
+		const clients = 2000
+		errs := make(chan error, clients)
+		for range clients {
+			go func() {
+				sub, err := b.Attach(t.Context(), stream.AttachRequest{Topology: id, Resume: true, After: 99})
+				if err == nil && sub.Snapshot == nil {
+					t.Error("resumed ahead of the head")
+				}
+				errs <- err
+			}()
+		}
+		for range clients {
+			must(t, <-errs)
+		}
+	})
 }
 
 func TestEachLifeOfAnIDEndsItsOwnStreamsOnly(t *testing.T) {
 	t.Parallel()
-	db := pgtest.New(t)
-	conn := db.Conn(t)
-	id := makeTopologies(t, conn, 1)[0]
-	const again = `INSERT INTO topologies (id, name) VALUES ($1::text::uuid, 'again')`
-	pgtest.Exec(t, conn, `SELECT topology_emit($1::text::uuid, 'x', '{}')`, id) // 2
-	pgtest.Exec(t, conn, `DELETE FROM topologies`)                              // 3
-	pgtest.Exec(t, conn, again, id)                                             // 4
-	pgtest.Exec(t, conn, `SELECT topology_emit($1::text::uuid, 'x', '{}')`, id) // 5
-	b := startBus(t, db, nil)
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-	defer cancel()
-	old, err := b.Attach(ctx, stream.AttachRequest{Topology: id, Resume: true, After: 1})
-	must(t, err)
-	fresh, err := b.Attach(ctx, stream.AttachRequest{Topology: id})
-	must(t, err)
-	var got []stream.Seq
-	for err = nil; err == nil; {
-		var frames []stream.Frame
-		frames, err = next(ctx, old.Cursor)
-		for _, fr := range frames {
-			got = append(got, fr.Seq)
-		}
-	}
-	if err != stream.ErrDeleted || len(got) != 2 || got[1] != 3 { //nolint:errorlint // the sentinel itself
-		t.Errorf("who resumed in the first life got %v and %v, want 2, 3 and the end", got, err)
-	}
-	after, err := b.Attach(ctx, stream.AttachRequest{Topology: id, Resume: true, After: 3})
-	must(t, err)
-	pgtest.Exec(t, conn, `SELECT topology_emit($1::text::uuid, 'x', '{}')`, id) // 6
-	for sub, last := range map[*stream.Subscription]stream.Seq{fresh: fresh.Snapshot.Seq, after: 3} {
-		for last < 6 {
-			frames, err := next(ctx, sub.Cursor)
-			must(t, err)
+	onEachBus(t, func(t *testing.T, db *pgtest.DB, change func(*Config)) {
+		conn := db.Conn(t)
+		id := makeTopologies(t, conn, 1)[0]
+		const again = `INSERT INTO topologies (id, name) VALUES ($1::text::uuid, 'again')`
+		pgtest.Exec(t, conn, `SELECT topology_emit($1::text::uuid, 'x', '{}')`, id) // 2
+		pgtest.Exec(t, conn, `DELETE FROM topologies`)                              // 3
+		pgtest.Exec(t, conn, again, id)                                             // 4
+		pgtest.Exec(t, conn, `SELECT topology_emit($1::text::uuid, 'x', '{}')`, id) // 5
+		b := startBus(t, db, change)
+		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+		defer cancel()
+		old, err := b.Attach(ctx, stream.AttachRequest{Topology: id, Resume: true, After: 1})
+		must(t, err)
+		fresh, err := b.Attach(ctx, stream.AttachRequest{Topology: id})
+		must(t, err)
+		var got []stream.Seq
+		for err = nil; err == nil; {
+			var frames []stream.Frame
+			frames, err = next(ctx, old.Cursor)
 			for _, fr := range frames {
-				if fr.Seq != last+1 {
-					t.Fatalf("%d came after %d", fr.Seq, last)
-				}
-				last = fr.Seq
+				got = append(got, fr.Seq)
 			}
 		}
-	}
+		if err != stream.ErrDeleted || len(got) != 2 || got[1] != 3 { //nolint:errorlint // the sentinel itself
+			t.Errorf("who resumed in the first life got %v and %v, want 2, 3 and the end", got, err)
+		}
+		after, err := b.Attach(ctx, stream.AttachRequest{Topology: id, Resume: true, After: 3})
+		must(t, err)
+		pgtest.Exec(t, conn, `SELECT topology_emit($1::text::uuid, 'x', '{}')`, id) // 6
+		for sub, last := range map[*stream.Subscription]stream.Seq{fresh: fresh.Snapshot.Seq, after: 3} {
+			for last < 6 {
+				frames, err := next(ctx, sub.Cursor)
+				must(t, err)
+				for _, fr := range frames {
+					if fr.Seq != last+1 {
+						t.Fatalf("%d came after %d", fr.Seq, last)
+					}
+					last = fr.Seq
+				}
+			}
+		}
+	})
 }

@@ -1,9 +1,13 @@
-// Package pgbus is PostgreSQL as the bus: it implements [stream.Bus] on LISTEN/NOTIFY, with polling as the net beneath.
+// Package pgbus is PostgreSQL as the bus: it implements [stream.Bus] on LISTEN/NOTIFY or on logical replication, with polling as the net beneath.
 //
 // One connection carries the LISTENs of every attached topology and belongs to one goroutine ([Bus.listen]). Requests that wait are attached
 // together: one transaction LISTENs all their channels and takes all their snapshots (attach.go). LISTEN takes effect during COMMIT, later
 // than anything the transaction could read, so each attach is followed by one catch-up read of the journal (fill.go). Everything
 // else, holes, reconnects, heartbeat and polling included, is the same read: from a feed's last event to the head.
+//
+// On the bus `wal` the triggers do not NOTIFY, and one replication connection (wal.go) tells of all topologies' events; the LISTEN connection stays, for what
+// people NOTIFY. A topology is in the map of those attached before its catch-up begins, so what the WAL tells of it from then on finds its feed, and what the
+// WAL told before is in the journal, or still to be seen there (settle.go).
 package pgbus
 
 import (
@@ -11,6 +15,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -25,18 +30,22 @@ import (
 
 // Config is what New needs. Zero durations and sizes take the documented defaults.
 type Config struct {
-	Pool   *pgxpool.Pool   // for journal reads, snapshots and heads; from NewPool
-	Listen *pgx.ConnConfig // for the LISTEN connection; must reach the same database without a transaction pooler
-	Memory *stream.Memory  // of all rings
-	Stats  *stream.Stats
-	Logger *slog.Logger
+	Pool    *pgxpool.Pool   // for journal reads, snapshots and heads; from NewPool
+	Listen  *pgx.ConnConfig // for the LISTEN and the replication connection; must reach the same database without a transaction pooler
+	Replica *pgxpool.Pool   // of one standby: streams are read from it, by its WAL unless Bus is BusPoll; not through a pooler; nil: from the primary
+	Memory  *stream.Memory  // of all rings
+	Stats   *stream.Stats
+	Logger  *slog.Logger
 
-	PollOnly   bool          // never LISTEN
+	Bus        string        // BusNotify or BusWAL, whatever the database says, or BusPoll: never LISTEN; empty: what the database says
 	Heartbeat  time.Duration // heads are compared with feeds while listening: 10 s
 	Poll       time.Duration // the same while not listening: 250 ms
 	Ping       time.Duration // of the LISTEN connection: 4 s
 	Linger     time.Duration // of a feed whose last client left: 60 s
 	AttachWait time.Duration // after which a request gets ErrUnavailable: 5 s
+
+	ManyChannels int64         // of topologies attached on notify, above which the log advises wal: 5,000
+	LagWait      time.Duration // after which one that is ahead of the standby gets it: 10 s
 
 	Retention      time.Duration // age at which journal rows may go; 0: never
 	RetentionCount int64         // newest rows kept of each topology; 0: no such limit
@@ -55,11 +64,15 @@ func (c *Config) setDefaults() {
 		{&c.Ping, 4 * time.Second},
 		{&c.Linger, time.Minute},
 		{&c.AttachWait, 5 * time.Second},
+		{&c.LagWait, 10 * time.Second},
 		{&c.PruneEvery, time.Minute},
 	} {
 		if *d.field == 0 {
 			*d.field = d.value
 		}
+	}
+	if c.ManyChannels == 0 {
+		c.ManyChannels = 5000
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
@@ -84,11 +97,18 @@ type Bus struct {
 	pending  map[stream.TopologyID]*pendingAttach
 	unlisten map[stream.TopologyID]struct{}
 
-	wait   interruptible // of the LISTEN connection's owner
-	polled wait.Signal   // wakes the poller
-	since  time.Time     // when the bus began not to listen; under mu
-	asked  time.Time     // when the database answered last; under mu
-	state  string        // why the bus does not listen; under mu
+	wait     interruptible // of the LISTEN connection's owner
+	polled   wait.Signal   // wakes the poller
+	compare  atomic.Bool   // heads shall be compared before the heartbeat
+	rewired  wait.Signal   // wakes the reader of the WAL: the bus may have changed
+	since    time.Time     // when the bus began not to listen; under mu
+	asked    time.Time     // when the database answered last; under mu
+	state    string        // why the bus does not listen; under mu
+	walState string        // why it does not read the WAL; under mu
+	setting  string        // topology_settings.bus; empty: not known yet; under mu
+
+	unsettled unsettled
+	advised   atomic.Bool // adviseWAL has spoken
 
 	life  context.Context //nolint:containedctx // the bus's own, for what spawn starts
 	end   context.CancelFunc
@@ -111,12 +131,14 @@ func New(cfg Config) *Bus {
 		pending:  map[stream.TopologyID]*pendingAttach{},
 		unlisten: map[stream.TopologyID]struct{}{},
 		polled:   wait.NewSignal(),
+		rewired:  wait.NewSignal(),
 		since:    time.Now(),
 		state:    "starting",
 		reads:    semaphore.NewWeighted(4),
 	}
 	b.life, b.end = context.WithCancel(context.Background())
 	b.fills.ready = wait.NewSignal()
+	b.unsettled.newest = map[stream.TopologyID]streamedEvent{}
 	b.pager.calls = map[pageKey]*pageCall{}
 	return b
 }
@@ -124,10 +146,12 @@ func New(cfg Config) *Bus {
 // Run owns the bus's goroutines and returns nil when ctx ends and all are gone. Clients then see stream.ErrClosed.
 func (b *Bus) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
-	if b.cfg.PollOnly {
+	if b.cfg.Bus == BusPoll {
 		b.setListening(false, "polling, as asked")
 	} else {
 		g.Go(func() error { b.listen(ctx); return nil })
+		g.Go(func() error { b.followWAL(ctx); return nil })
+		g.Go(func() error { b.settleLoop(ctx); return nil })
 	}
 	g.Go(func() error { b.watchHeads(ctx); return nil })
 	g.Go(func() error { b.fillLoop(ctx); return nil })
@@ -157,6 +181,7 @@ func (b *Bus) close() {
 	b.closed = true
 	b.end()
 	b.stats.Listening.Store(false)
+	b.stats.Streaming.Store(false)
 	b.stats.Channels.Store(0)
 	for id, t := range b.topics {
 		t.feed.Close(stream.ErrClosed)
@@ -168,27 +193,32 @@ func (b *Bus) close() {
 	}
 }
 
-// Ready returns nil while events can reach clients, by LISTEN or by polling.
+// Ready returns nil while events can reach clients, by LISTEN, from the WAL or by polling.
 func (b *Bus) Ready() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	switch {
 	case b.closed:
 		return stream.ErrClosed
-	case b.stats.Listening.Load(), time.Since(b.asked) < 3*time.Second:
+	case b.hearingLocked(), b.stats.Listening.Load(), time.Since(b.asked) < 3*time.Second:
 		return nil
 	}
 	return fmt.Errorf("bus: %s; the database did not answer within 3 s", b.state)
 }
 
-// Mode says how the bus hears of events now, for people: "notify", or "poll" and why.
+// Mode says how the bus hears of events now, for people: "notify", "wal", or "poll" and why.
 func (b *Bus) Mode() string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.stats.Listening.Load() {
-		return "notify"
+	switch {
+	case b.stats.Streaming.Load():
+		return BusWAL
+	case b.hearingLocked():
+		return BusNotify
+	case b.stats.Listening.Load():
+		return BusPoll + ": " + b.walState
 	}
-	return "poll: " + b.state
+	return BusPoll + ": " + b.state
 }
 
 func (b *Bus) setListening(on bool, why string) {
@@ -213,14 +243,17 @@ func (b *Bus) answered() {
 
 // Attach implements stream.Bus.
 func (b *Bus) Attach(ctx context.Context, req stream.AttachRequest) (*stream.Subscription, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, b.cfg.AttachWait, stream.ErrUnavailable)
+	wait, cancel := context.WithTimeoutCause(ctx, b.cfg.AttachWait, stream.ErrUnavailable)
 	defer cancel()
-	t, gone, err := b.acquire(ctx, req)
+	t, gone, err := b.acquireReplayed(wait, req)
 	switch {
 	case err != nil:
 		return nil, err
 	case gone != nil:
 		return b.subscribeDeleted(req, *gone)
+	}
+	if b.cfg.Replica == nil {
+		ctx = wait // a standby may take longer
 	}
 	sub, err := b.subscribe(ctx, t, req)
 	if err != nil {
@@ -229,6 +262,19 @@ func (b *Bus) Attach(ctx context.Context, req stream.AttachRequest) (*stream.Sub
 	}
 	b.stats.Attaches.Add(1)
 	return sub, nil
+}
+
+// acquireReplayed is acquire, and waits for a topology that the standby does not have yet.
+func (b *Bus) acquireReplayed(ctx context.Context, req stream.AttachRequest) (*topic, *deletedTopology, error) {
+	for {
+		t, gone, err := b.acquire(ctx, req)
+		if err != stream.ErrNotFound || !b.comingFrom(ctx, req.Topology) { //nolint:errorlint // the sentinel itself
+			return t, gone, err
+		}
+		if !wait.Pause(ctx, 50*time.Millisecond) {
+			return nil, nil, context.Cause(ctx)
+		}
+	}
 }
 
 // acquire gives the topic of an attached topology with one more client, attaching it first if need be.
@@ -296,8 +342,11 @@ func (b *Bus) mayResume(ctx context.Context, t *topic, n stream.Seq) (bool, erro
 	switch {
 	case n.Epoch() < known.Epoch():
 		return false, nil
-	case n <= known:
+	case n <= known, b.unsettled.covers(t.id, n):
 		return true, nil
+	}
+	if b.cfg.Replica != nil && n.Epoch() == known.Epoch() {
+		return b.awaitReplay(ctx, t, n)
 	}
 	for range 2 { // the first read may be one that somebody began earlier; the second one began after the first had ended
 		h, shared, err := b.shareHead(ctx, t.id)
@@ -305,7 +354,7 @@ func (b *Bus) mayResume(ctx context.Context, t *topic, n stream.Seq) (bool, erro
 			return false, err
 		}
 		if h.seq > t.feed.Last() {
-			b.fill(t, stream.ReadHole)
+			b.fill(t)
 		}
 		if n <= h.seq && n.Epoch() == h.seq.Epoch() {
 			return true, nil

@@ -3,6 +3,7 @@ package pgbus
 import (
 	"context"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -35,8 +36,35 @@ func startBus(t *testing.T, db *pgtest.DB, change func(*Config)) *Bus {
 		}
 		pool.Close()
 	})
-	pgtest.Eventually(t, "LISTEN", func() bool { return b.cfg.PollOnly || b.stats.Listening.Load() })
+	hears(t, b)
 	return b
+}
+
+// hears waits until b hears as its database's triggers speak.
+func hears(t *testing.T, b *Bus) {
+	t.Helper()
+	pgtest.Eventually(t, "the bus to hear", func() bool {
+		return b.cfg.Bus == BusPoll || b.stats.Listening.Load() && (b.hearing() || b.cfg.Bus != "")
+	})
+}
+
+// onEachBus runs a test on a database whose triggers serve notify or wal, and with a bus that polls.
+func onEachBus(t *testing.T, f func(t *testing.T, db *pgtest.DB, change func(*Config))) {
+	t.Helper()
+	for _, bus := range []string{BusNotify, BusWAL, BusPoll} {
+		t.Run(bus, func(t *testing.T) {
+			t.Parallel()
+			db := pgtest.New(t)
+			if bus == BusWAL {
+				must(t, SetBus(t.Context(), db.Conn(t), bus))
+			}
+			f(t, db, func(c *Config) {
+				if bus == BusPoll {
+					c.Bus = bus
+				}
+			})
+		})
+	}
 }
 
 func makeTopologies(t *testing.T, conn *pgx.Conn, n int) []stream.TopologyID {
@@ -65,39 +93,40 @@ func next(ctx context.Context, c *stream.Cursor) ([]stream.Frame, error) {
 
 func TestAThousandClientsOfOneTopologyCostOneAttach(t *testing.T) {
 	t.Parallel()
-	db := pgtest.New(t)
-	conn := db.Conn(t)
-	id := makeTopologies(t, conn, 1)[0]
-	b := startBus(t, db, nil)
-	subs := make([]*stream.Subscription, 1000)
-	var wg sync.WaitGroup
-	for i := range subs {
-		wg.Go(func() {
-			var err error
-			if subs[i], err = b.Attach(t.Context(), stream.AttachRequest{Topology: id}); err != nil {
-				t.Error(err)
-			}
-		})
-	}
-	wg.Wait()
-	if n := b.stats.AttachTransactions.Load(); n != 1 {
-		t.Errorf("%d attach transactions", n)
-	}
-	if n := b.stats.Channels.Load(); n != 1 {
-		t.Errorf("%d channels", n)
-	}
-	if n := b.stats.Feeds.Load(); n != 1 {
-		t.Errorf("%d feeds", n)
-	}
-	_, err := conn.Exec(t.Context(), `SELECT topology_emit($1::text::uuid, 'x', '{}')`, id)
-	must(t, err)
-	for _, s := range subs {
-		frames, err := next(t.Context(), s.Cursor)
-		if err != nil || len(frames) != 1 || frames[0].Seq != 2 {
-			t.Fatalf("%v, %v", frames, err)
+	onEachBus(t, func(t *testing.T, db *pgtest.DB, change func(*Config)) {
+		conn := db.Conn(t)
+		id := makeTopologies(t, conn, 1)[0]
+		b := startBus(t, db, change)
+		subs := make([]*stream.Subscription, 1000)
+		var wg sync.WaitGroup
+		for i := range subs {
+			wg.Go(func() {
+				var err error
+				if subs[i], err = b.Attach(t.Context(), stream.AttachRequest{Topology: id}); err != nil {
+					t.Error(err)
+				}
+			})
 		}
-		s.Close()
-	}
+		wg.Wait()
+		if n := b.stats.AttachTransactions.Load(); n != 1 {
+			t.Errorf("%d attach transactions", n)
+		}
+		if n := b.stats.Channels.Load(); n != 1 && b.cfg.Bus != BusPoll {
+			t.Errorf("%d channels", n)
+		}
+		if n := b.stats.Feeds.Load(); n != 1 {
+			t.Errorf("%d feeds", n)
+		}
+		_, err := conn.Exec(t.Context(), `SELECT topology_emit($1::text::uuid, 'x', '{}')`, id)
+		must(t, err)
+		for _, s := range subs {
+			frames, err := next(t.Context(), s.Cursor)
+			if err != nil || len(frames) != 1 || frames[0].Seq != 2 {
+				t.Fatalf("%v, %v", frames, err)
+			}
+			s.Close()
+		}
+	})
 }
 
 func TestFiveHundredTopologiesAreAttachedInFewTransactions(t *testing.T) {
@@ -124,31 +153,32 @@ func TestFiveHundredTopologiesAreAttachedInFewTransactions(t *testing.T) {
 
 func TestAHeldAlterTableLeavesAttachedClientsTheirEvents(t *testing.T) {
 	t.Parallel()
-	db := pgtest.New(t)
-	conn, holder := db.Conn(t), db.Conn(t)
-	ids := makeTopologies(t, conn, 2)
-	b := startBus(t, db, func(c *Config) { c.AttachWait = 2 * time.Second })
-	sub, err := b.Attach(t.Context(), stream.AttachRequest{Topology: ids[0]})
-	must(t, err)
-	_, err = holder.Exec(t.Context(), `BEGIN; LOCK TABLE mutations IN ACCESS EXCLUSIVE MODE`)
-	must(t, err)
-	// A second client of the attached topology is served; a fresh one is told to come back.
-	if _, err := b.Attach(t.Context(), stream.AttachRequest{Topology: ids[0]}); err != nil {
-		t.Errorf("attached already: %v", err)
-	}
-	if _, err := b.Attach(t.Context(), stream.AttachRequest{Topology: ids[1]}); err != stream.ErrUnavailable { //nolint:errorlint // the sentinel itself
-		t.Errorf("fresh: %v", err)
-	}
-	_, err = conn.Exec(t.Context(), `SELECT topology_emit($1::text::uuid, 'x', '{}')`, ids[0])
-	must(t, err)
-	if frames, err := next(t.Context(), sub.Cursor); err != nil || frames[0].Seq != 2 {
-		t.Errorf("%v, %v", frames, err)
-	}
-	_, err = holder.Exec(t.Context(), `ROLLBACK`)
-	must(t, err)
-	if _, err := b.Attach(t.Context(), stream.AttachRequest{Topology: ids[1]}); err != nil {
-		t.Errorf("afterwards: %v", err)
-	}
+	onEachBus(t, func(t *testing.T, db *pgtest.DB, change func(*Config)) {
+		conn, holder := db.Conn(t), db.Conn(t)
+		ids := makeTopologies(t, conn, 2)
+		b := startBus(t, db, func(c *Config) { change(c); c.AttachWait = 2 * time.Second })
+		sub, err := b.Attach(t.Context(), stream.AttachRequest{Topology: ids[0]})
+		must(t, err)
+		_, err = holder.Exec(t.Context(), `BEGIN; LOCK TABLE mutations IN ACCESS EXCLUSIVE MODE`)
+		must(t, err)
+		// A second client of the attached topology is served; a fresh one is told to come back.
+		if _, err := b.Attach(t.Context(), stream.AttachRequest{Topology: ids[0]}); err != nil {
+			t.Errorf("attached already: %v", err)
+		}
+		if _, err := b.Attach(t.Context(), stream.AttachRequest{Topology: ids[1]}); err != stream.ErrUnavailable { //nolint:errorlint // the sentinel itself
+			t.Errorf("fresh: %v", err)
+		}
+		_, err = conn.Exec(t.Context(), `SELECT topology_emit($1::text::uuid, 'x', '{}')`, ids[0])
+		must(t, err)
+		if frames, err := next(t.Context(), sub.Cursor); err != nil || frames[0].Seq != 2 {
+			t.Errorf("%v, %v", frames, err)
+		}
+		_, err = holder.Exec(t.Context(), `ROLLBACK`)
+		must(t, err)
+		if _, err := b.Attach(t.Context(), stream.AttachRequest{Topology: ids[1]}); err != nil {
+			t.Errorf("afterwards: %v", err)
+		}
+	})
 }
 
 func TestForgedHintsLoseNothing(t *testing.T) {
@@ -187,31 +217,63 @@ func TestForgedHintsLoseNothing(t *testing.T) {
 
 func TestFeedsOfTopologiesWithoutClientsGoAway(t *testing.T) {
 	t.Parallel()
-	db := pgtest.New(t)
-	id := makeTopologies(t, db.Conn(t), 1)[0]
-	b := startBus(t, db, func(c *Config) { c.Linger = 20 * time.Millisecond })
-	sub, err := b.Attach(t.Context(), stream.AttachRequest{Topology: id})
-	must(t, err)
-	sub.Close()
-	pgtest.Eventually(t, "the end of the feed", func() bool { return b.stats.Feeds.Load() == 0 && b.stats.Channels.Load() == 0 })
+	onEachBus(t, func(t *testing.T, db *pgtest.DB, change func(*Config)) {
+		id := makeTopologies(t, db.Conn(t), 1)[0]
+		b := startBus(t, db, func(c *Config) { change(c); c.Linger = 20 * time.Millisecond })
+		sub, err := b.Attach(t.Context(), stream.AttachRequest{Topology: id})
+		must(t, err)
+		sub.Close()
+		pgtest.Eventually(t, "the end of the feed", func() bool { return b.stats.Feeds.Load() == 0 && b.stats.Channels.Load() == 0 })
+	})
 }
 
 func TestARaisedEpochGivesEveryOpenStreamASnapshot(t *testing.T) {
 	t.Parallel()
-	db := pgtest.New(t)
-	conn := db.Conn(t)
-	id := makeTopologies(t, conn, 1)[0]
-	b := startBus(t, db, nil)
-	sub, err := b.Attach(t.Context(), stream.AttachRequest{Topology: id})
-	must(t, err)
-	_, err = conn.Exec(t.Context(), `SELECT topology_new_epoch()`)
-	must(t, err)
-	if _, err := next(t.Context(), sub.Cursor); err != stream.ErrReset { //nolint:errorlint // the sentinel itself
-		t.Fatalf("%v, want a reset", err)
-	}
-	sub, err = b.Attach(t.Context(), stream.AttachRequest{Topology: id, Resume: true, After: 1})
-	must(t, err)
-	if sub.Snapshot == nil || sub.Snapshot.Seq != 1<<32 {
-		t.Errorf("%+v", sub.Snapshot)
+	onEachBus(t, func(t *testing.T, db *pgtest.DB, change func(*Config)) {
+		conn := db.Conn(t)
+		id := makeTopologies(t, conn, 1)[0]
+		b := startBus(t, db, change)
+		sub, err := b.Attach(t.Context(), stream.AttachRequest{Topology: id})
+		must(t, err)
+		_, err = conn.Exec(t.Context(), `SELECT topology_new_epoch()`)
+		must(t, err)
+		if _, err := next(t.Context(), sub.Cursor); err != stream.ErrReset { //nolint:errorlint // the sentinel itself
+			t.Fatalf("%v, want a reset", err)
+		}
+		sub, err = b.Attach(t.Context(), stream.AttachRequest{Topology: id, Resume: true, After: 1})
+		must(t, err)
+		if sub.Snapshot == nil || sub.Snapshot.Seq != 1<<32 {
+			t.Errorf("%+v", sub.Snapshot)
+		}
+	})
+}
+
+func TestWhatADatabaseInAnotherEncodingHoldsComesAsUTF8(t *testing.T) {
+	t.Parallel()
+	for _, bus := range []string{BusNotify, BusWAL, BusPoll} {
+		t.Run(bus, func(t *testing.T) {
+			t.Parallel()
+			db := pgtest.NewEncoded(t, "LATIN1")
+			conn := db.Conn(t)
+			pgtest.Exec(t, conn, `SET client_encoding = 'UTF8'`)
+			if bus == BusWAL {
+				must(t, SetBus(t.Context(), conn, bus))
+			}
+			id := makeTopologies(t, conn, 1)[0]
+			b := startBus(t, db, func(c *Config) {
+				if bus == BusPoll {
+					c.Bus = bus
+				}
+			})
+			sub := attach(t, b, id)
+			for range 2 { // by the bus, and by the journal
+				pgtest.Exec(t, conn, `SELECT topology_emit($1::text::uuid, 'x', jsonb_build_object('name', 'Zoé ü'))`, id)
+				frames, err := next(t.Context(), sub.Cursor)
+				must(t, err)
+				if got := string(frames[0].Bytes); !strings.Contains(got, `{"name": "Zoé ü"}`) || got != string(mustPage(t, b, id, frames[0].Seq-1).Bytes) {
+					t.Errorf("%s", got)
+				}
+			}
+		})
 	}
 }

@@ -37,8 +37,8 @@ type fillQueue struct {
 	ready wait.Signal
 }
 
-// fill asks for the topic's feed to be read up to the head, by a read that begins after this call.
-func (b *Bus) fill(t *topic, cause stream.Cause) { b.fillAll([]*topic{t}, cause) }
+// fill asks for a hole in the topic's feed to be read, up to the head, by a read that begins after this call.
+func (b *Bus) fill(t *topic) { b.fillAll([]*topic{t}, stream.ReadHole) }
 
 func (b *Bus) fillAll(topics []*topic, cause stream.Cause) {
 	if len(topics) == 0 {
@@ -125,7 +125,7 @@ func (b *Bus) readUp(ctx context.Context, batch []*topic) (more map[*topic]bool,
 	causes := map[stream.Cause]bool{}
 	for i, t := range batch {
 		reqs[i] = pageRequest{t.id, t.feed.Last()}
-		fills[i] = filling{topic: t, last: reqs[i].after}
+		fills[i] = filling{topic: t, last: reqs[i].after, ahead: b.unsettled.covers(t.id, reqs[i].after)}
 		causes[t.fill.cause] = true
 		more[t] = true
 	}
@@ -154,12 +154,13 @@ type filling struct {
 	found bool
 	read  bool // at least one event
 	ended bool
+	ahead bool // of what the database shows, and rightly so
 }
 
 // fillWith appends the page that follows, which holds one event or none.
 func (b *Bus) fillWith(f *filling, p page) {
 	f.found = true
-	if f.ended {
+	if f.ended = f.ended || f.ahead && !f.read && p.head.seq <= f.last; f.ended {
 		return
 	}
 	if why := p.broken(f.last); why != "" {
@@ -183,7 +184,7 @@ func (b *Bus) append(t *topic, fr stream.Frame) {
 	case stream.Conflict:
 		b.reset(t, "an event differs from one of the same seq: somebody forged it")
 	case stream.Hole:
-		b.fill(t, stream.ReadHole)
+		b.fill(t)
 	case stream.Duplicate, stream.Closed:
 	}
 }
@@ -250,7 +251,7 @@ SELECT r.ord::int - 1, h.seq, h.first, j.seq, j.type, j.event
 	defer b.reads.Release(1)
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	result, err := b.cfg.Pool.Query(ctx, query, ids, afters, rows, bytes)
+	result, err := b.read().Query(ctx, query, ids, afters, rows, bytes)
 	if err != nil {
 		return fmt.Errorf("read the journal: %w", err)
 	}

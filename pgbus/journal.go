@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"topostream/stream"
 )
@@ -80,8 +81,11 @@ func (b *Bus) Page(ctx context.Context, id stream.TopologyID, after stream.Seq) 
 
 func (b *Bus) readPage(ctx context.Context, call *pageCall) {
 	b.stats.JournalReads[stream.ReadCursor].Add(1)
+	ahead := b.unsettled.covers(call.key.id, call.key.after+1)
 	pages, err := b.readPages(ctx, []pageRequest{call.key}, pageRows, pageBytes)
 	switch {
+	case err == nil && ahead && pages[0].found && len(pages[0].frames) == 0:
+		call.err = fmt.Errorf("%w: %d is in the WAL and cannot be seen yet", stream.ErrUnavailable, call.key.after+1)
 	case err != nil:
 		call.err = fmt.Errorf("%w: %w", stream.ErrUnavailable, err)
 	case pages[0].broken(call.key.after) != "" || len(pages[0].frames) == 0:
@@ -108,15 +112,23 @@ func (b *Bus) readPage(ctx context.Context, call *pageCall) {
 // answerBytes bounds what one request for the journal gets.
 const answerBytes = 16 << 20
 
-// Journal implements stream.Bus. It reads the database, not the feeds.
+// Journal implements stream.Bus. It reads the database, not the feeds; the primary, if a standby does not have the topology yet.
 func (b *Bus) Journal(ctx context.Context, id stream.TopologyID, after stream.Seq, limit int) (stream.JournalPage, error) {
+	p, err := b.journal(ctx, b.read(), id, after, limit)
+	if err == stream.ErrNotFound && b.comingFrom(ctx, id) { //nolint:errorlint // the sentinel itself
+		return b.journal(ctx, b.cfg.Pool, id, after, limit)
+	}
+	return p, err
+}
+
+func (b *Bus) journal(ctx context.Context, pool *pgxpool.Pool, id stream.TopologyID, after stream.Seq, limit int) (stream.JournalPage, error) {
 	const query = `
 SELECT h.seq, h.first, j.event
   FROM topology_heads h LEFT JOIN LATERAL topology_journal(h.topology_id, $2, h.first, $3::int, $4::bigint) j ON true
  WHERE h.topology_id = $1::text::uuid`
 	ctx, cancel := context.WithTimeoutCause(ctx, b.cfg.AttachWait, stream.ErrUnavailable)
 	defer cancel()
-	rows, err := b.cfg.Pool.Query(ctx, query, string(id), int64(min(after, 1<<53)), limit, answerBytes)
+	rows, err := pool.Query(ctx, query, string(id), int64(min(after, 1<<53)), limit, answerBytes)
 	if err != nil {
 		return stream.JournalPage{}, fmt.Errorf("%w: %w", stream.ErrUnavailable, err)
 	}
@@ -170,7 +182,7 @@ func (b *Bus) shareHead(ctx context.Context, id stream.TopologyID) (_ head, shar
 func (b *Bus) readHead(ctx context.Context, id stream.TopologyID) (head, error) {
 	const query = `SELECT seq, first FROM topology_heads WHERE topology_id = $1::text::uuid`
 	var h head
-	err := b.cfg.Pool.QueryRow(ctx, query, string(id)).Scan(&h.seq, &h.first)
+	err := b.read().QueryRow(ctx, query, string(id)).Scan(&h.seq, &h.first)
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
 		return h, stream.ErrNotFound

@@ -50,15 +50,23 @@ func (b *Bus) listen(ctx context.Context) {
 		limit := 5 * time.Second
 		if errors.Is(err, errProbe) {
 			limit = 30 * time.Second
-			b.log.Warn("streams run on poll: LISTEN gets nothing through this connection, as through a transaction pooler; "+
+			b.log.Warn(b.withoutListen()+": LISTEN gets nothing through this connection, as through a transaction pooler; "+
 				"give a direct one in --listen-database-url", "error", err)
 		} else {
-			b.log.Warn("LISTEN connection lost; streams run on poll until it is back", "error", err)
+			b.log.Warn("LISTEN connection lost; "+b.withoutListen()+" until it is back", "error", err)
 		}
 		if !wait.Pause(ctx, wait.Backoff(try, 100*time.Millisecond, limit)) {
 			return
 		}
 	}
+}
+
+// withoutListen is what people get while nothing LISTENs.
+func (b *Bus) withoutListen() string {
+	if b.walWanted() {
+		return "what people NOTIFY does not reach streams"
+	}
+	return "streams run on poll"
 }
 
 // A session is the life of one LISTEN connection. All its methods run in the goroutine of [Bus.listen].
@@ -125,7 +133,7 @@ func closeConn(conn *pgx.Conn) {
 func (s *session) settle(ctx context.Context) error {
 	// A frozen server must not pin the NOTIFY queue: keepalives find a dead host, tcp_user_timeout a peer that takes nothing.
 	const settings = `SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 2; SET tcp_keepalives_count = 3; SET tcp_user_timeout = 10000;
-		SET statement_timeout = '4s'; SET idle_in_transaction_session_timeout = '10s'`
+		SET statement_timeout = '4s'; SET idle_in_transaction_session_timeout = '10s'; LISTEN "` + settingsChannel + `"`
 	if err := s.exec(ctx, settings); err != nil {
 		return fmt.Errorf("prepare the LISTEN connection: %w", err)
 	}
@@ -134,7 +142,7 @@ func (s *session) settle(ctx context.Context) error {
 
 // connect opens the connection and reads the key.
 func (b *Bus) connect(ctx context.Context) (*pgx.Conn, []byte, error) {
-	const readKey = `SELECT key FROM topology_settings`
+	const readKey = `SELECT key, bus FROM topology_settings`
 	cfg := b.cfg.Listen.Copy()
 	nameConn(cfg, "topostream listen")
 	conn, err := Connect(ctx, cfg)
@@ -143,13 +151,19 @@ func (b *Bus) connect(ctx context.Context) (*pgx.Conn, []byte, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, listenTimeout)
 	defer cancel()
-	var key []byte
-	if err = checkEpoch(ctx, conn); err == nil {
-		err = conn.QueryRow(ctx, readKey).Scan(&key)
+	var (
+		key []byte
+		bus string
+	)
+	if err = prepareConn(ctx, conn); err == nil {
+		err = conn.QueryRow(ctx, readKey).Scan(&key, &bus)
 	}
 	if err != nil {
 		closeConn(conn)
 		return nil, nil, fmt.Errorf("prepare the LISTEN connection: %w", err)
+	}
+	if b.cfg.Replica == nil { // else what is read may be behind
+		b.setSetting(bus)
 	}
 	return conn, key, nil
 }
@@ -271,10 +285,13 @@ func (s *session) serveRequests(ctx context.Context) (again time.Duration, err e
 		if err := s.listenToDeaf(ctx, stream.ReadCatchUp); err != nil {
 			return 0, err
 		}
-		if wait := s.gather(); wait > 0 {
+		if wait := s.gather(); wait > 0 && s.cfg.Replica == nil {
 			return wait, nil
 		}
-		ids, again := s.takePending()
+		var ids []stream.TopologyID // what is read from a standby is attached there
+		if s.cfg.Replica == nil {
+			ids, again = s.takePending()
+		}
 		unlisten := s.takeUnlisten(ids)
 		if len(ids) == 0 && len(unlisten) == 0 {
 			return again, nil
@@ -342,6 +359,10 @@ func (s *session) hear(ctx context.Context, again time.Duration) error {
 }
 
 func (s *session) dispatch(n *pgconn.Notification) {
+	if n.Channel == settingsChannel {
+		s.compareSoon() // which reads the setting first
+		return
+	}
 	name, ok := strings.CutPrefix(n.Channel, "topology.")
 	if !ok {
 		return
@@ -355,9 +376,10 @@ func (s *session) dispatch(n *pgconn.Notification) {
 	switch {
 	case !ok:
 		t.feed.AppendRaw(sse.RawNotify(id, n.Payload, time.Now()))
+	case s.cfg.Replica != nil: // it may not have it yet
 	case h.event != "":
 		s.append(t, journalFrame(h.seq, h.kind, h.event))
 	case h.seq > t.feed.Last():
-		s.fill(t, stream.ReadHole)
+		s.fill(t)
 	}
 }

@@ -9,6 +9,8 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"topostream/pgbus/wal"
 )
 
 // errStandby: a standby may be behind what clients have, and what is promoted later keeps connections that never compared the epoch.
@@ -29,6 +31,23 @@ func checkEpoch(ctx context.Context, conn *pgx.Conn) error {
 		return errStandby
 	}
 	return nil
+}
+
+// checkHistory is checkEpoch for a standby that is meant to be one.
+func checkHistory(ctx context.Context, conn *pgx.Conn) error {
+	const query = `SELECT topology_check_epoch()`
+	if _, err := conn.Exec(ctx, query); err != nil {
+		return fmt.Errorf("check the epoch: %w", err)
+	}
+	return nil
+}
+
+// prepareConn is for every new connection that events are read on.
+func prepareConn(ctx context.Context, conn *pgx.Conn) error {
+	if err := wal.UseUTF8(ctx, conn.PgConn()); err != nil {
+		return err
+	}
+	return checkEpoch(ctx, conn)
 }
 
 // nameConn says in pg_stat_activity what a connection is for, unless the connection string does.
@@ -84,6 +103,25 @@ func toPrimary(cfg *pgx.ConnConfig) (hosts int) {
 
 // NewPool opens the pool that a Bus reads with. It connects lazily; url is a PostgreSQL connection string. Changes are made before the rest is set.
 func NewPool(ctx context.Context, url string, changes ...func(*pgxpool.Config)) (*pgxpool.Pool, error) {
+	return newPool(ctx, url, append(changes, func(cfg *pgxpool.Config) {
+		cfg.AfterConnect = prepareConn
+		toPrimary(cfg.ConnConfig)
+	}))
+}
+
+// NewReplicaPool opens a pool to read from a standby.
+func NewReplicaPool(ctx context.Context, url string) (*pgxpool.Pool, error) {
+	return newPool(ctx, url, []func(*pgxpool.Config){func(cfg *pgxpool.Config) {
+		cfg.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
+			if err := wal.UseUTF8(ctx, conn.PgConn()); err != nil {
+				return err
+			}
+			return checkHistory(ctx, conn)
+		}
+	}})
+}
+
+func newPool(ctx context.Context, url string, changes []func(*pgxpool.Config)) (*pgxpool.Pool, error) {
 	cfg, err := pgxpool.ParseConfig(url)
 	if err != nil {
 		return nil, fmt.Errorf("database url: %w", err)
@@ -91,11 +129,9 @@ func NewPool(ctx context.Context, url string, changes ...func(*pgxpool.Config)) 
 	for _, change := range changes {
 		change(cfg)
 	}
-	cfg.AfterConnect = checkEpoch
 	cfg.ConnConfig.ConnectTimeout = connectTimeout
 	cfg.PingTimeout = pingTimeout
 	cfg.MaxConns = max(cfg.MaxConns, 8)
-	toPrimary(cfg.ConnConfig)
 	nameConn(cfg.ConnConfig, "topostream")
 	WithoutNamedStatements(cfg.ConnConfig)
 	pool, err := pgxpool.NewWithConfig(ctx, cfg)

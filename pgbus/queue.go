@@ -15,12 +15,7 @@ import (
 const queueWarning = 0.5
 
 // watchQueue keeps the metrics of PostgreSQL's NOTIFY queue: a listener that stops reading fills it for everybody.
-func (b *Bus) watchQueue(ctx context.Context) error {
-	const usage = `SELECT pg_notification_queue_usage()`
-	var used float64
-	if err := b.cfg.Pool.QueryRow(ctx, usage).Scan(&used); err != nil {
-		return fmt.Errorf("read the NOTIFY queue's usage: %w", err)
-	}
+func (b *Bus) watchQueue(ctx context.Context, used float64) error {
 	b.stats.QueueUsage.Store(uint64(used * 1e6))
 	if used < queueWarning {
 		b.stats.QueuePinnedBy.Store(0)

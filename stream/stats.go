@@ -51,6 +51,11 @@ type Stats struct {
 	Reconnects         [reconnectCauses]atomic.Uint64
 	Listening          atomic.Bool   // the LISTEN connection is up and proved by the probe
 	Channels           atomic.Int64  // channels that it listens to
+	Streaming          atomic.Bool   // the journal is read from the WAL
+	SlotWaiting        atomic.Bool   // a replication slot waits for transactions that are open
+	ReplicaLagBytes    atomic.Int64  // WAL of the primary that the standby has not replayed
+	ReplicaLagMicros   atomic.Int64  // age of what the standby replayed last; 0: it has replayed all that it has received
+	BusForced          atomic.Bool   // this server is forced to another bus than the database's
 	QueueUsage         atomic.Uint64 // pg_notification_queue_usage() in millionths
 	QueuePinnedBy      atomic.Int64  // pid of the backend that keeps the NOTIFY queue from shrinking; 0: none known
 }

@@ -17,7 +17,8 @@ const (
 )
 
 type cli struct {
-	Check checkCmd `cmd:"" help:"Check that no event is lost, doubled or reordered, while writers write and things break."`
+	Check checkCmd  `cmd:"" help:"Check that no event is lost, doubled or reordered, while writers write and things break."`
+	Bench benchCmds `embed:""`
 }
 
 // output is where a command writes: the report on out, everything else on err.

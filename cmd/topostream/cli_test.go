@@ -141,7 +141,7 @@ func TestAWrongCommandLineIsTwoLinesAndExitCode2(t *testing.T) {
 
 func TestWhatIsNotBuiltSaysSo(t *testing.T) {
 	t.Parallel()
-	for args, want := range map[string]string{"bus status": "`topostream bus` is not built yet"} {
+	for args, want := range map[string]string{"serve --database-url=x --jwks-url=x": "--jwks-url is not built yet"} {
 		code, _, errOut := program(t, strings.Fields(args)...)
 		if code != exitError || !strings.Contains(errOut, want) {
 			t.Errorf("%s: %d %s", args, code, errOut)

@@ -39,24 +39,34 @@ func TestEveryEventReachesAClientThroughDatabaseFaults(t *testing.T) {
 				t.Error(err)
 			}
 		},
+		"WAL sender terminated": func(t *testing.T, _ *pgcluster.Cluster, admin *pgx.Conn) {
+			pgtest.Exec(t, admin, `SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots`)
+		},
 	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			cluster := pgtest.Cluster(t)
-			db := pgtest.NewOn(t, cluster.URL("postgres"))
-			id := demo(t, db.Conn(t))
-			c := newClient(t, startServer(t, db.URL), id, "").watch()
-			c.awaitSeq(write(t, db.URL, id, 20))
-			var head uint64
-			for range 3 {
-				var wg sync.WaitGroup
-				wg.Go(func() { head = write(t, db.URL, id, 200) })
-				fault(t, cluster, db.Conn(t))
-				wg.Wait()
-				c.awaitSeq(head)
-			}
-			c.stayedConnected()
-		})
+		for _, bus := range []string{"notify", "wal"} {
+			t.Run(name+", "+bus, func(t *testing.T) {
+				t.Parallel()
+				cluster := pgtest.Cluster(t)
+				db := pgtest.NewOn(t, cluster.URL("postgres"))
+				id := demo(t, db.Conn(t))
+				setBus(t, db.URL, bus)
+				server := startServer(t, db.URL)
+				c := newClient(t, server, id, "").watch()
+				c.awaitSeq(write(t, db.URL, id, 20))
+				var head uint64
+				for range 3 {
+					pgtest.Eventually(t, "the bus "+bus, func() bool {
+						return metric(t, server, map[string]string{"notify": "topostream_listening", "wal": "topostream_streaming_wal"}[bus]) == 1
+					})
+					var wg sync.WaitGroup
+					wg.Go(func() { head = write(t, db.URL, id, 200) })
+					fault(t, cluster, db.Conn(t))
+					wg.Wait()
+					c.awaitSeq(head)
+				}
+				c.stayedConnected()
+			})
+		}
 	}
 }
 
@@ -72,8 +82,19 @@ func (c *client) stayedConnected() {
 
 func TestAClientOutlivesAFrozenDatabaseAndFreshOnesAreToldToComeBack(t *testing.T) {
 	t.Parallel()
+	for _, bus := range []string{"notify", "wal"} {
+		t.Run(bus, func(t *testing.T) {
+			t.Parallel()
+			outliveAFrozenDatabase(t, bus)
+		})
+	}
+}
+
+func outliveAFrozenDatabase(t *testing.T, bus string) {
+	t.Helper()
 	cluster := pgtest.Cluster(t)
 	db := pgtest.NewOn(t, cluster.URL("postgres"))
+	setBus(t, db.URL, bus)
 	conn := db.Conn(t)
 	id, other := topology(t, conn, "attached"), topology(t, conn, "fresh")
 	server := startServer(t, db.URL)
@@ -97,6 +118,9 @@ func TestAClientOutlivesAFrozenDatabaseAndFreshOnesAreToldToComeBack(t *testing.
 	newClient(t, server, other, "").follow(t.Context(), 1)
 	if n := metric(t, server, `topostream_listen_reconnects_total{cause="ping"}`) + metric(t, server, `topostream_listen_reconnects_total{cause="broken"}`); n < 1 {
 		t.Error("the half-open LISTEN connection was not found")
+	}
+	if bus == "wal" {
+		streaming(t, server)
 	}
 }
 

@@ -77,9 +77,21 @@ unix_socket_dir =
 
 func exists(path string) bool { _, err := os.Stat(path); return err == nil }
 
-func TestThroughATransactionPoolerTheServerSaysSoAndPollsAndADirectWayRestoresNotify(t *testing.T) {
+func TestThroughATransactionPoolerTheServerSaysSoAndPollsAndADirectWayRestoresTheBus(t *testing.T) {
 	t.Parallel()
+	for bus, live := range map[string]string{"notify": "topostream_listening", "wal": "topostream_streaming_wal"} {
+		t.Run(bus, func(t *testing.T) {
+			t.Parallel()
+			throughAPooler(t, bus, live)
+		})
+	}
+}
+
+// throughAPooler runs servers behind a pooler; live is the metric of a bus that works.
+func throughAPooler(t *testing.T, bus, live string) {
+	t.Helper()
 	db := pgtest.New(t)
+	setBus(t, db.URL, bus)
 	conn := db.Conn(t)
 	id := demo(t, conn)
 	pooled := startPgbouncer(t, db.URL)
@@ -96,7 +108,7 @@ func TestThroughATransactionPoolerTheServerSaysSoAndPollsAndADirectWayRestoresNo
 		}
 		c.stayedConnected()
 		if direct {
-			pgtest.Eventually(t, "LISTEN", func() bool { return metric(t, server.url, "topostream_listening") == 1 })
+			pgtest.Eventually(t, "the bus", func() bool { return metric(t, server.url, live) == 1 })
 		} else {
 			pgtest.Eventually(t, "the advice", func() bool { return strings.Contains(server.log.String(), "--listen-database-url") })
 		}

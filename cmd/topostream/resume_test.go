@@ -163,7 +163,7 @@ func TestADeletedTopologyGivesTheRestAndTheEndOr404(t *testing.T) {
 
 func TestAClientWhoseSocketIsKilledAThousandTimesEndsWithTheJournal(t *testing.T) {
 	t.Parallel()
-	for _, bus := range []string{"notify", "poll"} {
+	for _, bus := range []string{"notify", "wal", "poll"} {
 		t.Run(bus, func(t *testing.T) {
 			t.Parallel()
 			const kills = 1000
@@ -172,6 +172,7 @@ func TestAClientWhoseSocketIsKilledAThousandTimesEndsWithTheJournal(t *testing.T
 			random := rand.New(rand.NewPCG(seed, 0))
 			db := pgtest.New(t)
 			id := demo(t, db.Conn(t))
+			setBus(t, db.URL, bus)
 			server := startServer(t, db.URL, bus)
 			c := newClient(t, server, id, "0")
 			ctx, stop := context.WithCancel(t.Context())

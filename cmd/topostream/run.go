@@ -23,7 +23,7 @@ type cli struct {
 	Serve   serveCmd   `cmd:"" help:"Stream topologies from a PostgreSQL of yours to browsers."`
 	Mutator mutatorCmd `cmd:"" help:"Apply queued mutations: the worker. Run as many as you like."`
 	Migrate migrateCmd `cmd:"" help:"Create or change the schema."`
-	Bus     busCmd     `cmd:"" help:"Choose how servers hear of events (not built yet)."`
+	Bus     busCmd     `cmd:"" help:"Choose how servers hear of events, or say how they do."`
 	Token   tokenCmd   `cmd:"" help:"Print a signed token."`
 	Tail    tailCmd    `cmd:"" help:"Follow a stream in a terminal and check that no event is lost, doubled or reordered."`
 }

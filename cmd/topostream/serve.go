@@ -25,8 +25,8 @@ type serveCmd struct {
 
 	Addr               string        `default:"127.0.0.1:8080" help:"Address to serve on."`
 	ListenDatabaseURL  string        `help:"Direct connection string for LISTEN, where --database-url goes through a transaction pooler." placeholder:"URL"`
-	ReplicaDatabaseURL string        `help:"Not built yet." placeholder:"URL"`
-	Bus                string        `help:"notify, wal (not built yet) or poll. Default: what the database says." placeholder:"BUS"`
+	ReplicaDatabaseURL string        `help:"Direct connection string of a standby (PostgreSQL 16 or newer) that streams are read from, by its WAL: the primary then carries writers alone." placeholder:"URL"`
+	Bus                string        `help:"notify, wal or poll. Default: what the database says (topostream bus), also when that changes." placeholder:"BUS"`
 	Mutator            bool          `help:"Work on mutations, too, as topostream mutator does."`
 	Migrate            bool          `help:"Bring the schema to the newest version first."`
 	JWTSecret          string        `name:"jwt-secret" help:"Secret of HS256, HS384 and HS512 tokens, 32 bytes or more. It shows in the process list: prefer --jwt-secret-file." placeholder:"SECRET"`
@@ -61,14 +61,6 @@ type serveCmd struct {
 const defaultMutationRetention = 720 * time.Hour
 
 func (c *serveCmd) check() error {
-	for what, given := range map[string]bool{
-		"--replica-database-url": c.ReplicaDatabaseURL != "",
-		"--bus wal":              c.Bus == "wal",
-	} {
-		if given {
-			return errNotBuilt(what)
-		}
-	}
 	for what, negative := range map[string]bool{
 		"--keepalive": c.Keepalive < 0, "--write-timeout": c.WriteTimeout < 0, "--drain": c.Drain < 0, "--retention": c.Retention < 0, "--mutation-retention": c.MutationRetention < 0,
 		"--retention-count": c.RetentionCount < 0, "--max-streams": c.MaxStreams < 0, "--max-streams-per-user": c.MaxStreamsPerUser < 0, "--rate-limit": c.RateLimit < 0, "--feed-memory": c.FeedMemory < 0,
@@ -78,8 +70,10 @@ func (c *serveCmd) check() error {
 		}
 	}
 	switch {
-	case c.Bus != "" && c.Bus != "notify" && c.Bus != "poll":
-		return fmt.Errorf("--bus: %q is no bus: use notify or poll", c.Bus)
+	case c.Bus != "" && c.Bus != pgbus.BusNotify && c.Bus != pgbus.BusWAL && c.Bus != pgbus.BusPoll:
+		return fmt.Errorf("--bus: %q is no bus: use notify, wal or poll", c.Bus)
+	case c.ReplicaDatabaseURL != "" && c.Bus == pgbus.BusNotify:
+		return errors.New("--bus notify and --replica-database-url do not go together, because a standby cannot LISTEN: use --bus wal, or leave --bus out")
 	case (c.TLSCert == "") != (c.TLSKey == ""):
 		return errors.New("--tls-cert and --tls-key go together: give both or neither")
 	}
@@ -122,6 +116,13 @@ func (c *serveCmd) Run(ctx context.Context, o output) error {
 		return err
 	}
 	defer pool.Close()
+	replica, err := c.replica(ctx)
+	if err != nil {
+		return err
+	}
+	if replica != nil {
+		defer replica.Close()
+	}
 	listenURL := c.ListenDatabaseURL
 	if listenURL == "" {
 		listenURL = c.DatabaseURL
@@ -132,14 +133,14 @@ func (c *serveCmd) Run(ctx context.Context, o output) error {
 	}
 	stats := &stream.Stats{}
 	bus := pgbus.New(pgbus.Config{
-		Pool: pool, Listen: listenConfig, Memory: stream.NewMemory(c.FeedMemory, stats), Stats: stats, Logger: log,
-		PollOnly: c.Bus == "poll", Retention: c.Retention, RetentionCount: c.RetentionCount, MutationRetention: c.MutationRetention, PruneEvery: c.pruneEvery, Linger: c.linger,
+		Pool: pool, Replica: replica, Listen: listenConfig, Memory: stream.NewMemory(c.FeedMemory, stats), Stats: stats, Logger: log,
+		Bus: c.Bus, Retention: c.Retention, RetentionCount: c.RetentionCount, MutationRetention: c.MutationRetention, PruneEvery: c.pruneEvery, Linger: c.linger,
 	})
 	cfg := api.Config{
 		Bus: bus, Store: pgbus.NewStore(pool, log), Tickets: pgbus.NewTickets(bus), Auth: verifier.Authenticate, Stats: stats, Logger: log,
 		Keepalive: c.Keepalive, WriteTimeout: c.WriteTimeout, MaxStreams: c.MaxStreams, MaxStreamsPerUser: c.MaxStreamsPerUser,
 		RateLimit: c.RateLimit, AllowOrigin: c.AllowOrigin,
-		ConsoleHandler: console.Handler(), Ready: bus.Ready,
+		ConsoleHandler: console.Handler(), Ready: bus.Ready, Notice: bus.Notice,
 	}
 	if listeners.metrics == nil {
 		cfg.MetricsHandler = metrics.Handler(stats)

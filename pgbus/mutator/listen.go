@@ -46,7 +46,7 @@ func (w *Worker) session(ctx context.Context) error {
 	// A frozen worker must not pin the NOTIFY queue: keepalives find a dead host, tcp_user_timeout a peer that takes nothing. All this comes after the
 	// probe: through a pooler it would stay on a backend that others get.
 	const prepare = `UNLISTEN "topostream.probe"; SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 2; SET tcp_keepalives_count = 3; SET tcp_user_timeout = 10000;
-		SET statement_timeout = '4s'; SET idle_in_transaction_session_timeout = '10s'; LISTEN topology_mutations`
+		SET statement_timeout = '4s'; SET idle_in_transaction_session_timeout = '10s'; LISTEN topology_mutations; LISTEN "` + settingsChannel + `"`
 	conn, err := pgbus.Connect(ctx, w.cfg.Listen)
 	if err != nil {
 		return fmt.Errorf("connect to LISTEN: %w", err)
@@ -59,6 +59,9 @@ func (w *Worker) session(ctx context.Context) error {
 	}
 	if _, err := conn.Exec(cctx, prepare); err != nil {
 		return fmt.Errorf("LISTEN: %w", err)
+	}
+	if err := w.readBus(ctx); err != nil {
+		return err
 	}
 	w.log.Info("listening for mutations")
 	w.wake.Set() // for what came before
@@ -99,8 +102,10 @@ func (w *Worker) probe(ctx context.Context, conn *pgx.Conn) error {
 func (w *Worker) hear(ctx context.Context, conn *pgx.Conn) error {
 	wctx, cancel := context.WithTimeout(ctx, w.cfg.Ping)
 	defer cancel()
-	_, err := conn.WaitForNotification(wctx)
+	n, err := conn.WaitForNotification(wctx)
 	switch {
+	case err == nil && n.Channel == settingsChannel:
+		return w.readBus(ctx)
 	case err == nil:
 		w.wake.Set()
 		return nil

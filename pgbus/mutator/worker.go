@@ -74,8 +74,10 @@ type Worker struct {
 	begin string // of its transactions
 
 	wake    wait.Signal
-	idle    atomic.Int64  // loops that wait to be woken
-	later   chan struct{} // a place for each job that waits to be settled while its loop goes on
+	rewired wait.Signal            // bus has changed
+	bus     atomic.Pointer[string] // the database's; nil: not known yet
+	idle    atomic.Int64           // loops that wait to be woken
+	later   chan struct{}          // a place for each job that waits to be settled while its loop goes on
 	outage  outage
 	avoided avoided
 	jobs    sync.WaitGroup
@@ -86,7 +88,7 @@ func New(cfg Config) *Worker {
 	cfg.setDefaults()
 	return &Worker{
 		cfg: cfg, log: cfg.Logger, begin: beginQuery(cfg.LockTimeout, cfg.Lease),
-		wake: wait.NewSignal(), later: make(chan struct{}, 4*cfg.Concurrency),
+		wake: wait.NewSignal(), rewired: wait.NewSignal(), later: make(chan struct{}, 4*cfg.Concurrency),
 	}
 }
 
@@ -100,6 +102,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	defer giveUp(nil)
 	var services sync.WaitGroup
 	services.Go(func() { w.listen(ctx) })
+	services.Go(func() { w.readWAL(ctx) })
 	services.Go(func() { w.poll(ctx) })
 	for range w.cfg.Concurrency {
 		w.jobs.Go(func() { w.loop(ctx, work) })
@@ -173,6 +176,9 @@ func (w *Worker) poll(ctx context.Context) {
 	var before candidate
 	for wait.Pause(ctx, w.cfg.Poll-rand.N(w.cfg.Poll/10+1)) {
 		w.wake.Set()
+		if err := w.readBus(ctx); err != nil {
+			w.log.Debug("asking again at the next poll", "error", err)
+		}
 		oldest, err := w.oldest(ctx, []stream.TopologyID{})
 		if err == nil && oldest == before && oldest.topology != "" {
 			w.knock(ctx, oldest.topology)

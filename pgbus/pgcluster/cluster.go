@@ -185,6 +185,9 @@ func (c *Cluster) URL(database string) string {
 // Version is the major version.
 func (c *Cluster) Version() int { return c.cfg.Binaries.Version }
 
+// Dir is the directory that everything of the cluster is in.
+func (c *Cluster) Dir() string { return c.cfg.DataDir }
+
 // Psql is the path of psql.
 func (c *Cluster) Psql() string { return c.cfg.Binaries.Bin("psql") }
 

@@ -72,7 +72,10 @@ func binaries(ctx context.Context) (pgcluster.Binaries, error) {
 
 // settings keep a test cluster small; fsync stays on.
 func settings() map[string]string {
-	return map[string]string{"max_connections": "400", "shared_buffers": "32MB", "wal_level": "logical"}
+	return map[string]string{
+		"max_connections": "400", "shared_buffers": "32MB",
+		"wal_level": "logical", "max_wal_senders": "100", "max_replication_slots": "100", // each bus of a test that reads the WAL takes one
+	}
 }
 
 func serverURL(t testing.TB) string {
@@ -112,10 +115,29 @@ func NewOn(t testing.TB, server string) *DB {
 		TestRole: &pgtestdb.Role{Username: u.User.Username(), Password: password},
 	}, migrator{})
 	db := &DB{URL: made.URL()}
+	t.Cleanup(func() { db.awaitSlots(t) })
 	// A copy of the template is another database; it shall not begin with a raised epoch.
 	db.Exec(t, `UPDATE topology_settings SET system_identifier = NULL`)
 	db.Exec(t, `SELECT topology_check_epoch()`)
 	return db
+}
+
+// awaitSlots waits until the replication connections that have been closed have taken their slots with them: a database with one cannot be dropped.
+func (db *DB) awaitSlots(t testing.TB) {
+	t.Helper()
+	if t.Failed() { // the database stays
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	conn, err := pgx.Connect(ctx, db.URL)
+	if err != nil { // it may be down by now
+		return
+	}
+	defer conn.Close(context.Background())
+	Eventually(t, "the replication slots to be gone", func() bool {
+		return Scan[int](t, conn, `SELECT count(*) FROM pg_replication_slots WHERE database = current_database()`) == 0
+	})
 }
 
 // NewEncoded gives the test a database in another encoding than UTF8, migrated.
@@ -145,7 +167,9 @@ func newEmpty(t testing.TB, options string) *DB {
 	name := pgx.Identifier{u.Path[1:]}.Sanitize()
 	server.Exec(t, `CREATE DATABASE `+name+options)
 	t.Cleanup(func() { server.Exec(t, `DROP DATABASE `+name+` WITH (FORCE)`) })
-	return &DB{URL: u.String()}
+	db := &DB{URL: u.String()}
+	t.Cleanup(func() { db.awaitSlots(t) })
+	return db
 }
 
 // Bin is the path of one of PostgreSQL's programs, of the installation that the tests use.
@@ -248,7 +272,13 @@ func Cluster(t testing.TB, more ...string) *pgcluster.Cluster {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, err := pgcluster.Start(t.Context(), pgcluster.Config{Binaries: b, DataDir: OpenDir(t), Settings: set})
+	return start(t, pgcluster.Config{Binaries: b, DataDir: OpenDir(t), Settings: set})
+}
+
+// start runs a cluster until the test ends.
+func start(t testing.TB, cfg pgcluster.Config) *pgcluster.Cluster {
+	t.Helper()
+	c, err := pgcluster.Start(t.Context(), cfg)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -36,6 +36,7 @@ type Config struct {
 	RateLimit         int           // requests of one subject in a minute, and of one address without a valid token; 0: no limit
 	AllowOrigin       []string      // origins of pages, beside this server's own, that may use it: scheme://host or scheme://host:port
 	Ready             func() error
+	Notice            func() string // what is odd though streams are served: /readyz says so; empty: nothing
 	ConsoleHandler    http.Handler
 	MetricsHandler    http.Handler
 }
@@ -149,7 +150,13 @@ func (s *Server) readyz(w http.ResponseWriter, _ *http.Request) {
 			return
 		}
 	}
-	writeText(w, http.StatusOK, "ready")
+	text := "ready"
+	if s.cfg.Notice != nil {
+		if notice := s.cfg.Notice(); notice != "" {
+			text += "\n" + notice
+		}
+	}
+	writeText(w, http.StatusOK, text)
 }
 
 // A request is one that passed 401 and 403.

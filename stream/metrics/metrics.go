@@ -30,12 +30,20 @@ func Handler(stats *stream.Stats) http.Handler {
 	gauge("notify_queue_usage_ratio", "How full PostgreSQL's NOTIFY queue is.", func() float64 { return float64(stats.QueueUsage.Load()) / 1e6 })
 	gauge("notify_queue_pinned_by_pid", "Backend that keeps PostgreSQL's NOTIFY queue from shrinking, once it is half full; 0: none known.",
 		func() float64 { return float64(stats.QueuePinnedBy.Load()) })
-	gauge("listening", "1 while LISTEN works, 0 while the bus polls.", func() float64 {
-		if stats.Listening.Load() {
-			return 1
-		}
-		return 0
-	})
+	flag := func(name, help string, v *atomic.Bool) {
+		gauge(name, help, func() float64 {
+			if v.Load() {
+				return 1
+			}
+			return 0
+		})
+	}
+	flag("listening", "1 while LISTEN works.", &stats.Listening)
+	flag("streaming_wal", "1 while the journal is read from the WAL.", &stats.Streaming)
+	flag("wal_slot_waiting", "1 while a replication slot waits for transactions that are open in the cluster; streams run on poll.", &stats.SlotWaiting)
+	gauge("replica_lag_bytes", "WAL of the primary that the standby of --replica-database-url has not replayed.", func() float64 { return float64(stats.ReplicaLagBytes.Load()) })
+	gauge("replica_lag_seconds", "Age of what that standby replayed last; 0 when it has replayed all that it has received.", func() float64 { return float64(stats.ReplicaLagMicros.Load()) / 1e6 })
+	flag("bus_forced", "1 while --bus forces this server to another bus than the database's.", &stats.BusForced)
 	counter("streams_refused_total", "Streams refused by a limit or a drain.", &stats.StreamsRefused, nil)
 	counter("requests_limited_total", "Requests refused for their rate.", &stats.RequestsLimited, nil)
 	counter("events_total", "Events appended to feeds.", &stats.Events, nil)

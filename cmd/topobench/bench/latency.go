@@ -1,0 +1,154 @@
+package bench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"topostream/pgbus"
+)
+
+// rawListen is no bus: a bare connection that LISTENs.
+const rawListen = "raw LISTEN"
+
+// A LatencyRow is how long events took on a bus, from when COMMIT is sent to when the client has the whole frame.
+type LatencyRow struct {
+	Rate     float64 `json:"events_per_second"`
+	Bus      string  `json:"bus"`
+	Reached  float64 `json:"reached_events_per_second"` // less than the rate where writers could not commit so fast
+	P50      float64 `json:"p50_ms"`
+	P99      float64 `json:"p99_ms"`
+	RatioP50 float64 `json:"p50_ratio_to_notify"`
+	RatioP99 float64 `json:"p99_ratio_to_notify"`
+}
+
+// A LatencyReport is what Latency found.
+type LatencyReport struct {
+	About
+
+	Rows []LatencyRow `json:"rows"`
+}
+
+// Latency measures the time from COMMIT to the frame in a client's hands, of one server process with a client on a socket for each topology, on each bus and at each
+// rate; and beside them that of a bare LISTEN, which no bus on NOTIFY can beat. program is topostream's path; empty: it is built from this module.
+func Latency(ctx context.Context, cfg Config, program string, rates []float64) (_ *LatencyReport, err error) {
+	if program == "" {
+		dir, err := os.MkdirTemp("", "topobench-")
+		if err != nil {
+			return nil, err
+		}
+		defer func() { _ = os.RemoveAll(dir) }() // a program is all that it holds
+		if program, err = buildTopostream(ctx, dir); err != nil {
+			return nil, err
+		}
+	}
+	p, err := openPlace(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = p.close(err) }()
+	l, err := newLoad(ctx, p, 16, cfg.Seed, nil)
+	if err != nil {
+		return nil, err
+	}
+	defer l.close()
+	report := &LatencyReport{About: cfg.about(p)}
+	for _, rate := range rates {
+		rows, err := cfg.compareLatency(ctx, program, p, l, rate)
+		if err != nil {
+			return nil, err
+		}
+		report.Rows = append(report.Rows, rows...)
+	}
+	return report, nil
+}
+
+func (c Config) compareLatency(ctx context.Context, program string, p *place, l *load, rate float64) (rows []LatencyRow, err error) {
+	buses := []string{rawListen, pgbus.BusNotify, pgbus.BusWAL, pgbus.BusPoll}
+	reached, p50, p99 := map[string][]float64{}, map[string][]float64{}, map[string][]float64{}
+	for round := range c.Rounds {
+		for _, bus := range buses {
+			times, took, err := c.hearUnder(ctx, program, p, l, bus, rate)
+			if err != nil {
+				return nil, fmt.Errorf("%g events/s, %s: %w", rate, bus, err)
+			}
+			slices.Sort(times)
+			half, most := times[len(times)/2], times[len(times)*99/100]
+			c.Log("round %d of %d, %g events/s, %s: p50 %s, p99 %s", round+1, c.Rounds, rate, bus, half.Round(time.Microsecond), most.Round(time.Microsecond))
+			reached[bus] = append(reached[bus], float64(len(times))/took.Seconds())
+			p50[bus], p99[bus] = append(p50[bus], half.Seconds()*1e3), append(p99[bus], most.Seconds()*1e3)
+		}
+	}
+	for _, bus := range buses {
+		rows = append(rows, LatencyRow{
+			rate, bus, median(reached[bus]), median(p50[bus]), median(p99[bus]), ratio(p50[bus], p50[pgbus.BusNotify]), ratio(p99[bus], p99[pgbus.BusNotify]),
+		})
+	}
+	return rows, nil
+}
+
+// hearUnder is one round.
+func (c Config) hearUnder(ctx context.Context, program string, p *place, l *load, bus string, rate float64) (times []time.Duration, took time.Duration, err error) {
+	setting := bus
+	if bus == rawListen {
+		setting = pgbus.BusNotify
+	}
+	if err := p.use(ctx, setting); err != nil {
+		return nil, 0, err
+	}
+	e := newEars()
+	hctx, stop := context.WithCancel(ctx)
+	g, gctx := errgroup.WithContext(hctx)
+	defer func() {
+		stop()
+		err = errors.Join(g.Wait(), err)
+	}()
+	if bus == rawListen {
+		err = e.listen(gctx, g, p, p.topologies)
+	} else {
+		var s *server
+		if s, err = startServer(ctx, program, p, bus); err != nil {
+			return nil, 0, err
+		}
+		defer func() {
+			stop() // the clients go first
+			err = errors.Join(err, s.stop())
+		}()
+		err = e.follow(gctx, g, s, p.topologies)
+	}
+	if err != nil {
+		return nil, 0, err
+	}
+	warm, err := l.pace(gctx, rate, min(c.Duration, time.Second), len(p.topologies))
+	if err != nil {
+		return nil, 0, err
+	}
+	if _, err := e.latencies(gctx, warm, 0); err != nil {
+		return nil, 0, err
+	}
+	start := time.Now()
+	events, err := l.pace(gctx, rate, c.Duration, len(p.topologies))
+	if err != nil {
+		return nil, 0, err
+	}
+	took = time.Since(start)
+	times, err = e.latencies(gctx, events, len(warm))
+	return times, took, err
+}
+
+// String is the report as a table.
+func (r *LatencyReport) String() string {
+	t := newTable(len(r.Rows), "events/s", "bus", "reached", "p50", "p99", "p50 of notify's", "p99 of notify's")
+	for _, row := range r.Rows {
+		t = append(t, []string{
+			fmt.Sprint(row.Rate), row.Bus, fmt.Sprintf("%.0f/s", row.Reached), fmt.Sprintf("%.2f ms", row.P50), fmt.Sprintf("%.2f ms", row.P99),
+			fmt.Sprintf("%.2f ×", row.RatioP50), fmt.Sprintf("%.2f ×", row.RatioP99),
+		})
+	}
+	return r.About.String() + t.String()
+}

@@ -1,0 +1,155 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"slices"
+	"time"
+
+	"topostream/cmd/topobench/bench"
+)
+
+// benchCmds are the commands that measure the buses.
+type benchCmds struct {
+	Writers    writersCmd    `cmd:"" help:"Measure what each bus takes from writers that commit as fast as they can."`
+	Latency    latencyCmd    `cmd:"" help:"Measure how long an event takes from COMMIT to a client, on each bus."`
+	Topologies topologiesCmd `cmd:"" help:"Measure what an event costs a server that has many topologies attached."`
+	Feeds      feedsCmd      `cmd:"" hidden:"" help:"A server without sockets, which the other commands start."`
+}
+
+// benchFlags are every measurement's.
+type benchFlags struct {
+	Seed *uint64 `help:"Repeat a run's random choices. A random one is printed." placeholder:"N"`
+	JSON string  `name:"json" help:"Write the report as JSON to this file, too." placeholder:"FILE"`
+}
+
+func (f benchFlags) config(rounds int, duration time.Duration, o output) (bench.Config, error) {
+	if rounds < 1 || duration <= 0 {
+		return bench.Config{}, usageError{errors.New("--rounds and --duration must be above 0")}
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return bench.Config{}, err
+	}
+	cfg := bench.Config{
+		Rounds: rounds, Duration: duration, Seed: rand.Uint64N(1 << 32),
+		Feeds: func(ctx context.Context, args ...string) *exec.Cmd {
+			cmd := exec.CommandContext(ctx, self, append([]string{"feeds"}, args...)...)
+			cmd.Stderr = o.err
+			return cmd
+		},
+		Log: func(format string, args ...any) { fmt.Fprintf(o.err, format+"\n", args...) },
+	}
+	if f.Seed != nil {
+		cfg.Seed = *f.Seed
+	}
+	return cfg, nil
+}
+
+// write prints a report, unless it did not come about.
+func (f benchFlags) write(o output, report fmt.Stringer, err error) error {
+	if err != nil {
+		return err
+	}
+	fmt.Fprint(o.out, report)
+	if f.JSON == "" {
+		return nil
+	}
+	body, err := json.MarshalIndent(report, "", "  ")
+	if err != nil {
+		return fmt.Errorf("--json: %w", err)
+	}
+	if err := os.WriteFile(f.JSON, append(body, '\n'), 0o644); err != nil { //nolint:gosec // it holds no secret
+		return fmt.Errorf("--json: %w", err)
+	}
+	return nil
+}
+
+type writersCmd struct {
+	benchFlags
+
+	DatabaseURL string        `env:"TOPOBENCH_DATABASE_URL" help:"Superuser's address of a server; the run makes a database there and drops it. Without one, a private PostgreSQL is started." placeholder:"DSN"`
+	Writers     []int         `default:"16,64" help:"Numbers of writers."`
+	Topologies  int           `default:"1000" help:"Topologies that they write to, all attached."`
+	Rounds      int           `default:"9" help:"Rounds of each measurement; the table has medians."`
+	Duration    time.Duration `default:"2s" help:"Length of a round."`
+}
+
+// Run measures and prints.
+func (c *writersCmd) Run(ctx context.Context, o output) error {
+	if c.Topologies < 1 || slices.Min(c.Writers) < 1 {
+		return usageError{errors.New("--writers and --topologies must be above 0")}
+	}
+	cfg, err := c.config(c.Rounds, c.Duration, o)
+	if err != nil {
+		return err
+	}
+	cfg.DatabaseURL, cfg.Topologies = c.DatabaseURL, c.Topologies
+	report, err := bench.Writers(ctx, cfg, c.Writers)
+	return c.write(o, report, err)
+}
+
+type latencyCmd struct {
+	benchFlags
+
+	DatabaseURL string        `env:"TOPOBENCH_DATABASE_URL" help:"Superuser's address of a server; the run makes a database there and drops it. Without one, a private PostgreSQL is started." placeholder:"DSN"`
+	Topostream  string        `help:"Path of topostream. Without one, it is built from the module in this directory." type:"path" placeholder:"FILE"`
+	Rate        []float64     `default:"100,2000" help:"Events a second."`
+	Topologies  int           `default:"100" help:"Topologies, each with a client on a socket."`
+	Rounds      int           `default:"5" help:"Rounds of each measurement; the table has medians."`
+	Duration    time.Duration `default:"5s" help:"Length of a round."`
+}
+
+// Run measures and prints.
+func (c *latencyCmd) Run(ctx context.Context, o output) error {
+	if c.Topologies < 1 || slices.Min(c.Rate) <= 0 {
+		return usageError{errors.New("--rate and --topologies must be above 0")}
+	}
+	cfg, err := c.config(c.Rounds, c.Duration, o)
+	if err != nil {
+		return err
+	}
+	cfg.DatabaseURL, cfg.Topologies = c.DatabaseURL, c.Topologies
+	report, err := bench.Latency(ctx, cfg, c.Topostream, c.Rate)
+	return c.write(o, report, err)
+}
+
+type topologiesCmd struct {
+	benchFlags
+
+	Attached []int         `default:"100,1000,5000,20000" help:"Numbers of attached topologies."`
+	Rate     float64       `default:"1000" help:"Events a second."`
+	Rounds   int           `default:"3" help:"Rounds of each measurement; the table has medians."`
+	Duration time.Duration `default:"10s" help:"Length of a round: so long idle, and so long under load. The server's heartbeat comes every 10 s."`
+}
+
+// Run measures and prints.
+func (c *topologiesCmd) Run(ctx context.Context, o output) error {
+	if slices.Min(c.Attached) < 1 || c.Rate <= 0 {
+		return usageError{errors.New("--attached and --rate must be above 0")}
+	}
+	cfg, err := c.config(c.Rounds, c.Duration, o)
+	if err != nil {
+		return err
+	}
+	report, err := bench.Topologies(ctx, cfg, c.Attached, c.Rate)
+	return c.write(o, report, err)
+}
+
+type feedsCmd struct {
+	DatabaseURL string `required:"" env:"TOPOBENCH_DATABASE_URL"`
+	Bus         string `arg:""`
+	Topologies  int    `arg:""`
+}
+
+// Run serves until the end of its standard input.
+func (c *feedsCmd) Run(ctx context.Context, o output) error {
+	log := slog.New(slog.NewTextHandler(o.err, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	return bench.Feeds(ctx, bench.FeedsConfig{DatabaseURL: c.DatabaseURL, Bus: c.Bus, Topologies: c.Topologies, Logger: log}, os.Stdin, o.out)
+}
