@@ -98,8 +98,8 @@ func TestSomebodysServersGetOnlyFaultsThatSQLCanDo(t *testing.T) {
 			t.Errorf("the report does not say %q", want)
 		}
 	}
-	if len(report.Faults) < 3 {
-		t.Errorf("faults: %v", report.Faults)
+	if len(report.Faults) == 0 {
+		t.Error("no fault was injected")
 	}
 }
 

@@ -82,6 +82,7 @@ func (c *checkCmd) Run(ctx context.Context, o output) (err error) {
 	if !report.Clean() {
 		err = errors.Join(err, errViolated)
 	}
+	err = errors.Join(err, report.Judged())
 	return errors.Join(err, c.writeJSON(report))
 }
 

@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"net/http/httputil"
 	neturl "net/url"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -143,6 +144,15 @@ func TestTheCheckerReportsAsWhatItIsWhateverBreaksThePromiseOnTheWay(t *testing.
 			t.Errorf("exit code %d, violations %v", code, report.Violations)
 		}
 	})
+	t.Run("nothing after the snapshot for those who come anew", func(t *testing.T) {
+		t.Parallel()
+		proxy := newEvilProxy(t, server, nil)
+		proxy.deaf = true
+		code, _, report := runCheck(t, proxy.URL, db.URL, "--duration", "3s", "--topologies", "1", "--clients", "32", "--writers", "2", "--settle", "5s")
+		if code != exitBroken || report.Violations[check.Lost] == 0 || len(report.Violations) != 1 {
+			t.Errorf("exit code %d, violations %v", code, report.Violations)
+		}
+	})
 	t.Run("an answer that a browser does not come back after", func(t *testing.T) {
 		t.Parallel()
 		proxy := newEvilProxy(t, server, nil)
@@ -169,6 +179,7 @@ type evilProxy struct {
 	evil     evil
 	forget   bool        // never forwards Last-Event-ID
 	refuse   bool        // answers 503 once
+	deaf     bool        // arriving clients get snapshots, and no event
 	taken    atomic.Bool // a stream is being treated
 	done     atomic.Bool
 }
@@ -244,7 +255,7 @@ func (p *evilProxy) stream(w http.ResponseWriter, r *http.Request, transport htt
 				return
 			}
 		}
-		if silent {
+		if silent || p.deaf && arriving(r) && journaled(block) {
 			continue
 		}
 		if _, err := w.Write(instead); err != nil {
@@ -265,6 +276,12 @@ func readBlock(r *bufio.Reader) (block []byte, err error) {
 			return block, err
 		}
 	}
+}
+
+// arriving tells whether the client is of that kind: one of four.
+func arriving(r *http.Request) bool {
+	n, err := strconv.Atoi(strings.TrimPrefix(subject(r), "topobench-"))
+	return err == nil && n%4 == 3
 }
 
 // subject is the client's name in its token.

@@ -57,7 +57,7 @@ const module = "../.."
 func serve(t *testing.T, binary, databaseURL string, args ...string) (url string) {
 	t.Helper()
 	var out lockedBuffer
-	cmd := exec.Command(binary, append([]string{"serve", "--mutator", "--addr", "127.0.0.1:0", "--keepalive", "1s", "--drain", "1s"}, args...)...)
+	cmd := exec.Command(binary, append([]string{"serve", "--mutator", "--addr", "127.0.0.1:0", "--keepalive", "1s", "--drain", "1s", "--max-streams-per-user", "0"}, args...)...)
 	cmd.Env = append(os.Environ(), "TOPOSTREAM_DATABASE_URL="+databaseURL, "TOPOSTREAM_JWT_SECRET="+testSecret)
 	cmd.Stdout, cmd.Stderr = &out, &out
 	if err := cmd.Start(); err != nil {

@@ -28,6 +28,10 @@ func limited(t *testing.T, cmd *exec.Cmd, soft, limit int64) (how string) {
 	cmd.Env = append(cmd.Env, "GOMEMLIMIT="+strconv.FormatInt(soft, 10))
 	how = fmt.Sprintf("GOMEMLIMIT=%d", soft)
 	for root, file := range map[string]string{"/sys/fs/cgroup": "memory.max", "/sys/fs/cgroup/memory": "memory.limit_in_bytes"} { // version 2, version 1
+		limit := limit
+		if file == "memory.max" {
+			limit += boundSockets // version 2 counts the kernel's socket buffers, too
+		}
 		if !exists(filepath.Join(root, "cgroup.procs")) {
 			continue
 		}
@@ -136,6 +140,7 @@ const (
 	boundPage    = mib / 4
 	boundStream  = 60 << 10
 	boundProgram = 32 * mib
+	boundSockets = 64 * mib
 )
 
 func bound(streams, behind int64) int64 {
@@ -155,7 +160,7 @@ type boundedServer struct {
 
 func startBounded(t *testing.T, databaseURL string, limit int64) *boundedServer {
 	t.Helper()
-	s := &boundedServer{t: t, address: freeAddress(t), limit: limit}
+	s := &boundedServer{t: t, address: pgtest.FreeAddress(t), limit: limit}
 	cmd := exec.Command(buildProgram(t), "serve", "--database-url", databaseURL, "--addr", s.address, "--feed-memory", strconv.Itoa(boundFeeds), "--max-streams-per-user", "0", "--write-timeout", "5m", "--drain", "1s")
 	cmd.Env = cleanEnv("TOPOSTREAM_JWT_SECRET=" + testSecret)
 	s.how = limited(t, cmd, limit*2/3, limit)

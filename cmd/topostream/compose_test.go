@@ -46,7 +46,7 @@ func up(t *testing.T) *stack {
 	t.Helper()
 	needEngine(t)
 	name := fmt.Sprint("topostream-test-", os.Getpid())
-	address := freeAddress(t)
+	address := pgtest.FreeAddress(t)
 	token, err := auth.Sign([]byte(testSecret), auth.Claims{Subject: "admin", Role: stream.RoleAdmin, TTL: time.Hour}, time.Now())
 	if err != nil {
 		t.Fatal(err)

@@ -323,7 +323,7 @@ func TestEveryLineOfTheLogIsInItsFormatAlsoNetHTTPsOwn(t *testing.T) {
 func TestMetricsAreOnTheirOwnAddressAloneAndAWrongOneIsSaidToBe(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
-	metricsAddr := freeAddress(t)
+	metricsAddr := pgtest.FreeAddress(t)
 	server := serve(t, db.URL, func(c *serveCmd) { c.MetricsAddr = metricsAddr })
 	if status, _, _ := get(t, server.url+"/metrics"); status != http.StatusNotFound {
 		t.Errorf("on the main address: %d", status)

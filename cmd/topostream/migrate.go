@@ -119,7 +119,6 @@ func printAdvice(ctx context.Context, conn *pgx.Conn, o output) error {
 type migrateNewEpoch struct{ database }
 
 func (c *migrateNewEpoch) Run(ctx context.Context, o output) error {
-	const newEpoch = `SELECT topology_new_epoch()`
 	return c.with(ctx, func(conn *pgx.Conn) error {
 		warn, err := sql.Check(ctx, conn)
 		if err != nil && !errors.Is(err, sql.ErrNewer) {
@@ -128,9 +127,9 @@ func (c *migrateNewEpoch) Run(ctx context.Context, o output) error {
 		if warn != "" {
 			fmt.Fprintln(o.err, "topostream:", warn)
 		}
-		var epoch int64
-		if err := conn.QueryRow(ctx, newEpoch).Scan(&epoch); err != nil {
-			return fmt.Errorf("raise the epoch: %w", err)
+		epoch, err := pgbus.NewEpoch(ctx, conn)
+		if err != nil {
+			return err
 		}
 		fmt.Fprintf(o.out, "epoch %d\n", epoch)
 		return nil

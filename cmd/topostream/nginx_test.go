@@ -30,7 +30,7 @@ func startNginx(t *testing.T, first, second string, replacements ...string) stri
 	if err != nil {
 		t.Fatal(err)
 	}
-	address := freeAddress(t)
+	address := pgtest.FreeAddress(t)
 	changes := append([]string{
 		"listen 127.0.0.1:8080", "listen " + address, "127.0.0.1:8081", strings.TrimPrefix(first, "http://"), "127.0.0.1:8082", strings.TrimPrefix(second, "http://"),
 	}, replacements...)
@@ -81,7 +81,7 @@ type server struct {
 
 func startBinary(t *testing.T, binary, databaseURL string, args ...string) *server {
 	t.Helper()
-	s := &server{t: t, address: freeAddress(t)}
+	s := &server{t: t, address: pgtest.FreeAddress(t)}
 	s.command = func() *exec.Cmd {
 		cmd := exec.Command(binary, append([]string{"serve", "--database-url", databaseURL, "--addr", s.address, "--keepalive", "1s", "--drain", "2s"}, args...)...)
 		cmd.Env = cleanEnv("TOPOSTREAM_JWT_SECRET=" + testSecret)
@@ -184,7 +184,7 @@ func TestBehindNginxAnIdleStreamIsKeptByKeepalivesAndAClientThatGoesIsNoticed(t 
 
 func TestBehindNginxWithoutAServerAnEventSourceIsToldToComeBack(t *testing.T) {
 	t.Parallel()
-	front := startNginx(t, freeAddress(t), freeAddress(t))
+	front := startNginx(t, pgtest.FreeAddress(t), pgtest.FreeAddress(t))
 	status, header, body := get(t, front+"/api/v1/topologies/00000000-0000-4000-8000-000000000000/events", "Accept", "text/event-stream")
 	if status != http.StatusOK || header.Get("Content-Type") != "text/event-stream" || !regexp.MustCompile(`^retry: [0-9]+\n\n$`).MatchString(body) {
 		t.Errorf("%d %s %q", status, header.Get("Content-Type"), body)

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -34,7 +33,7 @@ func startPgbouncer(t *testing.T, databaseURL string) string {
 		t.Fatal(err)
 	}
 	password, _ := direct.User.Password()
-	_, port, _ := strings.Cut(freeAddress(t), ":")
+	_, port, _ := strings.Cut(pgtest.FreeAddress(t), ":")
 	dir := pgtest.OpenDir(t)
 	ini := fmt.Sprintf(`[databases]
 %[1]s = host=%[2]s port=%[3]s user=%[4]s password=%[5]s
@@ -200,15 +199,4 @@ func TestThroughATransactionPoolerRequestsAndAWorkerDoTheirWork(t *testing.T) {
 		}
 	}
 	nothingStays(t, pooled)
-}
-
-// freeAddress is one that nobody serves on now.
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }

@@ -85,7 +85,12 @@ RETURNING m.id::text, m.topology_id::text, m.op, m.payload, m.attempt, m.lease::
 		w.goOn(c.topology, held)
 		return nil, true, nil
 	}
-	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok && c.topology != "" && !unavailable(pgErr) {
+	pgErr, ok := errors.AsType[*pgconn.PgError](err)
+	if ok && pgErr.Code == stoodStill {
+		w.log.Warn("the worker stood still in a transaction for longer than its lease, and PostgreSQL ended it; going on", "error", err)
+		return nil, true, nil
+	}
+	if ok && c.topology != "" && !unavailable(pgErr) {
 		// It is that topology's trouble, a trigger that somebody made or a row that somebody removed: the others go on.
 		w.log.Error("a topology's mutations cannot be claimed; going on with others", "topology", c.topology, "error", err)
 		w.avoided.add(c.topology, wait.Backoff(0, w.cfg.Poll, w.cfg.Poll))
@@ -99,6 +104,9 @@ RETURNING m.id::text, m.topology_id::text, m.op, m.payload, m.attempt, m.lease::
 	}
 	return j, c.topology != "", nil
 }
+
+// stoodStill is idle_in_transaction_session_timeout: this process was stopped, or its machine was.
+const stoodStill = "25P03"
 
 // unavailable tells whether an error is the database's as a whole: its connections, resources, an operator's intervention, the system beneath.
 func unavailable(err *pgconn.PgError) bool {

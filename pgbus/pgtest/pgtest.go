@@ -12,6 +12,8 @@ import (
 	"fmt"
 	"hash/fnv"
 	"io/fs"
+	"math/rand/v2"
+	"net"
 	"net/url"
 	"os"
 	"os/exec"
@@ -329,6 +331,22 @@ func Eventually(t testing.TB, what string, yes func() bool) {
 			t.Fatalf("waited for %s in vain", what)
 		}
 	}
+}
+
+// FreeAddress is one of loopback that nobody serves on now, for a process that cannot be asked for its own, or that is started again at the same. It is below the ports that
+// systems give out by themselves, so that nobody gets it by chance while the process is down.
+func FreeAddress(t testing.TB) string {
+	t.Helper()
+	for range 1000 {
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 15_000+rand.IntN(15_000))) //nolint:noctx // it is closed at once
+		if err != nil {
+			continue // somebody has it
+		}
+		_ = l.Close() // whoever asked takes it
+		return l.Addr().String()
+	}
+	t.Fatal("no port is free")
+	return ""
 }
 
 // OpenDir gives a directory that every user can go through: testing's own is closed to the user that PostgreSQL runs as when we are root.

@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net/http"
 	"strings"
@@ -13,6 +12,7 @@ import (
 
 	"github.com/go-chi/chi/v5"
 	"github.com/go-chi/chi/v5/middleware"
+	"golang.org/x/sync/semaphore"
 
 	"topostream/stream"
 )
@@ -46,6 +46,7 @@ type Server struct {
 	cfg         Config
 	registry    *registry
 	limits      *limits
+	journals    *semaphore.Weighted // bytes of answers of the journal
 	crossOrigin *http.CrossOriginProtection
 }
 
@@ -65,6 +66,7 @@ func New(cfg Config) *Server {
 	}
 	return &Server{
 		cfg: cfg, registry: newRegistry(cfg.MaxStreams, cfg.MaxStreamsPerUser), limits: newLimits(cfg.RateLimit),
+		journals:    semaphore.NewWeighted(journalsBytes),
 		crossOrigin: newCrossOriginProtection(cfg.AllowOrigin, cfg.Logger),
 	}
 }
@@ -225,50 +227,6 @@ func (s *Server) authenticated(role stream.Role, next func(http.ResponseWriter, 
 			next(w, request{Request: r, principal: p})
 		}
 	}
-}
-
-// malformedJournal is malformed for the journal, which outlives its topology.
-func (s *Server) malformedJournal(w http.ResponseWriter, r request, err error) {
-	if _, missing := s.cfg.Bus.Journal(r.Context(), r.topology, 0, 1); missing != nil {
-		err = missing
-	}
-	s.fail(w, r.Request, err)
-}
-
-func (s *Server) journal(w http.ResponseWriter, r request) {
-	const defaultLimit, maxLimit = 200, 1000
-	after := stream.Seq(0)
-	if v := r.URL.Query().Get("after"); v != "" {
-		var ok bool
-		if after, ok = stream.ParseSeq(v); !ok {
-			s.malformedJournal(w, r, &stream.FieldError{Field: "after", Problem: "give the seq of an event, 1 to 16 digits"})
-			return
-		}
-	}
-	limit, err := number(r.Request, "limit", defaultLimit, 1, maxLimit)
-	if err != nil {
-		s.malformedJournal(w, r, err)
-		return
-	}
-	page, err := s.cfg.Bus.Journal(r.Context(), r.topology, after, int(limit))
-	if err != nil {
-		s.fail(w, r.Request, err)
-		return
-	}
-	writeJournal(w, page)
-}
-
-// writeJournal writes the events as the encoder made them: encoding/json would compact them, and an event has the same bytes
-// however it came.
-func writeJournal(w http.ResponseWriter, page stream.JournalPage) {
-	body := fmt.Appendf(nil, `{"first":%d,"head":%d,"events":[`, page.First, page.Head)
-	for i, event := range page.Events {
-		if i > 0 {
-			body = append(body, ',')
-		}
-		body = append(body, event...)
-	}
-	writeBody(w, http.StatusOK, "application/json", append(body, "]}\n"...))
 }
 
 func unauthenticated(w http.ResponseWriter) {

@@ -22,7 +22,7 @@ const (
 	Steady   ClientKind = "steady"   // as an EventSource: it stays, and comes back after `retry:` with its Last-Event-ID
 	Dropping ClientKind = "dropping" // it cuts its connection after a random number of bytes and resumes
 	Slow     ClientKind = "slow"     // it reads a few KB a second for a while, so that the server's ring leaves it behind, then comes again and catches up
-	Arriving ClientKind = "arriving" // it comes without a number, reads a little, leaves, and comes again to another topology
+	Arriving ClientKind = "arriving" // it comes without a number, reads a little, leaves, and comes again to another topology; where the writers' end finds it, it stays
 )
 
 func clientKinds() []ClientKind { return []ClientKind{Steady, Dropping, Slow, Arriving} }
@@ -35,11 +35,11 @@ type client struct {
 	rng   *rand.Rand
 	judge *judge
 
-	seq      atomic.Uint64 // newest that it got
-	retry    time.Duration // the server's wish; what a browser waits is its own matter before that
-	budget   int64         // bytes that the next connection of a dropping client may read
-	got      int64         // events of this connection
-	trickles atomic.Bool   // this connection of a slow client does
+	shown    atomic.Pointer[judge] // judge, for others
+	retry    time.Duration         // the server's wish; what a browser waits is its own matter before that
+	budget   int64                 // bytes that the next connection of a dropping client may read
+	got      int64                 // events of this connection
+	trickles atomic.Bool           // this connection of a slow client does
 }
 
 func (c *client) name() string { return fmt.Sprint("client ", c.n) }
@@ -52,6 +52,12 @@ func (c *client) violation(kind Kind, t *topology, server string, seq, previous 
 		Kind: kind, Client: c.name(), ClientKind: string(c.kind), Server: server, Topology: t.name, Seq: seq, Previous: previous,
 		At: c.run.since(), Fault: c.run.faults.now(), Detail: detail,
 	}
+}
+
+// reads has the client read a topology from now on.
+func (c *client) reads(t *topology) {
+	c.judge = &judge{client: c, topology: t}
+	c.shown.Store(c.judge)
 }
 
 // errCut is the client's own end of a connection.
@@ -73,9 +79,9 @@ func (c *client) follow(ctx context.Context) {
 	defer transport.CloseIdleConnections()
 	c.retry = 3 * time.Second // as browsers do; the standard leaves it to them
 	for ctx.Err() == nil {
-		if c.kind == Arriving {
+		if c.kind == Arriving && !c.run.settling.Load() {
 			c.judge.close()
-			c.judge = &judge{client: c, topology: c.run.topologies[c.rng.IntN(len(c.run.topologies))]}
+			c.reads(c.run.topologies[c.rng.IntN(len(c.run.topologies))])
 		}
 		c.trickles.Store(c.kind == Slow && !c.trickles.Load() && !c.run.settling.Load()) // atomic: a dial may outlive its request
 		err := c.connect(ctx, &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }})
@@ -106,9 +112,12 @@ func (c *client) connect(ctx context.Context, browser *http.Client) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	if c.kind == Arriving {
-		var stop context.CancelFunc
-		ctx, stop = context.WithTimeoutCause(ctx, time.Duration(c.rng.Int64N(int64(3*time.Second))), errCut)
-		defer stop()
+		leave := time.AfterFunc(time.Duration(c.rng.Int64N(int64(3*time.Second))), func() {
+			if !c.run.settling.Load() {
+				cancel(errCut)
+			}
+		})
+		defer leave.Stop()
 	}
 	server := c.run.server(c.rng)
 	graph := c.rng.IntN(2) == 0
@@ -193,8 +202,8 @@ func (c *client) read(r *frameReader) error {
 		if err := c.judge.frame(f); err != nil {
 			return err
 		}
-		c.seq.Store(c.judge.last)
-		if c.got++; c.got >= leave {
+		c.judge.seq.Store(c.judge.last)
+		if c.got++; c.got >= leave && !c.run.settling.Load() {
 			return errCut
 		}
 	}

@@ -43,6 +43,17 @@ func (f *follower) follow(ctx context.Context) {
 	}
 }
 
+// readAll reads the journals to their ends.
+func (f *follower) readAll(ctx context.Context) error {
+	for more := true; more; {
+		var err error
+		if more, err = f.read(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func (f *follower) close() {
 	if f.conn != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
@@ -217,13 +228,7 @@ func (f *follower) resync(ctx context.Context, t *topology) error {
 	t.run.stats.resyncs.Add(1)
 	t.state, t.position, t.first = s, head, first
 	t.putState(head)
-	// What was committed and pruned before it was read cannot be found any more.
-	for m, e := range t.ledger.entries {
-		if e.outcome != open {
-			delete(t.ledger.entries, m)
-		}
-	}
-	t.ledger.lenient = true
+	t.ledger.excuse()
 	return nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"hash/maphash"
+	"sync/atomic"
 	"time"
 )
 
@@ -12,9 +13,10 @@ type judge struct {
 	client   *client
 	topology *topology
 
-	has  bool   // last came from a server
-	last uint64 // newest seq
-	gaps []gap  // what was passed over: it may still come, too late
+	seq  atomic.Uint64 // last, for others
+	has  bool          // last came from a server
+	last uint64        // newest seq
+	gaps []gap         // what was passed over: it may still come, too late
 
 	// Of this connection.
 	server  string

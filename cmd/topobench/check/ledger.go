@@ -34,6 +34,7 @@ type entry struct {
 	outcome outcome
 	seq     uint64        // where it was found; 0: not yet
 	at      time.Duration // when COMMIT returned
+	excused bool          // retention may have removed it before it was read
 }
 
 // A ledger compares what writers committed to one topology with what its journal holds. It is used under the topology's lock and holds only
@@ -42,7 +43,6 @@ type ledger struct {
 	entries map[marker]*entry
 	last    map[int]marker // newest of each writer that was found
 	epochAt time.Duration  // when the newest epoch was seen to have begun; 0: there was none
-	lenient bool           // retention removed what was not read: a marker that nobody knows is not judged
 }
 
 func newLedger() ledger { return ledger{entries: map[marker]*entry{}, last: map[int]marker{}} }
@@ -72,8 +72,6 @@ func (l *ledger) decide(m marker, o outcome, at time.Duration) (found uint64, pr
 func (l *ledger) find(m marker, seq uint64) (at time.Duration, problem string) {
 	e := l.entries[m]
 	switch {
-	case e == nil && l.lenient:
-		return 0, ""
 	case e == nil:
 		return 0, fmt.Sprintf("the journal holds %s, which was not committed, or holds it twice", m)
 	case e.seq != 0:
@@ -91,4 +89,11 @@ func (l *ledger) find(m marker, seq uint64) (at time.Duration, problem string) {
 		delete(l.entries, m)
 	}
 	return e.at, problem
+}
+
+// excuse says that retention has removed what was not read: what was written so far need not be found, but what is found is judged as ever.
+func (l *ledger) excuse() {
+	for _, e := range l.entries {
+		e.excused = true
+	}
 }

@@ -113,3 +113,22 @@ func TestWhatWasCommittedAndIsNotInTheJournalIsReportedAtTheEnd(t *testing.T) {
 		})
 	}
 }
+
+func TestWhatRetentionMayHaveRemovedIsExcusedAndWhatIsWrittenLaterIsNot(t *testing.T) {
+	t.Parallel()
+	r := testRun()
+	topology := newTopology(r, "id", "name", 3)
+	before, after := newMarker(0, 1), newMarker(0, 2)
+	topology.begin(before)
+	topology.ledger.excuse()
+	topology.decide(before, committed, time.Second)
+	topology.begin(after)
+	topology.decide(after, committed, time.Second)
+	r.closeLedger(topology)
+	if got := r.violations.count[Journal]; got != 1 {
+		t.Errorf("%d journal faults, want that of %s", got, after)
+	}
+	if _, problem := topology.ledger.find(newMarker(0, 3), 9); problem == "" {
+		t.Error("an event that nobody wrote is none of the ledger's business")
+	}
+}

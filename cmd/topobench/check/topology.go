@@ -258,7 +258,11 @@ func (t *topology) judgeObservation(o observation, last bool) (done bool) {
 		t.run.stats.unchecked.Add(1)
 		return true
 	}
-	if r.data != 0 && r.data != o.hash {
+	switch r.data {
+	case o.hash:
+	case 0:
+		t.run.stats.unchecked.Add(1)
+	default:
 		t.blame(o.client, Altered, o.server, o.seq, 0, o.at, t.run.faults.now(), "the event's bytes are not those that the journal has")
 	}
 	if r.at != 0 && o.client.kind == Steady {
@@ -329,6 +333,8 @@ func (t *topology) judgeReset(r reset, last bool) (done bool) {
 			Kind: Lost, Count: r.to - r.from, Client: r.client.name(), ClientKind: string(r.client.kind), Server: r.server, Topology: t.name,
 			Seq: r.to, Previous: r.from, At: r.at, Fault: r.fault, Detail: "a snapshot took the place of events that the journal held",
 		})
+	default: // a new epoch has come meanwhile, and what the old one's journal held then is not known
+		t.run.stats.unchecked.Add(1)
 	}
 	return true
 }

@@ -100,9 +100,15 @@ func freezeUntilDropped(ctx context.Context, e *Env, r *rand.Rand) error {
 			return err
 		}
 		defer stop()
+		// A server whose LISTEN connection was just ended, and that has not noticed yet, has nothing to be dropped.
 		var before []int32
-		if err := conn.QueryRow(ctx, dropped).Scan(&before); err != nil {
-			return err
+		for until := time.Now().Add(dropTimeout); len(before) < len(e.Stage.Servers); hold(ctx, 50*time.Millisecond) {
+			if err := conn.QueryRow(ctx, dropped).Scan(&before); err != nil {
+				return err
+			}
+			if time.Now().After(until) {
+				return finding(fmt.Sprintf("%d of %d servers LISTEN after %s", len(before), len(e.Stage.Servers), dropTimeout))
+			}
 		}
 		s.Freeze()
 		defer s.Thaw()
