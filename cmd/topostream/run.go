@@ -40,11 +40,6 @@ type codedError struct {
 func (e codedError) Error() string { return e.err.Error() }
 func (e codedError) Unwrap() error { return e.err }
 
-// errNotBuilt is for flags and commands that are part of the interface before they work.
-func errNotBuilt(what string) error {
-	return fmt.Errorf("%s is not built yet: leave it out", what)
-}
-
 // newParser reads a command line into c.
 func newParser(c *cli, options ...kong.Option) (*kong.Kong, error) {
 	return kong.New(c, append([]kong.Option{
