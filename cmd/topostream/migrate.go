@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -28,8 +29,14 @@ func (d database) connect(ctx context.Context) (*pgx.Conn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("--database-url: %w", err)
 	}
+	if cfg.ConnectTimeout == 0 {
+		cfg.ConnectTimeout = startTimeout
+	}
 	return pgbus.Connect(ctx, cfg)
 }
+
+// startTimeout is how long each host may take to let in a command that is being started: where the machine is busy with starting, that takes longer than later.
+const startTimeout = 10 * time.Second
 
 // with runs f on a connection of its own.
 func (d database) with(ctx context.Context, f func(*pgx.Conn) error) error {
