@@ -47,7 +47,7 @@ func (c *devCmd) Run(ctx context.Context, o output) error {
 		return err
 	}
 	fmt.Fprintf(o.err, "starting a private PostgreSQL in %s …\n", dir)
-	cluster, err := pgcluster.Start(ctx, pgcluster.Config{Binaries: binaries, DataDir: dir})
+	cluster, err := pgcluster.Start(ctx, pgcluster.Config{Binaries: binaries, DataDir: dir, Settings: map[string]string{"wal_level": "logical"}}) // for topostream bus wal
 	if err != nil {
 		return err
 	}
