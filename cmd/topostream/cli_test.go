@@ -139,16 +139,6 @@ func TestAWrongCommandLineIsTwoLinesAndExitCode2(t *testing.T) {
 	}
 }
 
-func TestWhatIsNotBuiltSaysSo(t *testing.T) {
-	t.Parallel()
-	for args, want := range map[string]string{"serve --database-url=x --jwks-url=x": "--jwks-url is not built yet"} {
-		code, _, errOut := program(t, strings.Fields(args)...)
-		if code != exitError || !strings.Contains(errOut, want) {
-			t.Errorf("%s: %d %s", args, code, errOut)
-		}
-	}
-}
-
 // TestEnvironmentVariablesStandForFlags runs the test binary's own program in processes, because the environment is a process's.
 func TestEnvironmentVariablesStandForFlags(t *testing.T) {
 	t.Parallel()

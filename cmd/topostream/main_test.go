@@ -78,7 +78,7 @@ func TestStartingErrorsSayTheFix(t *testing.T) {
 		"cannot reach PostgreSQL":  {"--database-url", "postgres://x:y@127.0.0.1:1/z", "--jwt-secret", testSecret},
 		"openssl rand":             {"--database-url", db.URL, "--jwt-secret", "short"},
 		"TOPOSTREAM_JWT_SECRET":    {"--database-url", db.URL},
-		"is not built yet":         {"--database-url", db.URL, "--jwt-secret", testSecret, "--jwks-url", "x"},
+		"are both given":           {"--database-url", db.URL, "--jwt-secret", testSecret, "--jwks-url", "x"},
 		"do not go together":       {"--database-url", db.URL, "--jwt-secret", testSecret, "--replica-database-url", db.URL, "--bus", "notify"},
 		"--replica-database-url:":  {"--database-url", db.URL, "--jwt-secret", testSecret, "--replica-database-url", "postgres://x:y@127.0.0.1:1/z"},
 		`"x" is no bus`:            {"--database-url", db.URL, "--jwt-secret", testSecret, "--bus", "x"},
@@ -91,7 +91,7 @@ func TestStartingErrorsSayTheFix(t *testing.T) {
 		code := run(ctx, append([]string{"serve", "--addr", "127.0.0.1:0"}, args...), &out, &errOut)
 		cancel()
 		if code == exitOK || !strings.Contains(errOut.String(), want) {
-			t.Errorf("%v: %d %s", args, code, errOut.String())
+			t.Errorf("no %q: %d %s", want, code, errOut.String())
 		}
 	}
 }
