@@ -75,14 +75,21 @@ const pingTimeout = 2 * time.Second
 // Connect opens a connection outside a pool, fit for a transaction pooler, to the first host that will do (host1,host2 with target_session_attrs). It returns after 4 s
 // for each host at the latest, and 4 s more for their names.
 func Connect(ctx context.Context, cfg *pgx.ConnConfig) (*pgx.Conn, error) {
-	cfg = cfg.Copy()
+	cfg, patience := Primary(cfg)
 	WithoutNamedStatements(cfg)
-	if cfg.ConnectTimeout == 0 {
-		cfg.ConnectTimeout = connectTimeout
-	}
-	ctx, cancel := context.WithTimeout(ctx, connectTimeout+time.Duration(toPrimary(cfg))*cfg.ConnectTimeout)
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	return pgx.ConnectConfig(ctx, cfg)
+}
+
+// Primary gives a copy of cfg that leads to the one of several hosts that takes writes, and how long that may take.
+func Primary(cfg *pgx.ConnConfig) (to *pgx.ConnConfig, patience time.Duration) {
+	to = cfg.Copy()
+	hosts := toPrimary(to)
+	if to.ConnectTimeout == 0 {
+		to.ConnectTimeout = connectTimeout
+	}
+	return to, connectTimeout + time.Duration(hosts)*to.ConnectTimeout
 }
 
 // toPrimary has a connection string of several hosts lead to the one that takes writes, unless it chooses by target_session_attrs, and gives the number of hosts.

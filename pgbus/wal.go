@@ -113,24 +113,26 @@ func (b *Bus) connectWAL(ctx context.Context) (conn *wal.Conn, publication strin
 SELECT topology_publication(), s.system_identifier::text, current_database(),
        EXISTS (SELECT FROM pg_publication p JOIN pg_publication_tables t ON t.pubname = p.pubname WHERE p.pubname = topology_publication() AND p.pubinsert AND t.tablename = 'topology_events')
   FROM pg_control_system() s`
-	ctx, cancel := context.WithTimeout(ctx, listenTimeout)
-	defer cancel()
+	qctx, done := context.WithTimeout(ctx, listenTimeout)
+	defer done()
 	var (
 		here, there wal.Database
 		published   bool
 	)
-	err = b.read().QueryRow(ctx, identity).Scan(&publication, &here.System, &here.Name, &published)
+	err = b.read().QueryRow(qctx, identity).Scan(&publication, &here.System, &here.Name, &published)
 	switch {
 	case err != nil:
 		return nil, "", fmt.Errorf("find the publication: %w", err)
 	case !published:
 		return nil, "", fmt.Errorf("%w (%s)", errNoPublication, publication)
 	}
-	cfg := b.cfg.Listen
+	cfg, patience := Primary(b.cfg.Listen)
 	if b.cfg.Replica != nil {
-		cfg = b.cfg.Replica.Config().ConnConfig
-		b.warnOfConflicts(ctx)
+		cfg, patience = b.cfg.Replica.Config().ConnConfig, listenTimeout
+		b.warnOfConflicts(qctx)
 	}
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
 	conn, err = wal.Connect(ctx, cfg, "topostream wal")
 	if err != nil {
 		return nil, "", err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net/url"
 	"strings"
 	"sync"
 	"testing"
@@ -453,6 +454,26 @@ func TestAnEventThatTheWALToldBeforeItCouldBeSeenIsNotLost(t *testing.T) {
 				t.Errorf("%d feeds were thrown away", n)
 			}
 		})
+	}
+}
+
+func TestOfSeveralHostsTheStreamReadsThePrimary(t *testing.T) {
+	t.Parallel()
+	primary := pgtest.Cluster(t)
+	db := onWAL(t, pgtest.NewOn(t, primary.URL("postgres")))
+	standby := pgtest.Standby(t, primary)
+	u, err := url.Parse(db.URL)
+	must(t, err)
+	second, err := url.Parse(standby.URL("postgres"))
+	must(t, err)
+	u.Host = second.Host + "," + u.Host
+	b := startBus(t, db, func(c *Config) {
+		c.Listen, err = pgx.ParseConfig(u.String())
+		must(t, err)
+	})
+	pgtest.Eventually(t, "the stream", b.stats.Streaming.Load)
+	if n := pgtest.Scan[int](t, db.Conn(t), `SELECT count(*) FROM pg_replication_slots WHERE temporary AND slot_type = 'logical'`); n != 1 {
+		t.Errorf("%d slots on the primary, want 1", n)
 	}
 }
 

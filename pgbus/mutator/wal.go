@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"topostream/pgbus"
 	"topostream/pgbus/wait"
 	"topostream/pgbus/wal"
 )
@@ -93,12 +94,15 @@ func (w *Worker) streamWAL(ctx context.Context) error {
 
 func (w *Worker) connectWAL(ctx context.Context) (_ *wal.Conn, publication string, _ error) {
 	const query = `SELECT topology_publication()`
-	ctx, cancel := context.WithTimeout(ctx, listenTimeout)
-	defer cancel()
-	if err := w.cfg.Pool.QueryRow(ctx, query).Scan(&publication); err != nil {
+	qctx, done := context.WithTimeout(ctx, listenTimeout)
+	defer done()
+	if err := w.cfg.Pool.QueryRow(qctx, query).Scan(&publication); err != nil {
 		return nil, "", fmt.Errorf("find the publication: %w", err)
 	}
-	conn, err := wal.Connect(ctx, w.cfg.Listen, "topostream mutator wal")
+	cfg, patience := pgbus.Primary(w.cfg.Listen)
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	conn, err := wal.Connect(ctx, cfg, "topostream mutator wal")
 	return conn, publication, err
 }
 
