@@ -61,7 +61,7 @@ func (p *pair) replayed(t *testing.T) {
 // bus reads streams from the standby.
 func (p *pair) bus(t *testing.T, change func(*Config)) *Bus {
 	t.Helper()
-	pool, err := NewPool(t.Context(), p.replicaURL)
+	pool, err := NewReplicaPool(t.Context(), p.replicaURL)
 	must(t, err)
 	t.Cleanup(pool.Close)
 	b := startBus(t, p.db, func(c *Config) {
