@@ -62,20 +62,22 @@ func (b *Bus) comingFrom(ctx context.Context, id stream.TopologyID) bool {
 }
 
 // watchLag keeps the metrics of the standby's lag: bytes of WAL that the primary has written and the standby has not replayed, and the age of what it replayed
-// last, 0 when it has replayed all that it has received.
+// last, 0 when it has replayed all that it has received. It has the epoch compared: a standby that is promoted keeps its connections, and it may have been behind.
 func (b *Bus) watchLag(ctx context.Context) error {
 	const (
 		replayed = `
 SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END::text,
-       CASE WHEN pg_last_wal_replay_lsn() < pg_last_wal_receive_lsn() THEN coalesce(extract(epoch FROM clock_timestamp() - pg_last_xact_replay_timestamp()), 0) ELSE 0 END::float8`
+       CASE WHEN pg_last_wal_replay_lsn() < pg_last_wal_receive_lsn() THEN coalesce(extract(epoch FROM clock_timestamp() - pg_last_xact_replay_timestamp()), 0) ELSE 0 END::float8,
+       topology_check_epoch()`
 		behind = `SELECT greatest(pg_wal_lsn_diff(CASE WHEN pg_is_in_recovery() THEN pg_last_wal_receive_lsn() ELSE pg_current_wal_lsn() END, $1::text::pg_lsn), 0)::bigint`
 	)
 	var (
 		at      string
 		seconds float64
 		bytes   int64
+		epoch   int64
 	)
-	if err := b.cfg.Replica.QueryRow(ctx, replayed).Scan(&at, &seconds); err != nil {
+	if err := b.cfg.Replica.QueryRow(ctx, replayed).Scan(&at, &seconds, &epoch); err != nil {
 		return fmt.Errorf("read the standby's lag: %w", err)
 	}
 	b.stats.ReplicaLagMicros.Store(int64(seconds * 1e6))

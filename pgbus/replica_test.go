@@ -1,6 +1,7 @@
 package pgbus
 
 import (
+	"context"
 	"errors"
 	"net/url"
 	"strings"
@@ -61,7 +62,7 @@ func (p *pair) replayed(t *testing.T) {
 // bus reads streams from the standby.
 func (p *pair) bus(t *testing.T, change func(*Config)) *Bus {
 	t.Helper()
-	pool, err := NewPool(t.Context(), p.replicaURL)
+	pool, err := NewReplicaPool(t.Context(), p.replicaURL)
 	must(t, err)
 	t.Cleanup(pool.Close)
 	b := startBus(t, p.db, func(c *Config) {
@@ -198,4 +199,29 @@ func TestAStandbyServesStreamsWhileThePrimaryIsAwayAndOutlivesItsOwnRestart(t *t
 		f.reaches(t, n)
 	}
 	pgtest.Eventually(t, "the standby's WAL", b.stats.Streaming.Load)
+}
+
+func TestAStandbyThatIsPromotedUnderAServerBeginsANewEpoch(t *testing.T) {
+	t.Parallel()
+	p := newPair(t)
+	id := makeTopologies(t, p.conn, 1)[0]
+	p.replayed(t)
+	b := p.bus(t, func(c *Config) { c.Heartbeat = time.Second })
+	sub := attach(t, b, id)
+	must(t, p.standby.Promote(t.Context())) // nothing but the pool to read with leads there
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	for {
+		_, err := next(ctx, sub.Cursor)
+		if err == nil {
+			continue
+		}
+		if err != stream.ErrReset { //nolint:errorlint // the sentinel itself
+			t.Fatal(err)
+		}
+		break
+	}
+	if snap := attach(t, b, id).Snapshot; snap.Seq.Epoch() != 1 {
+		t.Errorf("a snapshot at %d, want one of epoch 1", snap.Seq)
+	}
 }

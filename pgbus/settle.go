@@ -12,7 +12,8 @@ import (
 
 // The WAL may tell of a commit before any statement can see it: PostgreSQL flushes a commit, waits for a synchronous standby, however long that
 // takes, and only then shows it. Such an event is unsettled. An event settles when a snapshot that was taken later than it was streamed sees it; its feed is then compared with it. So none is
-// lost: a topology that is attached at that moment is compared, and the catch-up of one that is attached later begins later, and sees it.
+// lost: a topology that is attached at that moment is compared, and the catch-up of one that is attached later begins later, and sees it. A standby shows what its WAL
+// tells; once it is promoted it is as any primary.
 
 // settleEvery is how often unsettled events are looked at while there are any.
 const settleEvery = 250 * time.Millisecond
@@ -88,7 +89,7 @@ func (b *Bus) settleLoop(ctx context.Context) {
 		if b.unsettled.empty() {
 			continue
 		}
-		v, err := wal.ReadVisibility(ctx, b.cfg.Pool)
+		v, err := wal.ReadVisibility(ctx, b.read())
 		if err != nil {
 			b.log.Debug("trying again", "error", err)
 			continue

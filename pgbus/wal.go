@@ -93,13 +93,11 @@ func (b *Bus) streamWAL(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if b.cfg.Replica == nil {
-		v, err := wal.ReadVisibility(ctx, b.cfg.Pool)
-		if err != nil {
-			return err
-		}
-		b.unsettled.watch(v.Running)
+	v, err := wal.ReadVisibility(ctx, b.read())
+	if err != nil {
+		return err
 	}
+	b.unsettled.watch(v.Running)
 	b.fillAll(b.attached(), stream.ReadReconnect)
 	b.setStreaming(true, "streaming")
 	b.log.Info("reading the WAL", "publication", publication)
@@ -179,9 +177,7 @@ func (b *Bus) sayWhatTheSlotWaitsFor(ctx context.Context, pid uint32) (done func
 // streamed takes one event from the WAL. Most topologies are not attached: their rows are never encoded.
 func (b *Bus) streamed(e wal.Event) {
 	seq := stream.Seq(e.Seq)
-	if b.cfg.Replica == nil {
-		b.unsettled.add(e.Topology, seq, e.XID)
-	}
+	b.unsettled.add(e.Topology, seq, e.XID) // also from a standby, which may have been promoted
 	b.mu.Lock()
 	t := b.topics[stream.TopologyID(e.Topology)]
 	b.mu.Unlock()

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"topostream/pgbus/pgcluster"
 	"topostream/pgbus/pgtest"
@@ -414,14 +415,26 @@ func hung(t *testing.T, db *pgtest.DB, b *Bus, id stream.TopologyID, seq stream.
 
 func TestAnEventThatTheWALToldBeforeItCouldBeSeenIsNotLost(t *testing.T) {
 	t.Parallel()
-	for _, attached := range []string{"before", "after"} {
-		t.Run("attached "+attached, func(t *testing.T) {
+	for _, c := range []struct {
+		attached string
+		promoted bool // it is read as a standby is that has been promoted
+	}{{"before", false}, {"after", false}, {"before", true}, {"after", true}} {
+		attached := c.attached
+		t.Run(fmt.Sprintf("attached %s, promoted %t", attached, c.promoted), func(t *testing.T) {
 			t.Parallel()
 			cluster := pgtest.Cluster(t)
 			db := onWAL(t, pgtest.NewOn(t, cluster.URL("postgres")))
 			admin := db.Conn(t)
 			id := makeTopologies(t, admin, 1)[0]
-			b := startBus(t, db, func(c *Config) { c.Heartbeat, c.Poll = time.Hour, time.Hour }) // nothing else makes up for it
+			var replica *pgxpool.Pool
+			if c.promoted {
+				var err error
+				replica, err = NewReplicaPool(t.Context(), db.URL)
+				must(t, err)
+				t.Cleanup(replica.Close)
+			}
+			b := startBus(t, db, func(c *Config) { c.Replica, c.Heartbeat, c.Poll = replica, time.Hour, time.Hour }) // nothing else makes up for it
+			pgtest.Eventually(t, "the stream", b.stats.Streaming.Load)
 			var f *follower
 			if attached == "before" {
 				f = follow(t, attach(t, b, id))

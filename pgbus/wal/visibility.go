@@ -52,7 +52,7 @@ func parseSnapshot(text string) (v Visibility, err error) {
 	return v, nil
 }
 
-// ReadVisibility takes a snapshot of a primary; a standby's does not name what runs.
+// ReadVisibility takes a snapshot. A standby's does not name what runs; whatever its WAL has told is visible there.
 func ReadVisibility(ctx context.Context, pool *pgxpool.Pool) (Visibility, error) {
 	const query = `SELECT pg_current_snapshot()::text`
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
