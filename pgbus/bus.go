@@ -12,6 +12,7 @@ package pgbus
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -258,6 +259,12 @@ func (b *Bus) Attach(ctx context.Context, req stream.AttachRequest) (*stream.Sub
 	sub, err := b.subscribe(ctx, t, req)
 	if err != nil {
 		b.release(t)
+	}
+	if errors.Is(err, errOldEpoch) {
+		b.reset(t, err.Error())
+		return b.Attach(ctx, req)
+	}
+	if err != nil {
 		return nil, err
 	}
 	b.stats.Attaches.Add(1)
@@ -356,7 +363,11 @@ func (b *Bus) mayResume(ctx context.Context, t *topic, n stream.Seq) (bool, erro
 		if h.seq > t.feed.Last() {
 			b.fill(t)
 		}
-		if n <= h.seq && n.Epoch() == h.seq.Epoch() {
+		switch {
+		case n > h.seq || n.Epoch() != h.seq.Epoch():
+		case n.Epoch() != known.Epoch():
+			return false, errOldEpoch
+		default:
 			return true, nil
 		}
 		if !shared {
@@ -365,6 +376,9 @@ func (b *Bus) mayResume(ctx context.Context, t *topic, n stream.Seq) (bool, erro
 	}
 	return false, nil
 }
+
+// errOldEpoch: the client has a number of the database's epoch, and the feed is of an older one. In a fresh feed the number is good.
+var errOldEpoch = errors.New("the database has another history, and a client knows it already")
 
 // subscribeDeleted serves who resumes below a deleted topology's head: the rest of the journal, `deleted`, and the end.
 func (b *Bus) subscribeDeleted(req stream.AttachRequest, gone deletedTopology) (*stream.Subscription, error) {

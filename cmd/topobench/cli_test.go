@@ -19,7 +19,6 @@ func TestAWrongCommandLineSaysTheFix(t *testing.T) {
 		"--database-url is missing":          {"--url", "http://127.0.0.1:1", "--token", "x"},
 		"one of --token and --jwt-secret":    {"--url", "http://127.0.0.1:1", "--database-url", "postgres://127.0.0.1:1/z"},
 		"is no address of a server":          append([]string{"--url", "ftp://x"}, good...),
-		"leave --url out":                    append([]string{"--faults", "all"}, good...),
 		"--topologies, --writers, --clients": append([]string{"--clients", "0"}, good...),
 		"--jwt-secret-file:":                 {"--url", "http://127.0.0.1:1", "--database-url", "postgres://127.0.0.1:1/z", "--jwt-secret-file", secret + "x"},
 		"unknown flag --uri":                 {"--uri", "x"},

@@ -27,16 +27,16 @@ type edit struct{ file, text, instead string }
 func withoutNets() []edit {
 	return []edit{
 		{"pgbus/heads.go", "b.fillAll(behind, cause)", "_ = behind"},
-		{"pgbus/bus.go", "if h.seq > t.feed.Last() {\n\t\t\tb.fill(t, stream.ReadHole)\n\t\t}", ""},
-		{"pgbus/listener.go", "s.fill(t, stream.ReadHole)", "s.again(t, h.seq)"},
-		{"pgbus/fill.go", "b.fill(t, stream.ReadHole)", "b.again(t, fr.Seq)"},
+		{"pgbus/bus.go", "if h.seq > t.feed.Last() {\n\t\t\tb.fill(t)\n\t\t}", ""},
+		{"pgbus/listener.go", "s.fill(t)", "s.again(t, h.seq)"},
+		{"pgbus/fill.go", "b.fill(t)", "b.again(t, fr.Seq)"},
 		{"pgbus/fill.go", "type pageRequest struct {", `func (b *Bus) again(t *topic, seq stream.Seq) {
 	b.fills.mu.Lock()
 	queued := t.fill.queued
 	t.fill.again = t.fill.again || queued
 	b.fills.mu.Unlock()
 	if !queued && seq == t.feed.Last()+1 {
-		b.fill(t, stream.ReadHole)
+		b.fill(t)
 	}
 }
 

@@ -1,0 +1,46 @@
+package pgtest
+
+import (
+	"fmt"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"topostream/pgbus/pgcluster"
+)
+
+// copied starts a streaming standby of a private cluster, which it restarts to copy it: not every installation has pg_basebackup.
+func copied(t testing.TB, primary *pgcluster.Cluster) *pgcluster.Cluster {
+	t.Helper()
+	dir := OpenDir(t)
+	if err := primary.Stop(t.Context(), pgcluster.Fast); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.CommandContext(t.Context(), "cp", "-a", primary.Dir()+"/.", dir).CombinedOutput(); err != nil {
+		t.Fatalf("copy the cluster: %v: %s", err, out)
+	}
+	if err := primary.Restart(t.Context(), pgcluster.Fast); err != nil {
+		t.Fatal(err)
+	}
+	u, err := url.Parse(primary.URL("postgres"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	password, _ := u.User.Password()
+	b, err := binaries(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	// As pg_basebackup does, where ALTER SYSTEM can change it.
+	conf := fmt.Sprintf("primary_conninfo = 'host=%s port=%s user=%s password=%s'\n", u.Hostname(), u.Port(), u.User.Username(), password)
+	for name, text := range map[string]string{"standby.signal": "", "postgresql.auto.conf": conf} {
+		if err := os.WriteFile(filepath.Join(dir, "data", name), []byte(text), 0o644); err != nil { //nolint:gosec // PostgreSQL's user reads it
+			t.Fatal(err)
+		}
+	}
+	set := settings()
+	set["hot_standby_feedback"] = "on"
+	return start(t, pgcluster.Config{Binaries: b, DataDir: dir, Settings: set})
+}
