@@ -59,9 +59,12 @@ func TestTheCheckerFindsBugsPlantedInTheServer(t *testing.T) {
 	}{
 		// PostgreSQL before 19 loses nothing on a connection that listens already, and a server's LISTEN connection listens to nothing only until its
 		// first attach: so the servers are started again in the middle of the run. The time between snapshot and COMMIT, in which that attach loses, is
-		// stretched, because a busy machine commits too seldom to meet a millisecond. Without lowest, an attach begins at its snapshot and reads nothing older.
+		// stretched, because a busy machine commits too seldom to meet a millisecond. Requests wait longer for LISTEN than they would, because an attach by the pool is caught
+		// up otherwise, and the channel of the settings, which every LISTEN connection has first, is left out. Without lowest, an attach begins at its snapshot and reads nothing older.
 		"no catch-up after the attach": {
-			append(withoutNets(), edit{
+			append(withoutNets(), edit{"pgbus/heads.go", "const listenGrace = 500 * time.Millisecond", "const listenGrace = 10 * time.Second"}, edit{
+				"pgbus/listener.go", "; LISTEN \"` + settingsChannel + `\"`", "`",
+			}, edit{
 				"pgbus/attach.go", "if _, err := conn.Exec(ctx, \"COMMIT\"); err != nil {\n\t\treturn nil, rollback(ctx, conn, fmt.Errorf(",
 				"time.Sleep(200 * time.Millisecond)\n\tif _, err := conn.Exec(ctx, \"COMMIT\"); err != nil {\n\t\treturn nil, rollback(ctx, conn, fmt.Errorf(",
 			}),
@@ -95,10 +98,15 @@ func TestTheCheckerFindsBugsPlantedInTheServer(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			report := runPlantedWith(t, planted(t, append(c.nets, c.bug...)), c.scenario, func(c *check.Config) { c.Settle = 15 * time.Second }) // what is lost does not come
-			if report.Violations[c.want] == 0 {
-				t.Errorf("violations %v; want %s", report.Violations, c.want)
+			binary := planted(t, append(c.nets, c.bug...))
+			for range 6 { // a race that a run of some seconds may miss
+				report := runPlantedWith(t, binary, c.scenario, func(c *check.Config) { c.Settle = 15 * time.Second }) // what is lost does not come
+				if report.Violations[c.want] > 0 {
+					return
+				}
+				t.Logf("violations %v", report.Violations)
 			}
+			t.Errorf("no run found the bug; want %s", c.want)
 		})
 		t.Run(name+", but it is there", func(t *testing.T) {
 			t.Parallel()
