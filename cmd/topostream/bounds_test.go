@@ -139,7 +139,7 @@ const (
 	boundReads   = 4 * 5 * mib / 4
 	boundPage    = mib / 4
 	boundStream  = 60 << 10
-	boundProgram = 32 * mib
+	boundProgram = 48 * mib
 	boundSockets = 64 * mib
 )
 

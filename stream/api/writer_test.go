@@ -81,7 +81,7 @@ func BenchmarkFramePath(b *testing.B) {
 
 func TestAnIdleStreamOutlivesEveryWriteTimeout(t *testing.T) {
 	t.Parallel()
-	const timeout = 50 * time.Millisecond
+	const timeout = 300 * time.Millisecond
 	for _, protocol := range []string{"HTTP/1.1", "HTTP/2.0"} {
 		t.Run(protocol, func(t *testing.T) {
 			t.Parallel()
