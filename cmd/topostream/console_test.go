@@ -138,7 +138,7 @@ func BenchmarkPostToBrowser(b *testing.B) {
 	conn, listener := db.Conn(b), db.Conn(b)
 	id := live(b, conn, 1)[0]
 	server := serve(b, db.URL, withWorker)
-	page := openPage(b, server.url+"/livez")
+	page := openPage(b, server.url+"/")
 	const script = `(async () => {
 		const es = new EventSource('/api/v1/topologies/%[1]s/events?token=%[2]s');
 		await new Promise((open) => es.addEventListener('snapshot', open, { once: true }));
