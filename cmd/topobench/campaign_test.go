@@ -6,7 +6,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"topostream/cmd/topobench/fault"
 	"topostream/pgbus/pgtest"
@@ -62,13 +61,12 @@ func TestAnInterruptedCampaignEndsAllThatItStarted(t *testing.T) {
 	dir := scratch(t)
 	ctx, interrupt := context.WithCancel(t.Context())
 	defer interrupt()
-	var out, errOut lockedBuffer
-	go func() {
-		for ctx.Err() == nil && strings.Count(errOut.String(), "msg=mended") < 3 { // by then clients have had events
-			time.Sleep(10 * time.Millisecond)
+	var out lockedBuffer
+	errOut := watchedBuffer{seen: func(text string) {
+		if strings.Count(text, "msg=mended") >= 3 { // by then clients have had events
+			interrupt()
 		}
-		interrupt()
-	}()
+	}}
 	code := run(ctx, []string{"check", "--duration", "10m", "--topologies", "8", "--clients", "8", "--faults", "postgres.freeze,server.freeze"}, &out, &errOut)
 	if left := leftIn(t, dir); code != exitOK || left != nil || !strings.Contains(out.String(), "faults injected: ") {
 		t.Errorf("exit code %d, left: %v: %s%s", code, left, errOut.String(), out.String())

@@ -39,6 +39,19 @@ func (b *lockedBuffer) String() string {
 	return b.buf.String()
 }
 
+// A watchedBuffer tells, after each write, what it holds.
+type watchedBuffer struct {
+	lockedBuffer
+
+	seen func(text string)
+}
+
+func (b *watchedBuffer) Write(p []byte) (int, error) {
+	n, err := b.lockedBuffer.Write(p)
+	b.seen(b.String())
+	return n, err
+}
+
 // build makes the binary that users have, of the module in dir.
 func build(t *testing.T, dir string) (binary string) {
 	t.Helper()

@@ -18,6 +18,7 @@ import (
 
 	"topostream/cmd/topobench/fault"
 	"topostream/cmd/topobench/stage"
+	"topostream/pgbus/pgtest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -206,10 +207,7 @@ func TestEachFaultIsMendedAndAClientThatComesBackMissesNothing(t *testing.T) {
 	if err := conn.QueryRow(t.Context(), `SELECT seq FROM topology_heads WHERE topology_id = $1::text::uuid`, id).Scan(&head); err != nil {
 		t.Fatal(err)
 	}
-	deadline := time.Now().Add(30 * time.Second)
-	for f.seq() < head && time.Now().Before(deadline) {
-		time.Sleep(20 * time.Millisecond)
-	}
+	pgtest.Eventually(t, "the head", func() bool { return f.seq() >= head })
 	stopReading()
 	group.Wait()
 	if f.broken != nil || f.last != head {

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -16,6 +17,7 @@ import (
 	"go.uber.org/goleak"
 
 	"topostream/cmd/topobench/proxy"
+	"topostream/pgbus/pgtest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -127,9 +129,7 @@ func TestABlackHoleTellsNobodyThatTheOtherSideHasGone(t *testing.T) {
 		t.Errorf("%d connections are open, want the half-open one", n)
 	}
 	link.Heal()
-	for link.Open() > 0 { // the test's time limit ends it
-		time.Sleep(time.Millisecond)
-	}
+	pgtest.Eventually(t, "the half-open connection's end", func() bool { return link.Open() == 0 })
 }
 
 func TestACutIsAResetAndNewConnectionsPass(t *testing.T) {
@@ -218,9 +218,8 @@ func TestABalancerSpreadsConnectionsAndLeavesOutWhoIsNotReadyUnlessNobodyIs(t *t
 	}
 	t.Cleanup(b.Close)
 	up := func(want int) {
-		for b.Up() != want { // the test's time limit ends it
-			time.Sleep(time.Millisecond)
-		}
+		t.Helper()
+		pgtest.Eventually(t, fmt.Sprint(want, " servers up"), func() bool { return b.Up() == want })
 	}
 	up(2)
 	got := map[string]int{}
