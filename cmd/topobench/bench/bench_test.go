@@ -93,7 +93,7 @@ func TestTheCostOfAnEventIsToldForEachNumberOfTopologies(t *testing.T) {
 	}
 	wantTable(t, r, 2*2)
 	for _, row := range r.Rows {
-		if row.Event != row.Server+row.PostgreSQL || row.Event <= 0 || row.Attached == 5 && row.Ratio != 1 {
+		if row.Event != row.Server+row.PostgreSQL || row.Idle <= 0 || row.Attached == 5 && row.Ratio != 1 {
 			t.Errorf("%+v", row)
 		}
 	}

@@ -12,28 +12,43 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// backendsCPU is the time that PostgreSQL has worked for the connections of the feeds, the WAL sender included.
-func (p *place) backendsCPU(ctx context.Context) (sum time.Duration, err error) {
+// backends are the times that PostgreSQL has worked for the connections of the feeds, the WAL sender included, by process.
+type backends map[int]time.Duration
+
+// since is what they have worked after before. A connection that a pool has closed meanwhile takes nothing back.
+func (b backends) since(before backends) (sum time.Duration) {
+	for pid, cpu := range b {
+		sum += cpu - before[pid]
+	}
+	return sum
+}
+
+// backendsCPU reads them from /proc.
+func (p *place) backendsCPU(ctx context.Context) (backends, error) {
 	const find = `SELECT pid FROM pg_stat_activity WHERE application_name = $1`
 	rows, err := p.conn.Query(ctx, find, feedsName)
 	if err != nil {
-		return 0, fmt.Errorf("find the feeds' connections: %w", err)
+		return nil, fmt.Errorf("find the feeds' connections: %w", err)
 	}
 	pids, err := pgx.CollectRows(rows, pgx.RowTo[int])
 	if err != nil {
-		return 0, fmt.Errorf("find the feeds' connections: %w", err)
+		return nil, fmt.Errorf("find the feeds' connections: %w", err)
 	}
 	if len(pids) == 0 {
-		return 0, errors.New("find the feeds' connections: there are none")
+		return nil, errors.New("find the feeds' connections: there are none")
 	}
+	b := backends{}
 	for _, pid := range pids {
 		cpu, err := processCPU(pid)
-		if err != nil {
-			return 0, err
+		switch {
+		case errors.Is(err, os.ErrNotExist): // it has ended since
+		case err != nil:
+			return nil, err
+		default:
+			b[pid] = cpu
 		}
-		sum += cpu
 	}
-	return sum, nil
+	return b, nil
 }
 
 // processCPU is how long a process of one thread has run, to the nanosecond where /proc/PID/stat counts ticks of 10 ms.

@@ -135,15 +135,16 @@ func (c Config) deliver(ctx context.Context, p *place, l *load, bus string, atta
 	}
 	return cost{
 		server:   perEvent(after.server-idle.server, idle.server-before.server),
-		postgres: perEvent(after.postgres-idle.postgres, idle.postgres-before.postgres),
-		idle:     (idle.server - before.server + idle.postgres - before.postgres).Seconds() * 1e3 / idle.at.Sub(before.at).Seconds(),
+		postgres: perEvent(after.postgres.since(idle.postgres), idle.postgres.since(before.postgres)),
+		idle:     (idle.server - before.server + idle.postgres.since(before.postgres)).Seconds() * 1e3 / idle.at.Sub(before.at).Seconds(),
 	}, nil
 }
 
 // A spending is the CPU time used by a moment.
 type spending struct {
-	at               time.Time
-	server, postgres time.Duration
+	at       time.Time
+	server   time.Duration
+	postgres backends
 }
 
 // spent waits for n events to have come.
