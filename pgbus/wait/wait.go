@@ -38,3 +38,9 @@ func Pause(ctx context.Context, d time.Duration) bool {
 		return true
 	}
 }
+
+// Steps are the pauses between tries: they double from First to Most.
+type Steps struct{ First, Most time.Duration }
+
+// Pause waits before the try after the one given, the first of which is 0, and tells whether ctx is still good.
+func (s Steps) Pause(ctx context.Context, try int) bool { return Pause(ctx, Backoff(try, s.First, s.Most)) }

@@ -1,4 +1,5 @@
-package pgbus
+// Package setting is the bus that a database has: what its triggers do, what that takes, and how it is changed.
+package setting
 
 import (
 	"context"
@@ -9,19 +10,19 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
-	"topostream/pgbus/wal"
+	"topostream/pgbus/source/wal"
 )
 
 // The names of buses, as --bus and topology_settings.bus have them.
 const (
-	BusNotify = "notify"
-	BusWAL    = "wal"
-	BusPoll   = "poll"
+	Notify = "notify"
+	WAL    = "wal"
+	Poll   = "poll" // of a server alone: no database has it
 )
 
-// A BusStatus is what a database says of its bus.
-type BusStatus struct {
-	Setting     string // what the triggers do: BusNotify or BusWAL
+// A Status is what a database says of its bus.
+type Status struct {
+	Setting     string // what the triggers do: Notify or WAL
 	Publication Publication
 	WALLevel    string
 	Version     int // server_version_num
@@ -61,8 +62,8 @@ type Reader struct {
 
 const oldestWAL = 140000
 
-// ReadBusStatus asks for all that `topostream bus` shows and checks.
-func ReadBusStatus(ctx context.Context, conn *pgx.Conn) (s BusStatus, _ error) {
+// Read asks for all that `topostream bus` shows and checks.
+func Read(ctx context.Context, conn *pgx.Conn) (s Status, _ error) {
 	const (
 		facts = `
 SELECT topology_bus(), topology_publication(), current_setting('wal_level'), current_setting('server_version_num')::int,
@@ -113,7 +114,7 @@ SELECT s.slot_name, s.active_pid, coalesce(a.application_name, ''),
 }
 
 // Missing says what must be changed before servers can read the WAL, a sentence each; nothing if they can.
-func (s BusStatus) Missing() (problems []string) {
+func (s Status) Missing() (problems []string) {
 	add := func(format string, args ...any) { problems = append(problems, fmt.Sprintf(format, args...)) }
 	if s.Version < oldestWAL {
 		add("server_version is %d: the bus wal takes PostgreSQL 14 or later", s.Version/10000)
@@ -151,21 +152,22 @@ func (e *WALError) Error() string {
 	return "the bus wal cannot work yet:\n  " + strings.Join(e.Problems, "\n  ")
 }
 
-// SetBus changes what the triggers do, and tells servers and workers. For BusWAL it looks first whether they can read the WAL (a *WALError says what is
-// missing; nothing is changed then) and makes the publication. The connection's role must own the tables.
-func SetBus(ctx context.Context, conn *pgx.Conn, bus string) error {
+// Set changes what the triggers do, and tells servers and workers. For WAL it looks first whether they can read the
+// WAL (a *WALError says what is missing; nothing is changed then) and makes the publication. The connection's role
+// must own the tables.
+func Set(ctx context.Context, conn *pgx.Conn, bus string) error {
 	const set = `UPDATE topology_settings SET bus = $1`
-	s, err := ReadBusStatus(ctx, conn)
+	s, err := Read(ctx, conn)
 	if err != nil {
 		return err
 	}
-	if bus == BusWAL {
+	if bus == WAL {
 		if problems := s.Missing(); len(problems) > 0 {
 			return &WALError{problems}
 		}
 	}
 	return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
-		if bus == BusWAL {
+		if bus == WAL {
 			if err := publish(ctx, tx, s.Publication); err != nil {
 				return err
 			}
