@@ -1,7 +1,7 @@
 // Package graph applies the edits of mutations to a topology's LANs, deckies and edges, by the graph's rules.
 //
-// A decky has one home: its edge with is_bridge = false. deckies.ip is its address there. attach_decky makes edges with is_bridge = true.
-// decky_config holds archetype and forwards_l3; the home edge repeats forwards_l3.
+// A decky has one home: its edge with is_bridge = false. deckies.ip is its address there. attach_decky makes edges
+// with is_bridge = true. decky_config holds archetype and forwards_l3; the home edge repeats forwards_l3.
 package graph
 
 import (
@@ -23,12 +23,14 @@ func (e *RefusedError) Error() string { return e.Reason }
 
 func refuse(format string, args ...any) error { return &RefusedError{fmt.Sprintf(format, args...)} }
 
-// Apply makes one edit of a topology and gives what it changed: {"lans":[…],"deckies":[…],"edges":[…],"removed":[{"table","id"}]}, rows as
-// topology_graph_json makes them. op is a value from [stream.ParseOp]. The caller holds the topology's row lock, so that edits
-// of one topology go one after another.
+// Apply makes one edit of a topology and gives what it changed:
+// {"lans":[…],"deckies":[…],"edges":[…],"removed":[{"table","id"}]}, rows as topology_graph_json makes them. op is a
+// value from [stream.ParseOp]. The caller holds the topology's row lock, so that edits of one topology go one after
+// another.
 //
-// An edit that breaks a rule is a [*RefusedError]; it has changed nothing, and tx can be used on. So is one that collides with what somebody
-// writes by hand at the same moment, who does not hold that lock, and what the tables' constraints or an installation's own triggers refuse. After any other error tx can only be rolled back.
+// An edit that breaks a rule is a [*RefusedError]; it has changed nothing, and tx can be used on. So is one that
+// collides with what somebody writes by hand at the same moment, who does not hold that lock, and what the tables'
+// constraints or an installation's own triggers refuse. After any other error tx can only be rolled back.
 func Apply(ctx context.Context, tx pgx.Tx, topology stream.TopologyID, op any) (json.RawMessage, error) {
 	savepoint, err := tx.Begin(ctx)
 	if err != nil {

@@ -15,8 +15,8 @@ import (
 	"topostream/stream"
 )
 
-// BenchmarkEnqueueToApplied is the way of one edit on an idle machine, from the commit that enqueues it to the bus's cursor that hears of mutation.applied, with a raw NOTIFY's way to a
-// LISTEN beside it, turn by turn.
+// BenchmarkEnqueueToApplied is the way of one edit on an idle machine, from the commit that enqueues it to the bus's
+// cursor that hears of mutation.applied, with a raw NOTIFY's way to a LISTEN beside it, turn by turn.
 func BenchmarkEnqueueToApplied(b *testing.B) {
 	db := pgtest.New(b)
 	conn, listener := db.Conn(b), db.Conn(b)

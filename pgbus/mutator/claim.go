@@ -14,8 +14,9 @@ import (
 	"topostream/stream"
 )
 
-// candidates are the topologies that a worker has something to do in, but for those in $1: first where a lease has run out, then where a mutation can be claimed, the oldest
-// first. It reads one row of each topology's queue (a loose index scan), not the queues.
+// candidates are the topologies that a worker has something to do in, but for those in $1: first where a lease has
+// run out, then where a mutation can be claimed, the oldest first. It reads one row of each topology's queue (a loose
+// index scan), not the queues.
 const candidates = `
 WITH RECURSIVE queued AS (
     (SELECT m.topology_id, m.position, m.state FROM mutations m WHERE m.state IN ('pending', 'applying') ORDER BY m.topology_id, m.position LIMIT 1)
@@ -41,11 +42,14 @@ type candidate struct {
 	expired  bool
 }
 
-// claim takes the oldest mutation that can be taken, with a lease; nil when there is none. more asks to be called again at once.
+// claim takes the oldest mutation that can be taken, with a lease; nil when there is none. more asks to be called
+// again at once.
 //
-// It is two statements of one READ COMMITTED transaction. The first locks a topology that has a pending and no applying mutation. By the time it has the lock its snapshot may be old: another
-// worker may have claimed there, and let go, in between. The second has a new snapshot and the lock, so it sees every claim made before. (As one
-// statement two workers get two mutations of one topology: TestAClaimInOneStatementRunsTwoMutationsOfOneTopologyAtOnce.)
+// It is two statements of one READ COMMITTED transaction. The first locks a topology that has a pending and no
+// applying mutation. By the time it has the lock its snapshot may be old: another worker may have claimed there, and
+// let go, in between. The second has a new snapshot and the lock, so it sees every claim made before. (As one
+// statement two workers get two mutations of one topology:
+// TestAClaimInOneStatementRunsTwoMutationsOfOneTopologyAtOnce.)
 func (w *Worker) claim(ctx context.Context) (j *job, more bool, err error) {
 	const (
 		lock = candidates + ` FOR NO KEY UPDATE OF t SKIP LOCKED`
@@ -108,7 +112,8 @@ RETURNING m.id::text, m.topology_id::text, m.op, m.payload, m.attempt, m.lease::
 // stoodStill is idle_in_transaction_session_timeout: this process was stopped, or its machine was.
 const stoodStill = "25P03"
 
-// unavailable tells whether an error is the database's as a whole: its connections, resources, an operator's intervention, the system beneath.
+// unavailable tells whether an error is the database's as a whole: its connections, resources, an operator's
+// intervention, the system beneath.
 func unavailable(err *pgconn.PgError) bool {
 	return len(err.Code) == 5 && slices.Contains([]string{"08", "53", "57", "58"}, err.Code[:2])
 }
@@ -119,8 +124,8 @@ func (w *Worker) goOn(id stream.TopologyID, held *lockTimeoutError) {
 	w.avoided.add(id, wait.Backoff(0, w.cfg.Poll, w.cfg.Poll))
 }
 
-// requeue gives back what the leases that ran out in a locked topology stood for, or fails what has had all its attempts. (A lease of null does not run out: a person works on
-// that mutation by hand.)
+// requeue gives back what the leases that ran out in a locked topology stood for, or fails what has had all its
+// attempts. (A lease of null does not run out: a person works on that mutation by hand.)
 func (w *Worker) requeue(ctx context.Context, tx pgx.Tx, id stream.TopologyID) error {
 	const update = `
 UPDATE mutations SET lease = NULL, leased_until = NULL, state = CASE WHEN attempt < $2 THEN 'pending' ELSE 'failed' END,

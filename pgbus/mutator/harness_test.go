@@ -68,7 +68,8 @@ func (b *logBook) says(t testing.TB, parts ...string) {
 	})
 }
 
-// A network lies between a worker and its database, and can be down: connections that are open then are cut, and none can be made.
+// A network lies between a worker and its database, and can be down: connections that are open then are cut, and none
+// can be made.
 type network struct {
 	down  atomic.Bool
 	mu    sync.Mutex

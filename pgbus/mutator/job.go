@@ -24,7 +24,8 @@ type job struct {
 	lease    string
 	claimed  time.Time
 
-	ctx      context.Context //nolint:containedctx // the lease's life: it ends with the lease, and when the worker gives up
+	// the lease's life: it ends with the lease, and when the worker gives up
+	ctx      context.Context //nolint:containedctx
 	cancel   context.CancelCauseFunc
 	beats    sync.WaitGroup
 	settling sync.Mutex // held while the end is recorded: then the lease has no more to say
@@ -46,8 +47,8 @@ func (j *job) end() {
 	j.beats.Wait()
 }
 
-// extend is the heartbeat. The lease is lost when the mutation is not this job's any more, and when nobody could be told for so long
-// that another worker may have taken it.
+// extend is the heartbeat. The lease is lost when the mutation is not this job's any more, and when nobody could be
+// told for so long that another worker may have taken it.
 func (w *Worker) extend(j *job) {
 	const update = `UPDATE mutations SET leased_until = clock_timestamp() + $3::interval WHERE id = $1::text::uuid AND state = 'applying' AND lease = $2::text::uuid`
 	every := time.NewTicker(w.cfg.Lease / 3)
@@ -83,8 +84,8 @@ func (w *Worker) extend(j *job) {
 	}
 }
 
-// work brings a job to its end. Where somebody else holds what it needs for that, or the database is away, it waits in a goroutine of its own, and the loop
-// goes on with another topology; too many of those make the loop wait, too.
+// work brings a job to its end. Where somebody else holds what it needs for that, or the database is away, it waits
+// in a goroutine of its own, and the loop goes on with another topology; too many of those make the loop wait, too.
 func (w *Worker) work(j *job) {
 	if w.step(j) {
 		return
@@ -113,7 +114,8 @@ func (w *Worker) step(j *job) (done bool) {
 	return w.act(j) && w.settle(j)
 }
 
-// act does what comes before the transaction that settles the job, once; it tells whether that is behind. It leaves in j.reason why the mutation has failed.
+// act does what comes before the transaction that settles the job, once; it tells whether that is behind. It leaves
+// in j.reason why the mutation has failed.
 func (w *Worker) act(j *job) (done bool) {
 	if j.op != nil && w.cfg.Applier == nil || j.acted || j.reason != "" || j.ctx.Err() != nil {
 		return true
@@ -148,7 +150,8 @@ func (w *Worker) act(j *job) (done bool) {
 // errRehearsed rolls a rehearsal back.
 var errRehearsed = errors.New("rehearsed")
 
-// rehearse makes the edit and takes it back, so that nothing happens outside for what the rules refuse. It tells whether it could.
+// rehearse makes the edit and takes it back, so that nothing happens outside for what the rules refuse. It tells
+// whether it could.
 func (w *Worker) rehearse(j *job) (done bool) {
 	err := w.transact(j.ctx, func(ctx context.Context, tx pgx.Tx) error {
 		if err := lockLease(ctx, tx, j); err != nil {

@@ -43,8 +43,8 @@ func (w *Worker) listen(ctx context.Context) {
 
 // session is the life of one LISTEN connection.
 func (w *Worker) session(ctx context.Context) error {
-	// A frozen worker must not pin the NOTIFY queue: keepalives find a dead host, tcp_user_timeout a peer that takes nothing. All this comes after the
-	// probe: through a pooler it would stay on a backend that others get.
+	// A frozen worker must not pin the NOTIFY queue: keepalives find a dead host, tcp_user_timeout a peer that takes
+	// nothing. All this comes after the probe: through a pooler it would stay on a backend that others get.
 	const prepare = `UNLISTEN "topostream.probe"; SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 2; SET tcp_keepalives_count = 3; SET tcp_user_timeout = 10000;
 		SET statement_timeout = '4s'; SET idle_in_transaction_session_timeout = '10s'; LISTEN topology_mutations; LISTEN "` + settingsChannel + `"`
 	conn, err := pgbus.Connect(ctx, w.cfg.Listen)

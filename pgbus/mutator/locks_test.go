@@ -21,8 +21,8 @@ func blockedBy(t *testing.T, admin, conn *pgx.Conn) {
 	})
 }
 
-// TestAnOperatorWhoLocksTheOtherWayRoundLosesNothing has an operator hold the head of a topology's journal and then want the topology, while the worker holds the topology
-// and wants the head. PostgreSQL ends one of the two.
+// TestAnOperatorWhoLocksTheOtherWayRoundLosesNothing has an operator hold the head of a topology's journal and then
+// want the topology, while the worker holds the topology and wants the head. PostgreSQL ends one of the two.
 func TestAWorkerAndAnOperatorWhoLocksTheOtherWayRoundLoseNothing(t *testing.T) {
 	t.Parallel()
 	for _, victim := range []string{"worker", "operator"} {
@@ -121,7 +121,8 @@ func TestALockThatSomebodyHoldsCostsTheOtherTopologiesNothingAndTheLogNamesWho(t
 	})
 }
 
-// TestAWorkerThatFreezesInATransactionHoldsItsTopologyNoLongerThanItsLease stands for a process that is stopped, or whose machine is.
+// TestAWorkerThatFreezesInATransactionHoldsItsTopologyNoLongerThanItsLease stands for a process that is stopped, or
+// whose machine is.
 func TestATransactionThatStandsStillIsEndedWithTheLease(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)

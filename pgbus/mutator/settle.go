@@ -15,7 +15,8 @@ import (
 	"topostream/stream"
 )
 
-// settle tries once to bring a job to its end and tells whether it has: applied, failed, given back because the worker stops, or lost.
+// settle tries once to bring a job to its end and tells whether it has: applied, failed, given back because the
+// worker stops, or lost.
 func (w *Worker) settle(j *job) (done bool) {
 	var reason string
 	j.settling.Lock()
@@ -42,7 +43,8 @@ func (j *job) log(w *Worker) *slog.Logger {
 	return w.log.With("topology", j.mutation.Topology, "mutation", j.mutation.ID, "op", j.mutation.Op)
 }
 
-// tryAgain says what a transaction of a job ended with. It tells whether the job can go on without that transaction: it is refused, or its lease is lost.
+// tryAgain says what a transaction of a job ended with. It tells whether the job can go on without that transaction:
+// it is refused, or its lease is lost.
 func (w *Worker) tryAgain(j *job, err error) (goOn bool) {
 	refused, isRefused := errors.AsType[*graph.RefusedError](err)
 	pgErr, fromServer := errors.AsType[*pgconn.PgError](err)
@@ -72,8 +74,8 @@ func (w *Worker) tryAgain(j *job, err error) (goOn bool) {
 	return false
 }
 
-// refusedForGood tells whether PostgreSQL would refuse the same again: for the data, a constraint, an event's size, or a trigger's exception. Anything
-// else, missing rights among them, may be mended while the mutation waits.
+// refusedForGood tells whether PostgreSQL would refuse the same again: for the data, a constraint, an event's size,
+// or a trigger's exception. Anything else, missing rights among them, may be mended while the mutation waits.
 func refusedForGood(err *pgconn.PgError) bool {
 	if len(err.Code) != 5 {
 		return false
@@ -85,8 +87,8 @@ func refusedForGood(err *pgconn.PgError) bool {
 	return false
 }
 
-// record makes the edit and records the job's end; it gives the reason if that is a failure. A topology that is not active any more does not matter here: what was begun while it
-// was is finished.
+// record makes the edit and records the job's end; it gives the reason if that is a failure. A topology that is not
+// active any more does not matter here: what was begun while it was is finished.
 func (w *Worker) record(ctx context.Context, tx pgx.Tx, j *job) (reason string, err error) {
 	if err := lockLease(ctx, tx, j); err != nil {
 		return "", err
@@ -123,7 +125,8 @@ func lockTopology(ctx context.Context, tx pgx.Tx, id stream.TopologyID) error {
 	return nil
 }
 
-// lockLease locks the topology and the mutation, if that is still this job's. The lease may have run out: what counts is that nobody has taken the mutation.
+// lockLease locks the topology and the mutation, if that is still this job's. The lease may have run out: what counts
+// is that nobody has taken the mutation.
 func lockLease(ctx context.Context, tx pgx.Tx, j *job) error {
 	const lock = `SELECT FROM mutations WHERE id = $1::text::uuid AND state = 'applying' AND lease = $2::text::uuid FOR UPDATE`
 	if err := lockTopology(ctx, tx, j.mutation.Topology); err != nil {
@@ -155,8 +158,8 @@ func (w *Worker) failed(ctx context.Context, tx pgx.Tx, j *job, reason string) e
 	return w.degrade(ctx, tx, j.mutation.Topology, reason)
 }
 
-// degrade gives a live topology the reason why one of its mutations failed, and parks it: the rest of its queue waits until the next wake-up of
-// that topology. Parking comes last, because the status change is such a wake-up.
+// degrade gives a live topology the reason why one of its mutations failed, and parks it: the rest of its queue waits
+// until the next wake-up of that topology. Parking comes last, because the status change is such a wake-up.
 func (w *Worker) degrade(ctx context.Context, tx pgx.Tx, id stream.TopologyID, reason string) error {
 	const (
 		update = `UPDATE topologies SET status = 'degraded', reason = $2 WHERE id = $1::text::uuid AND status IN ('active', 'degraded')`
@@ -179,7 +182,8 @@ func (w *Worker) degrade(ctx context.Context, tx pgx.Tx, id stream.TopologyID, r
 	return nil
 }
 
-// giveBack lets another worker have a job that this one cannot finish before it stops. That is no attempt. If it does not succeed, the lease runs out.
+// giveBack lets another worker have a job that this one cannot finish before it stops. That is no attempt. If it does
+// not succeed, the lease runs out.
 func (w *Worker) giveBack(j *job) {
 	const update = `
 UPDATE mutations SET state = 'pending', lease = NULL, leased_until = NULL, attempt = greatest(attempt - 1, 0)

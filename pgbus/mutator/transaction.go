@@ -13,8 +13,9 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// beginQuery begins a transaction. A worker that stands still within one, stopped by a signal or with its machine, would hold the topology for ever and nobody could give its
-// mutation back: PostgreSQL ends it by the time the lease runs out.
+// beginQuery begins a transaction. A worker that stands still within one, stopped by a signal or with its machine,
+// would hold the topology for ever and nobody could give its mutation back: PostgreSQL ends it by the time the lease
+// runs out.
 func beginQuery(lock, lease time.Duration) string {
 	return fmt.Sprintf("BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = %d; SET LOCAL idle_in_transaction_session_timeout = %d", lock.Milliseconds(), lease.Milliseconds())
 }
@@ -28,8 +29,8 @@ type lockTimeoutError struct {
 func (e *lockTimeoutError) Error() string { return fmt.Sprintf("%v (held by pid %v)", e.err, e.pids) }
 func (e *lockTimeoutError) Unwrap() error { return e.err }
 
-// transact runs f in a READ COMMITTED transaction, again when PostgreSQL ended it for the sake of another. A lock that it did not get within the limit
-// is a *lockTimeoutError.
+// transact runs f in a READ COMMITTED transaction, again when PostgreSQL ended it for the sake of another. A lock
+// that it did not get within the limit is a *lockTimeoutError.
 func (w *Worker) transact(ctx context.Context, f func(context.Context, pgx.Tx) error) error {
 	for try := 0; ; try++ {
 		err := w.transactOnce(ctx, f)
@@ -62,7 +63,8 @@ func (w *Worker) transactOnce(ctx context.Context, f func(context.Context, pgx.T
 	return err
 }
 
-// Blockers are the backends that a transaction waits for. PostgreSQL tells them only while it waits, so they are asked for then.
+// Blockers are the backends that a transaction waits for. PostgreSQL tells them only while it waits, so they are
+// asked for then.
 type blockers struct {
 	mu      sync.Mutex
 	timer   *time.Timer

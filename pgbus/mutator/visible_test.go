@@ -42,7 +42,8 @@ func (f folded) String() string {
 	return s.String()
 }
 
-// TestAnAppliedEditIsInTheGraphOfItsSeqAndInNoneBefore reads snapshots with the graph all the time. Each must be what the events up to its seq say, no more and no less.
+// TestAnAppliedEditIsInTheGraphOfItsSeqAndInNoneBefore reads snapshots with the graph all the time. Each must be what
+// the events up to its seq say, no more and no less.
 func TestAnAppliedEditIsInTheGraphOfItsSeqAndInNoneBefore(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)

@@ -11,7 +11,8 @@ import (
 	"topostream/pgbus/wal"
 )
 
-// On the bus `wal` the triggers do not NOTIFY: the worker reads what wakes it from the WAL, as a server does, with a slot of its own.
+// On the bus `wal` the triggers do not NOTIFY: the worker reads what wakes it from the WAL, as a server does, with a
+// slot of its own.
 
 // settingsChannel tells that the database's bus may have changed. It is a wake-up: whoever hears it asks.
 const settingsChannel = "topostream.settings"
@@ -38,7 +39,8 @@ func (w *Worker) onWAL() bool {
 	return bus != nil && *bus == busWAL
 }
 
-// readWAL wakes the worker on the bus `wal`. It reconnects for ever; while no stream is there, the worker goes by the poll.
+// readWAL wakes the worker on the bus `wal`. It reconnects for ever; while no stream is there, the worker goes by the
+// poll.
 func (w *Worker) readWAL(ctx context.Context) {
 	for try := 0; ctx.Err() == nil; try++ {
 		if !w.onWAL() {
@@ -63,8 +65,8 @@ func (w *Worker) readWAL(ctx context.Context) {
 	}
 }
 
-// streamWAL is the life of one replication connection. It returns nil when the bus has been another one for as long as the poll takes: what began before the
-// change does not NOTIFY.
+// streamWAL is the life of one replication connection. It returns nil when the bus has been another one for as long
+// as the poll takes: what began before the change does not NOTIFY.
 func (w *Worker) streamWAL(ctx context.Context) error {
 	conn, publication, err := w.connectWAL(ctx)
 	if err != nil {
@@ -113,7 +115,8 @@ type streamed struct {
 	seen wait.Signal // there are some
 }
 
-// add takes what may make a mutation claimable: a new one, one that was given back or has ended, or a topology's new status.
+// add takes what may make a mutation claimable: a new one, one that was given back or has ended, or a topology's new
+// status.
 func (s *streamed) add(e wal.Event) {
 	switch string(e.Type) {
 	case "mutation.enqueued", "mutation.requeued", "mutation.applied", "mutation.failed", "status":

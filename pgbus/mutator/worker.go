@@ -1,9 +1,10 @@
-// Package mutator is the worker of the mutation pipeline: it applies queued mutations, one at a time and in order for each topology, many topologies in
-// parallel. Any number of workers may run on one database.
+// Package mutator is the worker of the mutation pipeline: it applies queued mutations, one at a time and in order for
+// each topology, many topologies in parallel. Any number of workers may run on one database.
 //
-// A worker claims a mutation (claim.go), which is a lease: a worker that dies or hangs gives it back by not extending it. It works on it as a job (job.go) and
-// settles it in one transaction that makes the edit and records 'applied', or records 'failed' and degrades the topology (settle.go). A
-// notification on topology_mutations is a wake-up (listen.go), the table is the truth, and a poll is the net beneath.
+// A worker claims a mutation (claim.go), which is a lease: a worker that dies or hangs gives it back by not extending
+// it. It works on it as a job (job.go) and settles it in one transaction that makes the edit and records 'applied',
+// or records 'failed' and degrades the topology (settle.go). A notification on topology_mutations is a wake-up
+// (listen.go), the table is the truth, and a poll is the net beneath.
 package mutator
 
 import (
@@ -32,7 +33,8 @@ type Config struct {
 	Concurrency int           // topologies worked on at once: 4
 	MaxAttempts int           // leases that may run out before a mutation fails: 3
 	Lease       time.Duration // how long a worker may be silent before another takes its mutation: 30 s
-	Poll        time.Duration // at which pace it looks without being woken; also how long a topology is left alone after a failure: 10 s
+	// at which pace it looks without being woken; also how long a topology is left alone after a failure: 10 s
+	Poll        time.Duration
 	Grace       time.Duration // what is under way may take when the worker stops, before it is given back: 10 s
 	LockTimeout time.Duration // after which a transaction gives up a lock that somebody else holds: 5 s
 	Ping        time.Duration // of the LISTEN connection: 4 s
@@ -64,7 +66,8 @@ func (c *Config) setDefaults() {
 	}
 }
 
-// Connections is how many connections a worker uses at most: each job's transaction and heartbeat, and one each for the poll and for asking who blocks.
+// Connections is how many connections a worker uses at most: each job's transaction and heartbeat, and one each for
+// the poll and for asking who blocks.
 func Connections(concurrency int) int32 { return int32(2*concurrency + 2) }
 
 // A Worker applies mutations. Make it with New, run it with Run.
@@ -95,8 +98,8 @@ func New(cfg Config) *Worker {
 // errStopping is why a job's context ends when the worker stops and the grace period is over.
 var errStopping = errors.New("the worker stops")
 
-// Run works until ctx ends, then finishes what is under way, for the grace period at most, and gives the rest back. It returns nil when all its goroutines
-// are gone. Without a database it waits.
+// Run works until ctx ends, then finishes what is under way, for the grace period at most, and gives the rest back.
+// It returns nil when all its goroutines are gone. Without a database it waits.
 func (w *Worker) Run(ctx context.Context) error {
 	work, giveUp := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer giveUp(nil)
@@ -152,8 +155,9 @@ func (w *Worker) loop(ctx, work context.Context) {
 	}
 }
 
-// sleep waits to be woken. A topology that somebody holds for a moment is skipped by the claim, and nobody may tell when it is free again (a request that is refused, a
-// transaction that is rolled back): then it is looked at again soon, less often each time. It tells whether there was one.
+// sleep waits to be woken. A topology that somebody holds for a moment is skipped by the claim, and nobody may tell
+// when it is free again (a request that is refused, a transaction that is rolled back): then it is looked at again
+// soon, less often each time. It tells whether there was one.
 func (w *Worker) sleep(ctx context.Context, skipped int) (again bool) {
 	var soon <-chan time.Time
 	if c, err := w.oldest(ctx, w.avoided.list()); err == nil && c.topology != "" {
@@ -171,7 +175,8 @@ func (w *Worker) sleep(ctx context.Context, skipped int) (again bool) {
 	return again
 }
 
-// poll wakes a loop at the poll's pace, and looks why a mutation that could be claimed has not been: somebody may hold its topology.
+// poll wakes a loop at the poll's pace, and looks why a mutation that could be claimed has not been: somebody may
+// hold its topology.
 func (w *Worker) poll(ctx context.Context) {
 	var before candidate
 	for wait.Pause(ctx, w.cfg.Poll-rand.N(w.cfg.Poll/10+1)) {

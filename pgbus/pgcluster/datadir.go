@@ -67,12 +67,14 @@ func Own(path string) error {
 
 func (c *Cluster) data() string { return filepath.Join(c.cfg.DataDir, dataName) }
 
-// prepareDir makes DataDir, 0700 and the account's, locks it for this process and makes sure that the account gets at it.
+// prepareDir makes DataDir, 0700 and the account's, locks it for this process and makes sure that the account gets at
+// it.
 func (c *Cluster) prepareDir(ctx context.Context) error {
 	if err := c.makeDir(); err != nil {
 		return fmt.Errorf("data directory: %w", err)
 	}
-	// PostgreSQL is started in DataDir and told where its data is, and stopLeftover looks for that path: it must be the same each time.
+	// PostgreSQL is started in DataDir and told where its data is, and stopLeftover looks for that path: it must be the
+	// same each time.
 	target, err := filepath.EvalSymlinks(c.cfg.DataDir)
 	if err != nil {
 		return fmt.Errorf("data directory: %w", err)
@@ -93,7 +95,8 @@ func (c *Cluster) prepareDir(ctx context.Context) error {
 	return c.checkAccess(ctx)
 }
 
-// makeDir makes DataDir. As root its parents must be open to the account: a 0700 of root's would hide the directory from its owner.
+// makeDir makes DataDir. As root its parents must be open to the account: a 0700 of root's would hide the directory
+// from its owner.
 func (c *Cluster) makeDir() error {
 	dir, err := filepath.Abs(c.cfg.DataDir)
 	if err != nil {
@@ -122,7 +125,8 @@ func makeOpen(dir string) error {
 	return os.Chmod(dir, 0o755) //nolint:gosec // see above
 }
 
-// refuseForeign protects a directory that somebody named by mistake: we change its owner and mode, and delete data below it.
+// refuseForeign protects a directory that somebody named by mistake: we change its owner and mode, and delete data
+// below it.
 func (c *Cluster) refuseForeign() error {
 	entries, err := os.ReadDir(c.cfg.DataDir)
 	if err != nil {
@@ -194,8 +198,8 @@ func (c *Cluster) initdb(ctx context.Context) error {
 	if err := c.account.own(passwordFile); err != nil {
 		return fmt.Errorf("keep the password: %w", err)
 	}
-	// A killed initdb leaves a directory that looks whole (PG_VERSION is the first file that it writes), and one whose parent was killed goes
-	// on writing: what has the right name is finished, and each attempt has a name of its own.
+	// A killed initdb leaves a directory that looks whole (PG_VERSION is the first file that it writes), and one whose
+	// parent was killed goes on writing: what has the right name is finished, and each attempt has a name of its own.
 	remains, _ := filepath.Glob(c.data() + ".making-*") // the pattern is well-formed
 	for _, dir := range remains {
 		_ = os.RemoveAll(dir) // it is in nobody's way
@@ -253,7 +257,8 @@ func (c *Cluster) stopLeftover(ctx context.Context) error {
 	}
 	waitCtx, cancel := context.WithTimeout(ctx, leftoverTimeout)
 	defer cancel()
-	// Not kill(pid, 0): where nobody reaps, in a container, it answers for a zombie, too, which has no command line any more.
+	// Not kill(pid, 0): where nobody reaps, in a container, it answers for a zombie, too, which has no command line any
+	// more.
 	if err := every(waitCtx, 30*time.Millisecond, func() bool { return !runs() }); err != nil {
 		return fmt.Errorf("the PostgreSQL (pid %d) that a killed topostream left on %s does not stop: %w", pid, c.cfg.DataDir, err)
 	}

@@ -11,8 +11,9 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// Standby makes a cluster in dataDir that follows c by streaming replication, with c's settings and superuser, and starts it on a free port. It
-// returns when the standby takes connections. Whether a commit on c waits for it is c's synchronous_standby_names' to say.
+// Standby makes a cluster in dataDir that follows c by streaming replication, with c's settings and superuser, and
+// starts it on a free port. It returns when the standby takes connections. Whether a commit on c waits for it is c's
+// synchronous_standby_names' to say.
 func (c *Cluster) Standby(ctx context.Context, dataDir string) (*Cluster, error) {
 	s := &Cluster{cfg: c.cfg, account: c.account, password: c.password}
 	s.cfg.DataDir, s.cfg.Port = dataDir, 0

@@ -1,7 +1,8 @@
 // Package pgtest gives a test a database of its own on a real PostgreSQL, in one call: New.
 //
-// It uses the server of TEST_DATABASE_URL where that is set. Otherwise all test binaries of a run share one private cluster (run.go), of the
-// installation in TEST_PG_BIN or of what the machine has; it ends by itself when the run has ended.
+// It uses the server of TEST_DATABASE_URL where that is set. Otherwise all test binaries of a run share one private
+// cluster (run.go), of the installation in TEST_PG_BIN or of what the machine has; it ends by itself when the run has
+// ended.
 package pgtest
 
 import (
@@ -124,7 +125,8 @@ func NewOn(t testing.TB, server string) *DB {
 	return db
 }
 
-// awaitSlots waits until the replication connections that have been closed have taken their slots with them: a database with one cannot be dropped.
+// awaitSlots waits until the replication connections that have been closed have taken their slots with them: a
+// database with one cannot be dropped.
 func (db *DB) awaitSlots(t testing.TB) {
 	t.Helper()
 	if t.Failed() { // the database stays
@@ -288,8 +290,8 @@ func start(t testing.TB, cfg pgcluster.Config) *pgcluster.Cluster {
 	return c
 }
 
-// Standby gives a private cluster a standby that ends with the test. pg_basebackup copies only from servers of its own version and older: where the installation has none
-// that is new enough, the primary is restarted to be copied.
+// Standby gives a private cluster a standby that ends with the test. pg_basebackup copies only from servers of its
+// own version and older: where the installation has none that is new enough, the primary is restarted to be copied.
 func Standby(t testing.TB, primary *pgcluster.Cluster) *pgcluster.Cluster {
 	t.Helper()
 	var major int
@@ -333,8 +335,9 @@ func Eventually(t testing.TB, what string, yes func() bool) {
 	}
 }
 
-// FreeAddress is one of loopback that nobody serves on now, for a process that cannot be asked for its own, or that is started again at the same. It is below the ports that
-// systems give out by themselves, so that nobody gets it by chance while the process is down.
+// FreeAddress is one of loopback that nobody serves on now, for a process that cannot be asked for its own, or that
+// is started again at the same. It is below the ports that systems give out by themselves, so that nobody gets it by
+// chance while the process is down.
 func FreeAddress(t testing.TB) string {
 	t.Helper()
 	for range 1000 {
@@ -349,7 +352,8 @@ func FreeAddress(t testing.TB) string {
 	return ""
 }
 
-// OpenDir gives a directory that every user can go through: testing's own is closed to the user that PostgreSQL runs as when we are root.
+// OpenDir gives a directory that every user can go through: testing's own is closed to the user that PostgreSQL runs
+// as when we are root.
 func OpenDir(t testing.TB) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "topostream-test-") //nolint:usetesting // see above

@@ -11,7 +11,8 @@ import (
 	"topostream/pgbus/pgcluster"
 )
 
-// copied starts a streaming standby of a private cluster, which it restarts to copy it: not every installation has pg_basebackup.
+// copied starts a streaming standby of a private cluster, which it restarts to copy it: not every installation has
+// pg_basebackup.
 func copied(t testing.TB, primary *pgcluster.Cluster) *pgcluster.Cluster {
 	t.Helper()
 	dir := OpenDir(t)

@@ -21,7 +21,7 @@ const (
 // are made before the rest is set.
 func NewPool(ctx context.Context, url string, changes ...func(*pgxpool.Config)) (*pgxpool.Pool, error) {
 	return newPool(ctx, url, append(changes, func(cfg *pgxpool.Config) {
-		cfg.AfterConnect = preparePrimary
+		cfg.AfterConnect = Prepare
 		toPrimary(cfg.ConnConfig)
 	}))
 }

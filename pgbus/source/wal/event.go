@@ -7,8 +7,8 @@ import (
 	"github.com/jackc/pglogrepl"
 )
 
-// An Event is a row of the journal as PostgreSQL's text. Its slices are the receiver's.
-type Event struct {
+// A Row is a row of the journal as PostgreSQL's text. Its slices are the receiver's.
+type Row struct {
 	XID      uint32 // of the transaction, its lower half (an xid8 has an epoch above it)
 	Topology []byte // the uuid's text
 	Seq      uint64
@@ -18,8 +18,9 @@ type Event struct {
 	at      []byte // timestamptz's text, in UTC
 }
 
-// JSON is what topology_event_json, the one encoder, makes of the row, byte for byte; false where the time is none that it could be made for.
-func (e Event) JSON() (string, bool) {
+// JSON is what topology_event_json, the one encoder, makes of the row, byte for byte; false where the time is none
+// that it could be made for.
+func (e Row) JSON() (string, bool) {
 	const room = 128
 	b := make([]byte, 0, room+len(e.Topology)+2*len(e.Type)+len(e.payload))
 	b = append(b, `{"topic":"topology.`...)
@@ -104,15 +105,15 @@ func columnsOf(m *pglogrepl.RelationMessage) (columns, error) {
 	return c, nil
 }
 
-func (c columns) event(row []*pglogrepl.TupleDataColumn) (Event, error) {
+func (c columns) event(row []*pglogrepl.TupleDataColumn) (Row, error) {
 	if most := max(c.topology, c.seq, c.kind, c.payload, c.at); len(row) <= most {
-		return Event{}, fmt.Errorf("a row of topology_events has %d columns, want %d", len(row), most+1)
+		return Row{}, fmt.Errorf("a row of topology_events has %d columns, want %d", len(row), most+1)
 	}
 	seq, err := strconv.ParseUint(string(row[c.seq].Data), 10, 64)
 	if err != nil {
-		return Event{}, fmt.Errorf("topology_events.seq: %w", err)
+		return Row{}, fmt.Errorf("topology_events.seq: %w", err)
 	}
-	e := Event{Topology: row[c.topology].Data, Seq: seq, Type: row[c.kind].Data, at: row[c.at].Data}
+	e := Row{Topology: row[c.topology].Data, Seq: seq, Type: row[c.kind].Data, at: row[c.at].Data}
 	if p := row[c.payload]; p.DataType != pglogrepl.TupleDataTypeNull {
 		e.payload = p.Data
 	}

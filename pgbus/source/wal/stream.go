@@ -1,8 +1,8 @@
-// Package wal reads the journal's new rows from PostgreSQL's write-ahead log, by logical replication: pgoutput, protocol version 1
-// without streaming, which sends committed transactions alone, in commit order.
+// Package wal reads the journal's new rows from PostgreSQL's write-ahead log, by logical replication: pgoutput,
+// protocol version 1 without streaming, which sends committed transactions alone, in commit order.
 //
-// A [Stream] has a temporary slot, which is gone with its connection: nothing is left behind on the server, no slot and no WAL. It says nothing about what was
-// committed before it was opened: that is in the journal.
+// A [Stream] has a temporary slot, which is gone with its connection: nothing is left behind on the server, no slot
+// and no WAL. It says nothing about what was committed before it was opened: that is in the journal.
 package wal
 
 import (
@@ -20,6 +20,8 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
+
+	"topostream/pgbus/postgres"
 )
 
 // Pace of the conversation while the stream is idle. PostgreSQL is told the same patience as SenderTimeout.
@@ -46,29 +48,17 @@ func Connect(ctx context.Context, cfg *pgx.ConnConfig, name string) (*Conn, erro
 	}
 	maps.Copy(c.RuntimeParams, map[string]string{
 		"replication": "database", "wal_sender_timeout": SenderTimeout,
-		"TimeZone": "UTC", "DateStyle": "ISO", // the row's text is what [Event.JSON] builds on
+		"TimeZone": "UTC", "DateStyle": "ISO", // the row's text is what [Row.JSON] builds on
 	})
 	conn, err := pgconn.ConnectConfig(ctx, &c.Config)
 	if err != nil {
 		return nil, fmt.Errorf("connect for replication: %w", err)
 	}
-	if err := UseUTF8(ctx, conn); err != nil {
+	if err := postgres.UseUTF8(ctx, conn); err != nil {
 		(&Conn{conn}).Close()
 		return nil, err
 	}
 	return &Conn{conn}, nil
-}
-
-// UseUTF8 has PostgreSQL speak UTF-8 whatever the database's encoding is: by default it speaks that. From a database in SQL_ASCII it can only take what is
-// there, and would refuse to send what is no UTF-8.
-func UseUTF8(ctx context.Context, conn *pgconn.PgConn) error {
-	if conn.ParameterStatus("client_encoding") == "UTF8" || conn.ParameterStatus("server_encoding") == "SQL_ASCII" {
-		return nil
-	}
-	if err := conn.Exec(ctx, "SET client_encoding = 'UTF8'").Close(); err != nil {
-		return fmt.Errorf("ask for UTF-8: %w", err)
-	}
-	return nil
 }
 
 // PID is the server process's, for pg_blocking_pids and pg_stat_replication.
@@ -96,9 +86,10 @@ func (c *Conn) Close() {
 	_ = c.conn.Close(ctx) // it is gone either way
 }
 
-// Open makes a temporary slot and starts it: whatever commits after Open began to return will be read. PostgreSQL makes a slot only once every transaction
-// that was open in the whole cluster has ended, so Open may take as long as they do; the end of ctx ends it, and the connection. A standby also needs the primary
-// to log its running transactions: pg_log_standby_snapshot.
+// Open makes a temporary slot and starts it: whatever commits after Open began to return will be read. PostgreSQL
+// makes a slot only once every transaction that was open in the whole cluster has ended, so Open may take as long as
+// they do; the end of ctx ends it, and the connection. A standby also needs the primary to log its running
+// transactions: pg_log_standby_snapshot.
 func (c *Conn) Open(ctx context.Context, publication string, standby bool) (*Stream, error) {
 	// The last setting does not exist on every platform.
 	for _, set := range []string{"SET statement_timeout = 0", "SET lock_timeout = 0", "SET client_connection_check_interval = '2s'"} {
@@ -127,14 +118,16 @@ func (c *Conn) Open(ctx context.Context, publication string, standby bool) (*Str
 	return &Stream{conn: c.conn, relations: map[uint32]columns{}}, nil
 }
 
-// createSlot uses the function and not CREATE_REPLICATION_SLOT, which does not look whether its client is still there while it waits for a transaction
-// (src/backend/tcop/postgres.c arms that check for SQL statements alone): a server that is killed then would leave its slot until the transaction's end.
+// createSlot uses the function and not CREATE_REPLICATION_SLOT, which does not look whether its client is still there
+// while it waits for a transaction (src/backend/tcop/postgres.c arms that check for SQL statements alone): a server
+// that is killed then would leave its slot until the transaction's end.
 func (c *Conn) createSlot(ctx context.Context, slot string) error {
 	return c.conn.Exec(ctx, "SELECT pg_create_logical_replication_slot('"+slot+"', 'pgoutput', true)").Close()
 }
 
-// createSlotOnStandby uses the command: there it waits for WAL and looks at its client meanwhile (WalSndWaitForWal in src/backend/replication/walsender.c), and
-// unlike the function's statement it has no snapshot that replay would have to wait for.
+// createSlotOnStandby uses the command: there it waits for WAL and looks at its client meanwhile (WalSndWaitForWal in
+// src/backend/replication/walsender.c), and unlike the function's statement it has no snapshot that replay would have
+// to wait for.
 func (c *Conn) createSlotOnStandby(ctx context.Context, slot string) error {
 	_, err := pglogrepl.CreateReplicationSlot(ctx, c.conn, slot, "pgoutput", pglogrepl.CreateReplicationSlotOptions{
 		Temporary: true, SnapshotAction: "NOEXPORT_SNAPSHOT", Mode: pglogrepl.LogicalReplication,
@@ -163,12 +156,13 @@ type Stream struct {
 	received  pglogrepl.LSN // everything before it has been handed over
 }
 
-// Run reads until ctx ends, idle says false, or the connection breaks, and hands each inserted row to event in commit order. idle is called about once a second;
-// an error of ctx's end is ctx's cause.
-func (s *Stream) Run(ctx context.Context, event func(Event), idle func() bool) error {
+// Run reads until ctx ends, idle says false, or the connection breaks, and hands each inserted row to event in commit
+// order. idle is called about once a second; an error of ctx's end is ctx's cause.
+func (s *Stream) Run(ctx context.Context, event func(Row), idle func() bool) error {
 	// One deadline for many messages: a context for each would cost a goroutine for each.
 	socket := s.conn.Conn()
-	defer context.AfterFunc(ctx, func() { _ = socket.SetReadDeadline(time.Unix(1, 0)) })() // a closed socket says so when it is read
+	// a closed socket says so when it is read
+	defer context.AfterFunc(ctx, func() { _ = socket.SetReadDeadline(time.Unix(1, 0)) })()
 	heard, asked := time.Now(), false
 	for {
 		if !idle() {
@@ -222,7 +216,7 @@ func (s *Stream) confirm(answer bool) error {
 }
 
 // take handles one message of the replication protocol.
-func (s *Stream) take(message pgproto3.BackendMessage, event func(Event)) error {
+func (s *Stream) take(message pgproto3.BackendMessage, event func(Row)) error {
 	switch m := message.(type) {
 	case *pgproto3.CopyData:
 		return s.takeCopyData(m.Data, event)
@@ -234,7 +228,7 @@ func (s *Stream) take(message pgproto3.BackendMessage, event func(Event)) error 
 	return nil // a notice or a changed parameter
 }
 
-func (s *Stream) takeCopyData(data []byte, event func(Event)) error {
+func (s *Stream) takeCopyData(data []byte, event func(Row)) error {
 	if len(data) == 0 {
 		return errors.New("an empty message")
 	}
@@ -260,7 +254,7 @@ func (s *Stream) takeCopyData(data []byte, event func(Event)) error {
 	return nil
 }
 
-func (s *Stream) takeChange(x pglogrepl.XLogData, event func(Event)) error {
+func (s *Stream) takeChange(x pglogrepl.XLogData, event func(Row)) error {
 	message, err := pglogrepl.Parse(x.WALData)
 	if err != nil {
 		return err

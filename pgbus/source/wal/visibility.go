@@ -11,10 +11,12 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
-// The WAL may tell of a commit before any statement can see it: PostgreSQL flushes a commit, waits for a synchronous standby, however long that takes, and only
-// then shows it. Without such a standby the time between is short, and not nothing.
+// The WAL may tell of a commit before any statement can see it: PostgreSQL flushes a commit, waits for a synchronous
+// standby, however long that takes, and only then shows it. Without such a standby the time between is short, and not
+// nothing.
 
-// A Visibility is what a snapshot sees: pg_snapshot, with the lower halves of its transactions' numbers, as the replication protocol gives them.
+// A Visibility is what a snapshot sees: pg_snapshot, with the lower halves of its transactions' numbers, as the
+// replication protocol gives them.
 type Visibility struct {
 	Next    uint32   // the first one that had not begun
 	Running []uint32 // those that had not ended

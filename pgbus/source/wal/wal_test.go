@@ -20,7 +20,7 @@ import (
 const publication = `CREATE PUBLICATION topostream FOR TABLE topology_events WITH (publish = 'insert')`
 
 // read opens a stream on db and hands over its events until the test ends.
-func read(t *testing.T, db *pgtest.DB) <-chan Event {
+func read(t *testing.T, db *pgtest.DB) <-chan Row {
 	t.Helper()
 	cfg, err := pgx.ParseConfig(db.URL)
 	must(t, err)
@@ -29,10 +29,10 @@ func read(t *testing.T, db *pgtest.DB) <-chan Event {
 	s, err := conn.Open(t.Context(), "topostream", false)
 	must(t, err)
 	ctx, cancel := context.WithCancelCause(context.Background())
-	events, done := make(chan Event, 100), make(chan error, 1)
+	events, done := make(chan Row, 100), make(chan error, 1)
 	ended := errors.New("the test has ended")
 	go func() {
-		done <- s.Run(ctx, func(e Event) {
+		done <- s.Run(ctx, func(e Row) {
 			select {
 			case events <- e:
 			case <-ctx.Done():
@@ -57,7 +57,7 @@ func must(t *testing.T, err error) {
 }
 
 // await gives the next event.
-func await(t *testing.T, events <-chan Event) Event {
+func await(t *testing.T, events <-chan Row) Row {
 	t.Helper()
 	select {
 	case e := <-events:
@@ -65,7 +65,7 @@ func await(t *testing.T, events <-chan Event) Event {
 	case <-time.After(30 * time.Second):
 		t.Fatal("no event came")
 	}
-	return Event{}
+	return Row{}
 }
 
 func TestTheJSONOfARowIsTheEncodersByteForByte(t *testing.T) {
@@ -96,7 +96,7 @@ func TestTheJSONOfARowIsTheEncodersByteForByte(t *testing.T) {
 				if err := conn.QueryRow(context.Background(), insert, seq, kind, payload, at).Scan(&want); err != nil {
 					t.Fatalf("%v: %v", payload, err)
 				}
-				var e Event
+				var e Row
 				select {
 				case e = <-events:
 				case <-time.After(30 * time.Second):

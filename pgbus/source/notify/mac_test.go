@@ -1,4 +1,4 @@
-package pgbus
+package notify
 
 import (
 	"crypto/hmac"

@@ -1,9 +1,0 @@
-package pgbus
-
-import (
-	"testing"
-
-	"topostream/pgbus/pgtest"
-)
-
-func TestMain(m *testing.M) { pgtest.Main(m) }
