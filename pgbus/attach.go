@@ -70,15 +70,27 @@ func (b *Bus) attachBatch(ctx context.Context, ids []stream.TopologyID) {
 		return
 	}
 	b.stats.AttachTransactions.Add(1)
-	found := make(map[stream.TopologyID]journal.Light, len(lights))
-	var below []stream.TopologyID // of the history's epoch
+	b.attached(ids, lights, h, subscribed)
+	b.raise(ctx, h, below(lights, h))
+}
+
+// below gives the topologies that have not entered the history's epoch.
+func below(lights []journal.Light, h postgres.History) (ids []stream.TopologyID) {
 	for _, l := range lights {
-		found[l.Topology] = l
 		if !l.Raised(h) {
-			below = append(below, l.Topology)
+			ids = append(ids, l.Topology)
 		}
 	}
-	b.raise(ctx, h, below)
+	return ids
+}
+
+// attached tells the registry what light snapshots of history h have shown of topologies that are taken from it, but for those
+// that have not entered h's epoch. subscribed tells whether LISTEN took effect with them.
+func (b *Bus) attached(ids []stream.TopologyID, lights []journal.Light, h postgres.History, subscribed bool) {
+	found := make(map[stream.TopologyID]journal.Light, len(lights))
+	for _, l := range lights {
+		found[l.Topology] = l
+	}
 	var attached []*attachment
 	for _, id := range ids {
 		l, ok := found[id]

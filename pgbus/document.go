@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -25,8 +26,8 @@ var errPruned = errors.New("retention removes events faster than the document is
 
 // DocumentReads are the reads of documents that are under way: one for each attachment, with and without the graph.
 type documentReads struct {
-	mu    sync.Mutex
-	calls map[documentKey]*documentRead
+	mu      sync.Mutex
+	waiting map[documentKey][]chan documentResult // each has one place; who is told takes its own
 }
 
 type documentKey struct {
@@ -34,21 +35,53 @@ type documentKey struct {
 	graph      bool
 }
 
-// A documentRead is shared by all who wait for it. (A single flight of golang.org/x/sync cannot count them, and each
-// must have a hold on the memory of its own.)
-type documentRead struct {
-	done     chan struct{}
-	waiting  int // under documentReads.mu
+// A documentResult is one client's own handle, or an error.
+type documentResult struct {
 	snapshot *stream.Snapshot
 	err      error
 }
 
-func newDocumentReads() documentReads { return documentReads{calls: map[documentKey]*documentRead{}} }
+func newDocumentReads() documentReads {
+	return documentReads{waiting: map[documentKey][]chan documentResult{}}
+}
 
-// document gives a document that the attachment's feed continues: the last one while it is fresh, else one that is
-// read now, once for all who wait. The caller releases it. Any moment will do, because the feed holds every event
-// since the topology was attached. A document with the graph is not kept: a graph changes without an event when
-// somebody writes to it by hand.
+// join waits for a document together with others; first tells that nobody reads it yet. (A single flight of golang.org/x/sync
+// cannot give each its own handle.)
+func (d *documentReads) join(key documentKey) (result chan documentResult, first bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	others, underWay := d.waiting[key]
+	result = make(chan documentResult, 1)
+	d.waiting[key] = append(others, result)
+	return result, !underWay
+}
+
+// leave takes back what join asked for.
+func (d *documentReads) leave(key documentKey, result chan documentResult) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if i := slices.Index(d.waiting[key], result); i >= 0 {
+		d.waiting[key] = slices.Delete(d.waiting[key], i, i+1)
+		return
+	}
+	r := <-result // it came at the same moment
+	r.snapshot.Release()
+}
+
+// finish gives all who wait what was read. Who comes from now on has it read anew.
+func (d *documentReads) finish(key documentKey, snapshot *stream.Snapshot, err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, result := range d.waiting[key] {
+		result <- documentResult{snapshot.Retain(), err}
+	}
+	delete(d.waiting, key)
+	snapshot.Release()
+}
+
+// document gives a document that the attachment's feed continues: the last one while it is fresh, else one that is read now,
+// once for all who wait. The caller releases it. Any moment will do, because the feed holds every event since the topology was
+// attached. A document with the graph is not kept: a graph changes without an event when somebody writes to it by hand.
 func (b *Bus) document(ctx context.Context, a *attachment, graph bool) (*stream.Snapshot, error) {
 	if !graph {
 		if s := a.feed.Document(staleEvents, staleBytes); s != nil {
@@ -56,50 +89,28 @@ func (b *Bus) document(ctx context.Context, a *attachment, graph bool) (*stream.
 		}
 	}
 	key := documentKey{a, graph}
-	d := &b.reads
-	d.mu.Lock()
-	call := d.calls[key]
-	if call == nil {
-		call = &documentRead{done: make(chan struct{})}
-		d.calls[key] = call
-		b.tasks.spawn(func(ctx context.Context) { b.readDocument(ctx, key, call) })
+	result, first := b.reads.join(key)
+	if first {
+		b.tasks.spawn(func(ctx context.Context) { b.readDocument(ctx, key) })
 	}
-	call.waiting++
-	d.mu.Unlock()
 	select {
-	case <-call.done:
-		return call.snapshot, call.err
+	case r := <-result:
+		return r.snapshot, r.err
 	case <-ctx.Done():
+		b.reads.leave(key, result)
+		return nil, context.Cause(ctx)
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	select {
-	case <-call.done: // it came at the same moment
-		call.snapshot.Release()
-	default:
-		call.waiting--
-	}
-	return nil, context.Cause(ctx)
 }
 
 // readDocument ends within AttachWait, also when nobody waits any more.
-func (b *Bus) readDocument(ctx context.Context, key documentKey, call *documentRead) {
+func (b *Bus) readDocument(ctx context.Context, key documentKey) {
 	ctx, cancel := context.WithTimeoutCause(ctx, b.cfg.AttachWait, stream.ErrUnavailable)
 	defer cancel()
 	snapshot, err := b.currentDocument(ctx, key.attachment, key.graph)
 	if err == nil && !key.graph {
 		key.attachment.feed.SetDocument(snapshot)
 	}
-	d := &b.reads
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	delete(d.calls, key)
-	for range call.waiting {
-		snapshot.Retain()
-	}
-	snapshot.Release() // the read's own
-	call.snapshot, call.err = snapshot, err
-	close(call.done)
+	b.reads.finish(key, snapshot, err)
 }
 
 // currentDocument reads a document until it is one that the attachment's feed continues.
@@ -183,7 +194,7 @@ func (b *Bus) reach(ctx context.Context, a *attachment, seq stream.Seq) error {
 
 // holds tells whether what follows seq can be had: from the ring, or from the journal.
 func (b *Bus) holds(ctx context.Context, a *attachment, seq stream.Seq) bool {
-	if _, _, inRing := a.feed.BytesSince(seq); inRing {
+	if a.feed.Holds(seq) {
 		return true
 	}
 	_, err := b.pages.of(a).Page(ctx, a.id, seq)

@@ -24,7 +24,7 @@ type Light struct {
 
 // Raised tells whether the topology has entered the history's epoch. One that has not must not be handed out: see
 // Raise.
-func (l Light) Raised(h postgres.History) bool { return l.Head.Seq.Epoch() == stream.Seq(h.Epoch) }
+func (l Light) Raised(h postgres.History) bool { return int64(l.Head.Seq.Epoch()) == h.Epoch }
 
 // lightTimeout bounds the read of light snapshots on the pool.
 const lightTimeout = 3 * time.Second

@@ -9,25 +9,29 @@ import (
 
 	gosse "github.com/tmaxmax/go-sse"
 
+	"topostream/pgbus/source"
 	"topostream/stream"
+	"topostream/stream/sse"
 )
 
-const hintTopology = stream.TopologyID("0190e7b2-0000-7000-8000-000000000001")
+const someTopology = stream.TopologyID("0190e7b2-0000-7000-8000-000000000001")
 
-// signed is a notification with the right mark.
+// signed is a notification with the right MAC.
 func signed(key []byte, message string) string {
 	mac := hmac.New(sha256.New, key)
-	mac.Write([]byte(string(hintTopology) + ":" + message))
-	return "~" + hex.EncodeToString(mac.Sum(nil))[:markLength] + ":" + message
+	mac.Write([]byte(string(someTopology) + ":" + message))
+	return "~" + hex.EncodeToString(mac.Sum(nil))[:macLength] + ":" + message
 }
 
-const encodedEvent = `{"topic":"topology.0190e7b2-0000-7000-8000-000000000001.x.y","type":"x.y","ts":"2026-01-02T03:04:05.000006Z","seq":7,"journaled":true,"payload":{}}`
+const encodedEvent = `{"topic":"topology.` + string(someTopology) + `.x.y","type":"x.y",` +
+	`"ts":"2026-01-02T03:04:05.000006Z","seq":7,"journaled":true,"payload":{}}`
 
-func TestAHintsJSONIsUsedOnlyWhereTheEncoderCouldHaveMadeIt(t *testing.T) {
+func TestANotificationsJSONIsUsedOnlyWhereTheEncoderCouldHaveMadeIt(t *testing.T) {
 	t.Parallel()
 	key := []byte("key")
-	if h, ok := parseHint(key, hintTopology, signed(key, "7 "+encodedEvent)); !ok || h != (hint{7, "x.y", encodedEvent}) {
-		t.Errorf("%+v %v", h, ok)
+	if e, ok := parse(key, someTopology, signed(key, "7 "+encodedEvent)); !ok || jsonOf(e) != encodedEvent ||
+		e.Seq != 7 || e.Type != "x.y" || e.Topology != someTopology {
+		t.Errorf("%+v %v", e, ok)
 	}
 	for what, event := range map[string]string{
 		"none":             "",
@@ -39,38 +43,54 @@ func TestAHintsJSONIsUsedOnlyWhereTheEncoderCouldHaveMadeIt(t *testing.T) {
 		"the end":          strings.ReplaceAll(encodedEvent, "x.y", "deleted"),
 		"no JSON":          encodedEvent + "x",
 	} {
-		if h, ok := parseHint(key, hintTopology, signed(key, "7 "+event)); !ok || h != (hint{seq: 7}) {
-			t.Errorf("%s: %+v %v, want the seq alone", what, h, ok)
+		if e, ok := parse(key, someTopology, signed(key, "7 "+event)); !ok || e.Seq != 7 || e.Type != "" || e.JSON != nil {
+			t.Errorf("%s: %+v %v, want the seq alone", what, e, ok)
 		}
 	}
 	for what, text := range map[string]string{
-		"wrong key": signed([]byte("another"), "7 "+encodedEvent), "no number": signed(key, "x"), "cut": signed(key, "7")[:20], "empty": "", "a tilde": "~",
-		"another mark": signed(key, "7")[:33] + ":8",
+		"wrong key":   signed([]byte("another"), "7 "+encodedEvent),
+		"no number":   signed(key, "x"),
+		"cut":         signed(key, "7")[:20],
+		"empty":       "",
+		"a tilde":     "~",
+		"another MAC": signed(key, "7")[:33] + ":8",
 	} {
-		if h, ok := parseHint(key, hintTopology, text); ok {
-			t.Errorf("%s: %+v is taken for a hint", what, h)
+		if e, ok := parse(key, someTopology, text); ok {
+			t.Errorf("%s: %+v is taken for the triggers' own", what, e)
 		}
 	}
 }
 
-func FuzzSignedHint(f *testing.F) {
-	for _, s := range []string{"7", "7 " + encodedEvent, "7 " + strings.ReplaceAll(encodedEvent, "{}", `"\r\n"`), "7 {}", "x", "7 \n\n"} {
+func FuzzSignedNotification(f *testing.F) {
+	for _, s := range []string{
+		"7", "7 " + encodedEvent, "7 " + strings.ReplaceAll(encodedEvent, "{}", `"\r\n"`), "7 {}", "x", "7 \n\n",
+	} {
 		f.Add(s)
 	}
 	key := []byte("key")
 	f.Fuzz(func(t *testing.T, message string) {
-		h, ok := parseHint(key, hintTopology, signed(key, message))
-		if !ok || h.event == "" {
+		e, ok := parse(key, someTopology, signed(key, message))
+		if !ok || e.JSON == nil {
 			return
 		}
+		frame := sse.Encoder{}.Event(stream.Event{Seq: e.Seq, Type: e.Type, JSON: jsonOf(e)})
 		n := 0
-		for e, err := range gosse.Read(strings.NewReader(string(journalFrame(h.seq, h.kind, h.event).Bytes)), &gosse.ReadConfig{MaxEventSize: 1 << 20}) {
-			if n++; err != nil || e.Type != h.kind || e.LastEventID != h.seq.String() {
-				t.Fatalf("%q: %+v, %v", message, e, err)
+		read := gosse.Read(strings.NewReader(string(frame.Bytes)), &gosse.ReadConfig{MaxEventSize: 1 << 20})
+		for got, err := range read {
+			if n++; err != nil || got.Type != e.Type || got.LastEventID != e.Seq.String() {
+				t.Fatalf("%q: %+v, %v", message, got, err)
 			}
 		}
 		if n != 1 {
 			t.Fatalf("%q: %d events", message, n)
 		}
 	})
+}
+
+func jsonOf(e source.Event) string {
+	if e.JSON == nil {
+		return ""
+	}
+	json, _ := e.JSON()
+	return json
 }
