@@ -21,7 +21,6 @@ import (
 	"topostream/stream"
 )
 
-
 // onWAL gives a database whose triggers leave the events to the WAL.
 func onWAL(t *testing.T, db *pgtest.DB) *pgtest.DB {
 	t.Helper()

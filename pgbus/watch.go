@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"regexp"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -34,7 +35,7 @@ const (
 // A watch is what the watch remembers.
 type watch struct {
 	again   wait.Signal // the setting may have changed
-	advised bool        // wal was advised
+	advised atomic.Bool // wal was advised
 }
 
 // watchLoop looks at start, at the heartbeat's pace, and when the setting may have changed.
@@ -135,14 +136,14 @@ func (b *Bus) queuePinnedBy(ctx context.Context) (pid int64, err error) {
 func (b *Bus) adviseWAL(ctx context.Context) error {
 	const version = `SELECT current_setting('server_version_num')::int`
 	attached := len(b.registry.all())
-	if b.watch.advised || attached <= b.cfg.ManyChannels || b.sources.listener == nil || b.sources.mode.walWanted() {
+	if b.watch.advised.Load() || attached <= b.cfg.ManyChannels || b.sources.listener == nil || b.sources.mode.walWanted() {
 		return nil
 	}
 	var v int
 	if err := b.cfg.Pool.QueryRow(ctx, version).Scan(&v); err != nil {
 		return fmt.Errorf("ask for PostgreSQL's version: %w", err)
 	}
-	b.watch.advised = true
+	b.watch.advised.Store(true)
 	if v >= listWalked {
 		return nil
 	}
