@@ -6,7 +6,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"topostream/pgbus/postgres"
 	"topostream/pgbus/setting"
 	"topostream/pgbus/wait"
 )
@@ -24,8 +23,8 @@ func newDatabase() database {
 
 // facts are what is looked for.
 type facts struct {
-	bus     string
-	history postgres.History
+	bus    string
+	server time.Time // when it started, which tells it from others
 }
 
 // watchDatabase looks at start, when LISTEN tells of a change, and at the poll's pace.
@@ -54,26 +53,26 @@ func (w *Worker) watchDatabase(ctx context.Context) {
 }
 
 func (w *Worker) readFacts(ctx context.Context) (f facts, _ error) {
-	const query = `SELECT topology_bus(), ` + postgres.Columns + ` FROM topology_identity()`
+	const query = `SELECT topology_bus(), pg_postmaster_start_time()`
 	ctx, cancel := context.WithTimeout(ctx, w.cfg.LockTimeout)
 	defer cancel()
-	if err := w.cfg.Pool.QueryRow(ctx, query).Scan(append([]any{&f.bus}, f.history.Targets()...)...); err != nil {
+	if err := w.cfg.Pool.QueryRow(ctx, query).Scan(&f.bus, &f.server); err != nil {
 		return f, fmt.Errorf("read the bus: %w", err)
 	}
 	return f, nil
 }
 
-// adopt does what a change asks for. When a standby was promoted, the pool may lead there, behind a pooler without any
-// connection's end, while an old primary that still lives answers the sources, and tells of nothing new.
+// adopt does what a change asks for. Behind a pooler the pool may lead to another server from one statement to the next,
+// as over a promotion, and no connection ends: an old primary that still lives answers the sources, and has nothing
+// new to tell.
 func (w *Worker) adopt(known, found facts) {
 	if found.bus != known.bus {
 		w.log.Info("the database's bus", "bus", found.bus)
 		w.database.onWAL.Store(found.bus == setting.WAL)
 		w.database.changed.Set()
 	}
-	if known.bus != "" && found.history != known.history {
-		w.log.Warn("the database has another history, by a failover or a restore: connecting anew",
-			"epoch", found.history.Epoch)
+	if known.bus != "" && !found.server.Equal(known.server) {
+		w.log.Info("the pool leads to another server than before, or it was restarted: connecting anew")
 		w.listener.Reconnect()
 		w.wal.Reconnect()
 	}
