@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
+	"time"
 )
 
 // A Topology is a topology's summary. Times are as in events: RFC 3339, UTC, six digits.
@@ -79,6 +80,9 @@ var (
 
 // ErrBusy means that somebody's transaction holds what this one needs; a retry will help when that has ended.
 var ErrBusy = errors.New("another transaction holds the topology: try again")
+
+// KeyLife is how long an idempotency key stands for its mutation.
+const KeyLife = 24 * time.Hour
 
 // MutationStates are all states of mutations.
 func MutationStates() []string { return []string{"pending", "applying", "applied", "failed"} }

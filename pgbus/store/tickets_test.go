@@ -1,4 +1,4 @@
-package pgbus
+package store
 
 import (
 	"context"
@@ -38,11 +38,7 @@ func (*ticketCounter) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEn
 func newTickets(t *testing.T, db *pgtest.DB) (*Tickets, *ticketCounter) {
 	t.Helper()
 	count := &ticketCounter{}
-	pool, err := NewPool(t.Context(), db.URL, func(c *pgxpool.Config) { c.ConnConfig.Tracer = count })
-	must(t, err)
-	b := New(Config{Pool: pool})
-	t.Cleanup(func() { b.close(); b.tasks.Wait(); pool.Close() })
-	return NewTickets(b), count
+	return NewTickets(newPool(t, db, func(c *pgxpool.Config) { c.ConnConfig.Tracer = count })), count
 }
 
 func mint(t *testing.T, tickets *Tickets, p stream.Principal) string {
@@ -61,8 +57,13 @@ func TestATicketStandsOnceForWhoMintedItOnEveryServer(t *testing.T) {
 	for _, p := range []stream.Principal{
 		{Subject: "ada", Role: stream.RoleViewer, Expires: hour},
 		{Role: stream.RoleAdmin, Topologies: []stream.TopologyID{}, Expires: hour},
-		{Subject: "a\x00b \xff ü", Role: stream.RoleViewer, Topologies: []stream.TopologyID{"00000000-0000-4000-8000-000000000000", "00000000-0000-4000-8000-000000000001"}},
-		{Subject: strings.Repeat("ä", 100_000), Role: stream.RoleViewer, Expires: time.Date(9999, 12, 31, 0, 0, 0, 0, time.UTC)},
+		{Subject: "a\x00b \xff ü", Role: stream.RoleViewer, Topologies: []stream.TopologyID{
+			"00000000-0000-4000-8000-000000000000", "00000000-0000-4000-8000-000000000001",
+		}},
+		{
+			Subject: strings.Repeat("ä", 100_000), Role: stream.RoleViewer,
+			Expires: time.Date(9999, 12, 31, 0, 0, 0, 0, time.UTC),
+		},
 	} {
 		ticket := mint(t, here, p)
 		got, err := there.Redeem(t.Context(), ticket)
@@ -99,7 +100,8 @@ func TestOnlyTheHashOfATicketIsStored(t *testing.T) {
 		t.Errorf("the row %s holds the ticket", all)
 	}
 	// A crash brings back no ticket that was used, also where synchronous_commit is off.
-	if kind := pgtest.Scan[string](t, conn, `SELECT relpersistence::text FROM pg_class WHERE oid = 'sse_tickets'::regclass`); kind != "u" {
+	const persistence = `SELECT relpersistence::text FROM pg_class WHERE oid = 'sse_tickets'::regclass`
+	if kind := pgtest.Scan[string](t, conn, persistence); kind != "u" {
 		t.Errorf("the table's persistence is %s", kind)
 	}
 }
@@ -112,7 +114,8 @@ func TestATicketLivesAMinuteAndNoLongerThanItsToken(t *testing.T) {
 		token     time.Duration // of the token, 0: it never ends
 		low, high time.Duration
 	}{
-		{0, time.Minute, time.Minute}, {time.Hour, time.Minute, time.Minute}, {40 * time.Second, 1, 40 * time.Second}, {-time.Second, 0, 0},
+		{0, time.Minute, time.Minute}, {time.Hour, time.Minute, time.Minute},
+		{40 * time.Second, 1, 40 * time.Second}, {-time.Second, 0, 0},
 	} {
 		p := stream.Principal{Subject: "ada", Role: stream.RoleViewer}
 		if c.token != 0 {
@@ -123,13 +126,14 @@ func TestATicketLivesAMinuteAndNoLongerThanItsToken(t *testing.T) {
 			t.Errorf("a token of %s: %s, %v", c.token, life, err)
 		}
 	}
-	const late = `SELECT count(*) FROM sse_tickets WHERE expires > token_expires OR expires > clock_timestamp() + interval '1 minute'`
+	const late = `
+SELECT count(*) FROM sse_tickets WHERE expires > token_expires OR expires > clock_timestamp() + interval '1 minute'`
 	if n := pgtest.Scan[int](t, db.Conn(t), late); n != 0 {
 		t.Errorf("%d tickets live too long", n)
 	}
 }
 
-func TestAnExpiredTicketIsNoneAndIsPruned(t *testing.T) {
+func TestAnExpiredTicketIsNone(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
 	conn := db.Conn(t)
@@ -141,22 +145,9 @@ func TestAnExpiredTicketIsNoneAndIsPruned(t *testing.T) {
 	if _, err := tickets.Redeem(t.Context(), old); !errors.Is(err, stream.ErrNoTicket) {
 		t.Errorf("the expired one: %v", err)
 	}
-	pgtest.Exec(t, conn, `INSERT INTO sse_tickets (hash, subject, role, expires) SELECT sha256(i::text::bytea), '', 'viewer', now() - interval '1 s' FROM generate_series(1, $1::int) i`, pruneBatch)
-	if n, err := PruneTickets(t.Context(), tickets.pool); err != nil || n != pruneBatch+1 {
-		t.Errorf("pruned %d, %v", n, err)
-	}
 	if _, err := tickets.Redeem(t.Context(), good); err != nil {
 		t.Errorf("the other one: %v", err)
 	}
-}
-
-func TestAServerThatRunsPrunesTickets(t *testing.T) {
-	t.Parallel()
-	db := pgtest.New(t)
-	conn := db.Conn(t)
-	pgtest.Exec(t, conn, `INSERT INTO sse_tickets (hash, subject, role, expires) VALUES ('', '', 'viewer', now())`)
-	startBus(t, db, func(c *Config) { c.PruneEvery = 10 * time.Millisecond })
-	pgtest.Eventually(t, "pruning", func() bool { return pgtest.Scan[int](t, conn, `SELECT count(*) FROM sse_tickets`) == 0 })
 }
 
 // blocked holds the table of tickets until free is called.
@@ -169,20 +160,20 @@ func blocked(t *testing.T, db *pgtest.DB) (free func()) {
 }
 
 // waits tells how many wait for the run after the one that is under way.
-func waits[Q, A any](g *together[Q, A]) int {
+func waits[Q, A any](g *batcher[Q, A]) int {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return len(g.waiting)
 }
 
-func TestThoseWhoWaitTogetherShareATransaction(t *testing.T) {
+func TestThoseWhoWaitAtTheSameTimeShareATransaction(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
 	tickets, count := newTickets(t, db)
 	watcher := db.Conn(t)
 	const n = 2*ticketBatch + 1
 	var all sync.Map
-	together := func(what string, waiting func() int, one func(i int) error) {
+	atOnce := func(what string, waiting func() int, one func(i int) error) {
 		free := blocked(t, db)
 		var clients sync.WaitGroup
 		errs := make([]error, n)
@@ -196,13 +187,13 @@ func TestThoseWhoWaitTogetherShareATransaction(t *testing.T) {
 		clients.Wait()
 		must(t, errors.Join(errs...))
 	}
-	together("mint", func() int { return waits(&tickets.mint) }, func(i int) error {
+	atOnce("mint", func() int { return waits(&tickets.mint) }, func(i int) error {
 		subject := strconv.Itoa(i)
 		ticket, _, err := tickets.Mint(t.Context(), stream.Principal{Subject: subject, Role: stream.RoleViewer})
 		all.Store(subject, ticket)
 		return err
 	})
-	together("redeem", func() int { return waits(&tickets.redeem) }, func(i int) error {
+	atOnce("redeem", func() int { return waits(&tickets.redeem) }, func(i int) error {
 		subject := strconv.Itoa(i)
 		ticket, _ := all.Load(subject)
 		p, err := tickets.Redeem(t.Context(), ticket.(string)) //nolint:forcetypeassert // stored above
@@ -212,11 +203,12 @@ func TestThoseWhoWaitTogetherShareATransaction(t *testing.T) {
 		return err
 	})
 	if minted, redeemed := count.minted.Load(), count.redeemed.Load(); minted != 3 || redeemed != 3 {
-		t.Errorf("%d transactions minted and %d redeemed %d tickets, want 3 and 3: one for the first, two full ones", minted, redeemed, n)
+		t.Errorf("%d transactions minted and %d redeemed %d tickets, want 3 and 3: one for the first, two full ones",
+			minted, redeemed, n)
 	}
 }
 
-func TestOfThoseWhoWaitTogetherForOneTicketOneGetsIt(t *testing.T) {
+func TestOfThoseWhoWaitAtTheSameTimeForOneTicketOneGetsIt(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
 	tickets, count := newTickets(t, db)
@@ -258,9 +250,11 @@ func TestWhatCannotBeATicketCostsNoStatement(t *testing.T) {
 	tickets, count := newTickets(t, db)
 	ticket := mint(t, tickets, stream.Principal{Role: stream.RoleViewer})
 	for _, garbage := range []string{
-		"", "x", ticket[1:], ticket + "A", ticket + "=", ticket[:42] + "=", ticket[:42] + "+", ticket[:42] + "B", ticket[:42] + "\n", strings.Repeat("A", 1<<20), strings.Repeat("\x00", 43),
+		"", "x", ticket[1:], ticket + "A", ticket + "=", ticket[:42] + "=", ticket[:42] + "+", ticket[:42] + "B",
+		ticket[:42] + "\n", strings.Repeat("A", 1<<20), strings.Repeat("\x00", 43),
 	} {
-		if _, err := tickets.Redeem(t.Context(), garbage); err != stream.ErrNoTicket { //nolint:errorlint // bare, so that it quotes nothing
+		_, err := tickets.Redeem(t.Context(), garbage)
+		if err != stream.ErrNoTicket { //nolint:errorlint // bare, so that it quotes nothing
 			t.Errorf("%.50q: %v", garbage, err)
 		}
 	}
@@ -313,7 +307,10 @@ func TestWhoRacesForATicketAtAStricterIsolationLevelFailsNobody(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
 	conn := db.Conn(t)
-	pgtest.Exec(t, conn, `DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET default_transaction_isolation = ''serializable''', current_database()); END $$`)
+	pgtest.Exec(t, conn, `
+DO $$ BEGIN
+	EXECUTE format('ALTER DATABASE %I SET default_transaction_isolation = ''serializable''', current_database());
+END $$`)
 	holder := db.Conn(t)
 	servers := make([]*Tickets, 2)
 	for i := range servers {
@@ -380,24 +377,15 @@ func TestATicketThatCouldNotBeAskedForIsStillGood(t *testing.T) {
 	}
 }
 
-func TestWithoutADatabaseOrABusTheErrorsSaySo(t *testing.T) {
+func TestWithoutADatabaseTheErrorsSaySo(t *testing.T) {
 	t.Parallel()
-	pool, err := NewPool(t.Context(), "postgres://x:y@127.0.0.1:1/z")
-	must(t, err)
-	defer pool.Close()
-	b := New(Config{Pool: pool})
-	tickets := NewTickets(b)
+	tickets := NewTickets(newPool(t, &pgtest.DB{URL: "postgres://x:y@127.0.0.1:1/z"}))
 	ticket := strings.Repeat("A", 43)
-	_, err = tickets.Redeem(t.Context(), ticket)
+	_, err := tickets.Redeem(t.Context(), ticket)
 	if !errors.Is(err, stream.ErrUnavailable) || strings.Contains(err.Error(), ticket) {
 		t.Errorf("redeem: %v", err)
 	}
 	if _, _, err := tickets.Mint(t.Context(), stream.Principal{}); !errors.Is(err, stream.ErrUnavailable) {
 		t.Errorf("mint: %v", err)
-	}
-	b.close()
-	b.tasks.Wait()
-	if _, err := tickets.Redeem(t.Context(), ticket); !errors.Is(err, stream.ErrClosed) {
-		t.Errorf("a closed bus: %v", err)
 	}
 }

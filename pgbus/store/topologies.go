@@ -1,44 +1,18 @@
-package pgbus
+package store
 
 import (
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"log/slog"
 	"strings"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
-	"github.com/jackc/pgx/v5/pgxpool"
-	"golang.org/x/sync/semaphore"
 
 	"topostream/pgbus/graph"
 	"topostream/stream"
 )
-
-// Store implements stream.Store on PostgreSQL. Make it with NewStore.
-//
-// It takes at most half of the pool's connections at a time, so that the streams' reads always find one: a lock that somebody forgot makes
-// writers wait, and nobody else.
-type Store struct {
-	pool      *pgxpool.Pool
-	log       *slog.Logger
-	slots     *semaphore.Weighted
-	turns     turns
-	busyAfter time.Duration
-}
-
-var _ stream.Store = (*Store)(nil)
-
-// NewStore makes a store on a pool from NewPool.
-func NewStore(pool *pgxpool.Pool, log *slog.Logger) *Store {
-	if log == nil {
-		log = slog.New(slog.DiscardHandler)
-	}
-	return &Store{pool: pool, log: log, slots: semaphore.NewWeighted(int64(max(pool.Config().MaxConns/2, 1))), busyAfter: busyAfter}
-}
 
 // CreateTopology implements stream.Store.
 func (s *Store) CreateTopology(ctx context.Context, t stream.NewTopology) (created stream.Topology, _ error) {
@@ -173,8 +147,4 @@ func lockTopology(ctx context.Context, tx pgx.Tx, id stream.TopologyID) error {
 		return stream.ErrNotFound
 	}
 	return nil
-}
-
-func conflict(kind error, format string, args ...any) error {
-	return &stream.ConflictError{Kind: kind, Detail: fmt.Sprintf(format, args...)}
 }

@@ -1,4 +1,4 @@
-package pgbus
+package store
 
 import (
 	"context"
@@ -56,19 +56,16 @@ SELECT status, version, CASE WHEN $2 THEN (SELECT count(*) FROM mutations m WHER
 	return nil
 }
 
-// keyLife is how long an idempotency key stands for its mutation.
-const keyLife = "24 hours"
-
 // findKey gives the mutation that the request's key stands for, empty if none. The topology's row is locked, so of requests that race one is the first.
 func findKey(ctx context.Context, tx pgx.Tx, id stream.TopologyID, m stream.NewMutation) (found stream.MutationID, _ error) {
 	const query = `
 SELECT mutation_id::text, body = $4 FROM mutation_keys
- WHERE topology_id = $1::text::uuid AND subject = $2 AND key = $3 AND created_at > clock_timestamp() - $5::text::interval`
+ WHERE topology_id = $1::text::uuid AND subject = $2 AND key = $3 AND created_at > clock_timestamp() - $5::bigint * interval '1 microsecond'`
 	if m.IdempotencyKey == "" {
 		return "", nil
 	}
 	var same bool
-	err := tx.QueryRow(ctx, query, string(id), m.RequestedBy, m.IdempotencyKey, m.Body[:], keyLife).Scan(&found, &same)
+	err := tx.QueryRow(ctx, query, string(id), m.RequestedBy, m.IdempotencyKey, m.Body[:], stream.KeyLife.Microseconds()).Scan(&found, &same)
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
 		return "", nil

@@ -1,4 +1,4 @@
-package pgbus
+package store
 
 import (
 	"context"
@@ -16,20 +16,24 @@ import (
 )
 
 const (
-	ticketSize      = 32   // bytes of randomness
-	ticketsOfOne    = 1000 // that one subject may have unused, about: who mints on several servers at the same moment may get some more
-	ticketBatch     = 500  // in one transaction
-	ticketWait      = 5 * time.Second
-	ticketStatement = 4 * time.Second // what one transaction may take: less than who waits, so that the next one still helps some of them
+	ticketSize  = 32  // bytes of randomness
+	ticketBatch = 500 // in one transaction
+	// ticketsOfOne is how many one subject may have unused, about: who mints on several servers at the same moment may get
+	// some more.
+	ticketsOfOne = 1000
+	ticketWait   = 5 * time.Second
+	// ticketStatement is what one transaction may take: less than who waits, so that the next one still helps some of them.
+	ticketStatement = 4 * time.Second
 )
 
 // Tickets implement stream.Tickets on PostgreSQL. Make them with NewTickets.
 //
-// Those who wait together share a transaction, and a client that asks while nobody does has one at once. It takes two of the pool's connections at most.
+// Those who wait at the same time share a transaction, and a client that asks while nobody does has one at once. It takes
+// two of the pool's connections at most, and no goroutine: a transaction belongs to one of those who wait for it.
 type Tickets struct {
 	pool   *pgxpool.Pool
-	mint   together[newTicket, minted]
-	redeem together[ticketHash, redeemed]
+	mint   batcher[newTicket, minted]
+	redeem batcher[ticketHash, redeemed]
 }
 
 var _ stream.Tickets = (*Tickets)(nil)
@@ -51,11 +55,11 @@ type redeemed struct {
 	ok        bool
 }
 
-// NewTickets makes tickets that use b's pool and end with it.
-func NewTickets(b *Bus) *Tickets {
-	t := &Tickets{pool: b.cfg.Pool}
-	t.mint = together[newTicket, minted]{most: ticketBatch, run: t.mintAll, spawn: b.spawn}
-	t.redeem = together[ticketHash, redeemed]{most: ticketBatch, run: t.redeemAll, spawn: b.spawn}
+// NewTickets makes tickets that are kept in a pool's database.
+func NewTickets(pool *pgxpool.Pool) *Tickets {
+	t := &Tickets{pool: pool}
+	t.mint.most, t.mint.run = ticketBatch, t.mintAll
+	t.redeem.most, t.redeem.run = ticketBatch, t.redeemAll
 	return t
 }
 
@@ -101,12 +105,16 @@ func (t *Tickets) mintAll(ctx context.Context, tickets []newTicket) ([]minted, e
 	const insert = `
 WITH clock AS MATERIALIZED (SELECT clock_timestamp() AS now),
      asked AS MATERIALIZED (
-       SELECT hash, subject, role, topologies::uuid[] AS topologies, token_expires, row_number() OVER (PARTITION BY subject) AS nth
-         FROM unnest($1::bytea[], $2::bytea[], $3::text[], $4::text[], $5::timestamptz[]) AS a (hash, subject, role, topologies, token_expires)),
+       SELECT hash, subject, role, topologies::uuid[] AS topologies, token_expires,
+              row_number() OVER (PARTITION BY subject) AS nth
+         FROM unnest($1::bytea[], $2::bytea[], $3::text[], $4::text[], $5::timestamptz[])
+              AS a (hash, subject, role, topologies, token_expires)),
      unused AS MATERIALIZED (
-       SELECT t.subject, count(*) AS n FROM sse_tickets t, clock WHERE t.subject IN (SELECT subject FROM asked) AND t.expires > clock.now GROUP BY t.subject)
+       SELECT t.subject, count(*) AS n FROM sse_tickets t, clock
+        WHERE t.subject IN (SELECT subject FROM asked) AND t.expires > clock.now GROUP BY t.subject)
 INSERT INTO sse_tickets (hash, subject, role, topologies, token_expires, expires)
-SELECT a.hash, a.subject, a.role, a.topologies, a.token_expires, least(clock.now + $6::bigint * interval '1 microsecond', a.token_expires)
+SELECT a.hash, a.subject, a.role, a.topologies, a.token_expires,
+       least(clock.now + $6::bigint * interval '1 microsecond', a.token_expires)
   FROM asked a CROSS JOIN clock LEFT JOIN unused u ON u.subject = a.subject
  WHERE a.nth + coalesce(u.n, 0) <= $7
 RETURNING hash, (extract(epoch FROM expires - (SELECT now FROM clock)) * 1000000)::bigint`
@@ -122,7 +130,8 @@ RETURNING hash, (extract(epoch FROM expires - (SELECT now FROM clock)) * 1000000
 	}
 	lives := make(map[ticketHash]time.Duration, len(tickets))
 	err := t.transaction(ctx, func(ctx context.Context, tx pgx.Tx) error {
-		rows, err := tx.Query(ctx, insert, hashes, subjects, roles, topologies, expires, stream.TicketLife.Microseconds(), ticketsOfOne)
+		rows, err := tx.Query(ctx, insert, hashes, subjects, roles, topologies, expires,
+			stream.TicketLife.Microseconds(), ticketsOfOne)
 		if err != nil {
 			return fmt.Errorf("mint tickets: %w", err)
 		}
@@ -131,7 +140,8 @@ RETURNING hash, (extract(epoch FROM expires - (SELECT now FROM clock)) * 1000000
 			micros int64
 		)
 		_, err = pgx.ForEachRow(rows, []any{&hash, &micros}, func() error {
-			lives[ticketHash(hash)] = max(time.Duration(micros)*time.Microsecond, 0) // the token has ended by the database's clock
+			life := time.Duration(micros) * time.Microsecond
+			lives[ticketHash(hash)] = max(life, 0) // less: the token has ended by the database's clock
 			return nil
 		})
 		return err
@@ -146,11 +156,12 @@ RETURNING hash, (extract(epoch FROM expires - (SELECT now FROM clock)) * 1000000
 	return out, nil
 }
 
-// redeemAll deletes the tickets that are there, and gives what they stood for to the first who asks for each. Two servers lock
-// them in the same order, so that nobody who knows two tickets can have the transactions of others end in a deadlock.
+// redeemAll deletes the tickets that are there, and gives what they stood for to the first who asks for each. Two servers
+// lock them in the same order, so that nobody who knows two tickets can have the transactions of others end in a deadlock.
 func (t *Tickets) redeemAll(ctx context.Context, hashes []ticketHash) ([]redeemed, error) {
 	const remove = `
-WITH mine AS MATERIALIZED (SELECT hash FROM sse_tickets WHERE hash = ANY ($1::bytea[]) AND expires > clock_timestamp() ORDER BY hash FOR UPDATE)
+WITH mine AS MATERIALIZED (
+       SELECT hash FROM sse_tickets WHERE hash = ANY ($1::bytea[]) AND expires > clock_timestamp() ORDER BY hash FOR UPDATE)
 DELETE FROM sse_tickets t USING mine WHERE t.hash = mine.hash
 RETURNING t.hash, t.subject, t.role, t.topologies::text[], t.token_expires`
 	texts := make([][]byte, len(hashes))
@@ -190,17 +201,14 @@ RETURNING t.hash, t.subject, t.role, t.topologies::text[], t.token_expires`
 	return out, nil
 }
 
-// transaction runs do once. At a stricter isolation level, which a database may have as its default, who comes second to a ticket would fail
-// with all that wait with it.
+// transaction runs do once, for all who wait for it. At a stricter isolation level, which a database may have as its
+// default, who comes second to a ticket would fail with all that wait with it.
 func (t *Tickets) transaction(ctx context.Context, do func(context.Context, pgx.Tx) error) error {
 	const begin = `BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL lock_timeout = '3s'`
-	limited, cancel := context.WithTimeout(ctx, ticketStatement)
+	ctx, cancel := context.WithTimeout(ctx, ticketStatement)
 	defer cancel()
-	err := pgx.BeginTxFunc(limited, t.pool, pgx.TxOptions{BeginQuery: begin}, func(tx pgx.Tx) error { return do(limited, tx) })
-	switch {
-	case err != nil && ctx.Err() != nil:
-		return stream.ErrClosed
-	case err != nil:
+	err := pgx.BeginTxFunc(ctx, t.pool, pgx.TxOptions{BeginQuery: begin}, func(tx pgx.Tx) error { return do(ctx, tx) })
+	if err != nil {
 		return fmt.Errorf("%w: %w", stream.ErrUnavailable, err)
 	}
 	return nil
@@ -228,13 +236,4 @@ func storable(at time.Time) *time.Time {
 		return &latest
 	}
 	return &at
-}
-
-// PruneTickets removes tickets that have expired. Otherwise as Prune. It waits for none that is being redeemed.
-func PruneTickets(ctx context.Context, pool *pgxpool.Pool) (removed int64, err error) {
-	const remove = `
-WITH mine AS MATERIALIZED (SELECT pg_try_advisory_xact_lock(hashtext('topostream.prune'), ('topology_events'::regclass)::oid::int) AS locked)
-DELETE FROM sse_tickets WHERE hash IN (
-       SELECT t.hash FROM sse_tickets t, mine WHERE mine.locked AND t.expires < clock_timestamp() ORDER BY t.expires LIMIT $1 FOR UPDATE OF t SKIP LOCKED)`
-	return inBatches(ctx, pool, remove, pruneBatch)
 }
