@@ -129,7 +129,8 @@ DELETE FROM sse_tickets WHERE hash IN (
 	return inBatches(ctx, pool, remove, batchRows)
 }
 
-// inBatches runs a statement that removes some rows, each time in a transaction of its own, until there are none for it.
+// inBatches runs a statement that removes some rows, each time in a transaction of its own, until there are none for
+// it.
 func inBatches(ctx context.Context, pool *pgxpool.Pool, statement string, args ...any) (removed int64, err error) {
 	for {
 		var n int64
@@ -152,8 +153,8 @@ func inBatches(ctx context.Context, pool *pgxpool.Pool, statement string, args .
 	}
 }
 
-// begin bounds the waits of a transaction, so that who holds one of the rows does not keep every server from pruning, and
-// tells whether it is this server that prunes now: the lock is the one that topology_prune takes.
+// begin bounds the waits of a transaction, so that who holds one of the rows does not keep every server from pruning,
+// and tells whether it is this server that prunes now: the lock is the one that topology_prune takes.
 func begin(ctx context.Context, tx pgx.Tx) (mine bool, err error) {
 	const (
 		limit = `SET LOCAL lock_timeout = '5s'`

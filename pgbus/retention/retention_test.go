@@ -20,8 +20,8 @@ func activeTopology(t *testing.T, conn *pgx.Conn) (id string) {
 	return id
 }
 
-// manyMutations makes mutations and old keys. 2 * batchRows + 2 of the mutations ended two hours ago; 3 and 4 ended just
-// now; 1 is pending, and 2 applying with a time that a person gave it.
+// manyMutations makes mutations and old keys. 2 * batchRows + 2 of the mutations ended two hours ago; 3 and 4 ended
+// just now; 1 is pending, and 2 applying with a time that a person gave it.
 func manyMutations(t *testing.T, conn *pgx.Conn, id string) {
 	t.Helper()
 	const (

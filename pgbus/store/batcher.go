@@ -6,9 +6,10 @@ import (
 	"sync"
 )
 
-// A batcher answers questions in runs: the first at once, and those that come meanwhile share the next run. However many
-// ask, one run is under way. It has no goroutine: a run belongs to one of those who ask, who stays for it, also when its
-// own context has ended. (Libraries of this kind, as graph-gophers/dataloader, let the first wait for others instead.)
+// A batcher answers questions in runs: the first at once, and those that come meanwhile share the next run. However
+// many ask, one run is under way. It has no goroutine: a run belongs to one of those who ask, who stays for it, also
+// when its own context has ended. (Libraries of this kind, as graph-gophers/dataloader, let the first wait for others
+// instead.)
 type batcher[Q, A any] struct {
 	most int                                     // questions in one run
 	run  func(context.Context, []Q) ([]A, error) // answers in the order of the questions; its context never ends
@@ -30,8 +31,8 @@ type answer[A any] struct {
 	err    error
 }
 
-// ask waits for an answer, or for the end of ctx, whose cause it returns then. A question that is given up before its run
-// begins is not asked.
+// ask waits for an answer, or for the end of ctx, whose cause it returns then. A question that is given up before its
+// run begins is not asked.
 func (b *batcher[Q, A]) ask(ctx context.Context, ask Q) (none A, _ error) {
 	q := &question[Q, A]{ask: ask, runs: make(chan struct{}, 1), done: make(chan answer[A], 1)}
 	b.mu.Lock()

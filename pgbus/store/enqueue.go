@@ -34,8 +34,8 @@ func (s *Store) Enqueue(ctx context.Context, id stream.TopologyID, m stream.NewM
 	return enqueued, err
 }
 
-// mayEnqueue compares the topology, whose row is locked, with what the request expects. It is a statement of its own, because one that waits for the lock
-// counts the mutations that were there before.
+// mayEnqueue compares the topology, whose row is locked, with what the request expects. It is a statement of its own,
+// because one that waits for the lock counts the mutations that were there before.
 func mayEnqueue(ctx context.Context, tx pgx.Tx, id stream.TopologyID, expected *int64) error {
 	const query = `
 SELECT status, version, CASE WHEN $2 THEN (SELECT count(*) FROM mutations m WHERE m.topology_id = t.id AND m.state IN ('pending', 'applying')) ELSE 0 END
@@ -56,7 +56,8 @@ SELECT status, version, CASE WHEN $2 THEN (SELECT count(*) FROM mutations m WHER
 	return nil
 }
 
-// findKey gives the mutation that the request's key stands for, empty if none. The topology's row is locked, so of requests that race one is the first.
+// findKey gives the mutation that the request's key stands for, empty if none. The topology's row is locked, so of
+// requests that race one is the first.
 func findKey(ctx context.Context, tx pgx.Tx, id stream.TopologyID, m stream.NewMutation) (found stream.MutationID, _ error) {
 	const query = `
 SELECT mutation_id::text, body = $4 FROM mutation_keys

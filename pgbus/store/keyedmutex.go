@@ -7,9 +7,10 @@ import (
 	"golang.org/x/sync/semaphore"
 )
 
-// A keyedMutex is one mutex for each key, for as long as somebody has it or waits for it; the zero value is ready. Writers
-// of one topology go one after another anyway: those that wait do it here, and not each on a connection that others could
-// use. (The module that does the same, cplieger/keylock, needs a newer Go than this program, and containerd's is internal.)
+// A keyedMutex is one mutex for each key, for as long as somebody has it or waits for it; the zero value is ready.
+// Writers of one topology go one after another anyway: those that wait do it here, and not each on a connection that
+// others could use. (The module that does the same, cplieger/keylock, needs a newer Go than this program, and
+// containerd's is internal.)
 type keyedMutex struct {
 	mu    sync.Mutex
 	locks map[string]*keyLock
@@ -20,7 +21,8 @@ type keyLock struct {
 	users int // who has it, and who waits
 }
 
-// lock waits for the key's mutex, or for the end of ctx, whose cause it returns then. Whoever gets it calls unlock once.
+// lock waits for the key's mutex, or for the end of ctx, whose cause it returns then. Whoever gets it calls unlock
+// once.
 func (k *keyedMutex) lock(ctx context.Context, key string) (unlock func(), err error) {
 	own := k.enter(key)
 	if err := own.one.Acquire(ctx, 1); err != nil {

@@ -18,9 +18,9 @@ import (
 
 // Store implements stream.Store on PostgreSQL. Make it with New.
 //
-// Its transactions take at most a third of the pool's connections, so that the streams' reads always find one: a lock that
-// somebody forgot makes writers wait, and nobody else. (While one of them waits long for a lock, a second connection asks
-// for a moment who holds it.)
+// Its transactions take at most a third of the pool's connections, so that the streams' reads always find one: a lock
+// that somebody forgot makes writers wait, and nobody else. (While one of them waits long for a lock, a second
+// connection asks for a moment who holds it.)
 type Store struct {
 	log        *slog.Logger
 	transactor *postgres.Transactor

@@ -22,14 +22,16 @@ const (
 	// some more.
 	ticketsOfOne = 1000
 	ticketWait   = 5 * time.Second
-	// ticketStatement is what one transaction may take: less than who waits, so that the next one still helps some of them.
+	// ticketStatement is what one transaction may take: less than who waits, so that the next one still helps some of
+	// them.
 	ticketStatement = 4 * time.Second
 )
 
 // Tickets implement stream.Tickets on PostgreSQL. Make them with NewTickets.
 //
-// Those who wait at the same time share a transaction, and a client that asks while nobody does has one at once. It takes
-// two of the pool's connections at most, and no goroutine: a transaction belongs to one of those who wait for it.
+// Those who wait at the same time share a transaction, and a client that asks while nobody does has one at once. It
+// takes two of the pool's connections at most, and no goroutine: a transaction belongs to one of those who wait for
+// it.
 type Tickets struct {
 	pool   *pgxpool.Pool
 	mint   batcher[newTicket, minted]
@@ -156,8 +158,9 @@ RETURNING hash, (extract(epoch FROM expires - (SELECT now FROM clock)) * 1000000
 	return out, nil
 }
 
-// redeemAll deletes the tickets that are there, and gives what they stood for to the first who asks for each. Two servers
-// lock them in the same order, so that nobody who knows two tickets can have the transactions of others end in a deadlock.
+// redeemAll deletes the tickets that are there, and gives what they stood for to the first who asks for each. Two
+// servers lock them in the same order, so that nobody who knows two tickets can have the transactions of others end
+// in a deadlock.
 func (t *Tickets) redeemAll(ctx context.Context, hashes []ticketHash) ([]redeemed, error) {
 	const remove = `
 WITH mine AS MATERIALIZED (

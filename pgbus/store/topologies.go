@@ -135,8 +135,9 @@ func (s *Store) DeleteTopology(ctx context.Context, id stream.TopologyID) error 
 	})
 }
 
-// lockTopology locks the topology's row, which everything that touches one of its mutations does first. The lock is the strong one: also who inserts a mutation by
-// hand, whose foreign key takes the weakest, is waited for, so that the next statement sees all mutations in flight.
+// lockTopology locks the topology's row, which everything that touches one of its mutations does first. The lock is
+// the strong one: also who inserts a mutation by hand, whose foreign key takes the weakest, is waited for, so that
+// the next statement sees all mutations in flight.
 func lockTopology(ctx context.Context, tx pgx.Tx, id stream.TopologyID) error {
 	const lock = `SELECT FROM topologies WHERE id = $1::text::uuid FOR UPDATE`
 	tag, err := tx.Exec(ctx, lock, string(id))

@@ -21,8 +21,8 @@ const (
 	conflictTries = 5                // of a transaction that PostgreSQL ended for the sake of another
 )
 
-// write runs do in a READ COMMITTED transaction, again when PostgreSQL ended it for the sake of another. The writers of one
-// key go one after another.
+// write runs do in a READ COMMITTED transaction, again when PostgreSQL ended it for the sake of another. The writers
+// of one key go one after another.
 func (s *Store) write(ctx context.Context, key string, do func(context.Context, pgx.Tx) error) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, longestWrite, stream.ErrUnavailable)
 	defer cancel()
@@ -45,8 +45,8 @@ func (s *Store) read(ctx context.Context, do func(context.Context, pgx.Tx) error
 	return s.transact(ctx, waiting, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, do)
 }
 
-// transact takes one of the store's places and runs a transaction. It gets a connection, and PostgreSQL every lock, before
-// waiting ends.
+// transact takes one of the store's places and runs a transaction. It gets a connection, and PostgreSQL every lock,
+// before waiting ends.
 func (s *Store) transact(
 	ctx, waiting context.Context, options pgx.TxOptions, do func(context.Context, pgx.Tx) error,
 ) error {
