@@ -119,8 +119,8 @@ func NewOn(t testing.TB, server string) *DB {
 	db := &DB{URL: made.URL()}
 	t.Cleanup(func() { db.awaitSlots(t) })
 	// A copy of the template is another database; it shall not begin with a raised epoch.
-	db.Exec(t, `UPDATE topology_settings SET system_identifier = NULL`)
-	db.Exec(t, `SELECT topology_check_epoch()`)
+	db.Exec(t, `UPDATE topology_settings SET system_identifier = NULL, history = gen_random_uuid()`)
+	db.Exec(t, `SELECT topology_identify()`)
 	return db
 }
 
