@@ -10,7 +10,6 @@ import (
 
 	"topostream/pgbus/wait"
 	"topostream/stream"
-	"topostream/stream/sse"
 )
 
 const (
@@ -206,7 +205,7 @@ func (b *Bus) attachDone(ids []stream.TopologyID, rows []snapshotRow, listening 
 			p.finish(result{deleted: &deletedTopology{r.head}})
 		default:
 			t := &topic{id: id, feed: b.newFeed(id, lowest(p.waiters, r.head), r.head.seq), attachedAt: r.head.seq, listening: listening, idle: time.Now()}
-			t.snaps[0].snap = r.frame()
+			t.feed.SetDocument(b.encode(r))
 			b.topics[id] = t
 			attached = append(attached, t)
 			p.finish(result{topic: t})
@@ -241,8 +240,8 @@ type snapshotRow struct {
 	snapshot string // JSON; empty: the topology is deleted
 }
 
-func (r snapshotRow) frame() *stream.Snapshot {
-	return &stream.Snapshot{Seq: r.head.seq, Bytes: sse.AppendFrame(nil, "snapshot", r.head.seq, []byte(strings.ToValidUTF8(r.snapshot, "\uFFFD")))}
+func (b *Bus) encode(r snapshotRow) *stream.Snapshot {
+	return stream.NewSnapshot(r.head.seq, b.cfg.Encoder.Snapshot(r.head.seq, []byte(r.snapshot)), nil)
 }
 
 func selectSnapshots(ctx context.Context, conn *pgx.Conn, ids []stream.TopologyID, graph bool) ([]snapshotRow, error) {
@@ -275,7 +274,7 @@ func (b *Bus) readSnapshot(ctx context.Context, id stream.TopologyID, graph bool
 		return nil, stream.ErrNotFound
 	}
 	b.stats.SnapshotReads.Add(1)
-	return rows[0].frame(), nil
+	return b.encode(rows[0]), nil
 }
 
 func (b *Bus) poolSnapshots(ctx context.Context, ids []stream.TopologyID, graph bool) ([]snapshotRow, error) {

@@ -10,6 +10,7 @@ import (
 
 	"topostream/pgbus/pgtest"
 	"topostream/stream"
+	"topostream/stream/sse"
 )
 
 // The attach of the experiment (attach_race_test.go) is the bus's own here: a fresh bus, and so a fresh LISTEN connection, each time, with no
@@ -54,7 +55,7 @@ func attachOnceUnderWriters(t *testing.T, db *pgtest.DB, admin *pgx.Conn, id str
 	defer pool.Close()
 	listen, err := pgx.ParseConfig(db.URL)
 	must(t, err)
-	b := New(Config{Pool: pool, Listen: listen, Heartbeat: time.Hour, Poll: time.Hour})
+	b := New(Config{Pool: pool, Listen: listen, Encoder: sse.Encoder{}, Heartbeat: time.Hour, Poll: time.Hour})
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	done := make(chan error, 1)
 	go func() { done <- b.Run(ctx) }()
@@ -87,7 +88,7 @@ func fillingBus(t *testing.T, db *pgtest.DB) *Bus {
 	t.Helper()
 	pool, err := NewPool(t.Context(), db.URL)
 	must(t, err)
-	b := New(Config{Pool: pool})
+	b := New(Config{Pool: pool, Encoder: sse.Encoder{}})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() { defer close(done); b.fillLoop(ctx) }()

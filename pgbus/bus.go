@@ -35,6 +35,7 @@ type Config struct {
 	Listen  *pgx.ConnConfig // for the LISTEN and the replication connection; must reach the same database without a transaction pooler
 	Replica *pgxpool.Pool   // of one standby: streams are read from it, by its WAL unless Bus is BusPoll; not through a pooler; nil: from the primary
 	Memory  *stream.Memory  // of all rings
+	Encoder stream.Encoder  // makes the frames of what is read
 	Stats   *stream.Stats
 	Logger  *slog.Logger
 

@@ -12,6 +12,7 @@ import (
 
 	"topostream/pgbus/pgtest"
 	"topostream/stream"
+	"topostream/stream/sse"
 )
 
 // startBus runs a bus on db until the test ends and waits until it listens.
@@ -21,7 +22,7 @@ func startBus(t *testing.T, db *pgtest.DB, change func(*Config)) *Bus {
 	must(t, err)
 	listen, err := pgx.ParseConfig(db.URL)
 	must(t, err)
-	cfg := Config{Pool: pool, Listen: listen}
+	cfg := Config{Pool: pool, Listen: listen, Encoder: sse.Encoder{}}
 	if change != nil {
 		change(&cfg)
 	}

@@ -3,7 +3,6 @@ package pgbus
 import (
 	"context"
 	"fmt"
-	"strings"
 	"sync"
 	"time"
 
@@ -11,7 +10,6 @@ import (
 
 	"topostream/pgbus/wait"
 	"topostream/stream"
-	"topostream/stream/sse"
 )
 
 // Bounds of one journal read. The bytes are shared among the topologies of a read; one event is always read. A client that is behind its ring and does not read its socket holds a
@@ -265,7 +263,7 @@ SELECT r.ord::int - 1, h.seq, h.first, j.seq, j.type, j.event
 	_, err = pgx.ForEachRow(result, []any{&i, &h.seq, &h.first, &seq, &kind, &event}, func() error {
 		p := page{found: true, head: h}
 		if seq != nil {
-			frame[0] = journalFrame(stream.Seq(*seq), *kind, *event)
+			frame[0] = b.cfg.Encoder.Event(stream.Event{Seq: stream.Seq(*seq), Type: *kind, JSON: *event})
 			p.frames = frame[:]
 		}
 		row(i, p)
@@ -276,12 +274,4 @@ SELECT r.ord::int - 1, h.seq, h.first, j.seq, j.type, j.event
 	}
 	b.answered()
 	return nil
-}
-
-// journalFrame is the one place where an event becomes bytes. A database in SQL_ASCII may hold what is no UTF-8.
-func journalFrame(seq stream.Seq, kind, event string) stream.Frame {
-	return stream.Frame{
-		Seq: seq, Final: kind == "deleted",
-		Bytes: sse.AppendFrame(nil, kind, seq, []byte(strings.ToValidUTF8(event, "\uFFFD"))),
-	}
 }

@@ -12,7 +12,6 @@ import (
 
 	"topostream/pgbus/wait"
 	"topostream/stream"
-	"topostream/stream/sse"
 )
 
 // Errors that end a LISTEN session, by cause.
@@ -375,10 +374,10 @@ func (s *session) dispatch(n *pgconn.Notification) {
 	h, ok := parseHint(s.key, id, n.Payload)
 	switch {
 	case !ok:
-		t.feed.AppendRaw(sse.RawNotify(id, n.Payload, time.Now()))
+		t.feed.AppendRaw(s.cfg.Encoder.Raw(id, n.Payload, time.Now()))
 	case s.cfg.Replica != nil: // it may not have it yet
 	case h.event != "":
-		s.append(t, journalFrame(h.seq, h.kind, h.event))
+		s.append(t, s.cfg.Encoder.Event(stream.Event{Seq: h.seq, Type: h.kind, JSON: h.event}))
 	case h.seq > t.feed.Last():
 		s.fill(t)
 	}

@@ -8,7 +8,6 @@ import (
 	"strings"
 
 	"topostream/stream"
-	"topostream/stream/sse"
 )
 
 // markLength is the number of hex digits of a mark: the first 16 bytes of an HMAC-SHA-256.
@@ -39,7 +38,7 @@ func parseHint(key []byte, id stream.TopologyID, payload string) (hint, bool) {
 	number, event, _ := strings.Cut(message, " ")
 	seq, ok := stream.ParseSeq(number)
 	h := hint{seq: seq}
-	if kind := eventType(id, event); sse.ValidName(kind) && kind != "deleted" && encoded(event, kind, seq) {
+	if kind := eventType(id, event); stream.ValidType(kind) && kind != "deleted" && encoded(event, kind, seq) {
 		h.kind, h.event = kind, event
 	}
 	return h, ok

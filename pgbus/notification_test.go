@@ -10,6 +10,7 @@ import (
 	gosse "github.com/tmaxmax/go-sse"
 
 	"topostream/stream"
+	"topostream/stream/sse"
 )
 
 const hintTopology = stream.TopologyID("0190e7b2-0000-7000-8000-000000000001")
@@ -64,7 +65,7 @@ func FuzzSignedHint(f *testing.F) {
 			return
 		}
 		n := 0
-		for e, err := range gosse.Read(strings.NewReader(string(journalFrame(h.seq, h.kind, h.event).Bytes)), &gosse.ReadConfig{MaxEventSize: 1 << 20}) {
+		for e, err := range gosse.Read(strings.NewReader(string(sse.Encoder{}.Event(stream.Event{Seq: h.seq, Type: h.kind, JSON: h.event}).Bytes)), &gosse.ReadConfig{MaxEventSize: 1 << 20}) {
 			if n++; err != nil || e.Type != h.kind || e.LastEventID != h.seq.String() {
 				t.Fatalf("%q: %+v, %v", message, e, err)
 			}

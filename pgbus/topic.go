@@ -19,14 +19,13 @@ type topic struct {
 	clients   int       // under Bus.mu
 	idle      time.Time // since when clients is 0; under Bus.mu
 
-	snaps [2]snapshotSlot // without and with the graph; the latter is not kept, because a graph changes without an event when somebody writes to it by hand
+	snaps [2]snapshotSlot // without and with the graph; the feed keeps the former. The latter is not kept, because a graph changes without an event when somebody writes to it by hand
 	fill  fillState       // under fillQueue.mu
 }
 
-// A snapshotSlot keeps a topic's newest snapshot and lets one goroutine at a time take another.
+// A snapshotSlot lets one goroutine at a time take a snapshot.
 type snapshotSlot struct {
 	mu   sync.Mutex
-	snap *stream.Snapshot
 	call *snapshotCall
 }
 
@@ -50,9 +49,8 @@ func (b *Bus) snapshot(ctx context.Context, t *topic, graph bool) (*stream.Snaps
 		slot = &t.snaps[1]
 	}
 	slot.mu.Lock()
-	if s := slot.snap; s != nil {
-		events, bytes, inRing := t.feed.BytesSince(s.Seq)
-		if inRing && events <= staleEvents && bytes <= staleBytes {
+	if !graph {
+		if s := t.feed.Document(staleEvents, staleBytes); s != nil {
 			slot.mu.Unlock()
 			return s, nil
 		}
@@ -66,7 +64,7 @@ func (b *Bus) snapshot(ctx context.Context, t *topic, graph bool) (*stream.Snaps
 	slot.mu.Unlock()
 	select {
 	case <-call.done:
-		return call.snap, call.err
+		return call.snap.Retain(), call.err
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
@@ -85,7 +83,7 @@ func (b *Bus) takeSnapshot(ctx context.Context, t *topic, slot *snapshotSlot, ca
 	slot.mu.Lock()
 	slot.call = nil
 	if call.err == nil && !graph {
-		slot.snap = call.snap
+		t.feed.SetDocument(call.snap)
 	}
 	slot.mu.Unlock()
 	close(call.done)

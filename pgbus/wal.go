@@ -11,7 +11,6 @@ import (
 	"topostream/pgbus/wait"
 	"topostream/pgbus/wal"
 	"topostream/stream"
-	"topostream/stream/sse"
 )
 
 // Errors that no retry mends.
@@ -184,9 +183,9 @@ func (b *Bus) streamed(e wal.Event) {
 	if t == nil {
 		return
 	}
-	if kind := string(e.Type); sse.ValidName(kind) && kind != "deleted" { // as in a notification: the end is left to the journal
+	if kind := string(e.Type); stream.ValidType(kind) && kind != "deleted" { // as in a notification: the end is left to the journal
 		if event, ok := e.JSON(); ok {
-			b.append(t, journalFrame(seq, kind, event))
+			b.append(t, b.cfg.Encoder.Event(stream.Event{Seq: seq, Type: kind, JSON: event}))
 			return
 		}
 	}

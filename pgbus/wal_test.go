@@ -16,6 +16,7 @@ import (
 	"topostream/pgbus/pgcluster"
 	"topostream/pgbus/pgtest"
 	"topostream/stream"
+	"topostream/stream/sse"
 )
 
 const emitOne = `SELECT topology_emit($1::text::uuid, 'x', '{}')`
@@ -500,7 +501,7 @@ func TestAServerLeavesNoSlotBehind(t *testing.T) {
 	defer pool.Close()
 	listen, err := pgx.ParseConfig(db.URL)
 	must(t, err)
-	b := New(Config{Pool: pool, Listen: listen})
+	b := New(Config{Pool: pool, Listen: listen, Encoder: sse.Encoder{}})
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- b.Run(ctx) }()

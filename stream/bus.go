@@ -13,12 +13,6 @@ type Frame struct {
 	Bytes []byte // "event: …\nid: …\ndata: …\n\n"
 }
 
-// Snapshot is the state of a topology at Seq, as the bytes of its SSE frame.
-type Snapshot struct {
-	Seq   Seq
-	Bytes []byte
-}
-
 // AttachRequest asks for a stream of one topology.
 type AttachRequest struct {
 	Topology TopologyID
@@ -27,8 +21,8 @@ type AttachRequest struct {
 	Graph    bool // the snapshot shall hold lans, deckies and edges
 }
 
-// Subscription is what Attach gives: the snapshot, unless the request could be resumed, and a cursor that
-// continues directly behind it. Close it exactly once.
+// Subscription is what Attach gives: the snapshot, unless the request could be resumed, and a cursor that continues
+// directly behind it. Close it exactly once. Release the snapshot when it is written, or will not be: Close does not.
 type Subscription struct {
 	Snapshot *Snapshot // nil: resumed
 	Cursor   *Cursor
@@ -48,9 +42,12 @@ var (
 	ErrNotFound = errors.New("no such topology")
 	// ErrUnavailable: the database could not be asked in time; a retry will help.
 	ErrUnavailable = errors.New("the database is away")
-	// ErrReset: the feed no longer continues what the client has (another epoch, a pruned journal, a history that was
-	// taken back): attach again without Resume and send the snapshot.
+	// ErrReset: the feed no longer continues what the client has (another history; a journal that does not hold
+	// what follows any more): attach again without Resume and send the snapshot.
 	ErrReset = errors.New("the feed was thrown away")
+	// ErrBehind: the feed was thrown away only because retention was faster than it. The history is the same: attach again
+	// with Resume and the cursor's Last, so that the client keeps its place if the journal holds what follows.
+	ErrBehind = errors.New("the feed fell behind the journal")
 	// ErrDeleted: the topology's last event has been delivered.
 	ErrDeleted = errors.New("the topology is deleted")
 	// ErrClosed: the bus was stopped.
@@ -59,8 +56,8 @@ var (
 
 // Bus is how a server hears of new events.
 //
-// Attach may be called by any goroutine. It returns ErrNotFound, ErrUnavailable (after at most 5 s), ErrClosed, or the
-// context's error. Journal returns ErrNotFound for an id that never was, and up to limit events above after.
+// Attach may be called by any goroutine. It returns ErrNotFound, ErrUnavailable or ErrNoMemory (after at most 5 s),
+// ErrClosed, or the context's error. Journal returns ErrNotFound for an id that never was, and up to limit events above after.
 // Ready returns nil when streams can be served, else a sentence that says which part fails.
 // Run owns every goroutine of the bus and returns when all are gone.
 type Bus interface {

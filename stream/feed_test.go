@@ -121,7 +121,7 @@ func TestACursorGivesTheFinalFrameAndThenTheEnd(t *testing.T) {
 func TestMemoryOfAllFeedsIsBounded(t *testing.T) {
 	t.Parallel()
 	stats := &stream.Stats{}
-	memory := stream.NewMemory(2000, stats)
+	memory := stream.NewMemory(8000, stats)
 	feeds := make([]*stream.Feed, 10)
 	for i := range feeds {
 		feeds[i] = stream.NewFeed(stream.FeedConfig{Memory: memory, Stats: stats})
@@ -131,7 +131,7 @@ func TestMemoryOfAllFeedsIsBounded(t *testing.T) {
 			f.Append(frame(n))
 		}
 	}
-	if n := stats.FeedBytes.Load(); n > 2100 {
+	if n := stats.FeedBytes.Load(); n > 8000+500 {
 		t.Errorf("%d bytes", n)
 	}
 	for _, f := range feeds {

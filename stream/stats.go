@@ -43,7 +43,8 @@ type Stats struct {
 	SlowCloses         atomic.Uint64 // streams ended by the write timeout
 	Resets             atomic.Uint64 // feeds thrown away
 	Feeds              atomic.Int64
-	FeedBytes          atomic.Int64
+	FeedBytes          atomic.Int64  // of rings
+	HeldBytes          atomic.Int64  // of documents and answers, until they are written
 	Attaches           atomic.Uint64 // requests that got a stream
 	AttachTransactions atomic.Uint64 // transactions that LISTENed and took snapshots
 	SnapshotReads      atomic.Uint64 // snapshots taken for a topology that was attached already

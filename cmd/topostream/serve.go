@@ -18,6 +18,7 @@ import (
 	"topostream/stream/api"
 	"topostream/stream/console"
 	"topostream/stream/metrics"
+	"topostream/stream/sse"
 )
 
 type serveCmd struct {
@@ -133,7 +134,8 @@ func (c *serveCmd) Run(ctx context.Context, o output) error {
 	}
 	stats := &stream.Stats{}
 	bus := pgbus.New(pgbus.Config{
-		Pool: pool, Replica: replica, Listen: listenConfig, Memory: stream.NewMemory(c.FeedMemory, stats), Stats: stats, Logger: log,
+		Pool: pool, Replica: replica, Listen: listenConfig, Memory: stream.NewMemory(c.FeedMemory, stats),
+		Encoder: sse.Encoder{}, Stats: stats, Logger: log,
 		Bus: c.Bus, Retention: c.Retention, RetentionCount: c.RetentionCount, MutationRetention: c.MutationRetention, PruneEvery: c.pruneEvery, Linger: c.linger,
 	})
 	cfg := api.Config{

@@ -13,6 +13,7 @@ import (
 	"topostream/pgbus"
 	"topostream/pgbus/pgtest"
 	"topostream/stream"
+	"topostream/stream/sse"
 )
 
 // BenchmarkEnqueueToApplied is the way of one edit on an idle machine, from the commit that enqueues it to the bus's cursor that hears of mutation.applied, with a raw NOTIFY's way to a
@@ -60,7 +61,7 @@ func attach(b *testing.B, db *pgtest.DB, id stream.TopologyID) *stream.Cursor {
 	listen, err := pgx.ParseConfig(db.URL)
 	must(b, err)
 	stats := &stream.Stats{}
-	bus := pgbus.New(pgbus.Config{Pool: pool, Listen: listen, Stats: stats})
+	bus := pgbus.New(pgbus.Config{Pool: pool, Listen: listen, Encoder: sse.Encoder{}, Stats: stats})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- bus.Run(ctx) }()

@@ -26,6 +26,8 @@ func Handler(stats *stream.Stats) http.Handler {
 	gauge("streams", "Open streams.", func() float64 { return float64(stats.Streams.Load()) })
 	gauge("feeds", "Feeds in memory.", func() float64 { return float64(stats.Feeds.Load()) })
 	gauge("feed_bytes", "Bytes in the rings of all feeds.", func() float64 { return float64(stats.FeedBytes.Load()) })
+	gauge("held_bytes", "Bytes of documents and answers that are kept or being written, of the same account as feed_bytes.",
+		func() float64 { return float64(stats.HeldBytes.Load()) })
 	gauge("channels", "Channels that the LISTEN connection listens to.", func() float64 { return float64(stats.Channels.Load()) })
 	gauge("notify_queue_usage_ratio", "How full PostgreSQL's NOTIFY queue is.", func() float64 { return float64(stats.QueueUsage.Load()) / 1e6 })
 	gauge("notify_queue_pinned_by_pid", "Backend that keeps PostgreSQL's NOTIFY queue from shrinking, once it is half full; 0: none known.",

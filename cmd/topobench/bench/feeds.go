@@ -20,6 +20,7 @@ import (
 
 	"topostream/pgbus"
 	"topostream/stream"
+	"topostream/stream/sse"
 )
 
 // FeedsConfig is what a process of feeds is told.
@@ -58,7 +59,7 @@ func Feeds(ctx context.Context, cfg FeedsConfig, in io.Reader, out io.Writer) er
 		return err
 	}
 	stats := &stream.Stats{}
-	bus := pgbus.New(pgbus.Config{Pool: pool, Listen: listen, Bus: cfg.Bus, Stats: stats, Logger: cfg.Logger, AttachWait: time.Minute})
+	bus := pgbus.New(pgbus.Config{Pool: pool, Listen: listen, Encoder: sse.Encoder{}, Bus: cfg.Bus, Stats: stats, Logger: cfg.Logger, AttachWait: time.Minute})
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return bus.Run(ctx) })
 	g.Go(func() error {
@@ -101,6 +102,7 @@ func (f *feeds) attach(ctx context.Context, g *errgroup.Group, ids []stream.Topo
 			if err != nil {
 				return fmt.Errorf("attach %s: %w", id, err)
 			}
+			sub.Snapshot.Release() // nobody reads it
 			g.Go(func() error {
 				defer sub.Close()
 				return f.follow(ctx, id, sub.Cursor)
