@@ -13,8 +13,10 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"topostream/pgbus"
 	"topostream/pgbus/pgtest"
+	"topostream/pgbus/postgres"
+	"topostream/pgbus/retention"
+	"topostream/pgbus/store"
 	"topostream/stream"
 )
 
@@ -114,43 +116,43 @@ func TestTheDocumentedGrantsAreEnoughWithAnEmptySearchPathAndNoMore(t *testing.T
 // everyCallOfTheStore does all that the REST API and the pruning do in the database.
 func everyCallOfTheStore(t *testing.T, databaseURL string) {
 	t.Helper()
-	pool, err := pgbus.NewPool(t.Context(), databaseURL)
+	pool, err := postgres.NewPool(t.Context(), databaseURL)
 	must(t, err)
 	defer pool.Close()
-	store := pgbus.NewStore(pool, nil)
-	made, err := store.CreateTopology(t.Context(), stream.NewTopology{
+	rest := store.New(pool, nil)
+	made, err := rest.CreateTopology(t.Context(), stream.NewTopology{
 		Name: "rest", LANs: []stream.AddLAN{{Name: "a", IsDMZ: true}, {Name: "b"}}, Deckies: []stream.AddDecky{{Name: "web-1", LAN: "a", ForwardsL3: true}},
 	})
 	must(t, err)
 	for _, status := range []string{"deploying", "active"} {
-		_, err := store.ChangeStatus(t.Context(), made.ID, stream.StatusChange{Status: status})
+		_, err := rest.ChangeStatus(t.Context(), made.ID, stream.StatusChange{Status: status})
 		must(t, err)
 	}
 	expected := int64(0)
 	mutation := stream.NewMutation{Op: stream.OpRemoveLAN, Payload: []byte(`{"name":"b"}`), IdempotencyKey: "k", ExpectedVersion: &expected}
 	for range 2 {
-		_, err = store.Enqueue(t.Context(), made.ID, mutation)
+		_, err = rest.Enqueue(t.Context(), made.ID, mutation)
 		must(t, err)
 	}
-	_, err = store.Topologies(t.Context(), nil, 10, 0)
+	_, err = rest.Topologies(t.Context(), nil, 10, 0)
 	must(t, err)
-	_, err = store.Topology(t.Context(), made.ID)
+	_, err = rest.Topology(t.Context(), made.ID)
 	must(t, err)
-	_, err = store.Mutations(t.Context(), made.ID, "", 10)
+	_, err = rest.Mutations(t.Context(), made.ID, "", 10)
 	must(t, err)
-	must(t, store.DeleteTopology(t.Context(), made.ID))
-	_, err = pgbus.Prune(t.Context(), pool, time.Hour, 1)
+	must(t, rest.DeleteTopology(t.Context(), made.ID))
+	_, err = retention.Events(t.Context(), pool, time.Hour, 1)
 	must(t, err)
-	_, err = pgbus.PruneMutations(t.Context(), pool, time.Hour)
+	_, err = retention.Mutations(t.Context(), pool, time.Hour)
 	must(t, err)
-	_, err = pgbus.PruneKeys(t.Context(), pool)
+	_, err = retention.Keys(t.Context(), pool)
 	must(t, err)
-	tickets := pgbus.NewTickets(pgbus.New(pgbus.Config{Pool: pool}))
+	tickets := store.NewTickets(pool)
 	ticket, _, err := tickets.Mint(t.Context(), stream.Principal{Subject: "ada", Role: stream.RoleViewer, Topologies: []stream.TopologyID{made.ID}})
 	must(t, err)
 	_, err = tickets.Redeem(t.Context(), ticket)
 	must(t, err)
-	_, err = pgbus.PruneTickets(t.Context(), pool)
+	_, err = retention.Tickets(t.Context(), pool)
 	must(t, err)
 }
 
