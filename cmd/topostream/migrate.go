@@ -50,8 +50,10 @@ func (d database) with(ctx context.Context, f func(*pgx.Conn) error) error {
 
 type migrateUp struct{ database }
 
+// Run may be cut off at any point and begun again: each migration records itself in its own transaction.
 func (c *migrateUp) Run(ctx context.Context, o output) error {
-	return c.with(ctx, func(conn *pgx.Conn) error {
+	start := startup{connect: c.connect, log: newLogger(o.err, "text"), again: within(commandPatience)}
+	return start.do(ctx, func(conn *pgx.Conn) error {
 		if err := sql.Up(ctx, conn); err != nil {
 			return err
 		}

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"topostream/pgbus"
@@ -14,7 +16,7 @@ import (
 const oldestReplica = 160000
 
 // replica opens the pool of --replica-database-url; nil without one. Fail fast: what it leads to must be good for streams.
-func (c *serveCmd) replica(ctx context.Context) (*pgxpool.Pool, error) {
+func (c *serveCmd) replica(ctx context.Context, log *slog.Logger) (*pgxpool.Pool, error) {
 	const facts = `SELECT current_setting('server_version_num')::int, current_setting('wal_level'), pg_is_in_recovery()`
 	if c.ReplicaDatabaseURL == "" {
 		return nil, nil //nolint:nilnil // no standby is no error
@@ -28,7 +30,15 @@ func (c *serveCmd) replica(ctx context.Context) (*pgxpool.Pool, error) {
 		level   string
 		standby bool
 	)
-	err = pool.QueryRow(ctx, facts).Scan(&version, &level, &standby)
+	acquire := func(ctx context.Context) (*pgx.Conn, error) {
+		conn, err := pool.Acquire(ctx)
+		if err != nil {
+			return nil, err
+		}
+		return conn.Hijack(), nil
+	}
+	err = startup{connect: acquire, log: log.With("of", "--replica-database-url"), again: always}.do(ctx,
+		func(conn *pgx.Conn) error { return conn.QueryRow(ctx, facts).Scan(&version, &level, &standby) })
 	switch {
 	case err != nil:
 		err = fmt.Errorf("--replica-database-url: %s: correct it, or leave it out", oneLine(err.Error())) // not wrapped: what explains errors names --database-url

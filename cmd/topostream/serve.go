@@ -96,7 +96,7 @@ func (c *serveCmd) Run(ctx context.Context, o output) error {
 	if err != nil {
 		return err
 	}
-	err = c.with(ctx, func(conn *pgx.Conn) error {
+	err = startup{connect: c.connect, log: log, again: always}.do(ctx, func(conn *pgx.Conn) error {
 		if c.Migrate {
 			if err := sql.Up(ctx, conn); err != nil {
 				return err
@@ -117,7 +117,7 @@ func (c *serveCmd) Run(ctx context.Context, o output) error {
 		return err
 	}
 	defer pool.Close()
-	replica, err := c.replica(ctx)
+	replica, err := c.replica(ctx, log)
 	if err != nil {
 		return err
 	}
