@@ -53,7 +53,8 @@ const (
 	censusTimeout = 100 * time.Second
 )
 
-// startStage puts the stage up and gives what the checker must know of it. Its close tells what is more than before, and what did not end in order.
+// startStage puts the stage up and gives what the checker must know of it. Its close tells what is more than before,
+// and what did not end in order.
 func startStage(ctx context.Context, cfg stageConfig) (_ *stage, err error) {
 	kinds, err := chosenFaults(cfg.faults)
 	if err != nil {
@@ -63,7 +64,8 @@ func startStage(ctx context.Context, cfg stageConfig) (_ *stage, err error) {
 	opening, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()
 	s, err := scene.Open(opening, scene.Config{
-		PostgresBin: cfg.flags.PostgresBin, Topostream: cfg.flags.Topostream, Race: cfg.flags.Race, Servers: cfg.flags.Servers, Bus: cfg.flags.Bus, Keep: cfg.flags.KeepLogs, Logger: log,
+		PostgresBin: cfg.flags.PostgresBin, Topostream: cfg.flags.Topostream, Race: cfg.flags.Race,
+		Servers: cfg.flags.Servers, Bus: cfg.flags.Bus, Keep: cfg.flags.KeepLogs, Logger: log,
 		ServeArgs: []string{"--keepalive=" + stageKeepalive.String()},
 	})
 	if err != nil {
@@ -80,7 +82,8 @@ func startStage(ctx context.Context, cfg stageConfig) (_ *stage, err error) {
 	}
 	out := &stage{
 		// Writers that wait for a lock that a fault holds for half a minute would be none of the load by then.
-		urls: func() []string { return []string{s.URL()} }, databaseURL: s.DatabaseURL() + "?lock_timeout=1s", secret: s.Secret(), idle: 3 * stageKeepalive,
+		urls: func() []string { return []string{s.URL()} }, databaseURL: s.DatabaseURL() + "?lock_timeout=1s",
+		secret: s.Secret(), idle: 3 * stageKeepalive,
 		close: func() error {
 			// Interrupted, the run has removed its topologies, and feeds go with them: the census is soon done.
 			wait, cancel := context.WithTimeout(context.WithoutCancel(ctx), censusTimeout)
@@ -104,7 +107,8 @@ func foreignFaults(ctx context.Context, databaseURL string, cfg stageConfig) (ch
 	if err != nil || len(kinds) == 0 {
 		return nil, err
 	}
-	return runner(ctx, &fault.Env{DatabaseURL: databaseURL, Logger: slog.New(slog.NewTextHandler(cfg.output.err, nil))}, kinds, cfg)
+	return runner(ctx, &fault.Env{DatabaseURL: databaseURL,
+		Logger: slog.New(slog.NewTextHandler(cfg.output.err, nil))}, kinds, cfg)
 }
 
 func chosenFaults(list string) ([]fault.Kind, error) {
@@ -155,7 +159,9 @@ func writeCampaign(w io.Writer, r fault.Report) {
 	for _, n := range r.Spoiled {
 		spoiled += n
 	}
-	fmt.Fprintf(w, "faults injected: %d of %d kinds; %d that another fault kept from being injected; %d kinds skipped\n", r.Total(), len(r.Injected), spoiled, len(r.Skipped))
+	fmt.Fprintf(w,
+		"faults injected: %d of %d kinds; %d that another fault kept from being injected; %d kinds skipped\n",
+		r.Total(), len(r.Injected), spoiled, len(r.Skipped))
 	for _, kind := range slices.Sorted(maps.Keys(r.Spoiled)) {
 		if r.Injected[kind] == 0 {
 			fmt.Fprintf(w, "  %s was never injected: another fault kept it %d times\n", kind, r.Spoiled[kind])

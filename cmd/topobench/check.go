@@ -50,11 +50,13 @@ var errViolated = errors.New("the promise is broken")
 // Run checks and reports.
 func (c *checkCmd) Run(ctx context.Context, o output) (err error) {
 	cfg := check.Config{
-		Topologies: c.Topologies, Writers: c.Writers, Clients: c.Clients, Duration: c.Duration, Settle: c.Settle, Idle: c.Idle, Rate: c.Rate, Seed: rand.Uint64N(1 << 32),
+		Topologies: c.Topologies, Writers: c.Writers, Clients: c.Clients, Duration: c.Duration, Settle: c.Settle,
+		Idle: c.Idle, Rate: c.Rate, Seed: rand.Uint64N(1 << 32),
 		MayLose: c.MayLose, Keep: c.Keep,
 		Progress: func(p check.Progress) {
 			if int(p.Elapsed.Seconds())%10 == 0 {
-				fmt.Fprintf(o.err, "%s: %d commits, %d deliveries, %d problems\n", p.Elapsed.Round(time.Second), p.Commits, p.Deliveries, p.Problems)
+				fmt.Fprintf(o.err, "%s: %d commits, %d deliveries, %d problems\n", p.Elapsed.Round(time.Second),
+					p.Commits, p.Deliveries, p.Problems)
 			}
 		},
 	}

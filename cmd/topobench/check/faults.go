@@ -53,7 +53,8 @@ func (w *windows) Began(fault string) (ended func()) {
 	})
 }
 
-// pause takes in that a steady client got at delivered what was committed at committed. It counts for each fault whose time the two overlap.
+// pause takes in that a steady client got at delivered what was committed at committed. It counts for each fault whose
+// time the two overlap.
 func (w *windows) pause(committed, delivered time.Duration) {
 	p := max(delivered-committed, 0)
 	w.mu.Lock()

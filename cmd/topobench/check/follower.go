@@ -17,8 +17,8 @@ const followEvery = 50 * time.Millisecond
 // followRows is how many events of each topology one read takes.
 const followRows = 500
 
-// A follower reads the journals of all topologies from the database, all the time: retention may be faster than the end of the run. What
-// it reads is what everything else is compared with.
+// A follower reads the journals of all topologies from the database, all the time: retention may be faster than the end
+// of the run. What it reads is what everything else is compared with.
 type follower struct {
 	run        *run
 	topologies map[string]*topology
@@ -122,7 +122,8 @@ func (t *topology) at() uint64 {
 }
 
 // take takes a page of one topology in, of a read that began at began.
-func (f *follower) take(ctx context.Context, t *topology, page []journalRow, began time.Duration) (more bool, err error) {
+func (f *follower) take(ctx context.Context, t *topology, page []journalRow, began time.Duration) (more bool,
+	err error) {
 	head, first := page[0].head, page[0].first
 	t.head.Store(head)
 	position := t.at()
@@ -131,7 +132,8 @@ func (f *follower) take(ctx context.Context, t *topology, page []journalRow, beg
 		return true, f.newEpoch(ctx, t, head)
 	case head < position:
 		t.mu.Lock()
-		t.problem(head, fmt.Sprintf("the head is %d, but %d was read: the journal went back within an epoch", head, position))
+		t.problem(head, fmt.Sprintf("the head is %d, but %d was read: the journal went back within an epoch", head,
+			position))
 		t.position = head
 		t.mu.Unlock()
 		return false, nil
@@ -144,7 +146,8 @@ func (f *follower) take(ctx context.Context, t *topology, page []journalRow, beg
 	for _, r := range page {
 		if r.seq == nil {
 			if head != t.position {
-				t.problem(t.position+1, fmt.Sprintf("the head is %d, but the journal holds nothing after %d", head, t.position))
+				t.problem(t.position+1, fmt.Sprintf("the head is %d, but the journal holds nothing after %d", head,
+					t.position))
 				t.position = head
 			}
 			break
@@ -173,7 +176,8 @@ SELECT seq, topology_event_json(topology_id, seq, type, payload, at) FROM topolo
 		Seq   int64
 		Event string
 	}
-	left, err := pgx.CollectRows(rows, pgx.RowToStructByPos[row]) // before the lock: clients must not wait for the database
+	// before the lock: clients must not wait for the database
+	left, err := pgx.CollectRows(rows, pgx.RowToStructByPos[row])
 	if err != nil {
 		return fmt.Errorf("read the older epochs: %w", err)
 	}
@@ -191,7 +195,8 @@ SELECT seq, topology_event_json(topology_id, seq, type, payload, at) FROM topolo
 	}
 	switch {
 	case t.position < before && !t.run.cfg.MayLose:
-		t.problem(before, fmt.Sprintf("epoch %d begins without the events %d to %d, which were committed", epochOf(head), t.position+1, before))
+		t.problem(before, fmt.Sprintf("epoch %d begins without the events %d to %d, which were committed",
+			epochOf(head), t.position+1, before))
 	case t.position < before:
 		t.run.stats.lostByFailover.Add(before - t.position)
 	}

@@ -77,15 +77,16 @@ func (r *run) connect(ctx context.Context, name string) (*pgx.Conn, error) {
 	return conn, nil
 }
 
-// Run checks and reports. When ctx ends, the writers stop early and the rest goes on as at the end of the duration. An error says that
-// nothing could be judged; a violation is no error.
+// Run checks and reports. When ctx ends, the writers stop early and the rest goes on as at the end of the duration. An
+// error says that nothing could be judged; a violation is no error.
 func Run(ctx context.Context, cfg Config) (*Report, error) {
 	if err := cfg.setDefaults(); err != nil {
 		return nil, err
 	}
 	r := &run{
-		cfg: cfg, began: time.Now(), hash: maphash.MakeSeed(), stats: newStats(), violations: &violations{count: map[Kind]uint64{}},
-		pace: rate.NewLimiter(rate.Inf, 1), shapes: shapes(), calm: make(chan struct{}),
+		cfg: cfg, began: time.Now(), hash: maphash.MakeSeed(), stats: newStats(),
+		violations: &violations{count: map[Kind]uint64{}},
+		pace:       rate.NewLimiter(rate.Inf, 1), shapes: shapes(), calm: make(chan struct{}),
 	}
 	r.faults = newWindows(r.since)
 	if cfg.Rate > 0 {
@@ -222,7 +223,8 @@ func (r *run) write(ctx context.Context) (faults error) {
 	}
 	if r.cfg.Faults != nil {
 		all.Go(func() {
-			if err := r.cfg.Faults(ctx, r.faults); err != nil && !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded) {
+			if err := r.cfg.Faults(ctx, r.faults); err != nil && !errors.Is(err, context.Canceled) &&
+				!errors.Is(err, context.DeadlineExceeded) {
 				faults = fmt.Errorf("the faults: %w", err)
 				cancel()
 			}
@@ -234,7 +236,8 @@ func (r *run) write(ctx context.Context) (faults error) {
 
 func (r *run) makeClients() {
 	for n := range r.cfg.Clients {
-		c := &client{run: r, n: n, kind: clientKinds()[n%len(clientKinds())], rng: rand.New(rand.NewPCG(r.cfg.Seed, uint64(1_000+n)))}
+		c := &client{run: r, n: n, kind: clientKinds()[n%len(clientKinds())],
+			rng: rand.New(rand.NewPCG(r.cfg.Seed, uint64(1_000+n)))}
 		c.reads(r.topologies[n/len(clientKinds())%r.followed])
 		r.stats.kinds[c.kind].clients++
 		r.clients = append(r.clients, c)
@@ -345,7 +348,8 @@ func (r *run) neverCame(behind []lag) {
 			continue // the audit says more
 		}
 		has := l.judge.seq.Load()
-		v := l.judge.client.violation(Lost, l.topology, "", l.head, has, fmt.Sprintf("never came, within %s after the last commit", r.cfg.Settle))
+		v := l.judge.client.violation(Lost, l.topology, "", l.head, has,
+			fmt.Sprintf("never came, within %s after the last commit", r.cfg.Settle))
 		if v.Count = 1; has < l.head && sameEpoch(has, l.head) {
 			v.Count = l.head - has
 		}
@@ -353,7 +357,8 @@ func (r *run) neverCame(behind []lag) {
 	}
 }
 
-// audit reads the journals to their ends, and compares what is left: the ledgers, the tables, and what the servers' journals say.
+// audit reads the journals to their ends, and compares what is left: the ledgers, the tables, and what the servers'
+// journals say.
 func (r *run) audit(ctx context.Context, f *follower) error {
 	defer f.close()
 	if err := f.readAll(ctx); err != nil {
@@ -371,7 +376,8 @@ func (r *run) audit(ctx context.Context, f *follower) error {
 	return r.compareJournals(ctx)
 }
 
-// compareTables compares a topology's tables with its journal. A worker may go on while we look: then the journal is read on.
+// compareTables compares a topology's tables with its journal. A worker may go on while we look: then the journal is
+// read on.
 func (r *run) compareTables(ctx context.Context, f *follower, t *topology) error {
 	for range 20 {
 		s, head, _, err := r.readState(ctx, f.conn, t.id)
@@ -403,7 +409,8 @@ func (r *run) closeLedger(t *topology) {
 		case r.cfg.MayLose && e.at < t.ledger.epochAt:
 			r.stats.lostByFailover.Add(1)
 		default:
-			r.violations.add(Violation{Kind: Journal, Topology: t.name, At: e.at, Detail: fmt.Sprintf("%s was committed, and the journal does not hold it", m)})
+			r.violations.add(Violation{Kind: Journal, Topology: t.name, At: e.at,
+				Detail: fmt.Sprintf("%s was committed, and the journal does not hold it", m)})
 		}
 	}
 }
@@ -447,12 +454,14 @@ type journalPage struct {
 	Events []json.RawMessage `json:"events"`
 }
 
-func (r *run) journal(ctx context.Context, browser *http.Client, server string, t *topology, after uint64) (page journalPage, err error) {
+func (r *run) journal(ctx context.Context, browser *http.Client, server string, t *topology,
+	after uint64) (page journalPage, err error) {
 	token, err := r.cfg.Token("topobench-auditor")
 	if err != nil {
 		return page, err
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("%s/api/v1/topologies/%s/journal?limit=%d&after=%d", server, t.id, journalTail, after), nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet,
+		fmt.Sprintf("%s/api/v1/topologies/%s/journal?limit=%d&after=%d", server, t.id, journalTail, after), nil)
 	if err != nil {
 		return page, fmt.Errorf("read the journal: %w", err)
 	}
@@ -472,10 +481,12 @@ func (r *run) journal(ctx context.Context, browser *http.Client, server string, 
 	return page, nil
 }
 
-// comparePage compares what a server says is the journal with the journal, which may have gone on since it was read. It is called under t.mu.
+// comparePage compares what a server says is the journal with the journal, which may have gone on since it was read. It
+// is called under t.mu.
 func (t *topology) comparePage(page journalPage, after, head uint64) {
 	if page.Head < head || after+uint64(len(page.Events)) < head {
-		t.problem(page.Head, fmt.Sprintf("GET journal after %d gives %d events and head %d; the head is %d", after, len(page.Events), page.Head, head))
+		t.problem(page.Head, fmt.Sprintf("GET journal after %d gives %d events and head %d; the head is %d", after,
+			len(page.Events), page.Head, head))
 		return
 	}
 	for i, e := range page.Events {

@@ -7,8 +7,8 @@ import (
 	"hash/maphash"
 )
 
-// A digest stands for a topology's state at one seq: what a snapshot shows. Sets are sums of their rows' hashes, so that an event costs what
-// it changes and not the size of the set.
+// A digest stands for a topology's state at one seq: what a snapshot shows. Sets are sums of their rows' hashes, so
+// that an event costs what it changes and not the size of the set.
 type digest struct {
 	status   uint64 // of status and reason
 	version  int64
@@ -65,7 +65,8 @@ type snapshot struct {
 	Edges      []json.RawMessage `json:"edges"`
 }
 
-// apply takes an event into the state. Its error is a history that cannot be: a journal that lacks an event, or holds one twice.
+// apply takes an event into the state. Its error is a history that cannot be: a journal that lacks an event, or holds
+// one twice.
 func (s *state) apply(e event) error {
 	switch e.Type {
 	case "status":
@@ -101,7 +102,8 @@ func statusHash(seed maphash.Seed, status string, reason *string) uint64 {
 
 // legalFrom says in which state a mutation must be for each event of it.
 var legalFrom = map[string]string{ //nolint:gochecknoglobals // a table
-	"mutation.enqueued": "", "mutation.applying": "pending", "mutation.requeued": "applying", "mutation.failed": "applying", "mutation.applied": "applying",
+	"mutation.enqueued": "", "mutation.applying": "pending", "mutation.requeued": "applying",
+	"mutation.failed": "applying", "mutation.applied": "applying",
 }
 
 func (s *state) applyMutation(e event) error {
@@ -188,7 +190,10 @@ func (s *state) merge(result []byte) error {
 }
 
 func (s *state) setRows(lans, deckies, edges []json.RawMessage) error {
-	return eachRow(lans, deckies, edges, func(key string, canonical []byte) { s.setRow(key, maphash.Bytes(s.seed, canonical)) })
+	return eachRow(lans, deckies, edges, func(key string,
+		canonical []byte) {
+		s.setRow(key, maphash.Bytes(s.seed, canonical))
+	})
 }
 
 func (s *state) setRow(key string, hash uint64) {
@@ -200,7 +205,8 @@ func (s *state) setRow(key string, hash uint64) {
 	s.rows[key] = hash
 }
 
-// eachRow gives each row of a graph with its key and in one form: the same row is text of json in one place and of jsonb in another.
+// eachRow gives each row of a graph with its key and in one form: the same row is text of json in one place and of
+// jsonb in another.
 func eachRow(lans, deckies, edges []json.RawMessage, f func(key string, canonical []byte)) error {
 	for table, rows := range map[string][]json.RawMessage{"lans": lans, "deckies": deckies, "edges": edges} {
 		for _, raw := range rows {
@@ -228,7 +234,8 @@ func digestOf(seed maphash.Seed, x snapshot) (digest, error) {
 	for _, m := range x.InFlight {
 		d.inFlight += flightHash(seed, m.ID, m.Op, m.State, compact(m.Payload))
 	}
-	err := eachRow(x.LANs, x.Deckies, x.Edges, func(_ string, canonical []byte) { d.graph += maphash.Bytes(seed, canonical) })
+	err := eachRow(x.LANs, x.Deckies, x.Edges,
+		func(_ string, canonical []byte) { d.graph += maphash.Bytes(seed, canonical) })
 	return d, err
 }
 

@@ -27,7 +27,8 @@ type record struct {
 	known bool          // it was read; false where retention was faster, and then nothing is compared with it
 }
 
-// A topology is one of the run's own, with the history that its journal tells. It is read by one goroutine (follower) and asked by all.
+// A topology is one of the run's own, with the history that its journal tells. It is read by one goroutine (follower)
+// and asked by all.
 type topology struct {
 	run  *run
 	id   string
@@ -76,14 +77,16 @@ type reset struct {
 	client   *client
 	server   string
 	from, to uint64
-	asked    bool // the client asked to resume, and this is the answer; else it came later, as when the server throws a feed of an older epoch away
-	at       time.Duration
-	fault    string
+	// the client asked to resume, and this is the answer; else it came later, as when the server throws a feed of an older epoch away
+	asked bool
+	at    time.Duration
+	fault string
 }
 
 func newTopology(r *run, id, name string, head uint64) *topology {
 	t := &topology{
-		run: r, id: id, name: name, ledger: newLedger(), state: newState(r.hash), position: epochBase(epochOf(head)), first: epochBase(epochOf(head)) + 1,
+		run: r, id: id, name: name, ledger: newLedger(), state: newState(r.hash), position: epochBase(epochOf(head)),
+		first:  epochBase(epochOf(head)) + 1,
 		origin: epochBase(epochOf(head)) + 1, epochs: map[uint64][]record{}, bases: map[uint64]digest{},
 	}
 	t.head.Store(head)
@@ -136,7 +139,8 @@ func (t *topology) put(seq uint64, r record) {
 }
 
 func (t *topology) problem(seq uint64, detail string) {
-	t.run.violations.add(Violation{Kind: Journal, Topology: t.name, Seq: seq, At: t.run.since(), Fault: t.run.faults.now(), Detail: detail})
+	t.run.violations.add(Violation{Kind: Journal, Topology: t.name, Seq: seq, At: t.run.since(),
+		Fault: t.run.faults.now(), Detail: detail})
 }
 
 // markerOf finds the marker of one of our writers in an event.
@@ -191,7 +195,8 @@ func (t *topology) begin(m marker) {
 	t.ledger.begin(m)
 }
 
-// maxObservations is how many deliveries may wait for the journal to be read; more are not compared, and the report says how many.
+// maxObservations is how many deliveries may wait for the journal to be read; more are not compared, and the report
+// says how many.
 const maxObservations = 1 << 18
 
 func (t *topology) observe(o observation) {
@@ -216,7 +221,8 @@ func (t *topology) takeReset(r reset) {
 	t.resets = append(t.resets, r)
 }
 
-// settle judges what waited for the journal to be read up to where it is now. It is called under t.mu. last says that there will be no more.
+// settle judges what waited for the journal to be read up to where it is now. It is called under t.mu. last says that
+// there will be no more.
 func (t *topology) settle(last bool) {
 	t.observations = keep(t.observations, func(o observation) bool { return !t.judgeObservation(o, last) })
 	t.snapshots = keep(t.snapshots, func(s taken) bool { return !t.judgeSnapshot(s, last) })
@@ -251,7 +257,8 @@ func (t *topology) judgeObservation(o observation, last bool) (done bool) {
 		return false
 	case r == nil && !t.reached(o.seq), r == nil && t.gone(o.seq):
 		if !t.run.cfg.MayLose || sameEpoch(o.seq, t.position) {
-			t.blame(o.client, Altered, o.server, o.seq, 0, o.at, t.run.faults.now(), "the journal holds no such event: it was never committed, or was taken back")
+			t.blame(o.client, Altered, o.server, o.seq, 0, o.at, t.run.faults.now(),
+				"the journal holds no such event: it was never committed, or was taken back")
 		}
 		return true
 	case r == nil:
@@ -263,7 +270,8 @@ func (t *topology) judgeObservation(o observation, last bool) (done bool) {
 	case 0:
 		t.run.stats.unchecked.Add(1)
 	default:
-		t.blame(o.client, Altered, o.server, o.seq, 0, o.at, t.run.faults.now(), "the event's bytes are not those that the journal has")
+		t.blame(o.client, Altered, o.server, o.seq, 0, o.at, t.run.faults.now(),
+			"the event's bytes are not those that the journal has")
 	}
 	if r.at != 0 && o.client.kind == Steady {
 		t.run.faults.pause(r.at, o.at)
@@ -272,9 +280,11 @@ func (t *topology) judgeObservation(o observation, last bool) (done bool) {
 }
 
 // blame reports what a client got at a time that is over.
-func (t *topology) blame(c *client, kind Kind, server string, seq, previous uint64, at time.Duration, fault, detail string) {
+func (t *topology) blame(c *client, kind Kind, server string, seq, previous uint64, at time.Duration, fault,
+	detail string) {
 	t.run.violations.add(Violation{
-		Kind: kind, Client: c.name(), ClientKind: string(c.kind), Server: server, Topology: t.name, Seq: seq, Previous: previous, At: at, Fault: fault, Detail: detail,
+		Kind: kind, Client: c.name(), ClientKind: string(c.kind), Server: server, Topology: t.name, Seq: seq,
+		Previous: previous, At: at, Fault: fault, Detail: detail,
 	})
 }
 
@@ -301,7 +311,8 @@ func (t *topology) judgeSnapshot(s taken, last bool) (done bool) {
 		return true
 	}
 	if difference := r.difference(s.digest, s.graph); difference != "" {
-		t.blame(s.client, WrongSnapshot, s.server, s.seq, 0, s.at, s.fault, "not as the journal, replayed to its seq: "+difference+" in "+s.raw)
+		t.blame(s.client, WrongSnapshot, s.server, s.seq, 0, s.at, s.fault,
+			"not as the journal, replayed to its seq: "+difference+" in "+s.raw)
 	}
 	s.client.kindStats().snapshots.Add(1)
 	if s.graph {
@@ -310,8 +321,8 @@ func (t *topology) judgeSnapshot(s taken, last bool) (done bool) {
 	return true
 }
 
-// judgeReset judges a snapshot in place of events. The journal's first seq only rises within an epoch: if it is at or below what was asked for
-// in a read that began later, the journal held it then.
+// judgeReset judges a snapshot in place of events. The journal's first seq only rises within an epoch: if it is at or
+// below what was asked for in a read that began later, the journal held it then.
 func (t *topology) judgeReset(r reset, last bool) (done bool) {
 	if (!t.reached(r.to) || t.asOf <= r.at) && !last {
 		return false
@@ -322,16 +333,20 @@ func (t *topology) judgeReset(r reset, last bool) (done bool) {
 	case epochOf(r.to) < epochOf(r.from):
 		t.blame(r.client, WrongSnapshot, r.server, r.to, r.from, r.at, r.fault, "a snapshot of an older epoch")
 	case r.to < r.from:
-		t.blame(r.client, WrongSnapshot, r.server, r.to, r.from, r.at, r.fault, "the snapshot is older than what the client has")
+		t.blame(r.client, WrongSnapshot, r.server, r.to, r.from, r.at, r.fault,
+			"the snapshot is older than what the client has")
 	case sameEpoch(t.position, r.from) && t.first > r.from+1:
 		t.run.stats.pruned.Add(1)
 	case r.to == r.from && !r.asked: // needless, but it takes nothing away
 	case r.to == r.from && sameEpoch(t.position, r.from):
-		t.blame(r.client, WrongSnapshot, r.server, r.to, r.from, r.at, r.fault, "a snapshot came though the client was at the head and its number was good")
+		t.blame(r.client, WrongSnapshot, r.server, r.to, r.from, r.at, r.fault,
+			"a snapshot came though the client was at the head and its number was good")
 	case sameEpoch(t.position, r.from):
 		t.run.violations.add(Violation{
-			Kind: Lost, Count: r.to - r.from, Client: r.client.name(), ClientKind: string(r.client.kind), Server: r.server, Topology: t.name,
-			Seq: r.to, Previous: r.from, At: r.at, Fault: r.fault, Detail: "a snapshot took the place of events that the journal held",
+			Kind: Lost, Count: r.to - r.from, Client: r.client.name(), ClientKind: string(r.client.kind),
+			Server: r.server, Topology: t.name,
+			Seq: r.to, Previous: r.from, At: r.at, Fault: r.fault,
+			Detail: "a snapshot took the place of events that the journal held",
 		})
 	default: // a new epoch has come meanwhile, and what the old one's journal held then is not known
 		t.run.stats.unchecked.Add(1)

@@ -44,7 +44,8 @@ type Campaign struct {
 	failed  error
 }
 
-// New makes a campaign of those kinds that are possible in e. The order and what is random about each fault come from seed.
+// New makes a campaign of those kinds that are possible in e. The order and what is random about each fault come from
+// seed.
 func New(e *Env, kinds []Kind, seed uint64) *Campaign {
 	c := &Campaign{
 		env: e, rand: rand.New(rand.NewPCG(seed, 0)), running: map[string]bool{},
@@ -73,8 +74,8 @@ const (
 	together       = 4                      // one fault in so many has company
 )
 
-// Run injects faults until ctx ends, mends the last one and returns when every server works again. Each kind comes once in random order, then
-// again in another one. It is an error when what was mended does not work again within a minute.
+// Run injects faults until ctx ends, mends the last one and returns when every server works again. Each kind comes once
+// in random order, then again in another one. It is an error when what was mended does not work again within a minute.
 func (c *Campaign) Run(ctx context.Context, m Monitor) error {
 	if len(c.kinds) == 0 {
 		return errors.New("no fault is possible here: each says why")
@@ -197,7 +198,8 @@ func (c *Campaign) recover(ctx context.Context, after Kind) {
 	c.env.Logger.Info("recovered", "after", after.Name, "took", time.Since(begun).Round(time.Millisecond))
 }
 
-// Select gives the kinds that a list names: all, or kinds and their first words parted by commas, as in "postgres,server.kill".
+// Select gives the kinds that a list names: all, or kinds and their first words parted by commas, as in
+// "postgres,server.kill".
 func Select(list string) ([]Kind, error) {
 	var chosen []Kind
 	for word := range strings.SplitSeq(list, ",") {
@@ -205,12 +207,14 @@ func Select(list string) ([]Kind, error) {
 		n := len(chosen)
 		for _, k := range Kinds() {
 			family, _, _ := strings.Cut(k.Name, ".")
-			if (word == "all" || word == k.Name || word == family) && !slices.ContainsFunc(chosen[:n], func(c Kind) bool { return c.Name == k.Name }) {
+			if (word == "all" || word == k.Name || word == family) &&
+				!slices.ContainsFunc(chosen[:n], func(c Kind) bool { return c.Name == k.Name }) {
 				chosen = append(chosen, k)
 			}
 		}
 		if len(chosen) == n {
-			return nil, fmt.Errorf("--faults: %q names no fault, or none that was not named before: use all, a family, for example postgres, or a kind: %s", word, strings.Join(Names(), ", "))
+			return nil,
+				fmt.Errorf("--faults: %q names no fault, or none that was not named before: use all, a family, for example postgres, or a kind: %s", word, strings.Join(Names(), ", "))
 		}
 	}
 	return chosen, nil

@@ -1,5 +1,6 @@
-// Package fault breaks what topostream stands on, each time for real: backends are terminated, processes killed and frozen, connections cut, disks
-// filled. [Kinds] are the faults; [Run] injects them in random order while the checker looks.
+// Package fault breaks what topostream stands on, each time for real: backends are terminated, processes killed and
+// frozen, connections cut, disks filled. [Kinds] are the faults; [Run] injects them in random order while the checker
+// looks.
 package fault
 
 import (
@@ -52,7 +53,8 @@ const (
 // Kinds are all faults.
 func Kinds() []Kind {
 	var all []Kind
-	for _, kinds := range [][]Kind{sqlKinds(), postgresKinds(), serverKinds(), linkKinds(), workerKinds(), diskKinds(), clockKinds()} {
+	for _, kinds := range [][]Kind{sqlKinds(), postgresKinds(), serverKinds(), linkKinds(), workerKinds(), diskKinds(),
+		clockKinds()} {
 		all = append(all, kinds...)
 	}
 	return all

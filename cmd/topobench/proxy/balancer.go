@@ -34,8 +34,8 @@ func (b *Backend) Addr() string {
 	return ""
 }
 
-// A Balancer forwards each connection to a random backend. It asks each for /readyz and leaves out those that do not say yes; when none does, it
-// tries them all, as clients should hear the reason from a server.
+// A Balancer forwards each connection to a random backend. It asks each for /readyz and leaves out those that do not
+// say yes; when none does, it tries them all, as clients should hear the reason from a server.
 type Balancer struct {
 	*Proxy
 
@@ -52,7 +52,8 @@ const (
 
 // Balance opens a balancer on a free port of loopback.
 func Balance(ctx context.Context, backends ...*Backend) (*Balancer, error) {
-	b := &Balancer{backends: backends, client: &http.Client{Timeout: checkTimeout, Transport: &http.Transport{DisableKeepAlives: true}}}
+	b := &Balancer{backends: backends, client: &http.Client{Timeout: checkTimeout,
+		Transport: &http.Transport{DisableKeepAlives: true}}}
 	p, err := Listen(ctx, b.pick)
 	if err != nil {
 		return nil, err

@@ -1,5 +1,6 @@
-// Package stage is where a fault campaign plays: a PostgreSQL of its own, two or more `topostream serve` processes behind a balancer, each with its
-// own path to the database, and a worker, all real processes on loopback. Whatever the stage opens, Close ends.
+// Package stage is where a fault campaign plays: a PostgreSQL of its own, two or more `topostream serve` processes
+// behind a balancer, each with its own path to the database, and a worker, all real processes on loopback. Whatever the
+// stage opens, Close ends.
 package stage
 
 import (
@@ -67,10 +68,12 @@ const (
 	poll   = "poll"
 )
 
-// settings are those of a production cluster that is small. It can be restored from and followed: nothing is switched off that durability needs.
+// settings are those of a production cluster that is small. It can be restored from and followed: nothing is switched
+// off that durability needs.
 func settings(version int) map[string]string {
 	s := map[string]string{
-		"max_connections": "300", "shared_buffers": "128MB", "wal_level": "logical", "max_wal_size": "256MB", "min_wal_size": "64MB",
+		"max_connections": "300", "shared_buffers": "128MB", "wal_level": "logical", "max_wal_size": "256MB",
+		"min_wal_size":     "64MB",
 		"deadlock_timeout": "500ms", "log_line_prefix": "%m [%p] %a ", "autovacuum_naptime": "10s",
 	}
 	if version >= 17 {
@@ -96,7 +99,8 @@ func Open(ctx context.Context, cfg Config) (_ *Stage, err error) {
 			err = errors.Join(err, s.Close(context.WithoutCancel(ctx)))
 		}
 	}()
-	for _, step := range []func(context.Context) error{s.makeDir, s.findProgram, s.startPostgres, s.migrate, s.startServers, s.startWorker} {
+	for _, step := range []func(context.Context) error{s.makeDir, s.findProgram, s.startPostgres, s.migrate,
+		s.startServers, s.startWorker} {
 		if err := step(ctx); err != nil {
 			return nil, fmt.Errorf("stage: %w", err)
 		}
@@ -141,7 +145,8 @@ func (s *Stage) findProgram(ctx context.Context) error {
 	}
 	path, lookErr := exec.LookPath("topostream")
 	if lookErr != nil || ctx.Err() != nil {
-		return fmt.Errorf("topostream cannot be built here and is not in PATH: name it in --topostream: %w: %s", err, strings.TrimSpace(string(out)))
+		return fmt.Errorf("topostream cannot be built here and is not in PATH: name it in --topostream: %w: %s", err,
+			strings.TrimSpace(string(out)))
 	}
 	s.binary = path
 	return nil
@@ -157,7 +162,8 @@ func (s *Stage) startPostgres(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	cfg := pgcluster.Config{Binaries: binaries, DataDir: filepath.Join(s.dir, "postgres"), Settings: settings(binaries.Version)}
+	cfg := pgcluster.Config{Binaries: binaries, DataDir: filepath.Join(s.dir, "postgres"),
+		Settings: settings(binaries.Version)}
 	if s.JournalDisk, s.NoDisk = mountDisk(s.journalDir()); s.NoDisk == nil {
 		if s.WALDisk, err = mountDisk(filepath.Join(s.dir, "wal")); err != nil {
 			return err
@@ -194,7 +200,8 @@ func (s *Stage) migrate(ctx context.Context) error {
 	if err := s.sql(ctx, "postgres", `CREATE TABLESPACE journal LOCATION '`+s.journalDir()+`'`); err != nil {
 		return err
 	}
-	return s.sql(ctx, database, `ALTER TABLE topology_events SET TABLESPACE journal; ALTER INDEX topology_events_pkey SET TABLESPACE journal`)
+	return s.sql(ctx, database,
+		`ALTER TABLE topology_events SET TABLESPACE journal; ALTER INDEX topology_events_pkey SET TABLESPACE journal`)
 }
 
 func (s *Stage) sql(ctx context.Context, database, statement string) error {
@@ -261,11 +268,13 @@ func (s *Stage) startServers(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		args := append([]string{"serve", "--addr=127.0.0.1:0", "--jwt-secret-file=" + s.secretFile(), "--max-streams-per-user=0", "--drain=3s"}, s.cfg.ServeArgs...)
+		args := append([]string{"serve", "--addr=127.0.0.1:0", "--jwt-secret-file=" + s.secretFile(),
+			"--max-streams-per-user=0", "--drain=3s"}, s.cfg.ServeArgs...)
 		if s.cfg.Bus == poll {
 			args = append(args, "--bus="+poll)
 		}
-		server := &Server{Name: name, Backend: proxy.NewBackend(), Database: link, database: p, listens: s.cfg.Bus == notify, client: s.client, process: s.process(name, databaseURL, args...)}
+		server := &Server{Name: name, Backend: proxy.NewBackend(), Database: link, database: p,
+			listens: s.cfg.Bus == notify, client: s.client, process: s.process(name, databaseURL, args...)}
 		if err := server.Start(ctx); err != nil {
 			return err
 		}
@@ -284,13 +293,15 @@ func (s *Stage) startWorker(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.Worker = &Worker{Name: "worker", process: s.process("worker", databaseURL, "mutator", "--lease=5s", "--max-attempts=100")}
+	s.Worker = &Worker{Name: "worker", process: s.process("worker", databaseURL, "mutator", "--lease=5s",
+		"--max-attempts=100")}
 	return s.Worker.Start()
 }
 
 const readyEvery = 100 * time.Millisecond
 
-// AwaitReady waits until every server is ready, LISTENs and gets connections from the balancer. When ctx ends first, the error says what is missing.
+// AwaitReady waits until every server is ready, LISTENs and gets connections from the balancer. When ctx ends first,
+// the error says what is missing.
 func (s *Stage) AwaitReady(ctx context.Context) error {
 	ticker := time.NewTicker(readyEvery)
 	defer ticker.Stop()
