@@ -37,6 +37,7 @@ type client struct {
 	kind  ClientKind
 	rng   *rand.Rand
 	judge *judge
+	among []*topology // that one that arrives chooses from
 
 	shown    atomic.Pointer[judge] // judge, for others
 	retry    time.Duration         // the server's wish; what a browser waits is its own matter before that
@@ -85,7 +86,7 @@ func (c *client) follow(ctx context.Context) {
 	for ctx.Err() == nil {
 		if c.kind == Arriving && !c.run.settling.Load() {
 			c.judge.close()
-			c.reads(c.run.topologies[c.rng.IntN(len(c.run.topologies))])
+			c.reads(c.among[c.rng.IntN(len(c.among))])
 		}
 		// atomic: a dial may outlive its request
 		c.trickles.Store(c.kind == Slow && !c.trickles.Load() && !c.run.settling.Load())

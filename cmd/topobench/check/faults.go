@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// windows are the faults of a run and the pauses that steady clients saw by them. It is the run's Monitor.
+// windows are the faults of a run and the pauses that steady clients saw by them.
 type windows struct {
 	since func() time.Duration // the run's clock
 
@@ -26,13 +26,11 @@ type window struct {
 // afterglow is how long after its end a fault is named with what goes wrong, and how far back pauses are looked for.
 const afterglow = 10 * time.Second
 
-var _ Monitor = (*windows)(nil)
-
 func newWindows(since func() time.Duration) *windows {
 	return &windows{since: since, open: map[*window]struct{}{}, byFault: map[string]*FaultReport{}}
 }
 
-// Began implements Monitor.
+// Began is that of Monitor.
 func (w *windows) Began(fault string) (ended func()) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -156,15 +156,19 @@ func (j *judge) snapshot(f *frame, now time.Duration) error {
 		j.topology.takeReset(reset{client: j.client, server: j.server, from: j.last, to: s.Seq, asked: j.resumed &&
 			!j.begun, at: now, fault: fault})
 	}
-	d, err := digestOf(j.client.run.hash, s)
+	d, rows, err := digestOf(j.client.run.hash, s)
+	problem := s.malformed()
 	if err != nil {
-		j.report(WrongSnapshot, s.Seq, err.Error())
-		return nil
+		problem = err.Error()
 	}
-	j.topology.takeSnapshot(taken{
-		client: j.client, server: j.server, seq: s.Seq, digest: d, graph: j.graph, at: now, fault: fault,
-		raw: fmt.Sprintf("%.300s", f.data),
-	})
+	if problem != "" {
+		j.report(WrongSnapshot, s.Seq, problem)
+	} else {
+		j.topology.takeSnapshot(taken{
+			client: j.client, server: j.server, seq: s.Seq, digest: d, rows: rows, graph: j.graph, at: now, fault: fault,
+			raw: fmt.Sprintf("%.300s", f.data),
+		})
+	}
 	j.has, j.last, j.begun = true, s.Seq, true
 	return nil
 }

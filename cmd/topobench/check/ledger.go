@@ -93,6 +93,17 @@ func (l *ledger) find(m marker, seq uint64) (at time.Duration, problem string) {
 	return e.at, problem
 }
 
+// fork says that a promotion has taken back what is above seq: who does not know yet what became of it need not find it
+// again, but may, where a request was sent again.
+func (l *ledger) fork(seq uint64, at time.Duration) {
+	l.newEpoch(at)
+	for _, e := range l.entries {
+		if e.seq > seq {
+			e.seq, e.excused = 0, true
+		}
+	}
+}
+
 // excuse says that retention has removed what was not read: what was written so far need not be found, but what is
 // found is judged as ever.
 func (l *ledger) excuse() {

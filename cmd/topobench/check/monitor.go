@@ -14,6 +14,26 @@ type Monitor interface {
 	// the fault from its beginning until all clients of the steady kind have caught up with what was committed before
 	// it ended.
 	Began(fault string) (ended func())
+
+	// Promoted says that the database has moved from one server to a copy of it, which may lack the newest commits: what
+	// the old one alone had is lost history. It must be called when nobody can write to the old one any more and nobody
+	// has written to the promoted one yet; both must take connections of the checker at these addresses until it returns.
+	// Then everybody may be led to the promoted one. Without this call a run takes every loss for a violation.
+	Promoted(ctx context.Context, oldURL, promotedURL string) error
+}
+
+// A monitor is a run's own.
+type monitor struct {
+	*windows
+
+	follower *follower
+}
+
+var _ Monitor = monitor{}
+
+// Promoted implements Monitor.
+func (m monitor) Promoted(ctx context.Context, oldURL, promotedURL string) error {
+	return m.follower.promoted(ctx, oldURL, promotedURL)
 }
 
 // A FaultRunner injects faults until ctx ends, which it does when the writers stop: the run's duration is over, the run
@@ -41,6 +61,7 @@ type Config struct {
 	Token func(subject string) (string, error)
 
 	Topologies int           // topologies that the run makes, named topobench-<seed>-<n>; optional, 50
+	Backlog    int           // mutations in flight in the largest of some more topologies, which stay pending; 0: none
 	Writers    int           // optional, 8
 	Clients    int           // optional, 40: as many of each of the four kinds as can be
 	Duration   time.Duration // how long the writers write; optional, 30 s

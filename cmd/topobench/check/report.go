@@ -27,19 +27,24 @@ type Report struct {
 
 	Events  uint64                      `json:"events"` // of the journal
 	Clients map[ClientKind]ClientReport `json:"clients"`
-	// of the snapshots checked, those with LANs, deckies and edges
-	Graphs    uint64 `json:"graphs"`
+
+	// Of the snapshots checked: those with LANs, deckies and edges; those of topologies with a backlog; and those that show
+	// the first mutations in flight alone.
+	Graphs   uint64 `json:"graphs"`
+	Backlogs uint64 `json:"backlogs"`
+	Prefixes uint64 `json:"prefixes"`
+
 	Resets    uint64 `json:"resets"`     // snapshots in place of events
 	Pruned    uint64 `json:"pruned"`     // of these, those below what the journal holds
 	NewEpochs uint64 `json:"new_epochs"` // and those by another epoch
-	// streams that clients gave up because nothing came
-	Silent uint64 `json:"silent"`
-	// events that an asynchronous failover took back, where that was said
-	LostByFailover uint64 `json:"lost_by_failover"`
-	// times that retention was faster than the checker
-	Resyncs uint64 `json:"resyncs"`
-	// deliveries and snapshots that could not be compared
-	Unchecked uint64 `json:"unchecked"`
+	Silent    uint64 `json:"silent"`     // streams that clients gave up because nothing came
+
+	Promotions     uint64 `json:"promotions"`
+	LostByFailover uint64 `json:"lost_by_failover"` // events that promotions, or a failover where that was said, took back
+	LostHistory    uint64 `json:"lost_history"`     // deliveries of events that a promotion took back
+
+	Resyncs   uint64 `json:"resyncs"`   // times that retention was faster than the checker
+	Unchecked uint64 `json:"unchecked"` // deliveries and snapshots that could not be compared
 
 	Faults       map[string]FaultReport `json:"faults"`
 	LongestPause time.Duration          `json:"longest_pause"` // by no fault
@@ -105,8 +110,10 @@ func (r *Report) Write(w io.Writer) {
 		all.Unjournaled += c.Unjournaled
 	}
 	fmt.Fprintf(w,
-		"events %d, deliveries %d and %d unjournaled, connections %d, resumes %d, snapshots checked %d (%d with the graph)\n",
-		r.Events, r.Deliveries(), all.Unjournaled, all.Connections, all.Resumes, all.Snapshots, r.Graphs)
+		"events %d, deliveries %d and %d unjournaled, connections %d, resumes %d\n"+
+			"snapshots checked %d: %d with the graph, %d of a backlog, %d of which show its beginning alone\n",
+		r.Events, r.Deliveries(), all.Unjournaled, all.Connections, all.Resumes,
+		all.Snapshots, r.Graphs, r.Backlogs, r.Prefixes)
 	for _, kind := range clientKinds() {
 		c := r.Clients[kind]
 		fmt.Fprintf(w, "  %-9s %3d clients: %9d deliveries, %6d connections, %6d resumes, %6d snapshots\n", kind,
@@ -115,14 +122,15 @@ func (r *Report) Write(w io.Writer) {
 	fmt.Fprintf(w,
 		"snapshots in place of events: %d (%d below the journal, %d of a new epoch); streams given up as silent: %d\n",
 		r.Resets, r.Pruned, r.NewEpochs, r.Silent)
-	fmt.Fprintf(w, "not compared: %d; retention was faster %d times; taken back by a failover: %d events\n",
-		r.Unchecked, r.Resyncs, r.LostByFailover)
+	fmt.Fprintf(w, "promotions: %d, which took %d events back; clients had got %d of them before\n",
+		r.Promotions, r.LostByFailover, r.LostHistory)
+	fmt.Fprintf(w, "not compared: %d; retention was faster %d times\n", r.Unchecked, r.Resyncs)
 	r.writeFaults(w)
 	for _, v := range r.First {
 		fmt.Fprintln(w, v)
 	}
-	fmt.Fprintf(w, "altered %d, refused %d, journal faults %d\n", r.Violations[Altered], r.Violations[Refused],
-		r.Violations[Journal])
+	fmt.Fprintf(w, "altered %d, refused %d, spliced %d, journal faults %d\n",
+		r.Violations[Altered], r.Violations[Refused], r.Violations[Spliced], r.Violations[Journal])
 	fmt.Fprintf(w, "lost %d, doubled %d, reordered %d, torn %d, wrong snapshots %d\n",
 		r.Violations[Lost], r.Violations[Doubled], r.Violations[Reordered], r.Violations[Torn],
 		r.Violations[WrongSnapshot])
@@ -143,8 +151,9 @@ func (r *Report) writeFaults(w io.Writer) {
 
 // stats are a run's counters.
 type stats struct {
-	commits, rollbacks, undone, unknown, retries, databaseErrors, notifies             atomic.Uint64
-	events, graphs, resets, pruned, epochs, silent, lostByFailover, resyncs, unchecked atomic.Uint64
+	commits, rollbacks, undone, unknown, retries, databaseErrors, notifies                 atomic.Uint64
+	events, graphs, backlogs, prefixes, resets, pruned, epochs, silent, resyncs, unchecked atomic.Uint64
+	promotions, lostByFailover, lostHistory                                                atomic.Uint64
 
 	kinds map[ClientKind]*kindStats
 }
@@ -167,12 +176,12 @@ func (r *run) report(duration, settled time.Duration) *Report {
 	out := &Report{
 		Seed: r.cfg.Seed, Duration: duration, Settled: settled, Topologies: len(r.topologies),
 		Commits: s.commits.Load(), Rollbacks: s.rollbacks.Load(), Undone: s.undone.Load(), Unknown: s.unknown.Load(),
-		Retries:        s.retries.Load(),
-		DatabaseErrors: s.databaseErrors.Load(), Notifies: s.notifies.Load(), Events: s.events.Load(),
-		Graphs: s.graphs.Load(), Resets: s.resets.Load(),
-		Pruned: s.pruned.Load(), NewEpochs: s.epochs.Load(), Silent: s.silent.Load(),
-		LostByFailover: s.lostByFailover.Load(), Resyncs: s.resyncs.Load(),
-		Unchecked: s.unchecked.Load(), Clients: map[ClientKind]ClientReport{}, Faults: map[string]FaultReport{},
+		Retries: s.retries.Load(), DatabaseErrors: s.databaseErrors.Load(), Notifies: s.notifies.Load(),
+		Events: s.events.Load(), Graphs: s.graphs.Load(), Backlogs: s.backlogs.Load(), Prefixes: s.prefixes.Load(),
+		Resets: s.resets.Load(), Pruned: s.pruned.Load(), NewEpochs: s.epochs.Load(), Silent: s.silent.Load(),
+		Promotions: s.promotions.Load(), LostByFailover: s.lostByFailover.Load(), LostHistory: s.lostHistory.Load(),
+		Resyncs: s.resyncs.Load(), Unchecked: s.unchecked.Load(),
+		Clients: map[ClientKind]ClientReport{}, Faults: map[string]FaultReport{},
 	}
 	for kind, k := range s.kinds {
 		out.Clients[kind] = ClientReport{k.clients, k.deliveries.Load(), k.unjournaled.Load(), k.connections.Load(),

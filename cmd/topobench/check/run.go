@@ -9,7 +9,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/http"
-	"strconv"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -30,8 +30,10 @@ type run struct {
 	shapes     []shape
 	weight     int
 
-	topologies []*topology
-	followed   int // of these, the first ones, that clients follow all the time
+	topologies []*topology // all
+	plain      []*topology // those without a backlog, which most writers write to
+	backlogs   []*topology // the others
+	followed   int         // of the plain ones, the first, that clients follow all the time
 	clients    []*client
 
 	settling atomic.Bool   // the writers have stopped: clients are calm
@@ -65,7 +67,11 @@ func (r *run) since() time.Duration { return time.Since(r.began) }
 
 // connect opens a connection to the database.
 func (r *run) connect(ctx context.Context, name string) (*pgx.Conn, error) {
-	cfg, err := pgx.ParseConfig(r.cfg.DatabaseURL)
+	return r.connectTo(ctx, r.cfg.DatabaseURL, name)
+}
+
+func (r *run) connectTo(ctx context.Context, databaseURL, name string) (*pgx.Conn, error) {
+	cfg, err := pgx.ParseConfig(databaseURL)
 	if err != nil {
 		return nil, fmt.Errorf("the address of the database: %w", err)
 	}
@@ -106,56 +112,64 @@ func Run(ctx context.Context, cfg Config) (*Report, error) {
 	return report, err
 }
 
-// makeTopologies makes the run's own topologies, active.
+// makeTopologies makes the run's own topologies: the plain ones active, those with a backlog pending.
 func (r *run) makeTopologies(ctx context.Context) error {
 	const (
-		insert = `
-WITH made AS (INSERT INTO topologies (name) SELECT 'topobench-' || $1::text || '-' || n FROM generate_series(1, $2::int) n RETURNING id, name)
-SELECT id::text, name FROM made ORDER BY length(name), name`
 		deploy   = `UPDATE topologies SET status = 'deploying' WHERE id = ANY ($1::text[]::uuid[])`
 		activate = `UPDATE topologies SET status = 'active' WHERE id = ANY ($1::text[]::uuid[])`
-		heads    = `SELECT topology_id::text, seq FROM topology_heads WHERE topology_id = ANY ($1::text[]::uuid[])`
 	)
 	conn, err := r.connect(ctx, "setup")
 	if err != nil {
 		return err
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
-	rows, err := conn.Query(ctx, insert, strconv.FormatUint(r.cfg.Seed, 10), r.cfg.Topologies)
+	if r.plain, err = r.insertTopologies(ctx, conn, "", r.cfg.Topologies); err != nil {
+		return err
+	}
+	for _, statement := range []string{deploy, activate} {
+		if _, err := conn.Exec(ctx, statement, idsOf(r.plain)); err != nil {
+			return fmt.Errorf("make topologies active: %w", err)
+		}
+	}
+	if r.cfg.Backlog > 0 {
+		if r.backlogs, err = r.insertTopologies(ctx, conn, "backlog-", backlogTopologies); err != nil {
+			return err
+		}
+		if err := r.fillBacklogs(ctx, conn, idsOf(r.backlogs)); err != nil {
+			return err
+		}
+	}
+	r.topologies = slices.Concat(r.plain, r.backlogs)
+	r.followed = min(len(r.plain), max(r.cfg.Clients/len(clientKinds()), 1))
+	return nil
+}
+
+// insertTopologies makes n topologies, whose names begin with the run's prefix and what.
+func (r *run) insertTopologies(ctx context.Context, conn *pgx.Conn, what string, n int) ([]*topology, error) {
+	const insert = `
+WITH made AS (INSERT INTO topologies (name) SELECT $1::text || n FROM generate_series(1, $2::int) n RETURNING id, name)
+SELECT m.id::text, m.name FROM made m ORDER BY length(m.name), m.name`
+	rows, err := conn.Query(ctx, insert, fmt.Sprintf("topobench-%d-%s", r.cfg.Seed, what), n)
 	if err != nil {
-		return fmt.Errorf("make topologies: %w", err)
+		return nil, fmt.Errorf("make topologies: %w", err)
 	}
 	type made struct{ ID, Name string }
 	all, err := pgx.CollectRows(rows, pgx.RowToStructByPos[made])
 	if err != nil {
-		return fmt.Errorf("make topologies (remove those of an earlier run with this seed): %w", err)
+		return nil, fmt.Errorf("make topologies (remove those of an earlier run with this seed): %w", err)
 	}
-	ids := make([]string, len(all))
-	for i, m := range all {
-		ids[i] = m.ID
-	}
-	for _, statement := range []string{deploy, activate} {
-		if _, err := conn.Exec(ctx, statement, ids); err != nil {
-			return fmt.Errorf("make topologies active: %w", err)
-		}
-	}
-	rows, err = conn.Query(ctx, heads, ids)
-	if err != nil {
-		return fmt.Errorf("read the heads: %w", err)
-	}
-	head := map[string]uint64{}
-	var (
-		id  string
-		seq uint64
-	)
-	if _, err := pgx.ForEachRow(rows, []any{&id, &seq}, func() error { head[id] = seq; return nil }); err != nil {
-		return fmt.Errorf("read the heads: %w", err)
-	}
+	topologies := make([]*topology, 0, len(all))
 	for _, m := range all {
-		r.topologies = append(r.topologies, newTopology(r, m.ID, m.Name, head[m.ID]))
+		var head uint64
+		const query = `SELECT seq FROM topology_heads WHERE topology_id = $1::text::uuid`
+		if err := conn.QueryRow(ctx, query, m.ID).Scan(&head); err != nil {
+			return nil, fmt.Errorf("read the heads: %w", err)
+		}
+		t := newTopology(r, m.ID, m.Name, head)
+		t.backlog = what != ""
+		topologies = append(topologies, t)
 	}
-	r.followed = min(len(r.topologies), max(r.cfg.Clients/len(clientKinds()), 1))
-	return nil
+	return topologies, nil
 }
 
 func (r *run) removeTopologies(ctx context.Context) error {
@@ -194,7 +208,7 @@ func (r *run) check(ctx context.Context) (*Report, error) {
 	following.Go(func() { r.progress(background) })
 
 	began := r.since()
-	faultErr := r.write(ctx)
+	faultErr := r.write(ctx, monitor{r.faults, f})
 	duration := r.since() - began
 	r.settling.Store(true)
 	close(r.calm)
@@ -210,7 +224,7 @@ func (r *run) check(ctx context.Context) (*Report, error) {
 }
 
 // write lets the writers write and the faults happen.
-func (r *run) write(ctx context.Context) (faults error) {
+func (r *run) write(ctx context.Context, m Monitor) (faults error) {
 	ctx, cancel := context.WithTimeout(ctx, r.cfg.Duration)
 	defer cancel()
 	var all sync.WaitGroup
@@ -223,7 +237,7 @@ func (r *run) write(ctx context.Context) (faults error) {
 	}
 	if r.cfg.Faults != nil {
 		all.Go(func() {
-			if err := r.cfg.Faults(ctx, r.faults); err != nil && !errors.Is(err, context.Canceled) &&
+			if err := r.cfg.Faults(ctx, m); err != nil && !errors.Is(err, context.Canceled) &&
 				!errors.Is(err, context.DeadlineExceeded) {
 				faults = fmt.Errorf("the faults: %w", err)
 				cancel()
@@ -235,12 +249,21 @@ func (r *run) write(ctx context.Context) (faults error) {
 }
 
 func (r *run) makeClients() {
-	for n := range r.cfg.Clients {
-		c := &client{run: r, n: n, kind: clientKinds()[n%len(clientKinds())],
-			rng: rand.New(rand.NewPCG(r.cfg.Seed, uint64(1_000+n)))}
-		c.reads(r.topologies[n/len(clientKinds())%r.followed])
-		r.stats.kinds[c.kind].clients++
+	add := func(kind ClientKind, among []*topology, first *topology) {
+		n := len(r.clients)
+		c := &client{run: r, n: n, kind: kind, among: among, rng: rand.New(rand.NewPCG(r.cfg.Seed, uint64(1_000+n)))}
+		c.reads(first)
+		r.stats.kinds[kind].clients++
 		r.clients = append(r.clients, c)
+	}
+	for n := range r.cfg.Clients {
+		add(clientKinds()[n%len(clientKinds())], r.plain, r.plain[n/len(clientKinds())%r.followed])
+	}
+	if len(r.backlogs) == 0 {
+		return
+	}
+	for n, kind := range backlogClients() {
+		add(kind, r.backlogs, r.backlogs[n%len(r.backlogs)])
 	}
 }
 
@@ -386,7 +409,7 @@ func (r *run) compareTables(ctx context.Context, f *follower, t *topology) error
 		}
 		t.mu.Lock()
 		same := head == t.position
-		if difference := t.state.difference(s.digest, true); same && difference != "" {
+		if difference := t.state.difference(s.digest, true, true); same && difference != "" {
 			t.problem(head, "the tables are not what the journal tells: "+difference)
 		}
 		t.mu.Unlock()

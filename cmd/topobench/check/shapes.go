@@ -41,6 +41,7 @@ func shapes() []shape {
 		{60, (*writer).postMutation},
 		{40, (*writer).patchStatus},
 		{60, (*writer).rawNotify},
+		{120, (*writer).backlogged},
 	}
 }
 
@@ -63,7 +64,7 @@ func (w *writer) step(ctx context.Context) {
 
 // pick chooses a topology: more often one of those that clients follow all the time.
 func (w *writer) pick() *topology {
-	all := w.run.topologies
+	all := w.run.plain
 	if w.rng.IntN(10) < 7 {
 		all = all[:w.run.followed]
 	}
@@ -72,10 +73,10 @@ func (w *writer) pick() *topology {
 
 // pickSome chooses up to n topologies, each once, in random order.
 func (w *writer) pickSome(n int) []*topology {
-	order := w.rng.Perm(len(w.run.topologies))
+	order := w.rng.Perm(len(w.run.plain))
 	picked := make([]*topology, 0, n)
 	for _, i := range order[:min(n, len(order))] {
-		picked = append(picked, w.run.topologies[i])
+		picked = append(picked, w.run.plain[i])
 	}
 	return picked
 }
@@ -155,7 +156,7 @@ func (w *writer) changeOne(ctx context.Context) {
 
 func (w *writer) changeMany(ctx context.Context) { w.changeSome(ctx, 2+w.rng.IntN(5)) }
 
-func (w *writer) changeAll(ctx context.Context) { w.changeSome(ctx, len(w.run.topologies)) }
+func (w *writer) changeAll(ctx context.Context) { w.changeSome(ctx, len(w.run.plain)) }
 
 // changeSome changes n topologies by one statement.
 func (w *writer) changeSome(ctx context.Context, n int) {
@@ -190,7 +191,7 @@ func (w *writer) several(ctx context.Context) {
 func (w *writer) disorderly(ctx context.Context) {
 	w.transact(ctx, pgx.TxOptions{}, func(ctx context.Context, x *transaction) error {
 		for range 3 {
-			few := w.run.topologies[max(len(w.run.topologies)-4, 0):]
+			few := w.run.plain[max(len(w.run.plain)-4, 0):]
 			if err := x.emit(ctx, few[w.rng.IntN(len(few))], w.payload(50)); err != nil {
 				return err
 			}

@@ -57,7 +57,7 @@ func TestASnapshotIsComparedWithTheStateThatTheJournalTells(t *testing.T) {
 			r := testRun()
 			topology := newTopology(r, "id", "name", 8)
 			for i, e := range smallLife() {
-				topology.fold(uint64(i)+1, eventJSON(uint64(i)+1, e[0], e[1]), true)
+				topology.fold(uint64(i)+1, eventJSON(uint64(i)+1, e[0], e[1]), int64(i), true)
 			}
 			if n := r.violations.total(); n != 0 {
 				t.Fatalf("%v", r.violations.first)
@@ -66,11 +66,11 @@ func TestASnapshotIsComparedWithTheStateThatTheJournalTells(t *testing.T) {
 			if err := json.Unmarshal([]byte(strings.Replace(smallSnapshot, c.old, c.instead, 1)), &s); err != nil {
 				t.Fatal(err)
 			}
-			d, err := digestOf(r.hash, s)
+			d, _, err := digestOf(r.hash, s)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if got := topology.record(8).difference(d, true); !strings.Contains(got, c.want) ||
+			if got := topology.record(8).difference(d, true, true); !strings.Contains(got, c.want) ||
 				(got == "") != (c.want == "") {
 				t.Errorf("differs in %q, want %q", got, c.want)
 			}
@@ -100,7 +100,7 @@ func TestAJournalThatCannotBeIsReported(t *testing.T) {
 					continue
 				}
 				seq++
-				topology.fold(seq, eventJSON(seq, e[0], e[1]), true)
+				topology.fold(seq, eventJSON(seq, e[0], e[1]), int64(i), true)
 			}
 			text := fmt.Sprint(r.violations.first)
 			if (r.violations.total() == 0) != (c.want == "") || !strings.Contains(text, c.want) {

@@ -23,6 +23,8 @@ const (
 	Altered       Kind = "altered" // an event whose bytes are not the journal's
 	// an answer after which a browser would have given up, or which no writer should get
 	Refused Kind = "refused"
+	// the events of two histories under a number that stands for both
+	Spliced Kind = "spliced"
 	// the journal is not what was committed: a gap, an event twice, one that was rolled back
 	Journal Kind = "journal"
 )
