@@ -15,6 +15,7 @@ import (
 // A Monitor is told of faults; the checker's is one.
 type Monitor interface {
 	Began(fault string) (ended func())
+	Promoted(ctx context.Context, oldURL, promotedURL string) error
 }
 
 // A Report says what a campaign did, by kind.
@@ -84,11 +85,12 @@ func (c *Campaign) Run(ctx context.Context, m Monitor) error {
 	defer stop()
 	var beside sync.WaitGroup
 	defer beside.Wait()
-	var deck []Kind
+	c.env.monitor = m
+	deck := c.shuffled()
+	c.hurry(deck)
 	draw := func() Kind {
 		if len(deck) == 0 {
-			deck = slices.Clone(c.kinds)
-			c.rand.Shuffle(len(deck), func(i, j int) { deck[i], deck[j] = deck[j], deck[i] })
+			deck = c.shuffled()
 		}
 		k := deck[0]
 		deck = deck[1:]
@@ -120,6 +122,28 @@ func (c *Campaign) Run(ctx context.Context, m Monitor) error {
 	beside.Wait()
 	c.recover(ctx, Kind{Name: "the last fault"})
 	return c.err()
+}
+
+// shuffled gives all kinds in random order.
+func (c *Campaign) shuffled() []Kind {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	deck := slices.Clone(c.kinds)
+	c.rand.Shuffle(len(deck), func(i, j int) { deck[i], deck[j] = deck[j], deck[i] })
+	return deck
+}
+
+// soon is how many faults come before an early one at most.
+const soon = 3
+
+// hurry brings early kinds to the front, behind a few others.
+func (c *Campaign) hurry(deck []Kind) {
+	for i, k := range deck {
+		if to := c.rand.IntN(soon + 1); k.early && i > to {
+			copy(deck[to+1:i+1], deck[to:i])
+			deck[to] = k
+		}
+	}
 }
 
 func (c *Campaign) rest() time.Duration {

@@ -27,6 +27,7 @@ func postgresKinds() []Kind {
 			inject: killBackend},
 		{Name: "postgres.freeze", Doc: "SIGSTOP of the postmaster and all its children for 1 to 8 s.",
 			part: ofPostgres, inject: freezePostgres},
+		promoteKind(),
 	}
 }
 

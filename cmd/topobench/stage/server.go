@@ -21,10 +21,9 @@ type Server struct {
 	Backend  *proxy.Backend
 	Database *proxy.Link
 
-	listens  bool // on a connection by LISTEN
-	process  *process
-	database *proxy.Proxy
-	client   *http.Client
+	listens bool // on a connection by LISTEN
+	process *process
+	client  *http.Client
 }
 
 const startPause = 200 * time.Millisecond
