@@ -95,13 +95,13 @@ func (c *checkCmd) foreignServers(ctx context.Context, cfg *check.Config, o outp
 	if cfg.Token, err = c.tokens(); err != nil {
 		return nil, usageError{err}
 	}
-	cfg.Faults, err = foreignFaults(ctx, c.DatabaseURL, stageConfig{c.Faults, cfg.Seed, o, c.Stage})
+	cfg.Faults, err = foreignFaults(ctx, c.DatabaseURL, stageConfig{c.Faults, cfg.Seed, c.Duration, o, c.Stage})
 	return func() error { return nil }, err
 }
 
 // ownStage has the run check servers of its own.
 func (c *checkCmd) ownStage(ctx context.Context, cfg *check.Config, o output) (end func() error, err error) {
-	s, err := startStage(ctx, stageConfig{c.Faults, cfg.Seed, o, c.Stage})
+	s, err := startStage(ctx, stageConfig{c.Faults, cfg.Seed, c.Duration, o, c.Stage})
 	if err != nil {
 		return nil, fmt.Errorf("start the stage: %w", err)
 	}
@@ -113,6 +113,8 @@ func (c *checkCmd) validate() error {
 	switch {
 	case len(c.URL) == 0 && (c.Token != "" || c.JWTSecretFile != ""):
 		return errors.New("--token and --jwt-secret-file are for servers that you name by --url: the stage's own have a secret of their own")
+	case len(c.URL) > 0 && c.Stage.OldBinary != "":
+		return errors.New("--old-binary is for a stage of the checker's own: leave --url out")
 	case len(c.URL) > 0 && c.DatabaseURL == "":
 		return errors.New("--database-url is missing: give the database of the servers at --url")
 	case len(c.URL) > 0 && (c.Token == "") == (c.JWTSecretFile == ""):

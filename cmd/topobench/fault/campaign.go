@@ -38,6 +38,7 @@ func (r Report) Total() int {
 type Campaign struct {
 	env     *Env
 	kinds   []Kind
+	steps   []step     // of an upgrade
 	rand    *rand.Rand // of Run
 	mu      sync.Mutex
 	report  Report
@@ -78,7 +79,7 @@ const (
 // Run injects faults until ctx ends, mends the last one and returns when every server works again. Each kind comes once
 // in random order, then again in another one. It is an error when what was mended does not work again within a minute.
 func (c *Campaign) Run(ctx context.Context, m Monitor) error {
-	if len(c.kinds) == 0 {
+	if len(c.kinds) == 0 && len(c.steps) == 0 {
 		return errors.New("no fault is possible here: each says why")
 	}
 	ctx, stop := context.WithCancel(ctx)
@@ -96,7 +97,12 @@ func (c *Campaign) Run(ctx context.Context, m Monitor) error {
 		deck = deck[1:]
 		return k
 	}
+	begun := time.Now()
 	for ctx.Err() == nil && c.err() == nil {
+		c.takeSteps(ctx, m, begun, &beside)
+		if ctx.Err() != nil || c.err() != nil {
+			break
+		}
 		k := draw()
 		if k.beside {
 			if c.begin(k) {
@@ -121,7 +127,7 @@ func (c *Campaign) Run(ctx context.Context, m Monitor) error {
 	stop()
 	beside.Wait()
 	c.recover(ctx, Kind{Name: "the last fault"})
-	return c.err()
+	return errors.Join(c.err(), c.unfinished())
 }
 
 // shuffled gives all kinds in random order.

@@ -2,6 +2,7 @@ package fault
 
 import (
 	"context"
+	"errors"
 	"math/rand/v2"
 	"time"
 
@@ -32,15 +33,14 @@ const promoteTimeout = 2 * time.Minute
 func promote(ctx context.Context, e *Env, r *rand.Rand) error {
 	mend, cancel := context.WithTimeout(context.WithoutCancel(ctx), promoteTimeout)
 	defer cancel()
-	standby, err := e.Stage.NewStandby(mend)
-	if err != nil {
+	standby, err := e.Stage.NewStandby(ctx)
+	switch {
+	case ctx.Err() != nil && err == nil:
+		return errors.Join(spoiled(ctx.Err()), standby.Discard(mend))
+	case ctx.Err() != nil:
+		return spoiled(err)
+	case err != nil:
 		return err
-	}
-	if ctx.Err() != nil {
-		if err := standby.Discard(mend); err != nil {
-			return err
-		}
-		return spoiled(ctx.Err())
 	}
 	if err := standby.Part(mend); err != nil {
 		return err
