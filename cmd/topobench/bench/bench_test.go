@@ -23,7 +23,8 @@ func TestMain(m *testing.M) {
 		n, err := strconv.Atoi(os.Args[2])
 		if err == nil {
 			log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
-			err = Feeds(context.Background(), FeedsConfig{os.Getenv(FeedsDatabase), os.Args[1], n, log}, os.Stdin, os.Stdout)
+			err = Feeds(context.Background(), FeedsConfig{os.Getenv(FeedsDatabase), os.Args[1], n, log}, os.Stdin,
+				os.Stdout)
 		}
 		if err != nil {
 			fmt.Fprintln(os.Stderr, err)

@@ -48,7 +48,8 @@ func startServer(ctx context.Context, program string, p *place, bus string) (_ *
 	}
 	s := &server{
 		token: strings.TrimSpace(string(token)), logged: make(chan struct{}),
-		command: exec.CommandContext(ctx, program, "serve", "--addr", "127.0.0.1:0", "--log-format", "json", "--max-streams-per-user", "0", "--drain", "0s"),
+		command: exec.CommandContext(ctx, program, "serve", "--addr", "127.0.0.1:0", "--log-format", "json",
+			"--max-streams-per-user", "0", "--drain", "0s"),
 	}
 	if bus == pgbus.BusPoll { // the others follow the database
 		s.command.Args = append(s.command.Args, "--bus", bus)

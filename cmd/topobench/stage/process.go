@@ -13,7 +13,8 @@ import (
 	"time"
 )
 
-// A process is one run of the program after the other, with one log file for all of them. At most one runs at a time. Safe for concurrent use.
+// A process is one run of the program after the other, with one log file for all of them. At most one runs at a time.
+// Safe for concurrent use.
 type process struct {
 	name    string
 	binary  string

@@ -14,21 +14,22 @@ import (
 	"topostream/cmd/topobench/proxy"
 )
 
-// A Server is a `topostream serve` behind the balancer, with a path to its database of its own. Its methods are safe for concurrent use.
+// A Server is a `topostream serve` behind the balancer, with a path to its database of its own. Its methods are safe
+// for concurrent use.
 type Server struct {
 	Name     string
 	Backend  *proxy.Backend
 	Database *proxy.Link
 
-	listens  bool // on a connection by LISTEN
-	process  *process
-	database *proxy.Proxy
-	client   *http.Client
+	listens bool // on a connection by LISTEN
+	process *process
+	client  *http.Client
 }
 
 const startPause = 200 * time.Millisecond
 
-// Start runs it and returns when it serves. As a service manager does, it starts it again while the database takes nobody.
+// Start runs it and returns when it serves. As a service manager does, it starts it again while the database takes
+// nobody.
 func (s *Server) Start(ctx context.Context) error {
 	for {
 		err := s.process.start()
