@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"topostream/pgbus"
+	"topostream/pgbus/postgres"
 	"topostream/sql"
 )
 
@@ -32,7 +33,7 @@ func (d database) connect(ctx context.Context) (*pgx.Conn, error) {
 	if cfg.ConnectTimeout == 0 {
 		cfg.ConnectTimeout = startTimeout
 	}
-	return pgbus.Connect(ctx, cfg)
+	return postgres.Connect(ctx, cfg)
 }
 
 // startTimeout is how long each host may take to let in a command that is being started: where the machine is busy with starting, that takes longer than later.

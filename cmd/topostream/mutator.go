@@ -10,8 +10,8 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
-	"topostream/pgbus"
 	"topostream/pgbus/mutator"
+	"topostream/pgbus/postgres"
 	"topostream/sql"
 	"topostream/stream"
 	"topostream/stream/apply"
@@ -101,7 +101,7 @@ func runMutator(ctx context.Context, databaseURL string, listen *pgx.ConnConfig,
 	if cfg.Concurrency == 0 {
 		cfg.Concurrency = defaultConcurrency
 	}
-	pool, err := pgbus.NewPool(ctx, databaseURL, func(c *pgxpool.Config) {
+	pool, err := postgres.NewPool(ctx, databaseURL, func(c *pgxpool.Config) {
 		c.MaxConns = mutator.Connections(cfg.Concurrency)
 		name(c.ConnConfig, "topostream mutator")
 	})

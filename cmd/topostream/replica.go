@@ -6,10 +6,11 @@ import (
 	"fmt"
 	"log/slog"
 
+	"topostream/pgbus/postgres"
+	"topostream/pgbus/setting"
+
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
-
-	"topostream/pgbus"
 )
 
 // oldestReplica is the first PostgreSQL whose standbys decode their WAL.
@@ -21,7 +22,7 @@ func (c *serveCmd) replica(ctx context.Context, log *slog.Logger) (*pgxpool.Pool
 	if c.ReplicaDatabaseURL == "" {
 		return nil, nil //nolint:nilnil // no standby is no error
 	}
-	pool, err := pgbus.NewReplicaPool(ctx, c.ReplicaDatabaseURL)
+	pool, err := postgres.NewReplicaPool(ctx, c.ReplicaDatabaseURL)
 	if err != nil {
 		return nil, errors.New("--replica-database-url cannot be read: write postgres://user:password@host:5432/name") // the reason may quote the password
 	}
@@ -44,7 +45,7 @@ func (c *serveCmd) replica(ctx context.Context, log *slog.Logger) (*pgxpool.Pool
 		err = fmt.Errorf("--replica-database-url: %s: correct it, or leave it out", oneLine(err.Error())) // not wrapped: what explains errors names --database-url
 	case version < oldestReplica && standby:
 		err = fmt.Errorf("--replica-database-url leads to PostgreSQL %d, whose standbys cannot decode their WAL: use 16 or newer, or leave it out", version/10000)
-	case level != "logical" && c.Bus != pgbus.BusPoll:
+	case level != "logical" && c.Bus != setting.Poll:
 		err = fmt.Errorf("--replica-database-url: wal_level is %s there: set it to logical on both servers and restart them, or use --bus poll", level)
 	}
 	if err != nil {

@@ -12,6 +12,7 @@ import (
 
 	"topostream/pgbus"
 	"topostream/pgbus/pgtest"
+	"topostream/pgbus/postgres"
 	"topostream/stream"
 	"topostream/stream/sse"
 )
@@ -55,7 +56,7 @@ func BenchmarkEnqueueToApplied(b *testing.B) {
 // attach runs a bus and attaches a client to it.
 func attach(b *testing.B, db *pgtest.DB, id stream.TopologyID) *stream.Cursor {
 	b.Helper()
-	pool, err := pgbus.NewPool(b.Context(), db.URL)
+	pool, err := postgres.NewPool(b.Context(), db.URL)
 	must(b, err)
 	b.Cleanup(pool.Close)
 	listen, err := pgx.ParseConfig(db.URL)

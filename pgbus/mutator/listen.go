@@ -8,7 +8,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"topostream/pgbus"
+	"topostream/pgbus/postgres"
 	"topostream/pgbus/wait"
 )
 
@@ -47,7 +47,7 @@ func (w *Worker) session(ctx context.Context) error {
 	// nothing. All this comes after the probe: through a pooler it would stay on a backend that others get.
 	const prepare = `UNLISTEN "topostream.probe"; SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 2; SET tcp_keepalives_count = 3; SET tcp_user_timeout = 10000;
 		SET statement_timeout = '4s'; SET idle_in_transaction_session_timeout = '10s'; LISTEN topology_mutations; LISTEN "` + settingsChannel + `"`
-	conn, err := pgbus.Connect(ctx, w.cfg.Listen)
+	conn, err := postgres.Connect(ctx, w.cfg.Listen)
 	if err != nil {
 		return fmt.Errorf("connect to LISTEN: %w", err)
 	}

@@ -6,9 +6,9 @@ import (
 	"sync"
 	"time"
 
-	"topostream/pgbus"
+	"topostream/pgbus/postgres"
+	"topostream/pgbus/source/wal"
 	"topostream/pgbus/wait"
-	"topostream/pgbus/wal"
 )
 
 // On the bus `wal` the triggers do not NOTIFY: the worker reads what wakes it from the WAL, as a server does, with a
@@ -101,7 +101,7 @@ func (w *Worker) connectWAL(ctx context.Context) (_ *wal.Conn, publication strin
 	if err := w.cfg.Pool.QueryRow(qctx, query).Scan(&publication); err != nil {
 		return nil, "", fmt.Errorf("find the publication: %w", err)
 	}
-	cfg, patience := pgbus.Primary(w.cfg.Listen)
+	cfg, patience := postgres.Primary(w.cfg.Listen)
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	conn, err := wal.Connect(ctx, cfg, "topostream mutator wal")
@@ -117,7 +117,7 @@ type streamed struct {
 
 // add takes what may make a mutation claimable: a new one, one that was given back or has ended, or a topology's new
 // status.
-func (s *streamed) add(e wal.Event) {
+func (s *streamed) add(e wal.Row) {
 	switch string(e.Type) {
 	case "mutation.enqueued", "mutation.requeued", "mutation.applied", "mutation.failed", "status":
 	default:

@@ -7,8 +7,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"topostream/pgbus"
 	"topostream/pgbus/pgtest"
+	"topostream/pgbus/setting"
 	"topostream/stream"
 )
 
@@ -21,7 +21,7 @@ func TestAWorkerOnTheBusWALDoesNotWaitForThePoll(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
 	conn := db.Conn(t)
-	must(t, pgbus.SetBus(t.Context(), conn, pgbus.BusWAL))
+	must(t, setting.Set(t.Context(), conn, setting.WAL))
 	id := active(t, conn, 1)[0]
 	w := startWorker(t, db, func(c *Config) { c.Poll = time.Hour })
 	w.log.says(t, "reading mutations from the WAL")
@@ -73,10 +73,10 @@ func TestAWorkerFollowsTheDatabasesBus(t *testing.T) {
 		return pgtest.Scan[int](t, conn, `SELECT count(*) FROM pg_replication_slots WHERE database = current_database()`)
 	}
 	for range 2 {
-		must(t, pgbus.SetBus(t.Context(), conn, pgbus.BusWAL))
+		must(t, setting.Set(t.Context(), conn, setting.WAL))
 		pgtest.Eventually(t, "the bus wal", func() bool { return slots() == 1 })
 		awaitState(t, conn, newLAN(t, conn, id), "applied")
-		must(t, pgbus.SetBus(t.Context(), conn, pgbus.BusNotify))
+		must(t, setting.Set(t.Context(), conn, setting.Notify))
 		awaitState(t, conn, newLAN(t, conn, id), "applied")
 		pgtest.Eventually(t, "the slot to be gone", func() bool { return slots() == 0 })
 		awaitState(t, conn, newLAN(t, conn, id), "applied")
@@ -89,7 +89,7 @@ func TestAWorkerThatMayNotReadTheWALGoesByThePollAndSaysSo(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
 	conn := db.Conn(t)
-	must(t, pgbus.SetBus(t.Context(), conn, pgbus.BusWAL))
+	must(t, setting.Set(t.Context(), conn, setting.WAL))
 	id := active(t, conn, 1)[0]
 	w := newWorker(t, asWorker(t, db), func(c *Config) { c.Poll = 300 * time.Millisecond }).run(t)
 	w.log.says(t, "the WAL cannot be read; working at the poll's pace", "topostream bus status")
@@ -102,7 +102,7 @@ func TestAMutationThatTheWALToldBeforeItCouldBeSeenIsClaimedOnceItCan(t *testing
 	cluster := pgtest.Cluster(t)
 	db := pgtest.NewOn(t, cluster.URL("postgres"))
 	conn := db.Conn(t)
-	must(t, pgbus.SetBus(t.Context(), conn, pgbus.BusWAL))
+	must(t, setting.Set(t.Context(), conn, setting.WAL))
 	id := active(t, conn, 1)[0]
 	w := startWorker(t, db, func(c *Config) { c.Poll = time.Hour })
 	w.log.says(t, "reading mutations from the WAL")

@@ -19,6 +19,8 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"topostream/pgbus"
+	"topostream/pgbus/postgres"
+	"topostream/pgbus/setting"
 	"topostream/stream"
 	"topostream/stream/sse"
 )
@@ -50,7 +52,7 @@ type usage struct {
 func Feeds(ctx context.Context, cfg FeedsConfig, in io.Reader, out io.Writer) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	pool, err := pgbus.NewPool(ctx, cfg.DatabaseURL)
+	pool, err := postgres.NewPool(ctx, cfg.DatabaseURL)
 	if err != nil {
 		return err
 	}
@@ -148,9 +150,9 @@ func (f *feeds) follow(ctx context.Context, id stream.TopologyID, c *stream.Curs
 func hearing(ctx context.Context, bus string, stats *stream.Stats) error {
 	up := &stats.Listening
 	switch bus {
-	case pgbus.BusWAL:
+	case setting.WAL:
 		up = &stats.Streaming
-	case pgbus.BusPoll:
+	case setting.Poll:
 		return nil
 	}
 	return eventually(ctx, "the bus "+bus, func() (bool, error) { return up.Load(), nil })

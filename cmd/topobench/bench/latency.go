@@ -8,9 +8,9 @@ import (
 	"slices"
 	"time"
 
-	"golang.org/x/sync/errgroup"
+	"topostream/pgbus/setting"
 
-	"topostream/pgbus"
+	"golang.org/x/sync/errgroup"
 )
 
 // rawListen is no bus: a bare connection that LISTENs.
@@ -71,7 +71,7 @@ func Latency(ctx context.Context, cfg Config, program string, rates []float64) (
 
 func (c Config) compareLatency(ctx context.Context, program string, p *place, l *load,
 	rate float64) (rows []LatencyRow, err error) {
-	buses := []string{rawListen, pgbus.BusNotify, pgbus.BusWAL, pgbus.BusPoll}
+	buses := []string{rawListen, setting.Notify, setting.WAL, setting.Poll}
 	reached, p50, p99 := map[string][]float64{}, map[string][]float64{}, map[string][]float64{}
 	for round := range c.Rounds {
 		for _, bus := range buses {
@@ -89,8 +89,8 @@ func (c Config) compareLatency(ctx context.Context, program string, p *place, l 
 	}
 	for _, bus := range buses {
 		rows = append(rows, LatencyRow{
-			rate, bus, median(reached[bus]), median(p50[bus]), median(p99[bus]), ratio(p50[bus], p50[pgbus.BusNotify]),
-			ratio(p99[bus], p99[pgbus.BusNotify]),
+			rate, bus, median(reached[bus]), median(p50[bus]), median(p99[bus]), ratio(p50[bus], p50[setting.Notify]),
+			ratio(p99[bus], p99[setting.Notify]),
 		})
 	}
 	return rows, nil
@@ -99,11 +99,11 @@ func (c Config) compareLatency(ctx context.Context, program string, p *place, l 
 // hearUnder is one round.
 func (c Config) hearUnder(ctx context.Context, program string, p *place, l *load, bus string,
 	rate float64) (times []time.Duration, took time.Duration, err error) {
-	setting := bus
+	triggers := bus
 	if bus == rawListen {
-		setting = pgbus.BusNotify
+		triggers = setting.Notify
 	}
-	if err := p.use(ctx, setting); err != nil {
+	if err := p.use(ctx, triggers); err != nil {
 		return nil, 0, err
 	}
 	e := newEars()

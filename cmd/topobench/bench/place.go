@@ -13,8 +13,8 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
-	"topostream/pgbus"
 	"topostream/pgbus/pgcluster"
+	"topostream/pgbus/setting"
 	"topostream/sql"
 )
 
@@ -146,8 +146,8 @@ func (p *place) fill(ctx context.Context, topologies int) error {
 
 // use has the triggers do what a bus needs: NOTIFY, or nothing but write the journal.
 func (p *place) use(ctx context.Context, bus string) error {
-	if bus == pgbus.BusNotify {
-		return pgbus.SetBus(ctx, p.conn, pgbus.BusNotify)
+	if bus == setting.Notify {
+		return setting.Set(ctx, p.conn, setting.Notify)
 	}
-	return pgbus.SetBus(ctx, p.conn, pgbus.BusWAL)
+	return setting.Set(ctx, p.conn, setting.WAL)
 }

@@ -7,7 +7,7 @@ import (
 	"strconv"
 	"time"
 
-	"topostream/pgbus"
+	"topostream/pgbus/setting"
 )
 
 // A TopologiesRow is what an event costs with so many topologies attached.
@@ -54,8 +54,8 @@ func Topologies(ctx context.Context, cfg Config, attached []int, rate float64) (
 		return nil, err
 	}
 	report := &TopologiesReport{About: cfg.about(p), EventRate: rate}
-	buses := []string{pgbus.BusNotify, pgbus.BusWAL}
-	costs := map[string]map[int][]cost{pgbus.BusNotify: {}, pgbus.BusWAL: {}}
+	buses := []string{setting.Notify, setting.WAL}
+	costs := map[string]map[int][]cost{setting.Notify: {}, setting.WAL: {}}
 	for round := range cfg.Rounds {
 		for _, n := range attached {
 			for _, bus := range buses {

@@ -6,7 +6,7 @@ import (
 	"strconv"
 	"time"
 
-	"topostream/pgbus"
+	"topostream/pgbus/setting"
 )
 
 // A WritersRow is what so many writers reached on a bus.
@@ -62,7 +62,7 @@ func (c Config) compareWriters(ctx context.Context, p *place, writers int, slow 
 		return nil, err
 	}
 	rates, behinds := map[string][]float64{}, map[string][]float64{}
-	buses := []string{journal, pgbus.BusNotify, pgbus.BusWAL}
+	buses := []string{journal, setting.Notify, setting.WAL}
 	for round := range c.Rounds {
 		for _, bus := range buses {
 			rate, behind, err := c.writeUnder(ctx, p, l, bus)
