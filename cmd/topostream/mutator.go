@@ -103,21 +103,14 @@ func runMutator(ctx context.Context, databaseURL string, listen *pgx.ConnConfig,
 	}
 	pool, err := postgres.NewPool(ctx, databaseURL, func(c *pgxpool.Config) {
 		c.MaxConns = mutator.Connections(cfg.Concurrency)
-		name(c.ConnConfig, "topostream mutator")
+		postgres.Name(c.ConnConfig, "topostream mutator")
 	})
 	if err != nil {
 		return err
 	}
 	defer pool.Close()
 	cfg.Pool, cfg.Listen = pool, listen.Copy()
-	name(cfg.Listen, "topostream mutator listen")
+	postgres.Name(cfg.Listen, "topostream mutator listen")
 	cfg.Logger.Info("working on mutations", slog.Int("concurrency", cfg.Concurrency))
 	return mutator.New(cfg).Run(ctx)
-}
-
-// name says in pg_stat_activity what a connection is for, unless the connection string does.
-func name(c *pgx.ConnConfig, name string) {
-	if c.RuntimeParams["application_name"] == "" {
-		c.RuntimeParams["application_name"] = name
-	}
 }

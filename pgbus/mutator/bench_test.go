@@ -18,7 +18,7 @@ import (
 )
 
 // BenchmarkEnqueueToApplied is the way of one edit on an idle machine, from the commit that enqueues it to the bus's
-// cursor that hears of mutation.applied, with a raw NOTIFY's way to a LISTEN beside it, turn by turn.
+// cursor that gives mutation.applied, with a raw NOTIFY's way to a LISTEN beside it, turn by turn.
 func BenchmarkEnqueueToApplied(b *testing.B) {
 	db := pgtest.New(b)
 	conn, listener := db.Conn(b), db.Conn(b)
@@ -36,7 +36,7 @@ func BenchmarkEnqueueToApplied(b *testing.B) {
 		enqueue(b, conn, id, []string{"add_lan", "remove_lan"}[i%2], name)
 		start := time.Now()
 		pgtest.Exec(b, conn, `COMMIT`)
-		hear(b, cursor, "event: mutation.applied\n")
+		awaitFrame(b, cursor, "event: mutation.applied\n")
 		edits = append(edits, time.Since(start))
 
 		start = time.Now()
@@ -74,7 +74,8 @@ func attach(b *testing.B, db *pgtest.DB, id stream.TopologyID) *stream.Cursor {
 	return sub.Cursor
 }
 
-func hear(b *testing.B, cursor *stream.Cursor, start string) {
+// awaitFrame reads until a frame begins like that.
+func awaitFrame(b *testing.B, cursor *stream.Cursor, start string) {
 	b.Helper()
 	for {
 		frames, changed, err := cursor.Next(b.Context(), make([]stream.Frame, 0, 16))

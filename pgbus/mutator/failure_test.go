@@ -145,7 +145,7 @@ func TestTheDocumentedGrantsAreEnoughForAWorker(t *testing.T) {
 	conn := db.Conn(t)
 	id := active(t, conn, 1)[0]
 	w := newWorker(t, asWorker(t, db), func(c *Config) { c.Poll = 100 * time.Millisecond }).run(t)
-	w.log.says(t, "listening")
+	w.log.says(t, "msg=listening")
 	for _, m := range []struct{ op, payload string }{
 		{"add_lan", `{"name":"a"}`},
 		{"add_lan", `{"name":"b"}`},

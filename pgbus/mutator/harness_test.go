@@ -102,6 +102,9 @@ func (n *network) cut() {
 	clear(n.conns)
 }
 
+// listenName is the application_name of a worker's LISTEN connection.
+const listenName = "worker that listens"
+
 // A testWorker runs until the test ends or stop is called, which waits.
 type testWorker struct {
 	*Worker
@@ -109,7 +112,7 @@ type testWorker struct {
 	log     *logBook
 	stop    func()
 	network network // of its pool
-	ear     network // of its LISTEN connection
+	listens network // of its LISTEN connection
 }
 
 func newWorker(t testing.TB, url string, change func(*Config)) *testWorker {
@@ -117,7 +120,8 @@ func newWorker(t testing.TB, url string, change func(*Config)) *testWorker {
 	tw := &testWorker{log: &logBook{}}
 	listen, err := pgx.ParseConfig(url)
 	must(t, err)
-	listen.DialFunc = tw.ear.dial
+	listen.DialFunc = tw.listens.dial
+	listen.RuntimeParams["application_name"] = listenName
 	cfg := Config{Listen: listen, Logger: slog.New(slog.NewTextHandler(tw.log, &slog.HandlerOptions{Level: slog.LevelDebug}))}
 	if change != nil {
 		change(&cfg)
@@ -155,7 +159,7 @@ func (tw *testWorker) run(t testing.TB) *testWorker {
 func startWorker(t testing.TB, db *pgtest.DB, change func(*Config)) *testWorker {
 	t.Helper()
 	tw := newWorker(t, db.URL, change).run(t)
-	tw.log.says(t, "listening for mutations")
+	tw.log.says(t, "msg=listening")
 	return tw
 }
 
@@ -271,9 +275,9 @@ func oneAtATime(t testing.TB, events []event) {
 
 // An applier of a test: it tells that it was called, and answers when it is told to.
 type applier struct {
-	called chan stream.Mutation
-	answer chan error
-	deaf   bool // it does not hear that its context has ended
+	called   chan stream.Mutation
+	answer   chan error
+	stubborn bool // it goes on when its context has ended
 }
 
 func newApplier() *applier {
@@ -281,7 +285,7 @@ func newApplier() *applier {
 }
 
 func (a *applier) Apply(ctx context.Context, m stream.Mutation) error {
-	if a.deaf {
+	if a.stubborn {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 		defer cancel()

@@ -25,7 +25,7 @@ func TestALeaseThatRunsOutGivesTheMutationToAnotherWorkerAndTheFirstChangesNothi
 	conn := db.Conn(t)
 	id := active(t, conn, 1)[0]
 	asleep := newApplier()
-	asleep.deaf = true
+	asleep.stubborn = true
 	first := startWorker(t, db, func(c *Config) { c.Applier, c.Concurrency = asleep, 1 })
 	m := enqueue(t, conn, id, "add_lan", `{"name":"a"}`)
 	if got := receive(t, asleep.called, "the first worker to act"); got.ID != m || got.Topology != id || got.Op != "add_lan" || string(got.Payload) != `{"name": "a"}` || got.Attempt != 1 {
@@ -53,7 +53,7 @@ func TestAWorkerThatWakesLateChangesNothingWhileAnotherOneAppliesTheMutation(t *
 	conn := db.Conn(t)
 	id := active(t, conn, 1)[0]
 	asleep, awake := newApplier(), newApplier()
-	asleep.deaf = true
+	asleep.stubborn = true
 	first := startWorker(t, db, func(c *Config) { c.Applier, c.Concurrency = asleep, 1 })
 	m := enqueue(t, conn, id, "add_lan", `{"name":"a"}`)
 	receive(t, asleep.called, "the first worker to act")

@@ -24,7 +24,7 @@ func TestAWorkerOnTheBusWALDoesNotWaitForThePoll(t *testing.T) {
 	must(t, setting.Set(t.Context(), conn, setting.WAL))
 	id := active(t, conn, 1)[0]
 	w := startWorker(t, db, func(c *Config) { c.Poll = time.Hour })
-	w.log.says(t, "reading mutations from the WAL")
+	w.log.says(t, "reading the WAL")
 	settled := func() { // the WAL so far has woken the worker, and it found nothing more
 		at := pgtest.Scan[string](t, conn, `SELECT pg_current_wal_lsn()::text`)
 		pgtest.Eventually(t, "the worker to read the WAL", func() bool {
@@ -60,7 +60,7 @@ func TestAWorkerOnTheBusWALDoesNotWaitForThePoll(t *testing.T) {
 	// The stream comes back, and what was enqueued meanwhile is found at once.
 	pgtest.Exec(t, conn, `SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE database = current_database()`)
 	awaitState(t, conn, newLAN(t, conn, id), "applied")
-	w.log.says(t, "the WAL cannot be read; working at the poll's pace")
+	w.log.says(t, "the WAL's stream is lost", "the worker looks for mutations every 1h")
 }
 
 func TestAWorkerFollowsTheDatabasesBus(t *testing.T) {
@@ -81,7 +81,7 @@ func TestAWorkerFollowsTheDatabasesBus(t *testing.T) {
 		pgtest.Eventually(t, "the slot to be gone", func() bool { return slots() == 0 })
 		awaitState(t, conn, newLAN(t, conn, id), "applied")
 	}
-	w.log.says(t, "reading mutations from the WAL")
+	w.log.says(t, "reading the WAL")
 }
 
 // A role with the documented grants, and no right to replicate.
@@ -92,7 +92,7 @@ func TestAWorkerThatMayNotReadTheWALGoesByThePollAndSaysSo(t *testing.T) {
 	must(t, setting.Set(t.Context(), conn, setting.WAL))
 	id := active(t, conn, 1)[0]
 	w := newWorker(t, asWorker(t, db), func(c *Config) { c.Poll = 300 * time.Millisecond }).run(t)
-	w.log.says(t, "the WAL cannot be read; working at the poll's pace", "topostream bus status")
+	w.log.says(t, "the WAL cannot be read", "topostream bus status", "the worker looks for mutations every 300ms")
 	awaitState(t, conn, newLAN(t, conn, id), "applied")
 }
 
@@ -105,7 +105,7 @@ func TestAMutationThatTheWALToldBeforeItCouldBeSeenIsClaimedOnceItCan(t *testing
 	must(t, setting.Set(t.Context(), conn, setting.WAL))
 	id := active(t, conn, 1)[0]
 	w := startWorker(t, db, func(c *Config) { c.Poll = time.Hour })
-	w.log.says(t, "reading mutations from the WAL")
+	w.log.says(t, "reading the WAL")
 	awaitState(t, conn, newLAN(t, conn, id), "applied")
 	reload := func(names string) {
 		pgtest.Exec(t, conn, `ALTER SYSTEM SET synchronous_standby_names = '`+names+`'`)

@@ -39,6 +39,8 @@ type Config struct {
 	Wanted  func() bool
 	Changed wait.Signal
 	Check   wait.Steps // between two looks at what is visible, while an event is in doubt
+	// Only tells which types of events are told; nil: all are. Others are never in doubt and cost nothing.
+	Only    func(kind string) bool
 	Stats   *stream.Stats
 	Logger  *slog.Logger
 	Without string // for the log: what people have while no WAL is read
@@ -174,6 +176,9 @@ const reconnected = stream.ReadReconnect
 
 // tell tells of one row. Most topologies are not attached: their rows are not encoded.
 func (s *Source) tell(sink source.Sink, r Row) {
+	if s.cfg.Only != nil && !s.cfg.Only(string(r.Type)) {
+		return
+	}
 	e := source.Event{
 		Topology: stream.TopologyID(r.Topology), Seq: stream.Seq(r.Seq), Type: string(r.Type), XID: r.XID,
 	}

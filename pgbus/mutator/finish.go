@@ -5,26 +5,26 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"log/slog"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"topostream/pgbus/graph"
+	"topostream/pgbus/postgres"
 	"topostream/stream"
 )
 
-// settle tries once to bring a job to its end and tells whether it has: applied, failed, given back because the
+// finish tries once to bring a job to its end and tells whether it has: applied, failed, given back because the
 // worker stops, or lost.
-func (w *Worker) settle(j *job) (done bool) {
+func (w *Worker) finish(j *job) (done bool) {
 	var reason string
-	j.settling.Lock()
+	j.recording.Lock()
 	err := w.transact(j.ctx, func(ctx context.Context, tx pgx.Tx) (err error) {
 		reason, err = w.record(ctx, tx, j)
 		return err
 	})
-	j.settling.Unlock()
+	j.recording.Unlock()
 	switch {
 	case err == nil && reason == "":
 		j.log(w).Debug("a mutation is applied")
@@ -32,23 +32,19 @@ func (w *Worker) settle(j *job) (done bool) {
 		j.log(w).Info("a mutation failed", "reason", reason)
 	case errors.Is(context.Cause(j.ctx), errStopping):
 		w.giveBack(j)
-	case !w.tryAgain(j, err) || j.ctx.Err() == nil:
+	case !w.decided(j, err) || j.ctx.Err() == nil:
 		return false
 	}
 	j.end()
 	return true
 }
 
-func (j *job) log(w *Worker) *slog.Logger {
-	return w.log.With("topology", j.mutation.Topology, "mutation", j.mutation.ID, "op", j.mutation.Op)
-}
-
-// tryAgain says what a transaction of a job ended with. It tells whether the job can go on without that transaction:
-// it is refused, or its lease is lost.
-func (w *Worker) tryAgain(j *job, err error) (goOn bool) {
+// decided says what a transaction of a job ended with. It tells whether that transaction need not be tried again: the
+// edit is refused, or the job's lease is lost.
+func (w *Worker) decided(j *job, err error) bool {
 	refused, isRefused := errors.AsType[*graph.RefusedError](err)
 	pgErr, fromServer := errors.AsType[*pgconn.PgError](err)
-	held, isHeld := errors.AsType[*lockTimeoutError](err)
+	timeout, isHeld := errors.AsType[*postgres.LockTimeoutError](err)
 	switch {
 	case errors.Is(err, errLeaseLost), errors.Is(context.Cause(j.ctx), errLeaseLost):
 		j.cancel(errLeaseLost)
@@ -60,7 +56,8 @@ func (w *Worker) tryAgain(j *job, err error) (goOn bool) {
 		j.reason = refused.Reason
 		return true
 	case isHeld:
-		j.log(w).Warn("somebody holds the topology or its rows; trying again beside other work", "blocked_by_pid", held.pids, "waited", w.cfg.LockTimeout, "error", held.err)
+		j.log(w).Warn("somebody holds the topology or its rows; trying again beside other work",
+			"blocked_by_pid", timeout.PIDs, "waited", w.cfg.LockTimeout, "error", timeout.Err)
 	case fromServer && refusedForGood(pgErr):
 		j.log(w).Warn("PostgreSQL refuses the edit; the mutation fails", "error", err)
 		if j.reason != "" { // it refuses the reason, too, in which there may be what this database's encoding lacks
@@ -112,38 +109,10 @@ func (w *Worker) record(ctx context.Context, tx pgx.Tx, j *job) (reason string, 
 	return reason, w.failed(ctx, tx, j, reason)
 }
 
-// lockTopology locks the topology's row, which everything that touches one of its mutations does first.
-func lockTopology(ctx context.Context, tx pgx.Tx, id stream.TopologyID) error {
-	const lock = `SELECT FROM topologies WHERE id = $1::text::uuid FOR NO KEY UPDATE`
-	tag, err := tx.Exec(ctx, lock, id)
-	switch {
-	case err != nil:
-		return fmt.Errorf("lock the topology: %w", err)
-	case tag.RowsAffected() == 0:
-		return errLeaseLost
-	}
-	return nil
-}
-
-// lockLease locks the topology and the mutation, if that is still this job's. The lease may have run out: what counts
-// is that nobody has taken the mutation.
-func lockLease(ctx context.Context, tx pgx.Tx, j *job) error {
-	const lock = `SELECT FROM mutations WHERE id = $1::text::uuid AND state = 'applying' AND lease = $2::text::uuid FOR UPDATE`
-	if err := lockTopology(ctx, tx, j.mutation.Topology); err != nil {
-		return err
-	}
-	tag, err := tx.Exec(ctx, lock, j.mutation.ID, j.lease)
-	switch {
-	case err != nil:
-		return fmt.Errorf("lock the mutation: %w", err)
-	case tag.RowsAffected() == 0:
-		return errLeaseLost
-	}
-	return nil
-}
-
 func applied(ctx context.Context, tx pgx.Tx, j *job, result json.RawMessage) error {
-	const update = `UPDATE mutations SET state = 'applied', result = $2::text::jsonb, lease = NULL, leased_until = NULL WHERE id = $1::text::uuid`
+	const update = `
+UPDATE mutations SET state = 'applied', result = $2::text::jsonb, lease = NULL, leased_until = NULL
+ WHERE id = $1::text::uuid`
 	if _, err := tx.Exec(ctx, update, j.mutation.ID, string(result)); err != nil {
 		return fmt.Errorf("record that the mutation is applied: %w", err)
 	}
@@ -151,7 +120,8 @@ func applied(ctx context.Context, tx pgx.Tx, j *job, result json.RawMessage) err
 }
 
 func (w *Worker) failed(ctx context.Context, tx pgx.Tx, j *job, reason string) error {
-	const update = `UPDATE mutations SET state = 'failed', reason = $2, lease = NULL, leased_until = NULL WHERE id = $1::text::uuid`
+	const update = `
+UPDATE mutations SET state = 'failed', reason = $2, lease = NULL, leased_until = NULL WHERE id = $1::text::uuid`
 	if _, err := tx.Exec(ctx, update, j.mutation.ID, reason); err != nil {
 		return fmt.Errorf("record that the mutation failed: %w", err)
 	}
@@ -162,9 +132,11 @@ func (w *Worker) failed(ctx context.Context, tx pgx.Tx, j *job, reason string) e
 // until the next wake-up of that topology. Parking comes last, because the status change is such a wake-up.
 func (w *Worker) degrade(ctx context.Context, tx pgx.Tx, id stream.TopologyID, reason string) error {
 	const (
-		update = `UPDATE topologies SET status = 'degraded', reason = $2 WHERE id = $1::text::uuid AND status IN ('active', 'degraded')`
-		park   = `INSERT INTO topology_parked (topology_id, until) VALUES ($1::text::uuid, clock_timestamp() + $2::interval)
-			ON CONFLICT (topology_id) DO UPDATE SET until = excluded.until`
+		update = `
+UPDATE topologies SET status = 'degraded', reason = $2 WHERE id = $1::text::uuid AND status IN ('active', 'degraded')`
+		park = `
+INSERT INTO topology_parked (topology_id, until) VALUES ($1::text::uuid, clock_timestamp() + $2::interval)
+    ON CONFLICT (topology_id) DO UPDATE SET until = excluded.until`
 	)
 	// In a savepoint: an installation's own rules may refuse the change, and the mutation has failed all the same.
 	err := pgx.BeginFunc(ctx, tx, func(tx pgx.Tx) error {

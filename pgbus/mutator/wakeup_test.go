@@ -13,14 +13,14 @@ func TestAWorkerWhoseLISTENIsCutWorksOnAtThePollsPaceAndSaysSo(t *testing.T) {
 	conn := db.Conn(t)
 	id := active(t, conn, 1)[0]
 	w := startWorker(t, db, func(c *Config) { c.Poll = 700 * time.Millisecond })
-	w.ear.cut()
-	w.log.says(t, "LISTEN is away; working at the poll's pace", "poll=700ms")
+	w.listens.cut()
+	w.log.says(t, "the LISTEN connection is lost", "the worker looks for mutations every 700ms")
 	for range 3 {
 		awaitState(t, conn, enqueue(t, conn, id, "add_lan", `{"name":"`+pgtest.Scan[string](t, conn, `SELECT gen_random_uuid()::text`)+`"}`), "applied")
 	}
-	w.ear.down.Store(false)
+	w.listens.down.Store(false)
 	pgtest.Eventually(t, "LISTEN to be back", func() bool {
-		return pgtest.Scan[int](t, conn, `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'UNLISTEN%'`) == 1
+		return pgtest.Scan[int](t, conn, `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = $1`, listenName) == 1
 	})
 }
 
@@ -32,10 +32,10 @@ func TestAWokenWorkerDoesNotWaitForThePoll(t *testing.T) {
 	w := startWorker(t, db, func(c *Config) { c.Poll = time.Hour })
 	awaitState(t, conn, enqueue(t, conn, id, "add_lan", `{"name":"a"}`), "applied")
 	// A LISTEN backend that somebody terminates comes back, and what was enqueued meanwhile is found at once.
-	pgtest.Exec(t, conn, `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'UNLISTEN%'`)
+	pgtest.Exec(t, conn, `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND application_name = $1`, listenName)
 	m := enqueue(t, conn, id, "add_lan", `{"name":"b"}`)
 	awaitState(t, conn, m, "applied")
-	w.log.says(t, "LISTEN is away")
+	w.log.says(t, "the LISTEN connection is lost")
 }
 
 func TestAWorkerWithoutADatabaseWaitsAndSaysSo(t *testing.T) {
@@ -46,7 +46,7 @@ func TestAWorkerWithoutADatabaseWaitsAndSaysSo(t *testing.T) {
 	m := enqueue(t, conn, id, "add_lan", `{"name":"a"}`)
 	w := newWorker(t, db.URL, func(c *Config) { c.Poll = 100 * time.Millisecond })
 	w.network.cut()
-	w.ear.cut()
+	w.listens.cut()
 	w.run(t)
 	w.log.says(t, "waiting for the database", "the network is down")
 	if s := stateOf(t, conn, m); s != "pending" {
@@ -55,8 +55,8 @@ func TestAWorkerWithoutADatabaseWaitsAndSaysSo(t *testing.T) {
 	w.network.down.Store(false)
 	w.log.says(t, "can be claimed again")
 	awaitState(t, conn, m, "applied")
-	w.ear.down.Store(false)
-	w.log.says(t, "listening for mutations")
+	w.listens.down.Store(false)
+	w.log.says(t, "msg=listening")
 }
 
 // The connections of the pool are cut again and again while mutations are applied.
