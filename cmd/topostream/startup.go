@@ -16,11 +16,12 @@ import (
 )
 
 // A startup is what a program asks of the database before its work begins: the schema's version, a migration. From then
-// on whoever works reconnects by himself; a startup does so too. Whatever it asks must do no harm when it is asked twice.
+// on whoever works reconnects by himself; a startup does so too. Whatever it asks must do no harm when it is asked
+// twice.
 //
-// A database that was there a moment ago is tried again: its connection was lost (a restart, an administrator, a proxy),
-// or it is starting up, shutting down or full. What no retry mends is an error: a wrong password, an unknown database,
-// a missing schema, a database that was never there.
+// A database that was there a moment ago is tried again: its connection was lost (a restart, an administrator, a
+// proxy), or it is starting up, shutting down or full. What no retry mends is an error: a wrong password, an unknown
+// database, a missing schema, a database that was never there.
 type startup struct {
 	connect func(context.Context) (*pgx.Conn, error)
 	log     *slog.Logger
@@ -98,8 +99,8 @@ func answered(err error) bool {
 	return false
 }
 
-// takesNobody tells whether PostgreSQL says that it will be of use later: it starts, stops or recovers (class 57P), or has
-// no place or resources left (class 53). See Appendix A of its manual.
+// takesNobody tells whether PostgreSQL says that it will be of use later: it starts, stops or recovers (class 57P), or
+// has no place or resources left (class 53). See Appendix A of its manual.
 func takesNobody(err *pgconn.PgError) bool {
 	return strings.HasPrefix(err.Code, "57P") || strings.HasPrefix(err.Code, "53")
 }

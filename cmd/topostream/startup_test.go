@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"io"
+	"math"
 	"net"
 	"net/url"
 	"strings"
@@ -17,18 +18,21 @@ import (
 	"topostream/sql"
 )
 
-// A relay passes connections on to a PostgreSQL, and cuts one of them after the nth message that PostgreSQL has sent over it
-// and over all before it. It cuts once.
+// A relay passes connections on to a PostgreSQL, and cuts one of them after the nth message that PostgreSQL has sent
+// over it and over all before it. It cuts once.
 type relay struct {
-	address string
-	after   int64
-	cut     atomic.Bool
+	after int64
+	cut   atomic.Bool
 
-	sent atomic.Int64
-	mu   sync.Mutex
-	open map[net.Conn]struct{}
-	wg   sync.WaitGroup
+	sent    atomic.Int64
+	mu      sync.Mutex
+	address string
+	open    map[net.Conn]struct{}
+	wg      sync.WaitGroup
 }
+
+// uncut is for a relay that never cuts.
+const uncut = math.MaxInt64
 
 // relayTo gives a connection string that leads through a relay to databaseURL.
 func relayTo(t *testing.T, databaseURL string, after int64) (*relay, string) {
@@ -53,11 +57,7 @@ func relayTo(t *testing.T, databaseURL string, after int64) (*relay, string) {
 	})
 	t.Cleanup(func() {
 		_ = l.Close() // nobody else closes it
-		r.mu.Lock()
-		for c := range r.open {
-			_ = c.Close() // the other side may have
-		}
-		r.mu.Unlock()
+		r.lead("")
 		r.wg.Wait()
 	})
 	u.Host = l.Addr().String()
@@ -67,14 +67,25 @@ func relayTo(t *testing.T, databaseURL string, after int64) (*relay, string) {
 	return r, u.String()
 }
 
+// lead ends all connections, and leads those to come to another server.
+func (r *relay) lead(address string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.address = address
+	for c := range r.open {
+		_ = c.Close() // the other side may have
+	}
+}
+
 func (r *relay) pass(client net.Conn) {
-	server, err := (&net.Dialer{}).Dial("tcp", r.address)
+	r.mu.Lock()
+	server, err := (&net.Dialer{Timeout: time.Second}).Dial("tcp", r.address)
 	if err != nil {
+		r.mu.Unlock()
 		_ = client.Close() // it gets nothing
 		return
 	}
 	both := []net.Conn{client, server}
-	r.mu.Lock()
 	for _, c := range both {
 		r.open[c] = struct{}{}
 	}
@@ -115,8 +126,8 @@ func passMessage(to io.Writer, from io.Reader) error {
 	return err
 }
 
-// startups are the programs that need the database when they start, each with a word in its output that says that it has
-// got through.
+// startups are the programs that need the database when they start, each with a word in its output that says that it
+// has got through.
 func startups() map[string][]string {
 	return map[string][]string{
 		"serving":              {"serve", "--addr", "127.0.0.1:0", "--jwt-secret", testSecret},
@@ -175,7 +186,8 @@ func TestAStartThatLosesItsDatabaseAtAnyMessageGoesOnWhenItIsBack(t *testing.T) 
 				} else if r.cut.Load() && after == 0 {
 					t.Errorf("the start lost its connection and says nothing: %s", out)
 				}
-				if !r.cut.Load() || !strings.Contains(out, "waiting for it") && after > 0 { // what is cut now is no part of the start
+				if !r.cut.Load() ||
+					!strings.Contains(out, "waiting for it") && after > 0 { // what is cut now is no part of the start
 					t.Logf("a start has %d places to be cut at, of %d messages", waited, after)
 					break
 				}
@@ -237,7 +249,8 @@ func TestAStartWhoseBackendIsTerminatedOrWhoseServerRestartsGoesOn(t *testing.T)
 				wg.Go(func() {
 					conn := db.Conn(t)
 					pgtest.Eventually(t, "the start to ask", func() bool {
-						const waiting = `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'`
+						const waiting = `SELECT count(*) FROM pg_stat_activity
+							WHERE datname = current_database() AND wait_event_type = 'Lock'`
 						return pgtest.Scan[int](t, conn, waiting) == 1
 					})
 					fault()
