@@ -44,6 +44,7 @@ func (s *Server) Start(ctx context.Context) error {
 		case ctx.Err() != nil:
 			return err
 		}
+		s.process.forgive()
 		select {
 		case <-time.After(startPause):
 		case <-ctx.Done():
@@ -137,7 +138,7 @@ type Worker struct {
 	process *process
 }
 
-// Start runs it; a worker waits by itself for a database that is away.
+// Start runs it; a worker waits by itself for a database that is away. One that ends instead is an error of Close.
 func (w *Worker) Start() error { return w.process.start() }
 
 // Kill ends it by SIGKILL.

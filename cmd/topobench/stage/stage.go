@@ -357,7 +357,7 @@ func (s *Stage) Dir() string { return s.dir }
 func (s *Stage) Close(ctx context.Context) error {
 	var errs []error
 	for _, p := range s.processes {
-		errs = append(errs, p.stop(syscall.SIGTERM))
+		errs = append(errs, p.endedByItself(), p.stop(syscall.SIGTERM))
 	}
 	if s.Balancer != nil {
 		s.Balancer.Close()
