@@ -24,6 +24,7 @@
  *   PRUNED     1  a document past which the journal was pruned is read again, twice at most; 0  the stream goes on with
  *                 the oldest event that is there
  *   COMING     1  before a standby's word for a 404 the primary is asked
+ *   REACH      1  asserts that nobody is ever told `unavailable`, which must fail: such runs are in the model
  *   SHARED     1  a 404 counts only for those who asked before the snapshot that it comes from; 0  for all who wait
  */
 #ifndef STANDBYS
@@ -72,7 +73,7 @@ byte shows;              /* and the life that this state is of */
 mtype = { waits, live, told_deleted, told_404, told_unavailable };
 mtype client = waits;
 
-bool gap, wrong_deleted, wrong_404, wrong_unavailable;
+bool gap, wrong_deleted, wrong_404;
 
 proctype Writers() {
   do
@@ -224,6 +225,9 @@ out:
   assert(!wrong_404);
   assert(!wrong_deleted);
   assert(client != told_unavailable || pruned == 2);
+#ifdef REACH
+  assert(client != told_unavailable);
+#endif
   assert(client != live || (has == seq[top] && shows == life[top] && there[top]))
 }
 
