@@ -3,6 +3,7 @@ package sql_test
 import (
 	"context"
 	"errors"
+	"sync"
 	"testing"
 	"time"
 
@@ -337,6 +338,77 @@ func TestTheSchemaGoesBackToTheVersionBeforeAndUpAgain(t *testing.T) {
 	if warn, err := sql.Check(t.Context(), conn); warn != "" || err != nil {
 		t.Errorf("Check says %q, %v", warn, err)
 	}
+}
+
+func TestUpGetsThroughBetweenTheTransactionsOfOthers(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	conn := db.Conn(t)
+	topologies(t, conn, 5)
+	must(t, sql.Down(t.Context(), conn, 4))
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	var writers sync.WaitGroup
+	for _, order := range [][]string{
+		{ // each of them locks the tables in another order
+			`UPDATE topologies SET reason = $1::int::text WHERE $1 >= 0`,
+			`INSERT INTO mutations (topology_id, op) SELECT id, 'add_lan' FROM topologies WHERE $1 >= 0`,
+		},
+		{
+			`UPDATE mutations SET state = 'applying' WHERE state = 'pending' AND position % 2 = $1 % 2`,
+			`SELECT topology_emit(id, 'x', '{}') FROM topologies WHERE $1 >= 0 ORDER BY id`,
+			`UPDATE mutations SET state = 'applied' WHERE state = 'applying' AND position % 3 = $1 % 3`,
+		},
+	} {
+		writer := db.Conn(t)
+		writers.Go(func() {
+			for i := 0; ctx.Err() == nil; i++ {
+				write(t, writer, order, i)
+			}
+		})
+	}
+	err := sql.Up(t.Context(), conn)
+	stop()
+	writers.Wait()
+	must(t, err)
+	counted(t, conn)
+	contiguous(t, conn)
+}
+
+// write runs statements in one transaction. A deadlock or a lock's timeout ends it.
+func write(t *testing.T, conn *pgx.Conn, statements []string, i int) {
+	t.Helper()
+	err := pgx.BeginFunc(background, conn, func(tx pgx.Tx) error {
+		for _, s := range statements {
+			if _, err := tx.Exec(background, s, i); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	var pgErr *pgconn.PgError
+	if err != nil && (!errors.As(err, &pgErr) || pgErr.Code != "40P01") {
+		t.Error(err)
+	}
+}
+
+func TestUpWaitsForWhoHoldsATableAndLetsTheOthersGoOn(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	conn, person, other := db.Conn(t), db.Conn(t), db.Conn(t)
+	topologies(t, conn, 1)
+	must(t, sql.Down(t.Context(), conn, 4))
+	pgtest.Exec(t, person, `BEGIN`)
+	pgtest.Exec(t, person, `INSERT INTO mutations (topology_id, op) SELECT id, 'add_lan' FROM topologies`)
+	done := make(chan error)
+	go func() { done <- sql.Up(t.Context(), conn) }()
+	const waits = `SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'mutations'::regclass`
+	pgtest.Eventually(t, "the migration to wait", func() bool { return pgtest.Scan[int](t, other, waits) == 1 })
+	pgtest.Eventually(t, "the migration to give up", func() bool { return pgtest.Scan[int](t, other, waits) == 0 })
+	pgtest.Exec(t, other, `SELECT state FROM mutations`)
+	pgtest.Exec(t, person, `COMMIT`)
+	must(t, <-done)
+	counted(t, other)
 }
 
 func TestWhoMayReadStreamsBeforeTheMigrationMayAfterwards(t *testing.T) {
