@@ -2,6 +2,11 @@
 -- A raise of the epoch changes topology_settings alone: a topology enters the new epoch when a server asks for it
 -- (topology_raise), so that no writer ever waits for another topology's lock.
 
+-- Servers and writers of the version before go on meanwhile. Whoever waits for one of these tables waits behind us while we wait, so
+-- not for long: Up tries again. In the order in which a writer locks them.
+SET LOCAL lock_timeout = '1s';
+LOCK TABLE {{.schema}}.mutations, {{.schema}}.topology_heads, {{.schema}}.topology_settings IN ACCESS EXCLUSIVE MODE;
+
 INSERT INTO {{.schema}}.topology_migrations (version, name, additive) VALUES (5, 'histories', true);
 
 -- A new one at every raise: two copies of one database can make the same next epoch.
@@ -557,6 +562,9 @@ END
 $do$;
 
 ---- create above / drop below ----
+
+SET LOCAL lock_timeout = '1s';
+LOCK TABLE {{.schema}}.mutations, {{.schema}}.topology_heads, {{.schema}}.topology_settings IN ACCESS EXCLUSIVE MODE;
 
 -- The version before expects every head in the settings' epoch.
 UPDATE {{.schema}}.topology_heads h SET seq = s.epoch << 32, first = (s.epoch << 32) + 1
