@@ -14,8 +14,8 @@ import (
 	"testing"
 	"time"
 
-	"topostream/pgbus"
 	"topostream/pgbus/pgtest"
+	"topostream/pgbus/setting"
 	"topostream/stream"
 )
 
@@ -36,7 +36,7 @@ func TestTheHeartbeatDeliversWhileTheQueueIsHalfFullAndNobodyIsLetIn(t *testing.
 	query.Set("search_path", "public,pg_catalog")
 	u.RawQuery = query.Encode()
 	server := serve(t, u.String(), nil)
-	awaitBus(t, server.url, pgbus.BusNotify)
+	awaitBus(t, server.url, setting.Notify)
 	c := newClient(t, server.url, id, "").watch()
 	c.awaitSeq(1)
 	pgtest.Exec(t, listener, `LISTEN "topology.`+id+`"`)
@@ -88,7 +88,7 @@ func TestAClientThatIsFurtherOnThanAServersFeedKeepsItsPlaceWhenTheFeedFellBehin
 	conn := db.Conn(t)
 	id := demo(t, conn)
 	frozen, server := serveBinary(t, buildProgram(t), db.URL)
-	awaitBus(t, server, pgbus.BusNotify)
+	awaitBus(t, server, setting.Notify)
 	attached := newClient(t, server, id, "").watch() // so that its feed stays
 	attached.awaitSeq(1)
 	for round := range 5 {
@@ -130,7 +130,7 @@ func TestAClientThatIsFurtherOnThanAServersFeedKeepsItsPlaceWhenTheFeedFellBehin
 // whatever attach is under way that began before.
 func TestATopologyThatIsMadeWhileAnAttachIsUnderWayIsNo404(t *testing.T) {
 	t.Parallel()
-	for _, bus := range []string{pgbus.BusNotify, pgbus.BusPoll} {
+	for _, bus := range []string{setting.Notify, setting.Poll} {
 		t.Run(bus, func(t *testing.T) {
 			t.Parallel()
 			db := pgtest.New(t)
@@ -246,14 +246,14 @@ func TestAnOldSnapshotThatWritesAfterTheSwitchFromWALToNotifyIsHeardSoon(t *test
 	server := startServer(t, db.URL)
 	clients := watchAll(t, server, ids)
 	for _, id := range ids {
-		setBus(t, db.URL, pgbus.BusWAL)
+		setBus(t, db.URL, setting.WAL)
 		streaming(t, server)
 		pgtest.Exec(t, old, `BEGIN ISOLATION LEVEL REPEATABLE READ`)
 		pgtest.Exec(t, old, `SELECT count(*) FROM topologies`)
-		setBus(t, db.URL, pgbus.BusNotify)
+		setBus(t, db.URL, setting.Notify)
 		// A server that stops to read the WAL too early has stopped by then; one that waits for the old snapshot still reads.
 		_ = eventually(3*time.Second, func() bool { return metric(t, server, "topostream_streaming_wal") == 0 })
-		awaitBus(t, server, pgbus.BusNotify)
+		awaitBus(t, server, setting.Notify)
 		seq := emit(t, old, id)
 		begun := time.Now()
 		pgtest.Exec(t, old, `COMMIT`)
@@ -280,7 +280,7 @@ func TestLISTENIsBackAsSoonAfterTheLastFaultAsAfterTheFirst(t *testing.T) {
 	conn := db.Conn(t)
 	id := demo(t, conn)
 	server := startServer(t, db.URL)
-	awaitBus(t, server, pgbus.BusNotify)
+	awaitBus(t, server, setting.Notify)
 	c := newClient(t, server, id, "").watch()
 	c.awaitSeq(1)
 	took := make([]time.Duration, 0, faults)

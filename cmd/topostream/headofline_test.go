@@ -17,8 +17,8 @@ import (
 	"github.com/jackc/pgx/v5"
 	gosse "github.com/tmaxmax/go-sse"
 
-	"topostream/pgbus"
 	"topostream/pgbus/pgtest"
+	"topostream/pgbus/setting"
 )
 
 // What the large topologies of the head-of-line test hold, and how many clients open them again and again.
@@ -216,13 +216,13 @@ func TestTopologiesThatHoldMuchAndAreOpenedAgainAndAgainMakeNoOtherWait(t *testi
 	for _, id := range []string{many, large} {
 		positions[id] = pgtest.Scan[[]int64](t, conn, first, id)
 	}
-	for _, bus := range []string{pgbus.BusNotify, pgbus.BusWAL, pgbus.BusPoll} { //nolint:paralleltest // it is about time
+	for _, bus := range []string{setting.Notify, setting.WAL, setting.Poll} { //nolint:paralleltest // it is about time
 		t.Run(bus, func(t *testing.T) {
 			setBus(t, db.URL, bus)
 			server := serve(t, db.URL, func(c *serveCmd) {
 				c.MaxStreamsPerUser, c.linger = 0, time.Millisecond
 				c.WriteTimeout = time.Minute
-				if bus == pgbus.BusPoll {
+				if bus == setting.Poll {
 					c.Bus = bus
 				}
 			})
@@ -237,7 +237,7 @@ func TestTopologiesThatHoldMuchAndAreOpenedAgainAndAgainMakeNoOtherWait(t *testi
 				t.Fatal(err)
 			}
 			rounds, samples := 3, 100
-			if bus == pgbus.BusPoll { // an event takes up to the poll's interval
+			if bus == setting.Poll { // an event takes up to the poll's interval
 				samples = 15
 			}
 			idle, busy := make([]time.Duration, 0, rounds*samples), make([]time.Duration, 0, rounds*samples)

@@ -14,8 +14,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"topostream/pgbus"
 	"topostream/pgbus/pgtest"
+	"topostream/pgbus/setting"
 )
 
 // heldTopologies are attached while somebody holds one of them: many, so that whatever locks them in order meets it.
@@ -179,10 +179,10 @@ func watchAll(t *testing.T, server string, ids []string) map[string]*client {
 
 func TestANewEpochWhileSomebodyHoldsATopologyMakesNoOtherWait(t *testing.T) {
 	t.Parallel()
-	for _, bus := range []string{pgbus.BusNotify, pgbus.BusWAL, pgbus.BusPoll} {
+	for _, bus := range []string{setting.Notify, setting.WAL, setting.Poll} {
 		t.Run(bus, func(t *testing.T) {
 			t.Parallel()
-			if bus != pgbus.BusNotify {
+			if bus != setting.Notify {
 				long(t)
 			}
 			db := pgtest.New(t)
@@ -218,7 +218,7 @@ func serveOn(t *testing.T, databaseURL, bus string) string {
 	t.Helper()
 	setBus(t, databaseURL, bus)
 	server := serve(t, databaseURL, func(c *serveCmd) {
-		if c.MaxStreamsPerUser = 0; bus == pgbus.BusPoll {
+		if c.MaxStreamsPerUser = 0; bus == setting.Poll {
 			c.Bus = bus
 		}
 	}).url
@@ -230,9 +230,9 @@ func serveOn(t *testing.T, databaseURL, bus string) string {
 func awaitBus(t *testing.T, server, bus string) {
 	t.Helper()
 	switch bus {
-	case pgbus.BusNotify:
+	case setting.Notify:
 		pgtest.Eventually(t, "LISTEN", func() bool { return metric(t, server, "topostream_listening") == 1 })
-	case pgbus.BusWAL:
+	case setting.WAL:
 		streaming(t, server)
 	}
 }
@@ -240,7 +240,7 @@ func awaitBus(t *testing.T, server, bus string) {
 func TestAPromotionWhileSomebodyHoldsATopologyMakesNoOtherWait(t *testing.T) {
 	t.Parallel()
 	long(t)
-	for _, bus := range []string{pgbus.BusNotify, pgbus.BusWAL, pgbus.BusPoll} {
+	for _, bus := range []string{setting.Notify, setting.WAL, setting.Poll} {
 		t.Run(bus, func(t *testing.T) {
 			t.Parallel()
 			p := newPair(t)

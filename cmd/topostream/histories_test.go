@@ -14,9 +14,9 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"topostream/pgbus"
 	"topostream/pgbus/pgcluster"
 	"topostream/pgbus/pgtest"
+	"topostream/pgbus/setting"
 )
 
 // A bouncer is a pgbouncer that pools transactions, and that can be led to another server beneath its clients'
@@ -165,9 +165,9 @@ func TestOverAPromotionBehindAPoolerNobodyGetsTwoHistoriesInOne(t *testing.T) {
 		bus         string
 		directFirst bool // what LISTENs or reads the WAL is led to the promoted server before the pooler is
 	}{
-		{pgbus.BusPoll, false},
-		{pgbus.BusNotify, false}, {pgbus.BusNotify, true},
-		{pgbus.BusWAL, false}, {pgbus.BusWAL, true},
+		{setting.Poll, false},
+		{setting.Notify, false}, {setting.Notify, true},
+		{setting.WAL, false}, {setting.WAL, true},
 	} {
 		t.Run(fmt.Sprint(c.bus, ", direct first ", c.directFirst), func(t *testing.T) {
 			t.Parallel()
@@ -186,7 +186,7 @@ func promoteBehindAPooler(t *testing.T, bus string, directFirst bool) {
 	direct, directURL := relayTo(t, p.primary.URL("streams"), uncut)
 	server := serve(t, pooler.url, func(c *serveCmd) {
 		c.MaxStreamsPerUser = 0
-		if c.Bus = bus; bus != pgbus.BusPoll {
+		if c.Bus = bus; bus != setting.Poll {
 			c.Bus, c.ListenDatabaseURL = "", directURL
 		}
 	})
