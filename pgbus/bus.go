@@ -11,12 +11,14 @@ package pgbus
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"golang.org/x/sync/errgroup"
 
@@ -283,5 +285,13 @@ func (t *tasks) close() {
 	t.running.Wait()
 }
 
-// unavailable is stream.ErrUnavailable with a reason for the log.
-func unavailable(err error) error { return fmt.Errorf("%w: %w", stream.ErrUnavailable, err) }
+// unavailable is stream.ErrUnavailable with a reason: for the client, too, where it can do something about it.
+func unavailable(err error) error {
+	if held, ok := errors.AsType[*journal.HeldError](err); ok {
+		return &stream.UnavailableError{Reason: held.Error(), Err: err}
+	}
+	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok && pgErr.Code == "55P03" { // lock_not_available
+		return &stream.UnavailableError{Reason: "somebody's transaction holds a table that the attach must read", Err: err}
+	}
+	return fmt.Errorf("%w: %w", stream.ErrUnavailable, err)
+}

@@ -2,6 +2,7 @@ package pgbus
 
 import (
 	"context"
+	"errors"
 	"strconv"
 	"strings"
 	"sync"
@@ -24,7 +25,7 @@ func startBus(t *testing.T, db *pgtest.DB, change func(*Config)) *Bus {
 	must(t, err)
 	listen, err := pgx.ParseConfig(db.URL)
 	must(t, err)
-	cfg := Config{Pool: pool, Listen: listen, Encoder: sse.Encoder{}}
+	cfg := Config{Pool: pool, Listen: listen, Encoder: sse.Encoder{}, AttachWait: 20 * time.Second}
 	if change != nil {
 		change(&cfg)
 	}
@@ -168,7 +169,7 @@ func TestAHeldAlterTableLeavesAttachedClientsTheirEvents(t *testing.T) {
 		if _, err := b.Attach(t.Context(), stream.AttachRequest{Topology: ids[0]}); err != nil {
 			t.Errorf("attached already: %v", err)
 		}
-		if _, err := b.Attach(t.Context(), stream.AttachRequest{Topology: ids[1]}); err != stream.ErrUnavailable { //nolint:errorlint // the sentinel itself
+		if _, err := b.Attach(t.Context(), stream.AttachRequest{Topology: ids[1]}); !errors.Is(err, stream.ErrUnavailable) {
 			t.Errorf("fresh: %v", err)
 		}
 		_, err = conn.Exec(t.Context(), `SELECT topology_emit($1::text::uuid, 'x', '{}')`, ids[0])

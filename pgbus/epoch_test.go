@@ -19,8 +19,9 @@ func TestANumberOfANewEpochIsGoodOnAServerThatHasNotHeardOfTheEpoch(t *testing.T
 	defer old.Close()
 	_, err := NewEpoch(t.Context(), conn)
 	must(t, err)
+	pgtest.Exec(t, conn, `SELECT topology_raise(ARRAY[$1::text::uuid])`, id) // as another server did
 	var known stream.Seq
-	must(t, conn.QueryRow(t.Context(), emitOne, string(id)).Scan(&known)) // as a client heard it from another server
+	must(t, conn.QueryRow(t.Context(), emitOne, string(id)).Scan(&known)) // as a client has it from that server
 	pgtest.Exec(t, conn, `SELECT topology_emit(id, 'x', '{}') FROM topologies`)
 	sub, err := b.Attach(t.Context(), stream.AttachRequest{Topology: id, Resume: true, After: known})
 	must(t, err)

@@ -151,5 +151,6 @@ type feedsCmd struct {
 // Run serves until the end of its standard input.
 func (c *feedsCmd) Run(ctx context.Context, o output) error {
 	log := slog.New(slog.NewTextHandler(o.err, &slog.HandlerOptions{Level: slog.LevelWarn}))
-	return bench.Feeds(ctx, bench.FeedsConfig{DatabaseURL: c.DatabaseURL, Bus: c.Bus, Topologies: c.Topologies, Logger: log}, os.Stdin, o.out)
+	return bench.Feeds(ctx, bench.FeedsConfig{DatabaseURL: c.DatabaseURL, Bus: c.Bus, Topologies: c.Topologies,
+		Logger: log}, os.Stdin, o.out)
 }

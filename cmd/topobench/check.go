@@ -23,6 +23,7 @@ type checkCmd struct {
 	Token         string        `help:"Token of role admin. Servers limit the streams of one subject: --max-streams-per-user must be 0 or above --clients." placeholder:"TOKEN"`
 	JWTSecretFile string        `name:"jwt-secret-file" help:"File of the servers' JWT secret, to sign tokens with." placeholder:"FILE"`
 	Topologies    int           `default:"50" help:"Topologies to make; they are named topobench-<seed>-<n> and removed at the end."`
+	Backlog       int           `default:"3000" help:"Mutations in flight in the largest of six more topologies, whose documents are bounded; 0: none." placeholder:"N"`
 	Writers       int           `default:"8" help:"Writers, each one transaction after another."`
 	Clients       int           `default:"40" help:"Clients, as many of each of four kinds: steady, dropping, slow, arriving."`
 	Duration      time.Duration `default:"30s" help:"How long writers write."`
@@ -50,11 +51,13 @@ var errViolated = errors.New("the promise is broken")
 // Run checks and reports.
 func (c *checkCmd) Run(ctx context.Context, o output) (err error) {
 	cfg := check.Config{
-		Topologies: c.Topologies, Writers: c.Writers, Clients: c.Clients, Duration: c.Duration, Settle: c.Settle, Idle: c.Idle, Rate: c.Rate, Seed: rand.Uint64N(1 << 32),
+		Topologies: c.Topologies, Backlog: c.Backlog, Writers: c.Writers, Clients: c.Clients, Duration: c.Duration, Settle: c.Settle,
+		Idle: c.Idle, Rate: c.Rate, Seed: rand.Uint64N(1 << 32),
 		MayLose: c.MayLose, Keep: c.Keep,
 		Progress: func(p check.Progress) {
 			if int(p.Elapsed.Seconds())%10 == 0 {
-				fmt.Fprintf(o.err, "%s: %d commits, %d deliveries, %d problems\n", p.Elapsed.Round(time.Second), p.Commits, p.Deliveries, p.Problems)
+				fmt.Fprintf(o.err, "%s: %d commits, %d deliveries, %d problems\n", p.Elapsed.Round(time.Second),
+					p.Commits, p.Deliveries, p.Problems)
 			}
 		},
 	}
@@ -92,13 +95,13 @@ func (c *checkCmd) foreignServers(ctx context.Context, cfg *check.Config, o outp
 	if cfg.Token, err = c.tokens(); err != nil {
 		return nil, usageError{err}
 	}
-	cfg.Faults, err = foreignFaults(ctx, c.DatabaseURL, stageConfig{c.Faults, cfg.Seed, o, c.Stage})
+	cfg.Faults, err = foreignFaults(ctx, c.DatabaseURL, stageConfig{c.Faults, cfg.Seed, c.Duration, o, c.Stage})
 	return func() error { return nil }, err
 }
 
 // ownStage has the run check servers of its own.
 func (c *checkCmd) ownStage(ctx context.Context, cfg *check.Config, o output) (end func() error, err error) {
-	s, err := startStage(ctx, stageConfig{c.Faults, cfg.Seed, o, c.Stage})
+	s, err := startStage(ctx, stageConfig{c.Faults, cfg.Seed, c.Duration, o, c.Stage})
 	if err != nil {
 		return nil, fmt.Errorf("start the stage: %w", err)
 	}
@@ -110,11 +113,13 @@ func (c *checkCmd) validate() error {
 	switch {
 	case len(c.URL) == 0 && (c.Token != "" || c.JWTSecretFile != ""):
 		return errors.New("--token and --jwt-secret-file are for servers that you name by --url: the stage's own have a secret of their own")
+	case len(c.URL) > 0 && c.Stage.OldBinary != "":
+		return errors.New("--old-binary is for a stage of the checker's own: leave --url out")
 	case len(c.URL) > 0 && c.DatabaseURL == "":
 		return errors.New("--database-url is missing: give the database of the servers at --url")
 	case len(c.URL) > 0 && (c.Token == "") == (c.JWTSecretFile == ""):
 		return errors.New("give one of --token and --jwt-secret-file")
-	case min(c.Topologies, c.Writers, c.Clients) < 1 || c.Duration <= 0 || c.Settle <= 0 || c.Idle <= 0 || c.Rate < 0:
+	case min(c.Topologies, c.Writers, c.Clients) < 1 || c.Backlog < 0 || c.Duration <= 0 || c.Settle <= 0 || c.Idle <= 0 || c.Rate < 0:
 		return errors.New("--topologies, --writers, --clients, --duration, --settle and --idle must be above 0, --rate not below")
 	}
 	for _, u := range c.URL {

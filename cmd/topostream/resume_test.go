@@ -19,8 +19,8 @@ import (
 	"github.com/jackc/pgx/v5"
 	gosse "github.com/tmaxmax/go-sse"
 
-	"topostream/pgbus"
 	"topostream/pgbus/pgtest"
+	"topostream/pgbus/retention"
 )
 
 // open gives the answer to a request for a stream. Whoever gets it closes its body.
@@ -251,7 +251,7 @@ func TestPruningUnderClientsThatResumeLeavesNoHole(t *testing.T) {
 	server := startServer(t, db.URL)
 	pool := db.Pool(t)
 	pgtest.Exec(t, conn, `SELECT topology_emit($1::text::uuid, 'test', '{}') FROM generate_series(1, 3000)`, id)
-	if _, err := pgbus.Prune(t.Context(), pool, time.Hour, 300); err != nil {
+	if _, err := retention.Events(t.Context(), pool, time.Hour, 300); err != nil {
 		t.Fatal(err)
 	}
 	ctx, stop := context.WithCancel(t.Context())
@@ -267,7 +267,7 @@ func TestPruningUnderClientsThatResumeLeavesNoHole(t *testing.T) {
 				if _, err := pool.Exec(t.Context(), jump); err != nil {
 					t.Error(err)
 				}
-				if _, err := pgbus.Prune(t.Context(), pool, time.Hour, 300); err != nil {
+				if _, err := retention.Events(t.Context(), pool, time.Hour, 300); err != nil {
 					t.Error(err)
 				}
 			}

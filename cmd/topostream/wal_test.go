@@ -12,14 +12,14 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"topostream/pgbus"
 	"topostream/pgbus/pgtest"
+	"topostream/pgbus/setting"
 )
 
 // setBus has the database's triggers serve a bus; poll takes what there is.
 func setBus(t *testing.T, url, bus string) {
 	t.Helper()
-	if bus == pgbus.BusPoll {
+	if bus == setting.Poll {
 		return
 	}
 	if code, out, errOut := program(t, "bus", bus, "--database-url", url); code != exitOK {
@@ -69,7 +69,7 @@ func TestSwitchingALiveSystemFromNotifyToWALAndBackLosesNothing(t *testing.T) {
 		})
 	}
 	for range 3 {
-		for want, bus := range []string{pgbus.BusNotify, pgbus.BusWAL, pgbus.BusNotify} {
+		for want, bus := range []string{setting.Notify, setting.WAL, setting.Notify} {
 			want %= 2
 			setBus(t, db.URL, bus)
 			for _, server := range servers {
@@ -90,15 +90,15 @@ func TestSwitchingALiveSystemFromNotifyToWALAndBackLosesNothing(t *testing.T) {
 func TestReadyzSaysThatAServerIsForcedToAnotherBus(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
-	server := startServer(t, db.URL, pgbus.BusNotify)
-	for _, bus := range []string{pgbus.BusWAL, pgbus.BusNotify} {
-		want := map[string]string{pgbus.BusWAL: "ready\nbus: forced notify, the database says wal\n", pgbus.BusNotify: "ready\n"}[bus]
+	server := startServer(t, db.URL, setting.Notify)
+	for _, bus := range []string{setting.WAL, setting.Notify} {
+		want := map[string]string{setting.WAL: "ready\nbus: forced notify, the database says wal\n", setting.Notify: "ready\n"}[bus]
 		setBus(t, db.URL, bus)
 		pgtest.Eventually(t, want, func() bool {
 			status, _, body := get(t, server+"/readyz")
 			return status == 200 && body == want
 		})
-		if forced := metric(t, server, "topostream_bus_forced"); (forced == 1) != (bus == pgbus.BusWAL) {
+		if forced := metric(t, server, "topostream_bus_forced"); (forced == 1) != (bus == setting.WAL) {
 			t.Errorf("the metric says %v on %s", forced, bus)
 		}
 	}
@@ -128,7 +128,7 @@ func TestServersThatAreKilledLeaveNoSlotBehind(t *testing.T) {
 	cluster := pgtest.Cluster(t)
 	db := pgtest.NewOn(t, cluster.URL("postgres"))
 	conn := db.Conn(t)
-	setBus(t, db.URL, pgbus.BusWAL)
+	setBus(t, db.URL, setting.WAL)
 	const slots = `SELECT count(*) FROM pg_replication_slots`
 	servers := make([]*process, 0, 4)
 	for range 3 {
@@ -161,7 +161,7 @@ func TestAFrozenServersSlotGoesAndItsClientsLoseNothing(t *testing.T) {
 	db := pgtest.New(t)
 	conn := db.Conn(t)
 	id := demo(t, conn)
-	setBus(t, db.URL, pgbus.BusWAL)
+	setBus(t, db.URL, setting.WAL)
 	p, url := serveBinary(t, binary, db.URL)
 	streaming(t, url)
 	c := newClient(t, url, id, "").watch()

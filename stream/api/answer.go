@@ -19,7 +19,8 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request, status int, v an
 	writeJSON(w, status, "application/json", v)
 }
 
-// fail is the one place where errors of the domain become problem details. What is wrapped beside their sentences is for the log.
+// fail is the one place where errors of the domain become problem details. What is wrapped beside their sentences is
+// for the log.
 func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	var (
 		field    *stream.FieldError

@@ -25,7 +25,8 @@ func (e *requestError) Error() string { return e.detail }
 
 // readBody reads the JSON body of a request, or says with a *requestError why it cannot.
 //
-// A request without Content-Type, or with the one that curl sends unless told otherwise, is taken at its word; one with another type is not guessed at.
+// A request without Content-Type, or with the one that curl sends unless told otherwise, is taken at its word; one
+// with another type is not guessed at.
 func (s *Server) readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	if given := r.Header.Get("Content-Type"); given != "" {
 		mediaType, _, err := mime.ParseMediaType(given)

@@ -97,7 +97,8 @@ func (s *Server) stream(ctx context.Context, w *frameWriter, sub *stream.Subscri
 	}
 }
 
-// attachAgain waits for ever for what is not there now: the client has a stream, and sees keepalives.
+// attachAgain waits for ever for what is not there now: the client has a stream, and sees keepalives. Where somebody can do
+// something about it the stream ends, with the reason.
 func (s *Server) attachAgain(
 	ctx context.Context, w *frameWriter, req stream.AttachRequest,
 ) (*stream.Subscription, error) {
@@ -114,6 +115,9 @@ func (s *Server) attachAgain(
 
 // comesBack tells whether err says that a client that waits loses nothing.
 func comesBack(err error) bool {
+	if _, ok := errors.AsType[*stream.UnavailableError](err); ok {
+		return false
+	}
 	return errors.Is(err, stream.ErrUnavailable) || errors.Is(err, stream.ErrNoMemory)
 }
 
@@ -212,6 +216,9 @@ func spread(d time.Duration) int { return int(d.Milliseconds()) + rand.N(int(d.M
 
 // publicReason is the sentence for the client: the sentinel's, never what was wrapped beside it.
 func publicReason(err error) string {
+	if known, ok := errors.AsType[*stream.UnavailableError](err); ok {
+		return known.Reason
+	}
 	for _, known := range []error{errDraining, errReplaced, errLimit, errRate, errExpired, stream.ErrClosed, stream.ErrNoMemory} {
 		if errors.Is(err, known) {
 			return known.Error()

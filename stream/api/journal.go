@@ -34,7 +34,8 @@ func (s *Server) journalPage(ctx context.Context, id stream.TopologyID, after st
 	return page, func() { s.journals.Release(held) }, err
 }
 
-// journalBeyond is above every seq: who asks for what follows learns whether there is such a topology, and reads no event.
+// journalBeyond is above every seq: who asks for what follows learns whether there is such a topology, and reads no
+// event.
 const journalBeyond = stream.Seq(1) << 53
 
 // malformedJournal is malformed for the journal, which outlives its topology.
@@ -71,8 +72,8 @@ func (s *Server) journal(w http.ResponseWriter, r request) {
 	writeJournal(w, page)
 }
 
-// writeJournal writes the events as the encoder made them: encoding/json would compact them, and an event has the same bytes
-// however it came. It makes no copy of them.
+// writeJournal writes the events as the encoder made them: encoding/json would compact them, and an event has the
+// same bytes however it came. It makes no copy of them.
 func writeJournal(w http.ResponseWriter, page stream.JournalPage) {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")

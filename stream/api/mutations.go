@@ -17,7 +17,7 @@ func (s *Server) enqueueMutation(w http.ResponseWriter, r request) {
 		s.malformed(w, r, err)
 		return
 	}
-	m, body, err := parseBody(s, w, r.Request, stream.ParseNewMutation)
+	m, body, err := parseBody(s, w, r.Request, parseNewMutation)
 	if err != nil {
 		s.malformed(w, r, err)
 		return

@@ -1,4 +1,5 @@
-// Package api is topostream's HTTP face: the streams, the journal, topologies and their mutations, and what says how the server is.
+// Package api is topostream's HTTP face: the streams, the journal, topologies and their mutations, and what says how
+// the server is.
 package api
 
 import (
@@ -71,8 +72,8 @@ func New(cfg Config) *Server {
 	}
 }
 
-// Drain refuses new streams, tells every open one to come back later, spread over half of what is left of ctx, waits until all
-// are gone, and cuts those that are left when ctx ends (then it returns ctx's error).
+// Drain refuses new streams, tells every open one to come back later, spread over half of what is left of ctx, waits
+// until all are gone, and cuts those that are left when ctx ends (then it returns ctx's error).
 func (s *Server) Drain(ctx context.Context) error { return s.registry.drain(ctx) }
 
 // Handler gives the routes.
@@ -206,8 +207,8 @@ func (s *Server) collection(role stream.Role, next func(http.ResponseWriter, req
 	})
 }
 
-// authenticated checks in the order 401, 403. A browser sends a cookie along whoever's page asks, so what changes something by one must come from
-// a page of ours, or of an origin that is trusted.
+// authenticated checks in the order 401, 403. A browser sends a cookie along whoever's page asks, so what changes
+// something by one must come from a page of ours, or of an origin that is trusted.
 func (s *Server) authenticated(role stream.Role, next func(http.ResponseWriter, request)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		p, err := s.authenticate(r)

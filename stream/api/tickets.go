@@ -56,11 +56,13 @@ type ticketHolder struct {
 
 type ticketKey struct{}
 
-// redeeming lets ?ticket= open what next serves; on every other route it is no credential. Of several credentials the order is Bearer, ticket, ?token=, cookie:
-// what a client says in a header it means, and a ticket that is beside a token was minted for this request.
+// redeeming lets ?ticket= open what next serves; on every other route it is no credential. Of several credentials the
+// order is Bearer, ticket, ?token=, cookie: what a client says in a header it means, and a ticket that is beside a
+// token was minted for this request.
 //
-// The ticket is used by the request, whatever that ends with: also when it gets a 403, a 404, or a limit. Only where the
-// database could not be asked, and while this server sends its clients to another one, the ticket is still good for EventSource's next try.
+// The ticket is used by the request, whatever that ends with: also when it gets a 403, a 404, or a limit. Only where
+// the database could not be asked, and while this server sends its clients to another one, the ticket is still good
+// for EventSource's next try.
 func (s *Server) redeeming(next http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		tickets := r.URL.Query()["ticket"]
@@ -90,7 +92,8 @@ func hasBearer(r *http.Request) bool {
 	return strings.EqualFold(scheme, "Bearer")
 }
 
-// authenticate gives whom a request speaks for: by its ticket, if it came through redeeming with one, else by its token.
+// authenticate gives whom a request speaks for: by its ticket, if it came through redeeming with one, else by its
+// token.
 func (s *Server) authenticate(r *http.Request) (stream.Principal, error) {
 	holder, ok := r.Context().Value(ticketKey{}).(ticketHolder)
 	switch {

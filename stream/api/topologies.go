@@ -2,8 +2,6 @@ package api
 
 import (
 	"net/http"
-
-	"topostream/stream"
 )
 
 // listTopologies is GET /topologies.
@@ -25,7 +23,7 @@ func (s *Server) listTopologies(w http.ResponseWriter, r request) {
 
 // createTopology is POST /topologies.
 func (s *Server) createTopology(w http.ResponseWriter, r request) {
-	t, _, err := parseBody(s, w, r.Request, stream.ParseNewTopology)
+	t, _, err := parseBody(s, w, r.Request, parseNewTopology)
 	if err != nil {
 		s.fail(w, r.Request, err)
 		return
@@ -45,7 +43,7 @@ func (s *Server) getTopology(w http.ResponseWriter, r request) {
 
 // changeStatus is PATCH /topologies/{id}.
 func (s *Server) changeStatus(w http.ResponseWriter, r request) {
-	c, _, err := parseBody(s, w, r.Request, stream.ParseStatusChange)
+	c, _, err := parseBody(s, w, r.Request, parseStatusChange)
 	if err != nil {
 		s.malformed(w, r, err)
 		return

@@ -9,8 +9,8 @@ import (
 	"topostream/stream/sse"
 )
 
-// A frameWriter writes to one client through http.ResponseController, which serves HTTP/1.0, HTTP/1.1, HTTP/2 and TLS alike. It
-// belongs to the handler's goroutine, but for cut.
+// A frameWriter writes to one client through http.ResponseController, which serves HTTP/1.0, HTTP/1.1, HTTP/2 and TLS
+// alike. It belongs to the handler's goroutine, but for cut.
 type frameWriter struct {
 	w       http.ResponseWriter
 	control *http.ResponseController
@@ -83,7 +83,8 @@ func (f *frameWriter) deadline(next time.Time) error {
 	return err
 }
 
-// endBy ends a write that is blocked, and all that follow, at a time. Any goroutine may call it while the handler has not returned.
+// endBy ends a write that is blocked, and all that follow, at a time. Any goroutine may call it while the handler has
+// not returned.
 func (f *frameWriter) endBy(at time.Time) {
 	f.latest.Store(&at)
 	_ = f.control.SetWriteDeadline(at)

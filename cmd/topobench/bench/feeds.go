@@ -19,6 +19,8 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"topostream/pgbus"
+	"topostream/pgbus/postgres"
+	"topostream/pgbus/setting"
 	"topostream/stream"
 	"topostream/stream/sse"
 )
@@ -43,13 +45,14 @@ type usage struct {
 	CPU    time.Duration `json:"cpu"`
 }
 
-// Feeds is a server without sockets: a bus, a feed for each of the first topologies by name, and a client in each that takes the frames as an answer's writer does.
-// It leaves out what the number of browsers costs, which is the same on every bus. It writes its usage once all are attached and the bus
-// hears by itself, and again for each line that it reads; it ends at the end of in. A client that misses an event ends it with an error.
+// Feeds is a server without sockets: a bus, a feed for each of the first topologies by name, and a client in each that
+// takes the frames as an answer's writer does. It leaves out what the number of browsers costs, which is the same on
+// every bus. It writes its usage once all are attached and the bus hears by itself, and again for each line that it
+// reads; it ends at the end of in. A client that misses an event ends it with an error.
 func Feeds(ctx context.Context, cfg FeedsConfig, in io.Reader, out io.Writer) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	pool, err := pgbus.NewPool(ctx, cfg.DatabaseURL)
+	pool, err := postgres.NewPool(ctx, cfg.DatabaseURL)
 	if err != nil {
 		return err
 	}
@@ -59,7 +62,8 @@ func Feeds(ctx context.Context, cfg FeedsConfig, in io.Reader, out io.Writer) er
 		return err
 	}
 	stats := &stream.Stats{}
-	bus := pgbus.New(pgbus.Config{Pool: pool, Listen: listen, Encoder: sse.Encoder{}, Bus: cfg.Bus, Stats: stats, Logger: cfg.Logger, AttachWait: time.Minute})
+	bus := pgbus.New(pgbus.Config{Pool: pool, Listen: listen, Encoder: sse.Encoder{}, Bus: cfg.Bus, Stats: stats,
+		Logger: cfg.Logger, AttachWait: time.Minute})
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return bus.Run(ctx) })
 	g.Go(func() error {
@@ -146,9 +150,9 @@ func (f *feeds) follow(ctx context.Context, id stream.TopologyID, c *stream.Curs
 func hearing(ctx context.Context, bus string, stats *stream.Stats) error {
 	up := &stats.Listening
 	switch bus {
-	case pgbus.BusWAL:
+	case setting.WAL:
 		up = &stats.Streaming
-	case pgbus.BusPoll:
+	case setting.Poll:
 		return nil
 	}
 	return eventually(ctx, "the bus "+bus, func() (bool, error) { return up.Load(), nil })

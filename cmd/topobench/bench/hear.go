@@ -50,7 +50,8 @@ func (e *ears) count() int {
 // latencies waits until all have come, and gives the time of each from its COMMIT on.
 func (e *ears) latencies(ctx context.Context, events []sent, before int) ([]time.Duration, error) {
 	want := before + len(events)
-	if err := eventually(ctx, "the rest of the events", func() (bool, error) { return e.count() >= want, nil }); err != nil {
+	if err := eventually(ctx, "the rest of the events",
+		func() (bool, error) { return e.count() >= want, nil }); err != nil {
 		return nil, fmt.Errorf("%d of %d events came: %w", e.count()-before, len(events), err)
 	}
 	e.mu.Lock()
@@ -69,7 +70,8 @@ func (e *ears) latencies(ctx context.Context, events []sent, before int) ([]time
 	return out, nil
 }
 
-// follow has a client on a socket of its own for each topology, and returns when all have their snapshots. The clients run in g until ctx ends.
+// follow has a client on a socket of its own for each topology, and returns when all have their snapshots. The clients
+// run in g until ctx ends.
 func (e *ears) follow(ctx context.Context, g *errgroup.Group, s *server, topologies []string) error {
 	snapshots := make(chan struct{}, len(topologies))
 	for _, id := range topologies {
@@ -138,7 +140,8 @@ func (e *ears) read(ctx context.Context, s *server, id string, snapshots chan<- 
 	}
 }
 
-// listen LISTENs to the topologies by a bare connection: the shortest way that a NOTIFY has. It runs in g until ctx ends.
+// listen LISTENs to the topologies by a bare connection: the shortest way that a NOTIFY has. It runs in g until ctx
+// ends.
 func (e *ears) listen(ctx context.Context, g *errgroup.Group, p *place, topologies []string) error {
 	conn, err := pgx.Connect(ctx, p.url)
 	if err != nil {

@@ -19,10 +19,13 @@ type ClientKind string
 
 // The kinds of clients.
 const (
-	Steady   ClientKind = "steady"   // as an EventSource: it stays, and comes back after `retry:` with its Last-Event-ID
+	// as an EventSource: it stays, and comes back after `retry:` with its Last-Event-ID
+	Steady   ClientKind = "steady"
 	Dropping ClientKind = "dropping" // it cuts its connection after a random number of bytes and resumes
-	Slow     ClientKind = "slow"     // it reads a few KB a second for a while, so that the server's ring leaves it behind, then comes again and catches up
-	Arriving ClientKind = "arriving" // it comes without a number, reads a little, leaves, and comes again to another topology; where the writers' end finds it, it stays
+	// it reads a few KB a second for a while, so that the server's ring leaves it behind, then comes again and catches up
+	Slow ClientKind = "slow"
+	// it comes without a number, reads a little, leaves, and comes again to another topology; where the writers' end finds it, it stays
+	Arriving ClientKind = "arriving"
 )
 
 func clientKinds() []ClientKind { return []ClientKind{Steady, Dropping, Slow, Arriving} }
@@ -34,6 +37,7 @@ type client struct {
 	kind  ClientKind
 	rng   *rand.Rand
 	judge *judge
+	among []*topology // that one that arrives chooses from
 
 	shown    atomic.Pointer[judge] // judge, for others
 	retry    time.Duration         // the server's wish; what a browser waits is its own matter before that
@@ -49,8 +53,9 @@ func (c *client) kindStats() *kindStats { return c.run.stats.kinds[c.kind] }
 // violation is one of this client's, by a fault that is under way now.
 func (c *client) violation(kind Kind, t *topology, server string, seq, previous uint64, detail string) Violation {
 	return Violation{
-		Kind: kind, Client: c.name(), ClientKind: string(c.kind), Server: server, Topology: t.name, Seq: seq, Previous: previous,
-		At: c.run.since(), Fault: c.run.faults.now(), Detail: detail,
+		Kind: kind, Client: c.name(), ClientKind: string(c.kind), Server: server, Topology: t.name, Seq: seq,
+		Previous: previous,
+		At:       c.run.since(), Fault: c.run.faults.now(), Detail: detail,
 	}
 }
 
@@ -81,10 +86,12 @@ func (c *client) follow(ctx context.Context) {
 	for ctx.Err() == nil {
 		if c.kind == Arriving && !c.run.settling.Load() {
 			c.judge.close()
-			c.reads(c.run.topologies[c.rng.IntN(len(c.run.topologies))])
+			c.reads(c.among[c.rng.IntN(len(c.among))])
 		}
-		c.trickles.Store(c.kind == Slow && !c.trickles.Load() && !c.run.settling.Load()) // atomic: a dial may outlive its request
-		err := c.connect(ctx, &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }})
+		// atomic: a dial may outlive its request
+		c.trickles.Store(c.kind == Slow && !c.trickles.Load() && !c.run.settling.Load())
+		err := c.connect(ctx, &http.Client{Transport: transport,
+			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }})
 		if bad := (*tornError)(nil); errors.As(err, &bad) && ctx.Err() == nil {
 			c.run.violations.add(c.violation(Torn, c.judge.topology, c.judge.server, 0, c.judge.last, bad.what))
 		}
@@ -163,13 +170,15 @@ func (c *client) connect(ctx context.Context, browser *http.Client) error {
 	case errors.Is(err, errCut):
 		c.budget = 2*c.budget + 4<<10 // a large event must come through some time
 	}
-	if bad := (*tornError)(nil); errors.As(err, &bad) && !slices.Contains(res.TransferEncoding, "chunked") && body.ended {
+	if bad := (*tornError)(nil); errors.As(err, &bad) && !slices.Contains(res.TransferEncoding, "chunked") &&
+		body.ended {
 		return io.EOF // where the connection's end is the answer's, an orderly end looks like any other
 	}
 	return err
 }
 
-// refused is an answer that is no stream. A browser gives up for good; a balancer's own word that nobody is there is not the server's.
+// refused is an answer that is no stream. A browser gives up for good; a balancer's own word that nobody is there is
+// not the server's.
 func (c *client) refused(ctx context.Context, res *http.Response) error {
 	body, _ := io.ReadAll(io.LimitReader(res.Body, 300))
 	switch {
@@ -264,7 +273,8 @@ func (b *body) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// trickle waits as long as makes a KB at a time some 10 KB a second. A batch of frames then still takes less than a server's default --write-timeout.
+// trickle waits as long as makes a KB at a time some 10 KB a second. A batch of frames then still takes less than a
+// server's default --write-timeout.
 func (c *client) trickle(ctx context.Context) {
 	timer := time.NewTimer(100 * time.Millisecond)
 	defer timer.Stop()

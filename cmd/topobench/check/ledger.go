@@ -5,7 +5,8 @@ import (
 	"time"
 )
 
-// A marker names what one writer wrote in one statement: it stands in the event's payload. It is below 2⁵³, so that a JSON number holds it.
+// A marker names what one writer wrote in one statement: it stands in the event's payload. It is below 2⁵³, so that a
+// JSON number holds it.
 type marker uint64
 
 const markerWriter = 36 // bits of the counter below the writer's number
@@ -37,8 +38,8 @@ type entry struct {
 	excused bool          // retention may have removed it before it was read
 }
 
-// A ledger compares what writers committed to one topology with what its journal holds. It is used under the topology's lock and holds only
-// what is undecided: one that is decided and found is struck out.
+// A ledger compares what writers committed to one topology with what its journal holds. It is used under the topology's
+// lock and holds only what is undecided: one that is decided and found is struck out.
 type ledger struct {
 	entries map[marker]*entry
 	last    map[int]marker // newest of each writer that was found
@@ -80,7 +81,8 @@ func (l *ledger) find(m marker, seq uint64) (at time.Duration, problem string) {
 	// What a writer does not know may be committed late, beside its next one.
 	if e.outcome != unknown {
 		if last := l.last[m.writer()]; m < last {
-			problem = fmt.Sprintf("the journal holds %s after %s: the writer committed them in the other order", m, last)
+			problem = fmt.Sprintf("the journal holds %s after %s: the writer committed them in the other order", m,
+				last)
 		}
 		l.last[m.writer()] = max(m, l.last[m.writer()])
 	}
@@ -91,7 +93,19 @@ func (l *ledger) find(m marker, seq uint64) (at time.Duration, problem string) {
 	return e.at, problem
 }
 
-// excuse says that retention has removed what was not read: what was written so far need not be found, but what is found is judged as ever.
+// fork says that a promotion has taken back what is above seq: who does not know yet what became of it need not find it
+// again, but may, where a request was sent again.
+func (l *ledger) fork(seq uint64, at time.Duration) {
+	l.newEpoch(at)
+	for _, e := range l.entries {
+		if e.seq > seq {
+			e.seq, e.excused = 0, true
+		}
+	}
+}
+
+// excuse says that retention has removed what was not read: what was written so far need not be found, but what is
+// found is judged as ever.
 func (l *ledger) excuse() {
 	for _, e := range l.entries {
 		e.excused = true

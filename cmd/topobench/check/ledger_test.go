@@ -96,7 +96,8 @@ func TestWhatWasCommittedAndIsNotInTheJournalIsReportedAtTheEnd(t *testing.T) {
 		mayLose bool
 		want    uint64
 	}{
-		"committed": {committed, false, 1}, "committed, and it may be lost": {committed, true, 0}, "unknown": {unknown, false, 0},
+		"committed": {committed, false, 1}, "committed, and it may be lost": {committed, true, 0},
+		"unknown": {unknown, false, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

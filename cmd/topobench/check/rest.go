@@ -12,14 +12,16 @@ import (
 )
 
 // request makes one call of the API. status 0: nobody knows what became of it.
-func (w *writer) request(ctx context.Context, method string, t *topology, path string, body []byte, key string) (status int, answer []byte) {
+func (w *writer) request(ctx context.Context, method string, t *topology, path string, body []byte,
+	key string) (status int, answer []byte) {
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
 	token, err := w.run.cfg.Token(fmt.Sprint("topobench-writer-", w.n))
 	if err != nil {
 		return 0, nil
 	}
-	req, err := http.NewRequestWithContext(ctx, method, w.run.server(w.rng)+"/api/v1/topologies/"+t.id+path, bytes.NewReader(body))
+	req, err := http.NewRequestWithContext(ctx, method, w.run.server(w.rng)+"/api/v1/topologies/"+t.id+path,
+		bytes.NewReader(body))
 	if err != nil {
 		return 0, nil
 	}
@@ -40,7 +42,8 @@ func (w *writer) request(ctx context.Context, method string, t *topology, path s
 	return res.StatusCode, answer
 }
 
-// postMutation enqueues a mutation through the API, again and again with the same key until the answer is known: then it is there exactly once.
+// postMutation enqueues a mutation through the API, again and again with the same key until the answer is known: then
+// it is there exactly once.
 func (w *writer) postMutation(ctx context.Context) {
 	t := w.pick()
 	if int(t.waiting.Load()) > crowded {
@@ -57,7 +60,8 @@ func (w *writer) postMutation(ctx context.Context) {
 	defer cancel()
 	tried := false
 	for end.Err() == nil {
-		status, answer := w.request(end, http.MethodPost, t, "/mutations", body, fmt.Sprintf("topobench-%d-%s", w.run.cfg.Seed, m))
+		status, answer := w.request(end, http.MethodPost, t, "/mutations", body,
+			fmt.Sprintf("topobench-%d-%s", w.run.cfg.Seed, m))
 		switch {
 		case status == http.StatusAccepted:
 			w.decide(marks, committed)
@@ -81,7 +85,8 @@ func (w *writer) postMutation(ctx context.Context) {
 func (w *writer) patchStatus(ctx context.Context) {
 	t := w.pick()
 	m, marks := w.mark(t)
-	body := fmt.Appendf(nil, `{"status":%q,"reason":"%s%d"}`, []string{"active", "degraded"}[w.rng.IntN(2)], reasonPrefix, uint64(m))
+	body := fmt.Appendf(nil, `{"status":%q,"reason":"%s%d"}`, []string{"active", "degraded"}[w.rng.IntN(2)],
+		reasonPrefix, uint64(m))
 	switch status, answer := w.request(context.WithoutCancel(ctx), http.MethodPatch, t, "", body, ""); {
 	case status == http.StatusOK:
 		w.decide(marks, committed)
@@ -97,7 +102,8 @@ func (w *writer) patchStatus(ctx context.Context) {
 
 func (w *writer) refused(what string, status int, answer []byte) {
 	w.run.violations.add(Violation{
-		Kind: Refused, Client: fmt.Sprint("writer ", w.n), At: w.run.since(), Fault: w.run.faults.now(), Detail: fmt.Sprintf("%s: %d %s", what, status, short(answer)),
+		Kind: Refused, Client: fmt.Sprint("writer ", w.n), At: w.run.since(), Fault: w.run.faults.now(),
+		Detail: fmt.Sprintf("%s: %d %s", what, status, short(answer)),
 	})
 }
 

@@ -13,14 +13,20 @@ type Kind string
 
 // The kinds of violations.
 const (
-	Lost          Kind = "lost"           // an event that a client did not get, or that was committed and is not in the journal
-	Doubled       Kind = "doubled"        // an event that a client got again
-	Reordered     Kind = "reordered"      // an event that came after a later one, or before a snapshot
-	Torn          Kind = "torn"           // bytes that are no whole frame, or data that is no JSON
-	WrongSnapshot Kind = "wrong snapshot" // a snapshot that is not the state at its seq, or that came where none may come
-	Altered       Kind = "altered"        // an event whose bytes are not the journal's
-	Refused       Kind = "refused"        // an answer after which a browser would have given up, or which no writer should get
-	Journal       Kind = "journal"        // the journal is not what was committed: a gap, an event twice, one that was rolled back
+	// an event that a client did not get, or that was committed and is not in the journal
+	Lost      Kind = "lost"
+	Doubled   Kind = "doubled"   // an event that a client got again
+	Reordered Kind = "reordered" // an event that came after a later one, or before a snapshot
+	Torn      Kind = "torn"      // bytes that are no whole frame, or data that is no JSON
+	// a snapshot that is not the state at its seq, or that came where none may come
+	WrongSnapshot Kind = "wrong snapshot"
+	Altered       Kind = "altered" // an event whose bytes are not the journal's
+	// an answer after which a browser would have given up, or which no writer should get
+	Refused Kind = "refused"
+	// the events of two histories under a number that stands for both
+	Spliced Kind = "spliced"
+	// the journal is not what was committed: a gap, an event twice, one that was rolled back
+	Journal Kind = "journal"
 )
 
 // A Violation is one break of the promise.

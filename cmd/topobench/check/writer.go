@@ -13,7 +13,8 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// writeTimeout bounds one transaction. It is longer than any fault that should end by itself: a frozen database, a lock that somebody holds.
+// writeTimeout bounds one transaction. It is longer than any fault that should end by itself: a frozen database, a lock
+// that somebody holds.
 const writeTimeout = 90 * time.Second
 
 // A writer commits to many topologies, one transaction after another, and keeps the ledgers.
@@ -131,8 +132,10 @@ func (w *writer) decide(marks []mark, o outcome) {
 	}
 }
 
-// transact runs one transaction to its end and tells whether it was committed. It does not begin when ctx has ended; once begun it goes on.
-func (w *writer) transact(ctx context.Context, options pgx.TxOptions, do func(context.Context, *transaction) error) bool {
+// transact runs one transaction to its end and tells whether it was committed. It does not begin when ctx has ended;
+// once begun it goes on.
+func (w *writer) transact(ctx context.Context, options pgx.TxOptions,
+	do func(context.Context, *transaction) error) bool {
 	if ctx.Err() != nil || !w.connected(ctx) {
 		return false
 	}
@@ -187,7 +190,8 @@ func (w *writer) ended(x *transaction, err error, what string) bool {
 	return false
 }
 
-// failed looks at why a statement failed. What a fault or another writer can cause is expected; anything else no writer should ever get.
+// failed looks at why a statement failed. What a fault or another writer can cause is expected; anything else no writer
+// should ever get.
 func (w *writer) failed(err error, what string) {
 	var refused *pgconn.PgError
 	switch {
@@ -235,7 +239,8 @@ func marked(m marker, object string) string {
 	return strings.Replace(object, "{", fmt.Sprintf(`{"m":%d,`, m), 1)
 }
 
-var payloadKinds = []string{"tick", "decky.service_added", "decky.state_1", "traffic"} //nolint:gochecknoglobals // a table
+//nolint:gochecknoglobals // a table
+var payloadKinds = []string{"tick", "decky.service_added", "decky.state_1", "traffic"}
 
 // change changes the status or the reason of topologies in one statement.
 func (x *transaction) change(ctx context.Context, flip bool, topologies ...*topology) error {

@@ -19,8 +19,11 @@ func diskKinds() []Kind {
 		return ""
 	}
 	return []Kind{
-		{Name: "disk.journal-full", Doc: "The journal's file system has no room for some seconds: writers get errors.", part: ofPostgres, impossible: noDisk, inject: fillJournal},
-		{Name: "disk.wal-full", Doc: "The file system of pg_wal has no room: PostgreSQL panics, and is started again when there is room.", part: ofPostgres, impossible: noDisk, inject: fillWAL},
+		{Name: "disk.journal-full", Doc: "The journal's file system has no room for some seconds: writers get errors.",
+			part: ofPostgres, impossible: noDisk, inject: fillJournal},
+		{Name: "disk.wal-full",
+			Doc:  "The file system of pg_wal has no room: PostgreSQL panics, and is started again when there is room.",
+			part: ofPostgres, impossible: noDisk, inject: fillWAL},
 	}
 }
 

@@ -31,6 +31,7 @@ type doubt struct {
 type inDoubt struct {
 	event source.Event
 	round uint64
+	told  bool // the sink has been told of it; before, telling that it is visible would have it read for nothing
 }
 
 func newDoubt() doubt {
@@ -39,9 +40,19 @@ func newDoubt() doubt {
 
 func (d *doubt) add(e source.Event) {
 	d.mu.Lock()
-	d.newest[e.Topology] = inDoubt{e, d.round}
+	d.newest[e.Topology] = inDoubt{event: e, round: d.round}
 	d.mu.Unlock()
 	d.some.Set()
+}
+
+// told records that the sink has been told of an event.
+func (d *doubt) told(e source.Event) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if newest, ok := d.newest[e.Topology]; ok && newest.event.Seq == e.Seq {
+		newest.told = true
+		d.newest[e.Topology] = newest
+	}
 }
 
 // watch begins a stream.
@@ -65,7 +76,7 @@ func (d *doubt) resolve(v Visibility) (visible []source.Event, ended, left bool)
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for id, e := range d.newest {
-		if e.round < d.round && v.Sees(e.event.XID) {
+		if e.told && e.round < d.round && v.Sees(e.event.XID) {
 			visible = append(visible, e.event)
 			delete(d.newest, id)
 		}

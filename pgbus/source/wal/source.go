@@ -188,6 +188,7 @@ func (s *Source) tell(sink source.Sink, r Row) {
 		e.JSON = r.JSON
 	}
 	sink.Event(e)
+	s.doubt.told(e)
 }
 
 // connect opens the replication connection and proves that it leads to the pool's database.

@@ -1,4 +1,4 @@
-package stream
+package api
 
 import (
 	"bytes"
@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"unicode/utf8"
+
+	"topostream/stream"
 )
 
 const (
@@ -18,88 +20,87 @@ const (
 	maxReason = 4000
 )
 
-// ParseNewMutation reads the body of a request for a mutation strictly; what is wrong with it is a *FieldError.
-func ParseNewMutation(body []byte) (NewMutation, error) {
-	f, err := newBody(body)
+// parseNewMutation reads the body of a request for a mutation strictly; what is wrong with it is a *stream.FieldError.
+func parseNewMutation(body []byte) (stream.NewMutation, error) {
+	o, err := newBody(body)
 	if err != nil {
-		return NewMutation{}, err
+		return stream.NewMutation{}, err
 	}
-	m := NewMutation{Op: f.text("op"), ExpectedVersion: f.count("expected_version")}
-	payload, ok := f.take("payload")
+	m := stream.NewMutation{Op: o.Text("op"), ExpectedVersion: count(o, "expected_version")}
+	payload, ok := o.Take("payload")
 	if !ok {
-		f.fail("payload", "is missing")
+		o.Fail("payload", "is missing")
 	}
-	if err := f.close(); err != nil {
-		return NewMutation{}, err
+	if err := o.Close(); err != nil {
+		return stream.NewMutation{}, err
 	}
 	m.Payload = payload
-	if _, err := ParseOp(m.Op, payload); err != nil {
-		return NewMutation{}, err
+	if _, err := stream.ParseOp(m.Op, payload); err != nil {
+		return stream.NewMutation{}, err
 	}
 	return m, nil
 }
 
-// ParseStatusChange reads the body of a request for another status strictly; what is wrong with it is a *FieldError.
-func ParseStatusChange(body []byte) (StatusChange, error) {
-	f, err := newBody(body)
+// parseStatusChange reads the body of a request for another status strictly; what is wrong with it is a
+// *stream.FieldError.
+func parseStatusChange(body []byte) (stream.StatusChange, error) {
+	o, err := newBody(body)
 	if err != nil {
-		return StatusChange{}, err
+		return stream.StatusChange{}, err
 	}
-	c := StatusChange{Status: f.text("status"), Reason: f.reason("reason")}
+	c := stream.StatusChange{Status: o.Text("status"), Reason: reason(o, "reason")}
 	statuses := []string{"pending", "deploying", "active", "degraded", "failed", "tearing_down", "torn_down"}
 	if !slices.Contains(statuses, c.Status) {
-		f.fail("status", fmt.Sprintf("%.80q is no status: use one of %s", c.Status, strings.Join(statuses, ", ")))
+		o.Fail("status", fmt.Sprintf("%.80q is no status: use one of %s", c.Status, strings.Join(statuses, ", ")))
 	}
-	return c, f.close()
+	return c, o.Close()
 }
 
-// ParseNewTopology reads the body of a request for a topology strictly; what is wrong with it is a *FieldError.
-func ParseNewTopology(body []byte) (NewTopology, error) {
-	f, err := newBody(body)
+// parseNewTopology reads the body of a request for a topology strictly; what is wrong with it is a *stream.FieldError.
+func parseNewTopology(body []byte) (stream.NewTopology, error) {
+	o, err := newBody(body)
 	if err != nil {
-		return NewTopology{}, err
+		return stream.NewTopology{}, err
 	}
-	t := NewTopology{Name: f.name("name"), LANs: ops[AddLAN](f, "lans", OpAddLAN), Deckies: ops[AddDecky](f, "deckies", OpAddDecky)}
+	t := stream.NewTopology{
+		Name:    o.Name("name"),
+		LANs:    payloadsOf[stream.AddLAN](o, "lans", stream.OpAddLAN),
+		Deckies: payloadsOf[stream.AddDecky](o, "deckies", stream.OpAddDecky),
+	}
 	lans, deckies := map[string]int{}, map[string]int{}
 	for i, lan := range t.LANs {
 		if before, ok := lans[lan.Name]; ok {
-			f.fail(fmt.Sprintf("lans[%d].name", i), fmt.Sprintf("lans[%d] has that name: choose another", before))
+			o.Fail(fmt.Sprintf("lans[%d].name", i), fmt.Sprintf("lans[%d] has that name: choose another", before))
 		}
 		lans[lan.Name] = i
 	}
 	for i, decky := range t.Deckies {
 		if before, ok := deckies[decky.Name]; ok {
-			f.fail(fmt.Sprintf("deckies[%d].name", i), fmt.Sprintf("deckies[%d] has that name: choose another", before))
+			o.Fail(fmt.Sprintf("deckies[%d].name", i), fmt.Sprintf("deckies[%d] has that name: choose another", before))
 		}
 		if _, ok := lans[decky.LAN]; !ok {
-			f.fail(fmt.Sprintf("deckies[%d].lan", i), "none of lans has that name: add one")
+			o.Fail(fmt.Sprintf("deckies[%d].lan", i), "none of lans has that name: add one")
 		}
 		deckies[decky.Name] = i
 	}
-	return t, f.close()
+	return t, o.Close()
 }
 
-// ops reads an array of payloads of one op.
-func ops[T any](f *fields, name, op string) []T {
-	raw, ok := f.take(name)
-	if !ok {
-		return nil
-	}
+// payloadsOf reads an array of payloads of one op.
+func payloadsOf[T any](o *stream.Object, name, op string) []T {
 	var payloads []json.RawMessage
-	if !f.check(name, unmarshal(raw, &payloads), "give an array of objects") {
+	if !o.Into(name, &payloads, "give an array of objects") {
 		return nil
 	}
 	if len(payloads) > maxGraph {
-		f.fail(name, fmt.Sprintf("give at most %d, and add the others by mutations", maxGraph))
+		o.Fail(name, fmt.Sprintf("give at most %d, and add the others by mutations", maxGraph))
 		return nil
 	}
 	read := make([]T, 0, len(payloads))
 	for i, payload := range payloads {
-		v, err := parseOp(f.at(fmt.Sprintf("%s[%d]", name, i)), op, payload)
+		v, err := stream.ParseOpAt(o.At(fmt.Sprintf("%s[%d]", name, i)), op, payload)
 		if err != nil {
-			if f.err == nil {
-				f.err = err
-			}
+			o.FailWith(err)
 			break
 		}
 		read = append(read, v.(T)) //nolint:forcetypeassert // the type of op's payload
@@ -107,64 +108,62 @@ func ops[T any](f *fields, name, op string) []T {
 	return read
 }
 
-// text is a required string of any content.
-func (f *fields) text(name string) (s string) {
-	if raw, ok := f.take(name); !ok {
-		f.fail(name, "is missing")
-	} else {
-		f.check(name, unmarshal(raw, &s), "give a string")
-	}
-	return s
-}
-
 // reason is an optional text or null.
-func (f *fields) reason(name string) (s *string) {
-	raw, ok := f.take(name)
-	if ok && f.check(name, json.Unmarshal(raw, &s), "give a string or null") && s != nil && utf8.RuneCountInString(*s) > maxReason {
-		f.fail(name, fmt.Sprintf("give at most %d characters", maxReason))
+func reason(o *stream.Object, name string) (s *string) {
+	raw, ok := o.Take(name)
+	switch {
+	case !ok:
+	case json.Unmarshal(raw, &s) != nil:
+		o.Fail(name, "give a string or null")
+	case s != nil && utf8.RuneCountInString(*s) > maxReason:
+		o.Fail(name, fmt.Sprintf("give at most %d characters", maxReason))
 	}
 	return s
 }
 
 // count is an optional whole number from 0.
-func (f *fields) count(name string) *int64 {
-	raw, ok := f.take(name)
-	if !ok {
+func count(o *stream.Object, name string) *int64 {
+	var n int64
+	if !o.Into(name, &n, "give a whole number") {
 		return nil
 	}
-	var n int64
-	if f.check(name, unmarshal(raw, &n), "give a whole number") && n < 0 {
-		f.fail(name, "give a number from 0")
+	if n < 0 {
+		o.Fail(name, "give a number from 0")
 	}
 	return &n
 }
 
 // newBody reads a body that must be one JSON object.
-func newBody(body []byte) (*fields, error) {
+func newBody(body []byte) (*stream.Object, error) {
 	if err := checkJSON(body); err != nil {
 		return nil, err
 	}
-	return newFields("", body), nil
+	return stream.NewObject("", body), nil
 }
 
 // maxDepth is how deep the values of a body may be nested.
 const maxDepth = 64
 
-// checkJSON refuses a body that encoding/json would take but readers may understand differently (names given twice: RFC 8259, section 4), and what
-// PostgreSQL's jsonb does not store: the character U+0000, half a surrogate pair, numbers that only look short.
+func refused(field, problem string, args ...any) error {
+	return &stream.FieldError{Field: field, Problem: fmt.Sprintf(problem, args...)}
+}
+
+// checkJSON refuses a body that encoding/json would take but readers may understand differently (names given twice:
+// RFC 8259, section 4), and what PostgreSQL's jsonb does not store: the character U+0000, half a surrogate pair,
+// numbers that only look short.
 func checkJSON(body []byte) error {
 	if !utf8.Valid(body) {
-		return &FieldError{"body", "is not UTF-8"}
+		return refused("body", "is not UTF-8")
 	}
 	var (
 		raw    json.RawMessage
 		syntax *json.SyntaxError
 	)
 	if err := json.Unmarshal(body, &raw); errors.As(err, &syntax) {
-		return &FieldError{"body", fmt.Sprintf("is not one JSON value: %s (at byte %d)", syntax, syntax.Offset)}
+		return refused("body", "is not one JSON value: %s (at byte %d)", syntax, syntax.Offset)
 	}
 	if !bytes.HasPrefix(bytes.TrimLeft(body, " \t\r\n"), []byte("{")) {
-		return &FieldError{"body", "give a JSON object"}
+		return refused("body", "give a JSON object")
 	}
 	w := jsonWalk{body, json.NewDecoder(bytes.NewReader(body))}
 	w.decoder.UseNumber()
@@ -189,7 +188,7 @@ func (w *jsonWalk) next() (token json.Token, text []byte) {
 
 func (w *jsonWalk) value(path string, depth int) error {
 	if depth > maxDepth {
-		return &FieldError{path, fmt.Sprintf("is nested deeper than %d levels", maxDepth)}
+		return refused(path, "is nested deeper than %d levels", maxDepth)
 	}
 	token, text := w.next()
 	switch token := token.(type) {
@@ -211,9 +210,9 @@ func (w *jsonWalk) object(path string, depth int) error {
 	for w.decoder.More() {
 		token, text := w.next()
 		name := token.(string) //nolint:forcetypeassert // of valid JSON
-		at := join(path, name)
+		at := stream.JoinPath(path, name)
 		if _, ok := seen[name]; ok {
-			return &FieldError{at, "is given twice: remove one"}
+			return refused(at, "is given twice: remove one")
 		}
 		seen[name] = struct{}{}
 		if err := checkString(at, text); err != nil {
@@ -244,11 +243,11 @@ func checkString(path string, text []byte) error {
 		}
 		switch code := escaped(text[i:]); {
 		case code == 0:
-			return &FieldError{path, `holds the character \u0000, which PostgreSQL cannot store: remove it`}
+			return refused(path, `holds the character \u0000, which PostgreSQL cannot store: remove it`)
 		case code >= 0xd800 && code < 0xdc00 && isLowSurrogate(escaped(text[i+6:])):
 			i += 11
 		case code >= 0xd800 && code < 0xe000:
-			return &FieldError{path, fmt.Sprintf(`holds half of a surrogate pair, \u%04x: give the other half, too`, code)}
+			return refused(path, `holds half of a surrogate pair, \u%04x: give the other half, too`, code)
 		default:
 			i++
 		}
@@ -270,26 +269,13 @@ func escaped(text []byte) int64 {
 
 func isLowSurrogate(code int64) bool { return code >= 0xdc00 && code < 0xe000 }
 
-// checkNumber keeps to what a double holds, so that a few bytes do not become a hundred thousand digits in PostgreSQL's numeric.
+// checkNumber keeps to what a double holds, so that a few bytes do not become a hundred thousand digits in
+// PostgreSQL's numeric.
 func checkNumber(path, number string) error {
 	v, err := strconv.ParseFloat(number, 64)
 	mantissa, _, _ := strings.Cut(strings.ToLower(number), "e")
 	if err != nil || v == 0 && strings.ContainsAny(mantissa, "123456789") {
-		return &FieldError{path, "is no number that a double can hold: give a smaller or a rounder one"}
+		return refused(path, "is no number that a double can hold: give a smaller or a rounder one")
 	}
 	return nil
-}
-
-// join adds a name, shortened for people, to a path.
-func join(path, name string) string {
-	if short := fmt.Sprintf("%.80s", name); short != name {
-		name = short + "…"
-	}
-	if name == "" {
-		name = `""`
-	}
-	if path == "" {
-		return name
-	}
-	return path + "." + name
 }
