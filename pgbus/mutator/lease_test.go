@@ -88,7 +88,10 @@ func TestAMutationFailsWhenItsLeaseHasRunOutTooOften(t *testing.T) {
 	conn := db.Conn(t)
 	id := active(t, conn, 1)[0]
 	a := newApplier()
-	startWorker(t, db, func(c *Config) { c.Applier, c.Poll, c.MaxAttempts = a, 100*time.Millisecond, 2 })
+	startWorker(t, db, func(c *Config) {
+		c.Applier, c.Poll, c.MaxAttempts = a, 100*time.Millisecond, 2
+		c.Grace = 100 * time.Millisecond // the applier of the first attempt is not answered
+	})
 	m := enqueue(t, conn, id, "add_lan", `{"name":"a"}`)
 	for attempt := 1; attempt <= 2; attempt++ {
 		if got := receive(t, a.called, "an attempt"); got.Attempt != attempt {
