@@ -125,7 +125,9 @@ func TestWithoutALimitATransactionIsTriedUntilItsContextEnds(t *testing.T) {
 
 func TestALockThatIsNotGotInTimeNamesTheHolder(t *testing.T) {
 	t.Parallel()
-	for name, deadline := range map[string]time.Duration{"by the lock timeout": time.Minute, "by the deadline": time.Second} {
+	for name, deadline := range map[string]time.Duration{
+		"by the lock timeout": time.Minute, "by the deadline": time.Second,
+	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			db := pgtest.New(t)
@@ -178,8 +180,9 @@ func TestATransactionWhoseClientStandsStillIsEnded(t *testing.T) {
 		if err := exec(ctx, tx, add, 1); err != nil {
 			return err
 		}
+		const backends = `SELECT count(*) FROM pg_stat_activity WHERE pid = $1`
 		pgtest.Eventually(t, "PostgreSQL to end it", func() bool {
-			return pgtest.Scan[int](t, conn, `SELECT count(*) FROM pg_stat_activity WHERE pid = $1`, tx.Conn().PgConn().PID()) == 0
+			return pgtest.Scan[int](t, conn, backends, tx.Conn().PgConn().PID()) == 0
 		})
 		return exec(ctx, tx, add, 1)
 	})
