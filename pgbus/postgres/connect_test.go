@@ -35,8 +35,13 @@ func TestAHostThatAnswersNothingCostsItsOwnTimeAlone(t *testing.T) {
 	silent, err := net.Listen("tcp", "127.0.0.1:0") // nobody accepts
 	must(t, err)
 	defer silent.Close()
-	cfg := parse(t, hosts(t, pgtest.New(t).URL, silent.Addr().String()))
-	cfg.ConnectTimeout = 200 * time.Millisecond
+	u, err := url.Parse(hosts(t, pgtest.New(t).URL, silent.Addr().String()))
+	must(t, err)
+	query := u.Query()
+	query.Set("sslmode", "disable") // each host is tried once
+	u.RawQuery = query.Encode()
+	cfg := parse(t, u.String())
+	cfg.ConnectTimeout = 2 * time.Second
 	conn, err := Connect(t.Context(), cfg)
 	must(t, err)
 	Close(conn)

@@ -126,7 +126,7 @@ func TestWithoutALimitATransactionIsTriedUntilItsContextEnds(t *testing.T) {
 func TestALockThatIsNotGotInTimeNamesTheHolder(t *testing.T) {
 	t.Parallel()
 	for name, deadline := range map[string]time.Duration{
-		"by the lock timeout": time.Minute, "by the deadline": time.Second,
+		"by the lock timeout": time.Minute, "by the deadline": 3 * time.Second,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -137,7 +137,7 @@ func TestALockThatIsNotGotInTimeNamesTheHolder(t *testing.T) {
 			pgtest.Exec(t, holder, add, 1)
 			tr := transactor(t, db)
 			if deadline == time.Minute {
-				tr.LockTimeout = time.Second
+				tr.LockTimeout = 3 * time.Second
 			}
 			waiting, cancel := context.WithTimeout(t.Context(), deadline)
 			defer cancel()
