@@ -2,6 +2,11 @@
 -- A raise of the epoch changes topology_settings alone: a topology enters the new epoch when a server asks for it
 -- (topology_raise), so that no writer ever waits for another topology's lock.
 
+-- Servers and writers of the version before go on meanwhile. Whoever waits for one of these tables waits behind us while we wait, so
+-- not for long: Up tries again. In the order in which a writer locks them.
+SET LOCAL lock_timeout = '1s';
+LOCK TABLE {{.schema}}.mutations, {{.schema}}.topology_heads, {{.schema}}.topology_settings IN ACCESS EXCLUSIVE MODE;
+
 INSERT INTO {{.schema}}.topology_migrations (version, name, additive) VALUES (5, 'histories', true);
 
 -- A new one at every raise: two copies of one database can make the same next epoch.
@@ -95,9 +100,10 @@ AS $f$
     SELECT {{.schema}}.topology_record_sql(_source, ',
             in_flight = h.in_flight + c.flight, in_flight_bytes = h.in_flight_bytes + c.bytes,
             in_flight_from = CASE WHEN c.finished OR h.in_flight + c.flight <= 0
-                THEN (SELECT m.position FROM {{.schema}}.mutations m
-                       WHERE m.topology_id = h.topology_id AND m.state IN (''pending'', ''applying'')
-                         AND m.position >= coalesce(least(h.in_flight_from, c.added), 0) ORDER BY m.position LIMIT 1)
+                THEN (SELECT m.position FROM {{.schema}}.mutations m WHERE m.state IN (''pending'', ''applying'')
+                         AND (m.topology_id, m.position) >= (h.topology_id, coalesce(least(h.in_flight_from, c.added), 0))
+                         AND (m.topology_id, m.position) <= (h.topology_id, 9223372036854775807)
+                       ORDER BY m.topology_id, m.position LIMIT 1)
                 ELSE least(h.in_flight_from, c.added) END', '
               JOIN (SELECT topology_id, sum(flight) AS flight, sum(flight * bytes) AS bytes,
                            min(ord) FILTER (WHERE flight > 0) AS added, bool_or(flight < 0) AS finished
@@ -249,29 +255,35 @@ $f$;
 ---------------------------------------------------------------- histories
 
 -- What tells one history of a database from another: a restore has another system identifier or database, a promotion and a
--- point-in-time recovery another timeline. No timeline in recovery.
-CREATE FUNCTION {{.schema}}.topology_place() RETURNS TABLE (system text, timeline bigint, database bigint)
-LANGUAGE sql STABLE
+-- point-in-time recovery another timeline, for which a standby cannot be asked. The database's OID is in the path of its files:
+-- it costs a third of a look into pg_database.
+CREATE FUNCTION {{.schema}}.topology_place(OUT system text, OUT timeline bigint, OUT database bigint)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $f$
-    SELECT c.system_identifier::text,
-           CASE WHEN NOT pg_is_in_recovery() THEN ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::bigint END, d.oid::bigint
-      FROM pg_control_system() c, pg_database d WHERE d.datname = current_database()
+BEGIN
+    system := (pg_control_system()).system_identifier;
+    timeline := ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::bigint;
+    database := split_part(pg_relation_filepath('pg_catalog.pg_class'::regclass), '/', -2)::bigint;
+END
 $f$;
 
 -- What the database at the other end of this connection says it is. `other`: it is no standby, and not the place that it
--- remembers: somebody has to call topology_identify. Every read of heads, journal and documents has it in its own statement.
+-- remembers: somebody has to call topology_identify. Every read of heads, journal and documents has it in its own statement,
+-- so it must cost little: it asks for the place itself, as topology_place does.
 CREATE FUNCTION {{.schema}}.topology_identity(OUT epoch bigint, OUT history uuid, OUT recovering boolean, OUT other boolean)
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $f$
+DECLARE
+    _system text; _timeline bigint; _database bigint;
 BEGIN
     recovering := pg_is_in_recovery();
-    IF recovering THEN
-        other := false;
-        SELECT s.epoch, s.history INTO STRICT epoch, history FROM {{.schema}}.topology_settings s;
-        RETURN;
+    IF NOT recovering THEN
+        _system := (pg_control_system()).system_identifier;
+        _timeline := ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::bigint;
+        _database := split_part(pg_relation_filepath('pg_catalog.pg_class'::regclass), '/', -2)::bigint;
     END IF;
-    SELECT s.epoch, s.history, (s.system_identifier, s.timeline, s.database_oid) IS DISTINCT FROM (p.system, p.timeline, p.database)
-      INTO STRICT epoch, history, other FROM {{.schema}}.topology_settings s, {{.schema}}.topology_place() p;
+    SELECT s.epoch, s.history, NOT recovering AND (s.system_identifier, s.timeline, s.database_oid) IS DISTINCT FROM (_system, _timeline, _database)
+      INTO STRICT epoch, history, other FROM {{.schema}}.topology_settings s;
 END
 $f$;
 
@@ -296,8 +308,8 @@ BEGIN
     IF NOT _i.other THEN
         RETURN _i.epoch;
     END IF;
-    SELECT s.epoch, s.system_identifier, s.timeline, s.database_oid INTO STRICT _s FROM {{.schema}}.topology_settings s FOR UPDATE;
-    SELECT p.system, p.timeline, p.database INTO STRICT _p FROM {{.schema}}.topology_place() p;
+    SELECT s.epoch, s.system_identifier, s.timeline, s.database_oid INTO STRICT _s FROM {{.schema}}.topology_settings s FOR NO KEY UPDATE;
+    _p := {{.schema}}.topology_place();
     IF (_s.system_identifier, _s.timeline, _s.database_oid) IS NOT DISTINCT FROM (_p.system, _p.timeline, _p.database) THEN
         RETURN _s.epoch;
     END IF;
@@ -402,11 +414,14 @@ $f$;
 -- The light snapshot of each topology, all of one moment and at a cost that does not depend on what they hold: the document
 -- where what is in flight is little, at most about 1 MiB a call, otherwise null. alive: the topology is there; one that was
 -- deleted has a head until retention removes it. At least one row, for the identity.
--- No sequential scan: a plan made while the tables were empty is kept for as long as the connection.
+-- What is in flight is found by mutations_in_flight alone, whatever the statistics say: no other index has the order
+-- (topology_id, position), and sorting is off. No sequential scan: a plan made while a table was small stays with the connection
+-- when it has grown. (jit: what is off looks dear enough to be compiled, for 0.4 s.)
 CREATE FUNCTION {{.schema}}.topology_light(_ids uuid[])
 RETURNS TABLE (epoch bigint, history uuid, recovering boolean, other boolean,
     topology_id uuid, seq bigint, first bigint, in_flight bigint, alive boolean, document text)
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET enable_seqscan = off
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_sort = off SET enable_incremental_sort = off SET jit = off
 AS $f$
 #variable_conflict use_column
 BEGIN
@@ -429,8 +444,9 @@ BEGIN
               SELECT m.position, CASE WHEN coalesce(octet_length(m.reason), 0) <= 1024 AND coalesce(octet_length(m.requested_by), 0) <= m.payload_bytes
                                       THEN {{.schema}}.topology_mutation_json(m) END AS json
                 FROM {{.schema}}.mutations m
-               WHERE m.topology_id = f.topology_id AND m.state IN ('pending', 'applying') AND m.position >= f.in_flight_from
-               ORDER BY m.position LIMIT CASE WHEN f.fits THEN f.in_flight ELSE 0 END) q) m ON true;
+               WHERE m.state IN ('pending', 'applying') AND (m.topology_id, m.position) >= (f.topology_id, f.in_flight_from)
+                 AND (m.topology_id, m.position) <= (f.topology_id, 9223372036854775807)
+               ORDER BY m.topology_id, m.position LIMIT CASE WHEN f.fits THEN f.in_flight ELSE 0 END) q) m ON true;
 END
 $f$;
 
@@ -439,11 +455,12 @@ $f$;
 CREATE FUNCTION {{.schema}}.topology_document(_id uuid, _graph boolean)
 RETURNS TABLE (epoch bigint, history uuid, recovering boolean, other boolean,
     seq bigint, first bigint, alive boolean, size bigint, chunk text)
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET enable_seqscan = off
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_sort = off SET enable_incremental_sort = off SET jit = off
 AS $f$
 #variable_conflict use_column
 DECLARE
-    _h record; _last bigint; _in_flight text; _rest text[]; _n int; _half int;
+    _h record; _in_flight text; _rest text[]; _n int; _half int;
 BEGIN
     SELECT i.epoch, i.history, i.recovering, i.other, h.seq, h.first, h.in_flight, h.in_flight_from, t.id IS NOT NULL AS alive,
            t.status, t.reason, t.version
@@ -457,14 +474,18 @@ BEGIN
         RETURN;
     END IF;
     IF _h.in_flight > 0 THEN
-        SELECT max(s.position) FILTER (WHERE s.bytes <= 1048576) INTO _last FROM (
-            SELECT m.position, sum(m.bytes) OVER (ORDER BY m.position) AS bytes FROM (
+        SELECT count(*) FILTER (WHERE s.bytes <= 1048576) INTO _n FROM (
+            SELECT sum(m.bytes) OVER (ORDER BY m.position) AS bytes FROM (
                 SELECT m.position, m.payload_bytes + coalesce(octet_length(m.reason), 0) + coalesce(octet_length(m.requested_by), 0) AS bytes
                   FROM {{.schema}}.mutations m
-                 WHERE m.topology_id = _id AND m.state IN ('pending', 'applying') AND m.position >= _h.in_flight_from
-                 ORDER BY m.position LIMIT least(_h.in_flight, 1000)) m) s;
-        SELECT string_agg({{.schema}}.topology_mutation_json(m), ',' ORDER BY m.position) INTO _in_flight FROM {{.schema}}.mutations m
-         WHERE m.topology_id = _id AND m.state IN ('pending', 'applying') AND m.position BETWEEN _h.in_flight_from AND _last;
+                 WHERE m.state IN ('pending', 'applying') AND (m.topology_id, m.position) >= (_id, _h.in_flight_from)
+                   AND (m.topology_id, m.position) <= (_id, 9223372036854775807)
+                 ORDER BY m.topology_id, m.position LIMIT least(_h.in_flight, 1000)) m) s;
+        SELECT string_agg(q.json, ',' ORDER BY q.position) INTO _in_flight FROM (
+            SELECT m.position, {{.schema}}.topology_mutation_json(m) AS json FROM {{.schema}}.mutations m
+             WHERE m.state IN ('pending', 'applying') AND (m.topology_id, m.position) >= (_id, _h.in_flight_from)
+               AND (m.topology_id, m.position) <= (_id, 9223372036854775807)
+             ORDER BY m.topology_id, m.position LIMIT _n) q;
     END IF;
     _rest := ARRAY[{{.schema}}.topology_document_json(_id, _h.status, _h.reason, _h.version, _h.seq, _in_flight, _h.in_flight,
         CASE WHEN _graph THEN {{.schema}}.topology_graph_json(_id) END)];
@@ -541,6 +562,9 @@ END
 $do$;
 
 ---- create above / drop below ----
+
+SET LOCAL lock_timeout = '1s';
+LOCK TABLE {{.schema}}.mutations, {{.schema}}.topology_heads, {{.schema}}.topology_settings IN ACCESS EXCLUSIVE MODE;
 
 -- The version before expects every head in the settings' epoch.
 UPDATE {{.schema}}.topology_heads h SET seq = s.epoch << 32, first = (s.epoch << 32) + 1

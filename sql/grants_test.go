@@ -80,6 +80,8 @@ func TestTheDocumentedGrantsAreEnoughWithAnEmptySearchPathAndNoMore(t *testing.T
 	pgtest.Exec(t, reader, `SELECT * FROM topology_events, topology_heads, topologies, mutations, lans, deckies, edges`)
 	refused(reader, `SELECT topology_emit('`+id+`', 'x', '{}')`)
 	refused(reader, `SELECT topology_begin()`)
+	refused(reader, `SELECT topology_identify()`)
+	refused(reader, `SELECT topology_raise('{}')`)
 	refused(reader, `SELECT * FROM topology_settings`)
 	refused(reader, `SELECT hash FROM sse_tickets`)
 	refused(reader, `DELETE FROM topologies`)
@@ -87,6 +89,11 @@ func TestTheDocumentedGrantsAreEnoughWithAnEmptySearchPathAndNoMore(t *testing.T
 	server, serverURL := as("server")
 	pgtest.Exec(t, server, `SELECT topology_check_epoch(), topology_prune('1 hour', NULL, 10)`)
 	pgtest.Exec(t, server, `SELECT * FROM topology_snapshots(ARRAY['`+id+`']::uuid[], true), topology_journal('`+id+`', 0, 1, 10, 1000)`)
+	pgtest.Exec(t, server, `SELECT topology_identify(), topology_raise_epoch(gen_random_uuid())`)
+	pgtest.Exec(t, server, `SELECT FROM topology_identity(), topology_raise(ARRAY['`+id+`']::uuid[])`)
+	pgtest.Exec(t, server, `SELECT FROM topology_light(ARRAY['`+id+`']::uuid[]), topology_document('`+id+`', true)`)
+	pgtest.Exec(t, server, `SELECT FROM topology_heads_of(ARRAY['`+id+`']::uuid[])`)
+	pgtest.Exec(t, server, `SELECT FROM topology_pages(ARRAY['`+id+`']::uuid[], ARRAY[0], 10, 1000)`)
 	pgtest.Exec(t, server, `SELECT key FROM topology_settings`)
 	pgtest.Exec(t, server, `SELECT version FROM topology_migrations`)
 	refused(server, `SELECT topology_new_epoch()`)
@@ -105,6 +112,9 @@ func TestTheDocumentedGrantsAreEnoughWithAnEmptySearchPathAndNoMore(t *testing.T
 	pgtest.Exec(t, worker, `UPDATE public.mutations SET state = 'applied', result = '{}' WHERE state = 'applying'`)
 	pgtest.Exec(t, worker, `UPDATE public.topologies SET status = 'degraded', reason = 'x'`)
 	pgtest.Exec(t, worker, `SELECT public.topology_check_epoch(), version FROM public.topology_migrations`)
+	pgtest.Exec(t, worker, `SELECT public.topology_identify() FROM public.topology_identity()`)
+	refused(worker, `SELECT public.topology_raise_epoch(gen_random_uuid())`)
+	refused(worker, `SELECT public.topology_raise('{}')`)
 	refused(worker, `DELETE FROM public.topologies`)
 	refused(worker, `UPDATE public.topology_heads SET seq = 0`)
 	refused(worker, `SELECT public.topology_emit('`+id+`', 'x', '{}')`)
@@ -175,12 +185,19 @@ func TestDumpAndRestoreKeepHeadsAndJournalAndRaiseTheEpochOnce(t *testing.T) {
 		t.Error("the restored database holds something else")
 	}
 	contiguous(t, other)
-	for range 2 {
-		if epoch := pgtest.Scan[int](t, other, `SELECT topology_check_epoch()`); epoch != 1 {
-			t.Errorf("the epoch is %d, want 1", epoch)
-		}
+	history := pgtest.Scan[string](t, other, `SELECT history::text FROM topology_identity() WHERE other`)
+	epoch := pgtest.Scan[int64](t, other, `SELECT topology_identify()`)
+	if epoch < 1 {
+		t.Errorf("the epoch is still %d", epoch)
 	}
-	if n := pgtest.Scan[int64](t, other, `SELECT topology_emit($1::text::uuid, 'x', '{}')`, id); n != 1<<32+1 {
+	if again := pgtest.Scan[int64](t, other, `SELECT topology_check_epoch()`); again != epoch {
+		t.Errorf("the epoch rose again, from %d to %d", epoch, again)
+	}
+	if pgtest.Scan[string](t, other, `SELECT history::text FROM topology_identity() WHERE NOT other`) == history {
+		t.Error("the restored database goes on with the history of the dumped one")
+	}
+	pgtest.Exec(t, other, `SELECT topology_raise(ARRAY[$1::text::uuid])`, id)
+	if n := pgtest.Scan[int64](t, other, `SELECT topology_emit($1::text::uuid, 'x', '{}')`, id); n != epoch<<32+1 {
 		t.Errorf("the first event after the restore is %d", n)
 	}
 }
