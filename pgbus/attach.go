@@ -73,7 +73,9 @@ func (b *Bus) attachBatch(ctx context.Context, ids []stream.TopologyID) {
 	b.stats.AttachTransactions.Add(1)
 	ids = b.secondLook(ctx, ids, lights)
 	b.attached(ids, lights, h, subscribed)
-	b.raise(ctx, h, below(lights, h))
+	if low := below(lights, h); len(low) > 0 {
+		b.tasks.spawn(func(ctx context.Context) { b.raise(ctx, h, low) }) // nobody else waits for it
+	}
 }
 
 // secondLook has topologies that were not there attached anew if they are by now, and gives the others. Somebody may have asked
@@ -188,14 +190,11 @@ func (b *Bus) readLights(
 // raise has topologies enter the present epoch. Those that somebody holds wait for another try; the others are
 // attached at once.
 func (b *Bus) raise(ctx context.Context, h postgres.History, ids []stream.TopologyID) {
-	if len(ids) == 0 {
-		return
-	}
 	held, err := b.reader.Raise(ctx, h, ids)
 	failures := map[stream.TopologyID]error{}
 	for _, e := range held {
 		failures[e.Topology] = e
-		b.log.Warn("a topology cannot enter the new epoch", "topology", e.Topology, "error", e)
+		b.log.Info("a topology cannot enter the new epoch yet", "topology", e.Topology, "error", e)
 	}
 	for _, id := range ids {
 		switch {
@@ -207,6 +206,7 @@ func (b *Bus) raise(ctx context.Context, h postgres.History, ids []stream.Topolo
 			b.registry.again(id)
 		}
 	}
+	b.attaches.Set()
 }
 
 // newAttachment makes the attachment of a topology whose light snapshot is l.

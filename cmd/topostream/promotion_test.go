@@ -262,8 +262,8 @@ func TestAfterThePromotionOfASynchronousStandbyNothingCommittedIsLostAndEveryCli
 		resumed.tookTheNewHistory(promoted, id)
 		pgtest.Eventually(t, "readiness", func() bool { status, _, _ := get(t, s.url+"/readyz"); return status == http.StatusOK })
 	}
-	if log := servers[0].log.String(); !strings.Contains(log, "another history") {
-		t.Errorf("the log does not say that the database has another history:\n%s", log)
+	if log := servers[0].log.String(); !strings.Contains(log, "a new history") {
+		t.Errorf("the log does not say that the database has a new history:\n%s", log)
 	}
 }
 
