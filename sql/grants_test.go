@@ -144,7 +144,7 @@ func everyCallOfTheStore(t *testing.T, databaseURL string) {
 		_, err = rest.Enqueue(t.Context(), made.ID, mutation)
 		must(t, err)
 	}
-	_, err = rest.Topologies(t.Context(), nil, 10, 0)
+	_, err = rest.Topologies(t.Context(), nil, 10, 0, 1<<20)
 	must(t, err)
 	_, err = rest.Topology(t.Context(), made.ID)
 	must(t, err)
