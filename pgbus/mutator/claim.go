@@ -19,16 +19,20 @@ import (
 // index scan), not the queues.
 const candidates = `
 WITH RECURSIVE queued AS (
-    (SELECT m.topology_id, m.position, m.state FROM mutations m WHERE m.state IN ('pending', 'applying') ORDER BY m.topology_id, m.position LIMIT 1)
+    (SELECT m.topology_id, m.position, m.state FROM mutations m
+      WHERE m.state IN ('pending', 'applying') ORDER BY m.topology_id, m.position LIMIT 1)
     UNION ALL
     SELECT n.topology_id, n.position, n.state FROM queued q CROSS JOIN LATERAL (
         SELECT m.topology_id, m.position, m.state FROM mutations m
-         WHERE m.state IN ('pending', 'applying') AND m.topology_id > q.topology_id ORDER BY m.topology_id, m.position LIMIT 1) n
+         WHERE m.state IN ('pending', 'applying') AND m.topology_id > q.topology_id
+         ORDER BY m.topology_id, m.position LIMIT 1) n
 ), work AS (
     SELECT q.topology_id, q.position, false AS expired FROM queued q
-     WHERE q.state = 'pending' AND q.topology_id NOT IN (SELECT a.topology_id FROM mutations a WHERE a.state = 'applying')
+     WHERE q.state = 'pending'
+       AND q.topology_id NOT IN (SELECT a.topology_id FROM mutations a WHERE a.state = 'applying')
     UNION ALL
-    SELECT a.topology_id, a.position, true FROM mutations a WHERE a.state = 'applying' AND a.leased_until < clock_timestamp()
+    SELECT a.topology_id, a.position, true FROM mutations a
+     WHERE a.state = 'applying' AND a.leased_until < clock_timestamp()
 )
 SELECT t.id::text, w.position, w.expired FROM work w JOIN topologies t ON t.id = w.topology_id
  WHERE t.id <> ALL ($1::text[]::uuid[])
@@ -144,8 +148,10 @@ func unavailable(err *pgconn.PgError) bool {
 // attempts. (A lease of null does not run out: a person works on that mutation by hand.)
 func (w *Worker) requeue(ctx context.Context, tx pgx.Tx, id stream.TopologyID) error {
 	const update = `
-UPDATE mutations SET lease = NULL, leased_until = NULL, state = CASE WHEN attempt < $2 THEN 'pending' ELSE 'failed' END,
-       reason = CASE WHEN attempt >= $2 THEN 'no worker finished it: its lease ran out in each of ' || attempt || ' attempts' END
+UPDATE mutations
+   SET lease = NULL, leased_until = NULL, state = CASE WHEN attempt < $2 THEN 'pending' ELSE 'failed' END,
+       reason = CASE WHEN attempt >= $2
+                     THEN 'no worker finished it: its lease ran out in each of ' || attempt || ' attempts' END
  WHERE topology_id = $1::text::uuid AND state = 'applying' AND leased_until < clock_timestamp()
 RETURNING id::text, op, attempt, coalesce(reason, '')`
 	rows, err := tx.Query(ctx, update, id, w.cfg.MaxAttempts)

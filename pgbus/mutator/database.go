@@ -62,9 +62,9 @@ func (w *Worker) readFacts(ctx context.Context) (f facts, _ error) {
 	return f, nil
 }
 
-// adopt does what a change asks for. Behind a pooler the pool may lead to another server from one statement to the next,
-// as over a promotion, and no connection ends: an old primary that still lives answers the sources, and has nothing
-// new to tell.
+// adopt does what a change asks for. Behind a pooler the pool may lead to another server from one statement to the
+// next, as over a promotion, and no connection ends: an old primary that still lives answers the sources, and has
+// nothing new to tell.
 func (w *Worker) adopt(known, found facts) {
 	if found.bus != known.bus {
 		w.log.Info("the database's bus", "bus", found.bus)

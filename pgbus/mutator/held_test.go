@@ -1,33 +1,48 @@
 package mutator
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
 	"topostream/pgbus/pgtest"
 )
 
-// never is a poll that helps nobody.
-func never(c *Config) { c.Poll = time.Hour }
-
 func TestATopologyThatIsHeldForAMomentIsNotForgotten(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
 	conn, holder := db.Conn(t), db.Conn(t)
 	id := active(t, conn, 1)[0]
-	startWorker(t, db, never)
+	w := startWorker(t, db, never)
 	for range 3 {
 		// As a request does that is refused: it ends without a word to anybody.
 		pgtest.Exec(t, holder, `BEGIN`)
 		pgtest.Exec(t, holder, `SELECT FROM topologies WHERE id = $1::text::uuid FOR NO KEY UPDATE`, id)
 		m := enqueue(t, conn, id, "add_decky", `{"name":"d","lan":"nowhere"}`)
-		<-time.After(200 * time.Millisecond) // the worker has woken, found the topology held, and sleeps again
+		queries := w.cfg.Pool.Stat().AcquireCount()
+		pgtest.Eventually(t, "the worker to find the topology held, again and again", func() bool {
+			return w.cfg.Pool.Stat().AcquireCount() > queries+10
+		})
 		if s := stateOf(t, conn, m); s != "pending" {
 			t.Fatalf("claimed in a topology that is held: %s", s)
 		}
 		pgtest.Exec(t, holder, `ROLLBACK`)
 		awaitState(t, conn, m, "failed")
 	}
+}
+
+func TestATableThatSomebodyLocksIsAnOutageThatNamesTheHolder(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	conn, operator := db.Conn(t), db.Conn(t)
+	id := active(t, conn, 1)[0]
+	m := newLAN(t, conn, id)
+	pgtest.Exec(t, operator, `BEGIN; LOCK TABLE topologies`)
+	w := startWorker(t, db, func(c *Config) { c.LockTimeout, c.Poll = 300*time.Millisecond, time.Hour })
+	w.log.says(t, "waiting for the database", fmt.Sprintf("held by pid [%d]", operator.PgConn().PID()))
+	pgtest.Exec(t, operator, `ROLLBACK`)
+	awaitState(t, conn, m, "applied")
+	w.log.says(t, "can be claimed again")
 }
 
 func TestATopologyInTroubleDoesNotHoldTheOthersUp(t *testing.T) {
@@ -44,50 +59,53 @@ func TestATopologyInTroubleDoesNotHoldTheOthersUp(t *testing.T) {
 	w.log.says(t, "cannot be claimed; going on with others", string(ids[0]))
 }
 
-func TestALeaseOutlivesALockThatIsHeldForLonger(t *testing.T) {
+func TestALockThatSomebodyHoldsCostsTheOtherTopologiesNothingAndTheLogNamesWho(t *testing.T) {
 	t.Parallel()
-	db := pgtest.New(t)
-	conn, holder := db.Conn(t), db.Conn(t)
-	ids := active(t, conn, 12)
-	pgtest.Exec(t, holder, `BEGIN; LOCK TABLE lans`)
-	startWorker(t, db, func(c *Config) { c.Lease, c.LockTimeout, c.MaxAttempts = 4*time.Second, 1200*time.Millisecond, 1 })
-	for _, id := range ids {
-		enqueue(t, conn, id, "add_lan", `{"name":"a"}`)
-	}
-	<-time.After(10 * time.Second) // some leases
-	pgtest.Exec(t, holder, `ROLLBACK`)
-	pgtest.Eventually(t, "all edits", func() bool {
-		return pgtest.Scan[int](t, conn, `SELECT count(*) FROM mutations WHERE state = 'applied'`) == len(ids)
-	})
-	if n := pgtest.Scan[int](t, conn, `SELECT count(*) FROM mutations WHERE attempt <> 1`); n != 0 {
-		t.Errorf("%d mutations lost their lease", n)
+	for name, hold := range map[string]string{
+		"the head, before the claim":     `SELECT topology_emit($1::text::uuid, 'by.hand', '{}')`,
+		"the topology, before the claim": `SELECT FROM topologies WHERE id = $1::text::uuid FOR UPDATE`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			db := pgtest.New(t)
+			conn, operator := db.Conn(t), db.Conn(t)
+			ids := active(t, conn, 2)
+			held := enqueue(t, conn, ids[0], "add_lan", `{"name":"a"}`)
+			pgtest.Exec(t, operator, `BEGIN`)
+			pgtest.Exec(t, operator, hold, ids[0])
+			w := startWorker(t, db, impatient)
+			w.log.says(t, "going on with others", fmt.Sprintf("blocked_by_pid=[%d]", operator.PgConn().PID()), string(ids[0]))
+			for range 5 {
+				awaitState(t, conn, newLAN(t, conn, ids[1]), "applied")
+			}
+			if s := stateOf(t, conn, held); s != "pending" {
+				t.Error(s)
+			}
+			pgtest.Exec(t, operator, `COMMIT`)
+			awaitState(t, conn, held, "applied")
+		})
 	}
 }
 
-func TestTheNextMutationDoesNotWaitForThePollWhenAPersonHasFinishedOne(t *testing.T) {
+func TestALockOnWhatAnEditNeedsCostsTheOtherTopologiesNothing(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
-	conn := db.Conn(t)
-	id := active(t, conn, 1)[0]
-	byHand := enqueue(t, conn, id, "add_lan", `{"name":"a"}`)
-	pgtest.Exec(t, conn, `UPDATE mutations SET state = 'applying' WHERE id = $1::text::uuid`, byHand)
-	behind := enqueue(t, conn, id, "add_lan", `{"name":"b"}`)
-	startWorker(t, db, never)
-	pgtest.Exec(t, conn, `UPDATE mutations SET state = 'applied' WHERE id = $1::text::uuid`, byHand)
-	awaitState(t, conn, behind, "applied")
+	conn, operator := db.Conn(t), db.Conn(t)
+	ids := active(t, conn, 2)
+	startWorker(t, db, impatient)
+	awaitState(t, conn, enqueue(t, conn, ids[0], "add_lan", `{"name":"a"}`), "applied")
+	pgtest.Exec(t, operator, `BEGIN; SELECT FROM lans FOR UPDATE`)
+	held := enqueue(t, conn, ids[0], "update_lan", `{"name":"a","x":1}`)
+	awaitState(t, conn, held, "applying")
+	for range 5 {
+		awaitState(t, conn, newLAN(t, conn, ids[1]), "applied")
+	}
+	pgtest.Exec(t, operator, `COMMIT`)
+	awaitState(t, conn, held, "applied")
+	oneAtATime(t, journal(t, conn, ids[0]))
 }
 
-func TestAMutationFailsAlsoWhereItsTopologyCannotBeDegraded(t *testing.T) {
-	t.Parallel()
-	db := pgtest.New(t)
-	conn := db.Conn(t)
-	id := active(t, conn, 1)[0]
-	pgtest.Exec(t, conn, `
-CREATE FUNCTION own_rule() RETURNS trigger LANGUAGE plpgsql AS $f$ BEGIN
-    IF NEW.status = 'degraded' THEN RAISE EXCEPTION 'not here'; END IF; RETURN NEW; END $f$;
-CREATE TRIGGER own_rule BEFORE UPDATE ON topologies FOR EACH ROW EXECUTE FUNCTION own_rule()`)
-	w := startWorker(t, db, nil)
-	m := enqueue(t, conn, id, "remove_lan", `{"name":"nowhere"}`)
-	awaitState(t, conn, m, "failed")
-	w.log.says(t, "could not be degraded", "not here")
+// impatient is a worker of one loop that waits for no lock for long.
+func impatient(c *Config) {
+	c.Concurrency, c.LockTimeout, c.Poll = 1, 500*time.Millisecond, 200*time.Millisecond
 }

@@ -58,8 +58,8 @@ var _ source.Sink = wakeUp{}
 func (s wakeUp) Work() { s.worker.wake.Set() }
 
 // Visible implements source.Sink. The WAL has told of an event before that, and a claim may not have seen it then.
-// What is told is the newest such event of a topology. It stands for those before it: each was recorded under the lock
-// of the topology's head, and so is visible no later.
+// What is told is the newest such event of a topology. It stands for those before it: each was recorded under the
+// lock of the topology's head, and so is visible no later.
 func (s wakeUp) Visible(source.Event) { s.worker.wake.Set() }
 
 // Subscribed implements source.Sink. What came before is told by nobody.

@@ -1,11 +1,11 @@
 // Package mutator is the worker of the mutation pipeline: it applies queued mutations, one at a time and in order for
 // each topology, many topologies in parallel. Any number of workers may run on one database.
 //
-// A worker claims a mutation (claim.go), which is a lease (lease.go): a worker that dies or hangs gives it back by not
-// extending it. It works on it as a job (job.go) and finishes it in one transaction that makes the edit and records
-// 'applied', or records 'failed' and degrades the topology (finish.go). What a source tells is a wake-up (wakeup.go),
-// the table is the truth, and a poll is the net beneath. A worker waits for a database that is away (outage.go), and
-// leaves alone for a while what somebody else holds (held.go).
+// A worker claims a mutation (claim.go), which is a lease (lease.go): a worker that dies or hangs gives it back by
+// not extending it. It works on it as a job (job.go) and finishes it in one transaction that makes the edit and
+// records 'applied', or records 'failed' and degrades the topology (finish.go). What a source tells is a wake-up
+// (wakeup.go), the table is the truth, and a poll is the net beneath. A worker waits for a database that is away
+// (outage.go), and leaves alone for a while what somebody else holds (held.go).
 package mutator
 
 import (
