@@ -40,7 +40,7 @@ func TestACampaignFindsAServerThatBelievesTheLostHistoryAfterAPromotion(t *testi
 	t.Parallel()
 	binary := planted(t, believers(t))
 	for range 3 { // a promotion may take nothing back that a client had
-		code, out, errOut := stageCheck(t, "--topostream", binary, "--duration", "12s", "--settle", "10s",
+		code, out, errOut := stageCheck(t, "--topostream", binary, "--duration", "12s", "--catch-up", "10s",
 			"--faults", "postgres.promote")
 		if !strings.Contains(out, "spliced 0") {
 			if code != exitBroken {
@@ -68,8 +68,8 @@ func TestTwoVersionsOfTheProgramWorkOnOneSchemaDuringAnUpgrade(t *testing.T) {
 	}
 }
 
-// A worker once ended because the database went away between two statements of its start, and a campaign of eight minutes
-// told nobody but by its exit code.
+// A worker once ended because the database went away between two statements of its start, and a campaign of eight
+// minutes told nobody but by its exit code.
 func TestACampaignFailsWhenAProgramEndsByItself(t *testing.T) {
 	t.Parallel()
 	script := filepath.Join(pgtest.OpenDir(t), "topostream")

@@ -73,8 +73,8 @@ func TestRetentionUnderTheRunIsNoLoss(t *testing.T) {
 	}
 }
 
-// An event that was heard and is then not in the journal is the worst that a database can do: a crash without fsync, or
-// a failover that nobody told of.
+// An event that was delivered and is then not in the journal is the worst that a database can do: a crash without
+// fsync, or a failover that nobody told of.
 func TestEventsThatAreTakenBackWithANewEpochAreReportedUnlessTheyMayBe(t *testing.T) {
 	t.Parallel()
 	// It takes back only what changed nothing but the journal: the tables stay as they are.

@@ -36,8 +36,8 @@ SELECT $1::text::uuid, 'update_decky', jsonb_build_object('decky', 'decky-' || n
 	return nil
 }
 
-// backlogged writes to a topology with a backlog: it emits, enqueues, or works some of the oldest off by hand, so that what
-// a document shows changes at both ends.
+// backlogged writes to a topology with a backlog: it emits, enqueues, or works some of the oldest off by hand, so that
+// what a document shows changes at both ends.
 func (w *writer) backlogged(ctx context.Context) {
 	all := w.run.backlogs
 	if len(all) == 0 {
@@ -72,8 +72,8 @@ INSERT INTO mutations (topology_id, op, payload, requested_by) VALUES ($1::text:
 		if rng.IntN(4) == 0 {
 			size = rng.IntN(8000)
 		}
-		m, marks := x.w.mark(t)
-		x.marks = append(x.marks, marks...)
+		m, tagged := x.w.newTag(t)
+		x.tagged = append(x.tagged, tagged...)
 		payload := fmt.Sprintf(`{"decky":"decky-1","x":%d,"patch":%s}`, m, x.w.payload(size))
 		if _, err := x.Exec(ctx, insert, t.id, payload); err != nil {
 			return err

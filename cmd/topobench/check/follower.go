@@ -91,7 +91,7 @@ func (r journalRow) mutation() int64 {
 	return *r.position
 }
 
-// read takes in one page of each topology and settles what waited for it.
+// read takes in one page of each topology and judges what waited for it.
 func (f *follower) read(ctx context.Context) (more bool, err error) {
 	const query = `
 SELECT r.id::text, h.seq, h.first, e.seq, e.event, e.position
@@ -181,7 +181,7 @@ func (f *follower) take(ctx context.Context, t *topology, page []journalRow, beg
 		}
 		t.fold(seq, []byte(*r.event), r.mutation(), true)
 	}
-	t.settle(false)
+	t.judgeWaiting(false)
 	return t.position < head, nil
 }
 

@@ -95,9 +95,9 @@ func (w *writer) emitBurst(ctx context.Context) {
 		t := w.pick()
 		payloads := make([]string, 10+w.rng.IntN(150))
 		for i := range payloads {
-			m, marks := w.mark(t)
-			x.marks = append(x.marks, marks...)
-			payloads[i] = marked(m, w.payload(w.rng.IntN(200)))
+			m, tagged := w.newTag(t)
+			x.tagged = append(x.tagged, tagged...)
+			payloads[i] = withTag(m, w.payload(w.rng.IntN(200)))
 		}
 		_, err := x.Exec(ctx, call, t.id, emitPrefix+"burst", payloads)
 		return err
@@ -221,10 +221,10 @@ func (w *writer) savepoint(ctx context.Context) {
 			err = inner.Rollback(ctx)
 		}
 		if err != nil {
-			x.marks = append(x.marks, y.marks...)
+			x.tagged = append(x.tagged, y.tagged...)
 			return err
 		}
-		w.decide(y.marks, rolledBack)
+		w.decide(y.tagged, rolledBack)
 		return x.emit(ctx, t, w.payload(50))
 	})
 }
@@ -271,7 +271,7 @@ func (w *writer) hold(ctx context.Context) {
 	})
 }
 
-// careless does not wait for its commit to reach the disk: what is heard must survive all the same.
+// careless does not wait for its commit to reach the disk: what is delivered must survive all the same.
 func (w *writer) careless(ctx context.Context) {
 	w.transact(ctx, pgx.TxOptions{}, func(ctx context.Context, x *transaction) error {
 		const off = `SET LOCAL synchronous_commit = off`
@@ -283,8 +283,8 @@ func (w *writer) careless(ctx context.Context) {
 }
 
 // op makes a mutation. Its names are few, so that the graph stays small, and some are refused when they are applied.
-// The marker stands where a coordinate does.
-func (w *writer) op(m marker) (op, payload string) {
+// The tag stands where a coordinate does.
+func (w *writer) op(m tag) (op, payload string) {
 	lan, decky := w.rng.IntN(5), w.rng.IntN(6)
 	switch w.rng.IntN(6) {
 	case 0:
@@ -300,7 +300,7 @@ func (w *writer) op(m marker) (op, payload string) {
 	}
 }
 
-// shrinking are ops without a place for a marker: their events are checked by the state alone.
+// shrinking are ops without a place for a tag: their events are checked by the state alone.
 func (w *writer) shrinking() (op, payload string) {
 	lan, decky := w.rng.IntN(5), w.rng.IntN(6)
 	switch w.rng.IntN(4) {
@@ -333,8 +333,8 @@ func (w *writer) enqueue(ctx context.Context) {
 		for range 1 + w.rng.IntN(3) {
 			op, payload := w.shrinking()
 			if w.rng.IntN(3) > 0 {
-				m, marks := w.mark(t)
-				x.marks = append(x.marks, marks...)
+				m, tagged := w.newTag(t)
+				x.tagged = append(x.tagged, tagged...)
 				op, payload = w.op(m)
 			}
 			if _, err := x.Exec(ctx, insert, t.id, op, payload); err != nil {

@@ -149,9 +149,9 @@ func holdAlter(ctx context.Context, e *Env, r *rand.Rand) error {
 	})
 }
 
-// sessions runs f on n connections at once for d, again and again. What f says is not looked at: that sessions fail is
-// what these faults are for.
-func (e *Env) sessions(ctx context.Context, n int, d time.Duration, r *rand.Rand,
+// onConnections runs f on n connections at once for d, again and again. What f says is not looked at: that sessions
+// fail is what these faults are for.
+func (e *Env) onConnections(ctx context.Context, n int, d time.Duration, r *rand.Rand,
 	f func(context.Context, *pgx.Conn, *rand.Rand) error) error {
 	ctx, cancel := context.WithTimeout(ctx, d)
 	defer cancel()
@@ -194,7 +194,7 @@ func lockStorm(ctx context.Context, e *Env, r *rand.Rand) error {
 		`LOCK TABLE topology_heads IN EXCLUSIVE MODE`, `LOCK TABLE topology_events IN ACCESS EXCLUSIVE MODE`,
 		`LOCK TABLE topology_settings IN ACCESS EXCLUSIVE MODE`,
 	}
-	return e.sessions(ctx, 6, between(r, 2*time.Second, 4*time.Second), r,
+	return e.onConnections(ctx, 6, between(r, 2*time.Second, 4*time.Second), r,
 		func(ctx context.Context, conn *pgx.Conn, r *rand.Rand) error {
 			err := pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
 				if _, err := tx.Exec(ctx, statements[r.IntN(len(statements))]); err != nil {
@@ -215,7 +215,7 @@ func deadlocks(ctx context.Context, e *Env, r *rand.Rand) error {
 		head = `SELECT 1 FROM topology_heads WHERE topology_id = (SELECT id FROM topologies WHERE ` + mine +
 			` ORDER BY random() LIMIT 1) FOR UPDATE`
 	)
-	return e.sessions(ctx, 8, between(r, 2*time.Second, 4*time.Second), r,
+	return e.onConnections(ctx, 8, between(r, 2*time.Second, 4*time.Second), r,
 		func(ctx context.Context, conn *pgx.Conn, r *rand.Rand) error {
 			return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
 				for range 4 {
@@ -239,7 +239,7 @@ func repeatableReads(ctx context.Context, e *Env, r *rand.Rand) error {
 		update = `UPDATE topologies SET name = name WHERE id IN (SELECT id FROM topologies WHERE ` + mine +
 			` ORDER BY random() LIMIT 3)`
 	)
-	return e.sessions(ctx, 8, between(r, 2*time.Second, 4*time.Second), r,
+	return e.onConnections(ctx, 8, between(r, 2*time.Second, 4*time.Second), r,
 		func(ctx context.Context, conn *pgx.Conn, r *rand.Rand) error {
 			return pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{IsoLevel: pgx.RepeatableRead}, func(tx pgx.Tx) error {
 				if _, err := tx.Exec(ctx, read); err != nil {
