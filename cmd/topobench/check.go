@@ -41,8 +41,10 @@ type checkCmd struct {
 
 // Help is the long form of --help.
 func (*checkCmd) Help() string {
-	return `It makes topologies of its own, writes to them through SQL and REST, follows them with clients of four kinds, and compares every event and snapshot that they got ` +
-		`with the journal, and the journal with what was committed. It shares no code with the server. The last line of the report counts what is lost, doubled, reordered, torn, and wrong snapshots.` + faultHelp()
+	return "It makes topologies of its own, writes to them through SQL and REST, follows them with clients of four kinds, " +
+		"and compares every event and snapshot that they got with the journal, and the journal with what was committed. " +
+		"It shares no code with the server. The last line of the report counts what is lost, doubled, reordered, " +
+		"torn, and wrong snapshots." + faultHelp()
 }
 
 // errViolated: the report says what.
@@ -51,8 +53,9 @@ var errViolated = errors.New("the promise is broken")
 // Run checks and reports.
 func (c *checkCmd) Run(ctx context.Context, o output) (err error) {
 	cfg := check.Config{
-		Topologies: c.Topologies, Backlog: c.Backlog, Writers: c.Writers, Clients: c.Clients, Duration: c.Duration, CatchUp: c.CatchUp,
-		Idle: c.Idle, Rate: c.Rate, Seed: rand.Uint64N(1 << 32),
+		Topologies: c.Topologies, Backlog: c.Backlog, Writers: c.Writers, Clients: c.Clients, Duration: c.Duration,
+		CatchUp: c.CatchUp,
+		Idle:    c.Idle, Rate: c.Rate, Seed: rand.Uint64N(1 << 32),
 		MayLose: c.MayLose, Keep: c.Keep,
 		Progress: func(p check.Progress) {
 			if int(p.Elapsed.Seconds())%10 == 0 {
@@ -112,15 +115,18 @@ func (c *checkCmd) ownStage(ctx context.Context, cfg *check.Config, o output) (e
 func (c *checkCmd) validate() error {
 	switch {
 	case len(c.URL) == 0 && (c.Token != "" || c.JWTSecretFile != ""):
-		return errors.New("--token and --jwt-secret-file are for servers that you name by --url: the stage's own have a secret of their own")
+		return errors.New("--token and --jwt-secret-file are for servers that you name by --url: the stage's own have a " +
+			"secret of their own")
 	case len(c.URL) > 0 && c.Stage.OldBinary != "":
 		return errors.New("--old-binary is for a stage of the checker's own: leave --url out")
 	case len(c.URL) > 0 && c.DatabaseURL == "":
 		return errors.New("--database-url is missing: give the database of the servers at --url")
 	case len(c.URL) > 0 && (c.Token == "") == (c.JWTSecretFile == ""):
 		return errors.New("give one of --token and --jwt-secret-file")
-	case min(c.Topologies, c.Writers, c.Clients) < 1 || c.Backlog < 0 || c.Duration <= 0 || c.CatchUp <= 0 || c.Idle <= 0 || c.Rate < 0:
-		return errors.New("--topologies, --writers, --clients, --duration, --catch-up and --idle must be above 0, --rate not below")
+	case min(c.Topologies, c.Writers, c.Clients) < 1 || c.Backlog < 0 || c.Duration <= 0 || c.CatchUp <= 0 ||
+		c.Idle <= 0 || c.Rate < 0:
+		return errors.New("--topologies, --writers, --clients, --duration, --catch-up and --idle must be above 0, --rate " +
+			"not below")
 	}
 	for _, u := range c.URL {
 		if base, err := url.Parse(u); err != nil || base.Scheme != "http" && base.Scheme != "https" || base.Host == "" {

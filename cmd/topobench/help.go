@@ -4,11 +4,11 @@ import "github.com/alecthomas/kong"
 
 // flagHelp is what --help says of flags whose text does not fit beside them.
 func flagHelp() kong.Vars {
-	return kong.Vars{
+	return kong.Vars{ //nolint:gosec // words about secrets are none
 		"help_url": "Address of a server or a balancer (repeatable: clients spread over them). Without one, a stage " +
 			"is started: PostgreSQL, servers and a worker of the checker's own.",
-		"help_databaseurl": "The servers' database: where writers commit and the journal is read. Of the role that owns the " +
-			"tables, or of one that may do what injector, worker and reader may.",
+		"help_databaseurl": "The servers' database: where writers commit and the journal is read. Of the role that owns " +
+			"the tables, or of one that may do what injector, worker and reader may.",
 		"help_token": "Token of role admin. Servers limit the streams of one subject: --max-streams-per-user must be 0" +
 			" or above --clients.",
 		"help_jwtsecretfile": "File of the servers' JWT secret, to sign tokens with.",
@@ -27,8 +27,8 @@ func flagHelp() kong.Vars {
 			"the run.",
 		"help_keeplogs": "Leave the logs of the stage behind, and say where; when something went wrong they are left " +
 			"anyway.",
-		"help_bench_databaseurl": "Superuser's address of a server; the run makes a database there and drops it. Without one, a " +
-			"private PostgreSQL is started.",
+		"help_bench_databaseurl": "Superuser's address of a server; the run makes a database there and drops it. Without " +
+			"one, a private PostgreSQL is started.",
 		"help_bench_topostream": "Path of topostream. Without one, it is built from the module in this directory.",
 		"help_duration": "Length of a round: so long idle, and so long under load. The server's heartbeat comes every 10 " +
 			"s.",

@@ -17,7 +17,8 @@ func believers(t *testing.T) []edit {
 	const histories = "sql/005_histories.sql"
 	if _, err := os.Stat(filepath.Join(module, histories)); err == nil {
 		return []edit{
-			{histories, "epoch = CASE WHEN _s.system_identifier IS NULL THEN s.epoch ELSE {{.schema}}.topology_epoch_after(s.epoch) END",
+			{histories, "epoch = CASE WHEN _s.system_identifier IS NULL THEN s.epoch ELSE " +
+				"{{.schema}}.topology_epoch_after(s.epoch) END",
 				"epoch = s.epoch"},
 			{histories, "history = CASE WHEN _s.system_identifier IS NULL THEN s.history ELSE gen_random_uuid() END",
 				"history = s.history"},
@@ -30,7 +31,8 @@ func believers(t *testing.T) []edit {
 func stageCheck(t *testing.T, args ...string) (code int, out, errOut string) {
 	t.Helper()
 	var o, e lockedBuffer
-	code = run(t.Context(), append([]string{"check", "--topologies", "6", "--clients", "16", "--backlog", "0", "--writers", "4"},
+	code = run(t.Context(), append([]string{"check", "--topologies", "6", "--clients", "16", "--backlog", "0",
+		"--writers", "4"},
 		args...), &o, &e)
 	t.Log(o.String())
 	return code, o.String(), e.String()

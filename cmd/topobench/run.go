@@ -35,7 +35,8 @@ func run(ctx context.Context, args []string, out, errOut io.Writer) int {
 	)
 	parser, err := kong.New(&c,
 		kong.Name("topobench"),
-		kong.Description("Proves topostream's promise from outside. The exit code is 0 when it was kept, 1 when it was broken or could not be judged, 2 for a wrong command line."),
+		kong.Description("Proves topostream's promise from outside. The exit code is 0 when it was kept, 1 when it was "+
+			"broken or could not be judged, 2 for a wrong command line."),
 		kong.DefaultEnvars("TOPOBENCH"),
 		flagHelp(),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),

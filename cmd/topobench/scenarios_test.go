@@ -81,7 +81,8 @@ func TestEventsThatAreTakenBackWithANewEpochAreReportedUnlessTheyMayBe(t *testin
 	const takeBack = `
 SELECT FROM topology_heads FOR NO KEY UPDATE;
 DELETE FROM topology_events e USING topology_heads h WHERE h.topology_id = e.topology_id AND e.seq > h.seq - 2
-   AND NOT EXISTS (SELECT FROM topology_events x WHERE x.topology_id = h.topology_id AND x.seq > h.seq - 2 AND x.type NOT LIKE 'topobench.%');
+   AND NOT EXISTS (SELECT FROM topology_events x
+                    WHERE x.topology_id = h.topology_id AND x.seq > h.seq - 2 AND x.type NOT LIKE 'topobench.%');
 SELECT topology_new_epoch()`
 	binary := build(t, module)
 	for _, mayLose := range []bool{false, true} {

@@ -19,13 +19,15 @@ type ClientKind string
 
 // The kinds of clients.
 const (
-	// as an EventSource: it stays, and comes back after `retry:` with its Last-Event-ID
-	Steady   ClientKind = "steady"
-	Dropping ClientKind = "dropping" // it cuts its connection after a random number of bytes and resumes
-	// it reads a few KB a second for a while, so that the server's ring leaves it behind, then comes again and catches up
+	// Steady is as an EventSource: it stays, and comes back after `retry:` with its Last-Event-ID.
+	Steady ClientKind = "steady"
+	// Dropping cuts its connection after a random number of bytes and resumes.
+	Dropping ClientKind = "dropping"
+	// Slow reads a few KB a second for a while, so that the server's ring leaves it behind, then comes again and catches
+	// up.
 	Slow ClientKind = "slow"
-	// it comes without a number, reads a little, leaves, and comes again to another topology; where the writers' end finds
-	// it, it stays
+	// Arriving comes without a number, reads a little, leaves, and comes again to another topology; where the writers' end
+	// finds it, it stays.
 	Arriving ClientKind = "arriving"
 )
 

@@ -90,7 +90,8 @@ func (r *Report) Judged() error {
 	case n == 0:
 		return errors.New("no client got any event: there is nothing to judge")
 	case r.Unchecked > n/maxUnchecked:
-		return fmt.Errorf("%d of %d deliveries and snapshots could not be compared, more than one in %d: there is no verdict", r.Unchecked, n, maxUnchecked)
+		return fmt.Errorf("%d of %d deliveries and snapshots could not be compared, more than one in %d: there is no "+
+			"verdict", r.Unchecked, n, maxUnchecked)
 	}
 	return nil
 }

@@ -91,7 +91,8 @@ func (w *writer) emitAlone(ctx context.Context) {
 // emitBurst makes many events of one topology in one statement, more than a slow client reads in a while.
 func (w *writer) emitBurst(ctx context.Context) {
 	w.transact(ctx, pgx.TxOptions{}, func(ctx context.Context, x *transaction) error {
-		const call = `SELECT count(topology_emit($1::text::uuid, $2, p::jsonb)) FROM unnest($3::text[]) WITH ORDINALITY AS u(p, n)`
+		const call = `
+SELECT count(topology_emit($1::text::uuid, $2, p::jsonb)) FROM unnest($3::text[]) WITH ORDINALITY AS u(p, n)`
 		t := w.pick()
 		payloads := make([]string, 10+w.rng.IntN(150))
 		for i := range payloads {
@@ -326,7 +327,9 @@ func (w *writer) enqueue(ctx context.Context) {
 		return
 	}
 	w.transact(ctx, pgx.TxOptions{}, func(ctx context.Context, x *transaction) error {
-		const insert = `INSERT INTO mutations (topology_id, op, payload, requested_by) VALUES ($1::text::uuid, $2, $3::text::jsonb, 'topobench')`
+		const insert = `
+INSERT INTO mutations (topology_id, op, payload, requested_by)
+VALUES ($1::text::uuid, $2, $3::text::jsonb, 'topobench')`
 		if err := x.lock(ctx, t); err != nil {
 			return err
 		}
@@ -349,7 +352,8 @@ func (w *writer) enqueue(ctx context.Context) {
 func (w *writer) claim(ctx context.Context, t *topology) {
 	const update = `
 UPDATE mutations SET state = 'applying' WHERE id IN (
-    SELECT id FROM mutations WHERE topology_id = $1::text::uuid AND state = 'pending' ORDER BY position LIMIT $2) AND state = 'pending'
+    SELECT id FROM mutations WHERE topology_id = $1::text::uuid AND state = 'pending' ORDER BY position LIMIT $2)
+   AND state = 'pending'
 RETURNING id::text`
 	w.transact(ctx, pgx.TxOptions{}, func(ctx context.Context, x *transaction) error {
 		if err := x.lock(ctx, t); err != nil {
@@ -369,7 +373,8 @@ RETURNING id::text`
 
 // finish ends what this writer claimed: applied, failed, or given back.
 func (w *writer) finish(ctx context.Context, t *topology) {
-	const update = `UPDATE mutations SET state = $2, reason = $3 WHERE id = ANY ($1::text[]::uuid[]) AND state = 'applying'`
+	const update = `
+UPDATE mutations SET state = $2, reason = $3 WHERE id = ANY ($1::text[]::uuid[]) AND state = 'applying'`
 	state, reason := "applied", (*string)(nil)
 	switch w.rng.IntN(8) {
 	case 0:

@@ -245,7 +245,9 @@ var payloadKinds = []string{"tick", "decky.service_added", "decky.state_1", "tra
 // change changes the status or the reason of topologies in one statement.
 func (x *transaction) change(ctx context.Context, flip bool, topologies ...*topology) error {
 	const (
-		status = `UPDATE topologies SET status = CASE status WHEN 'active' THEN 'degraded' ELSE 'active' END, reason = $2 WHERE id = ANY ($1::text[]::uuid[])`
+		status = `
+UPDATE topologies SET status = CASE status WHEN 'active' THEN 'degraded' ELSE 'active' END, reason = $2
+ WHERE id = ANY ($1::text[]::uuid[])`
 		reason = `UPDATE topologies SET reason = $2 WHERE id = ANY ($1::text[]::uuid[])`
 	)
 	m, tagged := x.w.newTag(topologies...)

@@ -244,7 +244,8 @@ func Select(list string) ([]Kind, error) {
 		}
 		if len(chosen) == n {
 			return nil,
-				fmt.Errorf("--faults: %q names no fault, or none that was not named before: use all, a family, for example postgres, or a kind: %s", word, strings.Join(Names(), ", "))
+				fmt.Errorf("--faults: %q names no fault, or none that was not named before: use all, a family, for example "+
+					"postgres, or a kind: %s", word, strings.Join(Names(), ", "))
 		}
 	}
 	return chosen, nil

@@ -22,15 +22,18 @@ func sqlKinds() []Kind {
 			Doc: "pg_terminate_backend of every worker's connections, LISTEN among them.", part: ofSQL,
 			inject: terminate("topostream mutator%")},
 		{Name: "transaction.hold-head",
-			Doc: "A writer records an event, holds its transaction and thereby the topology's head for 30 s, and rolls back.", part: ofSQL, beside: true, inject: holdHead},
+			Doc:  "A writer records an event, holds its transaction and thereby the topology's head for 30 s, and rolls back.",
+			part: ofSQL, beside: true, inject: holdHead},
 		{Name: "transaction.hold-snapshot", Doc: "A REPEATABLE READ transaction stays open for 30 s.", part: ofSQL,
 			beside: true, inject: holdSnapshot},
 		{Name: "table.alter-held",
-			Doc: "ALTER TABLE topologies, held open (ACCESS EXCLUSIVE) for some seconds and rolled back; or waiting for its lock, with everybody behind it.", part: ofSQL, inject: holdAlter},
+			Doc: "ALTER TABLE topologies, held open (ACCESS EXCLUSIVE) for some seconds and rolled back; or waiting for its " +
+				"lock, with everybody behind it.", part: ofSQL, inject: holdAlter},
 		{Name: "locks.storm", Doc: "Six sessions lock tables of the schema in turn, for moments.", part: ofSQL,
 			inject: lockStorm},
 		{Name: "locks.deadlock",
-			Doc: "Eight sessions lock rows and heads of topologies in opposite orders, so that PostgreSQL ends who waits for whom.", part: ofSQL, inject: deadlocks},
+			Doc: "Eight sessions lock rows and heads of topologies in opposite orders, so that PostgreSQL ends who waits " +
+				"for whom.", part: ofSQL, inject: deadlocks},
 		{Name: "transactions.repeatable-read", Doc: "Eight REPEATABLE READ sessions update rows that others update.",
 			part: ofSQL, inject: repeatableReads},
 		{
@@ -39,7 +42,8 @@ func sqlKinds() []Kind {
 			part: ofSQL, inject: pinQueue,
 			impossible: func(e *Env) string {
 				if e.Version < 17 {
-					return fmt.Sprintf("PostgreSQL %d has no max_notify_queue_pages, and its queue of 8 GB takes too long to fill: 17 or newer", e.Version)
+					return fmt.Sprintf("PostgreSQL %d has no max_notify_queue_pages, and its queue of 8 GB takes too long to "+
+						"fill: 17 or newer", e.Version)
 				}
 				if e.Stage == nil {
 					return "the server's NOTIFY queue may be large and is not ours to fill"
@@ -48,7 +52,8 @@ func sqlKinds() []Kind {
 			},
 		},
 		{Name: "retention.prune",
-			Doc: "topology_prune, as servers call it, keeps only the newest events, again and again, under clients that resume.", part: ofSQL, inject: prune},
+			Doc: "topology_prune, as servers call it, keeps only the newest events, again and again, under clients that " +
+				"resume.", part: ofSQL, inject: prune},
 	}
 }
 
@@ -59,7 +64,9 @@ const mine = `name LIKE 'topobench-%'`
 const connected = 3 * time.Second
 
 func terminate(application string) func(context.Context, *Env, *rand.Rand) error {
-	const query = `SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name LIKE $1 AND datname = current_database()`
+	const query = `
+SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+ WHERE application_name LIKE $1 AND datname = current_database()`
 	return func(ctx context.Context, e *Env, _ *rand.Rand) error {
 		return e.with(ctx, func(conn *pgx.Conn) error {
 			for until := time.Now().Add(connected); ; hold(ctx, 20*time.Millisecond) {

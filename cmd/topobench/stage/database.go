@@ -35,11 +35,10 @@ func (s *Stage) newNode() (*node, error) {
 	if err := os.Mkdir(n.dir, 0o755); err != nil { //nolint:gosec // PostgreSQL's user gets through it to its own
 		return nil, err
 	}
-	if n.journal, s.NoDisk = mountDisk(n.journalDir()); s.NoDisk != nil {
-		return n, nil
-	}
 	var err error
-	n.wal, err = mountDisk(filepath.Dir(n.walDir()))
+	if n.journal, s.NoDisk = mountDisk(n.journalDir()); s.NoDisk == nil {
+		n.wal, err = mountDisk(filepath.Dir(n.walDir()))
+	}
 	return n, err
 }
 

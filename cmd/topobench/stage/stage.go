@@ -182,7 +182,8 @@ func (s *Stage) startPostgres(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	cfg := pgcluster.Config{Binaries: binaries, DataDir: filepath.Join(n.dir, "data"), Settings: settings(binaries.Version)}
+	cfg := pgcluster.Config{Binaries: binaries, DataDir: filepath.Join(n.dir, "data"),
+		Settings: settings(binaries.Version)}
 	if n.wal != nil {
 		cfg.WALDir = n.walDir()
 	}
