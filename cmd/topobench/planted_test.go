@@ -100,7 +100,7 @@ func TestTheCheckerFindsBugsPlantedInTheServer(t *testing.T) {
 			t.Parallel()
 			binary := planted(t, append(c.nets, c.bug...))
 			for range 6 { // a race that a run of some seconds may miss
-				report := runPlantedWith(t, binary, c.scenario, func(c *check.Config) { c.Settle = 15 * time.Second }) // what is lost does not come
+				report := runPlantedWith(t, binary, c.scenario, func(c *check.Config) { c.CatchUp = 15 * time.Second }) // what is lost does not come
 				if report.Violations[c.want] > 0 {
 					return
 				}
@@ -179,7 +179,7 @@ func runPlantedWith(t *testing.T, binary string, s scenario, change func(*check.
 	}
 	cfg := check.Config{
 		URLs: func() []string { return urls }, DatabaseURL: db.URL, Token: sign([]byte(testSecret)), Seed: uint64(time.Now().UnixNano()),
-		Topologies: 1, Writers: 4, Clients: 8, Duration: 6 * time.Second, Settle: time.Minute, Idle: 5 * time.Second,
+		Topologies: 1, Writers: 4, Clients: 8, Duration: 6 * time.Second, CatchUp: time.Minute, Idle: 5 * time.Second,
 		Faults: func(ctx context.Context, m check.Monitor) error { return s(ctx, t, servers, m) },
 	}
 	change(&cfg)

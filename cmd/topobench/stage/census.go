@@ -24,7 +24,8 @@ func counted() []string {
 
 // TakeCensus counts now.
 func (s *Stage) TakeCensus(ctx context.Context) (Census, error) {
-	const backends = `SELECT application_name, count(*) FROM pg_stat_activity WHERE application_name LIKE 'topostream%' GROUP BY 1`
+	const backends = `
+SELECT application_name, count(*) FROM pg_stat_activity WHERE application_name LIKE 'topostream%' GROUP BY 1`
 	c := Census{}
 	for _, server := range s.Servers {
 		for _, metric := range counted() {
