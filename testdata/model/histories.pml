@@ -175,6 +175,15 @@ inline get(d) {
   fi
 }
 
+/* Another server, which may be the first to find NEW. */
+proctype OtherServer() {
+  promoted;
+  if
+  :: atomic { due[NEW] -> raise(NEW) }
+  :: true
+  fi
+}
+
 /* A statement that reaches d. */
 inline pick() {
   if
@@ -284,6 +293,6 @@ init {
     :: COPIES -> promoted = 1; due[OLD] = 1; due[NEW] = 1; history[NEW] = 1
     :: else
     fi;
-    run OldWriter(); run NewWriter(); run Failover(); run Server(); run Judge()
+    run OldWriter(); run NewWriter(); run Failover(); run OtherServer(); run Server(); run Judge()
   }
 }
