@@ -45,8 +45,8 @@ var (
 	// ErrReset: the feed no longer continues what the client has (another history; a journal that does not hold
 	// what follows any more): attach again without Resume and send the snapshot.
 	ErrReset = errors.New("the feed was thrown away")
-	// ErrBehind: the feed was thrown away only because retention was faster than it. The history is the same: attach again
-	// with Resume and the cursor's Last, so that the client keeps its place if the journal holds what follows.
+	// ErrBehind: the feed was thrown away only because retention was faster than it. The history is the same: attach
+	// again with Resume and the cursor's Last, so that the client keeps its place if the journal holds what follows.
 	ErrBehind = errors.New("the feed fell behind the journal")
 	// ErrDeleted: the topology's last event has been delivered.
 	ErrDeleted = errors.New("the topology is deleted")
@@ -57,9 +57,9 @@ var (
 // Bus is how a server hears of new events.
 //
 // Attach may be called by any goroutine. It returns ErrNotFound, ErrUnavailable or ErrNoMemory (after at most 5 s),
-// ErrClosed, or the context's error. Journal returns ErrNotFound for an id that never was, and up to limit events above after.
-// Ready returns nil when streams can be served, else a sentence that says which part fails.
-// Run owns every goroutine of the bus and returns when all are gone.
+// ErrClosed, or the context's error. Journal returns ErrNotFound for an id that never was, and up to limit events above
+// after. Ready returns nil when streams can be served, else a sentence that says which part fails. Run owns every
+// goroutine of the bus and returns when all are gone.
 type Bus interface {
 	Attach(ctx context.Context, req AttachRequest) (*Subscription, error)
 	Journal(ctx context.Context, id TopologyID, after Seq, limit int) (JournalPage, error)

@@ -19,7 +19,8 @@ type Topology struct {
 	StatusChangedAt string     `json:"status_changed_at"`
 }
 
-// A TopologyPage is a part of the list of topologies, which is in the order of their names. Total counts all that the reader may see.
+// A TopologyPage is a part of the list of topologies, which is in the order of their names. Total counts all that the
+// reader may see.
 type TopologyPage struct {
 	Total  int64      `json:"total"`
 	Limit  int        `json:"limit"`
@@ -27,7 +28,8 @@ type TopologyPage struct {
 	Data   []Topology `json:"data"`
 }
 
-// A Graph is a topology with its LANs, deckies and edges as of Seq: the events above Seq have not happened yet in any part of it.
+// A Graph is a topology with its LANs, deckies and edges as of Seq: the events above Seq have not happened yet in any
+// part of it.
 type Graph struct {
 	Topology Topology        `json:"topology"`
 	Seq      Seq             `json:"seq"`
@@ -85,12 +87,13 @@ func MutationStates() []string { return []string{"pending", "applying", "applied
 
 // Store keeps topologies and their mutations. Any goroutine may call it.
 //
-// Every method returns ErrBusy when it had to wait for a lock for 5 s, ErrUnavailable when the database could not be asked in time, or the
-// context's error; nothing is stored then, unless the connection was lost in the commit itself. Methods that name a topology return ErrNotFound when there is
-// none. Of its other errors, *FieldError and *ConflictError are for the client, and the rest is for the log alone.
+// Every method returns ErrBusy when it had to wait for a lock for 5 s, ErrUnavailable when the database could not be
+// asked in time, or the context's error; nothing is stored then, unless the connection was lost in the commit itself.
+// Methods that name a topology return ErrNotFound when there is none. Of its other errors, *FieldError and
+// *ConflictError are for the client, and the rest is for the log alone.
 type Store interface {
-	// CreateTopology makes a pending topology with its LANs, then its deckies. It returns a *ConflictError (ErrNameTaken), or a *FieldError
-	// that names the LAN or decky that breaks one of the graph's rules.
+	// CreateTopology makes a pending topology with its LANs, then its deckies. It returns a *ConflictError
+	// (ErrNameTaken), or a *FieldError that names the LAN or decky that breaks one of the graph's rules.
 	CreateTopology(ctx context.Context, t NewTopology) (Topology, error)
 	// Topologies lists those of only, all if that is nil.
 	Topologies(ctx context.Context, only []TopologyID, limit int, offset int64) (TopologyPage, error)
@@ -100,8 +103,8 @@ type Store interface {
 	ChangeStatus(ctx context.Context, id TopologyID, c StatusChange) (Topology, error)
 	// DeleteTopology deletes it with all that it has, in-flight mutations included.
 	DeleteTopology(ctx context.Context, id TopologyID) error
-	// Enqueue queues a mutation, or finds the one that was queued for the same subject, topology, key and body within 24 h. It returns a
-	// *ConflictError: ErrKeyReused, else ErrNotAccepting, else ErrVersionConflict.
+	// Enqueue queues a mutation, or finds the one that was queued for the same subject, topology, key and body within
+	// 24 h. It returns a *ConflictError: ErrKeyReused, else ErrNotAccepting, else ErrVersionConflict.
 	Enqueue(ctx context.Context, id TopologyID, m NewMutation) (MutationID, error)
 	// Mutations gives up to limit mutation rows as JSON, the newest first; those in state unless that is empty.
 	Mutations(ctx context.Context, id TopologyID, state string, limit int) ([]json.RawMessage, error)
