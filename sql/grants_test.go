@@ -146,9 +146,9 @@ func everyCallOfTheStore(t *testing.T, databaseURL string) {
 	}
 	_, err = rest.Topologies(t.Context(), nil, 10, 0, 1<<20)
 	must(t, err)
-	_, err = rest.Topology(t.Context(), made.ID)
+	_, err = rest.Topology(t.Context(), made.ID, 1<<20)
 	must(t, err)
-	_, err = rest.Mutations(t.Context(), made.ID, "", 10)
+	_, _, err = rest.Mutations(t.Context(), made.ID, stream.MutationQuery{Limit: 10}, 1<<20)
 	must(t, err)
 	must(t, rest.DeleteTopology(t.Context(), made.ID))
 	_, err = retention.Events(t.Context(), pool, time.Hour, 1)
