@@ -85,7 +85,7 @@ const (
 	baselineCounts = 6
 	baselineEvery  = 200 * time.Millisecond
 
-	serverPool = 8
+	serverPool = 10
 	workerPool = 10 // with --concurrency 4: two for each topology, and two
 )
 
