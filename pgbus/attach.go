@@ -3,6 +3,7 @@ package pgbus
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -70,8 +71,45 @@ func (b *Bus) attachBatch(ctx context.Context, ids []stream.TopologyID) {
 		return
 	}
 	b.stats.AttachTransactions.Add(1)
+	ids = b.secondLook(ctx, ids, lights)
 	b.attached(ids, lights, h, subscribed)
-	b.raise(ctx, h, below(lights, h))
+	if low := below(lights, h); len(low) > 0 {
+		b.tasks.spawn(func(ctx context.Context) { b.raise(ctx, h, low) }) // nobody else waits for it
+	}
+}
+
+// secondLook has topologies that were not there attached anew if they are by now, and gives the others. Somebody may have asked
+// for one and somebody else made it while the transaction under way was older: a 404 is final for a browser.
+func (b *Bus) secondLook(ctx context.Context, ids []stream.TopologyID, lights []journal.Light) []stream.TopologyID {
+	there := make(map[stream.TopologyID]bool, len(ids))
+	for _, l := range lights {
+		there[l.Topology] = l.Alive
+	}
+	var absent []stream.TopologyID
+	for _, id := range ids {
+		if !there[id] {
+			absent = append(absent, id)
+		}
+	}
+	if len(absent) == 0 {
+		return ids
+	}
+	now, _, err := b.reader.Lights(ctx, absent)
+	made := map[stream.TopologyID]bool{}
+	for _, l := range now {
+		made[l.Topology] = l.Alive
+	}
+	return slices.DeleteFunc(slices.Clone(ids), func(id stream.TopologyID) bool {
+		switch {
+		case there[id]:
+			return false
+		case err != nil: // nothing is known, and so nothing is said
+			b.registry.failed(id, err)
+		case made[id]:
+			b.registry.again(id)
+		}
+		return err != nil || made[id]
+	})
 }
 
 // below gives the topologies that have not entered the history's epoch.
@@ -152,14 +190,11 @@ func (b *Bus) readLights(
 // raise has topologies enter the present epoch. Those that somebody holds wait for another try; the others are
 // attached at once.
 func (b *Bus) raise(ctx context.Context, h postgres.History, ids []stream.TopologyID) {
-	if len(ids) == 0 {
-		return
-	}
 	held, err := b.reader.Raise(ctx, h, ids)
 	failures := map[stream.TopologyID]error{}
 	for _, e := range held {
 		failures[e.Topology] = e
-		b.log.Warn("a topology cannot enter the new epoch", "topology", e.Topology, "error", e)
+		b.log.Info("a topology cannot enter the new epoch yet", "topology", e.Topology, "error", e)
 	}
 	for _, id := range ids {
 		switch {
@@ -171,6 +206,7 @@ func (b *Bus) raise(ctx context.Context, h postgres.History, ids []stream.Topolo
 			b.registry.again(id)
 		}
 	}
+	b.attaches.Set()
 }
 
 // newAttachment makes the attachment of a topology whose light snapshot is l.

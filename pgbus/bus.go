@@ -240,14 +240,12 @@ func (b *Bus) Notice() string { return b.sources.mode.notice() }
 
 // Journal implements stream.Bus. It reads the database, not the feeds; the primary, if a standby does not have the
 // topology yet.
-func (b *Bus) Journal(
-	ctx context.Context, id stream.TopologyID, after stream.Seq, limit int,
-) (stream.JournalPage, error) {
+func (b *Bus) Journal(ctx context.Context, req stream.JournalRequest) (stream.JournalPage, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, b.cfg.AttachWait, stream.ErrUnavailable)
 	defer cancel()
-	p, err := b.reader.Journal(ctx, id, after, limit)
-	if err == stream.ErrNotFound && b.isComing(ctx, id) { //nolint:errorlint // the sentinel itself
-		return b.primary.Journal(ctx, id, after, limit)
+	p, err := b.reader.Journal(ctx, req)
+	if err == stream.ErrNotFound && b.isComing(ctx, req.Topology) { //nolint:errorlint // the sentinel itself
+		return b.primary.Journal(ctx, req)
 	}
 	return p, err
 }

@@ -152,7 +152,7 @@ func TestANumberAheadOfTheStandbyIsWaitedFor(t *testing.T) {
 	if _, err := b.Attach(t.Context(), stream.AttachRequest{Topology: fresh}); !errors.Is(err, stream.ErrUnavailable) {
 		t.Errorf("a fresh topology: %v", err)
 	}
-	if j, err := b.Journal(t.Context(), fresh, 0, 10); err != nil || j.Head != 1 {
+	if j, err := b.Journal(t.Context(), stream.JournalRequest{Topology: fresh, Limit: 10, Most: 1 << 20}); err != nil || j.Head != 1 {
 		t.Errorf("a fresh topology's journal: %+v, %v", j, err)
 	}
 	if _, err := b.Attach(t.Context(), stream.AttachRequest{Topology: "00000000-0000-4000-8000-000000000000"}); err != stream.ErrNotFound { //nolint:errorlint // the sentinel itself

@@ -380,13 +380,13 @@ END
 $f$;
 
 -- Has the named topologies enter the settings' epoch where their heads are below it. A head that somebody holds is left; its
--- topology and who holds it are the result. It waits for nobody's row: the caller tries again.
+-- topology and who holds it are the result. It waits 100 ms at most for each of a few rows: the caller tries again.
 CREATE FUNCTION {{.schema}}.topology_raise(_ids uuid[]) RETURNS TABLE (topology_id uuid, held_by int)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '100ms'
 AS $f$
 #variable_conflict use_column
 DECLARE
-    _b record; _free uuid[]; _n bigint;
+    _b record; _free uuid[]; _id uuid; _n bigint;
 BEGIN
     IF NOT EXISTS (SELECT FROM {{.schema}}.topology_heads h, {{.schema}}.topology_settings s
                     WHERE h.topology_id = ANY (_ids) AND h.seq < s.epoch << 32) THEN
@@ -396,6 +396,18 @@ BEGIN
     _free := ARRAY(SELECT h.topology_id FROM {{.schema}}.topology_heads h
                     WHERE h.topology_id = ANY (_ids) AND h.seq < (SELECT s.epoch << 32 FROM {{.schema}}.topology_settings s)
                     ORDER BY h.topology_id FOR NO KEY UPDATE SKIP LOCKED);
+    -- One that is written to all the time is held for a moment by each writer: a place in the queue for its lock is what gets it.
+    -- Few of them are waited for in one call, so that those that somebody holds for long cost the others little.
+    FOR _id IN SELECT h.topology_id FROM {{.schema}}.topology_heads h
+                WHERE h.topology_id = ANY (_ids) AND h.topology_id <> ALL (_free)
+                  AND h.seq < (SELECT s.epoch << 32 FROM {{.schema}}.topology_settings s) ORDER BY h.topology_id LIMIT 5 LOOP
+        BEGIN
+            PERFORM FROM {{.schema}}.topology_heads h WHERE h.topology_id = _id FOR NO KEY UPDATE;
+            _free := _free || _id;
+        EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
+            NULL;
+        END;
+    END LOOP;
     WITH lifted AS (
         UPDATE {{.schema}}.topology_heads h SET seq = s.epoch << 32, first = (s.epoch << 32) + 1
           FROM {{.schema}}.topology_settings s
@@ -416,12 +428,13 @@ $f$;
 -- deleted has a head until retention removes it. At least one row, for the identity.
 -- What is in flight is found by mutations_in_flight alone, whatever the statistics say: no other index has the order
 -- (topology_id, position), and sorting is off. No sequential scan: a plan made while a table was small stays with the connection
--- when it has grown. (jit: what is off looks dear enough to be compiled, for 0.4 s.)
+-- when it has grown. (plan_cache_mode: planned anew for each array it takes four times as long. jit: what is off looks dear
+-- enough to be compiled, for 0.4 s.)
 CREATE FUNCTION {{.schema}}.topology_light(_ids uuid[])
 RETURNS TABLE (epoch bigint, history uuid, recovering boolean, other boolean,
     topology_id uuid, seq bigint, first bigint, in_flight bigint, alive boolean, document text)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
-SET enable_seqscan = off SET enable_sort = off SET enable_incremental_sort = off SET jit = off
+SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_sort = off SET enable_incremental_sort = off SET jit = off
 AS $f$
 #variable_conflict use_column
 BEGIN
@@ -456,7 +469,7 @@ CREATE FUNCTION {{.schema}}.topology_document(_id uuid, _graph boolean)
 RETURNS TABLE (epoch bigint, history uuid, recovering boolean, other boolean,
     seq bigint, first bigint, alive boolean, size bigint, chunk text)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
-SET enable_seqscan = off SET enable_sort = off SET enable_incremental_sort = off SET jit = off
+SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_sort = off SET enable_incremental_sort = off SET jit = off
 AS $f$
 #variable_conflict use_column
 DECLARE

@@ -21,14 +21,17 @@ const miscounted = `
 SELECT coalesce(string_agg(h.topology_id || ': head says ' || (h.in_flight, h.in_flight_bytes, h.in_flight_from)::text
            || ', mutations say ' || (m.n, m.bytes, m.lowest)::text, '; '), '')
   FROM topology_heads h, LATERAL (
-       SELECT count(*) AS n, coalesce(sum(octet_length(payload::text) + coalesce(octet_length(requested_by), 0)), 0) AS bytes,
+       SELECT count(*) AS n,
+              coalesce(sum(octet_length(payload::text) + coalesce(octet_length(requested_by), 0)), 0) AS bytes,
               min(position) AS lowest
          FROM mutations WHERE topology_id = h.topology_id AND state IN ('pending', 'applying')) m
  WHERE (h.in_flight, h.in_flight_bytes) IS DISTINCT FROM (m.n, m.bytes)
     OR (h.in_flight_from IS NULL) <> (m.n = 0) OR h.in_flight_from > m.lowest`
 
 // counted fails unless each head's counters are what the mutations give.
-func counted(t interface{ Errorf(string, ...any) }, conn *pgx.Conn) {
+func counted(t interface {
+	Errorf(format string, args ...any)
+}, conn *pgx.Conn) {
 	var wrong string
 	if err := conn.QueryRow(background, miscounted).Scan(&wrong); err != nil || wrong != "" {
 		t.Errorf("%s %v", wrong, err)
@@ -64,34 +67,46 @@ func TestHeadsCountWhatIsInFlightWhateverTwoWritersDo(t *testing.T) {
 // reset leaves three topologies, one with mutations from before.
 const reset = `
 DELETE FROM topologies;
-INSERT INTO topologies (id, name) SELECT ('00000000-0000-4000-8000-00000000000' || i)::uuid, 't' || i FROM generate_series(1, 3) i;
-INSERT INTO mutations (topology_id, op, payload) SELECT id, 'add_lan', '{"a": 1}' FROM topologies, generate_series(1, 3) WHERE name = 't1'`
+INSERT INTO topologies (id, name)
+    SELECT ('00000000-0000-4000-8000-00000000000' || i)::uuid, 't' || i FROM generate_series(1, 3) i;
+INSERT INTO mutations (topology_id, op, payload)
+    SELECT id, 'add_lan', '{"a": 1}' FROM topologies, generate_series(1, 3) WHERE name = 't1'`
 
-// writerSteps are what a writer does at random. :some is a condition on a mutation, :named one on a topology t, of which :ids has the ids.
-var writerSteps = map[string]string{ //nolint:gochecknoglobals // never changes
-	"begin":             `BEGIN`,
-	"begin repeatable":  `BEGIN ISOLATION LEVEL REPEATABLE READ`,
-	"commit":            `COMMIT`,
-	"roll back":         `ROLLBACK`,
-	"savepoint":         `SAVEPOINT s`,
-	"roll back to":      `ROLLBACK TO s`,
-	"emit":              `SELECT topology_emit(t.id, 'x', '{}') FROM topologies t WHERE :named`,
-	"insert":            `INSERT INTO mutations (topology_id, op, payload, requested_by) SELECT t.id, 'add_lan', jsonb_build_object('name', repeat('é', i * 10)), nullif(repeat('a', i - 1), '') FROM topologies t, generate_series(1, 3) i WHERE :named`,
-	"insert one":        `INSERT INTO mutations (topology_id, op) SELECT t.id, 'add_lan' FROM topologies t WHERE :named`,
-	"insert none":       `INSERT INTO mutations (topology_id, op) SELECT t.id, 'add_lan' FROM topologies t WHERE false`,
-	"take":              `UPDATE mutations SET state = 'applying' WHERE state = 'pending' AND :some`,
-	"apply":             `UPDATE mutations SET state = 'applied' WHERE state = 'applying' AND :some`,
-	"fail":              `UPDATE mutations SET state = 'failed', reason = 'x' WHERE state = 'applying' AND :some`,
-	"requeue":           `UPDATE mutations SET state = 'pending' WHERE state = 'applying' AND :some`,
-	"move":              `UPDATE mutations SET state = CASE state WHEN 'pending' THEN 'applying' WHEN 'applying' THEN 'failed' ELSE state END WHERE :some`,
-	"apply and insert":  `WITH done AS (UPDATE mutations SET state = 'applied' WHERE state = 'applying' AND :some RETURNING topology_id) INSERT INTO mutations (topology_id, op) SELECT topology_id, 'add_lan' FROM done`,
+// writerSteps are what a writer does at random. :some is a condition on a mutation, :named one on a topology t.
+var writerSteps = map[string]string{
+	"begin":            `BEGIN`,
+	"begin repeatable": `BEGIN ISOLATION LEVEL REPEATABLE READ`,
+	"commit":           `COMMIT`,
+	"roll back":        `ROLLBACK`,
+	"savepoint":        `SAVEPOINT s`,
+	"roll back to":     `ROLLBACK TO s`,
+	"emit":             `SELECT topology_emit(t.id, 'x', '{}') FROM topologies t WHERE :named`,
+	"insert": `
+		INSERT INTO mutations (topology_id, op, payload, requested_by)
+		SELECT t.id, 'add_lan', jsonb_build_object('name', repeat('é', i * 10)), nullif(repeat('a', i - 1), '')
+		  FROM topologies t, generate_series(1, 3) i WHERE :named`,
+	"insert one":  `INSERT INTO mutations (topology_id, op) SELECT t.id, 'add_lan' FROM topologies t WHERE :named`,
+	"insert none": `INSERT INTO mutations (topology_id, op) SELECT t.id, 'add_lan' FROM topologies t WHERE false`,
+	"take":        `UPDATE mutations SET state = 'applying' WHERE state = 'pending' AND :some`,
+	"apply":       `UPDATE mutations SET state = 'applied' WHERE state = 'applying' AND :some`,
+	"fail":        `UPDATE mutations SET state = 'failed', reason = 'x' WHERE state = 'applying' AND :some`,
+	"requeue":     `UPDATE mutations SET state = 'pending' WHERE state = 'applying' AND :some`,
+	"move": `
+		UPDATE mutations SET state = CASE state WHEN 'pending' THEN 'applying' WHEN 'applying' THEN 'failed' ELSE state END
+		 WHERE :some`,
+	"apply and insert": `
+		WITH done AS (UPDATE mutations SET state = 'applied' WHERE state = 'applying' AND :some RETURNING topology_id)
+		INSERT INTO mutations (topology_id, op) SELECT topology_id, 'add_lan' FROM done`,
 	"lengthen":          `UPDATE mutations SET payload_bytes = 7, reason = 'longer' WHERE :some`,
 	"remove finished":   `DELETE FROM mutations WHERE state IN ('applied', 'failed') AND :some`,
 	"delete a topology": `DELETE FROM topologies t WHERE :named AND name <> 't3'`,
-	"make it anew":      `INSERT INTO topologies (id, name) SELECT ('00000000-0000-4000-8000-00000000000' || i)::uuid, 't' || i FROM generate_series(1, 3) i ON CONFLICT DO NOTHING`,
+	"make it anew": `
+		INSERT INTO topologies (id, name)
+		SELECT ('00000000-0000-4000-8000-00000000000' || i)::uuid, 't' || i FROM generate_series(1, 3) i
+		    ON CONFLICT DO NOTHING`,
 }
 
-// step runs a statement on what it draws. What a rule or a lock refuses is no failure: it must leave the counters right.
+// step runs a statement on what it draws. What a rule or a lock refuses is no failure, but must leave the counters right.
 func step(t *rapid.T, conn *pgx.Conn, statement string) {
 	if strings.Contains(statement, ":") {
 		named := rapid.SampledFrom([]string{"true", "t.name = 't1'", "t.name <> 't1'", "t.name = 't2'"}).Draw(t, "topologies")
@@ -112,9 +127,9 @@ func step(t *rapid.T, conn *pgx.Conn, statement string) {
 	}
 }
 
-// refusals are a lock's timeout, a deadlock, a conflict of two transactions, a foreign key, a unique key, a rule, a transaction that has failed,
-// none, one that is under way, and a savepoint that is not there.
-var refusals = []string{ //nolint:gochecknoglobals // never changes
+// refusals are a lock's timeout, a deadlock, a conflict of two transactions, a foreign key, a unique key, a rule, a
+// transaction that has failed, none, one that is under way, and a savepoint that is not there.
+var refusals = []string{
 	"55P03", "40P01", "40001", "23503", "23505", "23514", "25P02", "25P01", "25001", "3B001",
 }
 
@@ -129,15 +144,18 @@ func TestTheBoundGoesBackForWhoeverInsertedEarlierAndCommitsLater(t *testing.T) 
 	pgtest.Exec(t, early, `CREATE TRIGGER hold AFTER INSERT ON mutations FOR EACH ROW EXECUTE FUNCTION hold()`)
 	pgtest.Exec(t, late, `SELECT pg_advisory_lock(7)`)
 	done := make(chan error)
+	const insert = `INSERT INTO mutations (topology_id, op, requested_by) VALUES ($1, 'add_lan', 'early')`
 	go func() {
-		_, err := early.Exec(t.Context(), `INSERT INTO mutations (topology_id, op, requested_by) VALUES ($1, 'add_lan', 'early')`, id)
+		_, err := early.Exec(t.Context(), insert, id)
 		done <- err
 	}()
 	watch := db.Conn(t)
+	const held = `SELECT count(*) FROM pg_locks l JOIN pg_database d ON d.oid = l.database
+		WHERE d.datname = current_database() AND l.locktype = 'advisory' AND NOT l.granted`
 	pgtest.Eventually(t, "the early one to have its position", func() bool {
-		return pgtest.Scan[int](t, watch, `SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database())`) == 1
+		return pgtest.Scan[int](t, watch, held) == 1
 	})
-	pgtest.Exec(t, late, `INSERT INTO mutations (topology_id, op) SELECT $1::text::uuid, 'add_lan' FROM generate_series(1, 3)`, id)
+	enqueue(t, late, id, 3, 0)
 	counted(t, watch)
 	pgtest.Exec(t, late, `UPDATE mutations SET state = 'applying'`)
 	pgtest.Exec(t, late, `UPDATE mutations SET state = 'applied' WHERE position < 4`)
@@ -155,14 +173,27 @@ func TestTheBoundGoesBackForWhoeverInsertedEarlierAndCommitsLater(t *testing.T) 
 func TestATriggerOfTheirOwnThatFinishesWhatIsInsertedLeavesTheCountersRight(t *testing.T) {
 	t.Parallel()
 	conn := pgtest.New(t).Conn(t)
-	id := topologies(t, conn, 1)[0]
-	pgtest.Exec(t, conn, `INSERT INTO mutations (topology_id, op) VALUES ($1, 'add_lan')`, id)
+	ids := topologies(t, conn, 2)
+	enqueue(t, conn, ids[0], 1, 0) // the other one has nothing in flight
 	pgtest.Exec(t, conn, `CREATE FUNCTION finish() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
 		UPDATE mutations SET state = 'applying' WHERE id = NEW.id;
 		UPDATE mutations SET state = 'applied' WHERE id = NEW.id; RETURN NULL; END $$`)
 	pgtest.Exec(t, conn, `CREATE TRIGGER a_finish AFTER INSERT ON mutations FOR EACH ROW EXECUTE FUNCTION finish()`)
-	for range 2 {
-		pgtest.Exec(t, conn, `INSERT INTO mutations (topology_id, op) VALUES ($1, 'add_lan')`, id)
+	for _, id := range []string{ids[0], ids[1], ids[0], ids[1]} {
+		enqueue(t, conn, id, 2, 0)
 		counted(t, conn)
+	}
+}
+
+func TestWhatAMutationCountsForStaysWhatItWasWhenItWasEnqueued(t *testing.T) {
+	t.Parallel()
+	conn := pgtest.New(t).Conn(t)
+	enqueue(t, conn, topologies(t, conn, 1)[0], 2, 100)
+	pgtest.Exec(t, conn, `UPDATE mutations SET state = 'applying', payload_bytes = 7, reason = 'r', requested_by = 'somebody'`)
+	pgtest.Exec(t, conn, `UPDATE mutations SET state = 'applied'`)
+	const none = `SELECT (in_flight, in_flight_bytes, in_flight_from) IS NOT DISTINCT FROM (0::bigint, 0::bigint, NULL::bigint)
+		FROM topology_heads`
+	if !pgtest.Scan[bool](t, conn, none) {
+		t.Error("with nothing in flight the head counts something")
 	}
 }

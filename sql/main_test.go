@@ -10,7 +10,7 @@ import (
 )
 
 // background is for what rapid runs, which has no context of its own.
-var background = context.Background() //nolint:gochecknoglobals // never changes
+var background = context.Background()
 
 func TestMain(m *testing.M) { pgtest.Main(m) }
 

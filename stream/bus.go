@@ -29,6 +29,14 @@ type Subscription struct {
 	Close    func()
 }
 
+// JournalRequest asks for a run of a topology's journal.
+type JournalRequest struct {
+	Topology TopologyID
+	After    Seq
+	Limit    int   // events
+	Most     int64 // bytes of events together
+}
+
 // JournalPage is a run of a topology's journal. Events are the encoder's JSON objects, in seq order, without gaps.
 type JournalPage struct {
 	First  Seq // oldest seq kept; Head+1 when the journal is empty
@@ -57,12 +65,13 @@ var (
 // Bus is how a server hears of new events.
 //
 // Attach may be called by any goroutine. It returns ErrNotFound, ErrUnavailable or ErrNoMemory (after at most 5 s),
-// ErrClosed, or the context's error. Journal returns ErrNotFound for an id that never was, and up to limit events above after.
-// Ready returns nil when streams can be served, else a sentence that says which part fails.
-// Run owns every goroutine of the bus and returns when all are gone.
+// ErrClosed, or the context's error. Journal returns ErrNotFound for an id that never was, and a *TooLargeError where
+// the first event above After takes more than Most; it does not read that event. Ready returns nil when streams can
+// be served, else a sentence that says which part fails. Run owns every goroutine of the bus and returns when all are
+// gone.
 type Bus interface {
 	Attach(ctx context.Context, req AttachRequest) (*Subscription, error)
-	Journal(ctx context.Context, id TopologyID, after Seq, limit int) (JournalPage, error)
+	Journal(ctx context.Context, req JournalRequest) (JournalPage, error)
 	Ready() error
 	Run(ctx context.Context) error
 }

@@ -101,7 +101,8 @@ func (f *Feed) Cause() error {
 	return f.cause
 }
 
-// Append adds a journaled frame if it is the next one. A Final frame above Alive ends the feed with ErrDeleted; what it holds is still delivered.
+// Append adds a journaled frame if it is the next one. A Final frame above Alive ends the feed with ErrDeleted; what it
+// holds is still delivered.
 func (f *Feed) Append(fr Frame) AppendResult {
 	f.mu.Lock()
 	switch {

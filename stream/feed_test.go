@@ -30,7 +30,8 @@ func TestACursorGivesTheFinalFrameAndThenTheEnd(t *testing.T) {
 	if got, _, err := c.Next(t.Context(), make([]stream.Frame, 0, 4)); err != nil || len(got) != 1 {
 		t.Errorf("%v, %v", got, err)
 	}
-	if _, _, err := c.Next(t.Context(), make([]stream.Frame, 0, 4)); err != stream.ErrDeleted { //nolint:errorlint // the sentinel itself
+	// the sentinel itself
+	if _, _, err := c.Next(t.Context(), make([]stream.Frame, 0, 4)); err != stream.ErrDeleted { //nolint:errorlint
 		t.Errorf("%v", err)
 	}
 }

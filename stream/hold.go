@@ -38,8 +38,8 @@ type reservation struct {
 	granted chan struct{} // closed under Memory.queueMu
 }
 
-// TryReserve accounts for n bytes in no ring, if nobody waits for memory and all holds together fit the limit then. Kept
-// documents and rings make room.
+// TryReserve accounts for n bytes in no ring, if nobody waits for memory and all holds together fit the limit then.
+// Kept documents and rings make room.
 func (m *Memory) TryReserve(n int64) (*Hold, bool) {
 	taken := func() bool { return m.take(n) }
 	if !taken() && !m.dropDocumentsUntil(taken) {
@@ -48,9 +48,9 @@ func (m *Memory) TryReserve(n int64) (*Hold, bool) {
 	return m.granted(n), true
 }
 
-// Reserve does what TryReserve does, and waits where that gives up; first come, first served. More than the whole limit is
-// granted while nobody else holds anything, so that it can be had at all. When ctx ends first, the error is ErrNoMemory
-// and ctx's cause.
+// Reserve does what TryReserve does, and waits where that gives up; first come, first served. More than the whole limit
+// is granted while nobody else holds anything, so that it can be had at all. When ctx ends first, the error is
+// ErrNoMemory and ctx's cause.
 //
 // Whoever holds one must not wait for another: two such could wait for each other.
 func (m *Memory) Reserve(ctx context.Context, n int64) (*Hold, error) {

@@ -12,7 +12,8 @@ func (s Seq) Epoch() uint32 { return uint32(s >> 32) }
 // String is the decimal form, as it stands in an SSE id field.
 func (s Seq) String() string { return strconv.FormatUint(uint64(s), 10) }
 
-// ParseSeq accepts [0-9]{1,16} only: what this program could have sent as an id, and nothing that a proxy or a person made of it.
+// ParseSeq accepts [0-9]{1,16} only: what this program could have sent as an id, and nothing that a proxy or a person
+// made of it.
 func ParseSeq(s string) (Seq, bool) {
 	if len(s) < 1 || len(s) > 16 {
 		return 0, false

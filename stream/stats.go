@@ -31,7 +31,8 @@ var (
 	ReconnectCauses = [reconnectCauses]string{"start", "broken", "ping", "attach"}                       //nolint:gochecknoglobals // as above
 )
 
-// Stats are the program's counters and gauges. Every field may be read and written by any goroutine; the zero value is ready.
+// Stats are the program's counters and gauges. Every field may be read and written by any goroutine; the zero value is
+// ready.
 type Stats struct {
 	Streams            atomic.Int64  // open streams
 	StreamsRefused     atomic.Uint64 // by a limit or drain

@@ -39,13 +39,13 @@ type stage struct {
 
 // stageFlags are about the stage, which is started where no --url is given.
 type stageFlags struct {
-	PostgresBin string `type:"existingdir" help:"Directory of the stage's PostgreSQL programs. Default: what the machine has." placeholder:"DIR"`
-	Topostream  string `help:"The stage's topostream. Default: built from the module that we are in, else the one in PATH." placeholder:"PATH"`
-	OldBinary   string `type:"existingfile" help:"A topostream of the version before: the stage begins with it, and is upgraded in the middle of the run." placeholder:"FILE"`
+	PostgresBin string `type:"existingdir" help:"${help_postgresbin}" placeholder:"DIR"`
+	Topostream  string `help:"${help_topostream}" placeholder:"PATH"`
+	OldBinary   string `type:"existingfile" help:"${help_oldbinary}" placeholder:"FILE"`
 	Race        bool   `help:"Build the stage's topostream with -race; a data race is a violation."`
 	Servers     int    `default:"2" help:"Servers on the stage, behind its balancer."`
 	Bus         string `default:"notify" enum:"notify,wal,poll" help:"The stage's bus: notify, wal or poll."`
-	KeepLogs    bool   `help:"Leave the logs of the stage behind, and say where; when something went wrong they are left anyway."`
+	KeepLogs    bool   `help:"${help_keeplogs}"`
 }
 
 const (

@@ -50,7 +50,8 @@ func TestHelpNamesEveryFlag(t *testing.T) {
 	if code := run(t.Context(), []string{"check", "--help"}, &out, &errOut); code != exitOK {
 		t.Fatal(errOut.String())
 	}
-	for flag := range strings.FieldsSeq("--url --database-url --token --jwt-secret-file --topologies --writers --clients --duration --rate --seed --faults --json --keep") {
+	for flag := range strings.FieldsSeq("--url --database-url --token --jwt-secret-file --topologies --writers " +
+		"--clients --duration --rate --seed --faults --json --keep") {
 		if !strings.Contains(out.String(), flag) {
 			t.Errorf("no %s", flag)
 		}

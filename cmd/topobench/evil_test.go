@@ -109,7 +109,7 @@ func TestTheCheckerReportsAsWhatItIsWhateverBreaksThePromiseOnTheWay(t *testing.
 				return bytes.Replace(instead, []byte(`"in_flight":[]`), []byte(row+`]`), 1), isSnapshot(block), nil
 			}
 		}},
-		"nothing more after a moment": {want: check.Lost, args: []string{"--settle", "2s", "--idle", "1m"},
+		"nothing more after a moment": {want: check.Lost, args: []string{"--catch-up", "2s", "--idle", "1m"},
 			evil: func() evil {
 				return func(block []byte) ([]byte, bool, error) {
 					if journaled(block) {
@@ -152,9 +152,9 @@ func TestTheCheckerReportsAsWhatItIsWhateverBreaksThePromiseOnTheWay(t *testing.
 	t.Run("nothing after the snapshot for those who come anew", func(t *testing.T) {
 		t.Parallel()
 		proxy := newEvilProxy(t, server, nil)
-		proxy.deaf = true
+		proxy.mute = true
 		code, _, report := runCheck(t, proxy.URL, db.URL, "--duration", "3s", "--topologies", "1", "--clients", "32",
-			"--writers", "2", "--settle", "5s")
+			"--writers", "2", "--catch-up", "5s")
 		if code != exitBroken || report.Violations[check.Lost] == 0 || len(report.Violations) != 1 {
 			t.Errorf("exit code %d, violations %v", code, report.Violations)
 		}
@@ -186,7 +186,7 @@ type evilProxy struct {
 	evil     evil
 	forget   bool        // never forwards Last-Event-ID
 	refuse   bool        // answers 503 once
-	deaf     bool        // arriving clients get snapshots, and no event
+	mute     bool        // arriving clients get snapshots, and no event
 	taken    atomic.Bool // a stream is being treated
 	done     atomic.Bool
 }
@@ -262,7 +262,7 @@ func (p *evilProxy) stream(w http.ResponseWriter, r *http.Request, transport htt
 				return
 			}
 		}
-		if silent || p.deaf && arriving(r) && journaled(block) {
+		if silent || p.mute && arriving(r) && journaled(block) {
 			continue
 		}
 		if _, err := w.Write(instead); err != nil {

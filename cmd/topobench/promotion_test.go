@@ -17,7 +17,8 @@ func believers(t *testing.T) []edit {
 	const histories = "sql/005_histories.sql"
 	if _, err := os.Stat(filepath.Join(module, histories)); err == nil {
 		return []edit{
-			{histories, "epoch = CASE WHEN _s.system_identifier IS NULL THEN s.epoch ELSE {{.schema}}.topology_epoch_after(s.epoch) END",
+			{histories, "epoch = CASE WHEN _s.system_identifier IS NULL THEN s.epoch ELSE " +
+				"{{.schema}}.topology_epoch_after(s.epoch) END",
 				"epoch = s.epoch"},
 			{histories, "history = CASE WHEN _s.system_identifier IS NULL THEN s.history ELSE gen_random_uuid() END",
 				"history = s.history"},
@@ -30,7 +31,8 @@ func believers(t *testing.T) []edit {
 func stageCheck(t *testing.T, args ...string) (code int, out, errOut string) {
 	t.Helper()
 	var o, e lockedBuffer
-	code = run(t.Context(), append([]string{"check", "--topologies", "6", "--clients", "16", "--backlog", "0", "--writers", "4"},
+	code = run(t.Context(), append([]string{"check", "--topologies", "6", "--clients", "16", "--backlog", "0",
+		"--writers", "4"},
 		args...), &o, &e)
 	t.Log(o.String())
 	return code, o.String(), e.String()
@@ -40,7 +42,7 @@ func TestACampaignFindsAServerThatBelievesTheLostHistoryAfterAPromotion(t *testi
 	t.Parallel()
 	binary := planted(t, believers(t))
 	for range 3 { // a promotion may take nothing back that a client had
-		code, out, errOut := stageCheck(t, "--topostream", binary, "--duration", "12s", "--settle", "10s",
+		code, out, errOut := stageCheck(t, "--topostream", binary, "--duration", "12s", "--catch-up", "10s",
 			"--faults", "postgres.promote")
 		if !strings.Contains(out, "spliced 0") {
 			if code != exitBroken {
@@ -68,8 +70,8 @@ func TestTwoVersionsOfTheProgramWorkOnOneSchemaDuringAnUpgrade(t *testing.T) {
 	}
 }
 
-// A worker once ended because the database went away between two statements of its start, and a campaign of eight minutes
-// told nobody but by its exit code.
+// A worker once ended because the database went away between two statements of its start, and a campaign of eight
+// minutes told nobody but by its exit code.
 func TestACampaignFailsWhenAProgramEndsByItself(t *testing.T) {
 	t.Parallel()
 	script := filepath.Join(pgtest.OpenDir(t), "topostream")

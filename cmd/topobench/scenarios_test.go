@@ -73,15 +73,16 @@ func TestRetentionUnderTheRunIsNoLoss(t *testing.T) {
 	}
 }
 
-// An event that was heard and is then not in the journal is the worst that a database can do: a crash without fsync, or
-// a failover that nobody told of.
+// An event that was delivered and is then not in the journal is the worst that a database can do: a crash without
+// fsync, or a failover that nobody told of.
 func TestEventsThatAreTakenBackWithANewEpochAreReportedUnlessTheyMayBe(t *testing.T) {
 	t.Parallel()
 	// It takes back only what changed nothing but the journal: the tables stay as they are.
 	const takeBack = `
 SELECT FROM topology_heads FOR NO KEY UPDATE;
 DELETE FROM topology_events e USING topology_heads h WHERE h.topology_id = e.topology_id AND e.seq > h.seq - 2
-   AND NOT EXISTS (SELECT FROM topology_events x WHERE x.topology_id = h.topology_id AND x.seq > h.seq - 2 AND x.type NOT LIKE 'topobench.%');
+   AND NOT EXISTS (SELECT FROM topology_events x
+                    WHERE x.topology_id = h.topology_id AND x.seq > h.seq - 2 AND x.type NOT LIKE 'topobench.%');
 SELECT topology_new_epoch()`
 	binary := build(t, module)
 	for _, mayLose := range []bool{false, true} {

@@ -160,8 +160,14 @@ type boundedServer struct {
 
 func startBounded(t *testing.T, databaseURL string, limit int64) *boundedServer {
 	t.Helper()
+	return startBoundedWith(t, databaseURL, limit, boundFeeds)
+}
+
+// startBoundedWith is for tests that need more --feed-memory.
+func startBoundedWith(t *testing.T, databaseURL string, limit, feeds int64) *boundedServer {
+	t.Helper()
 	s := &boundedServer{t: t, address: pgtest.FreeAddress(t), limit: limit}
-	cmd := exec.Command(buildProgram(t), "serve", "--database-url", databaseURL, "--addr", s.address, "--feed-memory", strconv.Itoa(boundFeeds), "--max-streams-per-user", "0", "--write-timeout", "5m", "--drain", "1s")
+	cmd := exec.Command(buildProgram(t), "serve", "--database-url", databaseURL, "--addr", s.address, "--feed-memory", strconv.FormatInt(feeds, 10), "--max-streams-per-user", "0", "--write-timeout", "5m", "--drain", "1s")
 	cmd.Env = cleanEnv("TOPOSTREAM_JWT_SECRET=" + testSecret)
 	s.how = limited(t, cmd, limit*2/3, limit)
 	s.process = startProcess(t, cmd)
@@ -175,7 +181,7 @@ func (s *boundedServer) peak() int64 {
 	s.t.Helper()
 	select {
 	case <-s.ended:
-		s.t.Fatalf("the server ended: %v", s.cmd.ProcessState)
+		s.t.Fatalf("the server ended: %v, with a limit of %d MiB (%s)", s.cmd.ProcessState, s.limit/mib, s.how)
 	default:
 	}
 	return peak(s.t, s.cmd.Process.Pid)

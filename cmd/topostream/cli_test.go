@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -304,8 +305,8 @@ func TestTheSchemaGoesUpAndDownAndSaysWhereItIs(t *testing.T) {
 		{"up", exitOK, at(latest)},
 		{"up", exitOK, at(latest)},
 		{"status", exitOK, at(latest)},
-		{"new-epoch", exitOK, "epoch 1\n"},
-		{"new-epoch", exitOK, "epoch 2\n"},
+		{"new-epoch", exitOK, "epoch N\n"},
+		{"new-epoch", exitOK, "epoch N\n"},
 		{fmt.Sprintf("down --to=%d", latest), exitError, fmt.Sprintf("topostream: --to: %[1]d is not below the schema's version, %[1]d\n", latest)},
 		{"down --to=-1", exitError, fmt.Sprintf("topostream: --to: -1 is not below the schema's version, %d\n", latest)},
 		{"down", exitOK, at(latest - 1)},
@@ -314,6 +315,7 @@ func TestTheSchemaGoesUpAndDownAndSaysWhereItIs(t *testing.T) {
 	} {
 		args := append([]string{"migrate"}, strings.Fields(step.command)...)
 		code, out, errOut := program(t, append(args, "--database-url", db.URL)...)
+		out = regexp.MustCompile(`^epoch [1-9][0-9]*\n$`).ReplaceAllString(out, "epoch N\n")
 		if code != step.code || out+errOut != step.want {
 			t.Errorf("migrate %s: %d %s%s", step.command, code, out, errOut)
 		}

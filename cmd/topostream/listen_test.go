@@ -14,7 +14,7 @@ func TestAListenConnectionThatHearsNothingIsSaidAndStreamsRunOnPoll(t *testing.T
 	id := demo(t, conn)
 	for listenURL, want := range map[string]string{
 		other.URL: "--listen-database-url leads to another database",
-		"postgres://postgres:x@127.0.0.1:1/postgres": "streams run on poll until it is back",
+		"postgres://postgres:x@127.0.0.1:1/postgres": "streams run on poll",
 	} {
 		server := serve(t, db.URL, func(c *serveCmd) { c.ListenDatabaseURL = listenURL })
 		c := newClient(t, server.url, id, "").watch()

@@ -207,7 +207,9 @@ func TestATopologysLifeOverREST(t *testing.T) {
 
 type mutationRow struct {
 	ID, Op, State string
-	TopologyID    string `json:"topology_id"`
+	Position      int64
+	RequestedBy   *string `json:"requested_by"`
+	TopologyID    string  `json:"topology_id"`
 	Payload       map[string]any
 	RequestedAt   string  `json:"requested_at"`
 	AppliedAt     *string `json:"applied_at"`

@@ -137,8 +137,9 @@ func (c *serveCmd) Run(ctx context.Context, o output) error {
 		return fmt.Errorf("--listen-database-url: %w", err)
 	}
 	stats := &stream.Stats{}
+	memory := stream.NewMemory(c.FeedMemory, stats)
 	bus := pgbus.New(pgbus.Config{
-		Pool: pool, Replica: replica, Listen: listenConfig, Memory: stream.NewMemory(c.FeedMemory, stats),
+		Pool: pool, Replica: replica, Listen: listenConfig, Memory: memory,
 		Encoder: sse.Encoder{}, Stats: stats, Logger: log, Bus: c.Bus, Linger: c.linger,
 	})
 	pruner := retention.New(retention.Config{
@@ -147,7 +148,7 @@ func (c *serveCmd) Run(ctx context.Context, o output) error {
 	})
 	cfg := api.Config{
 		Bus: bus, Store: store.New(pool, log), Tickets: store.NewTickets(pool), Auth: verifier.Authenticate,
-		Stats: stats, Logger: log,
+		Memory: memory, Stats: stats, Logger: log,
 		Keepalive: c.Keepalive, WriteTimeout: c.WriteTimeout, MaxStreams: c.MaxStreams, MaxStreamsPerUser: c.MaxStreamsPerUser,
 		RateLimit: c.RateLimit, AllowOrigin: c.AllowOrigin,
 		ConsoleHandler: console.Handler(), Ready: bus.Ready, Notice: bus.Notice,

@@ -36,7 +36,7 @@ func TestAStreamBeginsAsTheInterfaceSays(t *testing.T) {
 		lines := bufio.NewReader(res.Body)
 		want := []string{
 			`: keepalive`, `retry: (2[0-9]{3}|3[0-9]{3}|4000)`, ``,
-			`event: snapshot`, `id: 2`, `data: {"topology_id":"` + id + `","status":"pending","reason":null,"version":0,"seq":2,"in_flight":\[{.*}\]}`, ``,
+			`event: snapshot`, `id: 2`, `data: {"topology_id":"` + id + `","status":"pending","reason":null,"version":0,"seq":2,"in_flight":\[{.*}\],"in_flight_total":1}`, ``,
 			`: keepalive`, ``,
 		}
 		if path == "/events/" {

@@ -97,14 +97,9 @@ func (r *Reader) Rows(
 	return nil
 }
 
-// answerBytes bounds what one request for the journal gets.
-const answerBytes = 16 << 20
-
-// Journal reads what GET …/journal shows: up to limit events above after, as they are stored. It returns
+// Journal reads what GET …/journal shows: events as they are stored. It returns
 // stream.ErrNotFound for an id that never was.
-func (r *Reader) Journal(
-	ctx context.Context, id stream.TopologyID, after stream.Seq, limit int,
-) (stream.JournalPage, error) {
+func (r *Reader) Journal(ctx context.Context, req stream.JournalRequest) (stream.JournalPage, error) {
 	p := stream.JournalPage{Events: []json.RawMessage{}}
 	const query = `SELECT ` + postgres.Columns + `, ord, coalesce(head, 0), coalesce(first, 0), event
   FROM topology_pages(ARRAY[$1::text::uuid], ARRAY[$2::bigint], $3::int, $4::bigint)`
@@ -125,7 +120,7 @@ func (r *Reader) Journal(
 				p.Events = append(p.Events, json.RawMessage(strings.ToValidUTF8(*event, "\uFFFD")))
 			}
 			return nil
-		}, query, string(id), int64(min(after, 1<<53)), limit, answerBytes)
+		}, query, string(req.Topology), int64(min(req.After, 1<<53)), req.Limit, req.Most)
 	})
 	switch {
 	case err != nil:

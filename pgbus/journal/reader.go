@@ -87,12 +87,12 @@ func (r *Reader) do(ctx context.Context, lane Lane, read func(context.Context, *
 	}
 	defer r.lanes[lane].Release(1)
 	for try := 0; ; try++ {
-		err := r.once(ctx, read)
-		if err == nil {
+		again, err := r.once(ctx, read)
+		switch {
+		case err == nil:
 			r.cfg.Answered()
 			return nil
-		}
-		if !postgres.Judged(err) {
+		case !again:
 			return err
 		}
 		r.cfg.Logger.Info("what was read is of another history; reading again", "error", err)
@@ -102,21 +102,23 @@ func (r *Reader) do(ctx context.Context, lane Lane, read func(context.Context, *
 	}
 }
 
-// once runs read once, and mends what its history was judged for.
-func (r *Reader) once(ctx context.Context, read func(context.Context, *pgx.Conn) (postgres.History, error)) error {
+// once runs read once, and mends what its history was judged for: then it is to be run again.
+func (r *Reader) once(
+	ctx context.Context, read func(context.Context, *pgx.Conn) (postgres.History, error),
+) (again bool, _ error) {
 	conn, err := r.cfg.Pool.Acquire(ctx)
 	if err != nil {
-		return fmt.Errorf("take a connection of the pool: %w", err)
+		return false, fmt.Errorf("take a connection of the pool: %w", err)
 	}
 	defer conn.Release()
 	h, err := read(ctx, conn.Conn())
 	if !postgres.Judged(err) {
-		return err
+		return false, err
 	}
 	if mendErr := postgres.Mend(ctx, conn.Conn(), h, err); mendErr != nil {
-		return mendErr
+		return false, mendErr
 	}
-	return err
+	return true, err
 }
 
 // Accept judges the history of a connection that is not of the pool, and mends what can be mended; nil where it can

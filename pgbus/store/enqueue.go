@@ -2,7 +2,6 @@ package store
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -13,8 +12,12 @@ import (
 )
 
 // Enqueue implements stream.Store.
-func (s *Store) Enqueue(ctx context.Context, id stream.TopologyID, m stream.NewMutation) (enqueued stream.MutationID, _ error) {
-	const insert = `INSERT INTO mutations (topology_id, op, payload, requested_by) VALUES ($1::text::uuid, $2, $3::text::jsonb, $4) RETURNING id::text`
+func (s *Store) Enqueue(
+	ctx context.Context, id stream.TopologyID, m stream.NewMutation,
+) (enqueued stream.MutationID, _ error) {
+	const insert = `
+INSERT INTO mutations (topology_id, op, payload, requested_by) VALUES ($1::text::uuid, $2, $3::text::jsonb, $4)
+RETURNING id::text`
 	m.RequestedBy = strings.ReplaceAll(m.RequestedBy, "\x00", "\uFFFD") // PostgreSQL has no such text
 	err := s.write(ctx, string(id), func(ctx context.Context, tx pgx.Tx) (err error) {
 		if err := lockTopology(ctx, tx, id); err != nil {
@@ -35,90 +38,72 @@ func (s *Store) Enqueue(ctx context.Context, id stream.TopologyID, m stream.NewM
 }
 
 // mayEnqueue compares the topology, whose row is locked, with what the request expects. It is a statement of its own,
-// because one that waits for the lock counts the mutations that were there before.
+// because one that waits for the lock sees the head that was there before.
 func mayEnqueue(ctx context.Context, tx pgx.Tx, id stream.TopologyID, expected *int64) error {
 	const query = `
-SELECT status, version, CASE WHEN $2 THEN (SELECT count(*) FROM mutations m WHERE m.topology_id = t.id AND m.state IN ('pending', 'applying')) ELSE 0 END
-  FROM topologies t WHERE id = $1::text::uuid`
+SELECT t.status, t.version, h.in_flight FROM topologies t JOIN topology_heads h ON h.topology_id = t.id
+ WHERE t.id = $1::text::uuid`
 	var (
 		status            string
 		version, inFlight int64
 	)
-	if err := tx.QueryRow(ctx, query, string(id), expected != nil).Scan(&status, &version, &inFlight); err != nil {
+	if err := tx.QueryRow(ctx, query, string(id)).Scan(&status, &version, &inFlight); err != nil {
 		return fmt.Errorf("read the topology's version: %w", err)
 	}
 	switch {
 	case status != "active" && status != "degraded":
-		return conflict(stream.ErrNotAccepting, "the topology is %s: it takes mutations while it is active or degraded", status)
+		return conflict(stream.ErrNotAccepting,
+			"the topology is %s: it takes mutations while it is active or degraded", status)
 	case expected != nil && *expected != version+inFlight:
-		return conflict(stream.ErrVersionConflict, "expected_version is %d, but the topology is at %d: version %d and %d mutations in flight; read it again", *expected, version+inFlight, version, inFlight)
+		return conflict(stream.ErrVersionConflict,
+			"expected_version is %d, but the topology is at %d: version %d and %d mutations in flight; read it again",
+			*expected, version+inFlight, version, inFlight)
 	}
 	return nil
 }
 
 // findKey gives the mutation that the request's key stands for, empty if none. The topology's row is locked, so of
 // requests that race one is the first.
-func findKey(ctx context.Context, tx pgx.Tx, id stream.TopologyID, m stream.NewMutation) (found stream.MutationID, _ error) {
+func findKey(
+	ctx context.Context, tx pgx.Tx, id stream.TopologyID, m stream.NewMutation,
+) (found stream.MutationID, _ error) {
 	const query = `
 SELECT mutation_id::text, body = $4 FROM mutation_keys
- WHERE topology_id = $1::text::uuid AND subject = $2 AND key = $3 AND created_at > clock_timestamp() - $5::bigint * interval '1 microsecond'`
+ WHERE topology_id = $1::text::uuid AND subject = $2 AND key = $3
+   AND created_at > clock_timestamp() - $5::bigint * interval '1 microsecond'`
 	if m.IdempotencyKey == "" {
 		return "", nil
 	}
 	var same bool
-	err := tx.QueryRow(ctx, query, string(id), m.RequestedBy, m.IdempotencyKey, m.Body[:], stream.KeyLife.Microseconds()).Scan(&found, &same)
+	life := stream.KeyLife.Microseconds()
+	err := tx.QueryRow(ctx, query, string(id), m.RequestedBy, m.IdempotencyKey, m.Body[:], life).Scan(&found, &same)
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
 		return "", nil
 	case err != nil:
 		return "", fmt.Errorf("look the idempotency key up: %w", err)
 	case !same:
-		return "", conflict(stream.ErrKeyReused, "the Idempotency-Key was used with another body for mutation %s: use a new key for a new mutation", found)
+		return "", conflict(stream.ErrKeyReused,
+			"the Idempotency-Key was used with another body for mutation %s: use a new key for a new mutation", found)
 	}
 	return found, nil
 }
 
 // keepKey lets the request's key stand for the mutation, also if it stood for another one too long ago.
-func keepKey(ctx context.Context, tx pgx.Tx, id stream.TopologyID, m stream.NewMutation, enqueued stream.MutationID) error {
+func keepKey(
+	ctx context.Context, tx pgx.Tx, id stream.TopologyID, m stream.NewMutation, enqueued stream.MutationID,
+) error {
 	const insert = `
-INSERT INTO mutation_keys (topology_id, subject, key, body, mutation_id, created_at) VALUES ($1::text::uuid, $2, $3, $4, $5::text::uuid, clock_timestamp())
-    ON CONFLICT (topology_id, subject, key) DO UPDATE SET body = excluded.body, mutation_id = excluded.mutation_id, created_at = excluded.created_at`
+INSERT INTO mutation_keys (topology_id, subject, key, body, mutation_id, created_at)
+VALUES ($1::text::uuid, $2, $3, $4, $5::text::uuid, clock_timestamp())
+    ON CONFLICT (topology_id, subject, key)
+    DO UPDATE SET body = excluded.body, mutation_id = excluded.mutation_id, created_at = excluded.created_at`
 	if m.IdempotencyKey == "" {
 		return nil
 	}
-	if _, err := tx.Exec(ctx, insert, string(id), m.RequestedBy, m.IdempotencyKey, m.Body[:], string(enqueued)); err != nil {
+	_, err := tx.Exec(ctx, insert, string(id), m.RequestedBy, m.IdempotencyKey, m.Body[:], string(enqueued))
+	if err != nil {
 		return fmt.Errorf("keep the idempotency key: %w", err)
 	}
 	return nil
-}
-
-// Mutations implements stream.Store.
-func (s *Store) Mutations(ctx context.Context, id stream.TopologyID, state string, limit int) ([]json.RawMessage, error) {
-	const query = `
-SELECT m.row FROM topologies t LEFT JOIN LATERAL (
-       SELECT topology_mutation_json(m) AS row, m.position FROM mutations m
-        WHERE m.topology_id = t.id AND ($2 = '' OR m.state = $2) ORDER BY m.position DESC LIMIT $3) m ON true
- WHERE t.id = $1::text::uuid ORDER BY m.position DESC`
-	mutations := []json.RawMessage{}
-	err := s.read(ctx, func(ctx context.Context, tx pgx.Tx) error {
-		rows, err := tx.Query(ctx, query, string(id), state, limit)
-		if err != nil {
-			return fmt.Errorf("list mutations: %w", err)
-		}
-		var row *string
-		tag, err := pgx.ForEachRow(rows, []any{&row}, func() error {
-			if row != nil {
-				mutations = append(mutations, json.RawMessage(strings.ToValidUTF8(*row, "\uFFFD")))
-			}
-			return nil
-		})
-		switch {
-		case err != nil:
-			return fmt.Errorf("list mutations: %w", err)
-		case tag.RowsAffected() == 0:
-			return stream.ErrNotFound
-		}
-		return nil
-	})
-	return mutations, err
 }

@@ -2,10 +2,8 @@ package store
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"strings"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -16,7 +14,9 @@ import (
 
 // CreateTopology implements stream.Store.
 func (s *Store) CreateTopology(ctx context.Context, t stream.NewTopology) (created stream.Topology, _ error) {
-	const insert = `INSERT INTO topologies (name) VALUES ($1) RETURNING id::text, name, status, reason, version, topology_time(created_at), topology_time(updated_at), topology_time(status_changed_at)`
+	const insert = `
+INSERT INTO topologies (name) VALUES ($1) RETURNING id::text, name, status, reason, version,
+       topology_time(created_at), topology_time(updated_at), topology_time(status_changed_at)`
 	err := s.write(ctx, "new "+t.Name, func(ctx context.Context, tx pgx.Tx) (err error) {
 		created, err = scanTopology(tx.QueryRow(ctx, insert, t.Name))
 		var pgErr *pgconn.PgError
@@ -50,60 +50,81 @@ func begin(ctx context.Context, tx pgx.Tx, id stream.TopologyID, op any, list st
 	return err
 }
 
-// Topologies implements stream.Store.
-func (s *Store) Topologies(ctx context.Context, only []stream.TopologyID, limit int, offset int64) (stream.TopologyPage, error) {
-	const (
-		count = `SELECT count(*) FROM topologies WHERE $1::text[] IS NULL OR id = ANY ($1::text[]::uuid[])`
-		page  = `
-SELECT id::text, name, status, reason, version, topology_time(created_at), topology_time(updated_at), topology_time(status_changed_at) FROM topologies
- WHERE $1::text[] IS NULL OR id = ANY ($1::text[]::uuid[]) ORDER BY name LIMIT $2 OFFSET $3`
-	)
-	p := stream.TopologyPage{Limit: limit, Offset: offset}
-	err := s.read(ctx, func(ctx context.Context, tx pgx.Tx) error {
-		if err := tx.QueryRow(ctx, count, only).Scan(&p.Total); err != nil {
-			return fmt.Errorf("count topologies: %w", err)
-		}
-		rows, err := tx.Query(ctx, page, only, limit, offset)
-		if err != nil {
-			return fmt.Errorf("list topologies: %w", err)
-		}
-		p.Data, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (stream.Topology, error) { return scanTopology(row) })
-		return err
-	})
-	return p, err
-}
-
 func scanTopology(row pgx.Row) (t stream.Topology, err error) {
 	err = row.Scan(&t.ID, &t.Name, &t.Status, &t.Reason, &t.Version, &t.CreatedAt, &t.UpdatedAt, &t.StatusChangedAt)
 	return t, err
 }
 
-// Topology implements stream.Store. It is one statement, so that all parts are of one moment.
-func (s *Store) Topology(ctx context.Context, id stream.TopologyID) (g stream.Graph, _ error) {
+// Topologies implements stream.Store.
+func (s *Store) Topologies(
+	ctx context.Context, only []stream.TopologyID, limit int, offset, most int64,
+) (list []byte, _ error) {
 	const query = `
-SELECT t.id::text, t.name, t.status, t.reason, t.version, topology_time(t.created_at), topology_time(t.updated_at), topology_time(t.status_changed_at),
-       h.seq, '{' || topology_graph_json(t.id) || '}'
-  FROM topologies t JOIN topology_heads h ON h.topology_id = t.id WHERE t.id = $1::text::uuid`
-	err := s.read(ctx, func(ctx context.Context, tx pgx.Tx) error {
-		var members string
-		t := &g.Topology
-		err := tx.QueryRow(ctx, query, string(id)).Scan(&t.ID, &t.Name, &t.Status, &t.Reason, &t.Version, &t.CreatedAt, &t.UpdatedAt, &t.StatusChangedAt, &g.Seq, &members)
-		switch {
-		case errors.Is(err, pgx.ErrNoRows):
-			return stream.ErrNotFound
+WITH page AS (
+     SELECT t.* FROM topologies t WHERE $2::text[] IS NULL OR t.id = ANY ($2::text[]::uuid[])
+      ORDER BY t.name LIMIT $3::int OFFSET $4::bigint),
+     doc AS MATERIALIZED (
+     SELECT convert_to('{"total":' || (
+            SELECT count(*) FROM topologies t WHERE $2::text[] IS NULL OR t.id = ANY ($2::text[]::uuid[]))
+            || ',"limit":' || $3::int || ',"offset":' || $4::bigint || ',"data":[' || coalesce(string_agg(
+            json_build_object('id', t.id, 'name', t.name, 'status', t.status, 'reason', t.reason, 'version', t.version,
+                'created_at', topology_time(t.created_at), 'updated_at', topology_time(t.updated_at),
+                'status_changed_at', topology_time(t.status_changed_at))::text, ',' ORDER BY t.name), '') || ']}',
+            CASE getdatabaseencoding() WHEN 'SQL_ASCII' THEN 'SQL_ASCII' ELSE 'UTF8' END) AS body, NULL::bigint AS next
+       FROM page t)` + parts
+	err := s.read(ctx, func(ctx context.Context, tx pgx.Tx) (err error) {
+		list, _, err = readBody(ctx, tx, query, most, only, limit, offset)
+		if err != nil {
+			return fmt.Errorf("list topologies: %w", err)
+		}
+		return nil
+	})
+	return list, err
+}
+
+// Exists implements stream.Store.
+func (s *Store) Exists(ctx context.Context, id stream.TopologyID) error {
+	const query = `SELECT EXISTS (SELECT FROM topologies WHERE id = $1::text::uuid)`
+	return s.read(ctx, func(ctx context.Context, tx pgx.Tx) error {
+		var exists bool
+		switch err := tx.QueryRow(ctx, query, string(id)).Scan(&exists); {
 		case err != nil:
+			return fmt.Errorf("look for a topology: %w", err)
+		case !exists:
+			return stream.ErrNotFound
+		}
+		return nil
+	})
+}
+
+// Topology implements stream.Store. It is one statement, so that all parts are of one moment.
+func (s *Store) Topology(ctx context.Context, id stream.TopologyID, most int64) (document []byte, _ error) {
+	const query = `
+WITH doc AS MATERIALIZED (
+     SELECT convert_to('{"topology":' || json_build_object('id', t.id, 'name', t.name, 'status', t.status,
+                'reason', t.reason, 'version', t.version, 'created_at', topology_time(t.created_at),
+                'updated_at', topology_time(t.updated_at), 'status_changed_at', topology_time(t.status_changed_at))
+            || ',"seq":' || h.seq || ',' || topology_graph_json(t.id) || '}',
+            CASE getdatabaseencoding() WHEN 'SQL_ASCII' THEN 'SQL_ASCII' ELSE 'UTF8' END) AS body, NULL::bigint AS next
+       FROM topologies t JOIN topology_heads h ON h.topology_id = t.id WHERE t.id = $2::text::uuid)` + parts
+	err := s.read(ctx, func(ctx context.Context, tx pgx.Tx) (err error) {
+		document, _, err = readBody(ctx, tx, query, most, string(id))
+		if err != nil {
 			return fmt.Errorf("read a topology: %w", err)
 		}
-		return json.Unmarshal([]byte(strings.ToValidUTF8(members, "\uFFFD")), &g)
+		return nil
 	})
-	return g, err
+	return document, err
 }
 
 // ChangeStatus implements stream.Store. What is legal is the database's to say.
-func (s *Store) ChangeStatus(ctx context.Context, id stream.TopologyID, c stream.StatusChange) (changed stream.Topology, _ error) {
+func (s *Store) ChangeStatus(
+	ctx context.Context, id stream.TopologyID, c stream.StatusChange,
+) (changed stream.Topology, _ error) {
 	const update = `
 UPDATE topologies SET status = $2, reason = $3 WHERE id = $1::text::uuid
-RETURNING id::text, name, status, reason, version, topology_time(created_at), topology_time(updated_at), topology_time(status_changed_at)`
+RETURNING id::text, name, status, reason, version,
+          topology_time(created_at), topology_time(updated_at), topology_time(status_changed_at)`
 	err := s.write(ctx, string(id), func(ctx context.Context, tx pgx.Tx) (err error) {
 		if err := lockTopology(ctx, tx, id); err != nil {
 			return err

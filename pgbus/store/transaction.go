@@ -101,6 +101,9 @@ func ofDomain(err error) bool {
 	if _, ok := errors.AsType[*stream.ConflictError](err); ok {
 		return true
 	}
+	if _, ok := errors.AsType[*stream.TooLargeError](err); ok {
+		return true
+	}
 	return errors.Is(err, stream.ErrNotFound) || errors.Is(err, stream.ErrBusy) || errors.Is(err, stream.ErrUnavailable)
 }
 

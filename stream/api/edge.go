@@ -84,7 +84,8 @@ func secure(next http.Handler) http.Handler {
 		h.Set("X-Frame-Options", "DENY")
 		h.Set("Referrer-Policy", "no-referrer") // an address may hold a token
 		h.Set("Cross-Origin-Opener-Policy", "same-origin")
-		h.Set("Cross-Origin-Resource-Policy", "same-origin") // which requests by CORS are not asked for (Fetch standard, section 3.7)
+		// Requests by CORS are not asked for it (Fetch standard, section 3.7).
+		h.Set("Cross-Origin-Resource-Policy", "same-origin")
 		if r.TLS != nil {
 			h.Set("Strict-Transport-Security", "max-age=31536000")
 		}
@@ -102,7 +103,7 @@ func (s *Server) shared(next http.Handler) http.Handler {
 		AllowedOrigins:   s.cfg.AllowOrigin,
 		AllowedMethods:   []string{http.MethodGet, http.MethodPost, http.MethodPatch, http.MethodDelete},
 		AllowedHeaders:   []string{"Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID"},
-		ExposedHeaders:   []string{"Retry-After"},
+		ExposedHeaders:   []string{"Link", "Retry-After"},
 		AllowCredentials: true,
 		MaxAge:           600, // seconds
 	})(next)
@@ -121,7 +122,8 @@ func (s *Server) boundBody(next http.Handler) http.Handler {
 	timeout := min(unwantedBody, s.cfg.BodyTimeout, s.cfg.WriteTimeout/2)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.ContentLength != 0 {
-			_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(timeout)) // a writer without deadlines has no slow clients
+			// A writer without deadlines has no slow clients.
+			_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(timeout))
 		}
 		next.ServeHTTP(w, r)
 	})

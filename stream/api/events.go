@@ -180,8 +180,8 @@ func (s *Server) goodbye(w *frameWriter, id stream.TopologyID, err error) {
 	_ = w.write(append(last, sse.Reason(id, event, publicReason(err), time.Now()).Bytes...)) // the client may be gone
 }
 
-// refuse answers instead of a stream. A browser's EventSource gives up for good on any answer but 200, so where a retry would help it
-// gets one, with a longer retry time and the reason. Without id it is no request for a stream.
+// refuse answers instead of a stream. A browser's EventSource gives up for good on any answer but 200, so where a
+// retry would help it gets one, with a longer retry time and the reason. Without id it is no request for a stream.
 func (s *Server) refuse(w http.ResponseWriter, r *http.Request, writer *frameWriter, id stream.TopologyID, err error) {
 	status, after := http.StatusServiceUnavailable, 5*time.Second
 	switch {
@@ -211,7 +211,8 @@ func (s *Server) refuse(w http.ResponseWriter, r *http.Request, writer *frameWri
 	problem(w, status, publicReason(err))
 }
 
-// spread gives a time of once to twice d in milliseconds, so that those who were sent away together do not come back together.
+// spread gives a time of once to twice d in milliseconds, so that those who were sent away together do not come back
+// together.
 func spread(d time.Duration) int { return int(d.Milliseconds()) + rand.N(int(d.Milliseconds())) }
 
 // publicReason is the sentence for the client: the sentinel's, never what was wrapped beside it.

@@ -29,7 +29,10 @@ type registry struct {
 }
 
 func newRegistry(limit, perUser int) *registry {
-	return &registry{max: limit, maxPerUser: perUser, streams: map[*session]struct{}{}, users: map[string][]*session{}, changed: make(chan struct{})}
+	return &registry{
+		max: limit, maxPerUser: perUser,
+		streams: map[*session]struct{}{}, users: map[string][]*session{}, changed: make(chan struct{}),
+	}
 }
 
 // add takes a place for s. Where there is none left, one that resumes takes the place of its user's oldest stream of

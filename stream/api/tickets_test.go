@@ -66,15 +66,19 @@ func (noTopologies) Attach(context.Context, stream.AttachRequest) (*stream.Subsc
 	return nil, stream.ErrNotFound
 }
 
-func (noTopologies) Journal(context.Context, stream.TopologyID, stream.Seq, int) (stream.JournalPage, error) {
+func (noTopologies) Journal(context.Context, stream.JournalRequest) (stream.JournalPage, error) {
 	return stream.JournalPage{}, stream.ErrNotFound
 }
+
+func (noTopologies) Exists(context.Context, stream.TopologyID) error { return stream.ErrNotFound }
 
 // ticketServer has a ticket T of a viewer who may see everything, and takes the tokens "token" and "limited".
 func ticketServer() (*Server, *ticketBook) {
 	book := &ticketBook{unused: map[string]stream.Principal{
-		"T": {Subject: "ticket", Role: stream.RoleViewer}, "limited": {Role: stream.RoleViewer, Topologies: []stream.TopologyID{theirs}}, "nobody": {},
-		"late": {Role: stream.RoleViewer, Expires: time.Now().Add(-time.Second)},
+		"T":       {Subject: "ticket", Role: stream.RoleViewer},
+		"limited": {Role: stream.RoleViewer, Topologies: []stream.TopologyID{theirs}},
+		"nobody":  {},
+		"late":    {Role: stream.RoleViewer, Expires: time.Now().Add(-time.Second)},
 	}}
 	auth := func(r *http.Request) (stream.Principal, error) {
 		token := r.URL.Query().Get("token")

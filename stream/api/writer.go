@@ -77,7 +77,8 @@ func (f *frameWriter) flush() error {
 // deadline sets the next deadline, none if it is zero, or the latest that endBy allows.
 func (f *frameWriter) deadline(next time.Time) error {
 	err := f.control.SetWriteDeadline(next)
-	if latest := f.latest.Load(); latest != nil && (next.IsZero() || latest.Before(next)) { // after the call above: endBy may come between
+	latest := f.latest.Load() // after the call above: endBy may come between
+	if latest != nil && (next.IsZero() || latest.Before(next)) {
 		err = f.control.SetWriteDeadline(*latest)
 	}
 	return err

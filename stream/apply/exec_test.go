@@ -57,8 +57,8 @@ func runs(pid string) bool {
 	return !strings.HasPrefix(state, "Z")
 }
 
-// awaitEndOf waits for what the kernel still has to do for a process that runs no more: it closes files before it says that a process is gone. All processes
-// here would run longer than this waits.
+// awaitEndOf waits for what the kernel still has to do for a process that runs no more: it closes files before it says
+// that a process is gone. All processes here would run longer than this waits.
 func awaitEndOf(t *testing.T, pid string) {
 	t.Helper()
 	eventually(t, "process "+pid+" to end", func() bool { return !runs(pid) })

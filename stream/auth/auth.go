@@ -1,5 +1,5 @@
-// Package auth finds the credential of a request and verifies it: JSON Web Tokens (RFC 7519) that are signed with a secret, or that a
-// public key of a file or of a JWK set proves (RFC 7517).
+// Package auth finds the credential of a request and verifies it: JSON Web Tokens (RFC 7519) that are signed with a
+// secret, or that a public key of a file or of a JWK set proves (RFC 7517).
 package auth
 
 import (
@@ -21,8 +21,8 @@ const clockSkew = 30 * time.Second
 // ErrUnauthenticated is all that a client learns. What is wrapped beside it is for the log and never holds the token.
 var ErrUnauthenticated = errors.New("the request has no valid token")
 
-// Config says which tokens are good. Exactly one of Secret, PublicKeys and JWKSURL says whose: two kinds of keys beside each other are
-// how one gets taken for the other.
+// Config says which tokens are good. Exactly one of Secret, PublicKeys and JWKSURL says whose: two kinds of keys beside
+// each other are how one gets taken for the other.
 type Config struct {
 	Secret     []byte // HS256, HS384, HS512: MinSecret bytes or more
 	PublicKeys []byte // one or more PEM blocks, each a PKIX public key or a certificate
@@ -106,7 +106,8 @@ func optional(s string, option func(string) jwt.ParserOption) jwt.ParserOption {
 // Load reads the JWK set for the first time. It fails if the URL does not answer with a key that can be used.
 func (v *Verifier) Load(ctx context.Context) error { return v.keys.load(ctx) }
 
-// Run keeps the JWK set fresh until ctx ends, and logs what goes wrong. Without a JWKS URL there is nothing to do, and it returns.
+// Run keeps the JWK set fresh until ctx ends, and logs what goes wrong. Without a JWKS URL there is nothing to do, and
+// it returns.
 func (v *Verifier) Run(ctx context.Context) error {
 	v.keys.run(ctx)
 	return nil

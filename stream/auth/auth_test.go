@@ -554,7 +554,8 @@ func FuzzAuthenticate(f *testing.F) {
 	})
 }
 
-// FuzzSignedToken proves that whatever somebody gets signed is taken only if it is what RFC 7515 and RFC 7519 call valid, by the strictest reading.
+// FuzzSignedToken proves that whatever somebody gets signed is taken only if it is what RFC 7515 and RFC 7519 call
+// valid, by the strictest reading.
 func FuzzSignedToken(f *testing.F) {
 	v, err := auth.New(auth.Config{Secret: secret})
 	if err != nil {

@@ -30,8 +30,9 @@ const (
 	maxJWKSRedirects = 3
 )
 
-// jwks are the keys of a JWKS URL. A good set stays until a good one replaces it. A key that is known is found without waiting for anything; one
-// that is not causes a read of the URL, at most one a minute and one at a time, whoever asks: those who ask meanwhile wait for the same one.
+// jwks are the keys of a JWKS URL. A good set stays until a good one replaces it. A key that is known is found without
+// waiting for anything; one that is not causes a read of the URL, at most one a minute and one at a time, whoever asks:
+// those who ask meanwhile wait for the same one.
 type jwks struct {
 	url       string
 	public    string // the URL for logs and errors
@@ -194,8 +195,8 @@ func (j *jwks) read(ctx context.Context) error {
 	return err
 }
 
-// usableKeys is a set without the keys that verify no token: those for encryption, of a kind or an algorithm that we do not take, and those that are no
-// secret any more, since the URL publishes them: symmetric keys and private ones.
+// usableKeys is a set without the keys that verify no token: those for encryption, of a kind or an algorithm that we do
+// not take, and those that are no secret any more, since the URL publishes them: symmetric keys and private ones.
 type usableKeys struct {
 	*jwkset.MemoryJWKSet
 

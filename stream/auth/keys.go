@@ -29,8 +29,8 @@ var (
 	errWrongAlgorithm = errors.New("no key fits the algorithm")
 )
 
-// algorithmsOf gives the algorithms that a public key may be used with, and no others: with the key pinned to them, no token's header can choose
-// what its signature is taken for (RFC 8725, section 3.1).
+// algorithmsOf gives the algorithms that a public key may be used with, and no others: with the key pinned to them, no
+// token's header can choose what its signature is taken for (RFC 8725, section 3.1).
 func algorithmsOf(key any) ([]string, error) {
 	switch key := key.(type) {
 	case *rsa.PublicKey:
@@ -77,7 +77,8 @@ func (k secretKey) key(context.Context, *jwt.Token) (any, error) { return []byte
 func (secretKey) load(context.Context) error                     { return nil }
 func (secretKey) run(context.Context)                            {}
 
-// publicKeys are the keys of a file, by algorithm. All that fit are tried, whatever the token's kid: that is how keys in a file are replaced without a pause.
+// publicKeys are the keys of a file, by algorithm. All that fit are tried, whatever the token's kid: that is how keys
+// in a file are replaced without a pause.
 type publicKeys map[string][]jwt.VerificationKey
 
 func newPublicKeys(file []byte) (publicKeys, error) {

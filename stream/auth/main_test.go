@@ -118,8 +118,8 @@ func verifier(t testing.TB, cfg auth.Config) *auth.Verifier {
 // lists is a store that answers the list of topologies and fails whatever else is asked of it.
 type lists struct{ stream.Store }
 
-func (lists) Topologies(context.Context, []stream.TopologyID, int, int64) (stream.TopologyPage, error) {
-	return stream.TopologyPage{Data: []stream.Topology{}}, nil
+func (lists) Topologies(context.Context, []stream.TopologyID, int, int64, int64) ([]byte, error) {
+	return []byte(`{"total":0,"limit":50,"offset":0,"data":[]}`), nil
 }
 
 // serve serves the real routes over a real socket.

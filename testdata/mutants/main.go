@@ -1,19 +1,19 @@
-// Command mutants tells whether the short tests of a package can fail. It changes one token of the package at a time, or
-// removes one statement, and runs the package's own tests with -short: a mutant that they do not kill is a line of code
-// that they do not look at.
+// Command mutants tells whether the short tests of a package can fail. It changes one token of the package at a time,
+// or removes one statement, and runs the package's own tests with -short: a mutant that they do not kill is a line of
+// code that they do not look at.
 //
 //	testdata/mutants/run ./stream ./pgbus/journal          # exit 1 below 85 % killed
 //	testdata/mutants/run -exclude 'request\.go' ./stream    # without some files
 //	testdata/mutants/run -sample 60 -seed 7 ./pgbus         # so many at random, where all would take hours
 //	testdata/mutants/run -list ./stream                     # what would be tried
 //
-// A survivor is printed as it would stand in testdata/mutants/equivalent.txt: there it goes, with its reason, if no test
-// can see it; else it gets a test. An entry of that list is tried like the others, and the command fails where one is
-// killed or matches nothing any more.
+// A survivor is printed as it would stand in testdata/mutants/equivalent.txt: there it goes, with its reason, if no
+// test can see it; else it gets a test. An entry of that list is tried like the others, and the command fails where one
+// is killed or matches nothing any more.
 //
 // No file of the working tree is touched: the go tool gets the changed file by -overlay, and rapid writes no failure
-// files. github.com/go-gremlins/gremlins v0.6.0 was tried and does not serve: it takes a mutant that does not compile for
-// a killed one, has no mutants of true and false, of numbers, or of statements, and no list of equivalents.
+// files. github.com/go-gremlins/gremlins v0.6.0 was tried and does not serve: it takes a mutant that does not compile
+// for a killed one, has no mutants of true and false, of numbers, or of statements, and no list of equivalents.
 package main
 
 import (
@@ -131,8 +131,8 @@ func stderr(err error) string {
 	return ""
 }
 
-// try tries the mutants of one package and prints what became of them. It returns false below the threshold, and where the
-// list of equivalents is wrong.
+// try tries the mutants of one package and prints what became of them. It returns false below the threshold, and where
+// the list of equivalents is wrong.
 func (o options) try(ctx context.Context, p goPackage, equivalents map[string]string) (bool, error) {
 	all, err := mutantsOf(p, o)
 	if err != nil {
@@ -240,8 +240,8 @@ type laboratory struct {
 	cover coverage
 }
 
-// newLaboratory runs the tests as they are: they must pass, the time that they take sets the limit, and a line that they
-// never reach needs no try.
+// newLaboratory runs the tests as they are: they must pass, the time that they take sets the limit, and a line that
+// they never reach needs no try.
 func newLaboratory(ctx context.Context, p goPackage, o options) (*laboratory, error) {
 	dir, err := os.MkdirTemp("", "mutants")
 	if err != nil {

@@ -144,7 +144,8 @@ func (f *finder) swap(at token.Pos, from token.Token) {
 	}
 }
 
-// number moves a number by one either way. Those from 100 on are sizes, not bounds: nobody counts on each of their units.
+// number moves a number by one either way. Those from 100 on are sizes, not bounds: nobody counts on each of their
+// units.
 func (f *finder) number(n *ast.BasicLit) {
 	v, err := strconv.ParseInt(n.Value, 0, 64)
 	if n.Kind != token.INT || err != nil || v >= 100 {

@@ -144,17 +144,17 @@ func TestEventsThatAreMissingOrTooManyAreAnError(t *testing.T) {
 		t.Error("a missing event is no error")
 	}
 
-	e := newEars()
+	e := newReceived()
 	for _, s := range events[1:] {
-		e.hear(s.topology, s.seq)
+		e.take(s.topology, s.seq)
 	}
 	if _, err := e.latencies(ctx, events, 0); err == nil {
-		t.Error("an event that was not heard is no error")
+		t.Error("an event that was not got is no error")
 	}
-	e.hear(events[1].topology, events[1].seq)
-	e.hear(events[0].topology, events[0].seq)
+	e.take(events[1].topology, events[1].seq)
+	e.take(events[0].topology, events[0].seq)
 	if _, err := e.latencies(t.Context(), events, 0); err == nil {
-		t.Error("an event that was heard twice is no error")
+		t.Error("an event that was got twice is no error")
 	}
 }
 

@@ -16,7 +16,8 @@ import (
 
 // Config is what every experiment is told.
 type Config struct {
-	// of a server, by a superuser; the run makes a database there and drops it. Empty: a private cluster, of the PostgreSQL that pgcluster.Find finds
+	// of a server, by a superuser; the run makes a database there and drops it. Empty: a private cluster, of the
+	// PostgreSQL that pgcluster.Find finds
 	DatabaseURL string
 	Topologies  int           // rows that the run makes
 	Rounds      int           // of each measurement

@@ -47,7 +47,7 @@ type usage struct {
 
 // Feeds is a server without sockets: a bus, a feed for each of the first topologies by name, and a client in each that
 // takes the frames as an answer's writer does. It leaves out what the number of browsers costs, which is the same on
-// every bus. It writes its usage once all are attached and the bus hears by itself, and again for each line that it
+// every bus. It writes its usage once all are attached and events come by themselves, and again for each line that it
 // reads; it ends at the end of in. A client that misses an event ends it with an error.
 func Feeds(ctx context.Context, cfg FeedsConfig, in io.Reader, out io.Writer) error {
 	ctx, cancel := context.WithCancel(ctx)
@@ -80,7 +80,7 @@ func Feeds(ctx context.Context, cfg FeedsConfig, in io.Reader, out io.Writer) er
 		if err := f.attach(ctx, g, ids); err != nil {
 			return err
 		}
-		if err := hearing(ctx, cfg.Bus, stats); err != nil {
+		if err := awaitEvents(ctx, cfg.Bus, stats); err != nil {
 			return err
 		}
 		return f.answer(ctx, in, out)
@@ -146,8 +146,8 @@ func (f *feeds) follow(ctx context.Context, id stream.TopologyID, c *stream.Curs
 	}
 }
 
-// hearing waits until events come by themselves.
-func hearing(ctx context.Context, bus string, stats *stream.Stats) error {
+// awaitEvents waits until events come by themselves.
+func awaitEvents(ctx context.Context, bus string, stats *stream.Stats) error {
 	up := &stats.Listening
 	switch bus {
 	case setting.WAL:
@@ -211,7 +211,7 @@ type feedsProcess struct {
 	began   usage // when it was ready
 }
 
-// startFeeds returns when all of its topologies are attached and the bus hears. The caller stops it.
+// startFeeds returns when all of its topologies are attached and events come by themselves. The caller stops it.
 func (c Config) startFeeds(ctx context.Context, p *place, bus string, topologies int) (_ *feedsProcess, err error) {
 	u, err := url.Parse(p.url)
 	if err != nil {

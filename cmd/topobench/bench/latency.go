@@ -75,7 +75,7 @@ func (c Config) compareLatency(ctx context.Context, program string, p *place, l 
 	reached, p50, p99 := map[string][]float64{}, map[string][]float64{}, map[string][]float64{}
 	for round := range c.Rounds {
 		for _, bus := range buses {
-			times, took, err := c.hearUnder(ctx, program, p, l, bus, rate)
+			times, took, err := c.latencyUnder(ctx, program, p, l, bus, rate)
 			if err != nil {
 				return nil, fmt.Errorf("%g events/s, %s: %w", rate, bus, err)
 			}
@@ -96,8 +96,8 @@ func (c Config) compareLatency(ctx context.Context, program string, p *place, l 
 	return rows, nil
 }
 
-// hearUnder is one round.
-func (c Config) hearUnder(ctx context.Context, program string, p *place, l *load, bus string,
+// latencyUnder is one round.
+func (c Config) latencyUnder(ctx context.Context, program string, p *place, l *load, bus string,
 	rate float64) (times []time.Duration, took time.Duration, err error) {
 	triggers := bus
 	if bus == rawListen {
@@ -106,7 +106,7 @@ func (c Config) hearUnder(ctx context.Context, program string, p *place, l *load
 	if err := p.use(ctx, triggers); err != nil {
 		return nil, 0, err
 	}
-	e := newEars()
+	e := newReceived()
 	hctx, stop := context.WithCancel(ctx)
 	g, gctx := errgroup.WithContext(hctx)
 	defer func() {

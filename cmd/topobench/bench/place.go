@@ -131,7 +131,8 @@ func (p *place) createDatabase(ctx context.Context, server string) error {
 
 // fill makes the topologies.
 func (p *place) fill(ctx context.Context, topologies int) error {
-	const insert = `INSERT INTO topologies (name) SELECT 'bench-' || lpad(n::text, 6, '0') FROM generate_series(1, $1) n RETURNING id::text`
+	const insert = `
+INSERT INTO topologies (name) SELECT 'bench-' || lpad(n::text, 6, '0') FROM generate_series(1, $1) n RETURNING id::text`
 	rows, err := p.conn.Query(ctx, insert, topologies)
 	if err != nil {
 		return fmt.Errorf("make the topologies: %w", err)

@@ -21,8 +21,9 @@ const (
 func (r *run) fillBacklogs(ctx context.Context, conn *pgx.Conn, ids []string) error {
 	const insert = `
 INSERT INTO mutations (topology_id, op, payload, requested_by)
-SELECT $1::text::uuid, 'update_decky', jsonb_build_object('decky', 'decky-' || n % 6, 'patch', jsonb_build_object('note',
-       repeat('x', CASE WHEN n % 1500 < 300 THEN 3000 ELSE 100 + n * 37 % 400 END))), 'topobench'
+SELECT $1::text::uuid, 'update_decky', jsonb_build_object('decky', 'decky-' || n % 6, 'patch',
+       jsonb_build_object('note', repeat('x', CASE WHEN n % 1500 < 300 THEN 3000 ELSE 100 + n * 37 % 400 END))),
+       'topobench'
   FROM generate_series(1, $2::int) n`
 	for i, id := range ids {
 		n := r.cfg.Backlog
@@ -36,8 +37,8 @@ SELECT $1::text::uuid, 'update_decky', jsonb_build_object('decky', 'decky-' || n
 	return nil
 }
 
-// backlogged writes to a topology with a backlog: it emits, enqueues, or works some of the oldest off by hand, so that what
-// a document shows changes at both ends.
+// backlogged writes to a topology with a backlog: it emits, enqueues, or works some of the oldest off by hand, so that
+// what a document shows changes at both ends.
 func (w *writer) backlogged(ctx context.Context) {
 	all := w.run.backlogs
 	if len(all) == 0 {
@@ -65,15 +66,16 @@ func (w *writer) backlogged(ctx context.Context) {
 // enqueueLarge enqueues n mutations; one in a few is of some kB.
 func (x *transaction) enqueueLarge(ctx context.Context, t *topology, n int) error {
 	const insert = `
-INSERT INTO mutations (topology_id, op, payload, requested_by) VALUES ($1::text::uuid, 'update_decky', $2::text::jsonb, 'topobench')`
+INSERT INTO mutations (topology_id, op, payload, requested_by)
+VALUES ($1::text::uuid, 'update_decky', $2::text::jsonb, 'topobench')`
 	rng := x.w.rng
 	for range n {
 		size := rng.IntN(500)
 		if rng.IntN(4) == 0 {
 			size = rng.IntN(8000)
 		}
-		m, marks := x.w.mark(t)
-		x.marks = append(x.marks, marks...)
+		m, tagged := x.w.newTag(t)
+		x.tagged = append(x.tagged, tagged...)
 		payload := fmt.Sprintf(`{"decky":"decky-1","x":%d,"patch":%s}`, m, x.w.payload(size))
 		if _, err := x.Exec(ctx, insert, t.id, payload); err != nil {
 			return err

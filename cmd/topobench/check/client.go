@@ -19,12 +19,15 @@ type ClientKind string
 
 // The kinds of clients.
 const (
-	// as an EventSource: it stays, and comes back after `retry:` with its Last-Event-ID
-	Steady   ClientKind = "steady"
-	Dropping ClientKind = "dropping" // it cuts its connection after a random number of bytes and resumes
-	// it reads a few KB a second for a while, so that the server's ring leaves it behind, then comes again and catches up
+	// Steady is as an EventSource: it stays, and comes back after `retry:` with its Last-Event-ID.
+	Steady ClientKind = "steady"
+	// Dropping cuts its connection after a random number of bytes and resumes.
+	Dropping ClientKind = "dropping"
+	// Slow reads a few KB a second for a while, so that the server's ring leaves it behind, then comes again and catches
+	// up.
 	Slow ClientKind = "slow"
-	// it comes without a number, reads a little, leaves, and comes again to another topology; where the writers' end finds it, it stays
+	// Arriving comes without a number, reads a little, leaves, and comes again to another topology; where the writers' end
+	// finds it, it stays.
 	Arriving ClientKind = "arriving"
 )
 
@@ -84,12 +87,12 @@ func (c *client) follow(ctx context.Context) {
 	defer transport.CloseIdleConnections()
 	c.retry = 3 * time.Second // as browsers do; the standard leaves it to them
 	for ctx.Err() == nil {
-		if c.kind == Arriving && !c.run.settling.Load() {
+		if c.kind == Arriving && !c.run.calmed.Load() {
 			c.judge.close()
 			c.reads(c.among[c.rng.IntN(len(c.among))])
 		}
 		// atomic: a dial may outlive its request
-		c.trickles.Store(c.kind == Slow && !c.trickles.Load() && !c.run.settling.Load())
+		c.trickles.Store(c.kind == Slow && !c.trickles.Load() && !c.run.calmed.Load())
 		err := c.connect(ctx, &http.Client{Transport: transport,
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }})
 		if bad := (*tornError)(nil); errors.As(err, &bad) && ctx.Err() == nil {
@@ -120,7 +123,7 @@ func (c *client) connect(ctx context.Context, browser *http.Client) error {
 	defer cancel(nil)
 	if c.kind == Arriving {
 		leave := time.AfterFunc(time.Duration(c.rng.Int64N(int64(3*time.Second))), func() {
-			if !c.run.settling.Load() {
+			if !c.run.calmed.Load() {
 				cancel(errCut)
 			}
 		})
@@ -212,7 +215,7 @@ func (c *client) read(r *frameReader) error {
 			return err
 		}
 		c.judge.seq.Store(c.judge.last)
-		if c.got++; c.got >= leave && !c.run.settling.Load() {
+		if c.got++; c.got >= leave && !c.run.calmed.Load() {
 			return errCut
 		}
 	}
@@ -251,7 +254,7 @@ func (c *client) body(ctx context.Context, r io.Reader, idle *time.Timer) *body 
 
 // Read reads as much as the client wants now.
 func (b *body) Read(p []byte) (int, error) {
-	calm := b.client.run.settling.Load()
+	calm := b.client.run.calmed.Load()
 	switch {
 	case b.cutAt > 0 && !calm && b.read >= b.cutAt:
 		return 0, errCut

@@ -9,8 +9,8 @@ import (
 const (
 	mostShown      = 1000
 	mostShownBytes = 1 << 20
-	// surelyShown is how many bytes of payloads fit whatever spaces PostgreSQL puts between their tokens: sizes here are
-	// of compact JSON.
+	// surelyShown is how many bytes of payloads fit whatever spaces PostgreSQL puts between their tokens: sizes here
+	// are of compact JSON.
 	surelyShown = mostShownBytes / 10 * 8
 )
 
@@ -76,8 +76,8 @@ type shown struct {
 	size     int
 }
 
-// prefix says what keeps rows from being the first of the mutations that were in flight at seq, in order of position, as
-// many as the bounds allow; empty if nothing does.
+// prefix says what keeps rows from being the first of the mutations that were in flight at seq, in order of position,
+// as many as the bounds allow; empty if nothing does.
 func (l *flightLog) prefix(seq uint64, rows []shown) string {
 	n, bytes := 0, 0
 	for _, x := range l.ordered {

@@ -36,13 +36,15 @@ func TestWhatADocumentShowsOfABacklogIsItsBeginning(t *testing.T) {
 		document func(n, size int) string
 		want     string
 	}{
-		"all":                      {5, 10, func(n, size int) string { return document(n, n, n, size) }, ""},
-		"the first thousand":       {1200, 10, func(n, size int) string { return document(n, 1000, n, size) }, ""},
-		"one too many":             {1200, 10, func(n, size int) string { return document(n, 1001, n, size) }, "holds 1001"},
-		"fewer than there is room": {1200, 10, func(n, size int) string { return document(n, 999, n, size) }, "there was room"},
-		"none":                     {1200, 10, func(n, size int) string { return document(n, 0, n, size) }, "there was room"},
-		"a mebibyte":               {40, 100_000, func(n, size int) string { return document(n, 10, n, size) }, ""},
-		"more than a mebibyte":     {40, 100_000, func(n, size int) string { return document(n, 11, n, size) }, "bytes of payloads"},
+		"all":                {5, 10, func(n, size int) string { return document(n, n, n, size) }, ""},
+		"the first thousand": {1200, 10, func(n, size int) string { return document(n, 1000, n, size) }, ""},
+		"one too many":       {1200, 10, func(n, size int) string { return document(n, 1001, n, size) }, "holds 1001"},
+		"fewer than there is room": {1200, 10, func(n, size int) string { return document(n, 999, n, size) },
+			"there was room"},
+		"none":       {1200, 10, func(n, size int) string { return document(n, 0, n, size) }, "there was room"},
+		"a mebibyte": {40, 100_000, func(n, size int) string { return document(n, 10, n, size) }, ""},
+		"more than a mebibyte": {40, 100_000, func(n, size int) string { return document(n, 11, n, size) },
+			"bytes of payloads"},
 		"none, as the first alone is too large": {
 			3, 2 << 20, func(n, size int) string { return document(n, 0, n, size) }, "",
 		},
@@ -71,7 +73,8 @@ func TestWhatADocumentShowsOfABacklogIsItsBeginning(t *testing.T) {
 			seq := uint64(c.n)
 			later := fmt.Sprintf(`{"op":"add_lan","payload":null,"mutation_id":"m%d"}`, c.n-1)
 			topology.fold(seq+1, eventJSON(seq+1, "mutation.applying", later), 0, true) // the snapshot is older
-			if got := problemOf(t, topology, c.document(c.n, c.size)); !strings.Contains(got, c.want) || (got == "") != (c.want == "") {
+			if got := problemOf(t, topology, c.document(c.n, c.size)); !strings.Contains(got, c.want) ||
+				(got == "") != (c.want == "") {
 				t.Errorf("%q, want %q", got, c.want)
 			}
 		})
@@ -109,11 +112,13 @@ func TestAFailedMutationRaisesTheVersionWhereItsEventSaysSo(t *testing.T) {
 	} {
 		r := testRun()
 		topology := newTopology(r, "id", "name", 0)
-		for i, e := range append(smallLife()[:3:3], smallLife()[4], [2]string{"mutation.failed", fmt.Sprintf(failed, c.version)}) {
+		for i, e := range append(smallLife()[:3:3], smallLife()[4],
+			[2]string{"mutation.failed", fmt.Sprintf(failed, c.version)}) {
 			topology.fold(uint64(i)+1, eventJSON(uint64(i)+1, e[0], e[1]), 1, true)
 		}
 		text := fmt.Sprint(r.violations.first)
-		if topology.state.version != c.after || (r.violations.total() == 0) != (c.want == "") || !strings.Contains(text, c.want) {
+		if topology.state.version != c.after || (r.violations.total() == 0) != (c.want == "") ||
+			!strings.Contains(text, c.want) {
 			t.Errorf("%s: version %d, reported %s", name, topology.state.version, text)
 		}
 	}

@@ -91,7 +91,7 @@ func (r journalRow) mutation() int64 {
 	return *r.position
 }
 
-// read takes in one page of each topology and settles what waited for it.
+// read takes in one page of each topology and judges what waited for it.
 func (f *follower) read(ctx context.Context) (more bool, err error) {
 	const query = `
 SELECT r.id::text, h.seq, h.first, e.seq, e.event, e.position
@@ -181,7 +181,7 @@ func (f *follower) take(ctx context.Context, t *topology, page []journalRow, beg
 		}
 		t.fold(seq, []byte(*r.event), r.mutation(), true)
 	}
-	t.settle(false)
+	t.judgeWaiting(false)
 	return t.position < head, nil
 }
 
@@ -199,7 +199,8 @@ func (f *follower) newEpoch(ctx context.Context, t *topology, head uint64) error
 	if err != nil {
 		return err
 	}
-	continues := len(left) > 0 && (left[0].Seq == before || before == epochBase(epochOf(before)) && left[0].Seq == before+1)
+	continues := len(left) > 0 && (left[0].Seq == before || before == epochBase(epochOf(before)) &&
+		left[0].Seq == before+1)
 	if len(left) == 0 && before != epochBase(epochOf(before)) {
 		if left, err = f.olderEpochs(ctx, t, 0, base); err != nil {
 			return err
@@ -239,8 +240,9 @@ func (t *topology) follow(left []oldRow, before, head uint64, continues bool) bo
 // olderEpochs reads what the journal holds from one seq to another.
 func (f *follower) olderEpochs(ctx context.Context, t *topology, from, to uint64) ([]oldRow, error) {
 	const query = `
-SELECT e.seq, topology_event_json(e.topology_id, e.seq, e.type, e.payload, e.at), CASE WHEN e.type = 'mutation.enqueued' THEN
-       (SELECT m.position FROM mutations m WHERE m.id = (e.payload ->> 'mutation_id')::uuid) END
+SELECT e.seq, topology_event_json(e.topology_id, e.seq, e.type, e.payload, e.at),
+       CASE WHEN e.type = 'mutation.enqueued' THEN
+           (SELECT m.position FROM mutations m WHERE m.id = (e.payload ->> 'mutation_id')::uuid) END
   FROM topology_events e WHERE e.topology_id = $1::text::uuid AND e.seq BETWEEN $2 AND $3 ORDER BY e.seq`
 	rows, err := f.conn.Query(ctx, query, t.id, int64(from), int64(to))
 	if err != nil {
@@ -269,7 +271,8 @@ func (t *topology) takenBack(left []oldRow, epoch uint64) bool {
 	case t.run.cfg.MayLose:
 		t.run.stats.lostByFailover.Add(before - end)
 	default:
-		t.problem(before, fmt.Sprintf("epoch %d begins without the events %d to %d, which were committed", epoch, end+1, before))
+		t.problem(before, fmt.Sprintf("epoch %d begins without the events %d to %d, which were committed", epoch, end+1,
+			before))
 	}
 	if sameEpoch(end, before) {
 		records := t.epochs[epochOf(before)]

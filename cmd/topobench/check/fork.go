@@ -24,8 +24,8 @@ func (f *fork) record(seq uint64) *record {
 	return recordIn(f.epochs, f.bases, seq)
 }
 
-// ambiguous tells whether a seq of the epoch of the fork stands for two events, of which one is lost: no client can tell
-// them apart, so nobody may get the one that is not.
+// ambiguous tells whether a seq of the epoch of the fork stands for two events, of which one is lost: no client can
+// tell them apart, so nobody may get the one that is not.
 func (f *fork) ambiguous(seq uint64) bool {
 	return f.lost > 0 && seq > f.at && sameEpoch(seq, f.at)
 }
@@ -56,7 +56,8 @@ type era struct {
 	log  *flightLog
 }
 
-// replaceState takes a state that does not come from the next event: what is in flight at older seqs, the old one knows.
+// replaceState takes a state that does not come from the next event: what is in flight at older seqs, the old one
+// knows.
 func (t *topology) replaceState(s *state, position uint64) {
 	t.eras = append(t.eras, era{t.position, t.state.log})
 	t.state, t.position = s, position
@@ -134,7 +135,7 @@ func (f *follower) promoted(ctx context.Context, old, promoted string) error {
 			return fmt.Errorf("the promoted copy: %w", err)
 		}
 		t.mu.Lock()
-		t.settle(false)
+		t.judgeWaiting(false)
 		t.fork(s, head, first)
 		t.mu.Unlock()
 	}

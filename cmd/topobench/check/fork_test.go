@@ -52,7 +52,7 @@ func TestAfterAPromotionOnlyWhatCanBeToldFromLostHistoryMayBeDelivered(t *testin
 		data := eventJSON(c.seq, "custom", c.what)
 		topology.observe(observation{client: &client{run: topology.run, kind: Slow}, seq: c.seq,
 			hash: maphash.Bytes(topology.run.hash, data)})
-		topology.settle(true)
+		topology.judgeWaiting(true)
 		if got := topology.run.violations.count; c.want == "" && len(got) != 0 || c.want != "" && got[c.want] != 1 {
 			t.Errorf("%s: %v, want %q", name, got, c.want)
 		}
@@ -75,7 +75,7 @@ func TestASnapshotOfLostHistoryIsComparedWithThatAndNoneOfTheNewMayHaveItsNumber
 		d.version = c.version
 		topology.run.stats.kinds[Slow] = &kindStats{}
 		topology.takeSnapshot(taken{client: &client{run: topology.run, kind: Slow}, seq: c.seq, digest: d})
-		topology.settle(true)
+		topology.judgeWaiting(true)
 		if got := topology.run.violations.count; c.want == "" && len(got) != 0 || c.want != "" && got[c.want] != 1 {
 			t.Errorf("%s: %v, want %q", name, got, c.want)
 		}
@@ -85,8 +85,8 @@ func TestASnapshotOfLostHistoryIsComparedWithThatAndNoneOfTheNewMayHaveItsNumber
 func TestWhatAPromotionTakesBackNeedNotBeFoundAgainButMay(t *testing.T) {
 	t.Parallel()
 	l := newLedger()
-	kept, decided, asked := newMarker(0, 1), newMarker(0, 2), newMarker(0, 3)
-	for i, m := range []marker{kept, decided, asked} {
+	kept, decided, asked := newTag(0, 1), newTag(0, 2), newTag(0, 3)
+	for i, m := range []tag{kept, decided, asked} {
 		l.begin(m)
 		if _, problem := l.find(m, uint64(i)+1); problem != "" {
 			t.Fatal(problem)
@@ -118,7 +118,7 @@ func TestWhereNothingIsLostANumberStandsForOneEvent(t *testing.T) {
 	topology.fold(2, eventJSON(2, "custom", `2`), 0, true)
 	topology.observe(observation{client: &client{run: r, kind: Slow}, seq: 2,
 		hash: maphash.Bytes(r.hash, eventJSON(2, "custom", `2`))})
-	topology.settle(true)
+	topology.judgeWaiting(true)
 	if r.violations.total() != 0 || r.stats.lostByFailover.Load() != 0 {
 		t.Errorf("%v", r.violations.first)
 	}

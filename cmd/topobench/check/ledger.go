@@ -5,20 +5,20 @@ import (
 	"time"
 )
 
-// A marker names what one writer wrote in one statement: it stands in the event's payload. It is below 2⁵³, so that a
+// A tag names what one writer wrote in one statement: it stands in the event's payload. It is below 2⁵³, so that a
 // JSON number holds it.
-type marker uint64
+type tag uint64
 
-const markerWriter = 36 // bits of the counter below the writer's number
+const tagWriter = 36 // bits of the counter below the writer's number
 
-func newMarker(writer int, counter uint64) marker {
-	return marker(uint64(writer+1)<<markerWriter | counter)
+func newTag(writer int, counter uint64) tag {
+	return tag(uint64(writer+1)<<tagWriter | counter)
 }
 
-func (m marker) writer() int     { return int(m>>markerWriter) - 1 }
-func (m marker) counter() uint64 { return uint64(m) & (1<<markerWriter - 1) }
+func (m tag) writer() int     { return int(m>>tagWriter) - 1 }
+func (m tag) counter() uint64 { return uint64(m) & (1<<tagWriter - 1) }
 
-func (m marker) String() string { return fmt.Sprintf("w%d-%d", m.writer(), m.counter()) }
+func (m tag) String() string { return fmt.Sprintf("w%d-%d", m.writer(), m.counter()) }
 
 // outcome is what became of a transaction.
 type outcome int
@@ -30,7 +30,7 @@ const (
 	unknown                   // the connection ended during COMMIT
 )
 
-// An entry is a marker that is not yet both decided and found in the journal.
+// An entry is a tag that is not yet both decided and found in the journal.
 type entry struct {
 	outcome outcome
 	seq     uint64        // where it was found; 0: not yet
@@ -41,18 +41,18 @@ type entry struct {
 // A ledger compares what writers committed to one topology with what its journal holds. It is used under the topology's
 // lock and holds only what is undecided: one that is decided and found is struck out.
 type ledger struct {
-	entries map[marker]*entry
-	last    map[int]marker // newest of each writer that was found
-	epochAt time.Duration  // when the newest epoch was seen to have begun; 0: there was none
+	entries map[tag]*entry
+	last    map[int]tag   // newest of each writer that was found
+	epochAt time.Duration // when the newest epoch was seen to have begun; 0: there was none
 }
 
-func newLedger() ledger { return ledger{entries: map[marker]*entry{}, last: map[int]marker{}} }
+func newLedger() ledger { return ledger{entries: map[tag]*entry{}, last: map[int]tag{}} }
 
-// begin says that a statement with this marker is about to run.
-func (l *ledger) begin(m marker) { l.entries[m] = &entry{} }
+// begin says that a statement with this tag is about to run.
+func (l *ledger) begin(m tag) { l.entries[m] = &entry{} }
 
 // decide says what became of it; problem is what the journal has wrong.
-func (l *ledger) decide(m marker, o outcome, at time.Duration) (found uint64, problem string) {
+func (l *ledger) decide(m tag, o outcome, at time.Duration) (found uint64, problem string) {
 	e := l.entries[m]
 	if e == nil {
 		return 0, ""
@@ -70,7 +70,7 @@ func (l *ledger) decide(m marker, o outcome, at time.Duration) (found uint64, pr
 }
 
 // find says that the journal holds it at seq. It gives when it was committed, 0 if that is not known yet.
-func (l *ledger) find(m marker, seq uint64) (at time.Duration, problem string) {
+func (l *ledger) find(m tag, seq uint64) (at time.Duration, problem string) {
 	e := l.entries[m]
 	switch {
 	case e == nil:

@@ -67,7 +67,7 @@ type Config struct {
 	Duration   time.Duration // how long the writers write; optional, 30 s
 	Rate       float64       // transactions a second of all writers together; 0 is as fast as it goes
 	Seed       uint64        // of everything random but the scheduler
-	Settle     time.Duration // how long, at the end, clients may take to get everything; optional, 60 s
+	CatchUp    time.Duration // how long, at the end, clients may take to get everything; optional, 60 s
 	// after which a client gives a silent stream up and comes again: three times the servers' --keepalive; optional, 45 s
 	Idle time.Duration
 

@@ -13,8 +13,8 @@ import (
 // A Report is what a run found.
 type Report struct {
 	Seed       uint64        `json:"seed"`
-	Duration   time.Duration `json:"duration"` // of the writing, in nanoseconds
-	Settled    time.Duration `json:"settled"`  // how long clients took afterwards to get everything
+	Duration   time.Duration `json:"duration"`  // of the writing, in nanoseconds
+	CaughtUp   time.Duration `json:"caught_up"` // how long clients took afterwards to get everything
 	Topologies int           `json:"topologies"`
 
 	Commits        uint64 `json:"commits"`
@@ -28,8 +28,8 @@ type Report struct {
 	Events  uint64                      `json:"events"` // of the journal
 	Clients map[ClientKind]ClientReport `json:"clients"`
 
-	// Of the snapshots checked: those with LANs, deckies and edges; those of topologies with a backlog; and those that show
-	// the first mutations in flight alone.
+	// Of the snapshots checked: those with LANs, deckies and edges; those of topologies with a backlog; and those that
+	// show the first mutations in flight alone.
 	Graphs   uint64 `json:"graphs"`
 	Backlogs uint64 `json:"backlogs"`
 	Prefixes uint64 `json:"prefixes"`
@@ -90,15 +90,16 @@ func (r *Report) Judged() error {
 	case n == 0:
 		return errors.New("no client got any event: there is nothing to judge")
 	case r.Unchecked > n/maxUnchecked:
-		return fmt.Errorf("%d of %d deliveries and snapshots could not be compared, more than one in %d: there is no verdict", r.Unchecked, n, maxUnchecked)
+		return fmt.Errorf("%d of %d deliveries and snapshots could not be compared, more than one in %d: there is no "+
+			"verdict", r.Unchecked, n, maxUnchecked)
 	}
 	return nil
 }
 
 // Write writes the report for people.
 func (r *Report) Write(w io.Writer) {
-	fmt.Fprintf(w, "seed %d: %d topologies for %s, settled in %s\n", r.Seed, r.Topologies,
-		r.Duration.Round(time.Millisecond), r.Settled.Round(time.Millisecond))
+	fmt.Fprintf(w, "seed %d: %d topologies for %s, caught up in %s\n", r.Seed, r.Topologies,
+		r.Duration.Round(time.Millisecond), r.CaughtUp.Round(time.Millisecond))
 	fmt.Fprintf(w,
 		"writers: %d committed, %d rolled back (%d on purpose), %d unknown, %d retries, %d database errors, %d raw NOTIFYs\n",
 		r.Commits, r.Rollbacks, r.Undone, r.Unknown, r.Retries, r.DatabaseErrors, r.Notifies)
@@ -171,10 +172,10 @@ func newStats() *stats {
 	return s
 }
 
-func (r *run) report(duration, settled time.Duration) *Report {
+func (r *run) report(duration, caughtUp time.Duration) *Report {
 	s := r.stats
 	out := &Report{
-		Seed: r.cfg.Seed, Duration: duration, Settled: settled, Topologies: len(r.topologies),
+		Seed: r.cfg.Seed, Duration: duration, CaughtUp: caughtUp, Topologies: len(r.topologies),
 		Commits: s.commits.Load(), Rollbacks: s.rollbacks.Load(), Undone: s.undone.Load(), Unknown: s.unknown.Load(),
 		Retries: s.retries.Load(), DatabaseErrors: s.databaseErrors.Load(), Notifies: s.notifies.Load(),
 		Events: s.events.Load(), Graphs: s.graphs.Load(), Backlogs: s.backlogs.Load(), Prefixes: s.prefixes.Load(),

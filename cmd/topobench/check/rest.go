@@ -50,7 +50,7 @@ func (w *writer) postMutation(ctx context.Context) {
 		w.claim(ctx, t)
 		return
 	}
-	m, marks := w.mark(t)
+	m, tagged := w.newTag(t)
 	op, payload := w.op(m)
 	body, err := json.Marshal(map[string]any{"op": op, "payload": json.RawMessage(payload)})
 	if err != nil {
@@ -64,13 +64,13 @@ func (w *writer) postMutation(ctx context.Context) {
 			fmt.Sprintf("topobench-%d-%s", w.run.cfg.Seed, m))
 		switch {
 		case status == http.StatusAccepted:
-			w.decide(marks, committed)
+			w.decide(tagged, committed)
 			return
 		case status == http.StatusConflict && !tried:
-			w.decide(marks, rolledBack)
+			w.decide(tagged, rolledBack)
 			return
 		case status >= 400 && status < 500 && status != http.StatusTooManyRequests:
-			w.decide(marks, unknown)
+			w.decide(tagged, unknown)
 			w.refused("POST mutations", status, answer)
 			return
 		}
@@ -78,25 +78,25 @@ func (w *writer) postMutation(ctx context.Context) {
 		w.run.stats.retries.Add(1)
 		pause(end, 100*time.Millisecond+time.Duration(w.rng.Int64N(int64(300*time.Millisecond))))
 	}
-	w.decide(marks, unknown)
+	w.decide(tagged, unknown)
 }
 
 // patchStatus changes a status through the API. Whether one that was cut off is done, only the journal knows.
 func (w *writer) patchStatus(ctx context.Context) {
 	t := w.pick()
-	m, marks := w.mark(t)
+	m, tagged := w.newTag(t)
 	body := fmt.Appendf(nil, `{"status":%q,"reason":"%s%d"}`, []string{"active", "degraded"}[w.rng.IntN(2)],
 		reasonPrefix, uint64(m))
 	switch status, answer := w.request(context.WithoutCancel(ctx), http.MethodPatch, t, "", body, ""); {
 	case status == http.StatusOK:
-		w.decide(marks, committed)
+		w.decide(tagged, committed)
 	case status == http.StatusConflict:
-		w.decide(marks, rolledBack)
+		w.decide(tagged, rolledBack)
 	case status >= 400 && status < 500:
-		w.decide(marks, unknown)
+		w.decide(tagged, unknown)
 		w.refused("PATCH", status, answer)
 	default:
-		w.decide(marks, unknown)
+		w.decide(tagged, unknown)
 	}
 }
 

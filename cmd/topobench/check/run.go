@@ -36,8 +36,8 @@ type run struct {
 	followed   int         // of the plain ones, the first, that clients follow all the time
 	clients    []*client
 
-	settling atomic.Bool   // the writers have stopped: clients are calm
-	calm     chan struct{} // closed with it
+	calmed atomic.Bool   // the writers have stopped: clients are calm
+	calm   chan struct{} // closed with it
 }
 
 func (c *Config) setDefaults() error {
@@ -52,7 +52,7 @@ func (c *Config) setDefaults() error {
 	for _, d := range []struct {
 		field *time.Duration
 		value time.Duration
-	}{{&c.Duration, 30 * time.Second}, {&c.Settle, time.Minute}, {&c.Idle, 45 * time.Second}} {
+	}{{&c.Duration, 30 * time.Second}, {&c.CatchUp, time.Minute}, {&c.Idle, 45 * time.Second}} {
 		if *d.field <= 0 {
 			*d.field = d.value
 		}
@@ -210,17 +210,17 @@ func (r *run) check(ctx context.Context) (*Report, error) {
 	began := r.since()
 	faultErr := r.write(ctx, monitor{r.faults, f})
 	duration := r.since() - began
-	r.settling.Store(true)
+	r.calmed.Store(true)
 	close(r.calm)
-	settleErr := r.settle(background)
-	settled := r.since() - began - duration
+	clientsErr := r.awaitClients(background)
+	caughtUp := r.since() - began - duration
 	stop()
 	reading.Wait()
 	following.Wait()
 	audit, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Minute)
 	defer cancel()
 	auditErr := r.audit(audit, f)
-	return r.report(duration, settled), errors.Join(faultErr, settleErr, auditErr)
+	return r.report(duration, caughtUp), errors.Join(faultErr, clientsErr, auditErr)
 }
 
 // write lets the writers write and the faults happen.
@@ -287,9 +287,9 @@ func (r *run) progress(ctx context.Context) {
 	}
 }
 
-// settle waits until every client that stays has everything. What has not come when the time is over is lost.
-func (r *run) settle(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, r.cfg.Settle)
+// awaitClients waits until every client that stays has everything. What has not come when the time is over is lost.
+func (r *run) awaitClients(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, r.cfg.CatchUp)
 	defer cancel()
 	var (
 		conn *pgx.Conn
@@ -310,7 +310,7 @@ func (r *run) settle(ctx context.Context) error {
 			return nil
 		}
 		if conn == nil || conn.IsClosed() {
-			if conn, err = r.connect(ctx, "settle"); err != nil {
+			if conn, err = r.connect(ctx, "heads"); err != nil {
 				conn = nil
 				continue
 			}
@@ -372,7 +372,7 @@ func (r *run) neverCame(behind []lag) {
 		}
 		has := l.judge.seq.Load()
 		v := l.judge.client.violation(Lost, l.topology, "", l.head, has,
-			fmt.Sprintf("never came, within %s after the last commit", r.cfg.Settle))
+			fmt.Sprintf("never came, within %s after the last commit", r.cfg.CatchUp))
 		if v.Count = 1; has < l.head && sameEpoch(has, l.head) {
 			v.Count = l.head - has
 		}
@@ -392,7 +392,7 @@ func (r *run) audit(ctx context.Context, f *follower) error {
 			return err
 		}
 		t.mu.Lock()
-		t.settle(true)
+		t.judgeWaiting(true)
 		r.closeLedger(t)
 		t.mu.Unlock()
 	}

@@ -91,13 +91,14 @@ func (w *writer) emitAlone(ctx context.Context) {
 // emitBurst makes many events of one topology in one statement, more than a slow client reads in a while.
 func (w *writer) emitBurst(ctx context.Context) {
 	w.transact(ctx, pgx.TxOptions{}, func(ctx context.Context, x *transaction) error {
-		const call = `SELECT count(topology_emit($1::text::uuid, $2, p::jsonb)) FROM unnest($3::text[]) WITH ORDINALITY AS u(p, n)`
+		const call = `
+SELECT count(topology_emit($1::text::uuid, $2, p::jsonb)) FROM unnest($3::text[]) WITH ORDINALITY AS u(p, n)`
 		t := w.pick()
 		payloads := make([]string, 10+w.rng.IntN(150))
 		for i := range payloads {
-			m, marks := w.mark(t)
-			x.marks = append(x.marks, marks...)
-			payloads[i] = marked(m, w.payload(w.rng.IntN(200)))
+			m, tagged := w.newTag(t)
+			x.tagged = append(x.tagged, tagged...)
+			payloads[i] = withTag(m, w.payload(w.rng.IntN(200)))
 		}
 		_, err := x.Exec(ctx, call, t.id, emitPrefix+"burst", payloads)
 		return err
@@ -221,10 +222,10 @@ func (w *writer) savepoint(ctx context.Context) {
 			err = inner.Rollback(ctx)
 		}
 		if err != nil {
-			x.marks = append(x.marks, y.marks...)
+			x.tagged = append(x.tagged, y.tagged...)
 			return err
 		}
-		w.decide(y.marks, rolledBack)
+		w.decide(y.tagged, rolledBack)
 		return x.emit(ctx, t, w.payload(50))
 	})
 }
@@ -271,7 +272,7 @@ func (w *writer) hold(ctx context.Context) {
 	})
 }
 
-// careless does not wait for its commit to reach the disk: what is heard must survive all the same.
+// careless does not wait for its commit to reach the disk: what is delivered must survive all the same.
 func (w *writer) careless(ctx context.Context) {
 	w.transact(ctx, pgx.TxOptions{}, func(ctx context.Context, x *transaction) error {
 		const off = `SET LOCAL synchronous_commit = off`
@@ -283,8 +284,8 @@ func (w *writer) careless(ctx context.Context) {
 }
 
 // op makes a mutation. Its names are few, so that the graph stays small, and some are refused when they are applied.
-// The marker stands where a coordinate does.
-func (w *writer) op(m marker) (op, payload string) {
+// The tag stands where a coordinate does.
+func (w *writer) op(m tag) (op, payload string) {
 	lan, decky := w.rng.IntN(5), w.rng.IntN(6)
 	switch w.rng.IntN(6) {
 	case 0:
@@ -300,7 +301,7 @@ func (w *writer) op(m marker) (op, payload string) {
 	}
 }
 
-// shrinking are ops without a place for a marker: their events are checked by the state alone.
+// shrinking are ops without a place for a tag: their events are checked by the state alone.
 func (w *writer) shrinking() (op, payload string) {
 	lan, decky := w.rng.IntN(5), w.rng.IntN(6)
 	switch w.rng.IntN(4) {
@@ -326,15 +327,17 @@ func (w *writer) enqueue(ctx context.Context) {
 		return
 	}
 	w.transact(ctx, pgx.TxOptions{}, func(ctx context.Context, x *transaction) error {
-		const insert = `INSERT INTO mutations (topology_id, op, payload, requested_by) VALUES ($1::text::uuid, $2, $3::text::jsonb, 'topobench')`
+		const insert = `
+INSERT INTO mutations (topology_id, op, payload, requested_by)
+VALUES ($1::text::uuid, $2, $3::text::jsonb, 'topobench')`
 		if err := x.lock(ctx, t); err != nil {
 			return err
 		}
 		for range 1 + w.rng.IntN(3) {
 			op, payload := w.shrinking()
 			if w.rng.IntN(3) > 0 {
-				m, marks := w.mark(t)
-				x.marks = append(x.marks, marks...)
+				m, tagged := w.newTag(t)
+				x.tagged = append(x.tagged, tagged...)
 				op, payload = w.op(m)
 			}
 			if _, err := x.Exec(ctx, insert, t.id, op, payload); err != nil {
@@ -349,7 +352,8 @@ func (w *writer) enqueue(ctx context.Context) {
 func (w *writer) claim(ctx context.Context, t *topology) {
 	const update = `
 UPDATE mutations SET state = 'applying' WHERE id IN (
-    SELECT id FROM mutations WHERE topology_id = $1::text::uuid AND state = 'pending' ORDER BY position LIMIT $2) AND state = 'pending'
+    SELECT id FROM mutations WHERE topology_id = $1::text::uuid AND state = 'pending' ORDER BY position LIMIT $2)
+   AND state = 'pending'
 RETURNING id::text`
 	w.transact(ctx, pgx.TxOptions{}, func(ctx context.Context, x *transaction) error {
 		if err := x.lock(ctx, t); err != nil {
@@ -369,7 +373,8 @@ RETURNING id::text`
 
 // finish ends what this writer claimed: applied, failed, or given back.
 func (w *writer) finish(ctx context.Context, t *topology) {
-	const update = `UPDATE mutations SET state = $2, reason = $3 WHERE id = ANY ($1::text[]::uuid[]) AND state = 'applying'`
+	const update = `
+UPDATE mutations SET state = $2, reason = $3 WHERE id = ANY ($1::text[]::uuid[]) AND state = 'applying'`
 	state, reason := "applied", (*string)(nil)
 	switch w.rng.IntN(8) {
 	case 0:

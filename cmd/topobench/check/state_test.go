@@ -30,7 +30,8 @@ func smallLife() [][2]string {
 		{"mutation.enqueued", `{"op": "add_lan", "payload": {"name": "b"}, "mutation_id": "m2"}`},
 		{"mutation.applying", `{"op": "add_lan", "payload": {"name": "a"}, "mutation_id": "m1"}`},
 		{"mutation.applied",
-			`{"op": "add_lan", "result": {"lans": [{"x": 1e2, "id": "l1", "name": "a"}], "edges": [], "deckies": [], "removed": []}, "version": 1, "mutation_id": "m1"}`},
+			`{"op": "add_lan", "result": {"lans": [{"x": 1e2, "id": "l1", "name": "a"}], "edges": [], "deckies": [],
+				"removed": []}, "version": 1, "mutation_id": "m1"}`},
 		{"mutation.applying", `{"op": "add_lan", "payload": {"name": "b"}, "mutation_id": "m2"}`},
 		{"custom", `7`},
 	}

@@ -82,7 +82,8 @@ type reset struct {
 	client   *client
 	server   string
 	from, to uint64
-	// the client asked to resume, and this is the answer; else it came later, as when the server throws a feed of an older epoch away
+	// the client asked to resume, and this is the answer; else it came later, as when the server throws a feed of an older
+	// epoch away
 	asked bool
 	at    time.Duration
 	fault string
@@ -131,7 +132,7 @@ func (t *topology) fold(seq uint64, encoded []byte, position int64, match bool) 
 		t.problem(seq, err.Error())
 	}
 	r := record{digest: t.state.digest, data: maphash.Bytes(t.run.hash, encoded), known: true}
-	if m, ok := markerOf(e); ok {
+	if m, ok := tagOf(e); ok {
 		var problem string
 		if r.at, problem = t.ledger.find(m, seq); problem != "" {
 			t.problem(seq, problem)
@@ -155,10 +156,10 @@ func (t *topology) problem(seq uint64, detail string) {
 		Fault: t.run.faults.now(), Detail: detail})
 }
 
-// markerOf finds the marker of one of our writers in an event.
-func markerOf(e event) (marker, bool) {
+// tagOf finds the tag of one of our writers in an event.
+func tagOf(e event) (tag, bool) {
 	var p struct {
-		Marker  marker  `json:"m"`
+		Tag     tag     `json:"m"`
 		Reason  *string `json:"reason"`
 		Payload struct {
 			X float64 `json:"x"`
@@ -171,25 +172,25 @@ func markerOf(e event) (marker, bool) {
 		}
 		number, ok := strings.CutPrefix(*p.Reason, reasonPrefix)
 		n, err := strconv.ParseUint(number, 10, 64)
-		return marker(n), ok && err == nil
+		return tag(n), ok && err == nil
 	case e.Type == "mutation.enqueued":
 		err := json.Unmarshal(e.Payload, &p)
-		return marker(p.Payload.X), err == nil && p.Payload.X >= 1<<markerWriter
+		return tag(p.Payload.X), err == nil && p.Payload.X >= 1<<tagWriter
 	case strings.HasPrefix(e.Type, emitPrefix):
 		err := json.Unmarshal(e.Payload, &p)
-		return p.Marker, err == nil && p.Marker != 0
+		return p.Tag, err == nil && p.Tag != 0
 	}
 	return 0, false
 }
 
-// How markers stand in events.
+// How tags stand in events.
 const (
 	reasonPrefix = "topobench "
 	emitPrefix   = "topobench."
 )
 
-// decide tells the ledger what became of a marker.
-func (t *topology) decide(m marker, o outcome, at time.Duration) {
+// decide tells the ledger what became of a tag.
+func (t *topology) decide(m tag, o outcome, at time.Duration) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	seq, problem := t.ledger.decide(m, o, at)
@@ -201,7 +202,7 @@ func (t *topology) decide(m marker, o outcome, at time.Duration) {
 	}
 }
 
-func (t *topology) begin(m marker) {
+func (t *topology) begin(m tag) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.ledger.begin(m)
@@ -233,9 +234,9 @@ func (t *topology) takeReset(r reset) {
 	t.resets = append(t.resets, r)
 }
 
-// settle judges what waited for the journal to be read up to where it is now. It is called under t.mu. last says that
-// there will be no more.
-func (t *topology) settle(last bool) {
+// judgeWaiting judges what waited for the journal to be read up to where it is now. It is called under t.mu. last says
+// that there will be no more.
+func (t *topology) judgeWaiting(last bool) {
 	t.observations = keep(t.observations, func(o observation) bool { return !t.judgeObservation(o, last) })
 	t.snapshots = keep(t.snapshots, func(s taken) bool { return !t.judgeSnapshot(s, last) })
 	t.resets = keep(t.resets, func(r reset) bool { return !t.judgeReset(r, last) })

@@ -73,7 +73,7 @@ func (c *Campaign) Report() Report {
 const (
 	recoverTimeout = 60 * time.Second
 	longestRest    = 700 * time.Millisecond // between recovery and the next fault
-	together       = 4                      // one fault in so many has company
+	companyOneIn   = 4                      // one fault in so many has company
 )
 
 // Run injects faults until ctx ends, mends the last one and returns when every server works again. Each kind comes once
@@ -115,7 +115,7 @@ func (c *Campaign) Run(ctx context.Context, m Monitor) error {
 			continue
 		}
 		var company sync.WaitGroup
-		if len(deck) > 0 && !deck[0].beside && deck[0].part != k.part && c.rand.IntN(together) == 0 {
+		if len(deck) > 0 && !deck[0].beside && deck[0].part != k.part && c.rand.IntN(companyOneIn) == 0 {
 			other := draw()
 			company.Go(func() { c.inject(ctx, m, other) })
 		}
@@ -244,7 +244,8 @@ func Select(list string) ([]Kind, error) {
 		}
 		if len(chosen) == n {
 			return nil,
-				fmt.Errorf("--faults: %q names no fault, or none that was not named before: use all, a family, for example postgres, or a kind: %s", word, strings.Join(Names(), ", "))
+				fmt.Errorf("--faults: %q names no fault, or none that was not named before: use all, a family, for example "+
+					"postgres, or a kind: %s", word, strings.Join(Names(), ", "))
 		}
 	}
 	return chosen, nil

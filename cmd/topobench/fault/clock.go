@@ -17,7 +17,8 @@ import (
 func clockKinds() []Kind {
 	return []Kind{{
 		Name: "clock.step-back",
-		Doc:  "PostgreSQL's clock is set back by minutes to hours while it runs, and forward again (libfaketime; PostgreSQL is restarted before and after).",
+		Doc: "PostgreSQL's clock is set back by minutes to hours while it runs, and forward again (libfaketime; " +
+			"PostgreSQL is restarted before and after).",
 		part: ofPostgres, inject: stepBack,
 		impossible: func(*Env) string {
 			if faketime() == "" {

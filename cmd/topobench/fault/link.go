@@ -20,14 +20,16 @@ func linkKinds() []Kind {
 			Doc:  "Whatever passes between a server, or all of them, and the database comes 20 to 300 ms late.",
 			part: ofDatabaseLinks, inject: delay(database)},
 		{Name: "database-link.black-hole",
-			Doc: "Nothing passes between a server, or all of them, and the database in one direction or both; then all does, or the connections are reset.", part: ofDatabaseLinks, inject: blackHole(database)},
+			Doc: "Nothing passes between a server, or all of them, and the database in one direction or both; then all " +
+				"does, or the connections are reset.", part: ofDatabaseLinks, inject: blackHole(database)},
 		{Name: "client-link.cut", Doc: "Every client's connection to a server, or to all of them, is reset.",
 			part: ofClientLinks, inject: cut(client)},
 		{Name: "client-link.delay",
 			Doc:  "Whatever passes between clients and a server, or all of them, comes 20 to 300 ms late.",
 			part: ofClientLinks, inject: delay(client)},
 		{Name: "client-link.black-hole",
-			Doc: "Nothing passes between clients and a server, or all of them, in one direction or both; then all does, or the connections are reset.", part: ofClientLinks, inject: blackHole(client)},
+			Doc: "Nothing passes between clients and a server, or all of them, in one direction or both; then all does, or " +
+				"the connections are reset.", part: ofClientLinks, inject: blackHole(client)},
 	}
 }
 

@@ -58,7 +58,9 @@ func killPostmaster(ctx context.Context, e *Env, r *rand.Rand) error {
 }
 
 func killBackend(ctx context.Context, e *Env, _ *rand.Rand) error {
-	const victim = `SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid() ORDER BY random() LIMIT 1`
+	const victim = `
+SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()
+ ORDER BY random() LIMIT 1`
 	return e.with(ctx, func(conn *pgx.Conn) error {
 		var pid int
 		if err := conn.QueryRow(ctx, victim).Scan(&pid); err != nil {

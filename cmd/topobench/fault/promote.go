@@ -45,9 +45,11 @@ func promote(ctx context.Context, e *Env, r *rand.Rand) error {
 	if err := standby.Part(mend); err != nil {
 		return err
 	}
-	hold(ctx, between(r, 100*time.Millisecond, 1500*time.Millisecond)) // what is committed now is lost history
+	e.Logger.Info("what is committed now is lost history")
+	hold(ctx, between(r, 500*time.Millisecond, 2500*time.Millisecond))
 	how := r.IntN(3)
 	standby.Fence(how == 2)
+	e.Logger.Info("nobody is led to the primary any more", "silent", how == 2)
 	end := func(c *pgcluster.Cluster) error {
 		if how == 1 {
 			return c.Stop(mend, pgcluster.Immediate)
@@ -59,6 +61,7 @@ func promote(ctx context.Context, e *Env, r *rand.Rand) error {
 	if err != nil {
 		return err
 	}
+	e.Logger.Info("the standby is promoted")
 	e.leadAll(ctx, standby, r)
 	return nil
 }

@@ -141,7 +141,8 @@ func freezeUntilDropped(ctx context.Context, e *Env, r *rand.Rand) error {
 				return nil
 			}
 			if time.Now().After(until) {
-				return finding(fmt.Sprintf("PostgreSQL has not dropped the backend of %s, frozen for %s: it pins the NOTIFY queue", s.Name, dropTimeout))
+				return finding(fmt.Sprintf("PostgreSQL has not dropped the backend of %s, frozen for %s: it pins the NOTIFY queue",
+					s.Name, dropTimeout))
 			}
 			hold(ctx, 50*time.Millisecond)
 		}

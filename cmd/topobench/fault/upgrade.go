@@ -15,8 +15,8 @@ type step struct {
 	at time.Duration // since the campaign began, at the earliest
 }
 
-// Upgrade has the campaign bring the stage to its next version in the course of d. First the schema is migrated, under the
-// servers of the version before; then servers of both work on it; then those of the new version alone.
+// Upgrade has the campaign bring the stage to its next version in the course of d. First the schema is migrated, under
+// the servers of the version before; then servers of both work on it; then those of the new version alone.
 func (c *Campaign) Upgrade(d time.Duration) error {
 	u, err := c.env.Stage.Upgrade()
 	if err != nil {

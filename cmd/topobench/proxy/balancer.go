@@ -37,7 +37,7 @@ func (b *Backend) Addr() string {
 }
 
 // A Balancer forwards each connection to a random backend. It asks each for /readyz and leaves out those that do not
-// say yes; when none does, it tries them all, as clients should hear the reason from a server.
+// say yes; when none does, it tries them all, as clients should get the reason from a server.
 type Balancer struct {
 	*Proxy
 

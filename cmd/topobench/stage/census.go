@@ -24,7 +24,8 @@ func counted() []string {
 
 // TakeCensus counts now.
 func (s *Stage) TakeCensus(ctx context.Context) (Census, error) {
-	const backends = `SELECT application_name, count(*) FROM pg_stat_activity WHERE application_name LIKE 'topostream%' GROUP BY 1`
+	const backends = `
+SELECT application_name, count(*) FROM pg_stat_activity WHERE application_name LIKE 'topostream%' GROUP BY 1`
 	c := Census{}
 	for _, server := range s.Servers {
 		for _, metric := range counted() {
@@ -84,7 +85,7 @@ const (
 	baselineCounts = 6
 	baselineEvery  = 200 * time.Millisecond
 
-	serverPool = 8
+	serverPool = 10
 	workerPool = 10 // with --concurrency 4: two for each topology, and two
 )
 

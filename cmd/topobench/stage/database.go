@@ -35,11 +35,10 @@ func (s *Stage) newNode() (*node, error) {
 	if err := os.Mkdir(n.dir, 0o755); err != nil { //nolint:gosec // PostgreSQL's user gets through it to its own
 		return nil, err
 	}
-	if n.journal, s.NoDisk = mountDisk(n.journalDir()); s.NoDisk != nil {
-		return n, nil
-	}
 	var err error
-	n.wal, err = mountDisk(filepath.Dir(n.walDir()))
+	if n.journal, s.NoDisk = mountDisk(n.journalDir()); s.NoDisk == nil {
+		n.wal, err = mountDisk(filepath.Dir(n.walDir()))
+	}
 	return n, err
 }
 
@@ -133,8 +132,8 @@ func (s *Stage) serverPath(ctx context.Context, n int) (path, error) {
 	return s.openPath(ctx, "", &s.addresses.primary)
 }
 
-// A Standby is a copy of the stage's PostgreSQL that follows it, until it takes its place. Its methods are called in the
-// order in which they stand here; Discard may take the place of the rest.
+// A Standby is a copy of the stage's PostgreSQL that follows it, until it takes its place. Its methods are called in
+// the order in which they stand here; Discard may take the place of the rest.
 type Standby struct {
 	stage *Stage
 	node  *node
@@ -245,7 +244,8 @@ func (b *Standby) Promote(ctx context.Context, end func(*pgcluster.Cluster) erro
 	if err := b.node.Promote(ctx); err != nil {
 		return err
 	}
-	// What it had committed and nobody had heard of is part of its history, too: it starts again, and nobody is led there.
+	// What it had committed and nobody had been told of is part of its history, too: it starts again, and nobody is led
+	// there.
 	for {
 		err := b.old.Restart(ctx, pgcluster.Immediate)
 		if err == nil {

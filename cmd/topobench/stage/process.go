@@ -111,8 +111,8 @@ func (p *process) running() bool {
 
 var errKilled = errors.New("it did not end in time and was killed")
 
-// stop ends it by a signal, waits, and tells how it ended: an exit code other than 0 after SIGTERM is an error. Of a run
-// that had ended before, endedByItself tells.
+// stop ends it by a signal, waits, and tells how it ended: an exit code other than 0 after SIGTERM is an error. Of a
+// run that had ended before, endedByItself tells.
 func (p *process) stop(sig syscall.Signal) error {
 	p.mu.Lock()
 	cmd, exited := p.cmd, p.exited
@@ -124,7 +124,7 @@ func (p *process) stop(sig syscall.Signal) error {
 		return nil
 	}
 	p.signal(sig)
-	p.signal(syscall.SIGCONT) // one that is frozen hears nothing
+	p.signal(syscall.SIGCONT) // one that is frozen takes no signal
 	timer := time.NewTimer(stopPatience)
 	defer timer.Stop()
 	select {

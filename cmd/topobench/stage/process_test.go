@@ -11,7 +11,8 @@ import (
 
 func script(t *testing.T, text string) *process {
 	t.Helper()
-	return &process{name: "worker", binary: "/bin/sh", args: []string{"-c", text}, logPath: filepath.Join(t.TempDir(), "log")}
+	return &process{name: "worker", binary: "/bin/sh", args: []string{"-c", text},
+		logPath: filepath.Join(t.TempDir(), "log")}
 }
 
 func mustStart(t *testing.T, p *process) {

@@ -182,7 +182,8 @@ func (s *Stage) startPostgres(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	cfg := pgcluster.Config{Binaries: binaries, DataDir: filepath.Join(n.dir, "data"), Settings: settings(binaries.Version)}
+	cfg := pgcluster.Config{Binaries: binaries, DataDir: filepath.Join(n.dir, "data"),
+		Settings: settings(binaries.Version)}
 	if n.wal != nil {
 		cfg.WALDir = n.walDir()
 	}
@@ -242,8 +243,8 @@ func (s *Stage) sql(ctx context.Context, database, statement string) error {
 	return err
 }
 
-// DatabaseURL is the checker's way to the database, as its superuser; it holds the password. No fault breaks this way, and
-// it leads to wherever a promotion has brought the database.
+// DatabaseURL is the checker's way to the database, as its superuser; it holds the password. No fault breaks this way,
+// and it leads to wherever a promotion has brought the database.
 func (s *Stage) DatabaseURL() string { return s.checker.url }
 
 // URL is the balancer's address.

@@ -37,6 +37,9 @@ func (c *connection) prepare(ctx context.Context) error {
 	if err := postgres.Prepare(pctx, c.conn); err != nil {
 		return fmt.Errorf("prepare the LISTEN connection: %w", err)
 	}
+	if err := c.sameDatabase(pctx); err != nil { // before another database's history is judged
+		return err
+	}
 	if c.cfg.Accept != nil {
 		if err := c.cfg.Accept(pctx, c.conn); err != nil {
 			return fmt.Errorf("prepare the LISTEN connection: %w", err)
@@ -228,9 +231,6 @@ func (c *connection) probe(ctx context.Context) error {
 	)
 	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
 	defer cancel()
-	if err := c.sameDatabase(ctx); err != nil {
-		return err
-	}
 	if _, err := c.conn.Exec(ctx, listen); err != nil {
 		return fmt.Errorf("probe: %w", err)
 	}

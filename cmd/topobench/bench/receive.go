@@ -16,10 +16,10 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// ears note when each event came to where it was going.
-type ears struct {
+// received note when each event came to where it was going.
+type received struct {
 	mu    sync.Mutex
-	heard map[eventName]time.Time
+	got   map[eventName]time.Time
 	twice int
 }
 
@@ -28,27 +28,27 @@ type eventName struct {
 	seq      uint64
 }
 
-func newEars() *ears { return &ears{heard: map[eventName]time.Time{}} }
+func newReceived() *received { return &received{got: map[eventName]time.Time{}} }
 
-func (e *ears) hear(topology string, seq uint64) {
+func (e *received) take(topology string, seq uint64) {
 	now := time.Now()
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	name := eventName{topology, seq}
-	if _, ok := e.heard[name]; ok {
+	if _, ok := e.got[name]; ok {
 		e.twice++
 	}
-	e.heard[name] = now
+	e.got[name] = now
 }
 
-func (e *ears) count() int {
+func (e *received) count() int {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return len(e.heard)
+	return len(e.got)
 }
 
 // latencies waits until all have come, and gives the time of each from its COMMIT on.
-func (e *ears) latencies(ctx context.Context, events []sent, before int) ([]time.Duration, error) {
+func (e *received) latencies(ctx context.Context, events []sent, before int) ([]time.Duration, error) {
 	want := before + len(events)
 	if err := eventually(ctx, "the rest of the events",
 		func() (bool, error) { return e.count() >= want, nil }); err != nil {
@@ -56,12 +56,12 @@ func (e *ears) latencies(ctx context.Context, events []sent, before int) ([]time
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if len(e.heard) != want || e.twice > 0 {
-		return nil, fmt.Errorf("%d events were committed, %d came, %d of them twice", want, len(e.heard), e.twice)
+	if len(e.got) != want || e.twice > 0 {
+		return nil, fmt.Errorf("%d events were committed, %d came, %d of them twice", want, len(e.got), e.twice)
 	}
 	out := make([]time.Duration, len(events))
 	for i, s := range events {
-		at, ok := e.heard[eventName{s.topology, s.seq}]
+		at, ok := e.got[eventName{s.topology, s.seq}]
 		if !ok {
 			return nil, fmt.Errorf("event %d of %s did not come", s.seq, s.topology)
 		}
@@ -72,7 +72,7 @@ func (e *ears) latencies(ctx context.Context, events []sent, before int) ([]time
 
 // follow has a client on a socket of its own for each topology, and returns when all have their snapshots. The clients
 // run in g until ctx ends.
-func (e *ears) follow(ctx context.Context, g *errgroup.Group, s *server, topologies []string) error {
+func (e *received) follow(ctx context.Context, g *errgroup.Group, s *server, topologies []string) error {
 	snapshots := make(chan struct{}, len(topologies))
 	for _, id := range topologies {
 		g.Go(func() error {
@@ -93,7 +93,7 @@ func (e *ears) follow(ctx context.Context, g *errgroup.Group, s *server, topolog
 }
 
 // read reads one stream.
-func (e *ears) read(ctx context.Context, s *server, id string, snapshots chan<- struct{}) error {
+func (e *received) read(ctx context.Context, s *server, id string, snapshots chan<- struct{}) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.url+"/api/v1/topologies/"+id+"/events", nil)
 	if err != nil {
 		return err
@@ -134,7 +134,7 @@ func (e *ears) read(ctx context.Context, s *server, id string, snapshots chan<- 
 		case seq != last+1:
 			return fmt.Errorf("event %d came after %d", seq, last)
 		default:
-			e.hear(id, seq)
+			e.take(id, seq)
 		}
 		last, seq = seq, 0
 	}
@@ -142,7 +142,7 @@ func (e *ears) read(ctx context.Context, s *server, id string, snapshots chan<- 
 
 // listen LISTENs to the topologies by a bare connection: the shortest way that a NOTIFY has. It runs in g until ctx
 // ends.
-func (e *ears) listen(ctx context.Context, g *errgroup.Group, p *place, topologies []string) error {
+func (e *received) listen(ctx context.Context, g *errgroup.Group, p *place, topologies []string) error {
 	conn, err := pgx.Connect(ctx, p.url)
 	if err != nil {
 		return err
@@ -171,7 +171,7 @@ func (e *ears) listen(ctx context.Context, g *errgroup.Group, p *place, topologi
 			if err != nil {
 				return fmt.Errorf("LISTEN: %q: %w", n.Payload, err)
 			}
-			e.hear(strings.TrimPrefix(n.Channel, "topology."), seq)
+			e.take(strings.TrimPrefix(n.Channel, "topology."), seq)
 		}
 	})
 	return nil
