@@ -209,6 +209,7 @@ func bigJournal(t *testing.T, db *pgtest.DB, events, size int) (id string, head 
 
 func TestAJournalLargerThanTheMemoryLimitIsResumedByTwoHundredAtOnceAndByManyWhoDoNotRead(t *testing.T) {
 	t.Parallel()
+	long(t)
 	const clients, stuck, events, size = 200, 100, 7500, 16000
 	db := pgtest.New(t)
 	id, head := bigJournal(t, db, events, size)
@@ -256,6 +257,7 @@ func TestAJournalLargerThanTheMemoryLimitIsResumedByTwoHundredAtOnceAndByManyWho
 
 func TestLargeEventsOfManyTopologiesAtTheRingsFullLengthStayWithinFeedMemory(t *testing.T) {
 	t.Parallel()
+	long(t)
 	const topologies, read, rounds, size = 100, 10, 5, 1000000
 	db := pgtest.New(t)
 	conn := db.Conn(t)
@@ -297,6 +299,7 @@ func TestLargeEventsOfManyTopologiesAtTheRingsFullLengthStayWithinFeedMemory(t *
 
 func TestTenThousandTopologiesAttachedInTurnLeaveNothingBehind(t *testing.T) {
 	t.Parallel()
+	long(t)
 	const topologies, atOnce = 10000, 50
 	db := pgtest.New(t)
 	conn := db.Conn(t)

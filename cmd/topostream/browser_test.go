@@ -87,6 +87,7 @@ func (p *page) eventSource(id, token string) {
 
 func TestARealBrowserGetsTheSnapshotAndWhatPsqlInjects(t *testing.T) {
 	t.Parallel()
+	long(t)
 	db := pgtest.New(t)
 	id := demo(t, db.Conn(t))
 	server := startServer(t, db.URL)
@@ -113,6 +114,7 @@ func TestARealBrowserGetsTheSnapshotAndWhatPsqlInjects(t *testing.T) {
 
 func TestARealBrowserResumesByItselfAfterAServerRestart(t *testing.T) {
 	t.Parallel()
+	long(t)
 	db := pgtest.New(t)
 	conn := db.Conn(t)
 	id := demo(t, conn)

@@ -194,6 +194,7 @@ func (s *stack) enqueue(id, lan string) (mutation string, tries int) {
 
 func TestComposeLosesNothingWhenPostgresIsRestartedAndTheServerKilled(t *testing.T) {
 	t.Parallel()
+	long(t)
 	s := up(t)
 	var topology struct{ ID, Status string }
 	s.must(http.StatusCreated, http.MethodPost, "/topologies", `{"name":"journey","lans":[{"name":"dmz","is_dmz":true}],"deckies":[{"name":"web-1","lan":"dmz"}]}`, &topology)
@@ -334,6 +335,7 @@ func compare(t *testing.T, got, want []string) (lost int) {
 // Where the official image cannot be pulled this is about our stand-in for it; it holds for both.
 func TestComposesPostgresImageHonoursItsVariablesAndInitScripts(t *testing.T) {
 	t.Parallel()
+	long(t)
 	needEngine(t)
 	image := os.Getenv("POSTGRES_IMAGE")
 	if image == "" {

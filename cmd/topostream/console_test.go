@@ -29,6 +29,7 @@ func withWorker(c *serveCmd) { c.Mutator = true }
 
 func TestTheConsoleEnqueuesAnOpAndShowsItMove(t *testing.T) {
 	t.Parallel()
+	long(t)
 	db := pgtest.New(t)
 	id := live(t, db.Conn(t), 1)[0]
 	server := serve(t, db.URL, withWorker)
@@ -59,6 +60,7 @@ func TestTheConsoleEnqueuesAnOpAndShowsItMove(t *testing.T) {
 
 func TestTheConsoleRunsNothingThatIsNotItsOwnAndShowsMarkupAsText(t *testing.T) {
 	t.Parallel()
+	long(t)
 	const markup = `<img src=x onerror="window.hacked=1"><script>window.hacked=1</script>`
 	db := pgtest.New(t)
 	conn := db.Conn(t)
@@ -99,6 +101,7 @@ func TestTheConsoleRunsNothingThatIsNotItsOwnAndShowsMarkupAsText(t *testing.T) 
 
 func TestTheConsoleLeavesNoTokenInTheAddressAndGoesOnWithANewOne(t *testing.T) {
 	t.Parallel()
+	long(t)
 	db := pgtest.New(t)
 	conn := db.Conn(t)
 	id := demo(t, conn)

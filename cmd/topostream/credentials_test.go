@@ -134,6 +134,7 @@ func asked(t *testing.T, method, url string, header ...string) int {
 
 func TestStreamsOutliveTheRotationOfTheKeyOfTheirTokenUntilItsExp(t *testing.T) {
 	t.Parallel()
+	long(t)
 	db := pgtest.New(t)
 	conn := db.Conn(t)
 	id := demo(t, conn)

@@ -168,6 +168,7 @@ func TestTheOptionsOfALiveServersConnections(t *testing.T) {
 
 func TestAClientThatDiesWithoutAGoodbyeGivesItsPlaceBack(t *testing.T) {
 	t.Parallel()
+	long(t)
 	hole := newBlackHole(t, byte(1+os.Getpid()%250))
 	db := pgtest.New(t)
 	id := demo(t, db.Conn(t))

@@ -209,6 +209,7 @@ func buildProgram(t *testing.T) string {
 
 func TestDevIsAllThatAStrangerNeeds(t *testing.T) {
 	t.Parallel()
+	long(t)
 	binary := buildProgram(t)
 	command := func(env []string, args ...string) *exec.Cmd {
 		cmd := exec.Command(binary, append([]string{"dev", "--addr", "127.0.0.1:0"}, args...)...)

@@ -19,6 +19,7 @@ import (
 
 func TestFiveHundredConnectsAtOnceNeverExceedTheLimitOfAUser(t *testing.T) {
 	t.Parallel()
+	long(t)
 	const connects, limit = 500, 16
 	db := pgtest.New(t)
 	id := demo(t, db.Conn(t))

@@ -20,6 +20,7 @@ const frozen = 20 * time.Second
 
 func TestEveryEventReachesAClientThroughDatabaseFaults(t *testing.T) {
 	t.Parallel()
+	long(t)
 	for name, fault := range map[string]func(*testing.T, *pgcluster.Cluster, *pgx.Conn){
 		"LISTEN backend terminated": func(t *testing.T, _ *pgcluster.Cluster, admin *pgx.Conn) {
 			if n := pgtest.Scan[int](t, admin, `SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'topostream listen'`); n != 1 {
@@ -82,6 +83,7 @@ func (c *client) stayedConnected() {
 
 func TestAClientOutlivesAFrozenDatabaseAndFreshOnesAreToldToComeBack(t *testing.T) {
 	t.Parallel()
+	long(t)
 	for _, bus := range []string{"notify", "wal"} {
 		t.Run(bus, func(t *testing.T) {
 			t.Parallel()
@@ -126,6 +128,7 @@ func outliveAFrozenDatabase(t *testing.T, bus string) {
 
 func TestAHeldAlterTableCostsAPauseAndNoEvent(t *testing.T) {
 	t.Parallel()
+	long(t)
 	db := pgtest.New(t)
 	conn, holder := db.Conn(t), db.Conn(t)
 	id, other := topology(t, conn, "attached"), topology(t, conn, "fresh")
@@ -174,6 +177,7 @@ func get(t *testing.T, url string, header ...string) (status int, _ http.Header,
 
 func TestACrashTakesNothingBackThatWasHeard(t *testing.T) {
 	t.Parallel()
+	long(t)
 	cluster := pgtest.Cluster(t)
 	db := pgtest.NewOn(t, cluster.URL("postgres"))
 	admin := db.Conn(t)

@@ -179,12 +179,12 @@ func injectAndListen(t *testing.T, n int, key bool) {
 
 func TestNoTextThatAPersonNotifiesBreaksAStream(t *testing.T) {
 	t.Parallel()
-	injectAndListen(t, 400, false)
+	injectAndListen(t, fewer(400), false)
 }
 
 func TestForgedMarksWithTheRightKeyLoseNothing(t *testing.T) {
 	t.Parallel()
-	injectAndListen(t, 400, true)
+	injectAndListen(t, fewer(400), true)
 }
 
 func TestInvalidUTF8FromASQLASCIIDatabaseKeepsStreamsWellFormed(t *testing.T) {

@@ -35,6 +35,7 @@ func TestAListenConnectionThatHearsNothingIsSaidAndStreamsRunOnPoll(t *testing.T
 
 func TestAServerThatComesToListenLosesNothingOfWhatItPolled(t *testing.T) {
 	t.Parallel()
+	long(t)
 	db := pgtest.New(t)
 	conn := db.Conn(t)
 	id := demo(t, conn)

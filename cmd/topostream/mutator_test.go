@@ -70,6 +70,7 @@ const (
 // with a model computed beside them. TOPOSTREAM_SEED repeats a run's edits.
 func TestWorkersThatAreKilledAtRandomApplyEachMutationOnceInOrder(t *testing.T) {
 	t.Parallel()
+	long(t)
 	total := killedMutations
 	if os.Getenv("TOPOSTREAM_LONG") == "1" {
 		total = killedMutationsAll
@@ -320,6 +321,7 @@ func checkJournals(t *testing.T, conn *pgx.Conn) {
 
 func TestAWorkerThatIsStoppedOverItsLeaseChangesNothingWhenItWakes(t *testing.T) {
 	t.Parallel()
+	long(t)
 	binary := buildProgram(t)
 	db := pgtest.New(t)
 	conn := db.Conn(t)
@@ -413,6 +415,7 @@ func TestServeWithMutatorAppliesWhatAClientSees(t *testing.T) {
 
 func TestAWorkerThatIsStartedBeforeItsDatabaseSaysSoAndWaits(t *testing.T) {
 	t.Parallel()
+	long(t)
 	cluster := pgtest.Cluster(t)
 	db := pgtest.NewOn(t, cluster.URL("postgres"))
 	id := live(t, db.Conn(t), 1)[0]

@@ -101,6 +101,7 @@ func (s *server) url() string { return "http://" + s.address }
 
 func TestBehindNginxEventsArriveAtOnceAndAServerThatIsKilledOrDrainedLosesNothing(t *testing.T) {
 	t.Parallel()
+	long(t)
 	db := pgtest.New(t)
 	conn := db.Conn(t)
 	id := demo(t, conn)
@@ -157,6 +158,7 @@ func TestBehindNginxEventsArriveAtOnceAndAServerThatIsKilledOrDrainedLosesNothin
 
 func TestBehindNginxAnIdleStreamIsKeptByKeepalivesAndAClientThatGoesIsNoticed(t *testing.T) {
 	t.Parallel()
+	long(t)
 	db := pgtest.New(t)
 	id := demo(t, db.Conn(t))
 	path := "/api/v1/topologies/" + id + "/events"
@@ -184,6 +186,7 @@ func TestBehindNginxAnIdleStreamIsKeptByKeepalivesAndAClientThatGoesIsNoticed(t 
 
 func TestBehindNginxWithoutAServerAnEventSourceIsToldToComeBack(t *testing.T) {
 	t.Parallel()
+	long(t)
 	front := startNginx(t, pgtest.FreeAddress(t), pgtest.FreeAddress(t))
 	status, header, body := get(t, front+"/api/v1/topologies/00000000-0000-4000-8000-000000000000/events", "Accept", "text/event-stream")
 	if status != http.StatusOK || header.Get("Content-Type") != "text/event-stream" || !regexp.MustCompile(`^retry: [0-9]+\n\n$`).MatchString(body) {

@@ -78,6 +78,7 @@ func exists(path string) bool { _, err := os.Stat(path); return err == nil }
 
 func TestThroughATransactionPoolerTheServerSaysSoAndPollsAndADirectWayRestoresTheBus(t *testing.T) {
 	t.Parallel()
+	long(t)
 	for bus, live := range map[string]string{"notify": "topostream_listening", "wal": "topostream_streaming_wal"} {
 		t.Run(bus, func(t *testing.T) {
 			t.Parallel()
@@ -162,6 +163,7 @@ func nothingStays(t *testing.T, pooled string) {
 
 func TestThroughATransactionPoolerRequestsAndAWorkerDoTheirWork(t *testing.T) {
 	t.Parallel()
+	long(t)
 	db := pgtest.New(t)
 	conn := db.Conn(t)
 	pooled := startPgbouncer(t, db.URL)

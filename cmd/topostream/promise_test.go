@@ -18,6 +18,9 @@ func TestTransactionsThatCommitInOppositeOrderLeaveNoHole(t *testing.T) {
 	for bus, rounds := range map[string]int{"notify": 20, "poll": 5} {
 		t.Run(bus, func(t *testing.T) {
 			t.Parallel()
+			if bus == "poll" {
+				long(t)
+			}
 			db := pgtest.New(t)
 			older, younger := db.Conn(t), db.Conn(t)
 			a, b := topology(t, older, "a"), topology(t, older, "b")
@@ -126,6 +129,7 @@ func TestLargeEventsArriveWhole(t *testing.T) {
 
 func TestAThousandStreamsOfOneTopologyCostOneChannelAndOneAttach(t *testing.T) {
 	t.Parallel()
+	long(t)
 	db := pgtest.New(t)
 	conn := db.Conn(t)
 	id := demo(t, conn)
@@ -161,6 +165,7 @@ func TestAThousandStreamsOfOneTopologyCostOneChannelAndOneAttach(t *testing.T) {
 
 func TestFiveHundredTopologiesAtOnceCostFewTransactions(t *testing.T) {
 	t.Parallel()
+	long(t)
 	db := pgtest.New(t)
 	conn := db.Conn(t)
 	rows, err := conn.Query(t.Context(), `INSERT INTO topologies (name) SELECT 't' || i FROM generate_series(1, 500) i RETURNING id::text`)

@@ -201,6 +201,7 @@ func (c *committer) end() []uint64 {
 
 func TestAfterThePromotionOfASynchronousStandbyNothingCommittedIsLostAndEveryClientGetsASnapshot(t *testing.T) {
 	t.Parallel()
+	long(t)
 	p := newPair(t)
 	conn := p.db.Conn(t)
 	ids := live(t, conn, 2)
@@ -269,6 +270,7 @@ func TestAfterThePromotionOfASynchronousStandbyNothingCommittedIsLostAndEveryCli
 
 func TestWhatAnAsynchronousStandbyLostIsANewEpochAlsoWhenItsHeadHasPassedTheClients(t *testing.T) {
 	t.Parallel()
+	long(t)
 	p := newPair(t)
 	conn := p.db.Conn(t)
 	id := demo(t, conn)
@@ -326,6 +328,7 @@ func TestWhatAnAsynchronousStandbyLostIsANewEpochAlsoWhenItsHeadHasPassedTheClie
 // The primary's host is not gone but silent, as a machine is that has lost its network: nothing refuses a connection, and nothing answers.
 func TestAPrimaryThatFallsSilentIsLeftForThePromotedStandby(t *testing.T) {
 	t.Parallel()
+	long(t)
 	p := newPair(t)
 	id := demo(t, p.db.Conn(t))
 	both := p.both()
@@ -356,6 +359,7 @@ func TestAPrimaryThatFallsSilentIsLeftForThePromotedStandby(t *testing.T) {
 
 func TestAStandbyThatIsBehindIsNeverReadFrom(t *testing.T) {
 	t.Parallel()
+	long(t)
 	p := newPair(t)
 	conn := p.db.Conn(t)
 	id := demo(t, conn)

@@ -12,6 +12,7 @@ import (
 
 func TestAServerReadsStreamsFromAStandbyAndWritesToThePrimary(t *testing.T) {
 	t.Parallel()
+	long(t)
 	primary := pgtest.Cluster(t)
 	standby := pgtest.Standby(t, primary)
 	db := pgtest.NewOn(t, primary.URL("postgres"))

@@ -163,6 +163,7 @@ func TestADeletedTopologyGivesTheRestAndTheEndOr404(t *testing.T) {
 
 func TestAClientWhoseSocketIsKilledAThousandTimesEndsWithTheJournal(t *testing.T) {
 	t.Parallel()
+	long(t)
 	for _, bus := range []string{"notify", "wal", "poll"} {
 		t.Run(bus, func(t *testing.T) {
 			t.Parallel()
@@ -245,6 +246,7 @@ func (c *client) readUntilKilled(address string, n int) {
 
 func TestPruningUnderClientsThatResumeLeavesNoHole(t *testing.T) {
 	t.Parallel()
+	long(t)
 	db := pgtest.New(t)
 	conn := db.Conn(t)
 	id := demo(t, conn)

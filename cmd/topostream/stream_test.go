@@ -187,6 +187,7 @@ func TestAStreamEndsWhenItsTokenExpires(t *testing.T) {
 
 func TestAClientThatDoesNotReadCostsTheOthersNothingAndIsEnded(t *testing.T) {
 	t.Parallel()
+	long(t)
 	db := pgtest.New(t)
 	conn := db.Conn(t)
 	id := demo(t, conn)
@@ -214,6 +215,7 @@ func TestAClientThatDoesNotReadCostsTheOthersNothingAndIsEnded(t *testing.T) {
 
 func TestHealthSaysWhichPartFails(t *testing.T) {
 	t.Parallel()
+	long(t)
 	cluster := pgtest.Cluster(t)
 	db := pgtest.NewOn(t, cluster.URL("postgres"))
 	server := startServer(t, db.URL)

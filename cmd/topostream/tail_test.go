@@ -131,6 +131,7 @@ func TestTailFollowsAServerAndResumes(t *testing.T) {
 
 func TestTailComesBackAfterAServerHasEndedAndMissesNothing(t *testing.T) {
 	t.Parallel()
+	long(t)
 	db := pgtest.New(t)
 	id := demo(t, db.Conn(t))
 	server := startServer(t, db.URL)
@@ -377,6 +378,7 @@ func TestABrokenPromiseIsExitCode3(t *testing.T) {
 
 func TestTailGoesOnWithATokenThatIsRenewedInTime(t *testing.T) {
 	t.Parallel()
+	long(t)
 	db := pgtest.New(t)
 	id := demo(t, db.Conn(t))
 	server := startServer(t, db.URL)

@@ -81,6 +81,7 @@ func whole(t *testing.T, res *http.Response) string {
 
 func TestAThousandWhoRaceForOneTicketOnTwoServersGetOneStream(t *testing.T) {
 	t.Parallel()
+	long(t)
 	db := pgtest.New(t)
 	conn := db.Conn(t)
 	id := demo(t, conn)
@@ -208,6 +209,7 @@ func TestATicketCoversWhatItsTokenCovers(t *testing.T) {
 
 func TestAStreamThatATicketOpenedEndsWithTheTokenThatMintedIt(t *testing.T) {
 	t.Parallel()
+	long(t)
 	db := pgtest.New(t)
 	conn := db.Conn(t)
 	id := demo(t, conn)
@@ -241,6 +243,7 @@ func TestAStreamThatATicketOpenedEndsWithTheTokenThatMintedIt(t *testing.T) {
 
 func TestTicketsWorkThroughATransactionPooler(t *testing.T) {
 	t.Parallel()
+	long(t)
 	db := pgtest.New(t)
 	id := demo(t, db.Conn(t))
 	pooled := startPgbouncer(t, db.URL)
@@ -259,6 +262,7 @@ func TestTicketsWorkThroughATransactionPooler(t *testing.T) {
 
 func TestADatabaseThatIsAwayLeavesATicketForTheNextTry(t *testing.T) {
 	t.Parallel()
+	long(t)
 	cluster := pgtest.Cluster(t)
 	db := pgtest.NewOn(t, cluster.URL("postgres"))
 	id := demo(t, db.Conn(t))

@@ -35,6 +35,7 @@ func streaming(t *testing.T, server string) {
 
 func TestSwitchingALiveSystemFromNotifyToWALAndBackLosesNothing(t *testing.T) {
 	t.Parallel()
+	long(t)
 	db := pgtest.New(t)
 	conn := db.Conn(t)
 	ids := live(t, conn, 4)
@@ -124,6 +125,7 @@ func serveBinary(t *testing.T, binary, databaseURL string, args ...string) (*pro
 
 func TestServersThatAreKilledLeaveNoSlotBehind(t *testing.T) {
 	t.Parallel()
+	long(t)
 	binary := buildProgram(t)
 	cluster := pgtest.Cluster(t)
 	db := pgtest.NewOn(t, cluster.URL("postgres"))
@@ -157,6 +159,7 @@ func TestServersThatAreKilledLeaveNoSlotBehind(t *testing.T) {
 // A server that is frozen keeps no WAL for longer than wal_sender_timeout, and goes on where it was.
 func TestAFrozenServersSlotGoesAndItsClientsLoseNothing(t *testing.T) {
 	t.Parallel()
+	long(t)
 	binary := buildProgram(t)
 	db := pgtest.New(t)
 	conn := db.Conn(t)
