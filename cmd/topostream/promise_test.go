@@ -47,7 +47,8 @@ func TestTransactionsThatCommitInOppositeOrderLeaveNoHole(t *testing.T) {
 				pgtest.Exec(t, older, `COMMIT`)
 				liveA.awaitSeq(n)
 
-				// On two: the older one touches both, the younger one b alone, and the younger one's commit comes first.
+				// On two: the older one touches both, the younger one b alone, and the younger one's commit comes
+				// first.
 				pgtest.Exec(t, older, `BEGIN`)
 				pgtest.Exec(t, younger, `BEGIN`)
 				inA := emit(t, older, a)
@@ -168,7 +169,8 @@ func TestFiveHundredTopologiesAtOnceCostFewTransactions(t *testing.T) {
 	long(t)
 	db := pgtest.New(t)
 	conn := db.Conn(t)
-	rows, err := conn.Query(t.Context(), `INSERT INTO topologies (name) SELECT 't' || i FROM generate_series(1, 500) i RETURNING id::text`)
+	rows, err := conn.Query(t.Context(),
+		`INSERT INTO topologies (name) SELECT 't' || i FROM generate_series(1, 500) i RETURNING id::text`)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -177,7 +179,8 @@ func TestFiveHundredTopologiesAtOnceCostFewTransactions(t *testing.T) {
 		t.Fatal(err)
 	}
 	server := startServer(t, db.URL)
-	pgtest.Eventually(t, "LISTEN", func() bool { return metric(t, server, "topostream_listening") == 1 }) // while the server polls, nobody has a channel
+	pgtest.Eventually(t, "LISTEN",
+		func() bool { return metric(t, server, "topostream_listening") == 1 }) // while the server polls, nobody has a channel
 	var clients sync.WaitGroup
 	start := time.Now()
 	for _, id := range ids {

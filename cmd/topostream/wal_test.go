@@ -62,7 +62,8 @@ func TestSwitchingALiveSystemFromNotifyToWALAndBackLosesNothing(t *testing.T) {
 					t.Error(err)
 					return
 				}
-				if _, err := writer.Exec(t.Context(), `SELECT topology_emit($1::text::uuid, 'test', '{}')`, ids[i%len(ids)]); err != nil {
+				if _, err := writer.Exec(t.Context(), `SELECT topology_emit($1::text::uuid, 'test', '{}')`,
+					ids[i%len(ids)]); err != nil {
 					t.Error(err)
 					return
 				}
@@ -74,7 +75,8 @@ func TestSwitchingALiveSystemFromNotifyToWALAndBackLosesNothing(t *testing.T) {
 			want %= 2
 			setBus(t, db.URL, bus)
 			for _, server := range servers {
-				pgtest.Eventually(t, "the bus "+bus, func() bool { return metric(t, server, "topostream_streaming_wal") == float64(want) })
+				pgtest.Eventually(t, "the bus "+bus,
+					func() bool { return metric(t, server, "topostream_streaming_wal") == float64(want) })
 			}
 		}
 	}
@@ -83,7 +85,8 @@ func TestSwitchingALiveSystemFromNotifyToWALAndBackLosesNothing(t *testing.T) {
 		return pgtest.Scan[int](t, conn, `SELECT count(*) FROM mutations WHERE state IN ('pending', 'applying')`) == 0
 	})
 	for i, c := range clients {
-		c.awaitSeq(pgtest.Scan[uint64](t, conn, `SELECT seq FROM topology_heads WHERE topology_id = $1::text::uuid`, ids[i%len(ids)]))
+		c.awaitSeq(
+			pgtest.Scan[uint64](t, conn, `SELECT seq FROM topology_heads WHERE topology_id = $1::text::uuid`, ids[i%len(ids)]))
 		c.stayedConnected()
 	}
 }
@@ -108,7 +111,11 @@ func TestReadyzSaysThatAServerIsForcedToAnotherBus(t *testing.T) {
 // serveBinary runs the program's binary and gives its address.
 func serveBinary(t *testing.T, binary, databaseURL string, args ...string) (*process, string) {
 	t.Helper()
-	cmd := exec.Command(binary, append([]string{"serve", "--addr", "127.0.0.1:0", "--database-url", databaseURL, "--jwt-secret", testSecret}, args...)...)
+	cmd := exec.Command(
+		binary,
+		append(
+			[]string{"serve", "--addr", "127.0.0.1:0", "--database-url", databaseURL, "--jwt-secret", testSecret},
+			args...)...)
 	cmd.Env = cleanEnv()
 	p := startProcess(t, cmd)
 	var addr string
@@ -138,7 +145,8 @@ func TestServersThatAreKilledLeaveNoSlotBehind(t *testing.T) {
 		streaming(t, url)
 		servers = append(servers, p)
 	}
-	pgtest.Eventually(t, "a slot for each server and each worker", func() bool { return pgtest.Scan[int](t, conn, slots) == 6 })
+	pgtest.Eventually(t, "a slot for each server and each worker",
+		func() bool { return pgtest.Scan[int](t, conn, slots) == 6 })
 	// One more waits for its slot when it is killed.
 	elsewhere, err := pgx.Connect(t.Context(), cluster.URL("postgres"))
 	if err != nil {
