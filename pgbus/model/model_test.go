@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -278,7 +279,7 @@ func (v variant) run(t *testing.T) result {
 	if r.verdict != v.want {
 		trail := ""
 		if r.verdict != holds {
-			replay := append(defines, "-t", "-p", "-g", "-l", "-k", trailOf(dir), file)
+			replay := slices.Concat(defines, []string{"-t", "-p", "-g", "-l", "-k", trailOf(dir), file})
 			trail = command(t, dir, "spin", replay...)
 		}
 		t.Errorf("%s (%s): %s, want %s\n%s", v.what, v.defines, r.verdict, v.want, trail)
