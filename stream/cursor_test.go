@@ -93,9 +93,10 @@ func ends(t *testing.T, c *stream.Cursor, want error) {
 
 // A model of what every client may see, whatever the sizes of ring and pages are:
 //
-//   - each event above the cursor's seq, once, in order, whether from the ring or the journal, up to the topology's end;
-//   - of the frames that are not journaled, those that came after the cursor was made, at most once, in order, and between
-//     the events that they came between; all of them if the ring never dropped one.
+//   - each event above the cursor's seq, once, in order, whether from the ring or the journal, up to the topology's
+//     end;
+//   - of the frames that are not journaled, those that came after the cursor was made, at most once, in order, and
+//     between the events that they came between; all of them if the ring never dropped one.
 func TestEveryClientSeesTheHistoryInOrderAndWhatIsNotJournaledInItsPlace(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
@@ -193,7 +194,8 @@ func (m *model) raw() {
 }
 
 func (m *model) attach(after stream.Seq) {
-	m.clients = append(m.clients, &modelClient{cursor: m.feed.Cursor(after), after: after, last: after, born: len(m.raws)})
+	m.clients = append(m.clients, &modelClient{cursor: m.feed.Cursor(after), after: after, last: after,
+		born: len(m.raws)})
 }
 
 func (m *model) delete(t *rapid.T) {
@@ -359,7 +361,8 @@ func TestABatchIsBoundedInBytesAndHasOneFrameAtLeast(t *testing.T) {
 	t.Parallel()
 	sized := func(seq stream.Seq, n int) stream.Frame { return stream.Frame{Seq: seq, Bytes: make([]byte, n)} }
 	const half = 256 << 10 / 2
-	all := []stream.Frame{sized(1, 2*half+1), sized(2, half), sized(3, half), sized(4, 1), sized(5, 2*half), sized(6, half), sized(7, half+1)}
+	all := []stream.Frame{sized(1, 2*half+1), sized(2, half), sized(3, half), sized(4, 1), sized(5, 2*half),
+		sized(6, half), sized(7, half+1)}
 	want := []string{"[1]", "[2 3]", "[4]", "[5]", "[6]", "[7]"}
 	for name, cfg := range map[string]stream.FeedConfig{
 		"ring":    {},

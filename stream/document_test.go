@@ -136,7 +136,8 @@ func TestDocumentsAreDroppedBeforeRings(t *testing.T) {
 	t.Parallel()
 	stats := &stream.Stats{}
 	m := stream.NewMemory(10_000, stats)
-	f, other := stream.NewFeed(stream.FeedConfig{Memory: m, Stats: stats}), stream.NewFeed(stream.FeedConfig{Memory: m, Stats: stats})
+	f, other := stream.NewFeed(stream.FeedConfig{Memory: m, Stats: stats}),
+		stream.NewFeed(stream.FeedConfig{Memory: m, Stats: stats})
 	f.Append(frame(1))
 	rings := stats.FeedBytes.Load()
 	other.SetDocument(document(t, nil, 1, 4000))

@@ -35,7 +35,8 @@ func TestMemoryOfAllFeedsIsBounded(t *testing.T) {
 func TestTheAccountOfARingIsItsEventsAndItsSlots(t *testing.T) {
 	t.Parallel()
 	stats := &stream.Stats{}
-	f := stream.NewFeed(stream.FeedConfig{MaxEvents: 20, MaxBytes: 1000, Memory: stream.NewMemory(1<<20, stats), Stats: stats})
+	f := stream.NewFeed(stream.FeedConfig{MaxEvents: 20, MaxBytes: 1000, Memory: stream.NewMemory(1<<20, stats),
+		Stats: stats})
 	size := int64(len(frame(10).Bytes))
 	appendAll(t, f, frame(1))
 	if got, want := stats.FeedBytes.Load(), size-1+8*stream.Slot; got != want {
