@@ -145,6 +145,9 @@ func TestWhatWhoGaveUpStoodInTheWayOfIsGrantedAtOnce(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		var w, small waiting
 		w.reserve(ctx, m, 50)
+		if _, ok := m.TryReserve(1); ok {
+			t.Error("a hold past the one who waits")
+		}
 		small.reserve(t.Context(), m, 40)
 		small.check(t, "who came first wants 50")
 		cancel()
