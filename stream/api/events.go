@@ -165,7 +165,8 @@ func (s *Server) goodbye(w *frameWriter, id stream.TopologyID, err error) {
 	switch {
 	case errors.Is(err, errExpired):
 		event = "token_expired"
-	case errors.Is(err, errDraining), errors.Is(err, errReplaced), errors.Is(err, stream.ErrUnavailable), errors.Is(err, stream.ErrClosed):
+	case errors.Is(err, errDraining), errors.Is(err, errReplaced), errors.Is(err, stream.ErrUnavailable),
+		errors.Is(err, stream.ErrClosed):
 	default: // deleted, or the client has gone
 		return
 	}
@@ -213,7 +214,9 @@ func spread(d time.Duration) int { return int(d.Milliseconds()) + rand.N(int(d.M
 
 // publicReason is the sentence for the client: the sentinel's, never what was wrapped beside it.
 func publicReason(err error) string {
-	for _, known := range []error{errDraining, errReplaced, errLimit, errRate, errExpired, stream.ErrClosed, stream.ErrNoMemory} {
+	for _, known := range []error{
+		errDraining, errReplaced, errLimit, errRate, errExpired, stream.ErrClosed, stream.ErrNoMemory,
+	} {
 		if errors.Is(err, known) {
 			return known.Error()
 		}

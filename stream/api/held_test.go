@@ -193,7 +193,8 @@ func TestLargeBodiesAreBoundedTogetherAndSmallOnesAreNot(t *testing.T) {
 		if held := stats.HeldBytes.Load(); held != limit/bodiesPart {
 			t.Errorf("%d bytes are held", held)
 		}
-		if res := post(strings.NewReader(large)); res.Code != http.StatusServiceUnavailable || res.Header().Get("Retry-After") == "" {
+		res := post(strings.NewReader(large))
+		if res.Code != http.StatusServiceUnavailable || res.Header().Get("Retry-After") == "" {
 			t.Errorf("one more gets %d %s", res.Code, res.Body)
 		}
 		small := make(chan int, 1)
@@ -220,8 +221,9 @@ func TestAPageOfMutationsSaysWhereTheNextOneIs(t *testing.T) {
 		{"", "", 0, stream.MutationQuery{Limit: 200}},
 		{"", "before=7&limit=200", 7, stream.MutationQuery{Limit: 200}},
 		{
-			"?limit=2&before=9&state=failed&state=pending&state=failed&token=secret", "before=7&limit=2&state=failed&state=pending",
-			7, stream.MutationQuery{Limit: 2, Before: 9, States: []string{"failed", "pending"}},
+			"?limit=2&before=9&state=failed&state=pending&state=failed&token=secret",
+			"before=7&limit=2&state=failed&state=pending", 7,
+			stream.MutationQuery{Limit: 2, Before: 9, States: []string{"failed", "pending"}},
 		},
 		{"?state=&before=", "", 0, stream.MutationQuery{Limit: 200}},
 	} {

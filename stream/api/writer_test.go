@@ -34,7 +34,8 @@ type listener struct {
 }
 
 func newAudience(n int) *audience {
-	a := &audience{feed: stream.NewFeed(stream.FeedConfig{}), next: stream.Frame{Seq: 1, Bytes: []byte("event: x\nid: 1\ndata: {}\n\n")}}
+	first := stream.Frame{Seq: 1, Bytes: []byte("event: x\nid: 1\ndata: {}\n\n")}
+	a := &audience{feed: stream.NewFeed(stream.FeedConfig{}), next: first}
 	for range n {
 		w := newFrameWriter(&discardWriter{http.Header{}}, time.Second, &stream.Stats{})
 		a.clients = append(a.clients, listener{a.feed.Cursor(0), w, make([]stream.Frame, 0, batchFrames)})
