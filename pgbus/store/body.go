@@ -17,7 +17,7 @@ import (
 const parts = `
 SELECT 0, octet_length(body), next, NULL::bytea FROM doc
  UNION ALL
-SELECT n, NULL, NULL, substr(body, (n - 1) * 262144 + 1, 262144)
+SELECT n, NULL, next, substr(body, (n - 1) * 262144 + 1, 262144)
   FROM doc, generate_series(1, (octet_length(body) + 262143) / 262144) n WHERE octet_length(body) <= $1::bigint`
 
 // readBody runs a query that ends with parts. Without a row it is ErrNotFound.

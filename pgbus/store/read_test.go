@@ -178,7 +178,7 @@ func TestAListIsInTheOrderOfNamesAndOfWhatOneMaySeeAlone(t *testing.T) {
 			Data                 []stream.Topology
 		}
 		must(t, json.Unmarshal(list, &page))
-		var names []string
+		names := make([]string, 0, len(page.Data))
 		for _, t := range page.Data {
 			names = append(names, t.Name)
 		}

@@ -135,7 +135,7 @@ func TestAMutationIsDescribedAsTheInterfaceHasIt(t *testing.T) {
 	if err := node.Decode(&list); err != nil {
 		t.Fatal(err)
 	}
-	var names []string
+	names := make([]string, 0, len(list.Parameters))
 	for _, parameter := range list.Parameters {
 		names = append(names, parameter["name"].(string)) //nolint:forcetypeassert // a test
 	}

@@ -45,7 +45,9 @@ func (s *Server) createTopology(w http.ResponseWriter, r request) {
 
 // getTopology is GET /topologies/{id}.
 func (s *Server) getTopology(w http.ResponseWriter, r request) {
-	read := func(ctx context.Context, most int64) ([]byte, error) { return s.cfg.Store.Topology(ctx, r.topology, most) }
+	read := func(ctx context.Context, most int64) ([]byte, error) {
+		return s.cfg.Store.Topology(ctx, r.topology, most)
+	}
 	graph, room, err := reading(r.Context(), s.forAnswers, graphRoom, read)
 	if err != nil {
 		s.fail(w, r.Request, err)
