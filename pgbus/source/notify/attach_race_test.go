@@ -13,8 +13,8 @@ import (
 	"topostream/stream"
 )
 
-// The experiment of the design: four ways to attach against a concurrent writer. The losing ones must lose here, or the test
-// could not see the bug that the fourth does not have.
+// The experiment of ARCHITECTURE.md ("Attach"): four ways to attach against a concurrent writer. The losing ones must
+// lose here, or the test could not see the bug that the fourth does not have.
 
 // A raceAttach takes a snapshot's seq and LISTENs, and gives the seqs that a catch-up read afterwards, if the protocol has one.
 type raceAttach func(ctx context.Context, conn *pgx.Conn, id stream.TopologyID) (s stream.Seq, caughtUp []stream.Seq, err error)
