@@ -64,7 +64,7 @@ func (c *serveCmd) listenOn(ctx context.Context, flag, addr string) (net.Listene
 	config := net.ListenConfig{
 		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 15 * time.Second, Interval: 5 * time.Second, Count: 3},
 		// a zero window counts, too: --write-timeout may allow a longer one
-		Control:         userTimeout(max(cmp.Or(c.deadAfter, deadAfter), c.WriteTimeout)),
+		Control: userTimeout(max(cmp.Or(c.deadAfter, deadAfter), c.WriteTimeout)),
 	}
 	l, err := config.Listen(ctx, "tcp", addr)
 	if err != nil {
