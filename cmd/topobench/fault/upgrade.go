@@ -109,7 +109,7 @@ func (c *Campaign) takeSteps(ctx context.Context, m Monitor, begun time.Time, be
 // unfinished is an error where steps are left, and no other error says why.
 func (c *Campaign) unfinished() error {
 	if len(c.steps) == 0 || c.err() != nil {
-		return nil
+		return nil //nolint:nilerr // Run tells that one
 	}
 	return fmt.Errorf("%s and later: %w", c.steps[0].Name, errUnfinished)
 }
