@@ -109,10 +109,30 @@ func (r *registry) abandon(q *attachRequest) error {
 		}
 	default:
 	}
-	if p := r.pending[q.Topology]; p != nil {
-		return p.failure
+	p := r.pending[q.Topology]
+	if p == nil {
+		return nil
 	}
-	return nil
+	r.dropUnwantedLocked(q.Topology, p)
+	return p.failure
+}
+
+// dropUnwantedLocked forgets a topology that nobody waits for any more. It may be subscribed already.
+func (r *registry) dropUnwantedLocked(id stream.TopologyID, p *pendingAttach) {
+	p.waiting = withoutAbandoned(p.waiting)
+	if p.underWay != nil || len(p.waiting) > 0 {
+		return
+	}
+	delete(r.pending, id)
+	if r.attached[id] == nil {
+		r.forget(id)
+	}
+}
+
+// waitAgainLocked has the requests of a transaction wait for another one.
+func (r *registry) waitAgainLocked(id stream.TopologyID, p *pendingAttach) {
+	p.waiting, p.underWay = append(p.underWay, p.waiting...), nil
+	r.dropUnwantedLocked(id, p)
 }
 
 // take gives the topologies to attach now, at most a batch, and the time at which there is more to do: zero where
@@ -122,13 +142,9 @@ func (r *registry) take(now time.Time) (ids []stream.TopologyID, next time.Time)
 	defer r.mu.Unlock()
 	room := attachBatch
 	for id, p := range r.pending {
-		p.waiting = withoutAbandoned(p.waiting)
 		due := p.notBefore
 		switch {
 		case p.underWay != nil:
-			continue
-		case len(p.waiting) == 0:
-			delete(r.pending, id)
 			continue
 		case !due.After(now) && len(ids) < min(room, p.batch()):
 			room = min(room, p.batch())
@@ -175,7 +191,7 @@ func (r *registry) failed(id stream.TopologyID, why error) {
 	p.failure = why
 	p.notBefore = time.Now().Add(wait.Backoff(p.tries, 250*time.Millisecond, time.Second))
 	p.tries++
-	p.waiting, p.underWay = append(p.underWay, p.waiting...), nil
+	r.waitAgainLocked(id, p)
 }
 
 // again lets the requests of a transaction that is under way have another one at once.
@@ -183,7 +199,7 @@ func (r *registry) again(id stream.TopologyID) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if p := r.pending[id]; p != nil && p.underWay != nil {
-		p.waiting, p.underWay = append(p.underWay, p.waiting...), nil
+		r.waitAgainLocked(id, p)
 	}
 }
 
@@ -216,7 +232,7 @@ func (r *registry) add(
 	case p == nil: // the bus is closed
 		return nil
 	case r.newest.Epoch > h.Epoch:
-		p.waiting, p.underWay = append(p.underWay, p.waiting...), nil
+		r.waitAgainLocked(id, p)
 		return nil
 	}
 	all := append(p.underWay, p.waiting...)

@@ -10,7 +10,11 @@ LOCK TABLE {{.schema}}.mutations, {{.schema}}.topology_heads, {{.schema}}.topolo
 INSERT INTO {{.schema}}.topology_migrations (version, name, additive) VALUES (5, 'histories', true);
 
 -- A new one at every raise: two copies of one database can make the same next epoch.
-ALTER TABLE {{.schema}}.topology_settings ADD COLUMN history uuid NOT NULL DEFAULT gen_random_uuid();
+-- In three steps: a volatile default would rewrite the table, which is empty then for whoever has an older snapshot, and so
+-- for the triggers of a writer at REPEATABLE READ.
+ALTER TABLE {{.schema}}.topology_settings ADD COLUMN history uuid;
+UPDATE {{.schema}}.topology_settings SET history = gen_random_uuid();
+ALTER TABLE {{.schema}}.topology_settings ALTER COLUMN history SET NOT NULL, ALTER COLUMN history SET DEFAULT gen_random_uuid();
 
 -- Whatever changes the bus, the epoch or the history tells servers and workers at once, on any bus.
 DROP TRIGGER changed ON {{.schema}}.topology_settings;

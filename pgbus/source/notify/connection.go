@@ -121,7 +121,11 @@ func (c *connection) attach(ctx context.Context, t *attachTask) error {
 	unlisten := c.channels.takeUnwanted(t.ids)
 	err := c.transaction(ctx, t, unlisten)
 	if err == nil {
-		c.channels.listened(t.ids)
+		if t.left.Load() {
+			c.channels.confirm(t.ids) // what nobody wants by now is given up
+		} else {
+			c.channels.listened(t.ids)
+		}
 		c.cfg.Stats.Channels.Store(int64(c.channels.subscribed()))
 	} else {
 		c.channels.giveBack(unlisten)

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -82,7 +83,8 @@ func New(cfg Config) *Listener {
 type attachTask struct {
 	ids  []stream.TopologyID
 	read func(context.Context, *pgx.Conn) error
-	done chan error // one place: the owner never waits for who asked
+	done chan error  // one place: the owner never waits for who asked
+	left atomic.Bool // who asked has gone
 }
 
 // Attach LISTENs to the topologies' channels and runs read, in one REPEATABLE READ transaction with a lock_timeout of
@@ -101,6 +103,7 @@ func (l *Listener) Attach(
 	case err := <-t.done:
 		return err
 	case <-ctx.Done():
+		t.left.Store(true)
 		return context.Cause(ctx)
 	}
 }
