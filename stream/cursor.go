@@ -78,9 +78,10 @@ func (c *Cursor) fromRing(buf []Frame) (_ []Frame, changed <-chan struct{}, behi
 	case c.last < f.ringFirst:
 		return nil, nil, true, nil
 	}
-	if c.seek || c.pos < f.start {
+	if c.seek {
 		c.pos, c.seek = f.find(c.last), false
 	}
+	c.pos = max(c.pos, f.start) // what is missed was not journaled: the ring may drop that
 	size := 0
 	for ; c.pos < f.end && len(buf) < cap(buf); c.pos++ {
 		fr := f.at(c.pos).frame

@@ -54,12 +54,11 @@ func (m *Memory) TryReserve(n int64) (*Hold, bool) {
 //
 // Whoever holds one must not wait for another: two such could wait for each other.
 func (m *Memory) Reserve(ctx context.Context, n int64) (*Hold, error) {
-	if h, ok := m.TryReserve(n); ok {
-		return h, nil
-	}
 	r := m.enqueue(n)
-	// Those that were kept meanwhile. Who keeps one from now on sees that somebody waits.
-	m.dropDocumentsUntil(func() bool { return !m.wanted() })
+	// Kept documents make room. Who keeps one from now on sees that somebody waits.
+	if m.wanted() {
+		m.dropDocumentsUntil(func() bool { return !m.wanted() })
+	}
 	select {
 	case <-r.granted:
 	case <-ctx.Done():
@@ -97,12 +96,13 @@ func (m *Memory) fits(n int64) bool {
 	return held == 0 || held+n <= m.limit
 }
 
+// enqueue queues a reservation, which is granted at once if it is the first and fits.
 func (m *Memory) enqueue(n int64) *reservation {
 	m.queueMu.Lock()
 	defer m.queueMu.Unlock()
 	r := &reservation{size: n, granted: make(chan struct{})}
 	m.queue = append(m.queue, r)
-	m.grantLocked() // what it waits for may have come
+	m.grantLocked()
 	return r
 }
 

@@ -62,15 +62,15 @@ func (m *Memory) shed(but *Feed) {
 		}
 		f.dropDocument()
 	}
-	for before := int64(-1); m.rings.Load() != before; {
-		before = m.rings.Load()
+	for m.over() {
+		before := m.rings.Load()
 		for f := range m.feeds {
-			if !m.over() {
-				return
-			}
-			if f != but {
+			if f != but && m.over() {
 				f.halve()
 			}
+		}
+		if m.rings.Load() == before {
+			return
 		}
 	}
 }

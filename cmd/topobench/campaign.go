@@ -107,6 +107,8 @@ func closeStage(ctx context.Context, s *scene.Stage, before scene.Census, cfg st
 	census := s.AwaitCensus(wait, before)
 	if census == nil {
 		fmt.Fprintln(cfg.output.out, "no goroutine, feed, channel, stream or backend more than before")
+	} else {
+		s.KeepLogs() // which may tell why
 	}
 	return errors.Join(census, s.Close(clean))
 }

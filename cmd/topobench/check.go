@@ -42,9 +42,9 @@ type checkCmd struct {
 // Help is the long form of --help.
 func (*checkCmd) Help() string {
 	return "It makes topologies of its own, writes to them through SQL and REST, follows them with clients of four " +
-		"kinds, and compares every event and snapshot that they got with the journal, and the journal with what was committed. " +
-		"It shares no code with the server. The last line of the report counts what is lost, doubled, reordered, " +
-		"torn, and wrong snapshots." + faultHelp()
+		"kinds, and compares every event and snapshot that they got with the journal, and the journal with what was " +
+		"committed. It shares no code with the server. The last line of the report counts what is lost, doubled, " +
+		"reordered, torn, and wrong snapshots." + faultHelp()
 }
 
 // errViolated: the report says what.

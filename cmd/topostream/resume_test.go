@@ -113,7 +113,8 @@ func TestEveryLineOfTheResumeParagraph(t *testing.T) {
 			if res.StatusCode != http.StatusOK {
 				t.Fatalf("%s: %s", line.what, res.Status)
 			}
-			got := events(t, res.Body, strconv.FormatUint(emit(t, conn, id), 10)) // attached by now, so the new event ends what came before
+			got := events(t, res.Body,
+				strconv.FormatUint(emit(t, conn, id), 10)) // attached by now, so the new event ends what came before
 			var want []string
 			after := line.after
 			if after == snapshot {
@@ -155,7 +156,8 @@ func TestADeletedTopologyGivesTheRestAndTheEndOr404(t *testing.T) {
 		}
 	}
 	for _, after := range []string{"", "3", "4", "x", strconv.Itoa(1<<32 + 1)} {
-		if status, _, body := get(t, url, "Accept", "text/event-stream", "Last-Event-ID", after); status != http.StatusNotFound {
+		if status, _, body := get(t, url, "Accept", "text/event-stream", "Last-Event-ID",
+			after); status != http.StatusNotFound {
 			t.Errorf("after %q: %d %s, want 404", after, status, body)
 		}
 	}
@@ -163,6 +165,7 @@ func TestADeletedTopologyGivesTheRestAndTheEndOr404(t *testing.T) {
 
 func TestAClientWhoseSocketIsKilledAThousandTimesEndsWithTheJournal(t *testing.T) {
 	t.Parallel()
+	long(t)
 	for _, bus := range []string{"notify", "wal", "poll"} {
 		t.Run(bus, func(t *testing.T) {
 			t.Parallel()
@@ -185,7 +188,9 @@ func TestAClientWhoseSocketIsKilledAThousandTimesEndsWithTheJournal(t *testing.T
 				}
 				defer conn.Close(t.Context())
 				for ctx.Err() == nil {
-					if _, err := conn.Exec(t.Context(), `SELECT topology_emit($1::text::uuid, 'test', jsonb_build_object('x', repeat('x', (random() * 300)::int)))`, id); err != nil {
+					if _, err := conn.Exec(t.Context(),
+						`SELECT topology_emit($1::text::uuid, 'test', jsonb_build_object('x', repeat('x', (random() * 300)::int)))`,
+						id); err != nil {
 						t.Error(err)
 						return
 					}
@@ -217,7 +222,9 @@ func (c *client) readUntilKilled(address string, n int) {
 		c.t.Fatal(err)
 	}
 	_, path, _ := strings.Cut(c.url, address)
-	_, err = fmt.Fprintf(conn, "GET %s HTTP/1.0\r\nHost: x\r\nAuthorization: Bearer %s\r\nAccept: text/event-stream\r\nLast-Event-ID: %s\r\n\r\n", path, c.token, c.last)
+	_, err = fmt.Fprintf(conn,
+		"GET %s HTTP/1.0\r\nHost: x\r\nAuthorization: Bearer %s\r\nAccept: text/event-stream\r\nLast-Event-ID: %s\r\n\r\n",
+		path, c.token, c.last)
 	if err != nil {
 		c.t.Fatal(err)
 	}
@@ -233,7 +240,8 @@ func (c *client) readUntilKilled(address string, n int) {
 	}
 	_ = conn.Close()
 	_, body, _ := strings.Cut(got.String(), "\r\n\r\n")
-	whole := strings.LastIndex(body, "\n\n") + 1 // what follows is cut off, and a client must not use it (HTML standard, section 9.2.6)
+	whole := strings.LastIndex(body,
+		"\n\n") + 1 // what follows is cut off, and a client must not use it (HTML standard, section 9.2.6)
 	for e, err := range gosse.Read(strings.NewReader(body[:whole]+"\n"), nil) {
 		if err != nil {
 			c.t.Error(err)
@@ -245,6 +253,7 @@ func (c *client) readUntilKilled(address string, n int) {
 
 func TestPruningUnderClientsThatResumeLeavesNoHole(t *testing.T) {
 	t.Parallel()
+	long(t)
 	db := pgtest.New(t)
 	conn := db.Conn(t)
 	id := demo(t, conn)
@@ -258,7 +267,9 @@ func TestPruningUnderClientsThatResumeLeavesNoHole(t *testing.T) {
 	var wg sync.WaitGroup
 	wg.Go(func() { // the clock jumps back and forth by hours, and old events go as soon as they may
 		for n := 0; ctx.Err() == nil; n++ {
-			if _, err := pool.Exec(t.Context(), `SELECT topology_emit($1::text::uuid, 'test', jsonb_build_object('x', repeat('x', 500))) FROM generate_series(1, 5)`, id); err != nil {
+			if _, err := pool.Exec(t.Context(),
+				`SELECT topology_emit($1::text::uuid, 'test', jsonb_build_object('x', repeat('x', 500))) FROM generate_series(1, 5)`,
+				id); err != nil {
 				t.Error(err)
 				return
 			}
@@ -298,7 +309,8 @@ func TestPruningUnderClientsThatResumeLeavesNoHole(t *testing.T) {
 	clients.Wait()
 	stop()
 	wg.Wait()
-	t.Logf("%d connects resumed, %d got a snapshot; the journal begins at %d", resumed.Load(), snapshots.Load(), pgtest.Scan[int](t, conn, `SELECT first FROM topology_heads`))
+	t.Logf("%d connects resumed, %d got a snapshot; the journal begins at %d", resumed.Load(), snapshots.Load(),
+		pgtest.Scan[int](t, conn, `SELECT first FROM topology_heads`))
 	if resumed.Load() == 0 || snapshots.Load() == 0 {
 		t.Error("the test has not seen both")
 	}

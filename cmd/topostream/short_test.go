@@ -10,3 +10,11 @@ func long(t testing.TB) {
 		t.Skip("long: left out with -short")
 	}
 }
+
+// fewer gives n, and a quarter of it with -short: of tries that differ at random.
+func fewer(n int) int {
+	if testing.Short() {
+		return n / 4
+	}
+	return n
+}

@@ -109,13 +109,16 @@ func (e *edit) run(ctx context.Context, op any) (json.RawMessage, error) {
 func (e *edit) result(ctx context.Context) (json.RawMessage, error) {
 	const query = `
 SELECT json_build_object(
-    'lans', (SELECT coalesce(json_agg(json_build_object('id', l.id, 'topology_id', l.topology_id, 'name', l.name, 'subnet', l.subnet, 'is_dmz', l.is_dmz,
-        'x', l.x, 'y', l.y) ORDER BY l.name), '[]') FROM lans l WHERE l.id = ANY ($1::text[]::uuid[])),
-    'deckies', (SELECT coalesce(json_agg(json_build_object('uuid', d.uuid, 'topology_id', d.topology_id, 'name', d.name, 'services', d.services,
-        'decky_config', d.decky_config, 'ip', host(d.ip), 'state', d.state, 'x', d.x, 'y', d.y) ORDER BY d.name), '[]')
+    'lans', (SELECT coalesce(json_agg(json_build_object('id', l.id, 'topology_id', l.topology_id, 'name', l.name,
+        'subnet', l.subnet, 'is_dmz', l.is_dmz, 'x', l.x, 'y', l.y) ORDER BY l.name), '[]')
+        FROM lans l WHERE l.id = ANY ($1::text[]::uuid[])),
+    'deckies', (SELECT coalesce(json_agg(json_build_object('uuid', d.uuid, 'topology_id', d.topology_id, 'name', d.name,
+        'services', d.services, 'decky_config', d.decky_config, 'ip', host(d.ip), 'state', d.state,
+        'x', d.x, 'y', d.y) ORDER BY d.name), '[]')
         FROM deckies d WHERE d.uuid = ANY ($2::text[]::uuid[])),
-    'edges', (SELECT coalesce(json_agg(json_build_object('id', g.id, 'topology_id', g.topology_id, 'decky_uuid', g.decky_uuid, 'lan_id', g.lan_id,
-        'ip', host(g.ip), 'is_bridge', g.is_bridge, 'forwards_l3', g.forwards_l3) ORDER BY g.decky_uuid, g.lan_id), '[]')
+    'edges', (SELECT coalesce(json_agg(json_build_object('id', g.id, 'topology_id', g.topology_id,
+        'decky_uuid', g.decky_uuid, 'lan_id', g.lan_id, 'ip', host(g.ip), 'is_bridge', g.is_bridge,
+        'forwards_l3', g.forwards_l3) ORDER BY g.decky_uuid, g.lan_id), '[]')
         FROM edges g WHERE g.id = ANY ($3::text[]::uuid[])),
     'removed', $4::json)::text`
 	removed, err := json.Marshal(e.removed)

@@ -77,8 +77,8 @@ func TestAWorkerFollowsTheDatabasesBus(t *testing.T) {
 	w.log.says(t, "reading the WAL")
 }
 
-// A trigger reads in its own snapshot whether to NOTIFY: here one of before the change, and the transaction has no number
-// yet when the bus changes.
+// A trigger reads in its own snapshot whether to NOTIFY: here one of before the change, and the transaction has no
+// number yet when the bus changes.
 func TestWhatAnOldSnapshotEnqueuesAfterTheBusHasChangedIsStillReadFromTheWAL(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)

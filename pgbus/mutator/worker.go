@@ -77,9 +77,8 @@ func Connections(concurrency int) int32 { return int32(2*concurrency + 2) }
 
 // A Worker applies mutations. Make it with New, run it with Run.
 type Worker struct {
-	cfg   Config
-	log   *slog.Logger
-	begin string // of its transactions
+	cfg Config
+	log *slog.Logger
 
 	listener   *notify.Listener
 	wal        *wal.Source

@@ -99,7 +99,8 @@ func (c *Cluster) run(ctx context.Context, name string, args ...string) error {
 
 func (c *Cluster) start(ctx context.Context) error {
 	args := make([]string, 0, 8+2*len(c.cfg.Settings))
-	args = append(args, "-D", c.data(), "-c", "listen_addresses=127.0.0.1", "-c", "port="+strconv.Itoa(c.cfg.Port), "-c", "unix_socket_directories=")
+	args = append(args, "-D", c.data(), "-c", "listen_addresses=127.0.0.1", "-c", "port="+strconv.Itoa(c.cfg.Port),
+		"-c", "unix_socket_directories=")
 	for _, name := range slices.Sorted(maps.Keys(c.cfg.Settings)) {
 		args = append(args, "-c", name+"="+c.cfg.Settings[name])
 	}
@@ -128,7 +129,8 @@ func (c *Cluster) start(ctx context.Context) error {
 		_ = cmd.Process.Signal(syscall.SIGQUIT) // it may have exited
 		<-exited
 		end := tail(logPath)
-		if strings.Contains(end, "could not create any TCP/IP sockets") { // src/backend/postmaster/postmaster.c; initdb made messages English
+		// src/backend/postmaster/postmaster.c; initdb made messages English.
+		if strings.Contains(end, "could not create any TCP/IP sockets") {
 			return fmt.Errorf("PostgreSQL did not start on port %d: %w", c.cfg.Port, errPortTaken)
 		}
 		return fmt.Errorf("PostgreSQL did not start: %w; its log ends:\n%s", err, end)

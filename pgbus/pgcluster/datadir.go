@@ -45,7 +45,8 @@ func chooseAccount() (account, error) {
 			return account{name, &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}}, nil
 		}
 	}
-	return account{}, errors.New("PostgreSQL does not run as root, and there is neither a user postgres nor a user nobody: make one")
+	return account{}, errors.New("PostgreSQL does not run as root, and there is neither a user " +
+		"postgres nor a user nobody: make one")
 }
 
 // own gives a path to the account.
@@ -138,7 +139,8 @@ func (c *Cluster) refuseForeign() error {
 		}
 	}
 	if len(entries) > 0 {
-		return fmt.Errorf("%s is not empty, and topostream did not make what is in it: give an empty or a new directory by --data-dir", c.cfg.DataDir)
+		return fmt.Errorf("%s is not empty, and topostream did not make what is in it: "+
+			"give an empty or a new directory by --data-dir", c.cfg.DataDir)
 	}
 	return nil
 }
@@ -151,7 +153,8 @@ func (c *Cluster) takeLock() error {
 	path := filepath.Join(c.cfg.DataDir, lockName)
 	lock, err := tryLock(path)
 	if errors.Is(err, errLocked) {
-		return fmt.Errorf("another topostream %suses %s: stop it, or give this one another directory by --data-dir", lockHolder(path), c.cfg.DataDir)
+		return fmt.Errorf("another topostream %suses %s: stop it, or give this one another directory by --data-dir",
+			lockHolder(path), c.cfg.DataDir)
 	}
 	c.lock = lock
 	return err
@@ -171,8 +174,10 @@ func (c *Cluster) checkAccess(ctx context.Context) error {
 	}
 	postgres := c.cfg.Binaries.Bin("postgres")
 	for _, try := range []struct{ dir, problem string }{
-		{"/", fmt.Sprintf("the user %s, as whom PostgreSQL runs because you are root, cannot run %s", c.account.name, postgres)},
-		{c.cfg.DataDir, fmt.Sprintf("the user %s, as whom PostgreSQL runs because you are root, cannot reach %s: choose a --data-dir whose parents are open to it, for example below /var/lib", c.account.name, c.cfg.DataDir)},
+		{"/", fmt.Sprintf("the user %s, as whom PostgreSQL runs because you are root, cannot run %s",
+			c.account.name, postgres)},
+		{c.cfg.DataDir, fmt.Sprintf("the user %s, as whom PostgreSQL runs because you are root, cannot reach %s: "+
+			"choose a --data-dir whose parents are open to it, for example below /var/lib", c.account.name, c.cfg.DataDir)},
 	} {
 		cmd := exec.CommandContext(ctx, postgres, "--version")
 		cmd.Dir, cmd.SysProcAttr = try.dir, &syscall.SysProcAttr{Credential: c.account.credential}
@@ -205,7 +210,10 @@ func (c *Cluster) initdb(ctx context.Context) error {
 		_ = os.RemoveAll(dir) // it is in nobody's way
 	}
 	making := c.data() + ".making-" + strconv.Itoa(os.Getpid())
-	args := []string{"-D", making, "-U", "postgres", "--auth=scram-sha-256", "--pwfile=" + passwordFile, "-E", "UTF8", "--locale=C", "--no-sync"}
+	args := []string{
+		"-D", making, "-U", "postgres", "--auth=scram-sha-256", "--pwfile=" + passwordFile,
+		"-E", "UTF8", "--locale=C", "--no-sync",
+	}
 	if c.cfg.WALDir != "" {
 		args = append(args, "--waldir="+c.cfg.WALDir)
 	}
@@ -229,7 +237,8 @@ func (c *Cluster) reopen(ctx context.Context, passwordFile string) error {
 		return fmt.Errorf("data directory: %w", err)
 	}
 	if v := strings.TrimSpace(string(version)); v != strconv.Itoa(c.cfg.Binaries.Version) {
-		return fmt.Errorf("%s was made by PostgreSQL %s, and the one found here is %d: choose another --data-dir or set TOPOSTREAM_PG_BIN", c.cfg.DataDir, v, c.cfg.Binaries.Version)
+		return fmt.Errorf("%s was made by PostgreSQL %s, and the one found here is %d: "+
+			"choose another --data-dir or set TOPOSTREAM_PG_BIN", c.cfg.DataDir, v, c.cfg.Binaries.Version)
 	}
 	return c.stopLeftover(ctx)
 }
@@ -260,7 +269,8 @@ func (c *Cluster) stopLeftover(ctx context.Context) error {
 	// Not kill(pid, 0): where nobody reaps, in a container, it answers for a zombie, too, which has no command line any
 	// more.
 	if err := every(waitCtx, 30*time.Millisecond, func() bool { return !runs() }); err != nil {
-		return fmt.Errorf("the PostgreSQL (pid %d) that a killed topostream left on %s does not stop: %w", pid, c.cfg.DataDir, err)
+		return fmt.Errorf("the PostgreSQL (pid %d) that a killed topostream left on %s does not stop: %w",
+			pid, c.cfg.DataDir, err)
 	}
 	return nil
 }

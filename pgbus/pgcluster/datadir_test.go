@@ -61,7 +61,8 @@ func TestASecondStartLeavesTheFirstClusterAlone(t *testing.T) {
 	pid := postmaster(t, dir)
 	// The same process and another one: an flock belongs to an open file, not to a process.
 	_, err := pgcluster.Start(t.Context(), cfg)
-	if err == nil || !strings.Contains(err.Error(), "another topostream (pid "+strconv.Itoa(os.Getpid())+") uses "+dir) || !strings.Contains(err.Error(), "--data-dir") {
+	want := "another topostream (pid " + strconv.Itoa(os.Getpid()) + ") uses " + dir
+	if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "--data-dir") {
 		t.Errorf("the second start says: %v", err)
 	}
 	other := exec.Command(os.Args[0])
@@ -158,7 +159,8 @@ func TestADirectoryOfSomebodyElseIsRefusedAndNotTouched(t *testing.T) {
 	if err := syscall.Stat(dir, &before); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := pgcluster.Start(t.Context(), pgcluster.Config{Binaries: mustBinaries(t), DataDir: dir}); err == nil || !strings.Contains(err.Error(), "--data-dir") {
+	_, err := pgcluster.Start(t.Context(), pgcluster.Config{Binaries: mustBinaries(t), DataDir: dir})
+	if err == nil || !strings.Contains(err.Error(), "--data-dir") {
 		t.Errorf("start says: %v", err)
 	}
 	if err := syscall.Stat(dir, &after); err != nil || before.Mode != after.Mode || before.Uid != after.Uid {
@@ -217,7 +219,8 @@ func TestADirectoryOfAnotherVersionIsRefused(t *testing.T) {
 		}
 	}
 	_, err := pgcluster.Start(t.Context(), pgcluster.Config{Binaries: mustBinaries(t), DataDir: dir})
-	if err == nil || !strings.Contains(err.Error(), "was made by PostgreSQL 9") || !strings.Contains(err.Error(), "TOPOSTREAM_PG_BIN") {
+	if err == nil || !strings.Contains(err.Error(), "was made by PostgreSQL 9") ||
+		!strings.Contains(err.Error(), "TOPOSTREAM_PG_BIN") {
 		t.Errorf("start says: %v", err)
 	}
 }
@@ -244,7 +247,9 @@ func TestAsRootOnlyTheLastDirectoryIsClosed(t *testing.T) {
 	top := pgtest.OpenDir(t)
 	dir := filepath.Join(top, "made", "too", "leaf")
 	h := startHolder(t, dir, "umask 077;")
-	for path, want := range map[string]os.FileMode{dir: 0o700, filepath.Dir(dir): 0o755, filepath.Join(top, "made"): 0o755} {
+	for path, want := range map[string]os.FileMode{
+		dir: 0o700, filepath.Dir(dir): 0o755, filepath.Join(top, "made"): 0o755,
+	} {
 		if info, err := os.Stat(path); err != nil || info.Mode().Perm() != want {
 			t.Errorf("%s: %v, %v, want %v", path, info.Mode().Perm(), err, want)
 		}

@@ -35,7 +35,8 @@ func testConfig(t *testing.T) Config {
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir, err := os.MkdirTemp("", "pgcluster-test-") //nolint:usetesting // t.TempDir is closed to the user that PostgreSQL runs as
+	//nolint:usetesting // t.TempDir is closed to the user that PostgreSQL runs as
+	dir, err := os.MkdirTemp("", "pgcluster-test-")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -11,8 +11,8 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// Standby makes a cluster in dataDir that follows c by streaming replication, with c's settings and superuser, and starts
-// it on a free port. It returns when the standby takes connections. Whether a commit on c waits for it is c's
+// Standby makes a cluster in dataDir that follows c by streaming replication, with c's settings and superuser, and
+// starts it on a free port. It returns when the standby takes connections. Whether a commit on c waits for it is c's
 // synchronous_standby_names' to say. Options are pg_basebackup's, for example where tablespaces go.
 func (c *Cluster) Standby(ctx context.Context, dataDir string, options ...string) (*Cluster, error) {
 	s := &Cluster{cfg: c.cfg, account: c.account, password: c.password}
@@ -39,7 +39,8 @@ func (c *Cluster) follow(ctx context.Context, primary *Cluster, options []string
 		return fmt.Errorf("keep the password: %w", err)
 	}
 	// -R writes standby.signal and primary_conninfo; -X stream brings the WAL that the copy needs.
-	args := append([]string{"-D", c.data(), "-d", primary.URL("postgres"), "-R", "-X", "stream", "-c", "fast", "--no-sync"},
+	args := append([]string{"-D", c.data(), "-d", primary.URL("postgres"), "-R", "-X", "stream",
+		"-c", "fast", "--no-sync"},
 		options...)
 	if err := c.run(ctx, "pg_basebackup", args...); err != nil {
 		// PostgreSQL's message may quote the connection string.

@@ -77,7 +77,8 @@ func binaries(ctx context.Context) (pgcluster.Binaries, error) {
 func settings() map[string]string {
 	return map[string]string{
 		"max_connections": "400", "shared_buffers": "32MB",
-		"wal_level": "logical", "max_wal_senders": "100", "max_replication_slots": "100", // each bus of a test that reads the WAL takes one
+		// Each bus of a test that reads the WAL takes one.
+		"wal_level": "logical", "max_wal_senders": "100", "max_replication_slots": "100",
 	}
 }
 
@@ -296,7 +297,8 @@ func Standby(t testing.TB, primary *pgcluster.Cluster) *pgcluster.Cluster {
 	t.Helper()
 	var major int
 	out, err := exec.CommandContext(t.Context(), primary.Bin("pg_basebackup"), "--version").Output()
-	if _, scanErr := fmt.Sscanf(string(out), "pg_basebackup (PostgreSQL) %d", &major); err != nil || scanErr != nil || major < primary.Version() {
+	_, scanErr := fmt.Sscanf(string(out), "pg_basebackup (PostgreSQL) %d", &major)
+	if err != nil || scanErr != nil || major < primary.Version() {
 		return copied(t, primary)
 	}
 	c, err := primary.Standby(t.Context(), OpenDir(t))
@@ -341,7 +343,8 @@ func Eventually(t testing.TB, what string, yes func() bool) {
 func FreeAddress(t testing.TB) string {
 	t.Helper()
 	for range 1000 {
-		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 15_000+rand.IntN(15_000))) //nolint:noctx // it is closed at once
+		address := fmt.Sprintf("127.0.0.1:%d", 15_000+rand.IntN(15_000))
+		l, err := net.Listen("tcp", address) //nolint:noctx // it is closed at once
 		if err != nil {
 			continue // somebody has it
 		}

@@ -125,7 +125,8 @@ func keep(dir string) (err error) {
 	if err != nil {
 		return err
 	}
-	cluster, err := pgcluster.Start(ctx, pgcluster.Config{Binaries: b, DataDir: filepath.Join(dir, "cluster"), Settings: settings()})
+	cfg := pgcluster.Config{Binaries: b, DataDir: filepath.Join(dir, "cluster"), Settings: settings()}
+	cluster, err := pgcluster.Start(ctx, cfg)
 	if err != nil {
 		return err
 	}

@@ -96,7 +96,8 @@ func UseUTF8(ctx context.Context, conn *pgconn.PgConn) error {
 
 // BeginLight begins a transaction for what must never wait long: it sees one moment, a lock that somebody else holds
 // ends it after 500 ms, and no statement of it takes longer than 2 s.
-const BeginLight = `BEGIN ISOLATION LEVEL REPEATABLE READ; SET LOCAL lock_timeout = '500ms'; SET LOCAL statement_timeout = '2s';`
+const BeginLight = `BEGIN ISOLATION LEVEL REPEATABLE READ;
+	SET LOCAL lock_timeout = '500ms'; SET LOCAL statement_timeout = '2s';`
 
 // Prepare is for every new connection that writes, or that streams are read on: it must lead to a primary.
 func Prepare(ctx context.Context, conn *pgx.Conn) error {

@@ -48,7 +48,9 @@ const shortestLockTimeout = 100 * time.Millisecond
 // Do runs do in a transaction with options, READ COMMITTED unless they say otherwise. The context that do gets ends
 // with ctx. waiting bounds the waits for a connection and for each lock; its cause is the error when it ends before
 // there is a connection.
-func (t *Transactor) Do(ctx, waiting context.Context, options pgx.TxOptions, do func(context.Context, pgx.Tx) error) error {
+func (t *Transactor) Do(
+	ctx, waiting context.Context, options pgx.TxOptions, do func(context.Context, pgx.Tx) error,
+) error {
 	if options.IsoLevel == "" {
 		options.IsoLevel = pgx.ReadCommitted
 	}
@@ -68,7 +70,9 @@ func (t *Transactor) Do(ctx, waiting context.Context, options pgx.TxOptions, do 
 }
 
 // once runs one try.
-func (t *Transactor) once(ctx, waiting context.Context, options pgx.TxOptions, do func(context.Context, pgx.Tx) error) error {
+func (t *Transactor) once(
+	ctx, waiting context.Context, options pgx.TxOptions, do func(context.Context, pgx.Tx) error,
+) error {
 	const limits = `SELECT set_config('lock_timeout', $1, true),
 		CASE WHEN $2 <> '0' THEN set_config('idle_in_transaction_session_timeout', $2, true) END`
 	conn, err := t.Pool.Acquire(waiting)

@@ -106,7 +106,8 @@ func Mutations(ctx context.Context, pool *pgxpool.Pool, age time.Duration) (remo
 	const remove = `
 DELETE FROM mutations WHERE id IN (
        SELECT m.id FROM mutations m
-        WHERE m.finished_at < clock_timestamp() - $1::bigint * interval '1 microsecond' AND m.state IN ('applied', 'failed')
+        WHERE m.finished_at < clock_timestamp() - $1::bigint * interval '1 microsecond'
+          AND m.state IN ('applied', 'failed')
         ORDER BY m.finished_at LIMIT $2)`
 	return inBatches(ctx, pool, remove, age.Microseconds(), batchRows)
 }

@@ -105,7 +105,8 @@ func TestExpiredTicketsGoAndNoOthers(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
 	conn := db.Conn(t)
-	const good = `INSERT INTO sse_tickets (hash, subject, role, expires) VALUES ('', '', 'viewer', now() + interval '1 min')`
+	const good = `
+INSERT INTO sse_tickets (hash, subject, role, expires) VALUES ('', '', 'viewer', now() + interval '1 min')`
 	pgtest.Exec(t, conn, expiredTickets, batchRows+1)
 	pgtest.Exec(t, conn, good)
 	if n, err := Tickets(t.Context(), db.Pool(t)); err != nil || n != batchRows+1 {

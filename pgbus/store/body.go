@@ -17,11 +17,13 @@ import (
 const parts = `
 SELECT 0, octet_length(body), next, NULL::bytea FROM doc
  UNION ALL
-SELECT n, NULL, NULL, substr(body, (n - 1) * 262144 + 1, 262144)
+SELECT n, NULL, next, substr(body, (n - 1) * 262144 + 1, 262144)
   FROM doc, generate_series(1, (octet_length(body) + 262143) / 262144) n WHERE octet_length(body) <= $1::bigint`
 
 // readBody runs a query that ends with parts. Without a row it is ErrNotFound.
-func readBody(ctx context.Context, tx pgx.Tx, query string, most int64, args ...any) (body []byte, next int64, _ error) {
+func readBody(
+	ctx context.Context, tx pgx.Tx, query string, most int64, args ...any,
+) (body []byte, next int64, _ error) {
 	rows, err := tx.Query(ctx, query, append([]any{most}, args...)...)
 	if err != nil {
 		return nil, 0, err

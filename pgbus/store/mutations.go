@@ -15,7 +15,8 @@ const mutations = `
 WITH RECURSIVE page AS (
      SELECT 1 AS n, m.position, m.json, octet_length(m.json)::bigint AS bytes
        FROM (SELECT m.position, topology_mutation_json(m) AS json FROM mutations m
-              WHERE m.topology_id = $2::text::uuid AND m.state = ANY ($3::text[]) AND ($4::bigint = 0 OR m.position < $4)
+              WHERE m.topology_id = $2::text::uuid AND m.state = ANY ($3::text[])
+                AND ($4::bigint = 0 OR m.position < $4)
               ORDER BY m.position DESC LIMIT 1) m
       UNION ALL
      SELECT p.n + 1, m.position, m.json, p.bytes + 1 + octet_length(m.json)
@@ -32,7 +33,8 @@ WITH RECURSIVE page AS (
                 CASE getdatabaseencoding() WHEN 'SQL_ASCII' THEN 'SQL_ASCII' ELSE 'UTF8' END) AS body,
             CASE WHEN EXISTS (
                  SELECT FROM mutations m
-                  WHERE m.topology_id = t.id AND m.state = ANY ($3::text[]) AND m.position < f.last) THEN f.last END AS next
+                  WHERE m.topology_id = t.id AND m.state = ANY ($3::text[]) AND m.position < f.last)
+                 THEN f.last END AS next
        FROM topologies t CROSS JOIN fits f WHERE t.id = $2::text::uuid)`
 
 // Mutations implements stream.Store.

@@ -38,7 +38,8 @@ func someMutations(t *testing.T, s *Store, db *pgtest.DB, n, size int) stream.To
 	const (
 		insert = `
 INSERT INTO mutations (topology_id, op, payload, requested_by)
-SELECT $1::text::uuid, 'update_decky', jsonb_build_object('decky', i, 'x', repeat('x', $3)), 'ada' FROM generate_series(1, $2) i`
+SELECT $1::text::uuid, 'update_decky', jsonb_build_object('decky', i, 'x', repeat('x', $3)), 'ada'
+  FROM generate_series(1, $2) i`
 		finish = `UPDATE mutations SET state = $1 WHERE position % 3 = 2`
 	)
 	id, conn := active(t, s), db.Conn(t)
@@ -120,7 +121,8 @@ func TestWhatIsLargerThanItsRoomIsNotReadAndSaysHowLargeItIs(t *testing.T) {
 	id := active(t, s)
 	const deckies = `
 INSERT INTO deckies (topology_id, name, decky_config)
-SELECT $1::text::uuid, lpad(i::text, 4, '0'), jsonb_build_object('ä', repeat('ü€', 10000)) FROM generate_series(1, 20) i`
+SELECT $1::text::uuid, lpad(i::text, 4, '0'), jsonb_build_object('ä', repeat('ü€', 10000))
+  FROM generate_series(1, 20) i`
 	pgtest.Exec(t, db.Conn(t), deckies, string(id))
 	var tooLarge *stream.TooLargeError
 	if _, err := s.Topology(t.Context(), id, 1000); !errors.As(err, &tooLarge) {
@@ -176,7 +178,7 @@ func TestAListIsInTheOrderOfNamesAndOfWhatOneMaySeeAlone(t *testing.T) {
 			Data                 []stream.Topology
 		}
 		must(t, json.Unmarshal(list, &page))
-		var names []string
+		names := make([]string, 0, len(page.Data))
 		for _, t := range page.Data {
 			names = append(names, t.Name)
 		}

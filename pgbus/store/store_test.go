@@ -5,13 +5,17 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"golang.org/x/sync/errgroup"
 
 	"topostream/pgbus/pgtest"
 	"topostream/pgbus/postgres"
@@ -191,4 +195,59 @@ func TestWhoInsertsByHandIsWaitedForBeforeVersionsAreCompared(t *testing.T) {
 	if err := <-done; !errors.Is(err, stream.ErrVersionConflict) {
 		t.Errorf("%v, want a version conflict", err)
 	}
+}
+
+func TestALockThatIsNotHadInTimeNamesWhoHoldsIt(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	var log bytes.Buffer
+	s := newStore(t, db, slog.New(slog.NewTextHandler(&log, nil)))
+	id, holder := active(t, s), db.Conn(t)
+	s.transactor.LockTimeout = 600 * time.Millisecond
+	pgtest.Exec(t, holder, `BEGIN`)
+	pgtest.Exec(t, holder, `SELECT FROM topologies FOR UPDATE`)
+	if err := s.DeleteTopology(t.Context(), id); !errors.Is(err, stream.ErrBusy) {
+		t.Errorf("%v, want ErrBusy", err)
+	}
+	if want := fmt.Sprintf("blocked_by_pid=[%d]", holder.PgConn().PID()); !strings.Contains(log.String(), want) {
+		t.Errorf("the log does not say %s:\n%s", want, log.String())
+	}
+	pgtest.Exec(t, holder, `ROLLBACK`)
+	must(t, s.DeleteTopology(t.Context(), id))
+}
+
+func TestWritersThatWaitForLocksTakeAThirdOfThePool(t *testing.T) {
+	t.Parallel()
+	const writers = 8
+	db := pgtest.New(t)
+	pool := newPool(t, db)
+	s, holder, watcher := New(pool, nil), db.Conn(t), db.Conn(t)
+	ids := make([]stream.TopologyID, 0, writers)
+	for i := range writers {
+		made, err := s.CreateTopology(t.Context(), stream.NewTopology{Name: strconv.Itoa(i)})
+		must(t, err)
+		ids = append(ids, made.ID)
+	}
+	pgtest.Exec(t, holder, `BEGIN`)
+	pgtest.Exec(t, holder, `SELECT FROM topologies FOR UPDATE`)
+	var deletions errgroup.Group
+	for _, id := range ids {
+		deletions.Go(func() error { return s.DeleteTopology(context.Background(), id) })
+	}
+	third := int(pool.Config().MaxConns) / 3
+	pgtest.Eventually(t, "a third to wait", func() bool { return pgtest.Scan[int](t, watcher, lockWaits) == third })
+	others := make([]*pgxpool.Conn, 0, third)
+	for range third { // the store's other connections ask who holds the locks, if anything
+		conn, err := pool.Acquire(t.Context())
+		must(t, err)
+		others = append(others, conn)
+	}
+	if n := pgtest.Scan[int](t, watcher, lockWaits); n != third {
+		t.Errorf("%d writers have a connection, want %d", n, third)
+	}
+	for _, conn := range others {
+		conn.Release()
+	}
+	pgtest.Exec(t, holder, `ROLLBACK`)
+	must(t, deletions.Wait())
 }

@@ -164,7 +164,8 @@ RETURNING hash, (extract(epoch FROM expires - (SELECT now FROM clock)) * 1000000
 func (t *Tickets) redeemAll(ctx context.Context, hashes []ticketHash) ([]redeemed, error) {
 	const remove = `
 WITH mine AS MATERIALIZED (
-       SELECT hash FROM sse_tickets WHERE hash = ANY ($1::bytea[]) AND expires > clock_timestamp() ORDER BY hash FOR UPDATE)
+       SELECT hash FROM sse_tickets WHERE hash = ANY ($1::bytea[]) AND expires > clock_timestamp()
+        ORDER BY hash FOR UPDATE)
 DELETE FROM sse_tickets t USING mine WHERE t.hash = mine.hash
 RETURNING t.hash, t.subject, t.role, t.topologies::text[], t.token_expires`
 	texts := make([][]byte, len(hashes))

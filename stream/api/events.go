@@ -169,7 +169,8 @@ func (s *Server) goodbye(w *frameWriter, id stream.TopologyID, err error) {
 	switch {
 	case errors.Is(err, errExpired):
 		event = "token_expired"
-	case errors.Is(err, errDraining), errors.Is(err, errReplaced), errors.Is(err, stream.ErrUnavailable), errors.Is(err, stream.ErrClosed):
+	case errors.Is(err, errDraining), errors.Is(err, errReplaced), errors.Is(err, stream.ErrUnavailable),
+		errors.Is(err, stream.ErrClosed):
 	default: // deleted, or the client has gone
 		return
 	}
@@ -220,7 +221,9 @@ func publicReason(err error) string {
 	if known, ok := errors.AsType[*stream.UnavailableError](err); ok {
 		return known.Reason
 	}
-	for _, known := range []error{errDraining, errReplaced, errLimit, errRate, errExpired, stream.ErrClosed, stream.ErrNoMemory} {
+	for _, known := range []error{
+		errDraining, errReplaced, errLimit, errRate, errExpired, stream.ErrClosed, stream.ErrNoMemory,
+	} {
 		if errors.Is(err, known) {
 			return known.Error()
 		}

@@ -7,10 +7,12 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"topostream/stream"
 )
@@ -120,7 +122,7 @@ func TestAnswersThatNobodyReadsAreBoundedTogetherAndTheRestGets503(t *testing.T)
 			}
 			close(may)
 			stuck.Wait()
-			for _, res := range append(answers, ask(s, http.MethodGet, path, "")) {
+			for _, res := range slices.Concat(answers, []*httptest.ResponseRecorder{ask(s, http.MethodGet, path, "")}) {
 				if res.Code != http.StatusOK || res.Body.Len() <= size || !strings.HasSuffix(res.Body.String(), "\n") {
 					t.Errorf("%s: %d and %d bytes", path, res.Code, res.Body.Len())
 				}
@@ -193,7 +195,8 @@ func TestLargeBodiesAreBoundedTogetherAndSmallOnesAreNot(t *testing.T) {
 		if held := stats.HeldBytes.Load(); held != limit/bodiesPart {
 			t.Errorf("%d bytes are held", held)
 		}
-		if res := post(strings.NewReader(large)); res.Code != http.StatusServiceUnavailable || res.Header().Get("Retry-After") == "" {
+		res := post(strings.NewReader(large))
+		if res.Code != http.StatusServiceUnavailable || res.Header().Get("Retry-After") == "" {
 			t.Errorf("one more gets %d %s", res.Code, res.Body)
 		}
 		small := make(chan int, 1)
@@ -220,8 +223,9 @@ func TestAPageOfMutationsSaysWhereTheNextOneIs(t *testing.T) {
 		{"", "", 0, stream.MutationQuery{Limit: 200}},
 		{"", "before=7&limit=200", 7, stream.MutationQuery{Limit: 200}},
 		{
-			"?limit=2&before=9&state=failed&state=pending&state=failed&token=secret", "before=7&limit=2&state=failed&state=pending",
-			7, stream.MutationQuery{Limit: 2, Before: 9, States: []string{"failed", "pending"}},
+			"?limit=2&before=9&state=failed&state=pending&state=failed&token=secret",
+			"before=7&limit=2&state=failed&state=pending", 7,
+			stream.MutationQuery{Limit: 2, Before: 9, States: []string{"failed", "pending"}},
 		},
 		{"?state=&before=", "", 0, stream.MutationQuery{Limit: 200}},
 	} {
@@ -259,4 +263,32 @@ func mustJSON(t *testing.T, v any) []byte {
 		t.Fatal(err)
 	}
 	return b
+}
+
+func TestAnAnswerThatNobodyReadsGivesItsMemoryBackAfterTheWriteTimeout(t *testing.T) {
+	t.Parallel()
+	const size = 64 << 20 // far more than the sockets' buffers hold
+	stats := &stream.Stats{}
+	library := libraryOf{size: size}
+	server := httptest.NewServer(New(Config{
+		Bus: library, Store: library, Stats: stats, Memory: stream.NewMemory(4*size, stats),
+		WriteTimeout: 200 * time.Millisecond,
+		Auth:         func(*http.Request) (stream.Principal, error) { return stream.Principal{Role: stream.RoleViewer}, nil },
+	}).Handler())
+	defer server.Close()
+	res, err := server.Client().Get(server.URL + aTopology)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = res.Body.Close() }() // nobody reads it
+	again := time.NewTicker(10 * time.Millisecond)
+	defer again.Stop()
+	late := time.After(30 * time.Second)
+	for stats.HeldBytes.Load() > 0 {
+		select {
+		case <-again.C:
+		case <-late:
+			t.Fatalf("%d bytes are still held", stats.HeldBytes.Load())
+		}
+	}
 }

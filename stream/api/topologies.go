@@ -45,9 +45,10 @@ func (s *Server) createTopology(w http.ResponseWriter, r request) {
 
 // getTopology is GET /topologies/{id}.
 func (s *Server) getTopology(w http.ResponseWriter, r request) {
-	graph, room, err := reading(r.Context(), s.forAnswers, graphRoom, func(ctx context.Context, most int64) ([]byte, error) {
+	read := func(ctx context.Context, most int64) ([]byte, error) {
 		return s.cfg.Store.Topology(ctx, r.topology, most)
-	})
+	}
+	graph, room, err := reading(r.Context(), s.forAnswers, graphRoom, read)
 	if err != nil {
 		s.fail(w, r.Request, err)
 		return

@@ -80,8 +80,10 @@ func commandError(ctx context.Context, err error, stderr string) error {
 
 // A group is the process group of a command, whose number is that of its first process.
 type group struct {
-	id      int
-	alive   *os.File // a pipe that nobody writes to: it ends when the last process has. Asking kill(2) would count zombies, which stay where PID 1 reaps late or never.
+	id int
+	// alive is a pipe that nobody writes to: it ends when the last process has. Asking kill(2) would count zombies,
+	// which stay where PID 1 reaps late or never.
+	alive   *os.File
 	stopped time.Time
 }
 
@@ -116,7 +118,8 @@ func (g *group) end() {
 		g.await(g.stopped.Add(grace)) // not only the shell may have something to clean up
 	}
 	if signalGroup(g.id, syscall.SIGKILL) == nil {
-		g.await(time.Now().Add(grace)) // for those who sleep in the kernel; and one that has left the group may have the pipe
+		// For those who sleep in the kernel; and one that has left the group may have the pipe.
+		g.await(time.Now().Add(grace))
 	}
 }
 

@@ -60,7 +60,8 @@ func New(cfg Config) (*Verifier, error) {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
 	if cfg.Cookie != "" && !isCookieName(cfg.Cookie) {
-		return nil, fmt.Errorf("the name of the cookie, %.80q, is none: use letters, digits and - or _, for example __Host-topostream", cfg.Cookie)
+		return nil, fmt.Errorf("the name of the cookie, %.80q, is none: use letters, digits and - or _, "+
+			"for example __Host-topostream", cfg.Cookie)
 	}
 	keys, err := newKeySource(cfg)
 	if err != nil {
@@ -71,7 +72,8 @@ func New(cfg Config) (*Verifier, error) {
 		jwt.WithLeeway(clockSkew), jwt.WithIssuedAt(),
 		jwt.WithValidMethods(keys.algorithms()),
 		jwt.WithExpirationRequired(), jwt.WithTimeFunc(cfg.Now), jwt.WithStrictDecoding(),
-		optional(cfg.Issuer, jwt.WithIssuer), optional(cfg.Audience, func(a string) jwt.ParserOption { return jwt.WithAudience(a) }),
+		optional(cfg.Issuer, jwt.WithIssuer),
+		optional(cfg.Audience, func(a string) jwt.ParserOption { return jwt.WithAudience(a) }),
 	)}, nil
 }
 
@@ -84,7 +86,8 @@ func newKeySource(cfg Config) (keySource, error) {
 	}
 	switch {
 	case given == 0:
-		return nil, errors.New("no secret: set TOPOSTREAM_JWT_SECRET or --jwt-secret-file (recommended), for example to the output of `openssl rand -base64 48`; " +
+		return nil, errors.New("no secret: set TOPOSTREAM_JWT_SECRET or --jwt-secret-file (recommended), " +
+			"for example to the output of `openssl rand -base64 48`; " +
 			"or, for tokens that another program signs, --jwt-public-key or --jwks-url")
 	case given > 1:
 		return nil, errors.New("a secret, public keys and a JWKS URL exclude each other: give one")
@@ -123,7 +126,8 @@ func (v *Verifier) Authenticate(r *http.Request) (stream.Principal, error) {
 		return stream.Principal{}, fmt.Errorf("%w: %w", ErrUnauthenticated, err)
 	}
 	var c claims
-	if _, err := v.parser.ParseWithClaims(found.token, &c, func(t *jwt.Token) (any, error) { return v.keys.key(r.Context(), t) }); err != nil {
+	if _, err := v.parser.ParseWithClaims(found.token, &c,
+		func(t *jwt.Token) (any, error) { return v.keys.key(r.Context(), t) }); err != nil {
 		return stream.Principal{}, fmt.Errorf("%w: %s", ErrUnauthenticated, reason(err))
 	}
 	if !v.now().Before(c.ExpiresAt.Time) {
@@ -143,7 +147,8 @@ func (v *Verifier) Authenticate(r *http.Request) (stream.Principal, error) {
 func reason(err error) string {
 	for _, kind := range []error{
 		errNoSuchKey, errWrongAlgorithm,
-		jwt.ErrTokenExpired, jwt.ErrTokenNotValidYet, jwt.ErrTokenUsedBeforeIssued, jwt.ErrTokenSignatureInvalid, jwt.ErrTokenInvalidIssuer,
+		jwt.ErrTokenExpired, jwt.ErrTokenNotValidYet, jwt.ErrTokenUsedBeforeIssued, jwt.ErrTokenSignatureInvalid,
+		jwt.ErrTokenInvalidIssuer,
 		jwt.ErrTokenInvalidAudience, jwt.ErrTokenRequiredClaimMissing, jwt.ErrTokenMalformed, jwt.ErrTokenUnverifiable,
 	} {
 		if errors.Is(err, kind) {

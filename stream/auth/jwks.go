@@ -49,7 +49,8 @@ type jwks struct {
 func newJWKS(cfg Config) (*jwks, error) {
 	u, err := url.Parse(cfg.JWKSURL)
 	if err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" {
-		return nil, errors.New("the JWKS URL is none: give one that begins with https://") // nothing of it is quoted: it may hold a password
+		// Nothing of it is quoted: it may hold a password.
+		return nil, errors.New("the JWKS URL is none: give one that begins with https://")
 	}
 	set := &usableKeys{MemoryJWKSet: jwkset.NewMemoryStorage(), log: cfg.Logger}
 	lookup, err := keyfunc.New(keyfunc.Options{Storage: set})
@@ -60,7 +61,8 @@ func newJWKS(cfg Config) (*jwks, error) {
 		cfg.Refresh = jwksRefresh
 	}
 	j := &jwks{
-		url: cfg.JWKSURL, public: withoutSecrets(u), client: jwksClient(), set: set, keyfunc: lookup, interval: cfg.Refresh, now: cfg.Now, log: cfg.Logger,
+		url: cfg.JWKSURL, public: withoutSecrets(u), client: jwksClient(), set: set, keyfunc: lookup,
+		interval: cfg.Refresh, now: cfg.Now, log: cfg.Logger,
 		unknown: rate.NewLimiter(rate.Every(unknownKeyEvery), 1),
 	}
 	if u.Scheme == "http" && !isLoopback(u.Hostname()) {
@@ -82,7 +84,9 @@ func isLoopback(host string) bool {
 // jwksClient reads at most maxJWKS bytes, keeps no connection open for minutes, and does not leave https.
 func jwksClient() *http.Client {
 	return &http.Client{
-		Transport: limitedBodies{&http.Transport{Proxy: http.ProxyFromEnvironment, DisableKeepAlives: true, ForceAttemptHTTP2: true}},
+		Transport: limitedBodies{&http.Transport{
+			Proxy: http.ProxyFromEnvironment, DisableKeepAlives: true, ForceAttemptHTTP2: true,
+		}},
 		CheckRedirect: func(req *http.Request, via []*http.Request) error {
 			switch {
 			case len(via) > maxJWKSRedirects:

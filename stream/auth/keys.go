@@ -61,9 +61,11 @@ type secretKey []byte
 func CheckSecret(secret []byte) error {
 	switch {
 	case len(secret) == 0:
-		return errors.New("no secret: set TOPOSTREAM_JWT_SECRET or --jwt-secret-file (recommended), for example to the output of `openssl rand -base64 48`")
+		return errors.New("no secret: set TOPOSTREAM_JWT_SECRET or --jwt-secret-file (recommended), " +
+			"for example to the output of `openssl rand -base64 48`")
 	case len(secret) < MinSecret:
-		return fmt.Errorf("the JWT secret has %d bytes: it needs %d or more, for example `openssl rand -base64 48`", len(secret), MinSecret)
+		return fmt.Errorf("the JWT secret has %d bytes: it needs %d or more, for example `openssl rand -base64 48`",
+			len(secret), MinSecret)
 	}
 	return nil
 }
@@ -99,7 +101,8 @@ func newPublicKeys(file []byte) (publicKeys, error) {
 	}
 	switch begun := bytes.Count(file, []byte("-----BEGIN ")); {
 	case begun == 0:
-		return nil, errors.New("there is no PEM block: give a public key that begins with -----BEGIN PUBLIC KEY-----, or a certificate")
+		return nil, errors.New("there is no PEM block: give a public key that begins with " +
+			"-----BEGIN PUBLIC KEY-----, or a certificate")
 	case begun != n:
 		return nil, fmt.Errorf("%d PEM blocks begin and %d are whole: the file is cut off or damaged", begun, n)
 	case n > maxPublicKeys:
@@ -119,9 +122,11 @@ func publicKey(block *pem.Block) (any, error) {
 		}
 		return c.PublicKey, nil
 	case "RSA PUBLIC KEY":
-		return nil, errors.New("an RSA PUBLIC KEY is PKCS #1: convert it by `openssl rsa -RSAPublicKey_in -in FILE -pubout`")
+		return nil, errors.New("an RSA PUBLIC KEY is PKCS #1: convert it by " +
+			"`openssl rsa -RSAPublicKey_in -in FILE -pubout`")
 	}
-	return nil, fmt.Errorf("a PEM block is a %.40q: give the PUBLIC KEY, which `openssl pkey -in FILE -pubout` prints, or a CERTIFICATE", block.Type)
+	return nil, fmt.Errorf("a PEM block is a %.40q: give the PUBLIC KEY, "+
+		"which `openssl pkey -in FILE -pubout` prints, or a CERTIFICATE", block.Type)
 }
 
 func (k publicKeys) algorithms() (all []string) {

@@ -12,9 +12,10 @@
  * there; it gets `unavailable` only after two tries; and it ends with the state that the database ends with.
  *
  * Assumptions. A snapshot shows one moment, and a standby's shows a prefix of the primary's commits (storage/ipc/
- * procarray.c, GetSnapshotData and ExpireTreeKnownAssignedTransactionIds: commits are replayed in the order of the WAL).
- * Head and journal outlive a deleted topology, and one that is made anew with the same id goes on with the head's numbers
- * (sql: topology_heads has no foreign key). Pruning removes a prefix and raises `first` in the same transaction.
+ * procarray.c, GetSnapshotData and ExpireTreeKnownAssignedTransactionIds: commits are replayed in the order of the
+ * WAL). Head and journal outlive a deleted topology, and one that is made anew with the same id goes on with the head's
+ * numbers (sql: topology_heads has no foreign key). Pruning removes a prefix and raises `first` in the same
+ * transaction.
  *
  * Switches (spin -D); 1 is what we do, 0 the mutant, unless said otherwise:
  *   STANDBYS   0  everything is read from the primary; 1  from two standbys
@@ -48,6 +49,9 @@
 #ifndef SHARED
 #define SHARED 1
 #endif
+#ifndef REACH
+#define REACH 0
+#endif
 #ifndef STEPS
 #define STEPS 5
 #endif
@@ -73,7 +77,7 @@ byte shows;              /* and the life that this state is of */
 mtype = { waits, live, told_deleted, told_404, told_unavailable };
 mtype client = waits;
 
-bool gap, wrong_deleted, wrong_404;
+bool gap, wrong_deleted, wrong_404, ends_wrong, unavailable;
 
 proctype Writers() {
   do
@@ -221,14 +225,16 @@ behind:                                             /* a standby that does not h
   :: else -> goto behind
   fi;
 out:
-  assert(!gap);
-  assert(!wrong_404);
-  assert(!wrong_deleted);
-  assert(client != told_unavailable || pruned == 2);
-#ifdef REACH
-  assert(client != told_unavailable);
-#endif
-  assert(client != live || (has == seq[top] && shows == life[top] && there[top]))
+  atomic {
+    assert(!gap);
+    assert(!wrong_404);
+    assert(!wrong_deleted);
+    assert(client != told_unavailable || pruned == 2);
+    unavailable = (REACH && client == told_unavailable);
+    assert(!unavailable);
+    ends_wrong = (client == live && (has != seq[top] || shows != life[top] || !there[top]));
+    assert(!ends_wrong)
+  }
 }
 
 init {

@@ -5,19 +5,19 @@
  * What is modelled. Two databases that were one: OLD (0) and NEW (1). OLD gets events that NEW does not have: the lost
  * history. NEW gets events of its own under the same numbers. A pooler leads a server's statements to OLD, then to NEW,
  * and may swap them between any two statements; with LIVES some statements still reach OLD afterwards, until it dies.
- * One topology, one client, and the server that it is connected to; the client may come back to another server, that has
- * seen nothing yet, with the number that it has.
+ * One topology, one client, and the server that it is connected to; the client may come back to another server, that
+ * has seen nothing yet, with the number that it has.
  *
  * What is asked, in every run: the client never gets an event of NEW after one of the lost history without a snapshot
  * between (spliced), never anything of OLD after something of NEW (went_back), and it ends with exactly what NEW has.
  *
  * The rules:
- *   - a database remembers which one it is (system identifier, timeline, OID); if it finds that it is another, a raise is
- *     due: a new epoch and a new random `history`, in the settings alone;
- *   - each read returns the rows and, in the same statement, epoch, history and whether a raise is due. What differs from
- *     the feed's is not appended, and the feed is thrown away. An epoch lower than the highest that the server has seen,
- *     with no raise due, is an old primary: nothing is taken from it, and it is never raised. The same epoch with another
- *     history is raised;
+ *   - a database remembers which one it is (system identifier, timeline, OID); if it finds that it is another, a raise
+ *     is due: a new epoch and a new random `history`, in the settings alone;
+ *   - each read returns the rows and, in the same statement, epoch, history and whether a raise is due. What differs
+ *     from the feed's is not appended, and the feed is thrown away. An epoch lower than the highest that the server has
+ *     seen, with no raise due, is an old primary: nothing is taken from it, and it is never raised. The same epoch with
+ *     another history is raised;
  *   - a head enters the new epoch under its own lock, before a document or a resume (topology_raise); if a writer holds
  *     it, the client is told `unavailable` and tries again. A head below the settings' epoch is never handed out;
  *   - a writer takes head+1, whatever the epoch.
@@ -27,15 +27,16 @@
  *  1. A promotion begins a new timeline, whose number is the highest that the server finds plus 1: access/transam/
  *     xlogrecovery.c and timeline.c, findNewestTimeLine. Two standbys of one primary that are both promoted can so get
  *     the same one; all else that a database can be asked for they have in common, too.
- *  2. A promoted standby keeps its connections and its snapshots: access/transam/xlog.c, StartupXLOG ends recovery under
- *     running backends. In recovery nothing can be written, so no raise is due there.
+ *  2. A promoted standby keeps its connections and its snapshots: access/transam/xlog.c, StartupXLOG ends recovery
+ *     under running backends. In recovery nothing can be written, so no raise is due there.
  *  3. A row lock is held to the end of the transaction; a statement at READ COMMITTED reads settings and heads in one
  *     snapshot: storage/ipc/procarray.c, GetSnapshotData; access/heap/heapam.c, heap_lock_tuple.
  * Of the pooler: in transaction mode it gives each transaction to any server connection that it has, and a statement is
  * never split.
  *
  * Switches (spin -D):
- *   COPIES    0  a promotion: OLD is what it was, NEW was its standby; 1  both were promoted, and raise to the same epoch
+ *   COPIES    0  a promotion: OLD is what it was, NEW was its standby; 1  both were promoted, and raise to the same
+ *                epoch
  *   LIVES     1  statements may reach OLD after the swap, until it dies
  *   REPLICA   1  the pooler may lead to NEW while it is still a standby
  *   RESUMES   how often the client comes back to a server that has seen nothing
@@ -216,7 +217,8 @@ lift:
     pick();
     if
     :: SHORT || head_epoch[d] == epoch[d]
-    :: !SHORT && head_epoch[d] < epoch[d] && (d == OLD || (promoted && !locked)) -> head_epoch[d] = epoch[d]; head_n[d] = 0
+    :: !SHORT && head_epoch[d] < epoch[d] && (d == OLD || (promoted && !locked)) ->
+       head_epoch[d] = epoch[d]; head_n[d] = 0
     :: else -> goto attach                          /* `unavailable`: somebody holds the head */
     fi
   };

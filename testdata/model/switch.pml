@@ -9,25 +9,25 @@
  *
  * THE STREAM IS DRAINED WHEN, in this order:
  *   1. the server has read the new setting, and in the same statement X = pg_snapshot_xmax(pg_current_snapshot()). The
- *      switch is visible there, so its number is below X. A snapshot that does not show the switch has an xmin of at most
- *      the switch's number, and so below X;
- *   2. no backend of this database shows a backend_xmin below X in pg_stat_activity: whoever decides from now on has seen
- *      the switch. Who decided before has a number by now: a trigger runs inside a statement, which holds a snapshot at
- *      least as old as the one that the setting was read in until after the event was written;
+ *      switch is visible there, so its number is below X. A snapshot that does not show the switch has an xmin of at
+ *      most the switch's number, and so below X;
+ *   2. no backend of this database shows a backend_xmin below X in pg_stat_activity: whoever decides from now on has
+ *      seen the switch. Who decided before has a number by now: a trigger runs inside a statement, which holds a
+ *      snapshot at least as old as the one that the setting was read in until after the event was written;
  *   3. all transactions whose number is below Y have ended, where Y is a number that the server takes after 2. and ends
  *      at once (pg_current_xact_id): pg_snapshot_xmin(pg_current_snapshot()) >= Y. That counts prepared ones, too;
  *   4. every head was compared with its feed, by a read that began after 3. and after the last event of the stream.
  * A server that has no stream, because it has just started or because the bus went to `wal` and back between two of its
- * looks, goes the same way before it trusts NOTIFY; until then it polls, or opens a stream. So what it looks at is not the
- * value of the setting but which change made it (the settings row's xmin, or a counter): if that is another one than the
- * one it began to drain for, it begins anew.
+ * looks, goes the same way before it trusts NOTIFY; until then it polls, or opens a stream. So what it looks at is not
+ * the value of the setting but which change made it (the settings row's xmin, or a counter): if that is another one
+ * than the one it began to drain for, it begins anew.
  *
  * What PostgreSQL does, and where it says so (src/backend):
  *
  *  1. A snapshot's xmax is the newest completed transaction plus 1, its xmin the oldest running one or xmax; and it is
  *     published in the backend's xmin, if none was, under the lock that a commit takes to become visible: storage/ipc/
- *     procarray.c, GetSnapshotData, ProcArrayEndTransaction. So who looks at xmin after the switch was visible sees that
- *     of every snapshot that does not show it.
+ *     procarray.c, GetSnapshotData, ProcArrayEndTransaction. So who looks at xmin after the switch was visible sees
+ *     that of every snapshot that does not show it.
  *  2. xmin stays while a snapshot is registered or active: to the end of the transaction at REPEATABLE READ, of the
  *     statement (with its triggers) at READ COMMITTED: utils/time/snapmgr.c, SnapshotResetXmin; access/transam/xact.c.
  *  3. A transaction gets its number when it first writes, which may be long after its snapshot: access/transam/

@@ -4,8 +4,8 @@
  *
  * What is modelled. One topology with N events, a server that streams them from the WAL, and a feed that is attached at
  * any moment, also between the moment at which an event is streamed and the one at which it becomes visible. The stream
- * may break KILLS times and is opened anew. There is no heartbeat: what only it would bring counts as lost. A read of the
- * journal throws a feed away that is ahead of its head and not in doubt; that must not happen to a right one.
+ * may break KILLS times and is opened anew. There is no heartbeat: what only it would bring counts as lost. A read of
+ * the journal throws a feed away that is ahead of its head and not in doubt; that must not happen to a right one.
  *
  * The server's rules ("in doubt": streamed, and not yet known to be visible):
  *   - a streamed event is first put in doubt (the newest of its topology), then appended to the feed, if there is one;
@@ -13,8 +13,8 @@
  *   - while anything is in doubt snapshots are taken; an event leaves when a snapshot that was taken in a later round
  *     than it was streamed shows its transaction, and its feed, if it is behind, is then read from the journal;
  *   - a feed may be ahead of its head by what is in doubt: ask for that before the database is asked;
- *   - when a stream has been opened, the transactions that run are remembered, then every feed is read from the journal;
- *     when one of those transactions has ended, every feed is compared with its head.
+ *   - when a stream has been opened, the transactions that run are remembered, then every feed is read from the
+ *     journal; when one of those transactions has ended, every feed is compared with its head.
  *
  * What PostgreSQL does, and where it says so (src/backend):
  *
@@ -25,18 +25,19 @@
  *     synchronized_standby_slots: replication/walsender.c, WalSndWaitForWal, XLogSendLogical. Commits come in the order
  *     of their records.
  *  3. A slot begins at the record at which it became consistent; of commits before it nothing is sent: replication/
- *     logical/snapbuild.c, SnapBuildProcessRunningXacts, SnapBuildXactNeedsSkip. It waits for transactions that ran when
- *     it began (SnapBuildWaitSnapshot), but one that began later can be flushed before that record, and still be
+ *     logical/snapbuild.c, SnapBuildProcessRunningXacts, SnapBuildXactNeedsSkip. It waits for transactions that ran
+ *     when it began (SnapBuildWaitSnapshot), but one that began later can be flushed before that record, and still be
  *     invisible after it.
  *  4. A snapshot's xmax is the newest COMPLETED transaction plus 1: storage/ipc/procarray.c, GetSnapshotData. Running
  *     transactions at or above it are invisible, but pg_current_snapshot() does not name them. (Seen on 15: with 735
- *     running and nothing completed after it, 735:735: and no list.) So what runs can be listed only below a number that
- *     is known to be completed: a transaction of one's own that takes a number (pg_current_xact_id) and ends.
+ *     running and nothing completed after it, 735:735: and no list.) So what runs can be listed only below a number
+ *     that is known to be completed: a transaction of one's own that takes a number (pg_current_xact_id) and ends.
  *  5. In recovery a snapshot keeps running transactions where pg_current_snapshot() does not look (GetSnapshotData puts
  *     them in subxip; utils/adt/xid8funcs.c, pg_current_snapshot, copies xip): it seems to show all below xmax. What a
  *     standby streams it has replayed, and so shows: access/transam/xact.c, xact_redo_commit. A transaction that was
  *     prepared before a promotion is committed after it as on any primary (access/transam/twophase.c,
- *     RecordTransactionCommitPrepared: flush, SyncRepWaitForLSN, and then ProcArrayRemove in FinishPreparedTransaction).
+ *     RecordTransactionCommitPrepared: flush, SyncRepWaitForLSN, and then ProcArrayRemove in
+ *     FinishPreparedTransaction).
  *
  * Switches (spin -D):
  *   IN_DOUBT  1  ours; 2  a feed is not compared with what has left; 0  a streamed event is forgotten at once

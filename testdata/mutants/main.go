@@ -36,7 +36,11 @@ import (
 	"time"
 )
 
-const equivalentList = "testdata/mutants/equivalent.txt"
+const (
+	equivalentList = "testdata/mutants/equivalent.txt"
+	// kept are statements that stay: of logs nobody makes tests, and a lock that is missing shows at once or never.
+	kept = `\b[lL]og(ger)?\.|\bslog\.|\.R?(Lock|Unlock)\(\)`
+)
 
 type options struct {
 	exclude, keep *regexp.Regexp
@@ -51,7 +55,7 @@ type options struct {
 func main() {
 	var o options
 	exclude := flag.String("exclude", `^$`, "regular expression on the paths of files that stay as they are")
-	keep := flag.String("keep", `\b[lL]og(ger)?\.|\bslog\.|\.R?(Lock|Unlock)\(\)`, "the same on statements that are not removed")
+	keep := flag.String("keep", kept, "the same on statements that are not removed")
 	flag.StringVar(&o.run, "run", "", "as go test -run: the tests that may kill")
 	flag.Float64Var(&o.threshold, "threshold", 85, "percentage to be killed")
 	flag.IntVar(&o.sample, "sample", 0, "try so many mutants, drawn at random; 0: all")
@@ -101,7 +105,8 @@ type goPackage struct {
 
 // list gives the packages, each with what its tests import.
 func list(patterns []string) ([]goPackage, error) {
-	out, err := exec.Command("go", append([]string{"list", "-test", "-json=Dir,ImportPath,GoFiles,Deps,Module,ForTest"}, patterns...)...).Output()
+	args := []string{"list", "-test", "-json=Dir,ImportPath,GoFiles,Deps,Module,ForTest"}
+	out, err := exec.Command("go", append(args, patterns...)...).Output()
 	if err != nil {
 		return nil, fmt.Errorf("go list: %w%s", err, stderr(err))
 	}
@@ -195,8 +200,9 @@ func (t *tally) report(p goPackage, threshold float64) bool {
 	}
 	tried := t.killed + len(t.survivors)
 	percent := 100 * float64(t.killed) / float64(max(tried, 1))
-	fmt.Printf("%s: %d killed (%d by the time limit), %d lived: %.1f %% killed, %.0f are asked for; %d equivalent, %d do not compile\n",
-		p.ImportPath, t.killed, t.timedOut, len(t.survivors), percent, threshold, t.excepted, t.broken)
+	fmt.Printf("%s: %.1f %% killed, %.0f are asked for: %d killed (%d by the time limit), %d lived; %d equivalent, "+
+		"%d do not compile\n",
+		p.ImportPath, percent, threshold, t.killed, t.timedOut, len(t.survivors), t.excepted, t.broken)
 	return percent >= threshold && len(t.stale) == 0
 }
 
@@ -211,6 +217,7 @@ func (t *tally) add(m mutant, v verdict, equivalent bool) {
 	case equivalent:
 		t.excepted++
 	case v == lived:
+		fmt.Fprintln(os.Stderr, m.place(), "lived")
 		t.survivors = append(t.survivors, m.place()+" lived:\n"+m.String())
 	default:
 		t.killed++
@@ -254,7 +261,8 @@ func newLaboratory(ctx context.Context, p goPackage, o options) (*laboratory, er
 	}
 	profile := filepath.Join(dir, "cover")
 	binary := filepath.Join(dir, "unchanged")
-	if out, err := exec.CommandContext(ctx, "go", "test", "-c", "-vet=off", "-cover", "-o", binary, p.ImportPath).CombinedOutput(); err != nil {
+	build := exec.CommandContext(ctx, "go", "test", "-c", "-vet=off", "-cover", "-o", binary, p.ImportPath)
+	if out, err := build.CombinedOutput(); err != nil {
 		return nil, errors.Join(fmt.Errorf("build the tests: %w: %s", err, out), l.close())
 	}
 	began := time.Now()
@@ -282,7 +290,10 @@ func (l *laboratory) tryAll(ctx context.Context, mutants []mutant, equivalents m
 			}
 		})
 	}
-	for _, m := range mutants {
+	for n, m := range mutants {
+		if n%50 == 0 {
+			fmt.Fprintf(os.Stderr, "%s: %d of %d\n", l.p.ImportPath, n, len(mutants))
+		}
 		next <- m
 	}
 	close(next)
@@ -293,8 +304,10 @@ func (l *laboratory) tryAll(ctx context.Context, mutants []mutant, equivalents m
 // try builds the tests with one mutant and runs them.
 func (l *laboratory) try(ctx context.Context, worker int, m mutant) verdict {
 	dir := filepath.Join(l.dir, fmt.Sprint(worker))
-	source, overlay, binary := filepath.Join(dir, filepath.Base(m.file)), filepath.Join(dir, "overlay.json"), filepath.Join(dir, "test")
-	replace, err := json.Marshal(map[string]map[string]string{"Replace": {filepath.Join(l.p.Module.Dir, m.file): source}})
+	source := filepath.Join(dir, filepath.Base(m.file))
+	overlay, binary := filepath.Join(dir, "overlay.json"), filepath.Join(dir, "test")
+	original := filepath.Join(l.p.Module.Dir, m.file)
+	replace, err := json.Marshal(map[string]map[string]string{"Replace": {original: source}})
 	must(err)
 	must(os.MkdirAll(dir, 0o700))
 	must(os.WriteFile(source, m.source(), 0o600))

@@ -5,7 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // A step comes once, in its turn, between two faults.
@@ -27,12 +31,42 @@ func (c *Campaign) Upgrade(d time.Duration) error {
 		at   time.Duration
 		do   func(context.Context) error
 	}{
-		{"upgrade.migrate", d / 5, u.Migrate},
+		{"upgrade.migrate", d / 5, func(ctx context.Context) error { return c.env.underSnapshot(ctx, u.Migrate) }},
 		{"upgrade.add-servers", d / 5 * 2, u.AddServers},
 		{"upgrade.replace-worker", d / 2, u.ReplaceWorker},
 		{"upgrade.end-old-servers", d / 4 * 3, u.EndOldServers},
 	} {
 		c.steps = append(c.steps, step{Kind{Name: s.name, inject: inOrder(s.do)}, s.at})
+	}
+	return nil
+}
+
+// underSnapshot migrates while a REPEATABLE READ transaction is open, which then writes: a table that a migration
+// rewrites is empty to a snapshot that is older (PostgreSQL's "Caveats" of concurrency control), and its writer fails.
+func (e *Env) underSnapshot(ctx context.Context, migrate func(context.Context) error) error {
+	const (
+		look  = `SELECT 1` // takes the snapshot, and no lock that a migration would wait for
+		write = `INSERT INTO topologies (name) VALUES ('topobench fault ' || gen_random_uuid())`
+	)
+	conn, err := e.connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }() // which rolls back
+	tx, err := conn.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead})
+	if err != nil {
+		return spoiled(err)
+	}
+	if _, err := tx.Exec(ctx, look); err != nil {
+		return spoiled(err)
+	}
+	if err := migrate(ctx); err != nil {
+		return err
+	}
+	_, err = tx.Exec(ctx, write)
+	if refused, ok := errors.AsType[*pgconn.PgError](err); ok && !strings.HasPrefix(refused.Code, "40") {
+		return finding(fmt.Sprintf("a transaction that began before the migration cannot write after it: %s (%s)",
+			refused.Message, refused.Code))
 	}
 	return nil
 }
@@ -72,9 +106,9 @@ func (c *Campaign) takeSteps(ctx context.Context, m Monitor, begun time.Time, be
 	}
 }
 
-// unfinished is an error where steps are left.
+// unfinished is an error where steps are left, and no other error says why.
 func (c *Campaign) unfinished() error {
-	if len(c.steps) == 0 {
+	if len(c.steps) == 0 || c.err() != nil {
 		return nil
 	}
 	return fmt.Errorf("%s and later: %w", c.steps[0].Name, errUnfinished)

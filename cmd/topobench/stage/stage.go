@@ -354,6 +354,9 @@ func (s *Stage) unready(ctx context.Context) error {
 // Dir is where logs are until Close.
 func (s *Stage) Dir() string { return s.dir }
 
+// KeepLogs has Close leave the logs behind.
+func (s *Stage) KeepLogs() { s.cfg.Keep = true }
+
 // Close ends everything. Its error says what did not end in order, and what logs tell of bugs; the logs are then kept.
 func (s *Stage) Close(ctx context.Context) error {
 	var errs []error

@@ -209,6 +209,9 @@ func (c *connection) tell(n *pgconn.Notification) {
 		c.sink.SettingChanged()
 		return
 	}
+	if n.Channel == probeChannel { // another server's
+		return
+	}
 	name, ok := strings.CutPrefix(n.Channel, "topology.")
 	if !ok {
 		c.sink.Work()
@@ -222,12 +225,16 @@ func (c *connection) tell(n *pgconn.Notification) {
 	}
 }
 
-// probe proves that a NOTIFY through the pool arrives on the connection and that both are the same database.
+// probe proves that a NOTIFY through the pool arrives on the connection, and that the connection has a place in PostgreSQL's
+// queue from which it misses nothing. Its channel is kept: where nobody else in the cluster LISTENs,
+// pg_notification_queue_usage(), which the triggers call, moves the queue's tail past notifications of transactions that have
+// not committed yet, and whoever LISTENs then begins behind them (asyncQueueAdvanceTail in src/backend/commands/async.c).
+// A notification of our own waits for theirs; a connection that has been told of it and LISTENs on has been told of them,
+// or they are visible to the reads that follow.
 func (c *connection) probe(ctx context.Context) error {
 	const (
-		listen   = `LISTEN "topostream.probe"`
-		unlisten = `UNLISTEN "topostream.probe"`
-		notify   = `SELECT pg_notify('topostream.probe', $1)`
+		listen = `LISTEN "` + probeChannel + `"`
+		notify = `SELECT pg_notify('` + probeChannel + `', $1)`
 	)
 	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
 	defer cancel()
@@ -245,13 +252,9 @@ func (c *connection) probe(ctx context.Context) error {
 			return fmt.Errorf("%w: a NOTIFY did not arrive within %s", errProbe, statementTimeout)
 		case err != nil:
 			return fmt.Errorf("probe: %w", err)
-		case n.Payload != nonce:
-			continue
+		case n.Payload == nonce:
+			return nil
 		}
-		if _, err := c.conn.Exec(ctx, unlisten); err != nil {
-			return fmt.Errorf("probe: %w", err)
-		}
-		return nil
 	}
 }
 

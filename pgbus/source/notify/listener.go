@@ -21,6 +21,8 @@ import (
 const (
 	// settingsChannel tells that a row of topology_settings changed. It is a wake-up: whoever is told reads the table.
 	settingsChannel = "topostream.settings"
+	// probeChannel is where a connection is tried.
+	probeChannel = "topostream.probe"
 	// statementTimeout bounds whatever the connection is asked.
 	statementTimeout = 4 * time.Second
 	// batch is how many channels one transaction LISTENs to at the most.

@@ -52,6 +52,8 @@ type Source struct {
 	cfg     Config
 	doubt   doubt
 	givenUp atomic.Bool // the stream shall be made anew
+	// undrained: a stream was read, and transactions that began while the WAL was wanted may be open still.
+	undrained atomic.Bool
 }
 
 var _ source.Source = (*Source)(nil)
@@ -83,9 +85,10 @@ func (s *Source) Run(ctx context.Context, sink source.Sink) {
 	wait.Forever(ctx, run, func(err error) wait.Steps { return s.lost(err, sink) }, s.cfg.Changed)
 }
 
-// follow waits until the WAL is wanted and reads it. It returns nil when it is not wanted any more.
+// follow waits until the WAL is wanted and reads it, also where a stream was lost before it was drained. It returns nil when
+// it is not wanted any more and drained.
 func (s *Source) follow(ctx context.Context, sink source.Sink, connected func()) error {
-	for !s.cfg.Wanted() {
+	for !s.cfg.Wanted() && !s.undrained.Load() {
 		select {
 		case <-s.cfg.Changed:
 		case <-ctx.Done():
@@ -153,11 +156,12 @@ func (s *Source) stream(ctx context.Context, sink source.Sink, connected func())
 		return err
 	}
 	// What was committed in the WAL before the stream began, and is not visible yet, is told by nobody.
-	v, err := ReadVisibility(ctx, s.cfg.Pool)
+	v, err := s.visibleFromNow(ctx)
 	if err != nil {
 		return err
 	}
 	s.doubt.watch(v.Running)
+	s.undrained.Store(true)
 	connected()
 	sink.State(source.State{Connected: true})
 	sink.Subscribed(nil, reconnected)
@@ -166,13 +170,28 @@ func (s *Source) stream(ctx context.Context, sink source.Sink, connected func())
 	drain := draining{source: s}
 	tell := func(r Row) { s.tell(sink, r) }
 	err = stream.Run(ctx, tell, func() bool { return !s.givenUp.Load() && !drain.done(ctx) })
-	if err == nil && s.givenUp.Load() {
+	switch {
+	case err == nil && s.givenUp.Load():
 		return errGivenUp
+	case err == nil:
+		s.undrained.Store(false)
 	}
 	return err
 }
 
 const reconnected = stream.ReadReconnect
+
+// visibleFromNow reads what is visible when a stream begins. A pg_snapshot does not list the running transactions that are
+// newer than the newest that has ended: one of our own is begun and ended before, so that all that may be in the WAL
+// already are older. (A standby gives no numbers; whatever its WAL has told is visible there.)
+func (s *Source) visibleFromNow(ctx context.Context) (Visibility, error) {
+	if s.cfg.Primary == nil {
+		if _, err := beginAndEnd(ctx, s.cfg.Pool); err != nil && !isReadOnly(err) {
+			return Visibility{}, err
+		}
+	}
+	return ReadVisibility(ctx, s.cfg.Pool)
+}
 
 // tell tells of one row. Most topologies are not attached: their rows are not encoded.
 func (s *Source) tell(sink source.Sink, r Row) {
