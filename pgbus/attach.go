@@ -78,8 +78,9 @@ func (b *Bus) attachBatch(ctx context.Context, ids []stream.TopologyID) {
 	}
 }
 
-// secondLook has topologies that were not there attached anew if they are by now, and gives the others. Somebody may have asked
-// for one and somebody else made it while the transaction under way was older: a 404 is final for a browser.
+// secondLook has topologies that were not there attached anew if they are by now, and gives the others. Somebody may
+// have asked for one and somebody else made it while the transaction under way was older: a 404 is final for a
+// browser.
 func (b *Bus) secondLook(ctx context.Context, ids []stream.TopologyID, lights []journal.Light) []stream.TopologyID {
 	there := make(map[stream.TopologyID]bool, len(ids))
 	for _, l := range lights {
@@ -122,8 +123,8 @@ func below(lights []journal.Light, h postgres.History) (ids []stream.TopologyID)
 	return ids
 }
 
-// attached tells the registry what light snapshots of history h have shown of topologies that are taken from it, but for those
-// that have not entered h's epoch. subscribed tells whether LISTEN took effect with them.
+// attached tells the registry what light snapshots of history h have shown of topologies that are taken from it, but
+// for those that have not entered h's epoch. subscribed tells whether LISTEN took effect with them.
 func (b *Bus) attached(ids []stream.TopologyID, lights []journal.Light, h postgres.History, subscribed bool) {
 	found := make(map[stream.TopologyID]journal.Light, len(lights))
 	for _, l := range lights {

@@ -16,11 +16,12 @@ import (
 	"topostream/stream/sse"
 )
 
-// The attach of the experiment (attach_race_test.go) is the bus's own here: a fresh bus, and so a fresh LISTEN connection, each time, with no
-// heartbeat that could make up for a catch-up that is missing.
+// The attach of the experiment (attach_race_test.go) is the bus's own here: a fresh bus, and so a fresh LISTEN
+// connection, each time, with no heartbeat that could make up for a catch-up that is missing.
 func TestTheBusItselfLosesNothingWhenItAttachesUnderWriters(t *testing.T) {
 	t.Parallel()
-	for bus, attaches := range map[string]int{setting.Notify: 100, setting.WAL: 30} { // one that polls has nothing but its poll
+	// one that polls has nothing but its poll
+	for bus, attaches := range map[string]int{setting.Notify: 100, setting.WAL: 30} {
 		t.Run(bus, func(t *testing.T) {
 			t.Parallel()
 			db := pgtest.New(t)
@@ -86,8 +87,8 @@ func attachOnceUnderWriters(t *testing.T, db *pgtest.DB, admin *pgx.Conn, id str
 	}
 }
 
-// backfillingBus runs nothing of a bus but what brings feeds up to the head: no heartbeat, no poll and no notification makes up
-// for a read that was not asked for.
+// backfillingBus runs nothing of a bus but what brings feeds up to the head: no heartbeat, no poll and no
+// notification makes up for a read that was not asked for.
 func backfillingBus(t *testing.T, db *pgtest.DB) *Bus {
 	t.Helper()
 	pool, err := postgres.NewPool(t.Context(), db.URL)

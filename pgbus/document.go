@@ -45,8 +45,8 @@ func newDocumentReads() documentReads {
 	return documentReads{waiting: map[documentKey][]chan documentResult{}}
 }
 
-// join waits for a document together with others; first tells that nobody reads it yet. (A single flight of golang.org/x/sync
-// cannot give each its own handle.)
+// join waits for a document together with others; first tells that nobody reads it yet. (A single flight of
+// golang.org/x/sync cannot give each its own handle.)
 func (d *documentReads) join(key documentKey) (result chan documentResult, first bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -79,9 +79,10 @@ func (d *documentReads) finish(key documentKey, snapshot *stream.Snapshot, err e
 	snapshot.Release()
 }
 
-// document gives a document that the attachment's feed continues: the last one while it is fresh, else one that is read now,
-// once for all who wait. The caller releases it. Any moment will do, because the feed holds every event since the topology was
-// attached. A document with the graph is not kept: a graph changes without an event when somebody writes to it by hand.
+// document gives a document that the attachment's feed continues: the last one while it is fresh, else one that is
+// read now, once for all who wait. The caller releases it. Any moment will do, because the feed holds every event
+// since the topology was attached. A document with the graph is not kept: a graph changes without an event when
+// somebody writes to it by hand.
 func (b *Bus) document(ctx context.Context, a *attachment, graph bool) (*stream.Snapshot, error) {
 	if !graph {
 		if s := a.feed.Document(staleEvents, staleBytes); s != nil {

@@ -382,8 +382,8 @@ func reload(t *testing.T, conn *pgx.Conn, setting, value string) {
 	pgtest.Eventually(t, setting, func() bool { return pgtest.Scan[string](t, conn, `SELECT current_setting($1)`, setting) == value })
 }
 
-// hung commits an event whose commit waits for a synchronous standby that is not there: the WAL tells of it, and no statement sees it. It returns when the
-// WAL has told b.
+// hung commits an event whose commit waits for a synchronous standby that is not there: the WAL tells of it, and no
+// statement sees it. It returns when the WAL has told b.
 func hung(t *testing.T, db *pgtest.DB, b *Bus, id stream.TopologyID, seq stream.Seq) {
 	t.Helper()
 	writer := db.Conn(t)
@@ -417,7 +417,8 @@ func TestAnEventThatTheWALToldBeforeItCouldBeSeenIsNotLost(t *testing.T) {
 				must(t, err)
 				t.Cleanup(replica.Close)
 			}
-			b := startBus(t, db, func(c *Config) { c.Replica, c.Heartbeat, c.Poll = replica, time.Hour, time.Hour }) // nothing else makes up for it
+			// nothing else makes up for it
+			b := startBus(t, db, func(c *Config) { c.Replica, c.Heartbeat, c.Poll = replica, time.Hour, time.Hour })
 			pgtest.Eventually(t, "the stream", b.stats.Streaming.Load)
 			var f *follower
 			if attached == "before" {

@@ -106,7 +106,8 @@ var writerSteps = map[string]string{
 		    ON CONFLICT DO NOTHING`,
 }
 
-// step runs a statement on what it draws. What a rule or a lock refuses is no failure, but must leave the counters right.
+// step runs a statement on what it draws. What a rule or a lock refuses is no failure, but must leave the counters
+// right.
 func step(t *rapid.T, conn *pgx.Conn, statement string) {
 	if strings.Contains(statement, ":") {
 		named := rapid.SampledFrom([]string{"true", "t.name = 't1'", "t.name <> 't1'", "t.name = 't2'"}).Draw(t, "topologies")

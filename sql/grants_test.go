@@ -202,7 +202,8 @@ func TestDumpAndRestoreKeepHeadsAndJournalAndRaiseTheEpochOnce(t *testing.T) {
 	}
 }
 
-// needDumpFor skips the test where the only pg_dump is of an older major version than conn's server: it refuses to dump that.
+// needDumpFor skips the test where the only pg_dump is of an older major version than conn's server: it refuses to
+// dump that.
 func needDumpFor(t *testing.T, conn *pgx.Conn) {
 	t.Helper()
 	var dump int

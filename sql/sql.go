@@ -35,15 +35,16 @@ type Version struct {
 	Additive bool  // when Current > Latest: all migrations above Latest are marked additive
 }
 
-// A migration that cannot lock its tables within a second gives up, so that those who wait behind it go on, and is tried again.
+// A migration that cannot lock its tables within a second gives up, so that those who wait behind it go on, and is
+// tried again.
 const (
 	lockTries = 30
 	lockPause = time.Second
 )
 
 // Up brings the database to the newest version. Migrations run in the first schema of conn's search path, each in a
-// transaction; several programs may call it at once (tern takes an advisory lock). While others hold the tables it tries
-// again, for about a minute.
+// transaction; several programs may call it at once (tern takes an advisory lock). While others hold the tables it
+// tries again, for about a minute.
 func Up(ctx context.Context, conn *pgx.Conn) error {
 	m, err := migrator(ctx, conn)
 	if err != nil {

@@ -50,8 +50,8 @@ func withoutNets() []edit {
 // A scenario is what happens to the servers while the checker runs.
 type scenario func(ctx context.Context, t *testing.T, servers []*server, m check.Monitor) error
 
-// TestTheCheckerFindsBugsPlantedInTheServer takes out of the program what keeps the promise, one by one. The same scenarios leave the
-// program without the bug clean, so that it is the bug which is found.
+// TestTheCheckerFindsBugsPlantedInTheServer takes out of the program what keeps the promise, one by one. The same
+// scenarios leave the program without the bug clean, so that it is the bug which is found.
 func TestTheCheckerFindsBugsPlantedInTheServer(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
@@ -60,12 +60,12 @@ func TestTheCheckerFindsBugsPlantedInTheServer(t *testing.T) {
 		scenario scenario
 		want     check.Kind
 	}{
-		// PostgreSQL before 19 loses nothing on a connection that listens already, and a server's LISTEN connection listens to
-		// nothing only until its first attach: so the servers are started again in the middle of the run. The time between
-		// snapshot and COMMIT, in which that attach loses, is stretched, because a busy machine commits too seldom to meet a
-		// millisecond. Requests wait longer for LISTEN than they would, because an attach by the pool is caught up otherwise,
-		// and the channel of the settings, which every LISTEN connection has first, is left out. Without lowest, an attach
-		// begins at its snapshot and reads nothing older.
+		// PostgreSQL before 19 loses nothing on a connection that listens already, and a server's LISTEN connection listens
+		// to nothing only until its first attach: so the servers are started again in the middle of the run. The time
+		// between snapshot and COMMIT, in which that attach loses, is stretched, because a busy machine commits too seldom
+		// to meet a millisecond. Requests wait longer for LISTEN than they would, because an attach by the pool is caught
+		// up otherwise, and the channel of the settings, which every LISTEN connection has first, is left out. Without
+		// lowest, an attach begins at its snapshot and reads nothing older.
 		"no catch-up after the attach": {
 			append(withoutNets(),
 				edit{"pgbus/mode.go", "listenGrace = 500 * time.Millisecond", "listenGrace = 10 * time.Second"},
@@ -106,7 +106,8 @@ func TestTheCheckerFindsBugsPlantedInTheServer(t *testing.T) {
 			t.Parallel()
 			binary := planted(t, append(c.nets, c.bug...))
 			for range 6 { // a race that a run of some seconds may miss
-				report := runPlantedWith(t, binary, c.scenario, func(c *check.Config) { c.CatchUp = 15 * time.Second }) // what is lost does not come
+				// what is lost does not come
+				report := runPlantedWith(t, binary, c.scenario, func(c *check.Config) { c.CatchUp = 15 * time.Second })
 				if report.Violations[c.want] > 0 {
 					return
 				}
@@ -123,8 +124,8 @@ func TestTheCheckerFindsBugsPlantedInTheServer(t *testing.T) {
 	}
 }
 
-// planted builds the program with edits. An edit whose text is not there, or there twice, fails the test: the program has changed, and the bug must be planted
-// elsewhere.
+// planted builds the program with edits. An edit whose text is not there, or there twice, fails the test: the program
+// has changed, and the bug must be planted elsewhere.
 func planted(t *testing.T, edits []edit) (binary string) {
 	t.Helper()
 	dir := t.TempDir()

@@ -88,7 +88,8 @@ func dial(address, path, token string, last uint64) (*reader, error) {
 	// measured.
 	dialer := net.Dialer{Control: func(_, _ string, c syscall.RawConn) error {
 		return c.Control(
-			func(fd uintptr) { _ = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, window) }) // a larger one does no harm
+			// a larger one does no harm
+			func(fd uintptr) { _ = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, window) })
 	}}
 	conn, err := dialer.Dial("tcp", address)
 	if err != nil {

@@ -106,7 +106,8 @@ The topology "demo" is %[2]s.
 `, addr, id, token, psql, databaseURL, install)
 }
 
-// reachable is the address to type: who serves on all addresses of the machine is not reached at 0.0.0.0 or [::] everywhere.
+// reachable is the address to type: who serves on all addresses of the machine is not reached at 0.0.0.0 or [::]
+// everywhere.
 func reachable(addr string) string {
 	host, port, err := net.SplitHostPort(addr)
 	if ip := net.ParseIP(host); err == nil && (host == "" || ip != nil && ip.IsUnspecified()) {
@@ -157,8 +158,8 @@ func (c *devCmd) binaries(ctx context.Context, progress io.Writer) (pgcluster.Bi
 	return b, err
 }
 
-// prepareDemo makes the database topostream with the newest schema and an active topology demo in it. What is there already
-// stays, so that it may be cut off at any point and begun again.
+// prepareDemo makes the database topostream with the newest schema and an active topology demo in it. What is there
+// already stays, so that it may be cut off at any point and begun again.
 func prepareDemo(ctx context.Context, cluster *pgcluster.Cluster, log *slog.Logger) (databaseURL string, id stream.TopologyID, err error) {
 	of := func(name string) startup {
 		connect := func(ctx context.Context) (*pgx.Conn, error) { return pgx.Connect(ctx, cluster.URL(name)) }

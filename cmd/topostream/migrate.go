@@ -36,7 +36,8 @@ func (d database) connect(ctx context.Context) (*pgx.Conn, error) {
 	return postgres.Connect(ctx, cfg)
 }
 
-// startTimeout is how long each host may take to let in a command that is being started: where the machine is busy with starting, that takes longer than later.
+// startTimeout is how long each host may take to let in a command that is being started: where the machine is busy
+// with starting, that takes longer than later.
 const startTimeout = 10 * time.Second
 
 // with runs f on a connection of its own.

@@ -16,7 +16,8 @@ import (
 // oldestReplica is the first PostgreSQL whose standbys decode their WAL.
 const oldestReplica = 160000
 
-// replica opens the pool of --replica-database-url; nil without one. Fail fast: what it leads to must be good for streams.
+// replica opens the pool of --replica-database-url; nil without one. Fail fast: what it leads to must be good for
+// streams.
 func (c *serveCmd) replica(ctx context.Context, log *slog.Logger) (*pgxpool.Pool, error) {
 	const facts = `SELECT current_setting('server_version_num')::int, current_setting('wal_level'), pg_is_in_recovery()`
 	if c.ReplicaDatabaseURL == "" {

@@ -97,8 +97,8 @@ func (s *Server) stream(ctx context.Context, w *frameWriter, sub *stream.Subscri
 	}
 }
 
-// attachAgain waits for ever for what is not there now: the client has a stream, and sees keepalives. Where somebody can do
-// something about it the stream ends, with the reason.
+// attachAgain waits for ever for what is not there now: the client has a stream, and sees keepalives. Where somebody
+// can do something about it the stream ends, with the reason.
 func (s *Server) attachAgain(
 	ctx context.Context, w *frameWriter, req stream.AttachRequest,
 ) (*stream.Subscription, error) {

@@ -16,7 +16,8 @@ import (
 // The experiment of ARCHITECTURE.md ("Attach"): four ways to attach against a concurrent writer. The losing ones must
 // lose here, or the test could not see the bug that the fourth does not have.
 
-// A raceAttach takes a snapshot's seq and LISTENs, and gives the seqs that a catch-up read afterwards, if the protocol has one.
+// A raceAttach takes a snapshot's seq and LISTENs, and gives the seqs that a catch-up read afterwards, if the
+// protocol has one.
 type raceAttach func(ctx context.Context, conn *pgx.Conn, id stream.TopologyID) (s stream.Seq, caughtUp []stream.Seq, err error)
 
 func attachSeparately(ctx context.Context, conn *pgx.Conn, id stream.TopologyID) (s stream.Seq, _ []stream.Seq, err error) {
@@ -86,8 +87,8 @@ func race(ctx context.Context, conn *pgx.Conn, db *pgx.Conn, key []byte, id stre
 	if err != nil {
 		return err
 	}
-	// Whatever was committed by now must be seen; notifications of one topology come in seq order, so one above proves that
-	// no other is under way.
+	// Whatever was committed by now must be seen; notifications of one topology come in seq order, so one above proves
+	// that no other is under way.
 	var until stream.Seq
 	if err := db.QueryRow(ctx, `SELECT seq FROM topology_heads WHERE topology_id = $1::text::uuid`, id).Scan(&until); err != nil {
 		return err

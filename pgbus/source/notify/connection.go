@@ -225,12 +225,12 @@ func (c *connection) tell(n *pgconn.Notification) {
 	}
 }
 
-// probe proves that a NOTIFY through the pool arrives on the connection, and that the connection has a place in PostgreSQL's
-// queue from which it misses nothing. Its channel is kept: where nobody else in the cluster LISTENs,
-// pg_notification_queue_usage(), which the triggers call, moves the queue's tail past notifications of transactions that have
-// not committed yet, and whoever LISTENs then begins behind them (asyncQueueAdvanceTail in src/backend/commands/async.c).
-// A notification of our own waits for theirs; a connection that has been told of it and LISTENs on has been told of them,
-// or they are visible to the reads that follow.
+// probe proves that a NOTIFY through the pool arrives on the connection, and that the connection has a place in
+// PostgreSQL's queue from which it misses nothing. Its channel is kept: where nobody else in the cluster LISTENs,
+// pg_notification_queue_usage(), which the triggers call, moves the queue's tail past notifications of transactions
+// that have not committed yet, and whoever LISTENs then begins behind them (asyncQueueAdvanceTail in
+// src/backend/commands/async.c). A notification of our own waits for theirs; a connection that has been told of it
+// and LISTENs on has been told of them, or they are visible to the reads that follow.
 func (c *connection) probe(ctx context.Context) error {
 	const (
 		listen = `LISTEN "` + probeChannel + `"`

@@ -12,9 +12,9 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
-// draining ends a stream that is not wanted any more. A trigger reads in its own snapshot whether to NOTIFY, so what began
-// under the old setting does not, and the stream goes on until nothing of that time is left, in this order (proved by
-// testdata/model/switch.pml):
+// draining ends a stream that is not wanted any more. A trigger reads in its own snapshot whether to NOTIFY, so what
+// began under the old setting does not, and the stream goes on until nothing of that time is left, in this order
+// (proved by testdata/model/switch.pml):
 //
 //  1. The new setting is visible. horizon is the first number that had not been given then.
 //  2. No snapshot from before the horizon is in use. (A transaction at REPEATABLE READ may have an old snapshot, and get its
@@ -79,8 +79,8 @@ func (d *draining) step(ctx context.Context) (done bool, _ error) {
 // precedes compares numbers modulo 2³², as TransactionIdPrecedes in src/backend/access/transam/transam.c.
 func precedes(a, b uint32) bool { return int32(a-b) < 0 }
 
-// oldestSnapshots gives, for each snapshot that is in use in this database, the oldest transaction that it may see as running.
-// (backend_xmin is shown to every role: pg_stat_get_activity in src/backend/utils/adt/pgstatfuncs.c.)
+// oldestSnapshots gives, for each snapshot that is in use in this database, the oldest transaction that it may see as
+// running. (backend_xmin is shown to every role: pg_stat_get_activity in src/backend/utils/adt/pgstatfuncs.c.)
 func oldestSnapshots(ctx context.Context, pool *pgxpool.Pool) (xmins []uint32, _ error) {
 	const query = `
 SELECT backend_xmin::text FROM pg_stat_activity
@@ -106,8 +106,8 @@ SELECT backend_xmin::text FROM pg_stat_activity
 	return xmins, nil
 }
 
-// beginAndEnd gives the number of a transaction that has begun and ended: every one that has a number and is older shows in
-// pg_snapshots from then on.
+// beginAndEnd gives the number of a transaction that has begun and ended: every one that has a number and is older
+// shows in pg_snapshots from then on.
 func beginAndEnd(ctx context.Context, pool *pgxpool.Pool) (xid uint32, _ error) {
 	const query = `SELECT pg_current_xact_id()::text`
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)

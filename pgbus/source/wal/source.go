@@ -85,8 +85,8 @@ func (s *Source) Run(ctx context.Context, sink source.Sink) {
 	wait.Forever(ctx, run, func(err error) wait.Steps { return s.lost(err, sink) }, s.cfg.Changed)
 }
 
-// follow waits until the WAL is wanted and reads it, also where a stream was lost before it was drained. It returns nil when
-// it is not wanted any more and drained.
+// follow waits until the WAL is wanted and reads it, also where a stream was lost before it was drained. It returns
+// nil when it is not wanted any more and drained.
 func (s *Source) follow(ctx context.Context, sink source.Sink, connected func()) error {
 	for !s.cfg.Wanted() && !s.undrained.Load() {
 		select {
@@ -181,9 +181,9 @@ func (s *Source) stream(ctx context.Context, sink source.Sink, connected func())
 
 const reconnected = stream.ReadReconnect
 
-// visibleFromNow reads what is visible when a stream begins. A pg_snapshot does not list the running transactions that are
-// newer than the newest that has ended: one of our own is begun and ended before, so that all that may be in the WAL
-// already are older. (A standby gives no numbers; whatever its WAL has told is visible there.)
+// visibleFromNow reads what is visible when a stream begins. A pg_snapshot does not list the running transactions
+// that are newer than the newest that has ended: one of our own is begun and ended before, so that all that may be in
+// the WAL already are older. (A standby gives no numbers; whatever its WAL has told is visible there.)
 func (s *Source) visibleFromNow(ctx context.Context) (Visibility, error) {
 	if s.cfg.Primary == nil {
 		if _, err := beginAndEnd(ctx, s.cfg.Pool); err != nil && !isReadOnly(err) {
