@@ -21,10 +21,10 @@ import (
 // What a server holds at most when every heavy route is open at once, beside the kernel's socket buffers, is
 //
 //	48 MiB of program
-//	+ --feed-memory: the rings of all feeds, and the documents that are read or sent
+//	+ --feed-memory: the rings of all feeds, documents that are read or sent, answers (a quarter at most)
 //	+ 16 pages that were read last, of 512 KiB
 //	+ 4 reads under way, five times the largest event: the wire (a power of two), the text, the bytes, the frame
-//	+ 64 MiB of answers of all other routes together, twice while they are read
+//	+ half of --feed-memory: answers while they are read
 //	+ 60 KiB for each stream
 //	+ for each stream that is behind its ring and does not read: one page, of 256 KiB or one event
 //
@@ -32,7 +32,7 @@ import (
 const (
 	heavyFeeds   = 64 * mib
 	heavyEvent   = 1_200_000
-	heavyAnswers = 2 * 64 * mib
+	heavyAnswers = heavyFeeds / 2
 )
 
 func heavyBound(streams, behind int64) int64 {
