@@ -384,13 +384,13 @@ END
 $f$;
 
 -- Has the named topologies enter the settings' epoch where their heads are below it. A head that somebody holds is left; its
--- topology and who holds it are the result. It waits 100 ms at most for each of a few rows: the caller tries again.
+-- topology and who holds it are the result. One that is named alone is waited for, for 100 ms at most; the caller tries again.
 CREATE FUNCTION {{.schema}}.topology_raise(_ids uuid[]) RETURNS TABLE (topology_id uuid, held_by int)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '100ms'
 AS $f$
 #variable_conflict use_column
 DECLARE
-    _b record; _free uuid[]; _id uuid; _n bigint;
+    _b record; _free uuid[]; _n bigint;
 BEGIN
     IF NOT EXISTS (SELECT FROM {{.schema}}.topology_heads h, {{.schema}}.topology_settings s
                     WHERE h.topology_id = ANY (_ids) AND h.seq < s.epoch << 32) THEN
@@ -401,17 +401,15 @@ BEGIN
                     WHERE h.topology_id = ANY (_ids) AND h.seq < (SELECT s.epoch << 32 FROM {{.schema}}.topology_settings s)
                     ORDER BY h.topology_id FOR NO KEY UPDATE SKIP LOCKED);
     -- One that is written to all the time is held for a moment by each writer: a place in the queue for its lock is what gets it.
-    -- Few of them are waited for in one call, so that those that somebody holds for long cost the others little.
-    FOR _id IN SELECT h.topology_id FROM {{.schema}}.topology_heads h
-                WHERE h.topology_id = ANY (_ids) AND h.topology_id <> ALL (_free)
-                  AND h.seq < (SELECT s.epoch << 32 FROM {{.schema}}.topology_settings s) ORDER BY h.topology_id LIMIT 5 LOOP
+    -- It is waited for where it is the only one named, so that no other head is locked meanwhile.
+    IF cardinality(_ids) = 1 AND cardinality(_free) = 0 THEN
         BEGIN
-            PERFORM FROM {{.schema}}.topology_heads h WHERE h.topology_id = _id FOR NO KEY UPDATE;
-            _free := _free || _id;
+            PERFORM FROM {{.schema}}.topology_heads h WHERE h.topology_id = _ids[1] FOR NO KEY UPDATE;
+            _free := _ids;
         EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
             NULL;
         END;
-    END LOOP;
+    END IF;
     WITH lifted AS (
         UPDATE {{.schema}}.topology_heads h SET seq = s.epoch << 32, first = (s.epoch << 32) + 1
           FROM {{.schema}}.topology_settings s

@@ -101,9 +101,31 @@ func (e *HeldError) Error() string {
 	return "after a failover or a new epoch the topology waits for " + who + ", which holds it: end that transaction"
 }
 
-// Raise has topologies enter the present epoch, each under its own head's lock, for which nobody waits. It gives
-// those that somebody holds.
+// raiseAlone is how many heads that are held one Raise waits for, 100 ms each.
+const raiseAlone = 5
+
+// Raise has topologies enter the present epoch, each under its own head's lock. It gives those that somebody holds. Those
+// that are free are raised at once; then some of the others are waited for, one at a time, so that no other's writer waits.
 func (r *Reader) Raise(ctx context.Context, h postgres.History, ids []stream.TopologyID) ([]*HeldError, error) {
+	held, err := r.raise(ctx, h, ids)
+	if err != nil || len(ids) == 1 {
+		return held, err
+	}
+	var still []*HeldError
+	for i, e := range held {
+		if i >= raiseAlone {
+			return append(still, held[i:]...), nil
+		}
+		alone, err := r.raise(ctx, h, []stream.TopologyID{e.Topology})
+		if err != nil {
+			return nil, err
+		}
+		still = append(still, alone...)
+	}
+	return still, nil
+}
+
+func (r *Reader) raise(ctx context.Context, h postgres.History, ids []stream.TopologyID) ([]*HeldError, error) {
 	const query = `SELECT topology_id::text, held_by FROM topology_raise($1::text[]::uuid[])`
 	ctx, cancel := context.WithTimeout(ctx, lightTimeout)
 	defer cancel()

@@ -123,8 +123,9 @@ func beginAndEnd(ctx context.Context, pool *pgxpool.Pool) (xid uint32, _ error) 
 	return uint32(n), nil
 }
 
-// isReadOnly tells whether the database gives no numbers because it is a standby, or because this role only reads.
+// isReadOnly tells whether a database gives no numbers because it is a standby. (pg_current_xact_id is refused for
+// nothing else: src/backend/utils/adt/xid8funcs.c.)
 func isReadOnly(err error) bool {
 	pgErr, ok := errors.AsType[*pgconn.PgError](err)
-	return ok && (pgErr.Code == "25006" || pgErr.Code == "55000") // read_only_sql_transaction, or during recovery
+	return ok && pgErr.Code == "25006" // read_only_sql_transaction
 }
