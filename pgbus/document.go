@@ -92,7 +92,8 @@ func (b *Bus) document(ctx context.Context, a *attachment, graph bool) (*stream.
 	key := documentKey{a, graph}
 	result, first := b.reads.join(key)
 	if first {
-		b.tasks.spawn(func(ctx context.Context) { b.readDocument(ctx, key) })
+		patience := b.documentPatience(ctx)
+		b.tasks.spawn(func(ctx context.Context) { b.readDocument(ctx, key, patience) })
 	}
 	select {
 	case r := <-result:
@@ -103,9 +104,19 @@ func (b *Bus) document(ctx context.Context, a *attachment, graph bool) (*stream.
 	}
 }
 
-// readDocument ends within AttachWait, also when nobody waits any more.
-func (b *Bus) readDocument(ctx context.Context, key documentKey) {
-	ctx, cancel := context.WithTimeoutCause(ctx, b.cfg.AttachWait, stream.ErrUnavailable)
+// documentPatience is how long a read may take whose first client's context is ctx: a little less than the client waits,
+// so that it learns why it got nothing. Others may join it, so that half of AttachWait is the least.
+func (b *Bus) documentPatience(ctx context.Context) time.Duration {
+	left := b.cfg.AttachWait
+	if deadline, ok := ctx.Deadline(); ok {
+		left = min(left, time.Until(deadline))
+	}
+	return max(left-left/10, b.cfg.AttachWait/2)
+}
+
+// readDocument ends within patience, also when nobody waits any more.
+func (b *Bus) readDocument(ctx context.Context, key documentKey, patience time.Duration) {
+	ctx, cancel := context.WithTimeoutCause(ctx, patience, stream.ErrUnavailable)
 	defer cancel()
 	snapshot, err := b.currentDocument(ctx, key.attachment, key.graph)
 	if err == nil && !key.graph {
