@@ -469,13 +469,13 @@ $f$;
 -- 256 KiB, all of one moment. What is in flight is a prefix by position: 1,000 mutations and 1 MiB of payloads at most.
 CREATE FUNCTION {{.schema}}.topology_document(_id uuid, _graph boolean)
 RETURNS TABLE (epoch bigint, history uuid, recovering boolean, other boolean,
-    seq bigint, first bigint, alive boolean, size bigint, chunk text)
+    seq bigint, first bigint, alive boolean, size bigint, chunk bytea)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_sort = off SET enable_incremental_sort = off SET jit = off
 AS $f$
 #variable_conflict use_column
 DECLARE
-    _h record; _in_flight text; _rest text[]; _n int; _half int;
+    _h record; _in_flight text; _bytes bytea; _n int;
 BEGIN
     SELECT i.epoch, i.history, i.recovering, i.other, h.seq, h.first, h.in_flight, h.in_flight_from, t.id IS NOT NULL AS alive,
            t.status, t.reason, t.version
@@ -502,23 +502,15 @@ BEGIN
                AND (m.topology_id, m.position) <= (_id, 9223372036854775807)
              ORDER BY m.topology_id, m.position LIMIT _n) q;
     END IF;
-    _rest := ARRAY[{{.schema}}.topology_document_json(_id, _h.status, _h.reason, _h.version, _h.seq, _in_flight, _h.in_flight,
-        CASE WHEN _graph THEN {{.schema}}.topology_graph_json(_id) END)];
-    size := octet_length(_rest[1]);
+    _bytes := convert_to({{.schema}}.topology_document_json(_id, _h.status, _h.reason, _h.version, _h.seq, _in_flight, _h.in_flight,
+            CASE WHEN _graph THEN {{.schema}}.topology_graph_json(_id) END),
+        CASE getdatabaseencoding() WHEN 'SQL_ASCII' THEN 'SQL_ASCII' ELSE 'UTF8' END);
+    size := octet_length(_bytes);
     RETURN NEXT;
     epoch := NULL; history := NULL; recovering := NULL; other := NULL; seq := NULL; first := NULL; alive := NULL; size := NULL;
-    _n := 1;
-    WHILE _n > 0 LOOP -- _rest[_n] is what follows; what is too long is halved
-        IF octet_length(_rest[_n]) <= 262144 THEN
-            chunk := _rest[_n];
-            _n := _n - 1;
-            RETURN NEXT;
-        ELSE
-            _half := length(_rest[_n]) / 2;
-            _rest[_n + 1] := left(_rest[_n], _half);
-            _rest[_n] := substr(_rest[_n], _half + 1);
-            _n := _n + 1;
-        END IF;
+    FOR _i IN 0 .. (octet_length(_bytes) - 1) / 262144 LOOP
+        chunk := substring(_bytes FROM _i * 262144 + 1 FOR 262144); -- of a text it would be sought from the beginning each time
+        RETURN NEXT;
     END LOOP;
 END
 $f$;

@@ -66,7 +66,8 @@ func readDocument(t *testing.T, conn *pgx.Conn, id string, graph bool) (seq int6
 	must(t, err)
 	var (
 		epoch, s, first, size *int64
-		history, chunk        *string
+		history               *string
+		chunk                 []byte
 		is                    *bool
 		n                     int
 		whole                 strings.Builder
@@ -75,10 +76,10 @@ func readDocument(t *testing.T, conn *pgx.Conn, id string, graph bool) (seq int6
 	_, err = pgx.ForEachRow(rows, []any{&epoch, &history, &s, &first, &is, &size, &chunk}, func() error {
 		n++
 		if n > 1 {
-			if chunk == nil || len(*chunk) == 0 || len(*chunk) > 256<<10 || epoch != nil || s != nil || size != nil {
+			if len(chunk) == 0 || len(chunk) > 256<<10 || epoch != nil || s != nil || size != nil {
 				t.Errorf("row %d is no piece", n)
 			}
-			whole.WriteString(*chunk)
+			whole.Write(chunk)
 			return nil
 		}
 		if epoch == nil || history == nil || is == nil || size == nil || chunk != nil || (s == nil) != (first == nil) {

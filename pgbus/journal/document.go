@@ -183,7 +183,7 @@ SELECT coalesce(epoch, 0), coalesce(history::text, ''), coalesce(recovering, fal
 		head  Head
 		alive bool
 		size  int64
-		chunk *string
+		chunk []byte
 		hold  *stream.Hold
 		bytes []byte
 	)
@@ -195,7 +195,7 @@ SELECT coalesce(epoch, 0), coalesce(history::text, ''), coalesce(recovering, fal
 	h, err = r.rows(ctx, conn, []any{&seq, &head.First, &alive, &size, &chunk}, func(postgres.History) (err error) {
 		switch {
 		case chunk != nil:
-			bytes = append(bytes, *chunk...)
+			bytes = append(bytes, chunk...)
 			return nil
 		case seq == nil:
 			return stream.ErrNotFound
