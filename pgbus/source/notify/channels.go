@@ -113,11 +113,11 @@ func (c *channels) takeUnwanted(listen []stream.TopologyID) []stream.TopologyID 
 	defer c.mu.Unlock()
 	var ids []stream.TopologyID
 	for id := range c.unwanted {
-		if !slices.Contains(listen, id) {
+		if !slices.Contains(listen, id) { // such a one stays unwanted until listened, for the transaction may fail
 			ids = append(ids, id)
+			delete(c.unwanted, id)
 		}
 	}
-	clear(c.unwanted)
 	return ids
 }
 
@@ -126,7 +126,9 @@ func (c *channels) giveBack(ids []stream.TopologyID) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, id := range ids {
-		if _, ok := c.wanted[id]; !ok {
+		if _, ok := c.wanted[id]; ok { // since the transaction began, and it was LISTENed to all the while
+			c.wanted[id] = subscribed
+		} else {
 			c.unwanted[id] = struct{}{}
 		}
 	}
