@@ -235,10 +235,10 @@ func (r *registry) add(
 		r.waitAgainLocked(id, p)
 		return nil
 	}
-	all := append(p.underWay, p.waiting...)
+	all := withoutAbandoned(append(p.underWay, p.waiting...)) // in place: what it was given is not to be used any more
 	a := r.attached[id]
 	if a == nil {
-		a = newAttachment(withoutAbandoned(all))
+		a = newAttachment(all)
 		r.attached[id] = a
 	}
 	delete(r.pending, id)
