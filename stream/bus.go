@@ -53,8 +53,8 @@ var (
 	// ErrReset: the feed no longer continues what the client has (another history; a journal that does not hold
 	// what follows any more): attach again without Resume and send the snapshot.
 	ErrReset = errors.New("the feed was thrown away")
-	// ErrBehind: the feed was thrown away only because retention was faster than it. The history is the same: attach again
-	// with Resume and the cursor's Last, so that the client keeps its place if the journal holds what follows.
+	// ErrBehind: the feed was thrown away only because retention was faster than it. The history is the same: attach
+	// again with Resume and the cursor's Last, so that the client keeps its place if the journal holds what follows.
 	ErrBehind = errors.New("the feed fell behind the journal")
 	// ErrDeleted: the topology's last event has been delivered.
 	ErrDeleted = errors.New("the topology is deleted")

@@ -93,16 +93,19 @@ func ends(t *testing.T, c *stream.Cursor, want error) {
 
 // A model of what every client may see, whatever the sizes of ring and pages are:
 //
-//   - each event above the cursor's seq, once, in order, whether from the ring or the journal, up to the topology's end;
-//   - of the frames that are not journaled, those that came after the cursor was made, at most once, in order, and between
-//     the events that they came between; all of them if the ring never dropped one.
+//   - each event above the cursor's seq, once, in order, whether from the ring or the journal, up to the topology's
+//     end;
+//   - of the frames that are not journaled, those that came after the cursor was made, at most once, in order, and
+//     between the events that they came between; all of them if the ring never dropped one.
 func TestEveryClientSeesTheHistoryInOrderAndWhatIsNotJournaledInItsPlace(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
-		journal := &pagedJournal{first: 1, page: rapid.IntRange(1, 9).Draw(t, "page")}
+		journal := history(rapid.IntRange(0, 9).Draw(t, "base"), rapid.IntRange(1, 9).Draw(t, "page"))
 		events, size := rapid.IntRange(1, 20).Draw(t, "ring"), rapid.IntRange(30, 2000).Draw(t, "bytes")
-		feed := stream.NewFeed(stream.FeedConfig{Journal: journal, MaxEvents: events, MaxBytes: size})
-		m := model{feed: feed, journal: journal, maxEvents: events, maxBytes: size}
+		feed := stream.NewFeed(stream.FeedConfig{
+			Base: stream.Seq(len(journal.all)), Journal: journal, MaxEvents: events, MaxBytes: size,
+		})
+		m := model{feed: feed, journal: journal, base: feed.Last(), maxEvents: events, maxBytes: size}
 		t.Repeat(map[string]func(*rapid.T){
 			"append": m.append,
 			"append again": func(t *rapid.T) {
@@ -146,6 +149,7 @@ type model struct {
 	journal *pagedJournal
 	raws    []placed
 	clients []*modelClient
+	base    stream.Seq // the feed's
 	ended   bool
 
 	maxEvents, frames int // that the ring may hold, and that it was given
@@ -160,6 +164,7 @@ type placed struct {
 
 type modelClient struct {
 	cursor *stream.Cursor
+	after  stream.Seq // where it began
 	last   stream.Seq
 	raws   []placed // that it has got
 	born   int      // how many raws there were when it came
@@ -189,7 +194,8 @@ func (m *model) raw() {
 }
 
 func (m *model) attach(after stream.Seq) {
-	m.clients = append(m.clients, &modelClient{cursor: m.feed.Cursor(after), last: after, born: len(m.raws)})
+	m.clients = append(m.clients, &modelClient{cursor: m.feed.Cursor(after), after: after, last: after,
+		born: len(m.raws)})
 }
 
 func (m *model) delete(t *rapid.T) {
@@ -237,7 +243,7 @@ func (m *model) saw(t *rapid.T, c *modelClient) {
 		}
 		rest = rest[i+1:]
 	}
-	if m.frames <= m.maxEvents && m.bytes <= m.maxBytes && len(c.raws) != len(m.raws)-c.born {
+	if c.after >= m.base && m.frames <= m.maxEvents && m.bytes <= m.maxBytes && len(c.raws) != len(m.raws)-c.born {
 		t.Fatalf("got %v of %v, and the ring dropped nothing", c.raws, m.raws[c.born:])
 	}
 }
@@ -269,7 +275,10 @@ func TestACursorGoesFromTheJournalToTheRingByItsSeq(t *testing.T) {
 	gives(t, c, "1", "2", "3") // from the journal
 	gives(t, c, "4", "5", "6", "raw")
 	appendAll(t, f, j.all[6])
-	gives(t, c, "7")
+	f.AppendRaw(raw("another"))
+	gives(t, c, "7", "another")
+	f.AppendRaw(raw("a third"))
+	gives(t, c, "a third")
 	if !slices.Equal(j.reads, []stream.Seq{0}) {
 		t.Errorf("the journal was read after %v, want once", j.reads)
 	}
@@ -286,6 +295,31 @@ func TestWhatIsNotJournaledIsNotGivenBehindWhatCameAfterIt(t *testing.T) {
 	appendAll(t, f, j.all[5])
 	gives(t, c, "1", "2", "3", "4", "5", "6")
 	gives(t, c)
+
+	fresh := stream.NewFeed(stream.FeedConfig{Base: 5, Journal: j})
+	c = fresh.Cursor(0)
+	fresh.AppendRaw(raw("raw"))
+	appendAll(t, fresh, j.all[5])
+	gives(t, c, "1", "2", "3", "4", "5", "6")
+	gives(t, c)
+}
+
+func TestWhatIsNotJournaledAndWasDroppedIsMissedAndNothingElse(t *testing.T) {
+	t.Parallel()
+	f := stream.NewFeed(stream.FeedConfig{MaxEvents: 2})
+	c := f.Cursor(0)
+	for _, text := range []string{"a", "b", "c"} {
+		f.AppendRaw(raw(text))
+	}
+	gives(t, c, "b", "c")
+}
+
+func TestACursorThatIsAheadOfItsFeedSkipsWhatItsClientHas(t *testing.T) {
+	t.Parallel()
+	f := stream.NewFeed(stream.FeedConfig{})
+	c := f.Cursor(2)
+	appendAll(t, f, frame(1), frame(2), frame(3))
+	gives(t, c, "3")
 }
 
 func TestAPageIsGivenInPartsWithoutAnotherRead(t *testing.T) {
@@ -326,8 +360,9 @@ func TestWhatIsNotJournaledIsForThoseWhoAreThereWhenItComes(t *testing.T) {
 func TestABatchIsBoundedInBytesAndHasOneFrameAtLeast(t *testing.T) {
 	t.Parallel()
 	sized := func(seq stream.Seq, n int) stream.Frame { return stream.Frame{Seq: seq, Bytes: make([]byte, n)} }
-	const half = stream.MaxBatch / 2
-	all := []stream.Frame{sized(1, 2*half+1), sized(2, half), sized(3, half), sized(4, 1), sized(5, 2*half), sized(6, half), sized(7, half+1)}
+	const half = 256 << 10 / 2
+	all := []stream.Frame{sized(1, 2*half+1), sized(2, half), sized(3, half), sized(4, 1), sized(5, 2*half),
+		sized(6, half), sized(7, half+1)}
 	want := []string{"[1]", "[2 3]", "[4]", "[5]", "[6]", "[7]"}
 	for name, cfg := range map[string]stream.FeedConfig{
 		"ring":    {},

@@ -1,7 +1,7 @@
 package stream
 
-// SetDocument keeps a handle of s for those who come next, unless the feed keeps a newer document, has ended, or memory is
-// short. The caller's own handle stays its own.
+// SetDocument keeps a handle of s for those who come next, unless the feed keeps a newer document, has ended, or memory
+// is short. The caller's own handle stays its own.
 func (f *Feed) SetDocument(s *Snapshot) {
 	kept := s.Retain()
 	if kept.hold == nil {
@@ -25,8 +25,8 @@ func (f *Feed) SetDocument(s *Snapshot) {
 	}
 }
 
-// Document gives a handle of the kept document, if the ring holds everything since, and that is at most maxEvents frames
-// and maxBytes; else nil. The caller releases it.
+// Document gives a handle of the kept document, if the ring holds everything since, and that is at most maxEvents
+// frames and maxBytes; else nil. The caller releases it.
 func (f *Feed) Document(maxEvents int, maxBytes int64) *Snapshot {
 	f.mu.Lock()
 	defer f.mu.Unlock()

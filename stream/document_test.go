@@ -2,6 +2,7 @@ package stream_test
 
 import (
 	"testing"
+	"testing/synctest"
 
 	"topostream/stream"
 )
@@ -48,12 +49,16 @@ func TestAFeedKeepsItsNewestDocument(t *testing.T) {
 func TestADocumentIsGivenWhileFewEventsFollowItInTheRing(t *testing.T) {
 	t.Parallel()
 	f := stream.NewFeed(stream.FeedConfig{MaxEvents: 4})
-	f.SetDocument(document(t, nil, 2, 10))
 	size := int64(len(frame(1).Bytes))
+	f.SetDocument(document(t, nil, 2, 10))
 	kept(t, f, 0, 0, 2) // ahead of the feed
-	for n := range 4 {
+	for n := range 3 {
 		f.Append(frame(n + 1))
 	}
+	kept(t, f, 0, size, 0)
+	kept(t, f, -1, size, 0)
+	kept(t, f, 1, size, 2)
+	f.Append(frame(4))
 	kept(t, f, 2, 2*size, 2)
 	kept(t, f, 1, 2*size, 0)
 	kept(t, f, 2, 2*size-1, 0)
@@ -131,7 +136,8 @@ func TestDocumentsAreDroppedBeforeRings(t *testing.T) {
 	t.Parallel()
 	stats := &stream.Stats{}
 	m := stream.NewMemory(10_000, stats)
-	f, other := stream.NewFeed(stream.FeedConfig{Memory: m, Stats: stats}), stream.NewFeed(stream.FeedConfig{Memory: m, Stats: stats})
+	f, other := stream.NewFeed(stream.FeedConfig{Memory: m, Stats: stats}),
+		stream.NewFeed(stream.FeedConfig{Memory: m, Stats: stats})
 	f.Append(frame(1))
 	rings := stats.FeedBytes.Load()
 	other.SetDocument(document(t, nil, 1, 4000))
@@ -191,4 +197,40 @@ func TestASnapshotsHandleIsReleasedOnce(t *testing.T) {
 	if none.Retain() != nil {
 		t.Error("of nothing came something")
 	}
+}
+
+func TestAFeedKeepsNoDocumentThatSomebodyNeedsTheMemoryOf(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		m := stream.NewMemory(100, nil)
+		var feeds []*stream.Feed
+		for range 4 {
+			f := stream.NewFeed(stream.FeedConfig{Memory: m})
+			f.SetDocument(document(t, nil, 1, 20))
+			feeds = append(feeds, f)
+		}
+		var w waiting
+		w.reserve(t.Context(), m, 15)
+		w.check(t, "there is room", 15)
+		w.reserve(t.Context(), m, 70) // three must go
+		w.check(t, "documents make room", 15, 70)
+		left := 0
+		for _, f := range feeds {
+			if s := f.Document(9, 9); s != nil {
+				left++
+				s.Release()
+			}
+		}
+		if left != 0 { // 15 and 70 leave no room for one of 20
+			t.Errorf("%d documents are kept", left)
+		}
+		mine := document(t, m, 1, 10)
+		w.reserve(t.Context(), m, 20)
+		feeds[0].SetDocument(mine) // whose bytes are what the other waits for
+		w.check(t, "the document is still read", 15, 70)
+		mine.Release()
+		w.holds[15].Release()
+		w.check(t, "nobody reads it", 15, 20, 70)
+		kept(t, feeds[0], 9, 9, 0)
+	})
 }

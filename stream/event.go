@@ -37,12 +37,12 @@ func ValidType(s string) bool {
 // An Encoder makes the bytes that clients get: the one place where an event becomes a frame. It has no state, and any
 // goroutine may call it.
 type Encoder interface {
-	// Event makes the frame of a journaled event; Final where its type is TypeDeleted. The same event has the same bytes
-	// whoever encodes it and however it came: a feed compares them to find what is forged. What is no UTF-8 (a database
-	// in SQL_ASCII may hold it) is replaced by U+FFFD.
+	// Event makes the frame of a journaled event; Final where its type is TypeDeleted. The same event has the same
+	// bytes whoever encodes it and however it came: a feed compares them to find what is forged. What is no UTF-8 (a
+	// database in SQL_ASCII may hold it) is replaced by U+FFFD.
 	Event(e Event) Frame
-	// Raw makes the frame of a NOTIFY that somebody typed at that time, on the topology's channel. It has no seq, is never
-	// Final, and is one event whatever the text is.
+	// Raw makes the frame of a NOTIFY that somebody typed at that time, on the topology's channel. It has no seq, is
+	// never Final, and is one event whatever the text is.
 	Raw(id TopologyID, text string, at time.Time) Frame
 	// Snapshot makes the bytes of a snapshot's frame: document is its JSON, and it was true at seq.
 	Snapshot(seq Seq, document []byte) []byte

@@ -101,7 +101,8 @@ func (f *Feed) Cause() error {
 	return f.cause
 }
 
-// Append adds a journaled frame if it is the next one. A Final frame above Alive ends the feed with ErrDeleted; what it holds is still delivered.
+// Append adds a journaled frame if it is the next one. A Final frame above Alive ends the feed with ErrDeleted; what it
+// holds is still delivered.
 func (f *Feed) Append(fr Frame) AppendResult {
 	f.mu.Lock()
 	switch {
@@ -110,10 +111,7 @@ func (f *Feed) Append(fr Frame) AppendResult {
 		return Closed
 	case fr.Seq <= f.last:
 		defer f.mu.Unlock()
-		if p := f.find(fr.Seq - 1); p < f.end && f.at(p).frame.Seq == fr.Seq && !bytes.Equal(f.at(p).frame.Bytes, fr.Bytes) {
-			return Conflict
-		}
-		return Duplicate
+		return f.compare(fr)
 	case fr.Seq != f.last+1:
 		f.mu.Unlock()
 		return Hole
@@ -133,6 +131,15 @@ func (f *Feed) Append(fr Frame) AppendResult {
 		f.cfg.Memory.shed(f)
 	}
 	return Appended
+}
+
+// compare tells a frame that came again from one that claims another's seq.
+func (f *Feed) compare(fr Frame) AppendResult {
+	p := f.find(fr.Seq - 1)
+	if p < f.end && f.at(p).frame.Seq == fr.Seq && !bytes.Equal(f.at(p).frame.Bytes, fr.Bytes) {
+		return Conflict
+	}
+	return Duplicate
 }
 
 // AppendRaw adds a frame that is not journaled, for those who are attached now.
@@ -165,9 +172,8 @@ func (f *Feed) endLocked(cause error) {
 	if cause == ErrReset || cause == ErrBehind { //nolint:errorlint // the sentinels themselves
 		f.cfg.Stats.Resets.Add(1)
 	}
-	f.bytes = 0
 	if cause != ErrDeleted { //nolint:errorlint // the sentinel itself
-		f.ring, f.start, f.end = nil, 0, 0
+		f.ring, f.start = nil, f.end // those who are slow keep the feed, but not what it held
 	}
 	f.broadcast()
 }

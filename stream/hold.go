@@ -38,8 +38,8 @@ type reservation struct {
 	granted chan struct{} // closed under Memory.queueMu
 }
 
-// TryReserve accounts for n bytes in no ring, if nobody waits for memory and all holds together fit the limit then. Kept
-// documents and rings make room.
+// TryReserve accounts for n bytes in no ring, if nobody waits for memory and all holds together fit the limit then.
+// Kept documents and rings make room.
 func (m *Memory) TryReserve(n int64) (*Hold, bool) {
 	taken := func() bool { return m.take(n) }
 	if !taken() && !m.dropDocumentsUntil(taken) {
@@ -48,18 +48,17 @@ func (m *Memory) TryReserve(n int64) (*Hold, bool) {
 	return m.granted(n), true
 }
 
-// Reserve does what TryReserve does, and waits where that gives up; first come, first served. More than the whole limit is
-// granted while nobody else holds anything, so that it can be had at all. When ctx ends first, the error is ErrNoMemory
-// and ctx's cause.
+// Reserve does what TryReserve does, and waits where that gives up; first come, first served. More than the whole limit
+// is granted while nobody else holds anything, so that it can be had at all. When ctx ends first, the error is
+// ErrNoMemory and ctx's cause.
 //
 // Whoever holds one must not wait for another: two such could wait for each other.
 func (m *Memory) Reserve(ctx context.Context, n int64) (*Hold, error) {
-	if h, ok := m.TryReserve(n); ok {
-		return h, nil
-	}
 	r := m.enqueue(n)
-	// Those that were kept meanwhile. Who keeps one from now on sees that somebody waits.
-	m.dropDocumentsUntil(func() bool { return !m.wanted() })
+	// Kept documents make room. Who keeps one from now on sees that somebody waits.
+	if m.wanted() {
+		m.dropDocumentsUntil(func() bool { return !m.wanted() })
+	}
 	select {
 	case <-r.granted:
 	case <-ctx.Done():
@@ -97,12 +96,13 @@ func (m *Memory) fits(n int64) bool {
 	return held == 0 || held+n <= m.limit
 }
 
+// enqueue queues a reservation, which is granted at once if it is the first and fits.
 func (m *Memory) enqueue(n int64) *reservation {
 	m.queueMu.Lock()
 	defer m.queueMu.Unlock()
 	r := &reservation{size: n, granted: make(chan struct{})}
 	m.queue = append(m.queue, r)
-	m.grantLocked() // what it waits for may have come
+	m.grantLocked()
 	return r
 }
 

@@ -145,11 +145,39 @@ func TestWhatWhoGaveUpStoodInTheWayOfIsGrantedAtOnce(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		var w, small waiting
 		w.reserve(ctx, m, 50)
+		if _, ok := m.TryReserve(1); ok {
+			t.Error("a hold past the one who waits")
+		}
 		small.reserve(t.Context(), m, 40)
 		small.check(t, "who came first wants 50")
 		cancel()
 		small.check(t, "that one gave up", 40)
 	})
+}
+
+// The grant and the end of the request may come at the same moment; whichever counts, the bytes are not lost.
+func TestAHoldThatIsGrantedToARequestThatEndsIsHeldOrFree(t *testing.T) {
+	t.Parallel()
+	stats := &stream.Stats{}
+	m := stream.NewMemory(100, stats)
+	for range 300 {
+		first := mustHold(t, m, 100)
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan *stream.Hold)
+		go func() {
+			h, err := m.Reserve(ctx, 60)
+			if (h == nil) != (err != nil) {
+				t.Errorf("%v, %v", h, err)
+			}
+			done <- h
+		}()
+		go cancel()
+		first.Release()
+		(<-done).Release()
+		if n := stats.HeldBytes.Load(); n != 0 {
+			t.Fatalf("%d bytes are held by nobody", n)
+		}
+	}
 }
 
 func TestAHoldIsGivenBackAtTheLastRelease(t *testing.T) {

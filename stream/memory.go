@@ -6,8 +6,8 @@ import (
 )
 
 // Memory accounts for the bytes of all rings together, and for those that are held beside them: documents and answers
-// until they are written. What is held comes first: when it grows, documents that feeds keep are dropped, then rings lose
-// their older halves, down to nothing. What is held is above the limit only where one hold alone is.
+// until they are written. What is held comes first: when it grows, documents that feeds keep are dropped, then rings
+// lose their older halves, down to nothing. What is held is above the limit only where one hold alone is.
 //
 // The order of locks is mu, Feed.mu, queueMu.
 type Memory struct {
@@ -50,8 +50,9 @@ func (m *Memory) forget(f *Feed) {
 	delete(m.feeds, f)
 }
 
-// shed makes room until the account is below its limit, or nothing is left to drop: first the documents that feeds keep,
-// then the older half of each ring but one, the last event included, as often as it takes. The caller holds no lock.
+// shed makes room until the account is below its limit, or nothing is left to drop: first the documents that feeds
+// keep, then the older half of each ring but one, the last event included, as often as it takes. The caller holds no
+// lock.
 func (m *Memory) shed(but *Feed) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -61,15 +62,15 @@ func (m *Memory) shed(but *Feed) {
 		}
 		f.dropDocument()
 	}
-	for before := int64(-1); m.rings.Load() != before; {
-		before = m.rings.Load()
+	for m.over() {
+		before := m.rings.Load()
 		for f := range m.feeds {
-			if !m.over() {
-				return
-			}
-			if f != but {
+			if f != but && m.over() {
 				f.halve()
 			}
+		}
+		if m.rings.Load() == before {
+			return
 		}
 	}
 }

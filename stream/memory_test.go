@@ -1,7 +1,9 @@
 package stream_test
 
 import (
+	"runtime"
 	"testing"
+	"weak"
 
 	"topostream/stream"
 )
@@ -33,7 +35,8 @@ func TestMemoryOfAllFeedsIsBounded(t *testing.T) {
 func TestTheAccountOfARingIsItsEventsAndItsSlots(t *testing.T) {
 	t.Parallel()
 	stats := &stream.Stats{}
-	f := stream.NewFeed(stream.FeedConfig{MaxEvents: 20, MaxBytes: 1000, Memory: stream.NewMemory(1<<20, stats), Stats: stats})
+	f := stream.NewFeed(stream.FeedConfig{MaxEvents: 20, MaxBytes: 1000, Memory: stream.NewMemory(1<<20, stats),
+		Stats: stats})
 	size := int64(len(frame(10).Bytes))
 	appendAll(t, f, frame(1))
 	if got, want := stats.FeedBytes.Load(), size-1+8*stream.Slot; got != want {
@@ -136,4 +139,56 @@ func TestAFeedThatEndedHasNothingToGive(t *testing.T) {
 	appendAll(t, stream.NewFeed(stream.FeedConfig{Memory: memory}), frame(1))
 	gives(t, c, "1", "2") // those who are there get the end
 	ends(t, c, stream.ErrDeleted)
+}
+
+// isFree waits until the garbage collector has taken what p pointed to.
+func isFree[T any](t *testing.T, what string, p weak.Pointer[T]) {
+	t.Helper()
+	for range 10 {
+		if runtime.GC(); p.Value() == nil {
+			return
+		}
+	}
+	t.Errorf("%s is still in memory", what)
+}
+
+// lightFrame is a frame whose bytes nobody but the feed keeps.
+func lightFrame(seq stream.Seq) (stream.Frame, weak.Pointer[byte]) {
+	b := make([]byte, 1000)
+	return stream.Frame{Seq: seq, Bytes: b}, weak.Make(&b[0])
+}
+
+func TestWhatARingHasDroppedIsFree(t *testing.T) {
+	t.Parallel()
+	f := stream.NewFeed(stream.FeedConfig{MaxBytes: 1000})
+	fr, evicted := lightFrame(1)
+	f.Append(fr)
+	fr, kept := lightFrame(2)
+	f.Append(fr)
+	isFree(t, "what was evicted", evicted)
+	if kept.Value() == nil {
+		t.Error("what is in the ring is gone")
+	}
+	c := f.Cursor(2)
+	f.Close(stream.ErrReset)
+	isFree(t, "what a feed held that was thrown away", kept)
+	runtime.KeepAlive(f)
+	runtime.KeepAlive(c)
+}
+
+func TestTheAccountForgetsFeedsThatHaveEnded(t *testing.T) {
+	t.Parallel()
+	memory := stream.NewMemory(1<<20, nil)
+	ended := func(end func(*stream.Feed)) weak.Pointer[stream.Feed] {
+		f := stream.NewFeed(stream.FeedConfig{Memory: memory})
+		end(f)
+		return weak.Make(f)
+	}
+	isFree(t, "a closed feed", ended(func(f *stream.Feed) { f.Close(stream.ErrClosed) }))
+	isFree(t, "a deleted topology's feed", ended(func(f *stream.Feed) {
+		last := frame(1)
+		last.Final = true
+		f.Append(last)
+	}))
+	runtime.KeepAlive(memory)
 }

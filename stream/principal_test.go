@@ -8,7 +8,8 @@ import (
 
 func TestAnAdminMayWhatAViewerMayAndNotTheOtherWayRound(t *testing.T) {
 	t.Parallel()
-	viewer, admin, nobody := stream.Principal{Role: stream.RoleViewer}, stream.Principal{Role: stream.RoleAdmin}, stream.Principal{}
+	viewer, admin, nobody := stream.Principal{Role: stream.RoleViewer}, stream.Principal{Role: stream.RoleAdmin},
+		stream.Principal{}
 	for _, c := range []struct {
 		who  stream.Principal
 		what stream.Role

@@ -18,7 +18,8 @@ func TestASeqIsOneToSixteenDigitsAndNothingElse(t *testing.T) {
 		}
 	}
 	for _, text := range []string{
-		"", "00000000000000000", "10000000000000000", "-1", "+1", " 1", "1 ", "1/", "/", ":", "1:", "a", "0x1", "1e3", "1_0", "١",
+		"", "00000000000000000", "10000000000000000", "-1", "+1", " 1", "1 ", "1/", "/", ":", "1:", "a", "0x1", "1e3",
+		"1_0", "١",
 	} {
 		if got, ok := stream.ParseSeq(text); ok || got != 0 {
 			t.Errorf("%q: %d, %v, want none", text, got, ok)

@@ -1,7 +1,8 @@
 package stream
 
-// A Snapshot is the state of a topology at Seq, as the bytes of its SSE frame: what DESIGN calls its document. The bytes
-// are shared and nobody may change them; the handle belongs to one goroutine, which calls Release when it has written them.
+// A Snapshot is the state of a topology at Seq, as the bytes of its SSE frame: what DESIGN calls its document. The
+// bytes are shared and nobody may change them; the handle belongs to one goroutine, which calls Release when it has
+// written them.
 type Snapshot struct {
 	Seq   Seq
 	Bytes []byte // nil after Release

@@ -15,7 +15,8 @@ func TestATopologysIDIsTheLongFormOfAUUIDInAnyCase(t *testing.T) {
 			t.Errorf("%s: %q, %v", s, got, ok)
 		}
 	}
-	wrong := []string{"", id[:35], id + "0", "{" + id[1:35] + "}", "urn:uuid:" + id[9:], strings.ReplaceAll(id, "-", "") + "0000"}
+	wrong := []string{"", id[:35], id + "0", "{" + id[1:35] + "}", "urn:uuid:" + id[9:],
+		strings.ReplaceAll(id, "-", "") + "0000"}
 	for i := range id { // each place with each character that stands beside those which are right there
 		for _, c := range "/:@G`g -" {
 			if s := id[:i] + string(c) + id[i+1:]; s != id {

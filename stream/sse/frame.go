@@ -36,7 +36,8 @@ func AppendFrame(dst []byte, event string, id stream.Seq, data []byte) []byte {
 	}
 }
 
-// AppendOpening appends what a stream begins with: a comment, so that something is there at once, and the reconnection time in milliseconds.
+// AppendOpening appends what a stream begins with: a comment, so that something is there at once, and the reconnection
+// time in milliseconds.
 func AppendOpening(dst []byte, ms int) []byte {
 	dst = append(dst, ": keepalive\nretry: "...)
 	return append(strconv.AppendInt(dst, int64(ms), 10), "\n\n"...)
@@ -73,8 +74,9 @@ func reserved(event string) bool {
 	return false
 }
 
-// RawNotify makes the frame of a NOTIFY that somebody typed. A JSON object with a string "type" is an event of that type
-// with its "payload"; any other text, a malformed and a reserved type become event notify with the text as payload.
+// RawNotify makes the frame of a NOTIFY that somebody typed. A JSON object with a string "type" is an event of that
+// type with its "payload"; any other text, a malformed and a reserved type become event notify with the text as
+// payload.
 func RawNotify(id stream.TopologyID, text string, now time.Time) stream.Frame {
 	text = strings.ToValidUTF8(text, "\uFFFD")
 	var (

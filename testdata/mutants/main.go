@@ -1,19 +1,19 @@
-// Command mutants tells whether the short tests of a package can fail. It changes one token of the package at a time, or
-// removes one statement, and runs the package's own tests with -short: a mutant that they do not kill is a line of code
-// that they do not look at.
+// Command mutants tells whether the short tests of a package can fail. It changes one token of the package at a time,
+// or removes one statement, and runs the package's own tests with -short: a mutant that they do not kill is a line of
+// code that they do not look at.
 //
 //	testdata/mutants/run ./stream ./pgbus/journal          # exit 1 below 85 % killed
 //	testdata/mutants/run -exclude 'request\.go' ./stream    # without some files
 //	testdata/mutants/run -sample 60 -seed 7 ./pgbus         # so many at random, where all would take hours
 //	testdata/mutants/run -list ./stream                     # what would be tried
 //
-// A survivor is printed as it would stand in testdata/mutants/equivalent.txt: there it goes, with its reason, if no test
-// can see it; else it gets a test. An entry of that list is tried like the others, and the command fails where one is
-// killed or matches nothing any more.
+// A survivor is printed as it would stand in testdata/mutants/equivalent.txt: there it goes, with its reason, if no
+// test can see it; else it gets a test. An entry of that list is tried like the others, and the command fails where one
+// is killed or matches nothing any more.
 //
 // No file of the working tree is touched: the go tool gets the changed file by -overlay, and rapid writes no failure
-// files. github.com/go-gremlins/gremlins v0.6.0 was tried and does not serve: it takes a mutant that does not compile for
-// a killed one, has no mutants of true and false, of numbers, or of statements, and no list of equivalents.
+// files. github.com/go-gremlins/gremlins v0.6.0 was tried and does not serve: it takes a mutant that does not compile
+// for a killed one, has no mutants of true and false, of numbers, or of statements, and no list of equivalents.
 package main
 
 import (
@@ -36,7 +36,11 @@ import (
 	"time"
 )
 
-const equivalentList = "testdata/mutants/equivalent.txt"
+const (
+	equivalentList = "testdata/mutants/equivalent.txt"
+	// kept are statements that stay: of logs nobody makes tests, and a lock that is missing shows at once or never.
+	kept = `\b[lL]og(ger)?\.|\bslog\.|\.R?(Lock|Unlock)\(\)`
+)
 
 type options struct {
 	exclude, keep *regexp.Regexp
@@ -51,7 +55,7 @@ type options struct {
 func main() {
 	var o options
 	exclude := flag.String("exclude", `^$`, "regular expression on the paths of files that stay as they are")
-	keep := flag.String("keep", `\b[lL]og(ger)?\.|\bslog\.|\.R?(Lock|Unlock)\(\)`, "the same on statements that are not removed")
+	keep := flag.String("keep", kept, "the same on statements that are not removed")
 	flag.StringVar(&o.run, "run", "", "as go test -run: the tests that may kill")
 	flag.Float64Var(&o.threshold, "threshold", 85, "percentage to be killed")
 	flag.IntVar(&o.sample, "sample", 0, "try so many mutants, drawn at random; 0: all")
@@ -101,7 +105,8 @@ type goPackage struct {
 
 // list gives the packages, each with what its tests import.
 func list(patterns []string) ([]goPackage, error) {
-	out, err := exec.Command("go", append([]string{"list", "-test", "-json=Dir,ImportPath,GoFiles,Deps,Module,ForTest"}, patterns...)...).Output()
+	args := []string{"list", "-test", "-json=Dir,ImportPath,GoFiles,Deps,Module,ForTest"}
+	out, err := exec.Command("go", append(args, patterns...)...).Output()
 	if err != nil {
 		return nil, fmt.Errorf("go list: %w%s", err, stderr(err))
 	}
@@ -131,8 +136,8 @@ func stderr(err error) string {
 	return ""
 }
 
-// try tries the mutants of one package and prints what became of them. It returns false below the threshold, and where the
-// list of equivalents is wrong.
+// try tries the mutants of one package and prints what became of them. It returns false below the threshold, and where
+// the list of equivalents is wrong.
 func (o options) try(ctx context.Context, p goPackage, equivalents map[string]string) (bool, error) {
 	all, err := mutantsOf(p, o)
 	if err != nil {
@@ -195,8 +200,9 @@ func (t *tally) report(p goPackage, threshold float64) bool {
 	}
 	tried := t.killed + len(t.survivors)
 	percent := 100 * float64(t.killed) / float64(max(tried, 1))
-	fmt.Printf("%s: %d killed (%d by the time limit), %d lived: %.1f %% killed, %.0f are asked for; %d equivalent, %d do not compile\n",
-		p.ImportPath, t.killed, t.timedOut, len(t.survivors), percent, threshold, t.excepted, t.broken)
+	fmt.Printf("%s: %.1f %% killed, %.0f are asked for: %d killed (%d by the time limit), %d lived; %d equivalent, "+
+		"%d do not compile\n",
+		p.ImportPath, percent, threshold, t.killed, t.timedOut, len(t.survivors), t.excepted, t.broken)
 	return percent >= threshold && len(t.stale) == 0
 }
 
@@ -211,6 +217,7 @@ func (t *tally) add(m mutant, v verdict, equivalent bool) {
 	case equivalent:
 		t.excepted++
 	case v == lived:
+		fmt.Fprintln(os.Stderr, m.place(), "lived")
 		t.survivors = append(t.survivors, m.place()+" lived:\n"+m.String())
 	default:
 		t.killed++
@@ -240,8 +247,8 @@ type laboratory struct {
 	cover coverage
 }
 
-// newLaboratory runs the tests as they are: they must pass, the time that they take sets the limit, and a line that they
-// never reach needs no try.
+// newLaboratory runs the tests as they are: they must pass, the time that they take sets the limit, and a line that
+// they never reach needs no try.
 func newLaboratory(ctx context.Context, p goPackage, o options) (*laboratory, error) {
 	dir, err := os.MkdirTemp("", "mutants")
 	if err != nil {
@@ -254,7 +261,8 @@ func newLaboratory(ctx context.Context, p goPackage, o options) (*laboratory, er
 	}
 	profile := filepath.Join(dir, "cover")
 	binary := filepath.Join(dir, "unchanged")
-	if out, err := exec.CommandContext(ctx, "go", "test", "-c", "-vet=off", "-cover", "-o", binary, p.ImportPath).CombinedOutput(); err != nil {
+	build := exec.CommandContext(ctx, "go", "test", "-c", "-vet=off", "-cover", "-o", binary, p.ImportPath)
+	if out, err := build.CombinedOutput(); err != nil {
 		return nil, errors.Join(fmt.Errorf("build the tests: %w: %s", err, out), l.close())
 	}
 	began := time.Now()
@@ -282,7 +290,10 @@ func (l *laboratory) tryAll(ctx context.Context, mutants []mutant, equivalents m
 			}
 		})
 	}
-	for _, m := range mutants {
+	for n, m := range mutants {
+		if n%50 == 0 {
+			fmt.Fprintf(os.Stderr, "%s: %d of %d\n", l.p.ImportPath, n, len(mutants))
+		}
 		next <- m
 	}
 	close(next)
@@ -293,8 +304,10 @@ func (l *laboratory) tryAll(ctx context.Context, mutants []mutant, equivalents m
 // try builds the tests with one mutant and runs them.
 func (l *laboratory) try(ctx context.Context, worker int, m mutant) verdict {
 	dir := filepath.Join(l.dir, fmt.Sprint(worker))
-	source, overlay, binary := filepath.Join(dir, filepath.Base(m.file)), filepath.Join(dir, "overlay.json"), filepath.Join(dir, "test")
-	replace, err := json.Marshal(map[string]map[string]string{"Replace": {filepath.Join(l.p.Module.Dir, m.file): source}})
+	source := filepath.Join(dir, filepath.Base(m.file))
+	overlay, binary := filepath.Join(dir, "overlay.json"), filepath.Join(dir, "test")
+	original := filepath.Join(l.p.Module.Dir, m.file)
+	replace, err := json.Marshal(map[string]map[string]string{"Replace": {original: source}})
 	must(err)
 	must(os.MkdirAll(dir, 0o700))
 	must(os.WriteFile(source, m.source(), 0o600))

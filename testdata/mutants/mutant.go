@@ -49,8 +49,10 @@ var swaps = map[token.Token][]token.Token{
 	token.LSS: {token.LEQ, token.GEQ}, token.GEQ: {token.GTR, token.LSS},
 	token.GTR: {token.GEQ, token.LEQ}, token.LEQ: {token.LSS, token.GTR},
 	token.LAND: {token.LOR}, token.LOR: {token.LAND},
-	token.ADD: {token.SUB}, token.SUB: {token.ADD}, token.MUL: {token.QUO}, token.QUO: {token.MUL}, token.REM: {token.MUL},
-	token.AND: {token.OR}, token.OR: {token.AND}, token.XOR: {token.AND}, token.SHL: {token.SHR}, token.SHR: {token.SHL},
+	token.ADD: {token.SUB}, token.SUB: {token.ADD},
+	token.MUL: {token.QUO}, token.QUO: {token.MUL}, token.REM: {token.MUL},
+	token.AND: {token.OR}, token.OR: {token.AND}, token.XOR: {token.AND},
+	token.SHL: {token.SHR}, token.SHR: {token.SHL},
 	token.ADD_ASSIGN: {token.SUB_ASSIGN}, token.SUB_ASSIGN: {token.ADD_ASSIGN}, token.OR_ASSIGN: {token.AND_ASSIGN},
 	token.AND_ASSIGN: {token.OR_ASSIGN}, token.INC: {token.DEC}, token.DEC: {token.INC},
 	token.BREAK: {token.CONTINUE}, token.CONTINUE: {token.BREAK},
@@ -144,7 +146,8 @@ func (f *finder) swap(at token.Pos, from token.Token) {
 	}
 }
 
-// number moves a number by one either way. Those from 100 on are sizes, not bounds: nobody counts on each of their units.
+// number moves a number by one either way. Those from 100 on are sizes, not bounds: nobody counts on each of their
+// units.
 func (f *finder) number(n *ast.BasicLit) {
 	v, err := strconv.ParseInt(n.Value, 0, 64)
 	if n.Kind != token.INT || err != nil || v >= 100 {
@@ -227,7 +230,8 @@ func readCoverage(path string) (coverage, error) {
 		if !ok {
 			continue
 		}
-		if _, err := fmt.Sscanf(rest, "%d.%d,%d.%d %d %d", &b.from, &column, &b.to, &column, &statements, &count); err != nil {
+		_, err := fmt.Sscanf(rest, "%d.%d,%d.%d %d %d", &b.from, &column, &b.to, &column, &statements, &count)
+		if err != nil {
 			return nil, fmt.Errorf("%s: %q: %w", path, line, err)
 		}
 		if count == 0 {
