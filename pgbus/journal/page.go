@@ -3,6 +3,7 @@ package journal
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -97,25 +98,35 @@ func (r *Reader) Rows(
 	return nil
 }
 
+func isTooLarge(err error) bool {
+	_, ok := errors.AsType[*stream.TooLargeError](err)
+	return ok
+}
+
 // Journal reads what GET …/journal shows: events as they are stored. It returns
 // stream.ErrNotFound for an id that never was.
 func (r *Reader) Journal(ctx context.Context, req stream.JournalRequest) (stream.JournalPage, error) {
 	p := stream.JournalPage{Events: []json.RawMessage{}}
-	const query = `SELECT ` + postgres.Columns + `, ord, coalesce(head, 0), coalesce(first, 0), event
+	const query = `SELECT ` + postgres.Columns + `, ord, coalesce(head, 0), coalesce(first, 0),
+       octet_length(event), CASE WHEN octet_length(event) <= $4::bigint THEN event END
   FROM topology_pages(ARRAY[$1::text::uuid], ARRAY[$2::bigint], $3::int, $4::bigint)`
 	var (
 		ord   *int
 		h     Head
+		size  *int64
 		event *string
 		found bool
 	)
 	err := r.do(ctx, Backlog, func(ctx context.Context, conn *pgx.Conn) (postgres.History, error) {
 		p.Events, found = p.Events[:0], false
-		return r.rows(ctx, conn, []any{&ord, &h.Seq, &h.First, &event}, func(postgres.History) error {
+		return r.rows(ctx, conn, []any{&ord, &h.Seq, &h.First, &size, &event}, func(postgres.History) error {
 			if ord == nil {
 				return nil
 			}
 			p.Head, p.First, found = h.Seq, h.First, true
+			if size != nil && event == nil {
+				return &stream.TooLargeError{Bytes: *size}
+			}
 			if event != nil {
 				p.Events = append(p.Events, json.RawMessage(strings.ToValidUTF8(*event, "\uFFFD")))
 			}
@@ -123,6 +134,8 @@ func (r *Reader) Journal(ctx context.Context, req stream.JournalRequest) (stream
 		}, query, string(req.Topology), int64(min(req.After, 1<<53)), req.Limit, req.Most)
 	})
 	switch {
+	case isTooLarge(err):
+		return stream.JournalPage{}, err
 	case err != nil:
 		return stream.JournalPage{}, fmt.Errorf("%w: read the journal: %w", stream.ErrUnavailable, err)
 	case !found:

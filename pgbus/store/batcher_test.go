@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"testing"
 	"testing/synctest"
 )
@@ -28,7 +29,7 @@ func askAll(b *batcher[string, string], ctxs ...context.Context) (answers []chan
 		got := make(chan string, 1)
 		answers = append(answers, got)
 		go func() {
-			a, err := b.ask(ctx, fmt.Sprint(i))
+			a, err := b.ask(ctx, strconv.Itoa(i))
 			if err != nil {
 				a = err.Error()
 			}
@@ -51,7 +52,7 @@ func TestTheFirstQuestionRunsAtOnceAndThoseThatComeMeanwhileShareTheNextRuns(t *
 		}
 		close(r.may)
 		for i, got := range answers {
-			if a := <-got; a != fmt.Sprint(i) {
+			if a := <-got; a != strconv.Itoa(i) {
 				t.Errorf("question %d got %s", i, a)
 			}
 		}

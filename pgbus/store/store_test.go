@@ -203,7 +203,7 @@ func TestALockThatIsNotHadInTimeNamesWhoHoldsIt(t *testing.T) {
 	var log bytes.Buffer
 	s := newStore(t, db, slog.New(slog.NewTextHandler(&log, nil)))
 	id, holder := active(t, s), db.Conn(t)
-	s.transactor.LockTimeout = 600 * time.Millisecond
+	s.transactor.LockTimeout = 3 * time.Second // on a busy machine, too, there is time to ask who it is
 	pgtest.Exec(t, holder, `BEGIN`)
 	pgtest.Exec(t, holder, `SELECT FROM topologies FOR UPDATE`)
 	if err := s.DeleteTopology(t.Context(), id); !errors.Is(err, stream.ErrBusy) {

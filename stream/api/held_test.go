@@ -277,10 +277,9 @@ func TestAnAnswerThatNobodyReadsGivesItsMemoryBackAfterTheWriteTimeout(t *testin
 	}).Handler())
 	defer server.Close()
 	res, err := server.Client().Get(server.URL + aTopology)
-	if err != nil {
-		t.Fatal(err)
+	if err == nil { // else this machine was too busy to send even the header in time
+		defer func() { _ = res.Body.Close() }() // nobody reads it
 	}
-	defer func() { _ = res.Body.Close() }() // nobody reads it
 	again := time.NewTicker(10 * time.Millisecond)
 	defer again.Stop()
 	late := time.After(30 * time.Second)
