@@ -104,8 +104,8 @@ func (b *Bus) document(ctx context.Context, a *attachment, graph bool) (*stream.
 	}
 }
 
-// documentPatience is how long a read may take whose first client's context is ctx: a little less than the client waits,
-// so that it learns why it got nothing. Others may join it, so that half of AttachWait is the least.
+// documentPatience is how long a read may take whose first client's context is ctx: a little less than the client
+// waits, so that it learns why it got nothing. Others may join it, so that half of AttachWait is the least.
 func (b *Bus) documentPatience(ctx context.Context) time.Duration {
 	left := b.cfg.AttachWait
 	if deadline, ok := ctx.Deadline(); ok {

@@ -27,6 +27,9 @@ type pair struct {
 
 func newPair(t *testing.T) *pair {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("long: a primary and its standby")
+	}
 	if v := pgtest.Version(t); v < 16 {
 		t.Skipf("PostgreSQL %d: a standby decodes its WAL from 16 on", v)
 	}

@@ -211,6 +211,9 @@ func writers(t *testing.T, db *pgtest.DB, ids []stream.TopologyID, n int) (stop 
 }
 
 func TestAStreamThatIsCutAgainAndAgainUnderWritersLosesNothing(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long: it kills backends again and again")
+	}
 	t.Parallel()
 	db := onWAL(t, pgtest.New(t))
 	conn := db.Conn(t)
@@ -237,6 +240,9 @@ func TestAStreamThatIsCutAgainAndAgainUnderWritersLosesNothing(t *testing.T) {
 }
 
 func TestSwitchingTheBusBackAndForthUnderWritersLosesNothing(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long: it switches again and again")
+	}
 	t.Parallel()
 	db := pgtest.New(t)
 	conn := db.Conn(t)
@@ -341,6 +347,9 @@ func TestWithoutAPublicationStreamsRunOnPollAndTheLogSaysWhatToDo(t *testing.T) 
 
 // A slot is made only when every transaction that is open in the cluster has ended.
 func TestWhileASlotWaitsStreamsRunOnPollAndTheServerSaysSo(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long: a cluster of its own")
+	}
 	t.Parallel()
 	cluster := pgtest.Cluster(t)
 	db := onWAL(t, pgtest.NewOn(t, cluster.URL("postgres")))
@@ -399,6 +408,9 @@ func hung(t *testing.T, db *pgtest.DB, b *Bus, id stream.TopologyID, seq stream.
 }
 
 func TestAnEventThatTheWALToldBeforeItCouldBeSeenIsNotLost(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long: a cluster of its own")
+	}
 	t.Parallel()
 	for _, c := range []struct {
 		attached string
@@ -458,6 +470,9 @@ func TestAnEventThatTheWALToldBeforeItCouldBeSeenIsNotLost(t *testing.T) {
 }
 
 func TestOfSeveralHostsTheStreamReadsThePrimary(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long: two clusters")
+	}
 	t.Parallel()
 	primary := pgtest.Cluster(t)
 	db := onWAL(t, pgtest.NewOn(t, primary.URL("postgres")))
@@ -478,6 +493,9 @@ func TestOfSeveralHostsTheStreamReadsThePrimary(t *testing.T) {
 }
 
 func TestAServerLeavesNoSlotBehind(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long: a cluster of its own")
+	}
 	t.Parallel()
 	cluster := pgtest.Cluster(t)
 	db := onWAL(t, pgtest.NewOn(t, cluster.URL("postgres")))
@@ -502,6 +520,9 @@ func TestAServerLeavesNoSlotBehind(t *testing.T) {
 }
 
 func TestAClusterThatLogsTooLittleServesStreamsByThePollAndTheLogSaysWhatToDo(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long: a cluster of its own")
+	}
 	t.Parallel()
 	cluster := pgtest.Cluster(t, "wal_level=replica")
 	db := pgtest.NewOn(t, cluster.URL("postgres"))

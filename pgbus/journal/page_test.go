@@ -12,6 +12,7 @@ func TestARowContinuesOnlyWhatItFollowsInTheSameHistory(t *testing.T) {
 	t.Parallel()
 	const epoch = stream.Seq(1) << 32
 	h := postgres.History{Epoch: 1, ID: "a"}
+	h2, hb := postgres.History{Epoch: 2, ID: "a"}, postgres.History{Epoch: 1, ID: "b"}
 	frame := func(n stream.Seq) *stream.Frame { return &stream.Frame{Seq: n} }
 	const (
 		continues = iota
@@ -27,8 +28,8 @@ func TestARowContinuesOnlyWhatItFollowsInTheSameHistory(t *testing.T) {
 		"the oldest event":      {Row{h, Head{epoch + 9, epoch + 5}, frame(epoch + 5)}, epoch + 4, continues},
 		"nothing above":         {Row{h, Head{epoch + 9, epoch + 1}, nil}, epoch + 9, continues},
 		"an empty journal":      {Row{h, Head{epoch + 9, epoch + 10}, nil}, epoch + 9, continues},
-		"another epoch":         {Row{postgres.History{Epoch: 2, ID: "a"}, Head{epoch + 9, epoch + 1}, frame(epoch + 5)}, epoch + 4, contradicts},
-		"another history":       {Row{postgres.History{Epoch: 1, ID: "b"}, Head{epoch + 9, epoch + 1}, frame(epoch + 5)}, epoch + 4, contradicts},
+		"another epoch":         {Row{h2, Head{epoch + 9, epoch + 1}, frame(epoch + 5)}, epoch + 4, contradicts},
+		"another history":       {Row{hb, Head{epoch + 9, epoch + 1}, frame(epoch + 5)}, epoch + 4, contradicts},
 		"a head behind":         {Row{h, Head{epoch + 9, epoch + 1}, nil}, epoch + 10, contradicts},
 		"a head of later epoch": {Row{h, Head{epoch + 9, epoch + 1}, frame(epoch + 1)}, epoch - 7, contradicts},
 		"pruned":                {Row{h, Head{epoch + 9, epoch + 6}, frame(epoch + 6)}, epoch + 4, behind},
@@ -60,7 +61,8 @@ func TestAHeldTopologySaysWhoHoldsIt(t *testing.T) {
 		"a prepared transaction (pg_prepared_xacts)":  &prepared,
 		"the transaction of pid 42":                   &pid,
 	} {
-		const before, after = "after a failover or a new epoch the topology waits for ", ", which holds it: end that transaction"
+		const before = "after a failover or a new epoch the topology waits for "
+		const after = ", which holds it: end that transaction"
 		if got := (&HeldError{PID: who}).Error(); got != before+want+after {
 			t.Error(got)
 		}

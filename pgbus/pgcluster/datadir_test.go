@@ -86,6 +86,9 @@ func TestASecondStartLeavesTheFirstClusterAlone(t *testing.T) {
 }
 
 func TestWhatAKilledParentLeftRunningIsStoppedAndItsDataStays(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long: it kills what starts a cluster")
+	}
 	t.Parallel()
 	dir := pgtest.OpenDir(t)
 	h := startHolder(t, dir, "")
@@ -110,6 +113,9 @@ func TestWhatAKilledParentLeftRunningIsStoppedAndItsDataStays(t *testing.T) {
 }
 
 func TestAProcessThatOnlyHasTheOldNumberIsNotStopped(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long: it starts a cluster twice")
+	}
 	t.Parallel()
 	dir := pgtest.OpenDir(t)
 	cfg := pgcluster.Config{Binaries: mustBinaries(t), DataDir: dir}
@@ -172,6 +178,9 @@ func TestADirectoryOfSomebodyElseIsRefusedAndNotTouched(t *testing.T) {
 }
 
 func TestAnInterruptedInitdbDoesNotSpoilTheDirectory(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long: it makes clusters again and again")
+	}
 	t.Parallel()
 	dir := pgtest.OpenDir(t)
 	cfg := pgcluster.Config{Binaries: mustBinaries(t), DataDir: dir}
@@ -226,6 +235,9 @@ func TestADirectoryOfAnotherVersionIsRefused(t *testing.T) {
 }
 
 func TestARelativeDirectoryWorks(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long: it starts a cluster")
+	}
 	t.Parallel()
 	dir := pgtest.OpenDir(t)
 	here, err := os.Getwd()
@@ -240,6 +252,9 @@ func TestARelativeDirectoryWorks(t *testing.T) {
 }
 
 func TestAsRootOnlyTheLastDirectoryIsClosed(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long: it starts a cluster")
+	}
 	t.Parallel()
 	if os.Geteuid() != 0 {
 		t.Skip("not root: PostgreSQL runs as whoever starts it, and nobody else needs its parents")

@@ -111,6 +111,9 @@ func (w *watcher) Write(p []byte) (int, error) {
 }
 
 func TestADownloadGivesAClusterThatStartsAndTheSecondCallDownloadsNothing(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long: it starts a cluster")
+	}
 	t.Parallel()
 	repo := &repository{jar: goodJar(t)}
 	// PostgreSQL's usual port is taken, by us or by somebody else: it does not matter.
@@ -249,6 +252,9 @@ func TestADownloadThatLastsSaysSoAndCanBeGivenUp(t *testing.T) {
 }
 
 func TestWhatAKilledDownloadOrAnOldFaultLeftIsNotTakenForGood(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long: it kills a download")
+	}
 	t.Parallel()
 	slow := stalled()
 	cache := pgtest.OpenDir(t)

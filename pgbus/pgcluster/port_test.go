@@ -79,6 +79,9 @@ func TestATakenPortIsSaidAndLeavesTheDirectoryFree(t *testing.T) {
 }
 
 func TestWhenSomebodyIsFasterAnotherPortIsTried(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long: it starts clusters")
+	}
 	t.Parallel()
 	c, err := Start(t.Context(), testConfig(t))
 	if err != nil {

@@ -12,6 +12,9 @@ import (
 )
 
 func TestAClusterKeepsItsLogWhereItIsToldAndItsNextStartHasTheEnvironmentThatWasSet(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long: it starts a cluster twice")
+	}
 	t.Parallel()
 	dir := pgtest.OpenDir(t)
 	elsewhere := filepath.Join(dir, "elsewhere")

@@ -8,6 +8,9 @@ import (
 )
 
 func TestAStandbyFollowsAndTakesWritesOnceItIsPromoted(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long: two clusters")
+	}
 	t.Parallel()
 	primary := start(t, pgcluster.Config{Binaries: mustBinaries(t), DataDir: pgtest.OpenDir(t)})
 	standby := pgtest.Standby(t, primary)

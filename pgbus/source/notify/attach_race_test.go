@@ -115,6 +115,9 @@ func race(ctx context.Context, conn *pgx.Conn, db *pgx.Conn, key []byte, id stre
 }
 
 func TestOnlyTheCatchUpAttachLosesNothing(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long: thousands of attaches")
+	}
 	t.Parallel()
 	db := pgtest.New(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Minute)

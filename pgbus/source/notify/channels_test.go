@@ -11,7 +11,8 @@ import (
 
 // drawIDs draws a few of few topologies, so that they meet often.
 func drawIDs(t *rapid.T) []stream.TopologyID {
-	return rapid.SliceOfNDistinct(rapid.SampledFrom([]stream.TopologyID{"a", "b", "c", "d"}), 0, 3, rapid.ID).Draw(t, "ids")
+	few := rapid.SampledFrom([]stream.TopologyID{"a", "b", "c", "d"})
+	return rapid.SliceOfNDistinct(few, 0, 3, rapid.ID).Draw(t, "ids")
 }
 
 // A channelModel says in two sets what channels says: what is wanted, and what the connection LISTENs to.

@@ -68,6 +68,9 @@ func TestAStreamIsReadUntilEachTransactionThatHadANumberHasEnded(t *testing.T) {
 }
 
 func TestAStreamIsReadUntilAPreparedTransactionHasEnded(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long: a cluster of its own")
+	}
 	t.Parallel()
 	cluster := pgtest.Cluster(t, "max_prepared_transactions=5")
 	db := pgtest.NewOn(t, cluster.URL("postgres"))

@@ -202,6 +202,9 @@ func TestNoWALIsKeptForAStreamThatReads(t *testing.T) {
 }
 
 func TestASlotThatIsWaitedForEndsWithItsClient(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long: a cluster of its own")
+	}
 	t.Parallel()
 	cluster := pgtest.Cluster(t) // an open transaction would hold up the slots of other tests
 	db := pgtest.NewOn(t, cluster.URL("postgres"))
