@@ -174,7 +174,7 @@ func (b *Bus) take(r *feedRead, row journal.Row) {
 	}
 	if err := row.Continues(r.attachment.history, r.last); err != nil {
 		r.ended = true
-		broken, _ := errors.AsType[*journal.Broken](err)
+		broken, _ := errors.AsType[*journal.BrokenError](err)
 		cause := stream.ErrReset
 		if broken != nil && broken.Behind {
 			cause = stream.ErrBehind

@@ -34,7 +34,7 @@ type compared struct {
 	once chan struct{}
 }
 
-func (c compared) State(s source.State) {
+func (c compared) State(source.State) {
 	select {
 	case c.once <- struct{}{}:
 	default:

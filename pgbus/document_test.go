@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -113,7 +114,7 @@ func TestADocumentOfAStandbyThatIsBehindIsReadAgain(t *testing.T) {
 func TestATopologyThatIsDeletedBeforeItsDocumentIsReadIsNotFound(t *testing.T) {
 	t.Parallel()
 	for _, told := range []bool{false, true} { // whether the feed has heard of it
-		t.Run(fmt.Sprint(told), func(t *testing.T) {
+		t.Run(strconv.FormatBool(told), func(t *testing.T) {
 			t.Parallel()
 			db := pgtest.New(t)
 			conn := db.Conn(t)
@@ -136,7 +137,7 @@ func TestATopologyThatIsDeletedBeforeItsDocumentIsReadIsNotFound(t *testing.T) {
 func TestATopologyThatIsMadeAnewBeforeItsDocumentIsReadHasTheNewLifeAlone(t *testing.T) {
 	t.Parallel()
 	for _, told := range []bool{false, true} { // whether the feed has heard of it
-		t.Run(fmt.Sprint(told), func(t *testing.T) {
+		t.Run(strconv.FormatBool(told), func(t *testing.T) {
 			t.Parallel()
 			db := pgtest.New(t)
 			conn := db.Conn(t)
@@ -301,7 +302,7 @@ func TestAllWhoWaitForADocumentShareOneReadAndWhoGoesAwayLeaksNothing(t *testing
 	gone := errors.New("the client has gone")
 	ctx, cancel := context.WithCancelCause(t.Context())
 	leaves := ask(ctx, b, a)
-	var stays []<-chan got
+	stays := make([]<-chan got, 0, stay)
 	for range stay {
 		stays = append(stays, ask(t.Context(), b, a))
 	}
@@ -395,7 +396,7 @@ func TestALargeDocumentIsAPrefixWithTheTotal(t *testing.T) {
 					len(names), total, large.bytes, large.prefix, large.mutations)
 			}
 			for i, name := range names {
-				if name != fmt.Sprint(i+1) {
+				if name != strconv.Itoa(i+1) {
 					t.Fatalf("mutation %s in the place of %d", name, i+1)
 				}
 			}

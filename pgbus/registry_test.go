@@ -25,13 +25,9 @@ func newRig() *rig {
 }
 
 // waits is a request that waits for topology a.
-func (r *rig) waits(t *testing.T, change func(*stream.AttachRequest)) *attachRequest {
+func (r *rig) waits(t *testing.T) *attachRequest {
 	t.Helper()
-	req := stream.AttachRequest{Topology: "a"}
-	if change != nil {
-		change(&req)
-	}
-	_, q, err := r.acquire(req)
+	_, q, err := r.acquire(stream.AttachRequest{Topology: "a"})
 	must(t, err)
 	if q == nil {
 		t.Fatal("it is attached")
@@ -69,9 +65,9 @@ func toldOf(q *attachRequest) (attachResult, bool) {
 func TestWhoComesWhileATransactionIsUnderWayWaitsForTheNextIfThereIsNoSuchTopology(t *testing.T) {
 	t.Parallel()
 	r := newRig()
-	early := r.waits(t, nil)
+	early := r.waits(t)
 	r.takes(t, true)
-	late := r.waits(t, nil)
+	late := r.waits(t)
 	r.takes(t, false) // it is under way
 	r.absent("a", attachResult{err: stream.ErrNotFound})
 	if got, ok := toldOf(early); !ok || got.err != stream.ErrNotFound { //nolint:errorlint // the sentinel itself
@@ -94,9 +90,9 @@ func TestWhoComesWhileATransactionIsUnderWayWaitsForTheNextIfThereIsNoSuchTopolo
 func TestAllWhoWaitGetTheAttachmentAndAreCounted(t *testing.T) {
 	t.Parallel()
 	r := newRig()
-	early, gone := r.waits(t, nil), r.waits(t, nil)
+	early, gone := r.waits(t), r.waits(t)
 	r.takes(t, true)
-	late := r.waits(t, nil)
+	late := r.waits(t)
 	if why := r.abandon(gone); why != nil {
 		t.Errorf("abandoned because of %v", why)
 	}
@@ -121,7 +117,7 @@ func TestAllWhoWaitGetTheAttachmentAndAreCounted(t *testing.T) {
 func TestARequestThatIsAbandonedAsItIsServedGivesItsPlaceBack(t *testing.T) {
 	t.Parallel()
 	r := newRig()
-	q := r.waits(t, nil)
+	q := r.waits(t)
 	r.takes(t, true)
 	a := r.attaches(postgres.History{})
 	before := time.Now()
@@ -133,7 +129,7 @@ func TestARequestThatIsAbandonedAsItIsServedGivesItsPlaceBack(t *testing.T) {
 func TestATopologyThatAllHaveLeftIsNotAttached(t *testing.T) {
 	t.Parallel()
 	r := newRig()
-	_ = r.abandon(r.waits(t, nil))
+	_ = r.abandon(r.waits(t))
 	if r.takes(t, false); r.count() != 0 {
 		t.Errorf("%d topologies wait", r.count())
 	}
@@ -142,10 +138,10 @@ func TestATopologyThatAllHaveLeftIsNotAttached(t *testing.T) {
 func TestATryThatFailedIsRepeatedLaterAndSaysWhy(t *testing.T) {
 	t.Parallel()
 	r := newRig()
-	first, why := r.waits(t, nil), errors.New("no reason")
+	first, why := r.waits(t), errors.New("no reason")
 	r.failed("a", why) // which nobody tried
 	r.takes(t, true)
-	second := r.waits(t, nil)
+	second := r.waits(t)
 	r.failed("a", why)
 	_, next := r.take(time.Now())
 	if wait := time.Until(next); wait <= 0 || wait > 250*time.Millisecond {
@@ -175,7 +171,7 @@ func TestATryThatFailedIsRepeatedLaterAndSaysWhy(t *testing.T) {
 func TestAttachmentsOfOlderHistoriesEndAndAreRefusedWhenTheyComeLate(t *testing.T) {
 	t.Parallel()
 	r := newRig()
-	r.waits(t, nil)
+	r.waits(t)
 	r.takes(t, true)
 	old := r.attaches(postgres.History{Epoch: 1})
 	if n := r.endOlder(postgres.History{Epoch: 1}); n != 0 || old.feed.Cause() != nil {
@@ -187,7 +183,7 @@ func TestAttachmentsOfOlderHistoriesEndAndAreRefusedWhenTheyComeLate(t *testing.
 	if n := r.endOlder(postgres.History{Epoch: 1}); n != 0 || r.find("a") != nil || len(r.forgotten) != 1 {
 		t.Errorf("%d more; forgotten: %v", n, r.forgotten)
 	}
-	q := r.waits(t, nil)
+	q := r.waits(t)
 	r.takes(t, true)
 	if a := r.attaches(postgres.History{Epoch: 1}); a != nil {
 		t.Error("an attachment of a history that is over")
@@ -204,7 +200,7 @@ func TestAttachmentsOfOlderHistoriesEndAndAreRefusedWhenTheyComeLate(t *testing.
 func TestAnAttachmentEndsAWhileAfterItsLastClientLeft(t *testing.T) {
 	t.Parallel()
 	r := newRig()
-	r.waits(t, nil)
+	r.waits(t)
 	r.takes(t, true)
 	a := r.attaches(postgres.History{})
 	if r.expire(time.Now().Add(time.Hour)); a.feed.Cause() != nil {
@@ -223,11 +219,11 @@ func TestAnAttachmentEndsAWhileAfterItsLastClientLeft(t *testing.T) {
 func TestTheEndOfAnAttachmentIsNotTheEndOfTheNext(t *testing.T) {
 	t.Parallel()
 	r := newRig()
-	r.waits(t, nil)
+	r.waits(t)
 	r.takes(t, true)
 	old := r.attaches(postgres.History{})
 	r.end(old, stream.ErrReset)
-	r.waits(t, nil)
+	r.waits(t)
 	r.takes(t, true)
 	a := r.attaches(postgres.History{})
 	if r.end(old, stream.ErrClosed); r.find("a") != a || a.feed.Cause() != nil || len(r.forgotten) != 1 {
@@ -238,9 +234,9 @@ func TestTheEndOfAnAttachmentIsNotTheEndOfTheNext(t *testing.T) {
 func TestAClosedRegistryTellsAllWhoWait(t *testing.T) {
 	t.Parallel()
 	r := newRig()
-	early := r.waits(t, nil)
+	early := r.waits(t)
 	r.takes(t, true)
-	late := r.waits(t, nil)
+	late := r.waits(t)
 	if r.isClosed() {
 		t.Error("it is closed before it was")
 	}
@@ -282,7 +278,8 @@ func TestAFreshFeedBeginsAtTheLowestNumberThatWaitsButNotTooFarBelow(t *testing.
 		"a number of an earlier epoch":         {journal.Head{Seq: epoch + 9, First: epoch + 1}, []stream.Seq{8}, epoch + 9},
 		"at most attachBefore in a long epoch": {journal.Head{Seq: epoch + 9}, []stream.Seq{epoch - 504}, epoch + 9},
 	} {
-		requests := []*attachRequest{{AttachRequest: stream.AttachRequest{After: 995}}} // which does not resume
+		requests := make([]*attachRequest, 0, 1+len(c.resume))
+		requests = append(requests, &attachRequest{AttachRequest: stream.AttachRequest{After: 995}}) // does not resume
 		for _, n := range c.resume {
 			requests = append(requests, &attachRequest{AttachRequest: stream.AttachRequest{Resume: true, After: n}})
 		}

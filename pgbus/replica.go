@@ -15,8 +15,7 @@ import (
 // connection, for what people NOTIFY. The standby's WAL only says that there is something to read: a standby that is
 // promoted goes on to tell, and what is read then shows that it has another history.
 
-// replayed are the pauses between two looks whether the standby has got something.
-// a constant
+// replayed are the pauses between two looks whether the standby has got something. They do not change.
 var replayed = wait.Steps{First: 50 * time.Millisecond, Most: 50 * time.Millisecond} //nolint:gochecknoglobals
 
 // acquireReplayed is acquire, and waits for a topology that the standby does not have yet.

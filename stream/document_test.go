@@ -203,7 +203,7 @@ func TestAFeedKeepsNoDocumentThatSomebodyNeedsTheMemoryOf(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		m := stream.NewMemory(100, nil)
-		var feeds []*stream.Feed
+		feeds := make([]*stream.Feed, 0, 4)
 		for range 4 {
 			f := stream.NewFeed(stream.FeedConfig{Memory: m})
 			f.SetDocument(document(t, nil, 1, 20))

@@ -204,7 +204,7 @@ func TestAHoldMakesTheRingsSmaller(t *testing.T) {
 	stats := &stream.Stats{}
 	const limit = 100_000
 	m := stream.NewMemory(limit, stats)
-	var feeds []*stream.Feed
+	feeds := make([]*stream.Feed, 0, 5)
 	for range 5 {
 		f := stream.NewFeed(stream.FeedConfig{Memory: m, Stats: stats})
 		for n := range 64 {

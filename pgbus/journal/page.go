@@ -31,29 +31,29 @@ type Row struct {
 	Frame   *stream.Frame // nil: the journal holds nothing above
 }
 
-// A Broken error says why a row does not continue what ended at a seq.
-type Broken struct {
+// A BrokenError says why a row does not continue what ended at a seq.
+type BrokenError struct {
 	Why string
 	// Behind: the journal begins above; it does not contradict what came before.
 	Behind bool
 }
 
-func (e *Broken) Error() string { return e.Why }
+func (e *BrokenError) Error() string { return e.Why }
 
-// Continues returns a *Broken unless the row is what follows after, read of history h.
+// Continues returns a *BrokenError unless the row is what follows after, read of history h.
 func (r Row) Continues(h postgres.History, after stream.Seq) error {
 	switch {
 	case !r.History.Same(h):
-		return &Broken{Why: fmt.Sprintf("the database has another history, by a failover, a restore or migrate new-epoch: "+
+		return &BrokenError{Why: fmt.Sprintf("the database has another history, by a failover, a restore or migrate new-epoch: "+
 			"it is in epoch %d, the feed was of %d", r.History.Epoch, h.Epoch)}
 	case r.Head.Seq < after:
-		return &Broken{Why: fmt.Sprintf("the head is %d, behind the feed", r.Head.Seq)}
+		return &BrokenError{Why: fmt.Sprintf("the head is %d, behind the feed", r.Head.Seq)}
 	case r.Head.Seq.Epoch() != after.Epoch():
-		return &Broken{Why: fmt.Sprintf("the head %d is of another epoch than %d", r.Head.Seq, after)}
+		return &BrokenError{Why: fmt.Sprintf("the head %d is of another epoch than %d", r.Head.Seq, after)}
 	case after+1 < r.Head.First:
-		return &Broken{Why: fmt.Sprintf("the journal begins at %d", r.Head.First), Behind: true}
+		return &BrokenError{Why: fmt.Sprintf("the journal begins at %d", r.Head.First), Behind: true}
 	case after < r.Head.Seq && r.Frame == nil, r.Frame != nil && r.Frame.Seq != after+1:
-		return &Broken{Why: fmt.Sprintf("the journal does not hold %d", after+1), Behind: true}
+		return &BrokenError{Why: fmt.Sprintf("the journal does not hold %d", after+1), Behind: true}
 	}
 	return nil
 }

@@ -39,7 +39,7 @@ func TestARowContinuesOnlyWhatItFollowsInTheSameHistory(t *testing.T) {
 		"an event above a head": {Row{h, Head{epoch + 4, epoch + 1}, frame(epoch + 6)}, epoch + 4, behind},
 	} {
 		err := c.row.Continues(h, c.after)
-		broken, _ := errors.AsType[*Broken](err)
+		broken, _ := errors.AsType[*BrokenError](err)
 		switch c.want {
 		case continues:
 			if err != nil {

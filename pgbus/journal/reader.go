@@ -75,8 +75,7 @@ func New(cfg Config) *Reader {
 	return r
 }
 
-// retry are the pauses before a read is tried again that a judgement refused.
-// a constant
+// retry are the pauses before a read is tried again that a judgement refused. They do not change.
 var retry = wait.Steps{First: 20 * time.Millisecond, Most: 500 * time.Millisecond} //nolint:gochecknoglobals
 
 // do runs read on a connection of the lane, again as long as what it reads is judged not to be used, until ctx ends.

@@ -28,7 +28,7 @@ const Columns = `epoch, history::text, recovering, other`
 func (h *History) Targets() []any { return []any{&h.Epoch, &h.ID, &h.Recovering, &h.Other} }
 
 // Same tells whether both are of one history: what was read under one continues what was read under the other.
-func (h History) Same(o History) bool {
+func (h *History) Same(o History) bool {
 	return h.Epoch == o.Epoch && h.ID == o.ID && !h.Other && !o.Other
 }
 

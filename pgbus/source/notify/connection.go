@@ -53,11 +53,12 @@ func (c *connection) prepare(ctx context.Context) error {
 	if err := c.probe(ctx); err != nil {
 		return err
 	}
-	listen := settings + `LISTEN "` + settingsChannel + `";`
+	var listen strings.Builder
+	listen.WriteString(settings + `LISTEN "` + settingsChannel + `";`)
 	for _, name := range c.cfg.Channels {
-		listen += "LISTEN " + pgx.Identifier{name}.Sanitize() + ";"
+		listen.WriteString("LISTEN " + pgx.Identifier{name}.Sanitize() + ";")
 	}
-	if err := c.exec(ctx, listen); err != nil {
+	if err := c.exec(ctx, listen.String()); err != nil {
 		return fmt.Errorf("prepare the LISTEN connection: %w", err)
 	}
 	return nil
