@@ -19,10 +19,10 @@ import (
 // The attach of the experiment (attach_race_test.go) is the bus's own here: a fresh bus, and so a fresh LISTEN
 // connection, each time, with no heartbeat that could make up for a catch-up that is missing.
 func TestTheBusItselfLosesNothingWhenItAttachesUnderWriters(t *testing.T) {
+	t.Parallel()
 	if testing.Short() {
 		t.Skip("long: a hundred fresh buses")
 	}
-	t.Parallel()
 	// one that polls has nothing but its poll
 	for bus, attaches := range map[string]int{setting.Notify: 100, setting.WAL: 30} {
 		t.Run(bus, func(t *testing.T) {

@@ -211,10 +211,10 @@ func writers(t *testing.T, db *pgtest.DB, ids []stream.TopologyID, n int) (stop 
 }
 
 func TestAStreamThatIsCutAgainAndAgainUnderWritersLosesNothing(t *testing.T) {
+	t.Parallel()
 	if testing.Short() {
 		t.Skip("long: it kills backends again and again")
 	}
-	t.Parallel()
 	db := onWAL(t, pgtest.New(t))
 	conn := db.Conn(t)
 	ids := makeTopologies(t, conn, 5)
@@ -240,10 +240,10 @@ func TestAStreamThatIsCutAgainAndAgainUnderWritersLosesNothing(t *testing.T) {
 }
 
 func TestSwitchingTheBusBackAndForthUnderWritersLosesNothing(t *testing.T) {
+	t.Parallel()
 	if testing.Short() {
 		t.Skip("long: it switches again and again")
 	}
-	t.Parallel()
 	db := pgtest.New(t)
 	conn := db.Conn(t)
 	ids := makeTopologies(t, conn, 5)
@@ -347,10 +347,10 @@ func TestWithoutAPublicationStreamsRunOnPollAndTheLogSaysWhatToDo(t *testing.T) 
 
 // A slot is made only when every transaction that is open in the cluster has ended.
 func TestWhileASlotWaitsStreamsRunOnPollAndTheServerSaysSo(t *testing.T) {
+	t.Parallel()
 	if testing.Short() {
 		t.Skip("long: a cluster of its own")
 	}
-	t.Parallel()
 	cluster := pgtest.Cluster(t)
 	db := onWAL(t, pgtest.NewOn(t, cluster.URL("postgres")))
 	conn := db.Conn(t)
@@ -408,10 +408,10 @@ func hung(t *testing.T, db *pgtest.DB, b *Bus, id stream.TopologyID, seq stream.
 }
 
 func TestAnEventThatTheWALToldBeforeItCouldBeSeenIsNotLost(t *testing.T) {
+	t.Parallel()
 	if testing.Short() {
 		t.Skip("long: a cluster of its own")
 	}
-	t.Parallel()
 	for _, c := range []struct {
 		attached string
 		promoted bool // it is read as a standby is that has been promoted
@@ -470,10 +470,10 @@ func TestAnEventThatTheWALToldBeforeItCouldBeSeenIsNotLost(t *testing.T) {
 }
 
 func TestOfSeveralHostsTheStreamReadsThePrimary(t *testing.T) {
+	t.Parallel()
 	if testing.Short() {
 		t.Skip("long: two clusters")
 	}
-	t.Parallel()
 	primary := pgtest.Cluster(t)
 	db := onWAL(t, pgtest.NewOn(t, primary.URL("postgres")))
 	standby := pgtest.Standby(t, primary)
@@ -493,10 +493,10 @@ func TestOfSeveralHostsTheStreamReadsThePrimary(t *testing.T) {
 }
 
 func TestAServerLeavesNoSlotBehind(t *testing.T) {
+	t.Parallel()
 	if testing.Short() {
 		t.Skip("long: a cluster of its own")
 	}
-	t.Parallel()
 	cluster := pgtest.Cluster(t)
 	db := onWAL(t, pgtest.NewOn(t, cluster.URL("postgres")))
 	conn := db.Conn(t)
@@ -520,10 +520,10 @@ func TestAServerLeavesNoSlotBehind(t *testing.T) {
 }
 
 func TestAClusterThatLogsTooLittleServesStreamsByThePollAndTheLogSaysWhatToDo(t *testing.T) {
+	t.Parallel()
 	if testing.Short() {
 		t.Skip("long: a cluster of its own")
 	}
-	t.Parallel()
 	cluster := pgtest.Cluster(t, "wal_level=replica")
 	db := pgtest.NewOn(t, cluster.URL("postgres"))
 	conn := db.Conn(t)
