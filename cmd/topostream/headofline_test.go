@@ -203,7 +203,7 @@ func opensBounded(t *testing.T, server, id, what string, positions []int64, tota
 // nor in the readers of the journal.
 func TestTopologiesThatHoldMuchAndAreOpenedAgainAndAgainMakeNoOtherWait(t *testing.T) { //nolint:tparallel // as below
 	t.Parallel()
-	long(t)
+	alone(t)
 	db := pgtest.New(t)
 	conn := db.Conn(t)
 	small := topology(t, conn, "small")

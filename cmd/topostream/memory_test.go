@@ -162,7 +162,7 @@ func (s *boundedServer) over() bool {
 
 func TestEveryHeavyRouteAtOnceStaysBelowTheSizingFormula(t *testing.T) {
 	t.Parallel()
-	long(t)
+	alone(t)
 	const clients, times, stuck = 3, 2, 3
 	db := pgtest.New(t)
 	conn := db.Conn(t)

@@ -74,7 +74,7 @@ func TestWorkersThatAreKilledAtRandomApplyEachMutationOnceInOrder(t *testing.T) 
 	t.Parallel()
 	long(t)
 	total := killedMutations
-	if os.Getenv("TOPOSTREAM_LONG") == "1" {
+	if isAlone() {
 		total = killedMutationsAll
 	}
 	seed := uint64(time.Now().UnixNano())
