@@ -189,7 +189,7 @@ func TestAStandbyServesStreamsWhileThePrimaryIsAwayAndOutlivesItsOwnRestart(t *t
 	b := p.bus(t, func(c *Config) { c.Logger = log.logger() })
 	f := follow(t, attach(t, b, ids[0]))
 	must(t, p.primary.Stop(t.Context(), pgcluster.Fast))
-	pgtest.Eventually(t, "the server to say what is missing", func() bool { return log.has("what people NOTIFY does not reach streams") })
+	pgtest.Eventually(t, "the server to say what is missing", func() bool { return log.has("what people NOTIFY does not reach") })
 	attach(t, b, ids[1])
 	if err := b.Ready(); err != nil || b.Mode() != setting.WAL {
 		t.Errorf("%v, %s", err, b.Mode())
