@@ -2,316 +2,242 @@ package pgbus
 
 import (
 	"context"
-	"fmt"
-	"strings"
+	"errors"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
-	"topostream/pgbus/wait"
+	"topostream/pgbus/journal"
+	"topostream/pgbus/postgres"
+	"topostream/pgbus/source/notify"
 	"topostream/stream"
-	"topostream/stream/sse"
 )
 
 const (
-	attachBatch = 200                   // topologies in one attach transaction
-	attachGap   = 20 * time.Millisecond // between the beginnings of two that are not full
-	prefill     = 512                   // events below the head that a catch-up may fetch for those who resume
+	attachBatch  = 200                   // topologies in one attach transaction
+	attachGap    = 20 * time.Millisecond // between the beginnings of two that are not full
+	attachBefore = 512                   // events below the head that a catch-up may fetch for those who resume
+	// attachTimeout bounds one attach transaction and what follows it.
+	attachTimeout = 8 * time.Second
 )
 
-// A head is a topology's row in topology_heads.
-type head struct{ seq, first stream.Seq }
-
-type deletedTopology struct{ head head }
-
-// A waiter is one request that waits for its topology to be attached.
-type waiter struct {
-	req       stream.AttachRequest
-	done      chan result // one place: the attaching goroutine never waits for it
-	abandoned bool        // under Bus.mu
-}
-
-type result struct {
-	topic   *topic // with the waiter counted as a client
-	deleted *deletedTopology
-	err     error
-}
-
-// A pendingAttach is a topology that some requests wait for.
-type pendingAttach struct {
-	waiters   []*waiter
-	underWay  bool
-	tries     int
-	notBefore time.Time
-}
-
-func (p *pendingAttach) finish(r result) {
-	for _, w := range p.waiters {
-		if w.abandoned {
+// attachLoop attaches what waits, in batches, so that a storm of requests costs few transactions. The first to ask
+// after a while does not wait.
+func (b *Bus) attachLoop(ctx context.Context) {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	var begun time.Time // the last transaction
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-b.attaches:
+		case <-timer.C:
+		}
+		n := b.registry.count()
+		if n == 0 {
 			continue
 		}
-		if r.topic != nil {
-			r.topic.clients++
+		if gap := attachGap - time.Since(begun); gap > 0 && n < attachBatch {
+			timer.Reset(gap)
+			continue
 		}
-		w.done <- r
+		if grace := b.sources.mode.listenGrace(); grace > 0 { // a LISTEN connection that may be there in a moment
+			timer.Reset(grace)
+			continue
+		}
+		ids, next := b.registry.take(time.Now())
+		if len(ids) > 0 {
+			begun = time.Now()
+			b.attachBatch(ctx, ids)
+			b.attaches.Set() // there may be more
+		} else if !next.IsZero() {
+			timer.Reset(time.Until(next))
+		}
 	}
 }
 
-// enqueue is called under b.mu.
-func (b *Bus) enqueue(req stream.AttachRequest) *waiter {
-	w := &waiter{req: req, done: make(chan result, 1)}
-	p := b.pending[req.Topology]
-	if p == nil {
-		p = &pendingAttach{}
-		b.pending[req.Topology] = p
+// attachBatch attaches topologies that are taken from the registry, and tells it what became of each.
+func (b *Bus) attachBatch(ctx context.Context, ids []stream.TopologyID) {
+	ctx, cancel := context.WithTimeout(ctx, attachTimeout)
+	defer cancel()
+	lights, h, subscribed, err := b.readLights(ctx, ids)
+	if err != nil {
+		b.log.Warn("attach failed; trying again", "topologies", len(ids), "error", err)
+		for _, id := range ids {
+			b.registry.failed(id, err)
+		}
+		return
 	}
-	p.waiters = append(p.waiters, w)
-	return w
+	b.stats.AttachTransactions.Add(1)
+	ids = b.secondLook(ctx, ids, lights)
+	b.attached(ids, lights, h, subscribed)
+	if low := below(lights, h); len(low) > 0 {
+		b.tasks.spawn(func(ctx context.Context) { b.raise(ctx, h, low) }) // nobody else waits for it
+	}
 }
 
-// takePending gives the topologies to attach now, and when to look again for those whose last try failed (0: no such).
-func (b *Bus) takePending() (ids []stream.TopologyID, again time.Duration) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	now := time.Now()
-	room := attachBatch
-	for id, p := range b.pending {
-		live := p.waiters[:0]
-		for _, w := range p.waiters {
-			if !w.abandoned {
-				live = append(live, w)
-			}
+// secondLook has topologies that were not there attached anew if they are by now, and gives the others. Somebody may
+// have asked for one and somebody else made it while the transaction under way was older: a 404 is final for a
+// browser.
+func (b *Bus) secondLook(ctx context.Context, ids []stream.TopologyID, lights []journal.Light) []stream.TopologyID {
+	there := make(map[stream.TopologyID]bool, len(ids))
+	for _, l := range lights {
+		there[l.Topology] = l.Alive
+	}
+	var absent []stream.TopologyID
+	for _, id := range ids {
+		if !there[id] {
+			absent = append(absent, id)
 		}
-		p.waiters = live
+	}
+	if len(absent) == 0 {
+		return ids
+	}
+	now, _, err := b.reader.Lights(ctx, absent)
+	made := map[stream.TopologyID]bool{}
+	for _, l := range now {
+		made[l.Topology] = l.Alive
+	}
+	return slices.DeleteFunc(slices.Clone(ids), func(id stream.TopologyID) bool {
 		switch {
-		case p.underWay:
-		case len(live) == 0:
-			delete(b.pending, id)
-		case p.notBefore.After(now):
-			if wait := p.notBefore.Sub(now); again == 0 || wait < again {
-				again = wait
-			}
-		case len(ids) >= min(room, p.batch()):
-			again = time.Nanosecond
-		default:
-			room = min(room, p.batch())
-			p.underWay = true
-			ids = append(ids, id)
+		case there[id]:
+			return false
+		case err != nil: // nothing is known, and so nothing is said
+			b.registry.failed(id, err)
+		case made[id]:
+			b.registry.again(id)
 		}
-	}
-	return ids, again
+		return err != nil || made[id]
+	})
 }
 
-// batch is how many topologies may share a transaction with this one. A batch that failed is tried again in smaller ones, so that one
-// topology whose snapshot takes too long does not keep the others out.
-func (p *pendingAttach) batch() int { return max(attachBatch>>(2*min(p.tries, 4)), 1) }
-
-// unwanted has the channel given up if it is listened to. It is called under b.mu.
-func (b *Bus) unwanted(id stream.TopologyID, listening bool) {
-	if listening {
-		b.unlisten[id] = struct{}{}
-	}
-}
-
-// takeUnlisten gives the channels that are no longer wanted.
-func (b *Bus) takeUnlisten(except []stream.TopologyID) []stream.TopologyID {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	for _, id := range except {
-		delete(b.unlisten, id)
-	}
-	ids := make([]stream.TopologyID, 0, len(b.unlisten))
-	for id := range b.unlisten {
-		if b.topics[id] == nil {
-			ids = append(ids, id)
+// below gives the topologies that have not entered the history's epoch.
+func below(lights []journal.Light, h postgres.History) (ids []stream.TopologyID) {
+	for _, l := range lights {
+		if !l.Raised(h) {
+			ids = append(ids, l.Topology)
 		}
-		delete(b.unlisten, id)
 	}
 	return ids
 }
 
-// attachFailed lets the waiters wait for another try.
-func (b *Bus) attachFailed(ids []stream.TopologyID) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
+// attached tells the registry what light snapshots of history h have shown of topologies that are taken from it, but
+// for those that have not entered h's epoch. subscribed tells whether LISTEN took effect with them.
+func (b *Bus) attached(ids []stream.TopologyID, lights []journal.Light, h postgres.History, subscribed bool) {
+	found := make(map[stream.TopologyID]journal.Light, len(lights))
+	for _, l := range lights {
+		found[l.Topology] = l
+	}
+	var attached []*attachment
 	for _, id := range ids {
-		if p := b.pending[id]; p != nil {
-			p.underWay = false
-			p.notBefore = time.Now().Add(wait.Backoff(p.tries, 250*time.Millisecond, time.Second))
-			p.tries++
-		}
-	}
-}
-
-// listenAndSnapshot LISTENs to the channels of ids and takes their snapshots in one transaction. Commit has returned when it
-// returns, so a catch-up that begins afterwards sees every commit whose notification was missed.
-func listenAndSnapshot(ctx context.Context, conn *pgx.Conn, listen, unlisten []stream.TopologyID) ([]snapshotRow, error) {
-	var sql strings.Builder
-	sql.WriteString(beginSnapshot)
-	for _, id := range unlisten {
-		sql.WriteString("UNLISTEN " + channel(id) + ";")
-	}
-	for _, id := range listen {
-		sql.WriteString("LISTEN " + channel(id) + ";")
-	}
-	if _, err := conn.Exec(ctx, sql.String()); err != nil {
-		return nil, rollback(ctx, conn, fmt.Errorf("LISTEN: %w", err))
-	}
-	rows, err := selectSnapshots(ctx, conn, listen, false)
-	if err != nil {
-		return nil, rollback(ctx, conn, err)
-	}
-	if _, err := conn.Exec(ctx, "COMMIT"); err != nil {
-		return nil, rollback(ctx, conn, fmt.Errorf("commit the attach: %w", err))
-	}
-	return rows, nil
-}
-
-func rollback(ctx context.Context, conn *pgx.Conn, cause error) error {
-	if conn.IsClosed() {
-		return cause
-	}
-	if _, err := conn.Exec(ctx, "ROLLBACK"); err != nil {
-		return fmt.Errorf("%w (and the rollback: %w)", cause, err)
-	}
-	return cause
-}
-
-// channel is the quoted name of a topology's channel.
-func channel(id stream.TopologyID) string { return pgx.Identifier{"topology." + string(id)}.Sanitize() }
-
-// attachDone makes topics of the snapshots, wakes the waiters and has the catch-up done. listening tells whether the
-// transaction LISTENed.
-func (b *Bus) attachDone(ids []stream.TopologyID, rows []snapshotRow, listening bool) {
-	b.stats.AttachTransactions.Add(1)
-	found := make(map[stream.TopologyID]snapshotRow, len(rows))
-	for _, r := range rows {
-		found[r.id] = r
-	}
-	var attached []*topic
-	b.mu.Lock()
-	for _, id := range ids {
-		p := b.pending[id]
-		if p == nil { // the bus was closed
-			continue
-		}
-		delete(b.pending, id)
-		r, ok := found[id]
+		l, ok := found[id]
 		switch {
+		case ok && !l.Raised(h):
 		case !ok:
-			b.unwanted(id, listening)
-			p.finish(result{err: stream.ErrNotFound})
-		case r.snapshot == "":
-			b.unwanted(id, listening)
-			p.finish(result{deleted: &deletedTopology{r.head}})
+			b.registry.absent(id, attachResult{err: stream.ErrNotFound})
+		case !l.Alive:
+			b.registry.absent(id, attachResult{deleted: &deletedTopology{l.Head, h}})
 		default:
-			t := &topic{id: id, feed: b.newFeed(id, lowest(p.waiters, r.head), r.head.seq), attachedAt: r.head.seq, listening: listening, idle: time.Now()}
-			t.snaps[0].snap = r.frame()
-			b.topics[id] = t
-			attached = append(attached, t)
-			p.finish(result{topic: t})
+			a := b.registry.add(id, h, func(requests []*attachRequest) *attachment {
+				return b.newAttachment(l, h, requests)
+			})
+			if a != nil {
+				attached = append(attached, a)
+			}
 		}
 	}
-	b.mu.Unlock()
-	b.fillAll(attached, stream.ReadCatchUp)
+	if !subscribed && b.sources.listener != nil {
+		for _, a := range attached {
+			b.sources.listener.Follow(a.id)
+		}
+	}
+	b.backfillAll(attached, stream.ReadCatchUp)
 }
 
-// lowest is where the feed of a fresh attach begins: at the head, or, so that those who resume need no query of their own,
-// at the lowest number that waits, at most prefill events below.
-func lowest(waiters []*waiter, h head) stream.Seq {
-	base := h.seq
-	floor := max(h.first, 1) - 1
-	if h.seq > floor+prefill {
-		floor = h.seq - prefill
+// readLights takes the light snapshots of topologies: by the LISTEN connection, in the transaction that subscribes to
+// them, or on the pool where nothing LISTENs to what is read.
+func (b *Bus) readLights(
+	ctx context.Context, ids []stream.TopologyID,
+) (lights []journal.Light, h postgres.History, subscribed bool, err error) {
+	if b.sources.listener != nil && b.cfg.Replica == nil {
+		var got struct { // the transaction may outlive ctx
+			lights []journal.Light
+			h      postgres.History
+		}
+		err = b.sources.listener.Attach(ctx, ids, func(ctx context.Context, conn *pgx.Conn) error {
+			var err error
+			got.lights, got.h, err = b.reader.LightsOn(ctx, conn, ids)
+			if errors.Is(err, postgres.ErrOldHistory) || errors.Is(err, postgres.ErrStandby) {
+				postgres.Close(conn) // an old primary that still lives
+			}
+			return err
+		})
+		switch {
+		case err == nil:
+			return got.lights, got.h, true, nil
+		case postgres.Judged(err):
+			_, _ = b.reader.Heads(ctx, nil) // the pool's reads do what there is to do
+			return nil, h, false, err
+		case !errors.Is(err, notify.ErrDisconnected):
+			return nil, h, false, err
+		}
 	}
-	for _, w := range waiters {
-		if w.req.Resume && w.req.After >= floor && w.req.After < base {
-			base = w.req.After
+	lights, h, err = b.reader.Lights(ctx, ids)
+	return lights, h, false, err
+}
+
+// raise has topologies enter the present epoch. Those that somebody holds wait for another try; the others are
+// attached at once.
+func (b *Bus) raise(ctx context.Context, h postgres.History, ids []stream.TopologyID) {
+	held, err := b.reader.Raise(ctx, h, ids)
+	failures := map[stream.TopologyID]error{}
+	for _, e := range held {
+		failures[e.Topology] = e
+		b.log.Info("a topology cannot enter the new epoch yet", "topology", e.Topology, "error", e)
+	}
+	for _, id := range ids {
+		switch {
+		case err != nil:
+			b.registry.failed(id, err)
+		case failures[id] != nil:
+			b.registry.failed(id, failures[id])
+		default:
+			b.registry.again(id)
+		}
+	}
+	b.attaches.Set()
+}
+
+// newAttachment makes the attachment of a topology whose light snapshot is l.
+func (b *Bus) newAttachment(l journal.Light, h postgres.History, requests []*attachRequest) *attachment {
+	a := &attachment{id: l.Topology, history: h, attachedAt: l.Head.Seq, idle: time.Now()}
+	a.feed = b.newFeed(a, lowest(requests, l.Head), l.Head.Seq)
+	if l.Document != nil {
+		a.feed.SetDocument(stream.NewSnapshot(l.Head.Seq, b.cfg.Encoder.Snapshot(l.Head.Seq, l.Document), nil))
+	}
+	return a
+}
+
+func (b *Bus) newFeed(a *attachment, base, alive stream.Seq) *stream.Feed {
+	return stream.NewFeed(stream.FeedConfig{
+		Topology: a.id, Base: base, Alive: alive, Journal: b.pages.of(a), Memory: b.cfg.Memory, Stats: b.stats,
+	})
+}
+
+// lowest is where the feed of a fresh attachment begins: at the head, or, so that those who resume need no query of
+// their own, at the lowest number that waits, at most attachBefore events below.
+func lowest(requests []*attachRequest, h journal.Head) stream.Seq {
+	base := h.Seq
+	floor := max(h.First, 1) - 1
+	if h.Seq > floor+attachBefore {
+		floor = h.Seq - attachBefore
+	}
+	for _, q := range requests {
+		if q.Resume && q.After >= floor && q.After < base {
+			base = q.After
 		}
 	}
 	return base
-}
-
-const beginSnapshot = `BEGIN ISOLATION LEVEL REPEATABLE READ; SET LOCAL lock_timeout = '500ms'; SET LOCAL statement_timeout = '2s';`
-
-// A snapshotRow is one row of topology_snapshots.
-type snapshotRow struct {
-	id       stream.TopologyID
-	head     head
-	snapshot string // JSON; empty: the topology is deleted
-}
-
-func (r snapshotRow) frame() *stream.Snapshot {
-	return &stream.Snapshot{Seq: r.head.seq, Bytes: sse.AppendFrame(nil, "snapshot", r.head.seq, []byte(strings.ToValidUTF8(r.snapshot, "\uFFFD")))}
-}
-
-func selectSnapshots(ctx context.Context, conn *pgx.Conn, ids []stream.TopologyID, graph bool) ([]snapshotRow, error) {
-	const query = `SELECT topology_id::text, seq, first, coalesce(snapshot, '') FROM topology_snapshots($1::text[]::uuid[], $2)`
-	texts := make([]string, len(ids))
-	for i, id := range ids {
-		texts[i] = string(id)
-	}
-	rows, err := conn.Query(ctx, query, texts, graph)
-	if err != nil {
-		return nil, fmt.Errorf("read snapshots: %w", err)
-	}
-	out, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (r snapshotRow, err error) {
-		err = row.Scan(&r.id, &r.head.seq, &r.head.first, &r.snapshot)
-		return r, err
-	})
-	if err != nil {
-		return nil, fmt.Errorf("read snapshots: %w", err)
-	}
-	return out, nil
-}
-
-// readSnapshot takes one snapshot on the pool.
-func (b *Bus) readSnapshot(ctx context.Context, id stream.TopologyID, graph bool) (*stream.Snapshot, error) {
-	rows, err := b.poolSnapshots(ctx, []stream.TopologyID{id}, graph)
-	switch {
-	case err != nil:
-		return nil, fmt.Errorf("%w: %w", stream.ErrUnavailable, err)
-	case len(rows) == 0 || rows[0].snapshot == "":
-		return nil, stream.ErrNotFound
-	}
-	b.stats.SnapshotReads.Add(1)
-	return rows[0].frame(), nil
-}
-
-func (b *Bus) poolSnapshots(ctx context.Context, ids []stream.TopologyID, graph bool) ([]snapshotRow, error) {
-	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
-	defer cancel()
-	conn, err := b.read().Acquire(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("take a connection of the pool: %w", err)
-	}
-	defer conn.Release()
-	if _, err := conn.Exec(ctx, beginSnapshot); err != nil {
-		return nil, rollback(ctx, conn.Conn(), err)
-	}
-	rows, err := selectSnapshots(ctx, conn.Conn(), ids, graph)
-	if err != nil {
-		return nil, rollback(ctx, conn.Conn(), err)
-	}
-	if _, err := conn.Exec(ctx, "COMMIT"); err != nil {
-		return nil, rollback(ctx, conn.Conn(), err)
-	}
-	return rows, nil
-}
-
-// attachByPool attaches what waits while nothing LISTENs to what is read.
-func (b *Bus) attachByPool(ctx context.Context) (again time.Duration) {
-	ids, again := b.takePending()
-	if len(ids) == 0 {
-		return again
-	}
-	rows, err := b.poolSnapshots(ctx, ids, false)
-	if err != nil {
-		b.attachFailed(ids)
-		b.log.Warn("attach failed; trying again", "topologies", len(ids), "error", err)
-		return 250 * time.Millisecond
-	}
-	b.attachDone(ids, rows, false)
-	b.wait.interrupt() // the listener may be up by now
-	return time.Nanosecond
 }

@@ -8,19 +8,27 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"topostream/pgbus/journal"
 	"topostream/pgbus/pgtest"
+	"topostream/pgbus/postgres"
+	"topostream/pgbus/setting"
 	"topostream/stream"
+	"topostream/stream/sse"
 )
 
-// The attach of the experiment (attach_race_test.go) is the bus's own here: a fresh bus, and so a fresh LISTEN connection, each time, with no
-// heartbeat that could make up for a catch-up that is missing.
+// The attach of the experiment (attach_race_test.go) is the bus's own here: a fresh bus, and so a fresh LISTEN
+// connection, each time, with no heartbeat that could make up for a catch-up that is missing.
 func TestTheBusItselfLosesNothingWhenItAttachesUnderWriters(t *testing.T) {
 	t.Parallel()
-	for bus, attaches := range map[string]int{BusNotify: 100, BusWAL: 30} { // one that polls has nothing but its poll
+	if testing.Short() {
+		t.Skip("long: a hundred fresh buses")
+	}
+	// one that polls has nothing but its poll
+	for bus, attaches := range map[string]int{setting.Notify: 100, setting.WAL: 30} {
 		t.Run(bus, func(t *testing.T) {
 			t.Parallel()
 			db := pgtest.New(t)
-			must(t, SetBus(t.Context(), db.Conn(t), bus))
+			must(t, setting.Set(t.Context(), db.Conn(t), bus))
 			attachUnderWriters(t, db, attaches)
 		})
 	}
@@ -49,17 +57,17 @@ func attachUnderWriters(t *testing.T, db *pgtest.DB, attaches int) {
 
 func attachOnceUnderWriters(t *testing.T, db *pgtest.DB, admin *pgx.Conn, id stream.TopologyID) {
 	t.Helper()
-	pool, err := NewPool(t.Context(), db.URL)
+	pool, err := postgres.NewPool(t.Context(), db.URL)
 	must(t, err)
 	defer pool.Close()
 	listen, err := pgx.ParseConfig(db.URL)
 	must(t, err)
-	b := New(Config{Pool: pool, Listen: listen, Heartbeat: time.Hour, Poll: time.Hour})
+	b := New(Config{Pool: pool, Listen: listen, Encoder: sse.Encoder{}, Heartbeat: time.Hour, Poll: time.Hour})
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	done := make(chan error, 1)
 	go func() { done <- b.Run(ctx) }()
 	defer func() { cancel(); must(t, <-done) }()
-	hears(t, b)
+	told(t, b)
 
 	sub, err := b.Attach(ctx, stream.AttachRequest{Topology: id})
 	must(t, err)
@@ -82,27 +90,42 @@ func attachOnceUnderWriters(t *testing.T, db *pgtest.DB, admin *pgx.Conn, id str
 	}
 }
 
-// fillingBus runs nothing of a bus but what reads feeds up: no heartbeat, no poll and no notification makes up for a read that was not asked for.
-func fillingBus(t *testing.T, db *pgtest.DB) *Bus {
+// backfillingBus runs nothing of a bus but what brings feeds up to the head: no heartbeat, no poll and no
+// notification makes up for a read that was not asked for.
+func backfillingBus(t *testing.T, db *pgtest.DB) *Bus {
 	t.Helper()
-	pool, err := NewPool(t.Context(), db.URL)
+	pool, err := postgres.NewPool(t.Context(), db.URL)
 	must(t, err)
-	b := New(Config{Pool: pool})
+	listen, err := pgx.ParseConfig(db.URL)
+	must(t, err)
+	b := New(Config{Pool: pool, Listen: listen, Encoder: sse.Encoder{}})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
-	go func() { defer close(done); b.fillLoop(ctx) }()
+	go func() { defer close(done); b.backfillLoop(ctx) }()
 	t.Cleanup(func() { cancel(); <-done; b.close(); pool.Close() })
 	return b
 }
 
+// attachNow does what the attach loop does for one topology.
+func attachNow(t *testing.T, b *Bus, id stream.TopologyID) *attachment {
+	t.Helper()
+	_, q, err := b.registry.acquire(stream.AttachRequest{Topology: id})
+	must(t, err)
+	ids, _ := b.registry.take(time.Now())
+	b.attachBatch(t.Context(), ids)
+	return (<-q.done).attachment
+}
+
 // attachAt does what an attach transaction that saw the head at seq is followed by.
-func attachAt(b *Bus, id stream.TopologyID, seq stream.Seq, listening bool) *topic {
-	b.mu.Lock()
-	w := b.enqueue(stream.AttachRequest{Topology: id})
-	b.pending[id].underWay = true
-	b.mu.Unlock()
-	b.attachDone([]stream.TopologyID{id}, []snapshotRow{{id: id, head: head{seq: seq, first: 1}, snapshot: "{}"}}, listening)
-	return (<-w.done).topic
+func attachAt(t *testing.T, b *Bus, id stream.TopologyID, seq stream.Seq) *attachment {
+	t.Helper()
+	_, q, err := b.registry.acquire(stream.AttachRequest{Topology: id})
+	must(t, err)
+	ids, _ := b.registry.take(time.Now())
+	_, h, err := b.reader.Lights(t.Context(), ids)
+	must(t, err)
+	b.attached(ids, []journal.Light{{Topology: id, Head: journal.Head{Seq: seq, First: 1}, Alive: true}}, h, true)
+	return (<-q.done).attachment
 }
 
 func TestTheLastEventBeforeListenTookEffectComesByTheCatchUp(t *testing.T) {
@@ -110,38 +133,55 @@ func TestTheLastEventBeforeListenTookEffectComesByTheCatchUp(t *testing.T) {
 	db := pgtest.New(t)
 	conn := db.Conn(t)
 	id := makeTopologies(t, conn, 1)[0]
-	b := fillingBus(t, db)
-	pgtest.Exec(t, conn, `SELECT topology_emit($1::text::uuid, 'x', '{}')`, id) // after the snapshot, and before LISTEN took effect
-	comes(t, attachAt(b, id, 1, true), 2)
+	b := backfillingBus(t, db)
+	pgtest.Exec(t, conn, emitOne, id) // after the light snapshot, and before LISTEN took effect
+	comes(t, attachAt(t, b, id, 1), 2)
 }
 
-func TestWhatWasMissedWhileTheConnectionWasAwayComesByTheReadAfterIt(t *testing.T) {
+func TestWhatWasMissedWhileASourceWasAwayComesByTheReadAfterIt(t *testing.T) {
 	t.Parallel()
-	db := pgtest.New(t)
-	conn := db.Conn(t)
-	id := makeTopologies(t, conn, 1)[0]
-	b := fillingBus(t, db)
-	topic := attachAt(b, id, 1, false)
-	pgtest.Eventually(t, "the catch-up", func() bool { return !queued(b, topic) })
-	pgtest.Exec(t, conn, `SELECT topology_emit($1::text::uuid, 'x', '{}')`, id) // nobody hears of it
-	s := &session{Bus: b, conn: db.Conn(t), channels: map[stream.TopologyID]struct{}{}}
-	must(t, s.listenToDeaf(t.Context(), stream.ReadReconnect))
-	comes(t, topic, 2)
+	for _, bus := range []string{setting.Notify, setting.WAL} {
+		t.Run(bus, func(t *testing.T) {
+			t.Parallel()
+			db := pgtest.New(t)
+			conn := db.Conn(t)
+			must(t, setting.Set(t.Context(), conn, bus))
+			id := makeTopologies(t, conn, 1)[0]
+			b := backfillingBus(t, db)
+			a := attachNow(t, b, id)
+			pgtest.Eventually(t, "the catch-up", func() bool { return !queued(b, a) })
+			pgtest.Exec(t, conn, emitOne, id) // nobody is told of it
+			ctx, cancel := context.WithCancel(t.Context())
+			done := make(chan struct{})
+			go func() {
+				defer close(done)
+				if bus == setting.Notify {
+					b.sources.listener.Run(ctx, notifySink{sink{b, stream.ReadHole}})
+					return
+				}
+				b.sources.mode.set(bus)
+				b.sources.wal.Run(ctx, walSink{sink{b, stream.ReadHole}})
+			}()
+			comes(t, a, 2)
+			cancel()
+			<-done
+		})
+	}
 }
 
-// queued tells whether the topic's journal is still to be read.
-func queued(b *Bus, t *topic) bool {
-	b.fills.mu.Lock()
-	defer b.fills.mu.Unlock()
-	return t.fill.queued
+// queued tells whether the attachment's journal is still to be read.
+func queued(b *Bus, a *attachment) bool {
+	b.backfill.mu.Lock()
+	defer b.backfill.mu.Unlock()
+	return a.backfill.queued
 }
 
 // comes fails unless exactly the event seq follows the one before it.
-func comes(t *testing.T, topic *topic, seq stream.Seq) {
+func comes(t *testing.T, a *attachment, seq stream.Seq) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
-	frames, err := next(ctx, topic.feed.Cursor(seq-1))
+	frames, err := next(ctx, a.feed.Cursor(seq-1))
 	if err != nil || len(frames) != 1 || frames[0].Seq != seq {
 		t.Errorf("%v, %v, want event %d", frames, err, seq)
 	}
@@ -155,7 +195,7 @@ func TestWhatNoNotificationToldComesByTheHeartbeat(t *testing.T) {
 	b := startBus(t, db, func(c *Config) { c.Heartbeat = 50 * time.Millisecond })
 	sub, err := b.Attach(t.Context(), stream.AttachRequest{Topology: id})
 	must(t, err)
-	pgtest.Eventually(t, "the catch-up", func() bool { return !queued(b, b.topic(id)) })
+	pgtest.Eventually(t, "the catch-up", func() bool { return !queued(b, b.registry.find(id)) })
 	pgtest.Exec(t, conn, `INSERT INTO topology_events SELECT topology_id, 2, 'x', '{}', now() FROM topology_heads`) // as a trigger that NOTIFYs nothing
 	pgtest.Exec(t, conn, `UPDATE topology_heads SET seq = 2`)
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
@@ -208,9 +248,10 @@ func TestAHistoryThatWasTakenBackIsNotServedFromOldPages(t *testing.T) {
 // mustPage reads the event after n from the database itself.
 func mustPage(t *testing.T, b *Bus, id stream.TopologyID, n stream.Seq) stream.Frame {
 	t.Helper()
-	pages, err := b.readPages(t.Context(), []pageRequest{{id, n}}, 1, pageBytes)
-	must(t, err)
-	return pages[0].frames[0]
+	var frame stream.Frame
+	reqs := []journal.PageRequest{{Topology: id, After: n}}
+	must(t, b.reader.Rows(t.Context(), journal.Live, reqs, 1, pageBytes, func(_ int, row journal.Row) { frame = *row.Frame }))
+	return frame
 }
 
 func TestANumberAheadOfTheHeadGetsASnapshotHoweverManyCome(t *testing.T) {

@@ -2,6 +2,7 @@ package pgbus
 
 import (
 	"context"
+	"errors"
 	"strconv"
 	"strings"
 	"sync"
@@ -11,17 +12,20 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"topostream/pgbus/pgtest"
+	"topostream/pgbus/postgres"
+	"topostream/pgbus/setting"
 	"topostream/stream"
+	"topostream/stream/sse"
 )
 
 // startBus runs a bus on db until the test ends and waits until it listens.
 func startBus(t *testing.T, db *pgtest.DB, change func(*Config)) *Bus {
 	t.Helper()
-	pool, err := NewPool(t.Context(), db.URL)
+	pool, err := postgres.NewPool(t.Context(), db.URL)
 	must(t, err)
 	listen, err := pgx.ParseConfig(db.URL)
 	must(t, err)
-	cfg := Config{Pool: pool, Listen: listen}
+	cfg := Config{Pool: pool, Listen: listen, Encoder: sse.Encoder{}, AttachWait: 20 * time.Second}
 	if change != nil {
 		change(&cfg)
 	}
@@ -36,30 +40,30 @@ func startBus(t *testing.T, db *pgtest.DB, change func(*Config)) *Bus {
 		}
 		pool.Close()
 	})
-	hears(t, b)
+	told(t, b)
 	return b
 }
 
-// hears waits until b hears as its database's triggers speak.
-func hears(t *testing.T, b *Bus) {
+// told waits until b is told as its database's triggers tell.
+func told(t *testing.T, b *Bus) {
 	t.Helper()
-	pgtest.Eventually(t, "the bus to hear", func() bool {
-		return b.cfg.Bus == BusPoll || b.stats.Listening.Load() && (b.hearing() || b.cfg.Bus != "")
+	pgtest.Eventually(t, "the bus to be told", func() bool {
+		return b.cfg.Bus == setting.Poll || b.stats.Listening.Load() && (b.sources.mode.told() || b.cfg.Bus != "")
 	})
 }
 
 // onEachBus runs a test on a database whose triggers serve notify or wal, and with a bus that polls.
 func onEachBus(t *testing.T, f func(t *testing.T, db *pgtest.DB, change func(*Config))) {
 	t.Helper()
-	for _, bus := range []string{BusNotify, BusWAL, BusPoll} {
+	for _, bus := range []string{setting.Notify, setting.WAL, setting.Poll} {
 		t.Run(bus, func(t *testing.T) {
 			t.Parallel()
 			db := pgtest.New(t)
-			if bus == BusWAL {
-				must(t, SetBus(t.Context(), db.Conn(t), bus))
+			if bus == setting.WAL {
+				must(t, setting.Set(t.Context(), db.Conn(t), bus))
 			}
 			f(t, db, func(c *Config) {
-				if bus == BusPoll {
+				if bus == setting.Poll {
 					c.Bus = bus
 				}
 			})
@@ -111,7 +115,7 @@ func TestAThousandClientsOfOneTopologyCostOneAttach(t *testing.T) {
 		if n := b.stats.AttachTransactions.Load(); n != 1 {
 			t.Errorf("%d attach transactions", n)
 		}
-		if n := b.stats.Channels.Load(); n != 1 && b.cfg.Bus != BusPoll {
+		if n := b.stats.Channels.Load(); n != 1 && b.cfg.Bus != setting.Poll {
 			t.Errorf("%d channels", n)
 		}
 		if n := b.stats.Feeds.Load(); n != 1 {
@@ -165,7 +169,7 @@ func TestAHeldAlterTableLeavesAttachedClientsTheirEvents(t *testing.T) {
 		if _, err := b.Attach(t.Context(), stream.AttachRequest{Topology: ids[0]}); err != nil {
 			t.Errorf("attached already: %v", err)
 		}
-		if _, err := b.Attach(t.Context(), stream.AttachRequest{Topology: ids[1]}); err != stream.ErrUnavailable { //nolint:errorlint // the sentinel itself
+		if _, err := b.Attach(t.Context(), stream.AttachRequest{Topology: ids[1]}); !errors.Is(err, stream.ErrUnavailable) {
 			t.Errorf("fresh: %v", err)
 		}
 		_, err = conn.Exec(t.Context(), `SELECT topology_emit($1::text::uuid, 'x', '{}')`, ids[0])
@@ -181,7 +185,7 @@ func TestAHeldAlterTableLeavesAttachedClientsTheirEvents(t *testing.T) {
 	})
 }
 
-func TestForgedHintsLoseNothing(t *testing.T) {
+func TestForgedNotificationsLoseNothing(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
 	conn := db.Conn(t)
@@ -242,7 +246,7 @@ func TestARaisedEpochGivesEveryOpenStreamASnapshot(t *testing.T) {
 		}
 		sub, err = b.Attach(t.Context(), stream.AttachRequest{Topology: id, Resume: true, After: 1})
 		must(t, err)
-		if sub.Snapshot == nil || sub.Snapshot.Seq != 1<<32 {
+		if sub.Snapshot == nil || sub.Snapshot.Seq.Epoch() == 0 || sub.Snapshot.Seq<<32 != 0 {
 			t.Errorf("%+v", sub.Snapshot)
 		}
 	})
@@ -250,18 +254,18 @@ func TestARaisedEpochGivesEveryOpenStreamASnapshot(t *testing.T) {
 
 func TestWhatADatabaseInAnotherEncodingHoldsComesAsUTF8(t *testing.T) {
 	t.Parallel()
-	for _, bus := range []string{BusNotify, BusWAL, BusPoll} {
+	for _, bus := range []string{setting.Notify, setting.WAL, setting.Poll} {
 		t.Run(bus, func(t *testing.T) {
 			t.Parallel()
 			db := pgtest.NewEncoded(t, "LATIN1")
 			conn := db.Conn(t)
 			pgtest.Exec(t, conn, `SET client_encoding = 'UTF8'`)
-			if bus == BusWAL {
-				must(t, SetBus(t.Context(), conn, bus))
+			if bus == setting.WAL {
+				must(t, setting.Set(t.Context(), conn, bus))
 			}
 			id := makeTopologies(t, conn, 1)[0]
 			b := startBus(t, db, func(c *Config) {
-				if bus == BusPoll {
+				if bus == setting.Poll {
 					c.Bus = bus
 				}
 			})

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"topostream/pgbus/pgtest"
+	"topostream/pgbus/setting"
 	"topostream/stream"
 )
 
@@ -54,15 +55,15 @@ func TestMoreChannelsThanNotifyServesWellBringTheAdviceToSwitchOnce(t *testing.T
 	if n := log.count(advice); n != 0 {
 		t.Errorf("advised %d times with as many channels as are fine", n)
 	}
-	must(t, SetBus(t.Context(), conn, BusWAL))
+	must(t, setting.Set(t.Context(), conn, setting.WAL))
 	pgtest.Eventually(t, "bus wal", func() bool { return log.count("bus=wal") == 1 })
 	attach(ids[2:])
 	must(t, b.adviseWAL(t.Context()))
 	if n := log.count(advice); n != 0 {
 		t.Errorf("advised %d times on wal", n)
 	}
-	must(t, SetBus(t.Context(), conn, BusNotify))
-	pgtest.Eventually(t, "the heartbeat that looks", b.advised.Load)
+	must(t, setting.Set(t.Context(), conn, setting.Notify))
+	pgtest.Eventually(t, "the heartbeat that looks", b.watch.advised.Load)
 	must(t, b.adviseWAL(t.Context()))
 	if n := log.count(advice); old && n != 1 || !old && n != 0 {
 		t.Errorf("advised %d times; a list is walked: %t", n, old)

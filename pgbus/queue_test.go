@@ -9,6 +9,9 @@ import (
 )
 
 func TestAPinnedNotifyQueueCostsADelayAndNoEventAndSaysWhoPinsIt(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long: a cluster of its own")
+	}
 	t.Parallel()
 	if v := pgtest.Version(t); v < 17 {
 		t.Skipf("PostgreSQL %d has no max_notify_queue_pages, and its queue of 8 GB takes too long to fill: 17 is needed", v)

@@ -15,15 +15,16 @@ import (
 
 	"topostream/pgbus/pgcluster"
 	"topostream/pgbus/pgtest"
+	"topostream/pgbus/postgres"
+	"topostream/pgbus/setting"
+	"topostream/pgbus/wait"
 	"topostream/stream"
 )
-
-const emitOne = `SELECT topology_emit($1::text::uuid, 'x', '{}')`
 
 // onWAL gives a database whose triggers leave the events to the WAL.
 func onWAL(t *testing.T, db *pgtest.DB) *pgtest.DB {
 	t.Helper()
-	must(t, SetBus(t.Context(), db.Conn(t), BusWAL))
+	must(t, setting.Set(t.Context(), db.Conn(t), setting.WAL))
 	return db
 }
 
@@ -113,7 +114,7 @@ func TestEventsOfAnySizeComeFromTheWALWithoutAQuery(t *testing.T) {
 	id := makeTopologies(t, conn, 1)[0]
 	b := startBus(t, db, func(c *Config) { c.Heartbeat, c.Poll = time.Hour, time.Hour })
 	sub := attach(t, b, id)
-	pgtest.Eventually(t, "the catch-up", func() bool { return !queued(b, b.topic(id)) })
+	pgtest.Eventually(t, "the catch-up", func() bool { return !queued(b, b.registry.find(id)) })
 	for i, size := range []int{0, 8000, 5 << 20} {
 		want := stream.Seq(2 + i)
 		pgtest.Exec(t, conn, `SELECT topology_emit($1::text::uuid, 'x.y', jsonb_build_object('é"\', repeat('x', $2)))`, id, size)
@@ -124,11 +125,12 @@ func TestEventsOfAnySizeComeFromTheWALWithoutAQuery(t *testing.T) {
 		}
 	}
 	for i, cause := range stream.ReadCauses {
-		if n := b.stats.JournalReads[i].Load(); n != 0 && stream.Cause(i) != stream.ReadCatchUp {
+		once := stream.Cause(i) == stream.ReadCatchUp || stream.Cause(i) == stream.ReadReconnect // at the stream's beginning
+		if n := b.stats.JournalReads[i].Load(); n != 0 && !once {
 			t.Errorf("%d journal reads, cause %s", n, cause)
 		}
 	}
-	if b.Mode() != BusWAL {
+	if b.Mode() != setting.WAL {
 		t.Error(b.Mode())
 	}
 }
@@ -210,6 +212,9 @@ func writers(t *testing.T, db *pgtest.DB, ids []stream.TopologyID, n int) (stop 
 
 func TestAStreamThatIsCutAgainAndAgainUnderWritersLosesNothing(t *testing.T) {
 	t.Parallel()
+	if testing.Short() {
+		t.Skip("long: it kills backends again and again")
+	}
 	db := onWAL(t, pgtest.New(t))
 	conn := db.Conn(t)
 	ids := makeTopologies(t, conn, 5)
@@ -234,28 +239,11 @@ func TestAStreamThatIsCutAgainAndAgainUnderWritersLosesNothing(t *testing.T) {
 	}
 }
 
-func TestWhatWasMissedWhileTheStreamWasAwayComesByTheReadAfterIt(t *testing.T) {
-	t.Parallel()
-	db := onWAL(t, pgtest.New(t))
-	conn := db.Conn(t)
-	id := makeTopologies(t, conn, 1)[0]
-	b := fillingBus(t, db)
-	b.cfg.Bus, b.cfg.Listen = BusWAL, b.cfg.Pool.Config().ConnConfig
-	topic := attachAt(b, id, 1, false)
-	pgtest.Eventually(t, "the catch-up", func() bool { return !queued(b, topic) })
-	pgtest.Exec(t, conn, emitOne, id) // nobody hears of it
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error, 1)
-	go func() { done <- b.streamWAL(ctx) }()
-	comes(t, topic, 2)
-	cancel()
-	if err := <-done; err != context.Canceled { //nolint:errorlint // the sentinel itself
-		t.Error(err)
-	}
-}
-
 func TestSwitchingTheBusBackAndForthUnderWritersLosesNothing(t *testing.T) {
 	t.Parallel()
+	if testing.Short() {
+		t.Skip("long: it switches again and again")
+	}
 	db := pgtest.New(t)
 	conn := db.Conn(t)
 	ids := makeTopologies(t, conn, 5)
@@ -266,10 +254,10 @@ func TestSwitchingTheBusBackAndForthUnderWritersLosesNothing(t *testing.T) {
 	}
 	stop := writers(t, db, ids, 3)
 	for range 3 {
-		must(t, SetBus(t.Context(), conn, BusWAL))
-		pgtest.Eventually(t, "the bus wal", func() bool { return b.Mode() == BusWAL })
-		must(t, SetBus(t.Context(), conn, BusNotify))
-		pgtest.Eventually(t, "the bus notify", func() bool { return b.Mode() == BusNotify })
+		must(t, setting.Set(t.Context(), conn, setting.WAL))
+		pgtest.Eventually(t, "the bus wal", func() bool { return b.Mode() == setting.WAL })
+		must(t, setting.Set(t.Context(), conn, setting.Notify))
+		pgtest.Eventually(t, "the bus notify", func() bool { return b.Mode() == setting.Notify })
 	}
 	for id, head := range stop() {
 		followers[id].reaches(t, head)
@@ -292,27 +280,30 @@ func TestATransactionThatBeganBeforeTheSwitchIsHeardOf(t *testing.T) {
 	f := follow(t, attach(t, b, id))
 	pgtest.Exec(t, early, `BEGIN`)
 	pgtest.Exec(t, early, emitOne, id)
-	must(t, SetBus(t.Context(), conn, BusNotify))
-	pgtest.Eventually(t, "the server to follow", func() bool { return !b.walWanted() })
-	for range 3 { // looks whether the stream may end
-		d := draining{bus: b}
-		if !d.goOn(t.Context()) {
-			t.Fatal("the stream would end before the transaction")
-		}
+	must(t, setting.Set(t.Context(), conn, setting.Notify))
+	pgtest.Eventually(t, "the server to follow", func() bool { return !b.sources.mode.walWanted() })
+	ended := make(chan struct{})
+	go func() { // three looks of the stream whether it may end
+		defer close(ended)
+		wait.Pause(t.Context(), 3500*time.Millisecond)
+	}()
+	<-ended
+	if !b.stats.Streaming.Load() {
+		t.Fatal("the stream ended before the transaction")
 	}
 	pgtest.Exec(t, early, `COMMIT`)
 	f.reaches(t, 2)
-	pgtest.Eventually(t, "the bus notify", func() bool { return b.Mode() == BusNotify })
+	pgtest.Eventually(t, "the bus notify", func() bool { return b.Mode() == setting.Notify })
 }
 
 func TestAForcedBusThatIsNotTheDatabasesWorksWithAWarning(t *testing.T) {
 	t.Parallel()
-	for _, c := range []struct{ forced, says string }{{BusNotify, BusWAL}, {BusWAL, BusNotify}, {BusPoll, BusWAL}} {
+	for _, c := range []struct{ forced, says string }{{setting.Notify, setting.WAL}, {setting.WAL, setting.Notify}, {setting.Poll, setting.WAL}} {
 		t.Run(c.forced, func(t *testing.T) {
 			t.Parallel()
 			db := onWAL(t, pgtest.New(t))
 			conn := db.Conn(t)
-			must(t, SetBus(t.Context(), conn, c.says))
+			must(t, setting.Set(t.Context(), conn, c.says))
 			id := makeTopologies(t, conn, 1)[0]
 			var log record
 			b := startBus(t, db, func(cfg *Config) { cfg.Bus, cfg.Heartbeat, cfg.Logger = c.forced, time.Hour, log.logger() })
@@ -325,12 +316,12 @@ func TestAForcedBusThatIsNotTheDatabasesWorksWithAWarning(t *testing.T) {
 			if b.Notice() != want || !b.stats.BusForced.Load() || !log.has(want) || b.Ready() != nil {
 				t.Errorf("%q, %v, %v, want %q", b.Notice(), b.stats.BusForced.Load(), b.Ready(), want)
 			}
-			if c.forced == BusWAL {
+			if c.forced == setting.WAL {
 				pgtest.Eventually(t, "the stream", b.stats.Streaming.Load)
 				return
 			}
-			must(t, SetBus(t.Context(), conn, BusNotify))
-			pgtest.Eventually(t, "the end of the warning", func() bool { return (b.Notice() == "") == (c.forced == BusNotify) })
+			must(t, setting.Set(t.Context(), conn, setting.Notify))
+			pgtest.Eventually(t, "the end of the warning", func() bool { return (b.Notice() == "") == (c.forced == setting.Notify) })
 		})
 	}
 }
@@ -342,7 +333,7 @@ func TestWithoutAPublicationStreamsRunOnPollAndTheLogSaysWhatToDo(t *testing.T) 
 	id := makeTopologies(t, conn, 1)[0]
 	pgtest.Exec(t, conn, `UPDATE topology_settings SET bus = 'wal'`)
 	var log record
-	b := startBus(t, db, func(c *Config) { c.Bus, c.Heartbeat, c.Logger = BusWAL, time.Hour, log.logger() })
+	b := startBus(t, db, func(c *Config) { c.Bus, c.Heartbeat, c.Logger = setting.WAL, time.Hour, log.logger() })
 	f := follow(t, attach(t, b, id))
 	for n := stream.Seq(2); n < 5; n++ {
 		pgtest.Exec(t, conn, emitOne, id)
@@ -350,13 +341,16 @@ func TestWithoutAPublicationStreamsRunOnPollAndTheLogSaysWhatToDo(t *testing.T) 
 	}
 	pgtest.Eventually(t, "advice", func() bool { return log.has("run `topostream bus wal`") })
 	pgtest.Exec(t, conn, `CREATE PUBLICATION topostream FOR TABLE topology_events WITH (publish = 'insert')`)
-	b.rewired.Set() // not to wait for the next try
+	b.sources.mode.changed.Set() // not to wait for the next try
 	pgtest.Eventually(t, "the stream", b.stats.Streaming.Load)
 }
 
 // A slot is made only when every transaction that is open in the cluster has ended.
 func TestWhileASlotWaitsStreamsRunOnPollAndTheServerSaysSo(t *testing.T) {
 	t.Parallel()
+	if testing.Short() {
+		t.Skip("long: a cluster of its own")
+	}
 	cluster := pgtest.Cluster(t)
 	db := onWAL(t, pgtest.NewOn(t, cluster.URL("postgres")))
 	conn := db.Conn(t)
@@ -398,8 +392,8 @@ func reload(t *testing.T, conn *pgx.Conn, setting, value string) {
 	pgtest.Eventually(t, setting, func() bool { return pgtest.Scan[string](t, conn, `SELECT current_setting($1)`, setting) == value })
 }
 
-// hung commits an event whose commit waits for a synchronous standby that is not there: the WAL tells of it, and no statement sees it. It returns when the
-// WAL has told b.
+// hung commits an event whose commit waits for a synchronous standby that is not there: the WAL tells of it, and no
+// statement sees it. It returns when the WAL has told b.
 func hung(t *testing.T, db *pgtest.DB, b *Bus, id stream.TopologyID, seq stream.Seq) {
 	t.Helper()
 	writer := db.Conn(t)
@@ -410,11 +404,14 @@ func hung(t *testing.T, db *pgtest.DB, b *Bus, id stream.TopologyID, seq stream.
 		_, _ = writer.Exec(ctx, emitOne, id) // the commit has taken place, whatever this says
 	}()
 	t.Cleanup(func() { cancel(); <-done })
-	pgtest.Eventually(t, "the WAL to tell", func() bool { return b.unsettled.covers(id, seq) })
+	pgtest.Eventually(t, "the WAL to tell", func() bool { return b.inDoubt(id, seq) })
 }
 
 func TestAnEventThatTheWALToldBeforeItCouldBeSeenIsNotLost(t *testing.T) {
 	t.Parallel()
+	if testing.Short() {
+		t.Skip("long: a cluster of its own")
+	}
 	for _, c := range []struct {
 		attached string
 		promoted bool // it is read as a standby is that has been promoted
@@ -429,11 +426,12 @@ func TestAnEventThatTheWALToldBeforeItCouldBeSeenIsNotLost(t *testing.T) {
 			var replica *pgxpool.Pool
 			if c.promoted {
 				var err error
-				replica, err = NewReplicaPool(t.Context(), db.URL)
+				replica, err = postgres.NewReplicaPool(t.Context(), db.URL)
 				must(t, err)
 				t.Cleanup(replica.Close)
 			}
-			b := startBus(t, db, func(c *Config) { c.Replica, c.Heartbeat, c.Poll = replica, time.Hour, time.Hour }) // nothing else makes up for it
+			// nothing else makes up for it
+			b := startBus(t, db, func(c *Config) { c.Replica, c.Heartbeat, c.Poll = replica, time.Hour, time.Hour })
 			pgtest.Eventually(t, "the stream", b.stats.Streaming.Load)
 			var f *follower
 			if attached == "before" {
@@ -444,9 +442,10 @@ func TestAnEventThatTheWALToldBeforeItCouldBeSeenIsNotLost(t *testing.T) {
 			if head := pgtest.Scan[stream.Seq](t, admin, `SELECT seq FROM topology_heads`); head != 1 {
 				t.Fatalf("the head is %d: the test sees nothing", head)
 			}
-			if attached == "before" {
+			if attached == "before" && !c.promoted {
 				f.reaches(t, 2) // it is durable
-			} else {
+			}
+			if attached == "after" {
 				sub := attach(t, b, id)
 				if sub.Snapshot.Seq != 1 {
 					t.Errorf("a snapshot at %d", sub.Snapshot.Seq)
@@ -454,7 +453,7 @@ func TestAnEventThatTheWALToldBeforeItCouldBeSeenIsNotLost(t *testing.T) {
 				f = follow(t, sub)
 			}
 			for range 3 {
-				must(t, b.compareHeads(t.Context(), stream.ReadHeartbeat))
+				compare(t, b)
 			}
 			if n := b.stats.Resets.Load(); n != 0 {
 				t.Errorf("%d feeds were thrown away for being ahead of what can be seen", n)
@@ -472,6 +471,9 @@ func TestAnEventThatTheWALToldBeforeItCouldBeSeenIsNotLost(t *testing.T) {
 
 func TestOfSeveralHostsTheStreamReadsThePrimary(t *testing.T) {
 	t.Parallel()
+	if testing.Short() {
+		t.Skip("long: two clusters")
+	}
 	primary := pgtest.Cluster(t)
 	db := onWAL(t, pgtest.NewOn(t, primary.URL("postgres")))
 	standby := pgtest.Standby(t, primary)
@@ -492,10 +494,13 @@ func TestOfSeveralHostsTheStreamReadsThePrimary(t *testing.T) {
 
 func TestAServerLeavesNoSlotBehind(t *testing.T) {
 	t.Parallel()
+	if testing.Short() {
+		t.Skip("long: a cluster of its own")
+	}
 	cluster := pgtest.Cluster(t)
 	db := onWAL(t, pgtest.NewOn(t, cluster.URL("postgres")))
 	conn := db.Conn(t)
-	pool, err := NewPool(t.Context(), db.URL)
+	pool, err := postgres.NewPool(t.Context(), db.URL)
 	must(t, err)
 	defer pool.Close()
 	listen, err := pgx.ParseConfig(db.URL)
@@ -516,6 +521,9 @@ func TestAServerLeavesNoSlotBehind(t *testing.T) {
 
 func TestAClusterThatLogsTooLittleServesStreamsByThePollAndTheLogSaysWhatToDo(t *testing.T) {
 	t.Parallel()
+	if testing.Short() {
+		t.Skip("long: a cluster of its own")
+	}
 	cluster := pgtest.Cluster(t, "wal_level=replica")
 	db := pgtest.NewOn(t, cluster.URL("postgres"))
 	conn := db.Conn(t)
@@ -523,7 +531,7 @@ func TestAClusterThatLogsTooLittleServesStreamsByThePollAndTheLogSaysWhatToDo(t 
 	pgtest.Exec(t, conn, `CREATE PUBLICATION topostream FOR TABLE topology_events WITH (publish = 'insert')`)
 	pgtest.Exec(t, conn, `UPDATE topology_settings SET bus = 'wal'`)
 	var log record
-	b := startBus(t, db, func(c *Config) { c.Bus, c.Heartbeat, c.Logger = BusWAL, time.Hour, log.logger() })
+	b := startBus(t, db, func(c *Config) { c.Bus, c.Heartbeat, c.Logger = setting.WAL, time.Hour, log.logger() })
 	f := follow(t, attach(t, b, id))
 	for n := stream.Seq(2); n < 5; n++ {
 		pgtest.Exec(t, conn, emitOne, id)

@@ -9,11 +9,12 @@ import (
 	"topostream/pgbus/pgtest"
 )
 
-// maxBulkRatio is how much longer a bulk update may take on a connection that has made one-row updates before: plpgsql would keep the plan that it
-// made for the first transition table, and take some fifty times as long.
+// maxBulkRatio is how much longer a bulk update may take on a connection that has made one-row updates before:
+// plpgsql would keep the plan that it made for the first transition table, and take some fifty times as long.
 const maxBulkRatio = 3
 
-// BenchmarkBulkUpdate is one UPDATE of 10,000 mutations over 100 topologies, on a connection that has made one-row updates before and on a fresh one.
+// BenchmarkBulkUpdate is one UPDATE of 10,000 mutations over 100 topologies, on a connection that has made one-row
+// updates before and on a fresh one.
 func BenchmarkBulkUpdate(b *testing.B) {
 	var fresh, warm time.Duration
 	for b.Loop() {

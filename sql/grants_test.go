@@ -13,8 +13,10 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"topostream/pgbus"
 	"topostream/pgbus/pgtest"
+	"topostream/pgbus/postgres"
+	"topostream/pgbus/retention"
+	"topostream/pgbus/store"
 	"topostream/stream"
 )
 
@@ -78,6 +80,8 @@ func TestTheDocumentedGrantsAreEnoughWithAnEmptySearchPathAndNoMore(t *testing.T
 	pgtest.Exec(t, reader, `SELECT * FROM topology_events, topology_heads, topologies, mutations, lans, deckies, edges`)
 	refused(reader, `SELECT topology_emit('`+id+`', 'x', '{}')`)
 	refused(reader, `SELECT topology_begin()`)
+	refused(reader, `SELECT topology_identify()`)
+	refused(reader, `SELECT topology_raise('{}')`)
 	refused(reader, `SELECT * FROM topology_settings`)
 	refused(reader, `SELECT hash FROM sse_tickets`)
 	refused(reader, `DELETE FROM topologies`)
@@ -85,6 +89,11 @@ func TestTheDocumentedGrantsAreEnoughWithAnEmptySearchPathAndNoMore(t *testing.T
 	server, serverURL := as("server")
 	pgtest.Exec(t, server, `SELECT topology_check_epoch(), topology_prune('1 hour', NULL, 10)`)
 	pgtest.Exec(t, server, `SELECT * FROM topology_snapshots(ARRAY['`+id+`']::uuid[], true), topology_journal('`+id+`', 0, 1, 10, 1000)`)
+	pgtest.Exec(t, server, `SELECT topology_identify(), topology_raise_epoch(gen_random_uuid())`)
+	pgtest.Exec(t, server, `SELECT FROM topology_identity(), topology_raise(ARRAY['`+id+`']::uuid[])`)
+	pgtest.Exec(t, server, `SELECT FROM topology_light(ARRAY['`+id+`']::uuid[]), topology_document('`+id+`', true)`)
+	pgtest.Exec(t, server, `SELECT FROM topology_heads_of(ARRAY['`+id+`']::uuid[])`)
+	pgtest.Exec(t, server, `SELECT FROM topology_pages(ARRAY['`+id+`']::uuid[], ARRAY[0], 10, 1000)`)
 	pgtest.Exec(t, server, `SELECT key FROM topology_settings`)
 	pgtest.Exec(t, server, `SELECT version FROM topology_migrations`)
 	refused(server, `SELECT topology_new_epoch()`)
@@ -103,6 +112,9 @@ func TestTheDocumentedGrantsAreEnoughWithAnEmptySearchPathAndNoMore(t *testing.T
 	pgtest.Exec(t, worker, `UPDATE public.mutations SET state = 'applied', result = '{}' WHERE state = 'applying'`)
 	pgtest.Exec(t, worker, `UPDATE public.topologies SET status = 'degraded', reason = 'x'`)
 	pgtest.Exec(t, worker, `SELECT public.topology_check_epoch(), version FROM public.topology_migrations`)
+	pgtest.Exec(t, worker, `SELECT public.topology_identify() FROM public.topology_identity()`)
+	refused(worker, `SELECT public.topology_raise_epoch(gen_random_uuid())`)
+	refused(worker, `SELECT public.topology_raise('{}')`)
 	refused(worker, `DELETE FROM public.topologies`)
 	refused(worker, `UPDATE public.topology_heads SET seq = 0`)
 	refused(worker, `SELECT public.topology_emit('`+id+`', 'x', '{}')`)
@@ -114,43 +126,43 @@ func TestTheDocumentedGrantsAreEnoughWithAnEmptySearchPathAndNoMore(t *testing.T
 // everyCallOfTheStore does all that the REST API and the pruning do in the database.
 func everyCallOfTheStore(t *testing.T, databaseURL string) {
 	t.Helper()
-	pool, err := pgbus.NewPool(t.Context(), databaseURL)
+	pool, err := postgres.NewPool(t.Context(), databaseURL)
 	must(t, err)
 	defer pool.Close()
-	store := pgbus.NewStore(pool, nil)
-	made, err := store.CreateTopology(t.Context(), stream.NewTopology{
+	rest := store.New(pool, nil)
+	made, err := rest.CreateTopology(t.Context(), stream.NewTopology{
 		Name: "rest", LANs: []stream.AddLAN{{Name: "a", IsDMZ: true}, {Name: "b"}}, Deckies: []stream.AddDecky{{Name: "web-1", LAN: "a", ForwardsL3: true}},
 	})
 	must(t, err)
 	for _, status := range []string{"deploying", "active"} {
-		_, err := store.ChangeStatus(t.Context(), made.ID, stream.StatusChange{Status: status})
+		_, err := rest.ChangeStatus(t.Context(), made.ID, stream.StatusChange{Status: status})
 		must(t, err)
 	}
 	expected := int64(0)
 	mutation := stream.NewMutation{Op: stream.OpRemoveLAN, Payload: []byte(`{"name":"b"}`), IdempotencyKey: "k", ExpectedVersion: &expected}
 	for range 2 {
-		_, err = store.Enqueue(t.Context(), made.ID, mutation)
+		_, err = rest.Enqueue(t.Context(), made.ID, mutation)
 		must(t, err)
 	}
-	_, err = store.Topologies(t.Context(), nil, 10, 0)
+	_, err = rest.Topologies(t.Context(), nil, 10, 0, 1<<20)
 	must(t, err)
-	_, err = store.Topology(t.Context(), made.ID)
+	_, err = rest.Topology(t.Context(), made.ID, 1<<20)
 	must(t, err)
-	_, err = store.Mutations(t.Context(), made.ID, "", 10)
+	_, _, err = rest.Mutations(t.Context(), made.ID, stream.MutationQuery{Limit: 10}, 1<<20)
 	must(t, err)
-	must(t, store.DeleteTopology(t.Context(), made.ID))
-	_, err = pgbus.Prune(t.Context(), pool, time.Hour, 1)
+	must(t, rest.DeleteTopology(t.Context(), made.ID))
+	_, err = retention.Events(t.Context(), pool, time.Hour, 1)
 	must(t, err)
-	_, err = pgbus.PruneMutations(t.Context(), pool, time.Hour)
+	_, err = retention.Mutations(t.Context(), pool, time.Hour)
 	must(t, err)
-	_, err = pgbus.PruneKeys(t.Context(), pool)
+	_, err = retention.Keys(t.Context(), pool)
 	must(t, err)
-	tickets := pgbus.NewTickets(pgbus.New(pgbus.Config{Pool: pool}))
+	tickets := store.NewTickets(pool)
 	ticket, _, err := tickets.Mint(t.Context(), stream.Principal{Subject: "ada", Role: stream.RoleViewer, Topologies: []stream.TopologyID{made.ID}})
 	must(t, err)
 	_, err = tickets.Redeem(t.Context(), ticket)
 	must(t, err)
-	_, err = pgbus.PruneTickets(t.Context(), pool)
+	_, err = retention.Tickets(t.Context(), pool)
 	must(t, err)
 }
 
@@ -173,17 +185,25 @@ func TestDumpAndRestoreKeepHeadsAndJournalAndRaiseTheEpochOnce(t *testing.T) {
 		t.Error("the restored database holds something else")
 	}
 	contiguous(t, other)
-	for range 2 {
-		if epoch := pgtest.Scan[int](t, other, `SELECT topology_check_epoch()`); epoch != 1 {
-			t.Errorf("the epoch is %d, want 1", epoch)
-		}
+	history := pgtest.Scan[string](t, other, `SELECT history::text FROM topology_identity() WHERE other`)
+	epoch := pgtest.Scan[int64](t, other, `SELECT topology_identify()`)
+	if epoch < 1 {
+		t.Errorf("the epoch is still %d", epoch)
 	}
-	if n := pgtest.Scan[int64](t, other, `SELECT topology_emit($1::text::uuid, 'x', '{}')`, id); n != 1<<32+1 {
+	if again := pgtest.Scan[int64](t, other, `SELECT topology_check_epoch()`); again != epoch {
+		t.Errorf("the epoch rose again, from %d to %d", epoch, again)
+	}
+	if pgtest.Scan[string](t, other, `SELECT history::text FROM topology_identity() WHERE NOT other`) == history {
+		t.Error("the restored database goes on with the history of the dumped one")
+	}
+	pgtest.Exec(t, other, `SELECT topology_raise(ARRAY[$1::text::uuid])`, id)
+	if n := pgtest.Scan[int64](t, other, `SELECT topology_emit($1::text::uuid, 'x', '{}')`, id); n != epoch<<32+1 {
 		t.Errorf("the first event after the restore is %d", n)
 	}
 }
 
-// needDumpFor skips the test where the only pg_dump is of an older major version than conn's server: it refuses to dump that.
+// needDumpFor skips the test where the only pg_dump is of an older major version than conn's server: it refuses to
+// dump that.
 func needDumpFor(t *testing.T, conn *pgx.Conn) {
 	t.Helper()
 	var dump int

@@ -1,12 +1,16 @@
 package sql_test
 
 import (
+	"context"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
 
 	"topostream/pgbus/pgtest"
 )
+
+// background is for what rapid runs, which has no context of its own.
+var background = context.Background()
 
 func TestMain(m *testing.M) { pgtest.Main(m) }
 

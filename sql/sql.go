@@ -9,6 +9,7 @@ import (
 	"embed"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -34,29 +35,55 @@ type Version struct {
 	Additive bool  // when Current > Latest: all migrations above Latest are marked additive
 }
 
+// A migration that cannot lock its tables within a second gives up, so that those who wait behind it go on, and is
+// tried again.
+const (
+	lockTries = 30
+	lockPause = time.Second
+)
+
 // Up brings the database to the newest version. Migrations run in the first schema of conn's search path, each in a
-// transaction; several programs may call it at once (tern takes an advisory lock).
+// transaction; several programs may call it at once (tern takes an advisory lock). While others hold the tables it
+// tries again, for about a minute.
 func Up(ctx context.Context, conn *pgx.Conn) error {
 	m, err := migrator(ctx, conn)
 	if err != nil {
 		return err
 	}
-	if err := m.Migrate(ctx); err != nil {
+	if err := untilLocked(ctx, m.Migrate); err != nil {
 		return fmt.Errorf("migrate up: %w", err)
 	}
 	return nil
 }
 
-// Down takes the schema back to version; 0 removes everything, journal included.
+// Down takes the schema back to version; 0 removes everything, journal included. It tries again as Up does.
 func Down(ctx context.Context, conn *pgx.Conn, version int32) error {
 	m, err := migrator(ctx, conn)
 	if err != nil {
 		return err
 	}
-	if err := m.MigrateTo(ctx, version); err != nil {
+	migrateTo := func(ctx context.Context) error { return m.MigrateTo(ctx, version) }
+	if err := untilLocked(ctx, migrateTo); err != nil {
 		return fmt.Errorf("migrate down to %d: %w", version, err)
 	}
 	return nil
+}
+
+// untilLocked calls run again for as long as it fails because others hold what it has to lock.
+func untilLocked(ctx context.Context, run func(context.Context) error) error {
+	for try := 1; ; try++ {
+		err := run(ctx)
+		var pgErr *pgconn.PgError
+		const lockNotAvailable, deadlock = "55P03", "40P01"
+		if !errors.As(err, &pgErr) || pgErr.Code != lockNotAvailable && pgErr.Code != deadlock || try == lockTries {
+			return err
+		}
+		select {
+		case <-time.After(lockPause):
+		case <-ctx.Done():
+			return err
+		}
+	}
 }
 
 // Latest is the number of the newest migration that this program knows.

@@ -51,7 +51,8 @@ func TestEveryChangeOfStatusAndStateIsLegalOrRefusedAsTheInterfaceSays(t *testin
 	contiguous(t, conn)
 }
 
-// check tries every change from every value, and every value that a row may not begin with. begin makes a row that took the path.
+// check tries every change from every value, and every value that a row may not begin with. begin makes a row that
+// took the path.
 func check(t *testing.T, conn *pgx.Conn, legal map[string][]string, read, update string, begin func(path []string)) {
 	t.Helper()
 	for from, path := range paths(legal) {
@@ -103,7 +104,8 @@ func TestWhoMayCreateOperatorsInTheSchemaCannotBorrowTheServersRights(t *testing
 	conn := db.Conn(t)
 	id := pgtest.Scan[string](t, conn, `INSERT INTO topologies (name) VALUES ('demo') RETURNING id::text`)
 	pgtest.Exec(t, conn, `CREATE TABLE stolen (what text)`)
-	// A better match for the reading functions' || than PostgreSQL's own, as anybody may make where CREATE on the schema is PUBLIC's (before 15).
+	// A better match for the reading functions' || than PostgreSQL's own, as anybody may make where CREATE on the schema
+	// is PUBLIC's (before 15).
 	pgtest.Exec(t, conn, `CREATE FUNCTION steal(text, uuid) RETURNS text LANGUAGE plpgsql AS $$ BEGIN INSERT INTO stolen VALUES ($1); RETURN pg_catalog.concat($1, $2); END $$`)
 	pgtest.Exec(t, conn, `CREATE OPERATOR || (LEFTARG = text, RIGHTARG = uuid, FUNCTION = steal)`)
 	pgtest.Exec(t, conn, `CREATE FUNCTION steal(text, bigint) RETURNS text LANGUAGE plpgsql AS $$ BEGIN INSERT INTO stolen VALUES ($1); RETURN pg_catalog.concat($1, $2); END $$`)

@@ -13,12 +13,6 @@ type Frame struct {
 	Bytes []byte // "event: …\nid: …\ndata: …\n\n"
 }
 
-// Snapshot is the state of a topology at Seq, as the bytes of its SSE frame.
-type Snapshot struct {
-	Seq   Seq
-	Bytes []byte
-}
-
 // AttachRequest asks for a stream of one topology.
 type AttachRequest struct {
 	Topology TopologyID
@@ -27,12 +21,20 @@ type AttachRequest struct {
 	Graph    bool // the snapshot shall hold lans, deckies and edges
 }
 
-// Subscription is what Attach gives: the snapshot, unless the request could be resumed, and a cursor that
-// continues directly behind it. Close it exactly once.
+// Subscription is what Attach gives: the snapshot, unless the request could be resumed, and a cursor that continues
+// directly behind it. Close it exactly once. Release the snapshot when it is written, or will not be: Close does not.
 type Subscription struct {
 	Snapshot *Snapshot // nil: resumed
 	Cursor   *Cursor
 	Close    func()
+}
+
+// JournalRequest asks for a run of a topology's journal.
+type JournalRequest struct {
+	Topology TopologyID
+	After    Seq
+	Limit    int   // events
+	Most     int64 // bytes of events together
 }
 
 // JournalPage is a run of a topology's journal. Events are the encoder's JSON objects, in seq order, without gaps.
@@ -48,9 +50,12 @@ var (
 	ErrNotFound = errors.New("no such topology")
 	// ErrUnavailable: the database could not be asked in time; a retry will help.
 	ErrUnavailable = errors.New("the database is away")
-	// ErrReset: the feed no longer continues what the client has (another epoch, a pruned journal, a history that was
-	// taken back): attach again without Resume and send the snapshot.
+	// ErrReset: the feed no longer continues what the client has (another history; a journal that does not hold
+	// what follows any more): attach again without Resume and send the snapshot.
 	ErrReset = errors.New("the feed was thrown away")
+	// ErrBehind: the feed was thrown away only because retention was faster than it. The history is the same: attach again
+	// with Resume and the cursor's Last, so that the client keeps its place if the journal holds what follows.
+	ErrBehind = errors.New("the feed fell behind the journal")
 	// ErrDeleted: the topology's last event has been delivered.
 	ErrDeleted = errors.New("the topology is deleted")
 	// ErrClosed: the bus was stopped.
@@ -59,13 +64,14 @@ var (
 
 // Bus is how a server hears of new events.
 //
-// Attach may be called by any goroutine. It returns ErrNotFound, ErrUnavailable (after at most 5 s), ErrClosed, or the
-// context's error. Journal returns ErrNotFound for an id that never was, and up to limit events above after.
+// Attach may be called by any goroutine. It returns ErrNotFound, ErrUnavailable or ErrNoMemory (after at most 5 s),
+// ErrClosed, or the context's error. Journal returns ErrNotFound for an id that never was, and a *TooLargeError where the
+// first event above After takes more than Most; it does not read that event.
 // Ready returns nil when streams can be served, else a sentence that says which part fails.
 // Run owns every goroutine of the bus and returns when all are gone.
 type Bus interface {
 	Attach(ctx context.Context, req AttachRequest) (*Subscription, error)
-	Journal(ctx context.Context, id TopologyID, after Seq, limit int) (JournalPage, error)
+	Journal(ctx context.Context, req JournalRequest) (JournalPage, error)
 	Ready() error
 	Run(ctx context.Context) error
 }

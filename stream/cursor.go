@@ -16,7 +16,8 @@ type Cursor struct {
 	ended bool    // the final frame was given
 }
 
-// Cursor makes a cursor behind after. It may be behind the ring (then it reads the journal) or ahead of the feed (then it waits).
+// Cursor makes a cursor behind after. It may be behind the ring (then it reads the journal) or ahead of the feed (then
+// it waits).
 func (f *Feed) Cursor(after Seq) *Cursor {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -26,9 +27,9 @@ func (f *Feed) Cursor(after Seq) *Cursor {
 // Last is the seq of the newest journaled frame that Next gave, or what the cursor was made with.
 func (c *Cursor) Last() Seq { return c.last }
 
-// Next gives the frames that follow, in buf[:0] up to its capacity. It waits only for journal reads. When there is nothing it gives
-// a channel that is closed at the feed's next change. Errors: ErrReset, ErrClosed, ErrDeleted once the final frame was given, and those of
-// JournalReader.Page.
+// Next gives the frames that follow, in buf[:0] up to its capacity. It waits only for journal reads. When there is
+// nothing it gives a channel that is closed at the feed's next change. Errors: ErrReset, ErrClosed, ErrDeleted once the
+// final frame was given, and those of JournalReader.Page.
 func (c *Cursor) Next(ctx context.Context, buf []Frame) ([]Frame, <-chan struct{}, error) {
 	buf = buf[:0]
 	for {
@@ -77,9 +78,10 @@ func (c *Cursor) fromRing(buf []Frame) (_ []Frame, changed <-chan struct{}, behi
 	case c.last < f.ringFirst:
 		return nil, nil, true, nil
 	}
-	if c.seek || c.pos < f.start {
+	if c.seek {
 		c.pos, c.seek = f.find(c.last), false
 	}
+	c.pos = max(c.pos, f.start) // what is missed was not journaled: the ring may drop that
 	size := 0
 	for ; c.pos < f.end && len(buf) < cap(buf); c.pos++ {
 		fr := f.at(c.pos).frame

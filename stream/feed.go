@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"sort"
 	"sync"
+	"unsafe"
 )
 
 // Bounds of one ring, where FeedConfig sets none.
@@ -55,12 +56,16 @@ type Feed struct {
 	ringFirst Seq           // a cursor at or above it needs no journal
 	cause     error         // why it has ended
 	changed   chan struct{} // made when somebody waits, closed at the next change
+	document  *Snapshot     // the newest that is known; nil: none is kept
 }
 
 type entry struct {
 	frame Frame
 	upTo  Seq // the last seq at or before this position
 }
+
+// slot is what an entry costs beside its frame's bytes.
+const slot = int64(unsafe.Sizeof(entry{}))
 
 // NewFeed makes a feed that continues behind cfg.Base.
 func NewFeed(cfg FeedConfig) *Feed {
@@ -74,7 +79,7 @@ func NewFeed(cfg FeedConfig) *Feed {
 		cfg.Stats = &Stats{}
 	}
 	if cfg.Memory == nil {
-		cfg.Memory = NewMemory(int64(cfg.MaxBytes), cfg.Stats)
+		cfg.Memory = NewMemory(int64(cfg.MaxBytes)+int64(cfg.MaxEvents)*slot, cfg.Stats)
 	}
 	f := &Feed{cfg: cfg, last: cfg.Base, ringFirst: cfg.Base}
 	cfg.Memory.register(f)
@@ -96,7 +101,8 @@ func (f *Feed) Cause() error {
 	return f.cause
 }
 
-// Append adds a journaled frame if it is the next one. A Final frame above Alive ends the feed with ErrDeleted; what it holds is still delivered.
+// Append adds a journaled frame if it is the next one. A Final frame above Alive ends the feed with ErrDeleted; what it
+// holds is still delivered.
 func (f *Feed) Append(fr Frame) AppendResult {
 	f.mu.Lock()
 	switch {
@@ -105,10 +111,7 @@ func (f *Feed) Append(fr Frame) AppendResult {
 		return Closed
 	case fr.Seq <= f.last:
 		defer f.mu.Unlock()
-		if p := f.find(fr.Seq - 1); p < f.end && f.at(p).frame.Seq == fr.Seq && !bytes.Equal(f.at(p).frame.Bytes, fr.Bytes) {
-			return Conflict
-		}
-		return Duplicate
+		return f.compare(fr)
 	case fr.Seq != f.last+1:
 		f.mu.Unlock()
 		return Hole
@@ -128,6 +131,15 @@ func (f *Feed) Append(fr Frame) AppendResult {
 		f.cfg.Memory.shed(f)
 	}
 	return Appended
+}
+
+// compare tells a frame that came again from one that claims another's seq.
+func (f *Feed) compare(fr Frame) AppendResult {
+	p := f.find(fr.Seq - 1)
+	if p < f.end && f.at(p).frame.Seq == fr.Seq && !bytes.Equal(f.at(p).frame.Bytes, fr.Bytes) {
+		return Conflict
+	}
+	return Duplicate
 }
 
 // AppendRaw adds a frame that is not journaled, for those who are attached now.
@@ -154,30 +166,16 @@ func (f *Feed) Close(cause error) {
 
 func (f *Feed) endLocked(cause error) {
 	f.cause = cause
-	f.cfg.Memory.add(-int64(f.bytes))
+	f.dropDocumentLocked()
+	f.cfg.Memory.addRing(-int64(f.bytes) - int64(len(f.ring))*slot)
 	f.cfg.Stats.Feeds.Add(-1)
-	if cause == ErrReset { //nolint:errorlint // the sentinel itself
+	if cause == ErrReset || cause == ErrBehind { //nolint:errorlint // the sentinels themselves
 		f.cfg.Stats.Resets.Add(1)
 	}
-	f.bytes = 0
 	if cause != ErrDeleted { //nolint:errorlint // the sentinel itself
-		f.ring, f.start, f.end = nil, 0, 0
+		f.ring, f.start = nil, f.end // those who are slow keep the feed, but not what it held
 	}
 	f.broadcast()
-}
-
-// BytesSince tells how much a cursor at after would replay, and whether the ring holds it all.
-func (f *Feed) BytesSince(after Seq) (events int, size int64, inRing bool) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if after < f.ringFirst {
-		return 0, 0, false
-	}
-	for p := f.find(after); p < f.end; p++ {
-		events++
-		size += int64(len(f.at(p).frame.Bytes))
-	}
-	return events, size, true
 }
 
 func (f *Feed) at(p uint64) *entry { return &f.ring[p%uint64(len(f.ring))] }
@@ -191,7 +189,7 @@ func (f *Feed) find(after Seq) uint64 {
 func (f *Feed) push(fr Frame) {
 	if n := f.end - f.start; n == uint64(len(f.ring)) {
 		if len(f.ring) < f.cfg.MaxEvents {
-			f.grow()
+			f.resize(min(max(2*len(f.ring), 8), f.cfg.MaxEvents))
 		} else {
 			f.evict()
 		}
@@ -199,18 +197,26 @@ func (f *Feed) push(fr Frame) {
 	*f.at(f.end) = entry{fr, f.last}
 	f.end++
 	f.bytes += len(fr.Bytes)
-	f.cfg.Memory.add(int64(len(fr.Bytes)))
-	for f.end-f.start > 1 && (f.bytes > f.cfg.MaxBytes || f.cfg.Memory.over()) {
+	f.cfg.Memory.addRing(int64(len(fr.Bytes)))
+	for f.end-f.start > 1 && f.bytes > f.cfg.MaxBytes {
 		f.evict()
+	}
+	if f.cfg.Memory.over() {
+		f.dropDocumentLocked()
+	}
+	for f.end-f.start > 1 && f.cfg.Memory.over() {
+		f.halveLocked()
 	}
 	f.broadcast()
 }
 
-func (f *Feed) grow() {
-	ring := make([]entry, min(max(2*len(f.ring), 8), f.cfg.MaxEvents))
+// resize moves the entries to a ring of n slots.
+func (f *Feed) resize(n int) {
+	ring := make([]entry, n)
 	for p := f.start; p < f.end; p++ {
-		ring[p%uint64(len(ring))] = *f.at(p)
+		ring[p%uint64(n)] = *f.at(p)
 	}
+	f.cfg.Memory.addRing(int64(n-len(f.ring)) * slot)
 	f.ring = ring
 }
 
@@ -218,22 +224,30 @@ func (f *Feed) evict() {
 	e := f.at(f.start)
 	if e.frame.Seq != 0 {
 		f.ringFirst = e.frame.Seq
+		if f.document != nil && f.document.Seq < f.ringFirst {
+			f.dropDocumentLocked() // nobody can begin with it any more
+		}
 	}
 	f.bytes -= len(e.frame.Bytes)
-	f.cfg.Memory.add(-int64(len(e.frame.Bytes)))
+	f.cfg.Memory.addRing(-int64(len(e.frame.Bytes)))
 	*e = entry{}
 	f.start++
 }
 
+// halve drops the older half of the ring, the last event included, with the slots that it took.
 func (f *Feed) halve() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.cause != nil {
-		return
+	if f.cause == nil {
+		f.halveLocked()
 	}
+}
+
+func (f *Feed) halveLocked() {
 	for n := (f.end - f.start + 1) / 2; n > 0; n-- {
 		f.evict()
 	}
+	f.resize(int(f.end - f.start))
 }
 
 // broadcast wakes all who wait. The channel is made by those who wait, so that a feed without idle clients makes none.

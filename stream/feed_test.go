@@ -1,97 +1,14 @@
 package stream_test
 
 import (
-	"context"
 	"fmt"
 	"testing"
-
-	"pgregory.net/rapid"
 
 	"topostream/stream"
 )
 
-// frames is a journal in memory: the whole history of one topology, as the database would hold it.
-type frames struct {
-	first stream.Seq
-	all   []stream.Frame // all[i] is seq i+1
-}
-
-func (j *frames) Page(_ context.Context, _ stream.TopologyID, after stream.Seq) ([]stream.Frame, error) {
-	if after+1 < j.first || int(after) >= len(j.all) {
-		return nil, stream.ErrReset
-	}
-	return j.all[after:min(int(after)+7, len(j.all))], nil
-}
-
 func frame(n int) stream.Frame {
 	return stream.Frame{Seq: stream.Seq(n), Bytes: fmt.Appendf(nil, "event: x\nid: %d\ndata: {}\n\n", n)}
-}
-
-func TestEveryCursorGetsEverySeqOnceInOrder(t *testing.T) {
-	t.Parallel()
-	rapid.Check(t, func(t *rapid.T) {
-		journal := &frames{first: 1}
-		feed := stream.NewFeed(stream.FeedConfig{Journal: journal, MaxEvents: rapid.IntRange(1, 20).Draw(t, "ring"), MaxBytes: rapid.IntRange(30, 2000).Draw(t, "bytes")})
-		type client struct {
-			cursor *stream.Cursor
-			last   stream.Seq
-		}
-		var clients []*client
-		read := func(c *client, n int) bool {
-			got, _, err := c.cursor.Next(t.Context(), make([]stream.Frame, 0, n))
-			if err != nil {
-				t.Fatalf("Next: %v", err)
-			}
-			for _, fr := range got {
-				if fr.Seq == 0 {
-					continue
-				}
-				if fr.Seq != c.last+1 {
-					t.Fatalf("%d came after %d", fr.Seq, c.last)
-				}
-				c.last = fr.Seq
-			}
-			return len(got) > 0
-		}
-		t.Repeat(map[string]func(*rapid.T){
-			"append": func(*rapid.T) {
-				fr := frame(len(journal.all) + 1)
-				journal.all = append(journal.all, fr)
-				if r := feed.Append(fr); r != stream.Appended {
-					t.Fatalf("append: %v", r)
-				}
-			},
-			"append again": func(t *rapid.T) {
-				if n := len(journal.all); n > 0 {
-					if r := feed.Append(journal.all[rapid.IntRange(0, n-1).Draw(t, "seq")]); r != stream.Duplicate {
-						t.Fatalf("append again: %v", r)
-					}
-				}
-			},
-			"append a hole": func(*rapid.T) {
-				if r := feed.Append(frame(len(journal.all) + 2)); r != stream.Hole {
-					t.Fatalf("append a hole: %v", r)
-				}
-			},
-			"raw": func(*rapid.T) { feed.AppendRaw(stream.Frame{Bytes: []byte("event: notify\ndata: x\n\n")}) },
-			"attach": func(t *rapid.T) {
-				after := stream.Seq(rapid.IntRange(0, len(journal.all)).Draw(t, "after"))
-				clients = append(clients, &client{feed.Cursor(after), after})
-			},
-			"read": func(t *rapid.T) {
-				if len(clients) > 0 {
-					read(rapid.SampledFrom(clients).Draw(t, "client"), rapid.IntRange(1, 10).Draw(t, "n"))
-				}
-			},
-		})
-		for _, c := range clients {
-			for read(c, 5) {
-			}
-			if int(c.last) != len(journal.all) {
-				t.Fatalf("a client ended at %d of %d", c.last, len(journal.all))
-			}
-		}
-	})
 }
 
 func TestAFrameThatDiffersFromTheRingsIsAConflict(t *testing.T) {
@@ -113,31 +30,145 @@ func TestACursorGivesTheFinalFrameAndThenTheEnd(t *testing.T) {
 	if got, _, err := c.Next(t.Context(), make([]stream.Frame, 0, 4)); err != nil || len(got) != 1 {
 		t.Errorf("%v, %v", got, err)
 	}
-	if _, _, err := c.Next(t.Context(), make([]stream.Frame, 0, 4)); err != stream.ErrDeleted { //nolint:errorlint // the sentinel itself
-		t.Errorf("%v", err)
+	ends(t, c, stream.ErrDeleted)
+}
+
+func TestTheFeedTellsWhatBecameOfAnEvent(t *testing.T) {
+	t.Parallel()
+	stats := &stream.Stats{}
+	f := stream.NewFeed(stream.FeedConfig{Base: 5, MaxEvents: 2, Stats: stats})
+	other := func(n int) stream.Frame { return stream.Frame{Seq: stream.Seq(n), Bytes: []byte("forged")} }
+	for _, c := range []struct {
+		frame stream.Frame
+		want  stream.AppendResult
+	}{
+		{frame(7), stream.Hole},
+		{frame(5), stream.Duplicate},
+		{frame(6), stream.Appended},
+		{frame(6), stream.Duplicate},
+		{other(6), stream.Conflict},
+		{other(5), stream.Duplicate}, // nobody knows what it was
+		{frame(8), stream.Hole},
+		{frame(7), stream.Appended},
+		{other(6), stream.Conflict},
+		{frame(8), stream.Appended},
+		{other(6), stream.Duplicate}, // the ring has dropped it
+		{other(7), stream.Conflict},
+		{other(8), stream.Conflict},
+	} {
+		if got := f.Append(c.frame); got != c.want {
+			t.Errorf("append %q after %d: %v, want %v", c.frame.Bytes, f.Last(), got, c.want)
+		}
+	}
+	if n := stats.Events.Load(); n != 3 || f.Last() != 8 {
+		t.Errorf("%d events, the last is %d", n, f.Last())
+	}
+	f.AppendRaw(raw("x"))
+	f.Close(stream.ErrClosed)
+	if got := f.Append(frame(9)); got != stream.Closed || f.Last() != 8 {
+		t.Errorf("append to a closed feed: %v, last %d", got, f.Last())
+	}
+	f.AppendRaw(raw("x"))
+	if n := stats.RawEvents.Load(); n != 1 {
+		t.Errorf("%d raw events, want 1", n)
 	}
 }
 
-func TestMemoryOfAllFeedsIsBounded(t *testing.T) {
+func TestAResultIsAWord(t *testing.T) {
 	t.Parallel()
-	stats := &stream.Stats{}
-	memory := stream.NewMemory(2000, stats)
-	feeds := make([]*stream.Feed, 10)
-	for i := range feeds {
-		feeds[i] = stream.NewFeed(stream.FeedConfig{Memory: memory, Stats: stats})
+	words := fmt.Sprint(stream.Appended, stream.Duplicate, stream.Conflict, stream.Hole, stream.Closed)
+	if words != "appended duplicate conflict hole closed" {
+		t.Error(words)
 	}
-	for n := 1; n <= 100; n++ {
-		for _, f := range feeds {
-			f.Append(frame(n))
+}
+
+func TestAnEarlierLifesEndIsNotTheFeeds(t *testing.T) {
+	t.Parallel()
+	final := func(n int) stream.Frame { fr := frame(n); fr.Final = true; return fr }
+	f := stream.NewFeed(stream.FeedConfig{Alive: 2})
+	appendAll(t, f, final(1), final(2))
+	if f.Cause() != nil {
+		t.Fatalf("it has ended: %v", f.Cause())
+	}
+	appendAll(t, f, final(3))
+	if f.Cause() != stream.ErrDeleted { //nolint:errorlint // the sentinel itself
+		t.Errorf("it has ended by %v", f.Cause())
+	}
+}
+
+func TestAFeedEndsOnce(t *testing.T) {
+	t.Parallel()
+	for cause, resets := range map[error]uint64{
+		stream.ErrReset: 1, stream.ErrBehind: 1, stream.ErrClosed: 0, stream.ErrDeleted: 0,
+	} {
+		stats := &stream.Stats{}
+		f := stream.NewFeed(stream.FeedConfig{Stats: stats})
+		appendAll(t, f, frame(1))
+		if stats.Feeds.Load() != 1 || f.Cause() != nil {
+			t.Errorf("%d feeds, %v", stats.Feeds.Load(), f.Cause())
+		}
+		f.Close(cause)
+		f.Close(stream.ErrReset)
+		if f.Cause() != cause { //nolint:errorlint // the sentinel itself
+			t.Errorf("ended by %v, want %v", f.Cause(), cause)
+		}
+		if stats.Feeds.Load() != 0 || stats.Resets.Load() != resets || stats.FeedBytes.Load() != 0 {
+			t.Errorf("%v: %d feeds, %d resets, %d bytes", cause, stats.Feeds.Load(), stats.Resets.Load(),
+				stats.FeedBytes.Load())
 		}
 	}
-	if n := stats.FeedBytes.Load(); n > 2100 {
-		t.Errorf("%d bytes", n)
+}
+
+// holds fails unless the ring begins at first: who has the event before it needs no journal, who has less does.
+func holds(t *testing.T, f *stream.Feed, j *pagedJournal, first stream.Seq) {
+	t.Helper()
+	for after := range first {
+		before := len(j.reads)
+		if _, _, err := f.Cursor(after).Next(t.Context(), make([]stream.Frame, 0, 1)); err != nil {
+			t.Fatalf("after %d: %v", after, err)
+		}
+		if read, want := len(j.reads) > before, after+1 < first; read != want {
+			t.Errorf("the journal is read after %d: %v, want the ring to begin at %d", after, read, first)
+		}
 	}
-	for _, f := range feeds {
-		f.Close(stream.ErrClosed)
+}
+
+func TestARingDropsItsOldestBeyondItsBounds(t *testing.T) {
+	t.Parallel()
+	size := len(frame(1).Bytes)
+	for _, c := range []struct {
+		events, bytes, given int
+		first                stream.Seq
+	}{
+		{events: 4, given: 4, first: 1},
+		{events: 4, given: 5, first: 2},
+		{events: 12, given: 12, first: 1},
+		{events: 12, given: 13, first: 2},
+		{events: 1, given: 3, first: 3},
+		{given: 1024, first: 1},
+		{given: 1025, first: 2},
+		{events: -1, bytes: -1, given: 1025, first: 2},
+		{bytes: 3 * size, given: 3, first: 1},
+		{bytes: 3*size - 1, given: 3, first: 2},
+		{bytes: 3 * size, given: 4, first: 2},
+		{bytes: 1, given: 4, first: 4}, // one stays, whatever its size
+	} {
+		j := history(c.given, 1)
+		f := stream.NewFeed(stream.FeedConfig{MaxEvents: c.events, MaxBytes: c.bytes, Journal: j})
+		appendAll(t, f, j.all...)
+		holds(t, f, j, c.first)
 	}
-	if n := stats.FeedBytes.Load(); n != 0 {
-		t.Errorf("%d bytes after all feeds were closed", n)
+}
+
+func TestTheBytesOfARingAreBoundedByDefault(t *testing.T) {
+	t.Parallel()
+	j := &pagedJournal{first: 1, page: 1}
+	for n := range 5 {
+		j.all = append(j.all, stream.Frame{Seq: stream.Seq(n + 1), Bytes: make([]byte, 1<<20)})
 	}
+	f := stream.NewFeed(stream.FeedConfig{Journal: j})
+	appendAll(t, f, j.all[:4]...)
+	holds(t, f, j, 1)
+	appendAll(t, f, j.all[4])
+	holds(t, f, j, 2)
 }

@@ -19,9 +19,10 @@ type Mutation struct {
 
 // An Applier acts on the outside world for a mutation that the graph's rules allow, before the graph is changed.
 //
-// Apply may be called by several goroutines, for one topology by one at a time, and more than once for one mutation: its id is the idempotency key. It returns
-// nil when the outside world is as the mutation wants it, else an error whose text is the reason that operators read; it returns soon after
-// ctx has ended, and nothing that it started is running then.
+// Apply may be called by several goroutines, for one topology by one at a time, and more than once for one mutation:
+// its id is the idempotency key. It returns nil when the outside world is as the mutation wants it, else an error
+// whose text is the reason that operators read; it returns soon after ctx has ended, and nothing that it started is
+// running then.
 type Applier interface {
 	Apply(ctx context.Context, m Mutation) error
 }

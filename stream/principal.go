@@ -20,7 +20,7 @@ type Principal struct {
 	Role       Role
 	Topologies []TopologyID // nil: all
 	Expires    time.Time
-	Ambient    bool // the credential is one that a browser sends by itself, a cookie: whose page asks is another question
+	Ambient    bool // a browser sends the credential by itself, a cookie: whose page asks is another question
 }
 
 // May tells whether the principal may do what role may.

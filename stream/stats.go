@@ -25,13 +25,16 @@ const (
 	reconnectCauses
 )
 
-// ReadCauses and ReconnectCauses are the label values, indexed by Cause.
+// ReadCauses and ReconnectCauses are the label values, indexed by Cause: constants that Go cannot declare as such.
+//
+//nolint:gochecknoglobals // see above
 var (
-	ReadCauses      = [readCauses]string{"catch_up", "hole", "reconnect", "heartbeat", "poll", "cursor"} //nolint:gochecknoglobals // a constant that Go cannot declare as such
-	ReconnectCauses = [reconnectCauses]string{"start", "broken", "ping", "attach"}                       //nolint:gochecknoglobals // as above
+	ReadCauses      = [readCauses]string{"catch_up", "hole", "reconnect", "heartbeat", "poll", "cursor"}
+	ReconnectCauses = [reconnectCauses]string{"start", "broken", "ping", "attach"}
 )
 
-// Stats are the program's counters and gauges. Every field may be read and written by any goroutine; the zero value is ready.
+// Stats are the program's counters and gauges. Every field may be read and written by any goroutine; the zero value is
+// ready.
 type Stats struct {
 	Streams            atomic.Int64  // open streams
 	StreamsRefused     atomic.Uint64 // by a limit or drain
@@ -43,7 +46,8 @@ type Stats struct {
 	SlowCloses         atomic.Uint64 // streams ended by the write timeout
 	Resets             atomic.Uint64 // feeds thrown away
 	Feeds              atomic.Int64
-	FeedBytes          atomic.Int64
+	FeedBytes          atomic.Int64  // of rings
+	HeldBytes          atomic.Int64  // of documents and answers, until they are written
 	Attaches           atomic.Uint64 // requests that got a stream
 	AttachTransactions atomic.Uint64 // transactions that LISTENed and took snapshots
 	SnapshotReads      atomic.Uint64 // snapshots taken for a topology that was attached already
@@ -54,7 +58,7 @@ type Stats struct {
 	Streaming          atomic.Bool   // the journal is read from the WAL
 	SlotWaiting        atomic.Bool   // a replication slot waits for transactions that are open
 	ReplicaLagBytes    atomic.Int64  // WAL of the primary that the standby has not replayed
-	ReplicaLagMicros   atomic.Int64  // age of what the standby replayed last; 0: it has replayed all that it has received
+	ReplicaLagMicros   atomic.Int64  // age of what the standby replayed last; 0: it has replayed all that it has
 	BusForced          atomic.Bool   // this server is forced to another bus than the database's
 	QueueUsage         atomic.Uint64 // pg_notification_queue_usage() in millionths
 	QueuePinnedBy      atomic.Int64  // pid of the backend that keeps the NOTIFY queue from shrinking; 0: none known

@@ -5,6 +5,8 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"time"
 )
 
 // A Topology is a topology's summary. Times are as in events: RFC 3339, UTC, six digits.
@@ -17,23 +19,6 @@ type Topology struct {
 	CreatedAt       string     `json:"created_at"`
 	UpdatedAt       string     `json:"updated_at"`
 	StatusChangedAt string     `json:"status_changed_at"`
-}
-
-// A TopologyPage is a part of the list of topologies, which is in the order of their names. Total counts all that the reader may see.
-type TopologyPage struct {
-	Total  int64      `json:"total"`
-	Limit  int        `json:"limit"`
-	Offset int64      `json:"offset"`
-	Data   []Topology `json:"data"`
-}
-
-// A Graph is a topology with its LANs, deckies and edges as of Seq: the events above Seq have not happened yet in any part of it.
-type Graph struct {
-	Topology Topology        `json:"topology"`
-	Seq      Seq             `json:"seq"`
-	LANs     json.RawMessage `json:"lans"`
-	Deckies  json.RawMessage `json:"deckies"`
-	Edges    json.RawMessage `json:"edges"`
 }
 
 // A NewTopology is what a topology begins with.
@@ -80,29 +65,55 @@ var (
 // ErrBusy means that somebody's transaction holds what this one needs; a retry will help when that has ended.
 var ErrBusy = errors.New("another transaction holds the topology: try again")
 
+// KeyLife is how long an idempotency key stands for its mutation.
+const KeyLife = 24 * time.Hour
+
 // MutationStates are all states of mutations.
 func MutationStates() []string { return []string{"pending", "applying", "applied", "failed"} }
 
+// A MutationQuery asks for mutations of a topology, the newest first.
+type MutationQuery struct {
+	States []string // empty: all
+	Before int64    // only those at lower positions; 0: all
+	Limit  int
+	Bytes  int64 // of rows; the first is given also if it alone has more
+}
+
+// A TooLargeError says that what was asked for takes more bytes than it was allowed to; it was not read.
+type TooLargeError struct{ Bytes int64 } // what it took now: it may have grown when it is asked for again
+
+func (e *TooLargeError) Error() string { return fmt.Sprintf("it takes %d bytes", e.Bytes) }
+
 // Store keeps topologies and their mutations. Any goroutine may call it.
 //
-// Every method returns ErrBusy when it had to wait for a lock for 5 s, ErrUnavailable when the database could not be asked in time, or the
-// context's error; nothing is stored then, unless the connection was lost in the commit itself. Methods that name a topology return ErrNotFound when there is
-// none. Of its other errors, *FieldError and *ConflictError are for the client, and the rest is for the log alone.
+// Every method returns ErrBusy when it had to wait for a lock for 5 s, ErrUnavailable when the database could not be
+// asked in time, or the context's error; nothing is stored then, unless the connection was lost in the commit itself.
+// Methods that name a topology return ErrNotFound when there is none. Of its other errors, *FieldError and
+// *ConflictError are for the client, *TooLargeError for the caller, and the rest is for the log alone.
+//
+// What is read for an answer comes as the answer's JSON, and takes at most so many bytes as the caller allows with
+// most; otherwise it is a *TooLargeError. While it is read it takes 1 MiB more.
 type Store interface {
-	// CreateTopology makes a pending topology with its LANs, then its deckies. It returns a *ConflictError (ErrNameTaken), or a *FieldError
-	// that names the LAN or decky that breaks one of the graph's rules.
+	// CreateTopology makes a pending topology with its LANs, then its deckies. It returns a *ConflictError (ErrNameTaken),
+	// or a *FieldError that names the LAN or decky that breaks one of the graph's rules.
 	CreateTopology(ctx context.Context, t NewTopology) (Topology, error)
-	// Topologies lists those of only, all if that is nil.
-	Topologies(ctx context.Context, only []TopologyID, limit int, offset int64) (TopologyPage, error)
-	// Topology reads one with its graph, all of one moment.
-	Topology(ctx context.Context, id TopologyID) (Graph, error)
+	// Topologies lists those of only, all if that is nil, in the order of their names:
+	// {"total":0,"limit":0,"offset":0,"data":[Topology, …]}. Total counts all that are in only.
+	Topologies(ctx context.Context, only []TopologyID, limit int, offset, most int64) ([]byte, error)
+	// Exists returns ErrNotFound where there is no such topology.
+	Exists(ctx context.Context, id TopologyID) error
+	// Topology reads one with its graph, all of one moment:
+	// {"topology":Topology,"seq":0,"lans":[…],"deckies":[…],"edges":[…]}. The events above seq have not happened yet in
+	// any part of it.
+	Topology(ctx context.Context, id TopologyID, most int64) ([]byte, error)
 	// ChangeStatus returns a *ConflictError (ErrIllegalTransition) with the database's own sentence.
 	ChangeStatus(ctx context.Context, id TopologyID, c StatusChange) (Topology, error)
 	// DeleteTopology deletes it with all that it has, in-flight mutations included.
 	DeleteTopology(ctx context.Context, id TopologyID) error
-	// Enqueue queues a mutation, or finds the one that was queued for the same subject, topology, key and body within 24 h. It returns a
-	// *ConflictError: ErrKeyReused, else ErrNotAccepting, else ErrVersionConflict.
+	// Enqueue queues a mutation, or finds the one that was queued for the same subject, topology, key and body within
+	// KeyLife. It returns a *ConflictError: ErrKeyReused, else ErrNotAccepting, else ErrVersionConflict.
 	Enqueue(ctx context.Context, id TopologyID, m NewMutation) (MutationID, error)
-	// Mutations gives up to limit mutation rows as JSON, the newest first; those in state unless that is empty.
-	Mutations(ctx context.Context, id TopologyID, state string, limit int) ([]json.RawMessage, error)
+	// Mutations gives a page of mutation rows as a JSON array. The page that follows is the one Before next; 0: there is
+	// none.
+	Mutations(ctx context.Context, id TopologyID, q MutationQuery, most int64) (page []byte, next int64, err error)
 }

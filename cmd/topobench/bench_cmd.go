@@ -74,7 +74,7 @@ func (f benchFlags) write(o output, report fmt.Stringer, err error) error {
 type writersCmd struct {
 	benchFlags
 
-	DatabaseURL string        `env:"TOPOBENCH_DATABASE_URL" help:"Superuser's address of a server; the run makes a database there and drops it. Without one, a private PostgreSQL is started." placeholder:"DSN"`
+	DatabaseURL string        `env:"TOPOBENCH_DATABASE_URL" help:"${help_bench_databaseurl}" placeholder:"DSN"`
 	Writers     []int         `default:"16,64" help:"Numbers of writers."`
 	Topologies  int           `default:"1000" help:"Topologies that they write to, all attached."`
 	Rounds      int           `default:"9" help:"Rounds of each measurement; the table has medians."`
@@ -98,8 +98,8 @@ func (c *writersCmd) Run(ctx context.Context, o output) error {
 type latencyCmd struct {
 	benchFlags
 
-	DatabaseURL string        `env:"TOPOBENCH_DATABASE_URL" help:"Superuser's address of a server; the run makes a database there and drops it. Without one, a private PostgreSQL is started." placeholder:"DSN"`
-	Topostream  string        `help:"Path of topostream. Without one, it is built from the module in this directory." type:"path" placeholder:"FILE"`
+	DatabaseURL string        `env:"TOPOBENCH_DATABASE_URL" help:"${help_bench_databaseurl}" placeholder:"DSN"`
+	Topostream  string        `help:"${help_bench_topostream}" type:"path" placeholder:"FILE"`
 	Rate        []float64     `default:"100,2000" help:"Events a second."`
 	Topologies  int           `default:"100" help:"Topologies, each with a client on a socket."`
 	Rounds      int           `default:"5" help:"Rounds of each measurement; the table has medians."`
@@ -126,7 +126,7 @@ type topologiesCmd struct {
 	Attached []int         `default:"100,1000,5000,20000" help:"Numbers of attached topologies."`
 	Rate     float64       `default:"1000" help:"Events a second."`
 	Rounds   int           `default:"3" help:"Rounds of each measurement; the table has medians."`
-	Duration time.Duration `default:"10s" help:"Length of a round: so long idle, and so long under load. The server's heartbeat comes every 10 s."`
+	Duration time.Duration `default:"10s" help:"${help_duration}"`
 }
 
 // Run measures and prints.
@@ -151,5 +151,6 @@ type feedsCmd struct {
 // Run serves until the end of its standard input.
 func (c *feedsCmd) Run(ctx context.Context, o output) error {
 	log := slog.New(slog.NewTextHandler(o.err, &slog.HandlerOptions{Level: slog.LevelWarn}))
-	return bench.Feeds(ctx, bench.FeedsConfig{DatabaseURL: c.DatabaseURL, Bus: c.Bus, Topologies: c.Topologies, Logger: log}, os.Stdin, o.out)
+	return bench.Feeds(ctx, bench.FeedsConfig{DatabaseURL: c.DatabaseURL, Bus: c.Bus, Topologies: c.Topologies,
+		Logger: log}, os.Stdin, o.out)
 }

@@ -20,7 +20,8 @@ func TestAMeasurementPrintsATableAndWritesJSON(t *testing.T) {
 	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", binary, ".").CombinedOutput(); err != nil {
 		t.Fatalf("go build: %v: %s", err, out)
 	}
-	cmd := exec.CommandContext(t.Context(), binary, "writers", "--writers", "2", "--topologies", "5", "--rounds", "1", "--duration", "200ms", "--seed", "7", "--json", file)
+	cmd := exec.CommandContext(t.Context(), binary, "writers", "--writers", "2", "--topologies", "5", "--rounds", "1",
+		"--duration", "200ms", "--seed", "7", "--json", file)
 	cmd.Env = append(os.Environ(), "TOPOBENCH_DATABASE_URL="+pgtest.New(t).URL)
 	var errOut strings.Builder
 	cmd.Stderr = &errOut
@@ -33,16 +34,19 @@ func TestAMeasurementPrintsATableAndWritesJSON(t *testing.T) {
 		t.Fatal(err)
 	}
 	var report bench.WritersReport
-	if err := json.Unmarshal(body, &report); err != nil || len(report.Rows) != 6 || report.Seed != 7 || report.PostgreSQL == "" {
+	if err := json.Unmarshal(body, &report); err != nil || len(report.Rows) != 6 || report.Seed != 7 ||
+		report.PostgreSQL == "" {
 		t.Errorf("%v: %s", err, body)
 	}
 }
 
 func TestAMeasurementOfNothingIsAWrongCommandLine(t *testing.T) {
 	t.Parallel()
-	for _, args := range []string{"writers --writers 0", "writers --rounds 0", "latency --rate 0", "latency --topologies 0", "topologies --attached 0", "topologies --duration 0s"} {
+	for _, args := range []string{"writers --writers 0", "writers --rounds 0", "latency --rate 0",
+		"latency --topologies 0", "topologies --attached 0", "topologies --duration 0s"} {
 		var out, errOut strings.Builder
-		if code := run(t.Context(), strings.Fields(args), &out, &errOut); code != exitUsage || !strings.Contains(errOut.String(), "above 0") {
+		if code := run(t.Context(), strings.Fields(args), &out, &errOut); code != exitUsage ||
+			!strings.Contains(errOut.String(), "above 0") {
 			t.Errorf("%s: exit code %d: %s", args, code, errOut.String())
 		}
 	}

@@ -20,10 +20,11 @@ import (
 
 // stageConfig is what a stage is told.
 type stageConfig struct {
-	faults string // --faults
-	seed   uint64
-	output output
-	flags  stageFlags
+	faults   string // --faults
+	seed     uint64
+	duration time.Duration // of the writing
+	output   output
+	flags    stageFlags
 }
 
 // A stage is what the checker starts where no --url is given.
@@ -38,12 +39,13 @@ type stage struct {
 
 // stageFlags are about the stage, which is started where no --url is given.
 type stageFlags struct {
-	PostgresBin string `type:"existingdir" help:"Directory of the stage's PostgreSQL programs. Default: what the machine has." placeholder:"DIR"`
-	Topostream  string `help:"The stage's topostream. Default: built from the module that we are in, else the one in PATH." placeholder:"PATH"`
+	PostgresBin string `type:"existingdir" help:"${help_postgresbin}" placeholder:"DIR"`
+	Topostream  string `help:"${help_topostream}" placeholder:"PATH"`
+	OldBinary   string `type:"existingfile" help:"${help_oldbinary}" placeholder:"FILE"`
 	Race        bool   `help:"Build the stage's topostream with -race; a data race is a violation."`
 	Servers     int    `default:"2" help:"Servers on the stage, behind its balancer."`
 	Bus         string `default:"notify" enum:"notify,wal,poll" help:"The stage's bus: notify, wal or poll."`
-	KeepLogs    bool   `help:"Leave the logs of the stage behind, and say where; when something went wrong they are left anyway."`
+	KeepLogs    bool   `help:"${help_keeplogs}"`
 }
 
 const (
@@ -53,7 +55,8 @@ const (
 	censusTimeout = 100 * time.Second
 )
 
-// startStage puts the stage up and gives what the checker must know of it. Its close tells what is more than before, and what did not end in order.
+// startStage puts the stage up and gives what the checker must know of it. Its close tells what is more than before,
+// and what did not end in order.
 func startStage(ctx context.Context, cfg stageConfig) (_ *stage, err error) {
 	kinds, err := chosenFaults(cfg.faults)
 	if err != nil {
@@ -63,7 +66,9 @@ func startStage(ctx context.Context, cfg stageConfig) (_ *stage, err error) {
 	opening, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()
 	s, err := scene.Open(opening, scene.Config{
-		PostgresBin: cfg.flags.PostgresBin, Topostream: cfg.flags.Topostream, Race: cfg.flags.Race, Servers: cfg.flags.Servers, Bus: cfg.flags.Bus, Keep: cfg.flags.KeepLogs, Logger: log,
+		PostgresBin: cfg.flags.PostgresBin, Topostream: cfg.flags.Topostream, Race: cfg.flags.Race,
+		Servers: cfg.flags.Servers, Bus: cfg.flags.Bus, Keep: cfg.flags.KeepLogs, Logger: log,
+		Before:    cfg.flags.OldBinary,
 		ServeArgs: []string{"--keepalive=" + stageKeepalive.String()},
 	})
 	if err != nil {
@@ -80,22 +85,32 @@ func startStage(ctx context.Context, cfg stageConfig) (_ *stage, err error) {
 	}
 	out := &stage{
 		// Writers that wait for a lock that a fault holds for half a minute would be none of the load by then.
-		urls: func() []string { return []string{s.URL()} }, databaseURL: s.DatabaseURL() + "?lock_timeout=1s", secret: s.Secret(), idle: 3 * stageKeepalive,
-		close: func() error {
-			// Interrupted, the run has removed its topologies, and feeds go with them: the census is soon done.
-			wait, cancel := context.WithTimeout(context.WithoutCancel(ctx), censusTimeout)
-			defer cancel()
-			census := s.AwaitCensus(wait, before)
-			if census == nil {
-				fmt.Fprintln(cfg.output.out, "no goroutine, feed, channel, stream or backend more than before")
-			}
-			return errors.Join(census, s.Close(context.WithoutCancel(ctx)))
-		},
+		urls: func() []string { return []string{s.URL()} }, databaseURL: s.DatabaseURL() + "?lock_timeout=1s",
+		secret: s.Secret(), idle: 3 * stageKeepalive,
+		close: func() error { return closeStage(ctx, s, before, cfg) },
 	}
-	if len(kinds) > 0 {
+	if len(kinds) > 0 || cfg.flags.OldBinary != "" {
 		out.faults, err = runner(ctx, &fault.Env{DatabaseURL: s.DatabaseURL(), Stage: s, Logger: log}, kinds, cfg)
 	}
 	return out, err
+}
+
+// closeStage counts what is left on the stage, unless its servers are others than before, and ends it.
+func closeStage(ctx context.Context, s *scene.Stage, before scene.Census, cfg stageConfig) error {
+	clean := context.WithoutCancel(ctx)
+	if cfg.flags.OldBinary != "" {
+		return s.Close(clean)
+	}
+	// Interrupted, the run has removed its topologies, and feeds go with them: the census is soon done.
+	wait, cancel := context.WithTimeout(clean, censusTimeout)
+	defer cancel()
+	census := s.AwaitCensus(wait, before)
+	if census == nil {
+		fmt.Fprintln(cfg.output.out, "no goroutine, feed, channel, stream or backend more than before")
+	} else {
+		s.KeepLogs() // which may tell why
+	}
+	return errors.Join(census, s.Close(clean))
 }
 
 // foreignFaults are what SQL can do to somebody else's database.
@@ -104,7 +119,8 @@ func foreignFaults(ctx context.Context, databaseURL string, cfg stageConfig) (ch
 	if err != nil || len(kinds) == 0 {
 		return nil, err
 	}
-	return runner(ctx, &fault.Env{DatabaseURL: databaseURL, Logger: slog.New(slog.NewTextHandler(cfg.output.err, nil))}, kinds, cfg)
+	return runner(ctx, &fault.Env{DatabaseURL: databaseURL,
+		Logger: slog.New(slog.NewTextHandler(cfg.output.err, nil))}, kinds, cfg)
 }
 
 func chosenFaults(list string) ([]fault.Kind, error) {
@@ -140,6 +156,11 @@ func runner(ctx context.Context, e *fault.Env, kinds []fault.Kind, cfg stageConf
 		return nil, fmt.Errorf("ask the database for its version: %w", err)
 	}
 	campaign := fault.New(e, kinds, cfg.seed)
+	if cfg.flags.OldBinary != "" {
+		if err := campaign.Upgrade(cfg.duration); err != nil {
+			return nil, err
+		}
+	}
 	skipped := campaign.Report().Skipped
 	for _, kind := range slices.Sorted(maps.Keys(skipped)) {
 		fmt.Fprintf(cfg.output.out, "SKIPPED fault %s: %s\n", kind, skipped[kind])
@@ -155,7 +176,9 @@ func writeCampaign(w io.Writer, r fault.Report) {
 	for _, n := range r.Spoiled {
 		spoiled += n
 	}
-	fmt.Fprintf(w, "faults injected: %d of %d kinds; %d that another fault kept from being injected; %d kinds skipped\n", r.Total(), len(r.Injected), spoiled, len(r.Skipped))
+	fmt.Fprintf(w,
+		"faults injected: %d of %d kinds; %d that another fault kept from being injected; %d kinds skipped\n",
+		r.Total(), len(r.Injected), spoiled, len(r.Skipped))
 	for _, kind := range slices.Sorted(maps.Keys(r.Spoiled)) {
 		if r.Injected[kind] == 0 {
 			fmt.Fprintf(w, "  %s was never injected: another fault kept it %d times\n", kind, r.Spoiled[kind])

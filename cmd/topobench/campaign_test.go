@@ -11,10 +11,12 @@ import (
 	"topostream/pgbus/pgtest"
 )
 
-// scratch gives this test a directory of its own for all temporary files, so that it can tell what is left. PostgreSQL's user must get through it.
+// scratch gives this test a directory of its own for all temporary files, so that it can tell what is left.
+// PostgreSQL's user must get through it.
 func scratch(t *testing.T) (dir string) {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "topobench-test-") //nolint:usetesting // t.TempDir is closed to the user that PostgreSQL runs as
+	//nolint:usetesting // t.TempDir is closed to the user that PostgreSQL runs as
+	dir, err := os.MkdirTemp("", "topobench-test-")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -40,13 +42,15 @@ func TestACampaignOnAStageOfItsOwnIsCleanAndLeavesNothing(t *testing.T) {
 	dir := scratch(t)
 	var out, errOut lockedBuffer
 	code := run(t.Context(), []string{
-		"check", "--duration", "12s", "--topologies", "12", "--clients", "16", "--faults", "backend,postgres.restart-fast,server.kill,server.terminate,client-link.cut,database-link.cut,notify",
+		"check", "--duration", "12s", "--topologies", "12", "--clients", "16", "--faults",
+		"backend,postgres.restart-fast,server.kill,server.terminate,client-link.cut,database-link.cut,notify",
 	}, &out, &errOut)
 	t.Log(out.String())
 	if code != exitOK {
 		t.Fatalf("exit code %d: %s", code, errOut.String())
 	}
-	for _, want := range []string{"\nlost 0, doubled 0, reordered 0, torn 0, wrong snapshots 0\n", "\nfaults injected: ", "\nno goroutine, feed, channel, stream or backend more than before\n"} {
+	for _, want := range []string{"\nlost 0, doubled 0, reordered 0, torn 0, wrong snapshots 0\n",
+		"\nfaults injected: ", "\nno goroutine, feed, channel, stream or backend more than before\n"} {
 		if !strings.Contains("\n"+out.String(), want) {
 			t.Errorf("the report does not say %q", want)
 		}
@@ -67,7 +71,8 @@ func TestAnInterruptedCampaignEndsAllThatItStarted(t *testing.T) {
 			interrupt()
 		}
 	}}
-	code := run(ctx, []string{"check", "--duration", "10m", "--topologies", "8", "--clients", "8", "--faults", "postgres.freeze,server.freeze"}, &out, &errOut)
+	code := run(ctx, []string{"check", "--duration", "10m", "--topologies", "8", "--clients", "8", "--faults",
+		"postgres.freeze,server.freeze"}, &out, &errOut)
 	if left := leftIn(t, dir); code != exitOK || left != nil || !strings.Contains(out.String(), "faults injected: ") {
 		t.Errorf("exit code %d, left: %v: %s%s", code, left, errOut.String(), out.String())
 	}
@@ -86,12 +91,14 @@ func TestSomebodysServersGetOnlyFaultsThatSQLCanDo(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
 	url := serve(t, build(t, module), db.URL)
-	code, text, report := runCheck(t, url, db.URL, "--duration", "12s", "--topologies", "12", "--clients", "8", "--faults", "backend,table,locks,transactions,retention,server,disk")
+	code, text, report := runCheck(t, url, db.URL, "--duration", "12s", "--topologies", "12", "--clients", "8",
+		"--faults", "backend,table,locks,transactions,retention,server,disk")
 	t.Log(text)
 	if code != exitOK {
 		t.Fatalf("exit code %d", code)
 	}
-	for _, want := range []string{"SKIPPED fault server.kill: the servers are not ours", "SKIPPED fault disk.wal-full: the servers are not ours"} {
+	for _, want := range []string{"SKIPPED fault server.kill: the servers are not ours",
+		"SKIPPED fault disk.wal-full: the servers are not ours"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("the report does not say %q", want)
 		}
@@ -115,7 +122,8 @@ func TestTheHelpTellsEveryFault(t *testing.T) {
 func TestAnUnknownFaultIsAWrongCommandLine(t *testing.T) {
 	t.Parallel()
 	var out, errOut lockedBuffer
-	if code := run(t.Context(), []string{"check", "--faults", "backend,nonsense"}, &out, &errOut); code != exitUsage || !strings.Contains(errOut.String(), `"nonsense" names no fault`) {
+	if code := run(t.Context(), []string{"check", "--faults", "backend,nonsense"}, &out, &errOut); code != exitUsage ||
+		!strings.Contains(errOut.String(), `"nonsense" names no fault`) {
 		t.Errorf("exit code %d: %s", code, errOut.String())
 	}
 }

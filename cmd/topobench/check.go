@@ -18,20 +18,21 @@ import (
 )
 
 type checkCmd struct {
-	URL           []string      `name:"url" sep:"none" help:"Address of a server or a balancer (repeatable: clients spread over them). Without one, a stage is started: PostgreSQL, servers and a worker of the checker's own." placeholder:"URL"`
-	DatabaseURL   string        `env:"TOPOBENCH_DATABASE_URL,DATABASE_URL" help:"The servers' database: where writers commit and the journal is read. Of the role that owns the tables, or of one that may do what injector, worker and reader may." placeholder:"DSN"`
-	Token         string        `help:"Token of role admin. Servers limit the streams of one subject: --max-streams-per-user must be 0 or above --clients." placeholder:"TOKEN"`
-	JWTSecretFile string        `name:"jwt-secret-file" help:"File of the servers' JWT secret, to sign tokens with." placeholder:"FILE"`
-	Topologies    int           `default:"50" help:"Topologies to make; they are named topobench-<seed>-<n> and removed at the end."`
+	URL           []string      `name:"url" sep:"none" help:"${help_url}" placeholder:"URL"`
+	DatabaseURL   string        `env:"TOPOBENCH_DATABASE_URL,DATABASE_URL" help:"${help_databaseurl}" placeholder:"DSN"`
+	Token         string        `help:"${help_token}" placeholder:"TOKEN"`
+	JWTSecretFile string        `name:"jwt-secret-file" help:"${help_jwtsecretfile}" placeholder:"FILE"`
+	Topologies    int           `default:"50" help:"${help_topologies}"`
+	Backlog       int           `default:"3000" help:"${help_backlog}" placeholder:"N"`
 	Writers       int           `default:"8" help:"Writers, each one transaction after another."`
-	Clients       int           `default:"40" help:"Clients, as many of each of four kinds: steady, dropping, slow, arriving."`
+	Clients       int           `default:"40" help:"${help_clients}"`
 	Duration      time.Duration `default:"30s" help:"How long writers write."`
-	Settle        time.Duration `default:"60s" help:"How long, at the end, clients may take to get everything."`
-	Idle          time.Duration `default:"45s" help:"After this silence a client comes again: three times the servers' --keepalive."`
-	Rate          float64       `default:"0" help:"Transactions a second of all writers together; 0 is as fast as it goes."`
+	CatchUp       time.Duration `default:"60s" help:"How long, at the end, clients may take to get everything."`
+	Idle          time.Duration `default:"45s" help:"${help_idle}"`
+	Rate          float64       `default:"0" help:"${help_rate}"`
 	Seed          *uint64       `help:"Repeat a run's random choices. A random one is printed." placeholder:"N"`
-	Faults        string        `default:"none" help:"Faults to inject: all, none, or families and kinds parted by commas, for example postgres,server.kill. With --url only what SQL can do."`
-	MayLose       bool          `help:"A failover that takes committed transactions back with a new epoch is no violation."`
+	Faults        string        `default:"none" help:"${help_faults}"`
+	MayLose       bool          `help:"${help_maylose}"`
 	Keep          bool          `help:"Leave the topologies behind."`
 	JSON          string        `name:"json" help:"Write the report as JSON to this file, too." placeholder:"FILE"`
 
@@ -40,8 +41,10 @@ type checkCmd struct {
 
 // Help is the long form of --help.
 func (*checkCmd) Help() string {
-	return `It makes topologies of its own, writes to them through SQL and REST, follows them with clients of four kinds, and compares every event and snapshot that they got ` +
-		`with the journal, and the journal with what was committed. It shares no code with the server. The last line of the report counts what is lost, doubled, reordered, torn, and wrong snapshots.` + faultHelp()
+	return "It makes topologies of its own, writes to them through SQL and REST, follows them with clients of four " +
+		"kinds, and compares every event and snapshot that they got with the journal, and the journal with what was " +
+		"committed. It shares no code with the server. The last line of the report counts what is lost, doubled, " +
+		"reordered, torn, and wrong snapshots." + faultHelp()
 }
 
 // errViolated: the report says what.
@@ -50,11 +53,14 @@ var errViolated = errors.New("the promise is broken")
 // Run checks and reports.
 func (c *checkCmd) Run(ctx context.Context, o output) (err error) {
 	cfg := check.Config{
-		Topologies: c.Topologies, Writers: c.Writers, Clients: c.Clients, Duration: c.Duration, Settle: c.Settle, Idle: c.Idle, Rate: c.Rate, Seed: rand.Uint64N(1 << 32),
+		Topologies: c.Topologies, Backlog: c.Backlog, Writers: c.Writers, Clients: c.Clients, Duration: c.Duration,
+		CatchUp: c.CatchUp,
+		Idle:    c.Idle, Rate: c.Rate, Seed: rand.Uint64N(1 << 32),
 		MayLose: c.MayLose, Keep: c.Keep,
 		Progress: func(p check.Progress) {
 			if int(p.Elapsed.Seconds())%10 == 0 {
-				fmt.Fprintf(o.err, "%s: %d commits, %d deliveries, %d problems\n", p.Elapsed.Round(time.Second), p.Commits, p.Deliveries, p.Problems)
+				fmt.Fprintf(o.err, "%s: %d commits, %d deliveries, %d problems\n", p.Elapsed.Round(time.Second),
+					p.Commits, p.Deliveries, p.Problems)
 			}
 		},
 	}
@@ -92,13 +98,13 @@ func (c *checkCmd) foreignServers(ctx context.Context, cfg *check.Config, o outp
 	if cfg.Token, err = c.tokens(); err != nil {
 		return nil, usageError{err}
 	}
-	cfg.Faults, err = foreignFaults(ctx, c.DatabaseURL, stageConfig{c.Faults, cfg.Seed, o, c.Stage})
+	cfg.Faults, err = foreignFaults(ctx, c.DatabaseURL, stageConfig{c.Faults, cfg.Seed, c.Duration, o, c.Stage})
 	return func() error { return nil }, err
 }
 
 // ownStage has the run check servers of its own.
 func (c *checkCmd) ownStage(ctx context.Context, cfg *check.Config, o output) (end func() error, err error) {
-	s, err := startStage(ctx, stageConfig{c.Faults, cfg.Seed, o, c.Stage})
+	s, err := startStage(ctx, stageConfig{c.Faults, cfg.Seed, c.Duration, o, c.Stage})
 	if err != nil {
 		return nil, fmt.Errorf("start the stage: %w", err)
 	}
@@ -109,13 +115,18 @@ func (c *checkCmd) ownStage(ctx context.Context, cfg *check.Config, o output) (e
 func (c *checkCmd) validate() error {
 	switch {
 	case len(c.URL) == 0 && (c.Token != "" || c.JWTSecretFile != ""):
-		return errors.New("--token and --jwt-secret-file are for servers that you name by --url: the stage's own have a secret of their own")
+		return errors.New("--token and --jwt-secret-file are for servers that you name by --url: the stage's own have a " +
+			"secret of their own")
+	case len(c.URL) > 0 && c.Stage.OldBinary != "":
+		return errors.New("--old-binary is for a stage of the checker's own: leave --url out")
 	case len(c.URL) > 0 && c.DatabaseURL == "":
 		return errors.New("--database-url is missing: give the database of the servers at --url")
 	case len(c.URL) > 0 && (c.Token == "") == (c.JWTSecretFile == ""):
 		return errors.New("give one of --token and --jwt-secret-file")
-	case min(c.Topologies, c.Writers, c.Clients) < 1 || c.Duration <= 0 || c.Settle <= 0 || c.Idle <= 0 || c.Rate < 0:
-		return errors.New("--topologies, --writers, --clients, --duration, --settle and --idle must be above 0, --rate not below")
+	case min(c.Topologies, c.Writers, c.Clients) < 1 || c.Backlog < 0 || c.Duration <= 0 || c.CatchUp <= 0 ||
+		c.Idle <= 0 || c.Rate < 0:
+		return errors.New("--topologies, --writers, --clients, --duration, --catch-up and --idle must be above 0, --rate " +
+			"not below")
 	}
 	for _, u := range c.URL {
 		if base, err := url.Parse(u); err != nil || base.Scheme != "http" && base.Scheme != "https" || base.Host == "" {

@@ -17,11 +17,13 @@ func TestARunOnAServerThatKeepsItsPromiseIsCleanAndLookedAtEverything(t *testing
 	for _, duration := range []string{"6s", "20s", "60s"} { // a machine under load takes longer to do enough
 		code, text, report := runCheck(t, url, db.URL, "--duration", duration, "--topologies", "12", "--clients", "16")
 		t.Log(text)
-		if code != exitOK || !report.Clean() || !strings.HasSuffix(text, "\nlost 0, doubled 0, reordered 0, torn 0, wrong snapshots 0\n") {
+		if code != exitOK || !report.Clean() ||
+			!strings.HasSuffix(text, "\nlost 0, doubled 0, reordered 0, torn 0, wrong snapshots 0\n") {
 			t.Fatalf("exit code %d", code)
 		}
 		if report.DatabaseErrors != 0 || report.Unknown != 0 || report.Unchecked != 0 {
-			t.Errorf("nothing was disturbed, but %d database errors, %d unknown, %d not compared", report.DatabaseErrors, report.Unknown, report.Unchecked)
+			t.Errorf("nothing was disturbed, but %d database errors, %d unknown, %d not compared",
+				report.DatabaseErrors, report.Unknown, report.Unchecked)
 		}
 		if n := pgtest.Scan[int](t, db.Conn(t), `SELECT count(*) FROM topologies`); n != 0 {
 			t.Errorf("%d topologies are left", n)

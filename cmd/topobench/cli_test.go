@@ -14,17 +14,21 @@ func TestAWrongCommandLineSaysTheFix(t *testing.T) {
 	if err := os.WriteFile(secret, []byte(testSecret), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	good := []string{"--url", "http://127.0.0.1:1", "--database-url", "postgres://x:y@127.0.0.1:1/z", "--jwt-secret-file", secret}
+	good := []string{"--url", "http://127.0.0.1:1", "--database-url", "postgres://x:y@127.0.0.1:1/z",
+		"--jwt-secret-file", secret}
 	for want, args := range map[string][]string{
-		"--database-url is missing":          {"--url", "http://127.0.0.1:1", "--token", "x"},
-		"one of --token and --jwt-secret":    {"--url", "http://127.0.0.1:1", "--database-url", "postgres://127.0.0.1:1/z"},
+		"--database-url is missing": {"--url", "http://127.0.0.1:1", "--token", "x"},
+		"one of --token and --jwt-secret": {"--url", "http://127.0.0.1:1", "--database-url",
+			"postgres://127.0.0.1:1/z"},
 		"is no address of a server":          append([]string{"--url", "ftp://x"}, good...),
 		"--topologies, --writers, --clients": append([]string{"--clients", "0"}, good...),
-		"--jwt-secret-file:":                 {"--url", "http://127.0.0.1:1", "--database-url", "postgres://127.0.0.1:1/z", "--jwt-secret-file", secret + "x"},
-		"unknown flag --uri":                 {"--uri", "x"},
+		"--jwt-secret-file:": {"--url", "http://127.0.0.1:1", "--database-url",
+			"postgres://127.0.0.1:1/z", "--jwt-secret-file", secret + "x"},
+		"unknown flag --uri": {"--uri", "x"},
 	} {
 		var out, errOut bytes.Buffer
-		if code := run(t.Context(), append([]string{"check"}, args...), &out, &errOut); code != exitUsage || !strings.Contains(errOut.String(), want) {
+		if code := run(t.Context(), append([]string{"check"}, args...), &out, &errOut); code != exitUsage ||
+			!strings.Contains(errOut.String(), want) {
 			t.Errorf("%v: %d %s", args, code, errOut.String())
 		}
 	}
@@ -33,7 +37,8 @@ func TestAWrongCommandLineSaysTheFix(t *testing.T) {
 func TestADatabaseThatIsAwayIsAnErrorAndNoVerdict(t *testing.T) {
 	t.Parallel()
 	var out, errOut bytes.Buffer
-	code := run(t.Context(), []string{"check", "--url", "http://127.0.0.1:1", "--database-url", "postgres://x:y@127.0.0.1:1/z", "--token", "x"}, &out, &errOut)
+	code := run(t.Context(), []string{"check", "--url", "http://127.0.0.1:1", "--database-url",
+		"postgres://x:y@127.0.0.1:1/z", "--token", "x"}, &out, &errOut)
 	if code != exitBroken || out.Len() > 0 || !strings.Contains(errOut.String(), "connect to the database") {
 		t.Errorf("%d %s %s", code, out.String(), errOut.String())
 	}
@@ -45,7 +50,8 @@ func TestHelpNamesEveryFlag(t *testing.T) {
 	if code := run(t.Context(), []string{"check", "--help"}, &out, &errOut); code != exitOK {
 		t.Fatal(errOut.String())
 	}
-	for flag := range strings.FieldsSeq("--url --database-url --token --jwt-secret-file --topologies --writers --clients --duration --rate --seed --faults --json --keep") {
+	for flag := range strings.FieldsSeq("--url --database-url --token --jwt-secret-file --topologies --writers " +
+		"--clients --duration --rate --seed --faults --json --keep") {
 		if !strings.Contains(out.String(), flag) {
 			t.Errorf("no %s", flag)
 		}

@@ -20,15 +20,16 @@ import (
 	"topostream/pgbus/pgtest"
 )
 
-// An evil is a way to break the promise between a server and a client: it gets a stream's blocks, one by one, and says what to send instead. It does so
-// once and says then that it has; io.EOF ends the stream.
+// An evil is a way to break the promise between a server and a client: it gets a stream's blocks, one by one, and says
+// what to send instead. It does so once and says then that it has; io.EOF ends the stream.
 type evil func(block []byte) (instead []byte, done bool, err error)
 
 func journaled(block []byte) bool { return bytes.Contains(block, []byte(`"journaled":true`)) }
 
 func isSnapshot(block []byte) bool { return bytes.HasPrefix(block, []byte("event: snapshot\n")) }
 
-// TestTheCheckerReportsAsWhatItIsWhateverBreaksThePromiseOnTheWay puts a proxy before a good server that breaks one stream of one client once.
+// TestTheCheckerReportsAsWhatItIsWhateverBreaksThePromiseOnTheWay puts a proxy before a good server that breaks one
+// stream of one client once.
 func TestTheCheckerReportsAsWhatItIsWhateverBreaksThePromiseOnTheWay(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
@@ -82,7 +83,8 @@ func TestTheCheckerReportsAsWhatItIsWhateverBreaksThePromiseOnTheWay(t *testing.
 		}},
 		"one byte of a payload changed": {want: check.Altered, evil: func() evil {
 			return func(block []byte) ([]byte, bool, error) {
-				return bytes.Replace(block, []byte(`"m": `), []byte(`"m": 1`), 1), bytes.Contains(block, []byte(`"m": `)), nil
+				return bytes.Replace(block, []byte(`"m": `), []byte(`"m": 1`), 1),
+					bytes.Contains(block, []byte(`"m": `)), nil
 			}
 		}},
 		"a time changed": {want: check.Altered, evil: func() evil {
@@ -107,19 +109,21 @@ func TestTheCheckerReportsAsWhatItIsWhateverBreaksThePromiseOnTheWay(t *testing.
 				return bytes.Replace(instead, []byte(`"in_flight":[]`), []byte(row+`]`), 1), isSnapshot(block), nil
 			}
 		}},
-		"nothing more after a moment": {want: check.Lost, args: []string{"--settle", "2s", "--idle", "1m"}, evil: func() evil {
-			return func(block []byte) ([]byte, bool, error) {
-				if journaled(block) {
-					return nil, true, errSilent
+		"nothing more after a moment": {want: check.Lost, args: []string{"--catch-up", "2s", "--idle", "1m"},
+			evil: func() evil {
+				return func(block []byte) ([]byte, bool, error) {
+					if journaled(block) {
+						return nil, true, errSilent
+					}
+					return block, false, nil
 				}
-				return block, false, nil
-			}
-		}},
+			}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			proxy := newEvilProxy(t, server, c.evil())
-			args := append([]string{"--duration", "3s", "--topologies", "2", "--clients", "4", "--writers", "2"}, c.args...)
+			args := append([]string{"--duration", "3s", "--topologies", "2", "--clients", "4", "--writers", "2"},
+				c.args...)
 			code, _, report := runCheck(t, proxy.URL, db.URL, args...)
 			if !proxy.done.Load() {
 				t.Fatal("nothing evil was done")
@@ -136,7 +140,8 @@ func TestTheCheckerReportsAsWhatItIsWhateverBreaksThePromiseOnTheWay(t *testing.
 		t.Parallel()
 		proxy := newEvilProxy(t, server, nil)
 		proxy.forget = true
-		code, _, report := runCheck(t, proxy.URL, db.URL, "--duration", "3s", "--topologies", "1", "--clients", "4", "--writers", "2")
+		code, _, report := runCheck(t, proxy.URL, db.URL, "--duration", "3s", "--topologies", "1", "--clients", "4",
+			"--writers", "2")
 		kinds := maps.Clone(report.Violations)
 		delete(kinds, check.Lost)          // a snapshot jumped over what the journal held
 		delete(kinds, check.WrongSnapshot) // a snapshot came though nothing was missing
@@ -147,8 +152,9 @@ func TestTheCheckerReportsAsWhatItIsWhateverBreaksThePromiseOnTheWay(t *testing.
 	t.Run("nothing after the snapshot for those who come anew", func(t *testing.T) {
 		t.Parallel()
 		proxy := newEvilProxy(t, server, nil)
-		proxy.deaf = true
-		code, _, report := runCheck(t, proxy.URL, db.URL, "--duration", "3s", "--topologies", "1", "--clients", "32", "--writers", "2", "--settle", "5s")
+		proxy.mute = true
+		code, _, report := runCheck(t, proxy.URL, db.URL, "--duration", "3s", "--topologies", "1", "--clients", "32",
+			"--writers", "2", "--catch-up", "5s")
 		if code != exitBroken || report.Violations[check.Lost] == 0 || len(report.Violations) != 1 {
 			t.Errorf("exit code %d, violations %v", code, report.Violations)
 		}
@@ -157,7 +163,8 @@ func TestTheCheckerReportsAsWhatItIsWhateverBreaksThePromiseOnTheWay(t *testing.
 		t.Parallel()
 		proxy := newEvilProxy(t, server, nil)
 		proxy.refuse = true
-		code, _, report := runCheck(t, proxy.URL, db.URL, "--duration", "5s", "--topologies", "1", "--clients", "4", "--writers", "2")
+		code, _, report := runCheck(t, proxy.URL, db.URL, "--duration", "5s", "--topologies", "1", "--clients", "4",
+			"--writers", "2")
 		if code != exitBroken || report.Violations[check.Refused] != 1 || len(report.Violations) != 1 {
 			t.Errorf("exit code %d, violations %v", code, report.Violations)
 		}
@@ -179,7 +186,7 @@ type evilProxy struct {
 	evil     evil
 	forget   bool        // never forwards Last-Event-ID
 	refuse   bool        // answers 503 once
-	deaf     bool        // arriving clients get snapshots, and no event
+	mute     bool        // arriving clients get snapshots, and no event
 	taken    atomic.Bool // a stream is being treated
 	done     atomic.Bool
 }
@@ -255,7 +262,7 @@ func (p *evilProxy) stream(w http.ResponseWriter, r *http.Request, transport htt
 				return
 			}
 		}
-		if silent || p.deaf && arriving(r) && journaled(block) {
+		if silent || p.mute && arriving(r) && journaled(block) {
 			continue
 		}
 		if _, err := w.Write(instead); err != nil {

@@ -70,7 +70,8 @@ const module = "../.."
 func serve(t *testing.T, binary, databaseURL string, args ...string) (url string) {
 	t.Helper()
 	var out lockedBuffer
-	cmd := exec.Command(binary, append([]string{"serve", "--mutator", "--addr", "127.0.0.1:0", "--keepalive", "1s", "--drain", "1s", "--max-streams-per-user", "0"}, args...)...)
+	cmd := exec.Command(binary, append([]string{"serve", "--mutator", "--addr", "127.0.0.1:0", "--keepalive", "1s",
+		"--drain", "1s", "--max-streams-per-user", "0"}, args...)...)
 	cmd.Env = append(os.Environ(), "TOPOSTREAM_DATABASE_URL="+databaseURL, "TOPOSTREAM_JWT_SECRET="+testSecret)
 	cmd.Stdout, cmd.Stderr = &out, &out
 	if err := cmd.Start(); err != nil {
@@ -119,7 +120,8 @@ func runCheck(t *testing.T, url, databaseURL string, args ...string) (code int, 
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
 	var out, errOut lockedBuffer
-	code = run(ctx, append([]string{"check", "--url", url, "--database-url", databaseURL, "--jwt-secret-file", secret, "--json", file, "--idle", "5s"}, args...), &out, &errOut)
+	code = run(ctx, append([]string{"check", "--url", url, "--database-url", databaseURL, "--jwt-secret-file", secret,
+		"--json", file, "--idle", "5s"}, args...), &out, &errOut)
 	if t.Cleanup(func() {
 		if t.Failed() {
 			t.Log(errOut.String() + out.String())

@@ -21,34 +21,37 @@ import (
 // An edit of the program's source.
 type edit struct{ file, text, instead string }
 
-// The program has nets beneath nets: what the catch-up or the reconnect catch-up would miss comes by the next event, which finds a hole, by the
-// heartbeat, or by a client that knows more. A bug that they mend is a delay, and no violation. So those two are planted in a program without
-// these nets, which is clean without the bug: a hole is read only where a read is under way already, that is beside a catch-up or a large event.
+// The program has nets beneath nets: what the catch-up or the reconnect catch-up would miss comes by the next event,
+// which finds a hole, by the heartbeat, or by a client that knows more. A bug that they mend is a delay, and no
+// violation. So those two are planted in a program without these nets, which is clean without the bug: a hole is read
+// only where a read is under way already, that is beside a catch-up or a large event.
 func withoutNets() []edit {
 	return []edit{
-		{"pgbus/heads.go", "b.fillAll(behind, cause)", "_ = behind"},
-		{"pgbus/bus.go", "if h.seq > t.feed.Last() {\n\t\t\tb.fill(t)\n\t\t}", ""},
-		{"pgbus/listener.go", "s.fill(t)", "s.again(t, h.seq)"},
-		{"pgbus/fill.go", "b.fill(t)", "b.again(t, fr.Seq)"},
-		{"pgbus/fill.go", "type pageRequest struct {", `func (b *Bus) again(t *topic, seq stream.Seq) {
-	b.fills.mu.Lock()
-	queued := t.fill.queued
-	t.fill.again = t.fill.again || queued
-	b.fills.mu.Unlock()
-	if !queued && seq == t.feed.Last()+1 {
-		b.fill(t)
+		{"pgbus/source/poll/poll.go", "sink.Event(source.Event{Topology: at.Topology, Seq: h.Seq})", "_ = source.Event{}"},
+		{"pgbus/subscribe.go", "if h.Seq > a.feed.Last() {\n\t\t\tb.backfillOne(a, stream.ReadHole)\n\t\t}", ""},
+		{"pgbus/document.go", "b.backfillOne(a, stream.ReadCatchUp)", "_ = a"},
+		{"pgbus/sink.go", "s.backfillOne(a, s.cause)", "s.again(a, e.Seq)"},
+		{"pgbus/backfill.go", "case stream.Hole:\n\t\tb.backfillOne(a, stream.ReadHole)",
+			"case stream.Hole:\n\t\tb.again(a, fr.Seq)"},
+		{"pgbus/backfill.go", "// A feedRead is", `func (b *Bus) again(a *attachment, seq stream.Seq) {
+	b.backfill.mu.Lock()
+	queued := a.backfill.queued
+	a.backfill.again = a.backfill.again || queued
+	b.backfill.mu.Unlock()
+	if !queued && seq == a.feed.Last()+1 {
+		b.backfillOne(a, stream.ReadHole)
 	}
 }
 
-type pageRequest struct {`},
+// A feedRead is`},
 	}
 }
 
 // A scenario is what happens to the servers while the checker runs.
 type scenario func(ctx context.Context, t *testing.T, servers []*server, m check.Monitor) error
 
-// TestTheCheckerFindsBugsPlantedInTheServer takes out of the program what keeps the promise, one by one. The same scenarios leave the
-// program without the bug clean, so that it is the bug which is found.
+// TestTheCheckerFindsBugsPlantedInTheServer takes out of the program what keeps the promise, one by one. The same
+// scenarios leave the program without the bug clean, so that it is the bug which is found.
 func TestTheCheckerFindsBugsPlantedInTheServer(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
@@ -57,20 +60,23 @@ func TestTheCheckerFindsBugsPlantedInTheServer(t *testing.T) {
 		scenario scenario
 		want     check.Kind
 	}{
-		// PostgreSQL before 19 loses nothing on a connection that listens already, and a server's LISTEN connection listens to nothing only until its
-		// first attach: so the servers are started again in the middle of the run. The time between snapshot and COMMIT, in which that attach loses, is
-		// stretched, because a busy machine commits too seldom to meet a millisecond. Requests wait longer for LISTEN than they would, because an attach by the pool is caught
-		// up otherwise, and the channel of the settings, which every LISTEN connection has first, is left out. Without lowest, an attach begins at its snapshot and reads nothing older.
+		// PostgreSQL before 19 loses nothing on a connection that listens already, and a server's LISTEN connection listens
+		// to nothing only until its first attach: so the servers are started again in the middle of the run. The time
+		// between snapshot and COMMIT, in which that attach loses, is stretched, because a busy machine commits too seldom
+		// to meet a millisecond. Requests wait longer for LISTEN than they would, because an attach by the pool is caught
+		// up otherwise, and the channel of the settings, which every LISTEN connection has first, is left out. Without
+		// lowest, an attach begins at its snapshot and reads nothing older.
 		"no catch-up after the attach": {
-			append(withoutNets(), edit{"pgbus/heads.go", "const listenGrace = 500 * time.Millisecond", "const listenGrace = 10 * time.Second"}, edit{
-				"pgbus/listener.go", "; LISTEN \"` + settingsChannel + `\"`", "`",
-			}, edit{
-				"pgbus/attach.go", "if _, err := conn.Exec(ctx, \"COMMIT\"); err != nil {\n\t\treturn nil, rollback(ctx, conn, fmt.Errorf(",
-				"time.Sleep(200 * time.Millisecond)\n\tif _, err := conn.Exec(ctx, \"COMMIT\"); err != nil {\n\t\treturn nil, rollback(ctx, conn, fmt.Errorf(",
-			}),
+			append(withoutNets(),
+				edit{"pgbus/mode.go", "listenGrace = 500 * time.Millisecond", "listenGrace = 10 * time.Second"},
+				edit{"pgbus/source/notify/connection.go", "settings + `LISTEN \"` + settingsChannel + `\";`", "settings"},
+				edit{"pgbus/source/notify/connection.go", "_, err = c.conn.Exec(ctx, \"COMMIT\")",
+					"time.Sleep(200 * time.Millisecond)\n\t\t_, err = c.conn.Exec(ctx, \"COMMIT\")"},
+			),
 			[]edit{
-				{"pgbus/attach.go", "b.fillAll(attached, stream.ReadCatchUp)", "_ = attached"},
-				{"pgbus/attach.go", "b.newFeed(id, lowest(p.waiters, r.head), r.head.seq)", "b.newFeed(id, r.head.seq, r.head.seq)"},
+				{"pgbus/attach.go", "b.backfillAll(attached, stream.ReadCatchUp)", "_ = attached"},
+				{"pgbus/attach.go", "b.newFeed(a, lowest(requests, l.Head), l.Head.Seq)",
+					"b.newFeed(a, l.Head.Seq, l.Head.Seq)"},
 			},
 			restarts, check.Lost,
 		},
@@ -92,7 +98,7 @@ func TestTheCheckerFindsBugsPlantedInTheServer(t *testing.T) {
 			undisturbed, check.Refused,
 		},
 		"no catch-up after a reconnect": {
-			withoutNets(), []edit{{"pgbus/listener.go", "s.fillAll(topics, cause)", "_ = cause"}},
+			withoutNets(), []edit{{"pgbus/sink.go", "s.backfillAll(attachments, why)", "_ = attachments"}},
 			lostListens, check.Lost,
 		},
 	} {
@@ -100,7 +106,8 @@ func TestTheCheckerFindsBugsPlantedInTheServer(t *testing.T) {
 			t.Parallel()
 			binary := planted(t, append(c.nets, c.bug...))
 			for range 6 { // a race that a run of some seconds may miss
-				report := runPlantedWith(t, binary, c.scenario, func(c *check.Config) { c.Settle = 15 * time.Second }) // what is lost does not come
+				// what is lost does not come
+				report := runPlantedWith(t, binary, c.scenario, func(c *check.Config) { c.CatchUp = 15 * time.Second })
 				if report.Violations[c.want] > 0 {
 					return
 				}
@@ -117,8 +124,8 @@ func TestTheCheckerFindsBugsPlantedInTheServer(t *testing.T) {
 	}
 }
 
-// planted builds the program with edits. An edit whose text is not there, or there twice, fails the test: the program has changed, and the bug must be planted
-// elsewhere.
+// planted builds the program with edits. An edit whose text is not there, or there twice, fails the test: the program
+// has changed, and the bug must be planted elsewhere.
 func planted(t *testing.T, edits []edit) (binary string) {
 	t.Helper()
 	dir := t.TempDir()
@@ -179,7 +186,7 @@ func runPlantedWith(t *testing.T, binary string, s scenario, change func(*check.
 	}
 	cfg := check.Config{
 		URLs: func() []string { return urls }, DatabaseURL: db.URL, Token: sign([]byte(testSecret)), Seed: uint64(time.Now().UnixNano()),
-		Topologies: 1, Writers: 4, Clients: 8, Duration: 6 * time.Second, Settle: time.Minute, Idle: 5 * time.Second,
+		Topologies: 1, Writers: 4, Clients: 8, Duration: 6 * time.Second, CatchUp: time.Minute, Idle: 5 * time.Second,
 		Faults: func(ctx context.Context, m check.Monitor) error { return s(ctx, t, servers, m) },
 	}
 	change(&cfg)

@@ -17,7 +17,7 @@ const (
 )
 
 type cli struct {
-	Check checkCmd  `cmd:"" help:"Check that no event is lost, doubled or reordered, while writers write and things break."`
+	Check checkCmd  `cmd:"" help:"${help_check}"`
 	Bench benchCmds `embed:""`
 }
 
@@ -35,8 +35,10 @@ func run(ctx context.Context, args []string, out, errOut io.Writer) int {
 	)
 	parser, err := kong.New(&c,
 		kong.Name("topobench"),
-		kong.Description("Proves topostream's promise from outside. The exit code is 0 when it was kept, 1 when it was broken or could not be judged, 2 for a wrong command line."),
+		kong.Description("Proves topostream's promise from outside. The exit code is 0 when it was kept, 1 when it was "+
+			"broken or could not be judged, 2 for a wrong command line."),
 		kong.DefaultEnvars("TOPOBENCH"),
+		flagHelp(),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
 		kong.Writers(out, errOut),
 		kong.Exit(func(code int) { exited = &code }),

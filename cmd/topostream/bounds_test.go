@@ -22,7 +22,8 @@ import (
 	"topostream/pgbus/pgtest"
 )
 
-// limited has a command run with at most limit bytes of memory, in a control group where we may make one (root), and says how. The Go runtime is told to stay below soft.
+// limited has a command run with at most limit bytes of memory, in a control group where we may make one (root), and
+// says how. The Go runtime is told to stay below soft.
 func limited(t *testing.T, cmd *exec.Cmd, soft, limit int64) (how string) {
 	t.Helper()
 	cmd.Env = append(cmd.Env, "GOMEMLIMIT="+strconv.FormatInt(soft, 10))
@@ -83,9 +84,12 @@ const window = 64 << 10
 
 // dial asks for a stream and reads nothing yet. HTTP/1.0, so that the answer is not in chunks.
 func dial(address, path, token string, last uint64) (*reader, error) {
-	// A small window, set before the connection is made: what lies in the kernel's buffers is no part of what is measured.
+	// A small window, set before the connection is made: what lies in the kernel's buffers is no part of what is
+	// measured.
 	dialer := net.Dialer{Control: func(_, _ string, c syscall.RawConn) error {
-		return c.Control(func(fd uintptr) { _ = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, window) }) // a larger one does no harm
+		return c.Control(
+			// a larger one does no harm
+			func(fd uintptr) { _ = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, window) })
 	}}
 	conn, err := dialer.Dial("tcp", address)
 	if err != nil {
@@ -95,7 +99,8 @@ func dial(address, path, token string, last uint64) (*reader, error) {
 	if last > 0 {
 		header = fmt.Sprintf("Last-Event-ID: %d\r\n", last)
 	}
-	_, err = fmt.Fprintf(conn, "GET %s HTTP/1.0\r\nHost: x\r\nAuthorization: Bearer %s\r\nAccept: text/event-stream\r\n%s\r\n", path, token, header)
+	_, err = fmt.Fprintf(conn,
+		"GET %s HTTP/1.0\r\nHost: x\r\nAuthorization: Bearer %s\r\nAccept: text/event-stream\r\n%s\r\n", path, token, header)
 	return &reader{conn, bufio.NewReaderSize(conn, 32<<10), last}, err
 }
 
@@ -160,8 +165,15 @@ type boundedServer struct {
 
 func startBounded(t *testing.T, databaseURL string, limit int64) *boundedServer {
 	t.Helper()
+	return startBoundedWith(t, databaseURL, limit, boundFeeds)
+}
+
+// startBoundedWith is for tests that need more --feed-memory.
+func startBoundedWith(t *testing.T, databaseURL string, limit, feeds int64) *boundedServer {
+	t.Helper()
 	s := &boundedServer{t: t, address: pgtest.FreeAddress(t), limit: limit}
-	cmd := exec.Command(buildProgram(t), "serve", "--database-url", databaseURL, "--addr", s.address, "--feed-memory", strconv.Itoa(boundFeeds), "--max-streams-per-user", "0", "--write-timeout", "5m", "--drain", "1s")
+	cmd := exec.Command(buildProgram(t), "serve", "--database-url", databaseURL, "--addr", s.address, "--feed-memory",
+		strconv.FormatInt(feeds, 10), "--max-streams-per-user", "0", "--write-timeout", "5m", "--drain", "1s")
 	cmd.Env = cleanEnv("TOPOSTREAM_JWT_SECRET=" + testSecret)
 	s.how = limited(t, cmd, limit*2/3, limit)
 	s.process = startProcess(t, cmd)
@@ -175,7 +187,7 @@ func (s *boundedServer) peak() int64 {
 	s.t.Helper()
 	select {
 	case <-s.ended:
-		s.t.Fatalf("the server ended: %v", s.cmd.ProcessState)
+		s.t.Fatalf("the server ended: %v, with a limit of %d MiB (%s)", s.cmd.ProcessState, s.limit/mib, s.how)
 	default:
 	}
 	return peak(s.t, s.cmd.Process.Pid)
@@ -185,8 +197,8 @@ func (s *boundedServer) peak() int64 {
 func (s *boundedServer) stayedBelow(what string) {
 	s.t.Helper()
 	most := s.peak()
-	s.t.Logf("%s: peak RSS %d MiB of %d MiB, idle %d MiB, %.0f journal reads for clients (%s)", what, most/mib, s.limit/mib, s.idle/mib,
-		metric(s.t, "http://"+s.address, `topostream_journal_reads_total{cause="cursor"}`), s.how)
+	s.t.Logf("%s: peak RSS %d MiB of %d MiB, idle %d MiB, %.0f journal reads for clients (%s)", what, most/mib,
+		s.limit/mib, s.idle/mib, metric(s.t, "http://"+s.address, `topostream_journal_reads_total{cause="cursor"}`), s.how)
 	if most > s.limit {
 		s.t.Errorf("peak RSS %d MiB is over %d MiB", most/mib, s.limit/mib)
 	}
@@ -197,12 +209,15 @@ func bigJournal(t *testing.T, db *pgtest.DB, events, size int) (id string, head 
 	t.Helper()
 	conn := db.Conn(t)
 	id = demo(t, conn)
-	pgtest.Exec(t, conn, `SELECT count(topology_emit($1::text::uuid, 'test', to_jsonb(repeat('x', $2::int)))) FROM generate_series(1, $3::int)`, id, size, events)
+	pgtest.Exec(t, conn,
+		`SELECT count(topology_emit($1::text::uuid, 'test', to_jsonb(repeat('x', $2::int)))) FROM generate_series(1, $3::int)`,
+		id, size, events)
 	return id, pgtest.Scan[uint64](t, conn, `SELECT seq FROM topology_heads`)
 }
 
 func TestAJournalLargerThanTheMemoryLimitIsResumedByTwoHundredAtOnceAndByManyWhoDoNotRead(t *testing.T) {
 	t.Parallel()
+	long(t)
 	const clients, stuck, events, size = 200, 100, 7500, 16000
 	db := pgtest.New(t)
 	id, head := bigJournal(t, db, events, size)
@@ -221,7 +236,8 @@ func TestAJournalLargerThanTheMemoryLimitIsResumedByTwoHundredAtOnceAndByManyWho
 		defer func() { _ = r.Close() }() // it is read as far as wanted
 		idle = append(idle, r)
 	}
-	pgtest.Eventually(t, "all streams", func() bool { return metric(t, "http://"+server.address, "topostream_streams") == stuck })
+	pgtest.Eventually(t, "all streams",
+		func() bool { return metric(t, "http://"+server.address, "topostream_streams") == stuck })
 	pgtest.Eventually(t, "a page for each that is not in the ring", func() bool {
 		return metric(t, "http://"+server.address, `topostream_journal_reads_total{cause="cursor"}`) >= stuck-5
 	})
@@ -242,7 +258,10 @@ func TestAJournalLargerThanTheMemoryLimitIsResumedByTwoHundredAtOnceAndByManyWho
 	if err := g.Wait(); err != nil {
 		t.Error(err)
 	}
-	server.stayedBelow(fmt.Sprintf("%d clients resumed a journal of %d MB in %s", clients, events*size/1000000, time.Since(begun).Round(time.Millisecond)))
+	server.stayedBelow(
+		fmt.Sprintf("%d clients resumed a journal of %d MB in %s", clients, events*size/1000000,
+			time.Since(begun).Round(time.Millisecond)),
+	)
 	if err := errors.Join(idle[0].until(head), idle[stuck/2].until(head)); err != nil { // who wakes up has missed nothing
 		t.Error(err)
 	}
@@ -250,11 +269,13 @@ func TestAJournalLargerThanTheMemoryLimitIsResumedByTwoHundredAtOnceAndByManyWho
 
 func TestLargeEventsOfManyTopologiesAtTheRingsFullLengthStayWithinFeedMemory(t *testing.T) {
 	t.Parallel()
+	long(t)
 	const topologies, read, rounds, size = 100, 10, 5, 1000000
 	db := pgtest.New(t)
 	conn := db.Conn(t)
 	ids := live(t, conn, topologies)
-	server := startBounded(t, db.URL, boundFeeds+boundRecent+(1+4*5+read)*(size+size/8)+topologies*boundStream+boundProgram)
+	server := startBounded(t, db.URL,
+		boundFeeds+boundRecent+(1+4*5+read)*(size+size/8)+topologies*boundStream+boundProgram)
 	token := testToken(t)
 	readers := make([]*reader, 0, read)
 	for i, id := range ids { // all are attached; most clients have gone again, and their feeds linger
@@ -273,7 +294,8 @@ func TestLargeEventsOfManyTopologiesAtTheRingsFullLengthStayWithinFeedMemory(t *
 		}
 	}
 	for n := range rounds {
-		pgtest.Exec(t, conn, `SELECT count(topology_emit(id, 'test', to_jsonb(repeat('x', $1::int)))) FROM topologies`, size) // one commit: all at once
+		pgtest.Exec(t, conn, `SELECT count(topology_emit(id, 'test', to_jsonb(repeat('x', $1::int)))) FROM topologies`,
+			size) // one commit: all at once
 		for _, r := range readers {
 			if err := r.until(uint64(4 + n)); err != nil {
 				t.Fatal(err)
@@ -291,6 +313,7 @@ func TestLargeEventsOfManyTopologiesAtTheRingsFullLengthStayWithinFeedMemory(t *
 
 func TestTenThousandTopologiesAttachedInTurnLeaveNothingBehind(t *testing.T) {
 	t.Parallel()
+	long(t)
 	const topologies, atOnce = 10000, 50
 	db := pgtest.New(t)
 	conn := db.Conn(t)
@@ -321,8 +344,9 @@ func TestTenThousandTopologiesAttachedInTurnLeaveNothingBehind(t *testing.T) {
 		}
 	}
 	gauges := func() string {
-		return fmt.Sprintf("streams %.0f, feeds %.0f of %.0f bytes, channels %.0f", metric(t, server.url, "topostream_streams"),
-			metric(t, server.url, "topostream_feeds"), metric(t, server.url, "topostream_feed_bytes"), metric(t, server.url, "topostream_channels"))
+		return fmt.Sprintf("streams %.0f, feeds %.0f of %.0f bytes, channels %.0f",
+			metric(t, server.url, "topostream_streams"), metric(t, server.url, "topostream_feeds"),
+			metric(t, server.url, "topostream_feed_bytes"), metric(t, server.url, "topostream_channels"))
 	}
 	const nothing = "streams 0, feeds 0 of 0 bytes, channels 0"
 	round(ids[:atOnce]) // the pool's connections are open after it
@@ -333,7 +357,8 @@ func TestTenThousandTopologiesAttachedInTurnLeaveNothingBehind(t *testing.T) {
 	took, most := time.Since(begun), gauges()
 	pgtest.Eventually(t, "all feeds to go", func() bool { return gauges() == nothing })
 	pgtest.Eventually(t, "all goroutines to go", func() bool { return goroutines(t) <= before })
-	t.Logf("%d topologies attached and left in %s; at the end of it %s, goroutines %d before", topologies, took.Round(time.Millisecond), most, before)
+	t.Logf("%d topologies attached and left in %s; at the end of it %s, goroutines %d before", topologies,
+		took.Round(time.Millisecond), most, before)
 }
 
 // visit reads a stream up to its snapshot, at 1, and leaves.

@@ -52,14 +52,20 @@ func openPage(t testing.TB, address string) *page {
 // until waits until an expression is true.
 func (p *page) until(js string) {
 	p.t.Helper()
-	if _, err := chromedp.Run(p.ctx, chromedp.Poll[bool](js, chromedp.WithPollingInterval(20*time.Millisecond), chromedp.WithPollingTimeout(time.Minute))); err != nil {
-		state, _ := chromedp.Run(p.ctx, chromedp.Evaluate[string](`JSON.stringify({got: window.got?.slice(-5), last: window.last, opens: window.opens, wrong: window.wrong})`))
+	if _, err := chromedp.Run(p.ctx,
+		chromedp.Poll[bool](js, chromedp.WithPollingInterval(20*time.Millisecond), chromedp.WithPollingTimeout(time.Minute))); err != nil {
+		state, _ := chromedp.Run(
+			p.ctx,
+			chromedp.Evaluate[string](
+				`JSON.stringify({got: window.got?.slice(-5), last: window.last, opens: window.opens, wrong: window.wrong})`),
+		)
 		p.t.Fatalf("%s: %v; the page has %s", js, err, state)
 	}
 }
 
-// eventSource opens an EventSource on the page. It keeps in window: got, every event as "type id"; data, the journaled events' JSON; raw, the number of
-// others; last, the newest id; opens, the number of connections; wrong, whatever breaks the promise.
+// eventSource opens an EventSource on the page. It keeps in window: got, every event as "type id"; data, the journaled
+// events' JSON; raw, the number of others; last, the newest id; opens, the number of connections; wrong, whatever
+// breaks the promise.
 func (p *page) eventSource(id, token string) {
 	p.t.Helper()
 	const script = `
@@ -87,6 +93,7 @@ func (p *page) eventSource(id, token string) {
 
 func TestARealBrowserGetsTheSnapshotAndWhatPsqlInjects(t *testing.T) {
 	t.Parallel()
+	long(t)
 	db := pgtest.New(t)
 	id := demo(t, db.Conn(t))
 	server := startServer(t, db.URL)
@@ -103,7 +110,8 @@ func TestARealBrowserGetsTheSnapshotAndWhatPsqlInjects(t *testing.T) {
 		t.Fatalf("psql: %v: %s", err, out)
 	}
 	page.until(`window.got.length === 4 && window.topostream.lastSeq === 4`)
-	if got := chromeEval[[]string](t, page.ctx, `window.got`); !slices.Equal(got, []string{"snapshot 1", "test 2", "test 3", "test 4"}) {
+	if got := chromeEval[[]string](t, page.ctx, `window.got`); !slices.Equal(got,
+		[]string{"snapshot 1", "test 2", "test 3", "test 4"}) {
 		t.Errorf("the page got %v", got)
 	}
 	if text, err := chromedp.Run(page.ctx, chromedp.Text("#events")); err != nil || len(text) == 0 {
@@ -113,6 +121,7 @@ func TestARealBrowserGetsTheSnapshotAndWhatPsqlInjects(t *testing.T) {
 
 func TestARealBrowserResumesByItselfAfterAServerRestart(t *testing.T) {
 	t.Parallel()
+	long(t)
 	db := pgtest.New(t)
 	conn := db.Conn(t)
 	id := demo(t, conn)
@@ -132,7 +141,8 @@ func TestARealBrowserResumesByItselfAfterAServerRestart(t *testing.T) {
 		}
 		server = serve(t, db.URL, func(c *serveCmd) { c.Addr = server.url[len("http://"):] })
 		head = emit(t, conn, id)
-		page.until(fmt.Sprintf(`window.last === %d && window.opens === %d && window.topostream.lastSeq === %[1]d`, head, restart+2))
+		page.until(
+			fmt.Sprintf(`window.last === %d && window.opens === %d && window.topostream.lastSeq === %[1]d`, head, restart+2))
 	}
 	if wrong := chromeEval[[]string](t, page.ctx, `window.wrong`); len(wrong) > 0 {
 		t.Errorf("%q", wrong)
@@ -140,7 +150,8 @@ func TestARealBrowserResumesByItselfAfterAServerRestart(t *testing.T) {
 	if got := chromeEval[[]string](t, page.ctx, `window.got.filter((e) => e.startsWith('snapshot'))`); len(got) != 1 {
 		t.Errorf("snapshots: %v", got)
 	}
-	if got, want := chromeEval[[]string](t, page.ctx, `window.data`), journal(t, server.url, id, 1); !slices.Equal(got, want) {
+	if got, want := chromeEval[[]string](t, page.ctx, `window.data`), journal(t, server.url, id, 1); !slices.Equal(got,
+		want) {
 		t.Errorf("the page has %d events, the journal %d", len(got), len(want))
 	}
 }

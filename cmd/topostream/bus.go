@@ -7,8 +7,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"topostream/pgbus"
-	"topostream/pgbus/wal"
+	"topostream/pgbus/setting"
+	"topostream/pgbus/source/wal"
 	"topostream/sql"
 )
 
@@ -36,7 +36,7 @@ type busNotify struct{ database }
 
 func (c *busNotify) Run(ctx context.Context, o output) error {
 	return c.checked(ctx, o, func(conn *pgx.Conn) error {
-		if err := pgbus.SetBus(ctx, conn, pgbus.BusNotify); err != nil {
+		if err := setting.Set(ctx, conn, setting.Notify); err != nil {
 			return err
 		}
 		fmt.Fprintln(o.out, "bus: notify (servers follow by themselves, unless --bus forces them)")
@@ -51,7 +51,7 @@ func (c *busWAL) Run(ctx context.Context, o output) error {
 		if err := c.tryReplication(ctx, conn); err != nil {
 			return err
 		}
-		if err := pgbus.SetBus(ctx, conn, pgbus.BusWAL); err != nil {
+		if err := setting.Set(ctx, conn, setting.WAL); err != nil {
 			return err
 		}
 		fmt.Fprintln(o.out, "bus: wal (servers follow by themselves, unless --bus forces them)")
@@ -61,7 +61,7 @@ func (c *busWAL) Run(ctx context.Context, o output) error {
 
 // tryReplication connects as a server will, where this role may: pg_hba.conf and poolers cannot be asked otherwise.
 func (c *busWAL) tryReplication(ctx context.Context, conn *pgx.Conn) error {
-	s, err := pgbus.ReadBusStatus(ctx, conn)
+	s, err := setting.Read(ctx, conn)
 	if err != nil {
 		return err
 	}
@@ -89,7 +89,7 @@ type busStatus struct{ database }
 
 func (c *busStatus) Run(ctx context.Context, o output) error {
 	return c.checked(ctx, o, func(conn *pgx.Conn) error {
-		s, err := pgbus.ReadBusStatus(ctx, conn)
+		s, err := setting.Read(ctx, conn)
 		if err != nil {
 			return err
 		}
@@ -98,7 +98,7 @@ func (c *busStatus) Run(ctx context.Context, o output) error {
 	})
 }
 
-func printBusStatus(o output, s pgbus.BusStatus) {
+func printBusStatus(o output, s setting.Status) {
 	fmt.Fprintf(o.out, "bus:                   %s\n", s.Setting)
 	fmt.Fprintf(o.out, "publication:           %s\n", describePublication(s.Publication))
 	fmt.Fprintf(o.out, "wal_level:             %s\n", s.WALLevel)
@@ -126,7 +126,7 @@ func printBusStatus(o output, s pgbus.BusStatus) {
 	fmt.Fprintln(o.out, "for the bus wal:       nothing is missing")
 }
 
-func describePublication(p pgbus.Publication) string {
+func describePublication(p setting.Publication) string {
 	switch {
 	case !p.Exists:
 		return p.Name + ", not made yet (topostream bus wal makes it)"

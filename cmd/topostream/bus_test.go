@@ -19,13 +19,16 @@ func TestBusStatusSaysWhichBusItIsAndWhoReadsTheWAL(t *testing.T) {
 			}
 		}
 	}
-	says("bus: notify", "publication: topostream, not made yet", "wal_level: logical", "role: postgres may replicate", "0 have a slot", "for the bus wal: nothing is missing")
-	if code, out, errOut := program(t, "bus", "wal", "--database-url", db.URL); code != exitOK || !strings.HasPrefix(out, "bus: wal") {
+	says("bus: notify", "publication: topostream, not made yet", "wal_level: logical", "role: postgres may replicate",
+		"0 have a slot", "for the bus wal: nothing is missing")
+	if code, out, errOut := program(t, "bus", "wal", "--database-url", db.URL); code != exitOK ||
+		!strings.HasPrefix(out, "bus: wal") {
 		t.Fatalf("%d %s%s", code, out, errOut)
 	}
 	server := startServer(t, db.URL)
 	streaming(t, server)
-	says("bus: wal", "publication: topostream, inserts on topology_events", "servers and workers: 1 LISTEN, 1 have a slot", "slot: topostream_", "of topostream wal (pid ")
+	says("bus: wal", "publication: topostream, inserts on topology_events", "servers and workers: 1 LISTEN, 1 have a slot",
+		"slot: topostream_", "of topostream wal (pid ")
 	conn := db.Conn(t)
 	pgtest.Exec(t, conn, `ALTER PUBLICATION topostream SET (publish = 'insert, delete')`)
 	says("pruning is sent, too")
@@ -47,7 +50,8 @@ func TestBusWALSaysWhatToChangeAndChangesNothing(t *testing.T) {
 			t.Errorf("%d %s%s, want %q", code, out, errOut, want)
 		}
 	}
-	if bus := pgtest.Scan[string](t, conn, `SELECT bus FROM topology_settings`); bus != "notify" || pgtest.Scan[int](t, conn, `SELECT count(*) FROM pg_publication`) != 0 {
+	if bus := pgtest.Scan[string](t, conn, `SELECT bus FROM topology_settings`); bus != "notify" ||
+		pgtest.Scan[int](t, conn, `SELECT count(*) FROM pg_publication`) != 0 {
 		t.Errorf("the bus is %s", bus)
 	}
 }
@@ -57,11 +61,17 @@ func TestBusWALNamesTheRoleThatMayNotReplicate(t *testing.T) {
 	cluster := pgtest.Cluster(t)
 	db := pgtest.NewOn(t, cluster.URL("postgres"))
 	conn := db.Conn(t)
-	pgtest.Exec(t, conn, `CREATE ROLE plain LOGIN PASSWORD 'x'; GRANT CREATE ON DATABASE `+pgtest.Scan[string](t, conn, `SELECT quote_ident(current_database())`)+` TO plain`)
+	pgtest.Exec(
+		t,
+		conn,
+		`CREATE ROLE plain LOGIN PASSWORD 'x'; GRANT CREATE ON DATABASE `+pgtest.Scan[string](t, conn,
+			`SELECT quote_ident(current_database())`)+` TO plain`,
+	)
 	pgtest.Exec(t, conn, `GRANT SELECT ON topology_migrations TO plain`)
 	url := strings.Replace(db.URL, "//"+strings.SplitN(strings.SplitN(db.URL, "//", 2)[1], "@", 2)[0]+"@", "//plain:x@", 1)
 	code, _, errOut := program(t, "bus", "wal", "--database-url", url)
-	if want := `role plain may not replicate: ALTER ROLE "plain" REPLICATION`; code != exitError || !strings.Contains(errOut, want) {
+	if want := `role plain may not replicate: ALTER ROLE "plain" REPLICATION`; code != exitError ||
+		!strings.Contains(errOut, want) {
 		t.Errorf("%d %s, want %q", code, errOut, want)
 	}
 	pgtest.Exec(t, conn, `ALTER ROLE plain REPLICATION`)
@@ -69,7 +79,8 @@ func TestBusWALNamesTheRoleThatMayNotReplicate(t *testing.T) {
 	if want := "run this as the role that owns"; code != exitError || !strings.Contains(errOut, want) {
 		t.Errorf("%d %s, want %q", code, errOut, want)
 	}
-	if bus := pgtest.Scan[string](t, conn, `SELECT bus FROM topology_settings`); bus != "notify" || pgtest.Scan[int](t, conn, `SELECT count(*) FROM pg_publication`) != 0 {
+	if bus := pgtest.Scan[string](t, conn, `SELECT bus FROM topology_settings`); bus != "notify" ||
+		pgtest.Scan[int](t, conn, `SELECT count(*) FROM pg_publication`) != 0 {
 		t.Errorf("the bus is %s", bus)
 	}
 }

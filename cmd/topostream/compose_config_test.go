@@ -19,7 +19,9 @@ func loadCompose(t *testing.T, environment types.Mapping) (*types.Project, error
 		t.Fatal(err)
 	}
 	return loader.LoadWithContext(t.Context(), types.ConfigDetails{
-		WorkingDir: root, ConfigFiles: []types.ConfigFile{{Filename: filepath.Join(root, "docker-compose.yml")}}, Environment: environment,
+		WorkingDir:  root,
+		ConfigFiles: []types.ConfigFile{{Filename: filepath.Join(root, "docker-compose.yml")}},
+		Environment: environment,
 	}, func(o *loader.Options) { o.SetProjectName("topostream", true) })
 }
 
@@ -48,7 +50,9 @@ func TestDockerComposeReadsTheFile(t *testing.T) {
 	if check := postgres.HealthCheck; check == nil || !slices.Contains(check.Test, "pg_isready") {
 		t.Errorf("PostgreSQL's health is asked by %+v", check)
 	}
-	if len(postgres.Ports) > 0 || len(mutator.Ports) > 0 || len(serve.Ports) != 1 || serve.Ports[0].HostIP != "127.0.0.1" || serve.Ports[0].Published != "8080" {
+	if len(postgres.Ports) > 0 || len(mutator.Ports) > 0 || len(serve.Ports) != 1 ||
+		serve.Ports[0].HostIP != "127.0.0.1" ||
+		serve.Ports[0].Published != "8080" {
 		t.Errorf("published are %v, %v and %v", postgres.Ports, serve.Ports, mutator.Ports)
 	}
 	for _, s := range []types.ServiceConfig{serve, mutator} {
@@ -77,7 +81,11 @@ func TestDockerComposeReadsTheFile(t *testing.T) {
 
 func TestImagesAndTheAddressOfComposeAreTheUsersToName(t *testing.T) {
 	t.Parallel()
-	p, err := loadCompose(t, secrets("POSTGRES_IMAGE=mirror/postgres:16", "TOPOSTREAM_IMAGE=mirror/topostream:1", "GO_IMAGE=mirror/go", "BASE_IMAGE=mirror/static", "TOPOSTREAM_PUBLISH=127.0.0.2:9090"))
+	p, err := loadCompose(
+		t,
+		secrets("POSTGRES_IMAGE=mirror/postgres:16", "TOPOSTREAM_IMAGE=mirror/topostream:1", "GO_IMAGE=mirror/go",
+			"BASE_IMAGE=mirror/static", "TOPOSTREAM_PUBLISH=127.0.0.2:9090"),
+	)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -26,7 +26,8 @@ import (
 // needEngine skips a test where no container engine answers.
 func needEngine(t *testing.T) {
 	t.Helper()
-	if out, err := exec.CommandContext(t.Context(), "docker", "version", "--format", "{{.Server.Version}}").CombinedOutput(); err != nil {
+	if out, err := exec.CommandContext(t.Context(), "docker", "version", "--format",
+		"{{.Server.Version}}").CombinedOutput(); err != nil {
 		t.Skipf("no container engine answers (testdata/compose/with-docker starts one): %s", oneLine(string(out)+err.Error()))
 	}
 }
@@ -40,14 +41,15 @@ type stack struct {
 	env     []string
 }
 
-// up brings docker-compose.yml up as a project of its own, its image built from the Dockerfile, until the test ends. POSTGRES_IMAGE and GO_IMAGE name other images than the
-// official ones.
+// up brings docker-compose.yml up as a project of its own, its image built from the Dockerfile, until the test ends.
+// POSTGRES_IMAGE and GO_IMAGE name other images than the official ones.
 func up(t *testing.T) *stack {
 	t.Helper()
 	needEngine(t)
 	name := fmt.Sprint("topostream-test-", os.Getpid())
 	address := pgtest.FreeAddress(t)
-	token, err := auth.Sign([]byte(testSecret), auth.Claims{Subject: "admin", Role: stream.RoleAdmin, TTL: time.Hour}, time.Now())
+	token, err := auth.Sign([]byte(testSecret), auth.Claims{Subject: "admin", Role: stream.RoleAdmin, TTL: time.Hour},
+		time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -110,7 +112,8 @@ func (s *stack) try(stdin string, args ...string) (string, error) {
 // psql runs a script in the database's container.
 func (s *stack) psql(script string) string {
 	s.t.Helper()
-	return s.run(script, "exec", "-T", "postgres", "psql", "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-U", "topostream")
+	return s.run(script, "exec", "-T", "postgres", "psql", "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-U",
+		"topostream")
 }
 
 // kill ends a service as a machine's death would.
@@ -170,7 +173,8 @@ func (s *stack) must(want int, method, path, body string, answer any) {
 	}
 }
 
-// enqueue posts a mutation, again and again with the same key while the server or its database is away, and gives its id.
+// enqueue posts a mutation, again and again with the same key while the server or its database is away, and gives its
+// id.
 func (s *stack) enqueue(id, lan string) (mutation string, tries int) {
 	deadline := time.Now().Add(time.Minute)
 	again := time.NewTicker(50 * time.Millisecond)
@@ -180,7 +184,8 @@ func (s *stack) enqueue(id, lan string) (mutation string, tries int) {
 			MutationID string `json:"mutation_id"`
 		}
 		tries++
-		status, err := s.call(http.MethodPost, "/topologies/"+id+"/mutations", fmt.Sprintf(`{"op":"add_lan","payload":{"name":%q}}`, lan), lan, &answer)
+		status, err := s.call(http.MethodPost, "/topologies/"+id+"/mutations",
+			fmt.Sprintf(`{"op":"add_lan","payload":{"name":%q}}`, lan), lan, &answer)
 		switch {
 		case err == nil && status == http.StatusAccepted:
 			return answer.MutationID, tries
@@ -194,9 +199,11 @@ func (s *stack) enqueue(id, lan string) (mutation string, tries int) {
 
 func TestComposeLosesNothingWhenPostgresIsRestartedAndTheServerKilled(t *testing.T) {
 	t.Parallel()
+	long(t)
 	s := up(t)
 	var topology struct{ ID, Status string }
-	s.must(http.StatusCreated, http.MethodPost, "/topologies", `{"name":"journey","lans":[{"name":"dmz","is_dmz":true}],"deckies":[{"name":"web-1","lan":"dmz"}]}`, &topology)
+	s.must(http.StatusCreated, http.MethodPost, "/topologies",
+		`{"name":"journey","lans":[{"name":"dmz","is_dmz":true}],"deckies":[{"name":"web-1","lan":"dmz"}]}`, &topology)
 	id := topology.ID
 	c := newClient(t, s.url, id, "").watch()
 	for _, status := range []string{"deploying", "active"} {
@@ -208,7 +215,8 @@ func TestComposeLosesNothingWhenPostgresIsRestartedAndTheServerKilled(t *testing
 
 	var mutations []string
 	const atLeast, atMost = 20, 2000
-	// through enqueues mutations before, while and after something happens, and waits until the client has heard of each one's end.
+	// through enqueues mutations before, while and after something happens, and waits until the client has heard of
+	// each one's end.
 	through := func(what string, happens func()) {
 		began := time.Now()
 		happened := make(chan struct{})
@@ -236,7 +244,8 @@ func TestComposeLosesNothingWhenPostgresIsRestartedAndTheServerKilled(t *testing
 		close(happened)
 		wg.Wait()
 		c.await("all mutations to end", func() bool { return len(endings(t, c.data)) >= len(mutations) })
-		t.Logf("%s: %d mutations enqueued in %d tries, all ended after %s", what, n, tries, time.Since(began).Round(time.Millisecond))
+		t.Logf("%s: %d mutations enqueued in %d tries, all ended after %s", what, n, tries,
+			time.Since(began).Round(time.Millisecond))
 	}
 	through("quiet", func() {})
 	var byHand string
@@ -287,9 +296,11 @@ func TestComposeLosesNothingWhenPostgresIsRestartedAndTheServerKilled(t *testing
 	}
 	s.must(http.StatusOK, http.MethodGet, "/topologies/"+id, "", &graph)
 	if graph.Topology.Version != len(mutations) || len(graph.LANs) != len(mutations)+1 {
-		t.Errorf("after %d mutations the version is %d, with %d LANs", len(mutations), graph.Topology.Version, len(graph.LANs))
+		t.Errorf("after %d mutations the version is %d, with %d LANs", len(mutations), graph.Topology.Version,
+			len(graph.LANs))
 	}
-	t.Logf("%d mutations, %d applied; the journal holds %d events, the client %d after its snapshot at %d, through %d connects: lost %d",
+	t.Logf(
+		"%d mutations, %d applied; the journal holds %d events, the client %d after its snapshot at %d, through %d connects: lost %d",
 		len(mutations), applied, len(events), len(c.data), c.snapshots[0], c.connects, lost)
 }
 
@@ -334,6 +345,7 @@ func compare(t *testing.T, got, want []string) (lost int) {
 // Where the official image cannot be pulled this is about our stand-in for it; it holds for both.
 func TestComposesPostgresImageHonoursItsVariablesAndInitScripts(t *testing.T) {
 	t.Parallel()
+	long(t)
 	needEngine(t)
 	image := os.Getenv("POSTGRES_IMAGE")
 	if image == "" {
@@ -354,7 +366,8 @@ func TestComposesPostgresImageHonoursItsVariablesAndInitScripts(t *testing.T) {
 		return out
 	}
 	const password = `it's "a" \password`
-	container := must("create", "-e", "POSTGRES_USER=ops", "-e", "POSTGRES_PASSWORD="+password, "-e", "POSTGRES_DB=net work", "-e", "PGDATA=/var/lib/postgresql/data/here", image, "-c", "max_connections=17")
+	container := must("create", "-e", "POSTGRES_USER=ops", "-e", "POSTGRES_PASSWORD="+password, "-e",
+		"POSTGRES_DB=net work", "-e", "PGDATA=/var/lib/postgresql/data/here", image, "-c", "max_connections=17")
 	t.Cleanup(func() { must("rm", "--force", "--volumes", container) })
 	scripts := pgtest.OpenDir(t)
 	for name, content := range map[string]string{
@@ -368,7 +381,8 @@ func TestComposesPostgresImageHonoursItsVariablesAndInitScripts(t *testing.T) {
 	}
 	must("cp", scripts+"/.", container+":/docker-entrypoint-initdb.d")
 	ask := func(query string) (string, error) { // by TCP, with the password
-		return docker(query, "exec", "-i", "-e", "PGPASSWORD="+password, container, "psql", "-X", "-A", "-t", "-h", "127.0.0.1", "-U", "ops", "-d", "net work")
+		return docker(query, "exec", "-i", "-e", "PGPASSWORD="+password, container, "psql", "-X", "-A", "-t", "-h",
+			"127.0.0.1", "-U", "ops", "-d", "net work")
 	}
 	for range 2 { // the second start finds the data and makes nothing
 		must("start", container)
@@ -381,7 +395,8 @@ func TestComposesPostgresImageHonoursItsVariablesAndInitScripts(t *testing.T) {
 		if want := "sh sql\n17\n/var/lib/postgresql/data/here"; got != want {
 			t.Errorf("the database says %q, want %q", got, want)
 		}
-		if out, err := docker("SELECT 1", "exec", "-i", "-e", "PGPASSWORD=another", container, "psql", "-X", "-h", "127.0.0.1", "-U", "ops", "-d", "net work"); err == nil {
+		if out, err := docker("SELECT 1", "exec", "-i", "-e", "PGPASSWORD=another", container, "psql", "-X", "-h",
+			"127.0.0.1", "-U", "ops", "-d", "net work"); err == nil {
 			t.Errorf("another password is good: %s", out)
 		}
 		if user := must("exec", container, "stat", "-c", "%U", "/proc/1"); user != "postgres" {

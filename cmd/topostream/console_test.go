@@ -18,7 +18,8 @@ import (
 // operatorToken is a token that may enqueue.
 func operatorToken(t testing.TB) string {
 	t.Helper()
-	token, err := auth.Sign([]byte(testSecret), auth.Claims{Subject: "operator", Role: stream.RoleAdmin, TTL: time.Hour}, time.Now())
+	token, err := auth.Sign([]byte(testSecret), auth.Claims{Subject: "operator", Role: stream.RoleAdmin, TTL: time.Hour},
+		time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -29,6 +30,7 @@ func withWorker(c *serveCmd) { c.Mutator = true }
 
 func TestTheConsoleEnqueuesAnOpAndShowsItMove(t *testing.T) {
 	t.Parallel()
+	long(t)
 	db := pgtest.New(t)
 	id := live(t, db.Conn(t), 1)[0]
 	server := serve(t, db.URL, withWorker)
@@ -59,6 +61,7 @@ func TestTheConsoleEnqueuesAnOpAndShowsItMove(t *testing.T) {
 
 func TestTheConsoleRunsNothingThatIsNotItsOwnAndShowsMarkupAsText(t *testing.T) {
 	t.Parallel()
+	long(t)
 	const markup = `<img src=x onerror="window.hacked=1"><script>window.hacked=1</script>`
 	db := pgtest.New(t)
 	conn := db.Conn(t)
@@ -66,17 +69,23 @@ func TestTheConsoleRunsNothingThatIsNotItsOwnAndShowsMarkupAsText(t *testing.T) 
 	server := startServer(t, db.URL)
 	page := openPage(t, server+"/#token="+testToken(t)+"&topology="+id)
 	page.until(`!!window.topostream && window.topostream.state === 'open'`)
-	if violated := chromeEval[int](t, page.ctx, `(() => { window.violations = []; addEventListener('securitypolicyviolation', (e) => violations.push(e.violatedDirective)); return violations.length; })()`); violated != 0 {
+	if violated := chromeEval[int](t, page.ctx,
+		`(() => { window.violations = []; addEventListener('securitypolicyviolation', (e) => violations.push(e.violatedDirective)); return violations.length; })()`); violated != 0 {
 		t.Error("the page broke its own policy")
 	}
-	pgtest.Exec(t, conn, `SELECT topology_emit($1::text::uuid, 'test', jsonb_build_object($2::text, $2::text))`, id, markup)
+	pgtest.Exec(t, conn, `SELECT topology_emit($1::text::uuid, 'test', jsonb_build_object($2::text, $2::text))`, id,
+		markup)
 	pgtest.Exec(t, conn, `SELECT pg_notify('topology.' || $1::text, $2)`, id, markup)
-	pgtest.Exec(t, conn, `INSERT INTO mutations (topology_id, op, payload) VALUES ($1, 'remove_lan', jsonb_build_object('name', $2::text))`, id, markup)
+	pgtest.Exec(t, conn,
+		`INSERT INTO mutations (topology_id, op, payload) VALUES ($1, 'remove_lan', jsonb_build_object('name', $2::text))`,
+		id, markup)
 	page.until(`window.topostream.events.length === 3`)
-	if n := chromeEval[int](t, page.ctx, `document.querySelectorAll('#events img, #events script, #mutations img, #mutations script, #snapshot img').length`); n != 0 {
+	if n := chromeEval[int](t, page.ctx,
+		`document.querySelectorAll('#events img, #events script, #mutations img, #mutations script, #snapshot img').length`); n != 0 {
 		t.Errorf("%d elements out of a payload", n)
 	}
-	if text := chromeEval[string](t, page.ctx, `document.getElementById('events').textContent`); strings.Count(text, "<script>window.hacked=1</script>") < 3 {
+	if text := chromeEval[string](t, page.ctx, `document.getElementById('events').textContent`); strings.Count(text,
+		"<script>window.hacked=1</script>") < 3 {
 		t.Errorf("the page shows %q", text)
 	}
 	if n := chromeEval[int](t, page.ctx, `window.violations.length`); n != 0 {
@@ -99,31 +108,38 @@ func TestTheConsoleRunsNothingThatIsNotItsOwnAndShowsMarkupAsText(t *testing.T) 
 
 func TestTheConsoleLeavesNoTokenInTheAddressAndGoesOnWithANewOne(t *testing.T) {
 	t.Parallel()
+	long(t)
 	db := pgtest.New(t)
 	conn := db.Conn(t)
 	id := demo(t, conn)
 	server := startServer(t, db.URL)
 	page := openPage(t, server+"/#token="+testToken(t)+"&topology="+id)
 	page.until(`!!window.topostream && window.topostream.lastSeq === 1`)
-	if hash := chromeEval[string](t, page.ctx, `location.hash`); strings.Contains(hash, "token") || !strings.Contains(hash, id) {
+	if hash := chromeEval[string](t, page.ctx, `location.hash`); strings.Contains(hash, "token") ||
+		!strings.Contains(hash, id) {
 		t.Errorf("the address bar shows %q", redact(hash))
 	}
-	short, err := auth.Sign([]byte(testSecret), auth.Claims{Subject: "x", Role: stream.RoleViewer, TTL: 3 * time.Second}, time.Now())
+	short, err := auth.Sign([]byte(testSecret), auth.Claims{Subject: "x", Role: stream.RoleViewer, TTL: 3 * time.Second},
+		time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}
 	chromeEval[string](t, page.ctx, `location.hash = '#token=`+short+`'`)
 	page.until(`window.topostream.events.some((e) => e.type === 'token_expired') && window.topostream.state === 'closed'`)
-	if said := chromeEval[string](t, page.ctx, `document.getElementById('message').textContent`); !strings.Contains(said, "has expired: give a new one") {
+	if said := chromeEval[string](t, page.ctx, `document.getElementById('message').textContent`); !strings.Contains(said,
+		"has expired: give a new one") {
 		t.Errorf("the page says %q", said)
 	}
 	head := emit(t, conn, id)
 	chromeEval[string](t, page.ctx, `location.hash = '#token=`+testToken(t)+`'`)
 	page.until(fmt.Sprintf(`window.topostream.lastSeq === %d && window.topostream.state === 'open'`, head))
-	if got := chromeEval[[]string](t, page.ctx, `window.topostream.events.map((e) => e.type)`); !slices.Equal(got, []string{"token_expired", "test"}) {
+	if got := chromeEval[[]string](t, page.ctx, `window.topostream.events.map((e) => e.type)`); !slices.Equal(got,
+		[]string{"token_expired", "test"}) {
 		t.Errorf("the page got %v", got)
 	}
-	if requested := chromeEval[string](t, page.ctx, `performance.getEntriesByType('resource').map((e) => e.name).join(' ')`); !strings.Contains(requested, id) || strings.Contains(requested, "eyJ") {
+	if requested := chromeEval[string](t, page.ctx,
+		`performance.getEntriesByType('resource').map((e) => e.name).join(' ')`); !strings.Contains(requested, id) ||
+		strings.Contains(requested, "eyJ") {
 		t.Errorf("the page requested %s", redact(requested))
 	}
 	if href := chromeEval[string](t, page.ctx, `location.href`); strings.Contains(href, "eyJ") {
@@ -131,8 +147,9 @@ func TestTheConsoleLeavesNoTokenInTheAddressAndGoesOnWithANewOne(t *testing.T) {
 	}
 }
 
-// BenchmarkPostToBrowser is the way of one edit on an idle machine, from the page's fetch to its EventSource's mutation.applied, in a real Chromium, and a raw
-// NOTIFY's way to a LISTEN beside it in the same run. An iteration is 50 of each.
+// BenchmarkPostToBrowser is the way of one edit on an idle machine, from the page's fetch to its EventSource's
+// mutation.applied, in a real Chromium, and a raw NOTIFY's way to a LISTEN beside it in the same run. An iteration is
+// 50 of each.
 func BenchmarkPostToBrowser(b *testing.B) {
 	db := pgtest.New(b)
 	conn, listener := db.Conn(b), db.Conn(b)
@@ -162,7 +179,8 @@ func BenchmarkPostToBrowser(b *testing.B) {
 	var edits, raws []float64 // milliseconds
 	for b.Loop() {
 		var times []float64
-		answer, err := chromedp.Run(page.ctx, chromedp.Evaluate[string](fmt.Sprintf(script, id, operatorToken(b)), chromedp.EvalAwaitPromise))
+		answer, err := chromedp.Run(page.ctx,
+			chromedp.Evaluate[string](fmt.Sprintf(script, id, operatorToken(b)), chromedp.EvalAwaitPromise))
 		if err != nil {
 			b.Fatal(err)
 		}

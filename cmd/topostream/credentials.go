@@ -84,11 +84,12 @@ func readNonEmpty(flag, path string) ([]byte, error) {
 }
 
 // alongside runs both until both have returned. The first error ends the other.
-func alongside(a, b func(context.Context) error) func(context.Context) error {
+func alongside(runs ...func(context.Context) error) func(context.Context) error {
 	return func(ctx context.Context) error {
 		g, ctx := errgroup.WithContext(ctx)
-		g.Go(func() error { return a(ctx) })
-		g.Go(func() error { return b(ctx) })
+		for _, run := range runs {
+			g.Go(func() error { return run(ctx) })
+		}
 		return g.Wait()
 	}
 }

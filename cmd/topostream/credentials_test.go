@@ -76,7 +76,18 @@ func (i *issuer) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
 			i.t.Error(err)
 		}
 		b64 := base64.RawURLEncoding.EncodeToString
-		keys = append(keys, map[string]string{"kid": kid, "use": "sig", "alg": "ES256", "kty": "EC", "crv": "P-256", "x": b64(point[1:33]), "y": b64(point[33:])})
+		keys = append(
+			keys,
+			map[string]string{
+				"kid": kid,
+				"use": "sig",
+				"alg": "ES256",
+				"kty": "EC",
+				"crv": "P-256",
+				"x":   b64(point[1:33]),
+				"y":   b64(point[33:]),
+			},
+		)
 	}
 	if err := json.NewEncoder(w).Encode(map[string]any{"keys": keys}); err != nil {
 		i.t.Log(err) // the reader may be gone
@@ -100,7 +111,8 @@ func ecKey(t *testing.T) *ecdsa.PrivateKey {
 
 func ecToken(t *testing.T, key *ecdsa.PrivateKey, kid, role string, ttl time.Duration) string {
 	t.Helper()
-	token := jwt.NewWithClaims(jwt.SigningMethodES256, jwt.MapClaims{"sub": "ann", "role": role, "exp": time.Now().Add(ttl).Unix()})
+	token := jwt.NewWithClaims(jwt.SigningMethodES256,
+		jwt.MapClaims{"sub": "ann", "role": role, "exp": time.Now().Add(ttl).Unix()})
 	token.Header["kid"] = kid
 	text, err := token.SignedString(key)
 	if err != nil {
@@ -134,6 +146,7 @@ func asked(t *testing.T, method, url string, header ...string) int {
 
 func TestStreamsOutliveTheRotationOfTheKeyOfTheirTokenUntilItsExp(t *testing.T) {
 	t.Parallel()
+	long(t)
 	db := pgtest.New(t)
 	conn := db.Conn(t)
 	id := demo(t, conn)
@@ -160,7 +173,8 @@ func TestStreamsOutliveTheRotationOfTheKeyOfTheirTokenUntilItsExp(t *testing.T) 
 		t.Errorf("while the URL is away a token of the last good set gets %d", got)
 	}
 	// On a slow machine the exp may come before the event.
-	if got := events(t, ending.Body, ""); !slices.Equal(got, []string{"snapshot 1", "test 2", "token_expired 2"}) && !slices.Equal(got, []string{"snapshot 1", "token_expired 1"}) {
+	if got := events(t, ending.Body, ""); !slices.Equal(got, []string{"snapshot 1", "test 2", "token_expired 2"}) &&
+		!slices.Equal(got, []string{"snapshot 1", "token_expired 1"}) {
 		t.Errorf("a stream over the rotation and its token's exp: %v", got)
 	}
 	if log := server.log.String(); strings.Contains(log, old) || strings.Contains(log, short) {
@@ -177,7 +191,8 @@ func TestAJWKSThatIsAwayAtTheStartEndsTheServerWithTheReason(t *testing.T) {
 	} {
 		var out, errOut bytes.Buffer
 		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-		code := run(ctx, []string{"serve", "--addr", "127.0.0.1:0", "--database-url", db.URL, "--jwks-url", url}, &out, &errOut)
+		code := run(ctx, []string{"serve", "--addr", "127.0.0.1:0", "--database-url", db.URL, "--jwks-url", url}, &out,
+			&errOut)
 		cancel()
 		if code != exitError || !strings.Contains(errOut.String(), want) || strings.Contains(errOut.String(), "hunter2") {
 			t.Errorf("%d %s", code, errOut.String())
@@ -197,7 +212,8 @@ func TestTokensAreVerifiedByAFileOfKeysAndFoundInACookie(t *testing.T) {
 	if err := os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	server := serve(t, db.URL, func(c *serveCmd) { c.JWTSecret, c.JWTPublicKey, c.AuthCookie = "", file, "__Host-topostream" })
+	server := serve(t, db.URL,
+		func(c *serveCmd) { c.JWTSecret, c.JWTPublicKey, c.AuthCookie = "", file, "__Host-topostream" })
 	admin := ecToken(t, key, "", "admin", time.Hour)
 	for _, header := range [][]string{{"Authorization", "Bearer " + admin}, {"Cookie", "__Host-topostream=" + admin}} {
 		if got := listed(t, server.url, header...); got != http.StatusOK {
@@ -208,13 +224,15 @@ func TestTokensAreVerifiedByAFileOfKeysAndFoundInACookie(t *testing.T) {
 		t.Errorf("a token that a secret signed: %d", got)
 	}
 	topologies, cookie := server.url+"/api/v1/topologies", "__Host-topostream="+admin
-	if got := asked(t, http.MethodPost, topologies, "Cookie", cookie, "Content-Type", "application/x-www-form-urlencoded", "Origin", "https://evil.example", "Sec-Fetch-Site", "cross-site"); got != http.StatusForbidden {
+	if got := asked(t, http.MethodPost, topologies, "Cookie", cookie, "Content-Type", "application/x-www-form-urlencoded",
+		"Origin", "https://evil.example", "Sec-Fetch-Site", "cross-site"); got != http.StatusForbidden {
 		t.Errorf("a form of another site: %d", got)
 	}
 	if n := pgtest.Scan[int](t, db.Conn(t), `SELECT count(*)::int FROM topologies`); n != 0 {
 		t.Errorf("%d topologies were made", n)
 	}
-	if got := asked(t, http.MethodPost, topologies, "Cookie", cookie, "Content-Type", "application/json", "Origin", server.url, "Sec-Fetch-Site", "same-origin"); got != http.StatusCreated {
+	if got := asked(t, http.MethodPost, topologies, "Cookie", cookie, "Content-Type", "application/json", "Origin",
+		server.url, "Sec-Fetch-Site", "same-origin"); got != http.StatusCreated {
 		t.Errorf("our own page: %d", got)
 	}
 }
@@ -259,7 +277,8 @@ func TestFlagsOfCredentialsSayTheFix(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := verifier.Authenticate(httptest.NewRequest(http.MethodGet, fmt.Sprint("/?token=", testToken(t)), nil)); err != nil {
+	if _, err := verifier.Authenticate(
+		httptest.NewRequest(http.MethodGet, fmt.Sprint("/?token=", testToken(t)), nil)); err != nil {
 		t.Errorf("the line end of the secret's file counts: %v", err)
 	}
 }

@@ -31,7 +31,11 @@ func selfSigned(t *testing.T) (cert, key string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1),
+		NotAfter:     time.Now().Add(time.Hour),
+		IPAddresses:  []net.IP{net.IPv4(127, 0, 0, 1)},
+	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, private.Public(), private)
 	if err != nil {
 		t.Fatal(err)
@@ -123,7 +127,8 @@ func (b *blackHole) enter() error {
 // vanish drops whatever comes from now on.
 func (b *blackHole) vanish() {
 	b.t.Helper()
-	if out, err := exec.Command("ip", "-n", b.namespace, "link", "set", b.namespace+"b", "down").CombinedOutput(); err != nil {
+	if out, err := exec.Command("ip", "-n", b.namespace, "link", "set", b.namespace+"b",
+		"down").CombinedOutput(); err != nil {
 		b.t.Fatalf("%v: %s", err, out)
 	}
 }
@@ -168,6 +173,7 @@ func TestTheOptionsOfALiveServersConnections(t *testing.T) {
 
 func TestAClientThatDiesWithoutAGoodbyeGivesItsPlaceBack(t *testing.T) {
 	t.Parallel()
+	long(t)
 	hole := newBlackHole(t, byte(1+os.Getpid()%250))
 	db := pgtest.New(t)
 	id := demo(t, db.Conn(t))
@@ -176,7 +182,9 @@ func TestAClientThatDiesWithoutAGoodbyeGivesItsPlaceBack(t *testing.T) {
 		c.Keepalive, c.WriteTimeout, c.deadAfter = 100*time.Millisecond, 2*time.Second, 2*time.Second
 	})
 	conn := hole.dial(strings.TrimPrefix(server.url, "http://"))
-	if _, err := fmt.Fprintf(conn, "GET /api/v1/topologies/%s/events HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\n\r\n", id, testToken(t)); err != nil {
+	if _, err := fmt.Fprintf(conn,
+		"GET /api/v1/topologies/%s/events HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\n\r\n", id,
+		testToken(t)); err != nil {
 		t.Fatal(err)
 	}
 	if event := firstEvent(t, conn); event != "snapshot" {
@@ -187,7 +195,8 @@ func TestAClientThatDiesWithoutAGoodbyeGivesItsPlaceBack(t *testing.T) {
 		t.Fatalf("%d %s", status, body)
 	}
 	hole.vanish()
-	pgtest.Eventually(t, "the dead client's place", func() bool { return metric(t, server.url, "topostream_streams") == 0 })
+	pgtest.Eventually(t, "the dead client's place",
+		func() bool { return metric(t, server.url, "topostream_streams") == 0 })
 	res := open(t, url)
 	defer func() { _ = res.Body.Close() }() // its beginning is wanted
 	if event := firstEvent(t, res.Body); event != "snapshot" {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
@@ -58,7 +59,7 @@ func (c *devCmd) Run(ctx context.Context, o output) error {
 			fmt.Fprintln(o.err, "topostream: stop PostgreSQL:", err)
 		}
 	}()
-	databaseURL, id, err := prepareDemo(ctx, cluster)
+	databaseURL, id, err := prepareDemo(ctx, cluster, newLogger(o.err, "text"))
 	if err != nil {
 		return err
 	}
@@ -105,7 +106,8 @@ The topology "demo" is %[2]s.
 `, addr, id, token, psql, databaseURL, install)
 }
 
-// reachable is the address to type: who serves on all addresses of the machine is not reached at 0.0.0.0 or [::] everywhere.
+// reachable is the address to type: who serves on all addresses of the machine is not reached at 0.0.0.0 or [::]
+// everywhere.
 func reachable(addr string) string {
 	host, port, err := net.SplitHostPort(addr)
 	if ip := net.ParseIP(host); err == nil && (host == "" || ip != nil && ip.IsUnspecified()) {
@@ -156,32 +158,42 @@ func (c *devCmd) binaries(ctx context.Context, progress io.Writer) (pgcluster.Bi
 	return b, err
 }
 
-// prepareDemo makes the database topostream with the newest schema and an active topology demo in it.
-func prepareDemo(ctx context.Context, cluster *pgcluster.Cluster) (databaseURL string, id stream.TopologyID, err error) {
-	admin, err := pgx.Connect(ctx, cluster.URL("postgres"))
-	if err != nil {
+// prepareDemo makes the database topostream with the newest schema and an active topology demo in it. What is there
+// already stays, so that it may be cut off at any point and begun again.
+func prepareDemo(ctx context.Context, cluster *pgcluster.Cluster, log *slog.Logger) (databaseURL string, id stream.TopologyID, err error) {
+	of := func(name string) startup {
+		connect := func(ctx context.Context) (*pgx.Conn, error) { return pgx.Connect(ctx, cluster.URL(name)) }
+		return startup{connect: connect, log: log, again: within(commandPatience)}
+	}
+	if err := of("postgres").do(ctx, func(conn *pgx.Conn) error { return createDemoDatabase(ctx, conn) }); err != nil {
 		return "", "", err
 	}
-	defer admin.Close(context.WithoutCancel(ctx))
-	const exists = `SELECT EXISTS (SELECT FROM pg_database WHERE datname = 'topostream')`
-	var there bool
-	if err := admin.QueryRow(ctx, exists).Scan(&there); err != nil {
-		return "", "", err
-	}
-	if !there {
-		if _, err := admin.Exec(ctx, `CREATE DATABASE topostream`); err != nil {
-			return "", "", fmt.Errorf("create the database topostream: %w", err)
+	err = of("topostream").do(ctx, func(conn *pgx.Conn) error {
+		if err := sql.Up(ctx, conn); err != nil {
+			return err
 		}
+		id, err = demoTopology(ctx, conn)
+		return err
+	})
+	return cluster.URL("topostream"), id, err
+}
+
+func createDemoDatabase(ctx context.Context, admin *pgx.Conn) error {
+	const (
+		exists = `SELECT EXISTS (SELECT FROM pg_database WHERE datname = 'topostream')`
+		create = `CREATE DATABASE topostream`
+	)
+	var there bool
+	if err := admin.QueryRow(ctx, exists).Scan(&there); err != nil || there {
+		return err
 	}
-	databaseURL = cluster.URL("topostream")
-	conn, err := pgx.Connect(ctx, databaseURL)
-	if err != nil {
-		return "", "", err
+	if _, err := admin.Exec(ctx, create); err != nil {
+		return fmt.Errorf("create the database topostream: %w", err)
 	}
-	defer conn.Close(context.WithoutCancel(ctx))
-	if err := sql.Up(ctx, conn); err != nil {
-		return "", "", err
-	}
+	return nil
+}
+
+func demoTopology(ctx context.Context, conn *pgx.Conn) (id stream.TopologyID, err error) {
 	const (
 		insert = `INSERT INTO topologies (name) SELECT 'demo' WHERE NOT EXISTS (SELECT FROM topologies WHERE name = 'demo')`
 		deploy = `UPDATE topologies SET status = 'deploying' WHERE name = 'demo' AND status = 'pending'`
@@ -190,13 +202,13 @@ func prepareDemo(ctx context.Context, cluster *pgcluster.Cluster) (databaseURL s
 	)
 	for _, statement := range []string{insert, deploy, active} {
 		if _, err := conn.Exec(ctx, statement); err != nil {
-			return "", "", fmt.Errorf("make the demo topology: %w", err)
+			return "", fmt.Errorf("make the demo topology: %w", err)
 		}
 	}
 	if err := conn.QueryRow(ctx, demo).Scan(&id); err != nil {
-		return "", "", fmt.Errorf("find the demo topology: %w", err)
+		return "", fmt.Errorf("find the demo topology: %w", err)
 	}
-	return databaseURL, id, nil
+	return id, nil
 }
 
 // devSecret keeps the secret, so that yesterday's console address still works.

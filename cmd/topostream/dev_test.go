@@ -130,7 +130,9 @@ type dev struct {
 	console, curl, psql, id, token string
 }
 
-var welcomeLines = regexp.MustCompile(`(?s)The topology "demo" is (\S+)\..*  Console  (\S+)\n  curl     ([^\n]+)\n  psql     ([^\n]+)\n`)
+var welcomeLines = regexp.MustCompile(
+	`(?s)The topology "demo" is (\S+)\..*  Console  (\S+)\n  curl     ([^\n]+)\n  psql     ([^\n]+)\n`,
+)
 
 // startDev runs the binary until it has said how to reach it.
 func startDev(t *testing.T, cmd *exec.Cmd) *dev {
@@ -209,6 +211,7 @@ func buildProgram(t *testing.T) string {
 
 func TestDevIsAllThatAStrangerNeeds(t *testing.T) {
 	t.Parallel()
+	long(t)
 	binary := buildProgram(t)
 	command := func(env []string, args ...string) *exec.Cmd {
 		cmd := exec.Command(binary, append([]string{"dev", "--addr", "127.0.0.1:0"}, args...)...)
@@ -253,7 +256,8 @@ func TestDevIsAllThatAStrangerNeeds(t *testing.T) {
 		dir := filepath.Join(pgtest.OpenDir(t), "dev")
 		p := startProcess(t, command(cleanEnv(), "--data-dir", dir, "--addr", l.Addr().String()))
 		<-p.ended
-		if code := p.cmd.ProcessState.ExitCode(); code != exitError || p.err.String() != "topostream: "+l.Addr().String()+" is taken by another program: stop it or choose another --addr\n" {
+		if code := p.cmd.ProcessState.ExitCode(); code != exitError ||
+			p.err.String() != "topostream: "+l.Addr().String()+" is taken by another program: stop it or choose another --addr\n" {
 			t.Errorf("exit code %d: %s", code, p.err.String())
 		}
 		if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
@@ -324,7 +328,8 @@ func testPrintedLines(t *testing.T, command func([]string, ...string) *exec.Cmd)
 		curl.out.await(t, "event: hello\n", curl.ended)
 		curl.out.await(t, `{"from": "psql"}`, curl.ended)
 		psql, _, _ := strings.Cut(first.psql, " -c ")
-		sh(t, psql+` -c "INSERT INTO mutations (topology_id, op, payload) SELECT id, 'add_lan', jsonb_build_object('name', 'lan-9') FROM topologies WHERE name = 'demo'"`)
+		sh(t,
+			psql+` -c "INSERT INTO mutations (topology_id, op, payload) SELECT id, 'add_lan', jsonb_build_object('name', 'lan-9') FROM topologies WHERE name = 'demo'"`)
 		curl.out.await(t, "event: mutation.applied\n", curl.ended)
 		<-curl.signal(syscall.SIGINT)
 	}
@@ -343,7 +348,12 @@ func testPrintedLines(t *testing.T, command func([]string, ...string) *exec.Cmd)
 		t.Errorf("the topology was %s, now it is %s", first.id, second.id)
 	}
 	// The token of the first start and the number from before it: the page that stayed open.
-	after := &client{t: t, url: second.url() + "/api/v1/topologies/" + second.id + "/events", token: first.token, last: strconv.FormatUint(seq-1, 10)}
+	after := &client{
+		t:     t,
+		url:   second.url() + "/api/v1/topologies/" + second.id + "/events",
+		token: first.token,
+		last:  strconv.FormatUint(seq-1, 10),
+	}
 	sh(t, second.psql)
 	after.follow(ctx, seq+1)
 	if fmt.Sprint(after.seqs, after.snapshots) != fmt.Sprintf("[%d %d] []", seq, seq+1) {
@@ -373,18 +383,26 @@ func testWithoutPostgreSQL(t *testing.T, command func([]string, ...string) *exec
 	top := pgtest.OpenDir(t)
 	dir := filepath.Join(top, "dev")
 	// This machine has one, but nothing says where: not PATH, not pg_config, and the usual places are not looked at.
-	env := []string{"PATH=" + top, "HOME=" + top, "TOPOSTREAM_PG_PLACES=", "TOPOSTREAM_DOWNLOAD_DIR=" + filepath.Join(top, "cache"), "TOPOSTREAM_DATA_DIR=" + dir}
+	env := []string{
+		"PATH=" + top,
+		"HOME=" + top,
+		"TOPOSTREAM_PG_PLACES=",
+		"TOPOSTREAM_DOWNLOAD_DIR=" + filepath.Join(top, "cache"),
+		"TOPOSTREAM_DATA_DIR=" + dir,
+	}
 
 	repositoryAway := startProcess(t, command(env, "--download-url", "http://127.0.0.1:1"))
 	<-repositoryAway.ended
 	last := strings.TrimSpace(repositoryAway.err.String())
 	last = last[strings.LastIndexByte(last, '\n')+1:]
-	if code := repositoryAway.cmd.ProcessState.ExitCode(); code != exitError || !strings.HasPrefix(last, "topostream: no PostgreSQL 14 or newer found: install it") {
+	if code := repositoryAway.cmd.ProcessState.ExitCode(); code != exitError ||
+		!strings.HasPrefix(last, "topostream: no PostgreSQL 14 or newer found: install it") {
 		t.Errorf("exit code %d: %s", code, repositoryAway.err.String())
 	}
 
 	d := startDev(t, command(env, "--download-url", repository.URL))
-	if !strings.HasPrefix(d.psql, "psql 'postgres://") || !strings.Contains(d.out.String(), "There is no psql on this machine yet: install it") {
+	if !strings.HasPrefix(d.psql, "psql 'postgres://") ||
+		!strings.Contains(d.out.String(), "There is no psql on this machine yet: install it") {
 		t.Errorf("an archive of servers holds no psql: %s", d.out.String())
 	}
 	// The stranger installs it.

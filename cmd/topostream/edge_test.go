@@ -19,6 +19,7 @@ import (
 
 func TestFiveHundredConnectsAtOnceNeverExceedTheLimitOfAUser(t *testing.T) {
 	t.Parallel()
+	long(t)
 	const connects, limit = 500, 16
 	db := pgtest.New(t)
 	id := demo(t, db.Conn(t))
@@ -96,7 +97,8 @@ func TestARateIsLimitedForEachSubjectAndForWhoeverHasNoToken(t *testing.T) {
 	for range limit + 5 {
 		status, header, body := get(t, api)
 		statuses[status]++
-		if status == http.StatusTooManyRequests && (header.Get("Retry-After") != "60" || header.Get("Content-Type") != "application/problem+json" || !strings.Contains(body, "too many requests")) {
+		if status == http.StatusTooManyRequests &&
+			(header.Get("Retry-After") != "60" || header.Get("Content-Type") != "application/problem+json" || !strings.Contains(body, "too many requests")) {
 			t.Errorf("%v %s", header, body)
 		}
 	}
@@ -104,7 +106,8 @@ func TestARateIsLimitedForEachSubjectAndForWhoeverHasNoToken(t *testing.T) {
 		t.Errorf("%v", statuses)
 	}
 	status, _, body := get(t, api+"/"+id+"/events", "Accept", "text/event-stream")
-	if status != http.StatusOK || !strings.Contains(body, "event: unavailable\n") || !strings.Contains(body, `"reason":"too many requests"`) {
+	if status != http.StatusOK || !strings.Contains(body, "event: unavailable\n") ||
+		!strings.Contains(body, `"reason":"too many requests"`) {
 		t.Errorf("an EventSource: %d %s", status, body)
 	}
 	if status, _, body := get(t, api+"/"+id+"/events", "Accept", "*/*"); status != http.StatusTooManyRequests {
@@ -113,7 +116,8 @@ func TestARateIsLimitedForEachSubjectAndForWhoeverHasNoToken(t *testing.T) {
 	if status, _, body := get(t, api+"/"+id, "Accept", "text/event-stream"); status != http.StatusTooManyRequests {
 		t.Errorf("what is no stream: %d %s", status, body)
 	}
-	// Who shares the address is not refused for it, nor for what bad tokens cost: of those, too many are not even logged.
+	// Who shares the address is not refused for it, nor for what bad tokens cost: of those, too many are not even
+	// logged.
 	other := newOperator(t, server.url, "bob", stream.RoleViewer)
 	clear(statuses)
 	for range limit + 5 {
@@ -126,7 +130,8 @@ func TestARateIsLimitedForEachSubjectAndForWhoeverHasNoToken(t *testing.T) {
 	if n := strings.Count(server.log.String(), "unauthenticated"); n != limit {
 		t.Errorf("%d lines in the log", n)
 	}
-	if status, _, body := get(t, api+"/"+id+"/events", "Authorization", "Bearer x", "Accept", "text/event-stream"); status != http.StatusTooManyRequests {
+	if status, _, body := get(t, api+"/"+id+"/events", "Authorization", "Bearer x", "Accept",
+		"text/event-stream"); status != http.StatusTooManyRequests {
 		t.Errorf("an EventSource with a bad token: %d %s", status, body)
 	}
 	if r := other.do("GET", "/topologies", ""); r.status != http.StatusOK {
@@ -173,8 +178,11 @@ func TestPagesOfAllowedOriginsMayUseTheAPIAndNoOthers(t *testing.T) {
 		return res.Header
 	}
 	for _, method := range []string{"GET", "POST", "PATCH", "DELETE"} {
-		h := preflight(friend, "/api/v1/topologies/"+id+"/mutations", method, "authorization,content-type,idempotency-key,last-event-id")
-		if h.Get("Access-Control-Allow-Origin") != friend || h.Get("Access-Control-Allow-Credentials") != "true" || h.Get("Access-Control-Allow-Methods") != method || h.Get("Access-Control-Allow-Headers") == "" {
+		h := preflight(friend, "/api/v1/topologies/"+id+"/mutations", method,
+			"authorization,content-type,idempotency-key,last-event-id")
+		if h.Get("Access-Control-Allow-Origin") != friend || h.Get("Access-Control-Allow-Credentials") != "true" ||
+			h.Get("Access-Control-Allow-Methods") != method ||
+			h.Get("Access-Control-Allow-Headers") == "" {
 			t.Errorf("%s: %v", method, h)
 		}
 	}
@@ -190,19 +198,23 @@ func TestPagesOfAllowedOriginsMayUseTheAPIAndNoOthers(t *testing.T) {
 		}
 	}
 	same := func(h http.Header) string { h.Del("Date"); return fmt.Sprint(h) }
-	if a, b := same(preflight(friend, "/api/v1/topologies/"+id, "DELETE", "authorization")), same(preflight(friend, "/api/v1/topologies/"+unknown, "DELETE", "authorization")); a != b {
+	if a, b := same(preflight(friend, "/api/v1/topologies/"+id, "DELETE", "authorization")), same(
+		preflight(friend, "/api/v1/topologies/"+unknown, "DELETE", "authorization")); a != b {
 		t.Errorf("a preflight tells which ids exist: %s and %s", a, b)
 	}
 	for _, path := range []string{"/api/v1/topologies", "/api/v1/topologies/" + unknown} {
 		for origin, want := range map[string]string{friend: friend, stranger: "", "null": ""} {
 			_, h, _ := get(t, server.url+path, "Origin", origin)
-			if h.Get("Access-Control-Allow-Origin") != want || !strings.Contains(strings.Join(h.Values("Vary"), ","), "Origin") || (want != "") != (h.Get("Access-Control-Expose-Headers") == "Retry-After") {
+			if h.Get("Access-Control-Allow-Origin") != want ||
+				!strings.Contains(strings.Join(h.Values("Vary"), ","), "Origin") ||
+				(want != "") != (h.Get("Access-Control-Expose-Headers") == "Link, Retry-After") {
 				t.Errorf("%s of %s: %v", path, origin, h)
 			}
 		}
 	}
 	res := open(t, server.url+"/api/v1/topologies/"+id+"/events", "Origin", friend)
-	if res.Header.Get("Access-Control-Allow-Origin") != friend || res.Header.Get("Access-Control-Allow-Credentials") != "true" {
+	if res.Header.Get("Access-Control-Allow-Origin") != friend ||
+		res.Header.Get("Access-Control-Allow-Credentials") != "true" {
 		t.Errorf("a stream: %v", res.Header)
 	}
 	_ = res.Body.Close()
@@ -211,7 +223,8 @@ func TestPagesOfAllowedOriginsMayUseTheAPIAndNoOthers(t *testing.T) {
 			t.Errorf("%s: %v", path, h)
 		}
 	}
-	if _, h, _ := get(t, startServer(t, db.URL)+"/api/v1/topologies", "Origin", friend); h.Get("Access-Control-Allow-Origin") != "" {
+	if _, h, _ := get(t, startServer(t, db.URL)+"/api/v1/topologies", "Origin", friend); h.Get(
+		"Access-Control-Allow-Origin") != "" {
 		t.Errorf("without the flag: %v", h)
 	}
 }
@@ -223,14 +236,18 @@ func TestWhatIsNoOriginIsRefusedAtTheStart(t *testing.T) {
 		"https://example.org/a": "is no origin", "https://example.org?a": "is no origin", "ftp://example.org": "is no origin", "https://": "is no origin", "https://example.org:": "is no origin",
 		"https://ann:pass@example.org": "is no origin", "https://Example.org": "lower case", "https://example.org:443": "own port", "http://example.org:80": "own port",
 	} {
-		if err := checkOrigins([]string{"https://example.org", origin}); err == nil || !strings.HasPrefix(err.Error(), "--allow-origin: ") || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "ann:") {
+		if err := checkOrigins(
+			[]string{"https://example.org", origin}); err == nil || !strings.HasPrefix(err.Error(), "--allow-origin: ") || !strings.Contains(err.Error(), want) ||
+			strings.Contains(err.Error(), "ann:") {
 			t.Errorf("%s: %v", origin, err)
 		}
 	}
-	if err := checkOrigins([]string{"https://example.org", "http://127.0.0.1:8080", "http://[::1]:3000", "https://example.org:80"}); err != nil {
+	if err := checkOrigins(
+		[]string{"https://example.org", "http://127.0.0.1:8080", "http://[::1]:3000", "https://example.org:80"}); err != nil {
 		t.Error(err)
 	}
-	errOut := serveUntilError(t, "--database-url", "postgres://127.0.0.1:1/x", "--jwt-secret", testSecret, "--allow-origin", "*")
+	errOut := serveUntilError(t, "--database-url", "postgres://127.0.0.1:1/x", "--jwt-secret", testSecret,
+		"--allow-origin", "*")
 	if !strings.Contains(errOut, `--allow-origin: "*" is no origin`) {
 		t.Error(errOut)
 	}
@@ -252,7 +269,8 @@ func TestEveryAnswerHasTheHeadersThatKeepABrowserSafe(t *testing.T) {
 				t.Errorf("%s: %s: %q", path, name, got)
 			}
 		}
-		if policy := res.Header.Get("Content-Security-Policy"); !strings.HasPrefix(policy, "default-src 'none'; ") || !strings.Contains(policy, "frame-ancestors 'none'") {
+		if policy := res.Header.Get("Content-Security-Policy"); !strings.HasPrefix(policy, "default-src 'none'; ") ||
+			!strings.Contains(policy, "frame-ancestors 'none'") {
 			t.Errorf("%s: %q", path, policy)
 		}
 	}
@@ -311,7 +329,8 @@ func TestEveryLineOfTheLogIsInItsFormatAlsoNetHTTPsOwn(t *testing.T) {
 	cert, key := selfSigned(t)
 	server := serve(t, db.URL, func(c *serveCmd) { c.LogFormat = "json"; c.TLSCert, c.TLSKey = cert, key })
 	_, _ = rawRequest(t, server.url, "this is no TLS\r\n\r\n") // the log has it
-	pgtest.Eventually(t, "the failed handshake", func() bool { return strings.Contains(server.log.String(), "TLS handshake error") })
+	pgtest.Eventually(t, "the failed handshake",
+		func() bool { return strings.Contains(server.log.String(), "TLS handshake error") })
 	server.stop()
 	for line := range strings.Lines(server.log.String()) {
 		if !json.Valid([]byte(line)) {
@@ -341,7 +360,11 @@ func TestMetricsAreOnTheirOwnAddressAloneAndAWrongOneIsSaidToBe(t *testing.T) {
 		"--metrics-addr=" + strings.TrimPrefix(server.url, "http://"): "choose another --metrics-addr",
 	} {
 		// The database is not reached: addresses come first.
-		if errOut := serveUntilError(t, "--database-url", "postgres://127.0.0.1:1/x", "--jwt-secret", testSecret, args); !strings.Contains(errOut, want) {
+		if errOut := serveUntilError(t, "--database-url", "postgres://127.0.0.1:1/x", "--jwt-secret", testSecret,
+			args); !strings.Contains(
+			errOut,
+			want,
+		) {
 			t.Errorf("%s: %s", args, errOut)
 		}
 	}

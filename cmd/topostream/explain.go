@@ -47,8 +47,9 @@ func explain(err error) string {
 const badConnectionString = "the connection string (--database-url, DATABASE_URL) cannot be read: write postgres://user:password@host:5432/name, " +
 	"with %40 for @, %2F for / and so on in the password"
 
-// explainConnectionString gives pgx's reason only where it cannot quote a part of the password: of what is no URL, nobody can tell which
-// part that is. (An unencoded / ends the host, and a message that names the port names the password's beginning.)
+// explainConnectionString gives pgx's reason only where it cannot quote a part of the password: of what is no URL,
+// nobody can tell which part that is. (An unencoded / ends the host, and a message that names the port names the
+// password's beginning.)
 func explainConnectionString(err *pgconn.ParseConfigError) string {
 	reason := errors.Unwrap(err)
 	if u, parseErr := url.Parse(err.ConnString); reason == nil || parseErr != nil || u.Scheme == "" {

@@ -20,6 +20,7 @@ const frozen = 20 * time.Second
 
 func TestEveryEventReachesAClientThroughDatabaseFaults(t *testing.T) {
 	t.Parallel()
+	long(t)
 	for name, fault := range map[string]func(*testing.T, *pgcluster.Cluster, *pgx.Conn){
 		"LISTEN backend terminated": func(t *testing.T, _ *pgcluster.Cluster, admin *pgx.Conn) {
 			if n := pgtest.Scan[int](t, admin, `SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'topostream listen'`); n != 1 {
@@ -56,7 +57,8 @@ func TestEveryEventReachesAClientThroughDatabaseFaults(t *testing.T) {
 				var head uint64
 				for range 3 {
 					pgtest.Eventually(t, "the bus "+bus, func() bool {
-						return metric(t, server, map[string]string{"notify": "topostream_listening", "wal": "topostream_streaming_wal"}[bus]) == 1
+						return metric(t, server,
+							map[string]string{"notify": "topostream_listening", "wal": "topostream_streaming_wal"}[bus]) == 1
 					})
 					var wg sync.WaitGroup
 					wg.Go(func() { head = write(t, db.URL, id, 200) })
@@ -82,6 +84,7 @@ func (c *client) stayedConnected() {
 
 func TestAClientOutlivesAFrozenDatabaseAndFreshOnesAreToldToComeBack(t *testing.T) {
 	t.Parallel()
+	long(t)
 	for _, bus := range []string{"notify", "wal"} {
 		t.Run(bus, func(t *testing.T) {
 			t.Parallel()
@@ -107,7 +110,8 @@ func outliveAFrozenDatabase(t *testing.T, bus string) {
 	go func() { written <- write(t, db.URL, id, 50) }() // hangs until the thaw
 	for accept, want := range map[string]int{"text/event-stream": http.StatusOK, "*/*": http.StatusServiceUnavailable} {
 		status, header, body := get(t, server+"/api/v1/topologies/"+other+"/events", "Accept", accept)
-		if status != want || status == http.StatusOK && !strings.Contains(body, "event: unavailable\n") || status != http.StatusOK && header.Get("Retry-After") == "" {
+		if status != want || status == http.StatusOK && !strings.Contains(body, "event: unavailable\n") ||
+			status != http.StatusOK && header.Get("Retry-After") == "" {
 			t.Errorf("Accept: %s: %d %s", accept, status, body)
 		}
 	}
@@ -116,7 +120,8 @@ func outliveAFrozenDatabase(t *testing.T, bus string) {
 	c.awaitSeq(<-written)
 	c.stayedConnected()
 	newClient(t, server, other, "").follow(t.Context(), 1)
-	if n := metric(t, server, `topostream_listen_reconnects_total{cause="ping"}`) + metric(t, server, `topostream_listen_reconnects_total{cause="broken"}`); n < 1 {
+	if n := metric(t, server, `topostream_listen_reconnects_total{cause="ping"}`) + metric(t, server,
+		`topostream_listen_reconnects_total{cause="broken"}`); n < 1 {
 		t.Error("the half-open LISTEN connection was not found")
 	}
 	if bus == "wal" {
@@ -126,6 +131,7 @@ func outliveAFrozenDatabase(t *testing.T, bus string) {
 
 func TestAHeldAlterTableCostsAPauseAndNoEvent(t *testing.T) {
 	t.Parallel()
+	long(t)
 	db := pgtest.New(t)
 	conn, holder := db.Conn(t), db.Conn(t)
 	id, other := topology(t, conn, "attached"), topology(t, conn, "fresh")
@@ -137,7 +143,9 @@ func TestAHeldAlterTableCostsAPauseAndNoEvent(t *testing.T) {
 	written := make(chan uint64, 1)
 	go func() { written <- write(t, db.URL, id, 50) }() // waits for the lock
 	newClient(t, server, id, "").follow(t.Context(), 1) // a second client of the attached topology is served
-	if status, _, body := get(t, server+"/api/v1/topologies/"+other+"/events", "Accept", "text/event-stream"); status != http.StatusOK || !strings.Contains(body, "event: unavailable\n") {
+	if status, _, body := get(t, server+"/api/v1/topologies/"+other+"/events", "Accept",
+		"text/event-stream"); status != http.StatusOK ||
+		!strings.Contains(body, "event: unavailable\n") {
 		t.Errorf("a fresh topology: %d %s", status, body)
 	}
 	pgtest.Exec(t, conn, `SELECT pg_notify('topology.' || $1::text, 'hello')`, id) // what needs no lock goes on
@@ -174,6 +182,7 @@ func get(t *testing.T, url string, header ...string) (status int, _ http.Header,
 
 func TestACrashTakesNothingBackThatWasHeard(t *testing.T) {
 	t.Parallel()
+	long(t)
 	cluster := pgtest.Cluster(t)
 	db := pgtest.NewOn(t, cluster.URL("postgres"))
 	admin := db.Conn(t)
@@ -185,7 +194,8 @@ func TestACrashTakesNothingBackThatWasHeard(t *testing.T) {
 	pgtest.Exec(t, listener, `LISTEN control; LISTEN "topology.`+id+`"`)
 	pgtest.Exec(t, writer, `SET synchronous_commit = off`)
 	head := emit(t, writer, id)
-	// The control comes last: a later durable commit would flush it, too. What it lets a listener hear, the crash takes back.
+	// The control comes last: a later durable commit would flush it, too. What it lets a listener hear, the crash takes
+	// back.
 	pgtest.Exec(t, writer, `BEGIN; INSERT INTO control VALUES (1); NOTIFY control; COMMIT`)
 	for _, channel := range []string{"topology." + id, "control"} {
 		n, err := listener.WaitForNotification(t.Context())

@@ -70,9 +70,18 @@ func serve(t testing.TB, databaseURL string, change func(*serveCmd)) *testServer
 	address := make(chan string, 1)
 	done := make(chan error, 1)
 	cmd := serveCmd{
-		database: database{databaseURL}, Addr: "127.0.0.1:0", JWTSecret: testSecret, Keepalive: time.Second, WriteTimeout: 5 * time.Second,
-		Drain: time.Second, FeedMemory: 64 << 20, MutationRetention: defaultMutationRetention, LogFormat: "text",
-		ready: func(a string) { address <- a },
+		database: database{
+			databaseURL,
+		},
+		Addr:              "127.0.0.1:0",
+		JWTSecret:         testSecret,
+		Keepalive:         time.Second,
+		WriteTimeout:      5 * time.Second,
+		Drain:             time.Second,
+		FeedMemory:        64 << 20,
+		MutationRetention: defaultMutationRetention,
+		LogFormat:         "text",
+		ready:             func(a string) { address <- a },
 	}
 	if change != nil {
 		change(&cmd)
@@ -101,7 +110,8 @@ func serve(t testing.TB, databaseURL string, change func(*serveCmd)) *testServer
 	return nil
 }
 
-// holdsSecret tells whether a server's log holds a secret that the tests use: the gate sees what the tests print, and logs only of those that fail.
+// holdsSecret tells whether a server's log holds a secret that the tests use: the gate sees what the tests print, and
+// logs only of those that fail.
 func holdsSecret(log, databaseURL string) bool {
 	if u, err := url.Parse(databaseURL); err == nil && u.User != nil {
 		if password, _ := u.User.Password(); password != "" && strings.Contains(log, password) {
@@ -114,15 +124,17 @@ func holdsSecret(log, databaseURL string) bool {
 
 func testToken(t testing.TB) string {
 	t.Helper()
-	token, err := auth.Sign([]byte(testSecret), auth.Claims{Subject: "operator", Role: stream.RoleViewer, TTL: time.Hour}, time.Now())
+	token, err := auth.Sign([]byte(testSecret), auth.Claims{Subject: "operator", Role: stream.RoleViewer, TTL: time.Hour},
+		time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}
 	return token
 }
 
-// A client follows one topology as a browser does: it reconnects by itself and sends the last id that it has. It fails its test on
-// whatever breaks the promise: an event that is not last+1, an id that is not the seq, data that is no JSON.
+// A client follows one topology as a browser does: it reconnects by itself and sends the last id that it has. It fails
+// its test on whatever breaks the promise: an event that is not last+1, an id that is not the seq, data that is no
+// JSON.
 type client struct {
 	t     *testing.T
 	url   string
@@ -144,7 +156,13 @@ type client struct {
 // newClient makes a client that has not connected yet. after is the id that it knows, empty for none.
 func newClient(t *testing.T, server, id, after string) *client {
 	t.Helper()
-	return &client{t: t, url: server + "/api/v1/topologies/" + id + "/events", token: testToken(t), last: after, heard: make(chan struct{}, 1)}
+	return &client{
+		t:     t,
+		url:   server + "/api/v1/topologies/" + id + "/events",
+		token: testToken(t),
+		last:  after,
+		heard: make(chan struct{}, 1),
+	}
 }
 
 // follow reads until the journaled event until, or a snapshot at or above it, has come.
@@ -271,7 +289,9 @@ func (c *client) event(e gosse.Event) uint64 {
 	}
 	switch {
 	case e.Type == "snapshot":
-		if last, err := strconv.ParseUint(c.last, 10, 64); err == nil && body.Seq < last && body.Seq>>32 == last>>32 && c.connected && !c.forged {
+		if last, err := strconv.ParseUint(c.last, 10,
+			64); err == nil && body.Seq < last && body.Seq>>32 == last>>32 && c.connected &&
+			!c.forged {
 			c.t.Errorf("a snapshot at %d came after %d", body.Seq, last)
 		}
 		c.snapshots = append(c.snapshots, body.Seq)

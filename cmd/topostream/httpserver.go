@@ -13,10 +13,12 @@ import (
 )
 
 const (
-	// deadAfter is how long a client may leave what it was sent without an acknowledgement (TCP_USER_TIMEOUT, RFC 5482) before its connection is taken
-	// for dead. Without it Linux tries again for a quarter of an hour, in which a stream keeps its place.
+	// deadAfter is how long a client may leave what it was sent without an acknowledgement (TCP_USER_TIMEOUT, RFC 5482)
+	// before its connection is taken for dead. Without it Linux tries again for a quarter of an hour, in which a stream
+	// keeps its place.
 	deadAfter = 30 * time.Second
-	// handlerTime is more than any handler takes, the time of a body included. What is written after it has deadlines of its own.
+	// handlerTime is more than any handler takes, the time of a body included. What is written after it has deadlines of
+	// its own.
 	handlerTime = 2 * time.Minute
 )
 
@@ -56,11 +58,13 @@ func (l listeners) close() {
 	}
 }
 
-// listenOn opens one address. Connections that it accepts have its options: TCP_USER_TIMEOUT for those that are sent something, keepalives for idle ones.
+// listenOn opens one address. Connections that it accepts have its options: TCP_USER_TIMEOUT for those that are sent
+// something, keepalives for idle ones.
 func (c *serveCmd) listenOn(ctx context.Context, flag, addr string) (net.Listener, error) {
 	config := net.ListenConfig{
 		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 15 * time.Second, Interval: 5 * time.Second, Count: 3},
-		Control:         userTimeout(max(cmp.Or(c.deadAfter, deadAfter), c.WriteTimeout)), // a zero window counts, too: --write-timeout may allow a longer one
+		// a zero window counts, too: --write-timeout may allow a longer one
+		Control: userTimeout(max(cmp.Or(c.deadAfter, deadAfter), c.WriteTimeout)),
 	}
 	l, err := config.Listen(ctx, "tcp", addr)
 	if err != nil {
@@ -69,7 +73,8 @@ func (c *serveCmd) listenOn(ctx context.Context, flag, addr string) (net.Listene
 	return l, nil
 }
 
-// httpServer has a time limit for everything that a client can be slow with, but for a stream that is open: the frame writer has its own.
+// httpServer has a time limit for everything that a client can be slow with, but for a stream that is open: the frame
+// writer has its own.
 func (c *serveCmd) httpServer(h http.Handler, log *slog.Logger) *http.Server {
 	return &http.Server{
 		Handler: h, ReadHeaderTimeout: 10 * time.Second, WriteTimeout: handlerTime, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 32 << 10,

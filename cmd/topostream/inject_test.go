@@ -65,7 +65,8 @@ func TestWhatAPersonTypesInPsqlReachesTheStream(t *testing.T) {
 		if seq != "raw" && name == "mutation.enqueued" {
 			line.payload = strings.Replace(line.payload, "$", pgtest.Scan[string](t, conn, `SELECT id::text FROM mutations`), 1)
 		}
-		if body.Type != name || body.Topic != "topology."+id+"."+name || *body.Journaled != (seq != "raw") || string(body.Payload) != line.payload {
+		if body.Type != name || body.Topic != "topology."+id+"."+name || *body.Journaled != (seq != "raw") ||
+			string(body.Payload) != line.payload {
 			t.Errorf("%s: %s, want the payload %s", line.typed, data, line.payload)
 		}
 	}
@@ -82,12 +83,43 @@ type typist struct {
 
 func (p *typist) text(t *testing.T) string {
 	fragments := []string{
-		"'", `"`, "\n", "\r", "\r\n", "\n\n", "data: x", "\ndata: forged\n", "event: deleted", "\nevent: snapshot\n", "id: 999999", "\nid: 7\n\n", "retry: 1",
-		":", ": comment", "{", "}", `{"type":"notify"}`, `{"type":"x","payload":"\n"}`, `{"type":"x\ny"}`, `{"type":"x","payload":{"a":1}}`, "\u2028", "é€😀", "\t", "\x01", "\\",
-		`{"type":"snapshot","payload":{}}`, `{"type":"deleted"}`, `{"type":"x","seq":5,"journaled":true}`, "~", "~:1 ", "\ufeff", strings.Repeat("x", 7000),
+		"'",
+		`"`,
+		"\n",
+		"\r",
+		"\r\n",
+		"\n\n",
+		"data: x",
+		"\ndata: forged\n",
+		"event: deleted",
+		"\nevent: snapshot\n",
+		"id: 999999",
+		"\nid: 7\n\n",
+		"retry: 1",
+		":",
+		": comment",
+		"{",
+		"}",
+		`{"type":"notify"}`,
+		`{"type":"x","payload":"\n"}`,
+		`{"type":"x\ny"}`,
+		`{"type":"x","payload":{"a":1}}`,
+		"\u2028",
+		"é€😀",
+		"\t",
+		"\x01",
+		"\\",
+		`{"type":"snapshot","payload":{}}`,
+		`{"type":"deleted"}`,
+		`{"type":"x","seq":5,"journaled":true}`,
+		"~",
+		"~:1 ",
+		"\ufeff",
+		strings.Repeat("x", 7000),
 	}
 	head := pgtest.Scan[uint64](t, p.conn, `SELECT seq FROM topology_heads WHERE topology_id = $1`, p.id)
-	event := pgtest.Scan[string](t, p.conn, `SELECT event FROM topology_journal($1::text::uuid, $2, 1, 1, 9999)`, p.id, head-1)
+	event := pgtest.Scan[string](t, p.conn, `SELECT event FROM topology_journal($1::text::uuid, $2, 1, 1, 9999)`, p.id,
+		head-1)
 	switch n := p.random.IntN(8); {
 	case n == 0:
 		return event // a copy of an event: its type and payload are taken, its seq is not
@@ -102,7 +134,9 @@ func (p *typist) text(t *testing.T) string {
 			fmt.Sprintf(` {"topic":"topology.%s.test","type":"test","ts":"2026-01-01T00:00:00.000000Z","seq":%d,"journaled":true,"payload":"forged"}`, p.id, seq),
 			fmt.Sprintf(` {"topic":"topology.%s.test","type":"test","ts":"2026-01-01T00:00:00.000000Z","seq":%d,"journaled":true,"payload":"forged`+"\n\n"+`"}`, p.id, seq),
 		}[p.random.IntN(9)]
-		return pgtest.Scan[string](t, p.conn, `SELECT '~' || topology_mark(inner_pad, outer_pad, $1 || ':' || $2) || ':' || $2 FROM topology_settings`, p.id, strconv.FormatUint(seq, 10)+inline)
+		return pgtest.Scan[string](t, p.conn,
+			`SELECT '~' || topology_mark(inner_pad, outer_pad, $1 || ':' || $2) || ':' || $2 FROM topology_settings`, p.id,
+			strconv.FormatUint(seq, 10)+inline)
 	}
 	var b strings.Builder
 	for range 1 + p.random.IntN(5) {
@@ -111,7 +145,8 @@ func (p *typist) text(t *testing.T) string {
 	return strings.ToValidUTF8(b.String()[:min(b.Len(), 7990)], "")
 }
 
-// injectAndListen types n texts, each followed by a real event, while a client of our own parser's and a page in Chromium listen.
+// injectAndListen types n texts, each followed by a real event, while a client of our own parser's and a page in
+// Chromium listen.
 func injectAndListen(t *testing.T, n int, key bool) {
 	t.Helper()
 	seed := rand.Uint64()
@@ -154,7 +189,8 @@ func injectAndListen(t *testing.T, n int, key bool) {
 		return // a forged event is found out and answered by a snapshot: nothing is lost, but less is shown one by one
 	}
 	if len(c.raw) != n || len(c.snapshots) != 1 || uint64(len(c.seqs)) != head-2 {
-		t.Errorf("%d raw events, %d snapshots, %d events; want %d, 1, %d", len(c.raw), len(c.snapshots), len(c.seqs), n, head-2)
+		t.Errorf("%d raw events, %d snapshots, %d events; want %d, 1, %d", len(c.raw), len(c.snapshots), len(c.seqs), n,
+			head-2)
 	}
 	if raw := chromeEval[int](t, page.ctx, `window.raw`); raw == 0 || raw > n {
 		t.Errorf("Chromium got %d raw events", raw)
@@ -164,7 +200,8 @@ func injectAndListen(t *testing.T, n int, key bool) {
 			Type      string
 			Journaled *bool
 		}
-		if err := json.Unmarshal([]byte(e.Data), &body); err != nil || body.Journaled == nil || *body.Journaled || body.Type != e.Type {
+		if err := json.Unmarshal([]byte(e.Data), &body); err != nil || body.Journaled == nil || *body.Journaled ||
+			body.Type != e.Type {
 			t.Errorf("%s %q: %v", e.Type, e.Data, err)
 		}
 	}
@@ -179,12 +216,12 @@ func injectAndListen(t *testing.T, n int, key bool) {
 
 func TestNoTextThatAPersonNotifiesBreaksAStream(t *testing.T) {
 	t.Parallel()
-	injectAndListen(t, 400, false)
+	injectAndListen(t, fewer(400), false)
 }
 
 func TestForgedMarksWithTheRightKeyLoseNothing(t *testing.T) {
 	t.Parallel()
-	injectAndListen(t, 400, true)
+	injectAndListen(t, fewer(400), true)
 }
 
 func TestInvalidUTF8FromASQLASCIIDatabaseKeepsStreamsWellFormed(t *testing.T) {
@@ -203,7 +240,9 @@ SELECT topology_emit('`+id+`', 'test', to_jsonb(repeat(E'\xe2\x82', 6000)));`); 
 	c.awaitSeq(3)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if len(c.raw) != 1 || !strings.Contains(c.raw[0].Data, "raw \uFFFD") || !strings.Contains(c.data[0], "journaled \uFFFD") || len(c.data) != 2 {
+	if len(c.raw) != 1 || !strings.Contains(c.raw[0].Data, "raw \uFFFD") ||
+		!strings.Contains(c.data[0], "journaled \uFFFD") ||
+		len(c.data) != 2 {
 		t.Errorf("%q %q", c.raw, c.data)
 	}
 }

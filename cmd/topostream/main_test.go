@@ -19,7 +19,8 @@ func TestChecksComeInTheOrder401Then403Then404(t *testing.T) {
 	server := startServer(t, db.URL)
 	const unknown = "00000000-0000-4000-8000-000000000000"
 	var limited, errOut bytes.Buffer
-	if code := run(t.Context(), []string{"token", "--jwt-secret", testSecret, "--topology", unknown}, &limited, &errOut); code != exitOK {
+	if code := run(t.Context(), []string{"token", "--jwt-secret", testSecret, "--topology", unknown}, &limited,
+		&errOut); code != exitOK {
 		t.Fatal(errOut.String())
 	}
 	for _, c := range []struct {
@@ -53,7 +54,8 @@ func TestChecksComeInTheOrder401Then403Then404(t *testing.T) {
 	}
 	for method, path := range map[string]string{http.MethodPost: "/mutations", http.MethodPatch: ""} {
 		for of, want := range map[string]int{unknown: http.StatusNotFound, id: http.StatusBadRequest} {
-			req, err := http.NewRequestWithContext(t.Context(), method, server+"/api/v1/topologies/"+of+path, strings.NewReader(`{"op":`))
+			req, err := http.NewRequestWithContext(t.Context(), method, server+"/api/v1/topologies/"+of+path,
+				strings.NewReader(`{"op":`))
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"topostream/pgbus"
+	"topostream/pgbus/postgres"
 	"topostream/sql"
 )
 
@@ -32,10 +33,11 @@ func (d database) connect(ctx context.Context) (*pgx.Conn, error) {
 	if cfg.ConnectTimeout == 0 {
 		cfg.ConnectTimeout = startTimeout
 	}
-	return pgbus.Connect(ctx, cfg)
+	return postgres.Connect(ctx, cfg)
 }
 
-// startTimeout is how long each host may take to let in a command that is being started: where the machine is busy with starting, that takes longer than later.
+// startTimeout is how long each host may take to let in a command that is being started: where the machine is busy
+// with starting, that takes longer than later.
 const startTimeout = 10 * time.Second
 
 // with runs f on a connection of its own.
@@ -50,8 +52,10 @@ func (d database) with(ctx context.Context, f func(*pgx.Conn) error) error {
 
 type migrateUp struct{ database }
 
+// Run may be cut off at any point and begun again: each migration records itself in its own transaction.
 func (c *migrateUp) Run(ctx context.Context, o output) error {
-	return c.with(ctx, func(conn *pgx.Conn) error {
+	start := startup{connect: c.connect, log: newLogger(o.err, "text"), again: within(commandPatience)}
+	return start.do(ctx, func(conn *pgx.Conn) error {
 		if err := sql.Up(ctx, conn); err != nil {
 			return err
 		}

@@ -169,7 +169,12 @@ func (m *model) addDecky(p map[string]any) bool {
 	if !ok {
 		return false
 	}
-	d := &modelDecky{Home: home, Services: []string{}, Config: map[string]any{"forwards_l3": forwards}, Edges: map[string]*modelEdge{home: {ip, false, forwards}}}
+	d := &modelDecky{
+		Home:     home,
+		Services: []string{},
+		Config:   map[string]any{"forwards_l3": forwards},
+		Edges:    map[string]*modelEdge{home: {ip, false, forwards}},
+	}
 	if a, ok := p["archetype"]; ok {
 		d.Config["archetype"] = a
 	}
@@ -254,7 +259,8 @@ SELECT t.id::text, jsonb_build_array(
        FROM deckies d WHERE d.topology_id = t.id))::text
   FROM topologies t`
 
-// randomEdit makes an edit that the rules often allow: it mostly adds what there is not and changes what there is, from small sets of names.
+// randomEdit makes an edit that the rules often allow: it mostly adds what there is not and changes what there is, from
+// small sets of names.
 func (m *model) randomEdit(r *rand.Rand) (op string, payload map[string]any) {
 	pick := func(kind string, n int, wanted func(name string) bool) string {
 		name := ""
@@ -293,7 +299,13 @@ func (m *model) randomEdit(r *rand.Rand) (op string, payload map[string]any) {
 	case n < 6:
 		return "update_lan", map[string]any{"name": lan(true), "y": float64(r.IntN(100))}
 	case n < 10 || len(m.deckies) == 0:
-		p := map[string]any{"name": decky(false), "lan": lan(true), "forwards_l3": r.IntN(2) == 0, "archetype": "linux", "services": []string{"ssh"}}
+		p := map[string]any{
+			"name":        decky(false),
+			"lan":         lan(true),
+			"forwards_l3": r.IntN(2) == 0,
+			"archetype":   "linux",
+			"services":    []string{"ssh"},
+		}
 		ip(p)
 		return "add_decky", p
 	case n < 14:
@@ -305,7 +317,12 @@ func (m *model) randomEdit(r *rand.Rand) (op string, payload map[string]any) {
 	case n < 16:
 		return "remove_decky", map[string]any{"decky": decky(true)}
 	default:
-		p := map[string]any{"decky": decky(true), "force": r.IntN(2) == 0, "x": float64(r.IntN(100)), "patch": map[string]any{"archetype": nil, "banner": float64(r.IntN(9))}}
+		p := map[string]any{
+			"decky": decky(true),
+			"force": r.IntN(2) == 0,
+			"x":     float64(r.IntN(100)),
+			"patch": map[string]any{"archetype": nil, "banner": float64(r.IntN(9))},
+		}
 		if r.IntN(2) == 0 {
 			p["patch"] = map[string]any{"forwards_l3": r.IntN(2) == 0, "archetype": "router"}
 		}

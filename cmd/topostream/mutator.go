@@ -5,16 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
-	"topostream/pgbus"
 	"topostream/pgbus/mutator"
-	"topostream/pgbus/wait"
+	"topostream/pgbus/postgres"
 	"topostream/sql"
 	"topostream/stream"
 	"topostream/stream/apply"
@@ -74,7 +71,8 @@ func (c *mutatorCmd) Run(ctx context.Context, o output) error {
 		return err
 	}
 	log := newLogger(o.err, "text")
-	err = c.awaitDatabase(ctx, log, func(conn *pgx.Conn) error {
+	start := startup{connect: c.connect, log: log, awaits: true, again: always}
+	err = start.do(ctx, func(conn *pgx.Conn) error {
 		warn, err := sql.Check(ctx, conn)
 		if warn != "" {
 			log.Warn(warn)
@@ -96,29 +94,6 @@ func (c *mutatorCmd) Run(ctx context.Context, o output) error {
 // leastGrace is how long what is under way may take when the worker is told to stop.
 const leastGrace = 10 * time.Second
 
-// awaitDatabase runs check on a connection, and waits for a database that is away: a worker may be started before it. What no waiting mends is an error.
-func (c *mutatorCmd) awaitDatabase(ctx context.Context, log *slog.Logger, check func(*pgx.Conn) error) error {
-	for try := 0; ; try++ {
-		err := c.with(ctx, check)
-		if !away(err) || ctx.Err() != nil {
-			return err
-		}
-		log.Warn("no database yet; waiting for it", "error", explain(err))
-		if !wait.Pause(ctx, wait.Backoff(try, 200*time.Millisecond, 5*time.Second)) {
-			return context.Cause(ctx)
-		}
-	}
-}
-
-// away tells whether the database could not be reached or takes nobody now.
-func away(err error) bool {
-	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok {
-		return strings.HasPrefix(pgErr.Code, "57P") || strings.HasPrefix(pgErr.Code, "53")
-	}
-	_, ok := errors.AsType[*pgconn.ConnectError](err)
-	return ok
-}
-
 const defaultConcurrency = 4
 
 // runMutator runs a worker with connections of its own, so that nobody else waits for them.
@@ -126,23 +101,16 @@ func runMutator(ctx context.Context, databaseURL string, listen *pgx.ConnConfig,
 	if cfg.Concurrency == 0 {
 		cfg.Concurrency = defaultConcurrency
 	}
-	pool, err := pgbus.NewPool(ctx, databaseURL, func(c *pgxpool.Config) {
+	pool, err := postgres.NewPool(ctx, databaseURL, func(c *pgxpool.Config) {
 		c.MaxConns = mutator.Connections(cfg.Concurrency)
-		name(c.ConnConfig, "topostream mutator")
+		postgres.Name(c.ConnConfig, "topostream mutator")
 	})
 	if err != nil {
 		return err
 	}
 	defer pool.Close()
 	cfg.Pool, cfg.Listen = pool, listen.Copy()
-	name(cfg.Listen, "topostream mutator listen")
+	postgres.Name(cfg.Listen, "topostream mutator listen")
 	cfg.Logger.Info("working on mutations", slog.Int("concurrency", cfg.Concurrency))
 	return mutator.New(cfg).Run(ctx)
-}
-
-// name says in pg_stat_activity what a connection is for, unless the connection string does.
-func name(c *pgx.ConnConfig, name string) {
-	if c.RuntimeParams["application_name"] == "" {
-		c.RuntimeParams["application_name"] = name
-	}
 }

@@ -46,7 +46,9 @@ func live(t testing.TB, conn *pgx.Conn, n int) []string {
 // enqueueLAN enqueues an add_lan.
 func enqueueLAN(t *testing.T, conn *pgx.Conn, id, lan string) (mutation string) {
 	t.Helper()
-	return pgtest.Scan[string](t, conn, `INSERT INTO mutations (topology_id, op, payload) VALUES ($1::text::uuid, 'add_lan', jsonb_build_object('name', $2::text)) RETURNING id::text`, id, lan)
+	return pgtest.Scan[string](t, conn,
+		`INSERT INTO mutations (topology_id, op, payload) VALUES ($1::text::uuid, 'add_lan', jsonb_build_object('name', $2::text)) RETURNING id::text`,
+		id, lan)
 }
 
 func awaitMutation(t *testing.T, conn *pgx.Conn, mutation, state string) (reason string) {
@@ -66,12 +68,13 @@ const (
 	killedWatched      = 20    // topologies that a client follows
 )
 
-// TestWorkersThatAreKilledAtRandomApplyEachMutationOnceInOrder compares what four processes make of random edits, while they are killed all the time,
-// with a model computed beside them. TOPOSTREAM_SEED repeats a run's edits.
+// TestWorkersThatAreKilledAtRandomApplyEachMutationOnceInOrder compares what four processes make of random edits, while
+// they are killed all the time, with a model computed beside them. TOPOSTREAM_SEED repeats a run's edits.
 func TestWorkersThatAreKilledAtRandomApplyEachMutationOnceInOrder(t *testing.T) {
 	t.Parallel()
+	long(t)
 	total := killedMutations
-	if os.Getenv("TOPOSTREAM_LONG") == "1" {
+	if isAlone() {
 		total = killedMutationsAll
 	}
 	seed := uint64(time.Now().UnixNano())
@@ -103,7 +106,12 @@ func TestWorkersThatAreKilledAtRandomApplyEachMutationOnceInOrder(t *testing.T) 
 		select {
 		case <-look.C:
 		case <-limit:
-			t.Fatalf("%s: %s", "not all mutations have ended", pgtest.Scan[string](t, conn, `SELECT json_object_agg(state, n)::text FROM (SELECT state, count(*) AS n FROM mutations GROUP BY state) s`))
+			t.Fatalf(
+				"%s: %s",
+				"not all mutations have ended",
+				pgtest.Scan[string](t, conn,
+					`SELECT json_object_agg(state, n)::text FROM (SELECT state, count(*) AS n FROM mutations GROUP BY state) s`),
+			)
 		}
 	}
 	took := time.Since(start)
@@ -122,13 +130,20 @@ func TestWorkersThatAreKilledAtRandomApplyEachMutationOnceInOrder(t *testing.T) 
 		}
 		c.mu.Unlock()
 	}
-	t.Logf("%d mutations of %d topologies in %.1f s (enqueued in %.1f s): %d applied, %d failed, %d given back by leases, %d workers killed",
+	t.Logf(
+		"%d mutations of %d topologies in %.1f s (enqueued in %.1f s): %d applied, %d failed, %d given back by leases, %d workers killed",
 		total, len(ids), took.Seconds(), enqueued.Seconds(), total-failed, failed, requeued, kills())
 }
 
-// enqueueRandomEdits enqueues edits of all topologies, some at a time, and gives what they should make of each graph and of each mutation. Each topology's edits are enqueued by one connection, so that
-// their order is known.
-func enqueueRandomEdits(t *testing.T, db *pgtest.DB, ids []string, total int, seed uint64) (models map[string]*model, want map[string]string) {
+// enqueueRandomEdits enqueues edits of all topologies, some at a time, and gives what they should make of each graph
+// and of each mutation. Each topology's edits are enqueued by one connection, so that their order is known.
+func enqueueRandomEdits(
+	t *testing.T,
+	db *pgtest.DB,
+	ids []string,
+	total int,
+	seed uint64,
+) (models map[string]*model, want map[string]string) {
 	t.Helper()
 	const (
 		enqueuers = 4
@@ -248,7 +263,8 @@ func reactivate(t *testing.T, db *pgtest.DB) (stop func()) {
 
 func compareOutcomes(t *testing.T, conn *pgx.Conn, want map[string]string) (failed int) {
 	t.Helper()
-	rows, err := conn.Query(t.Context(), `SELECT id::text, state, op || ' ' || payload || ': ' || coalesce(reason, '') FROM mutations`)
+	rows, err := conn.Query(t.Context(),
+		`SELECT id::text, state, op || ' ' || payload || ': ' || coalesce(reason, '') FROM mutations`)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -299,7 +315,8 @@ func compareGraphs(t *testing.T, conn *pgx.Conn, models map[string]*model) {
 	}
 }
 
-// checkJournals fails unless every journal is gapless up to its head, has at most one mutation applying at a time, and ends each once, in the order of positions.
+// checkJournals fails unless every journal is gapless up to its head, has at most one mutation applying at a time, and
+// ends each once, in the order of positions.
 func checkJournals(t *testing.T, conn *pgx.Conn) {
 	t.Helper()
 	for what, query := range map[string]string{
@@ -320,13 +337,15 @@ func checkJournals(t *testing.T, conn *pgx.Conn) {
 
 func TestAWorkerThatIsStoppedOverItsLeaseChangesNothingWhenItWakes(t *testing.T) {
 	t.Parallel()
+	long(t)
 	binary := buildProgram(t)
 	db := pgtest.New(t)
 	conn := db.Conn(t)
 	id := live(t, conn, 1)[0]
 	dir := t.TempDir()
 	started, goOn := filepath.Join(dir, "started"), filepath.Join(dir, "go-on")
-	first := mutate(t, binary, db.URL, "--concurrency", "1", "--lease", "1s", "--apply-exec", fmt.Sprintf("touch %s; until [ -e %s ]; do sleep 0.05; done", started, goOn))
+	first := mutate(t, binary, db.URL, "--concurrency", "1", "--lease", "1s", "--apply-exec",
+		fmt.Sprintf("touch %s; until [ -e %s ]; do sleep 0.05; done", started, goOn))
 	m := enqueueLAN(t, conn, id, "a")
 	pgtest.Eventually(t, "the first worker's command", func() bool { _, err := os.Stat(started); return err == nil })
 	first.signal(syscall.SIGSTOP)
@@ -346,7 +365,8 @@ func TestAWorkerThatIsStoppedOverItsLeaseChangesNothingWhenItWakes(t *testing.T)
 		t.Errorf("the journal went from %d to %d", head, got)
 	}
 	const events = `SELECT string_agg(type, ' ' ORDER BY seq) FROM topology_events WHERE type LIKE 'mutation.%'`
-	if got, want := pgtest.Scan[string](t, conn, events), "mutation.enqueued mutation.applying mutation.requeued mutation.applying mutation.applied"; got != want {
+	if got, want := pgtest.Scan[string](t, conn,
+		events), "mutation.enqueued mutation.applying mutation.requeued mutation.applying mutation.applied"; got != want {
 		t.Errorf("%s, want %s", got, want)
 	}
 	checkJournals(t, conn)
@@ -361,7 +381,8 @@ func TestAWorkerAppliesByCommandAndByURL(t *testing.T) {
 			Op         string
 			Payload    struct{ Name string }
 		}
-		if err := json.NewDecoder(r.Body).Decode(&m); err != nil || m.Op != "add_lan" || r.Header.Get("Idempotency-Key") != m.MutationID {
+		if err := json.NewDecoder(r.Body).Decode(&m); err != nil || m.Op != "add_lan" ||
+			r.Header.Get("Idempotency-Key") != m.MutationID {
 			t.Errorf("the service got %+v: %v", m, err)
 		}
 		if m.Payload.Name == "bad" {
@@ -380,10 +401,13 @@ func TestAWorkerAppliesByCommandAndByURL(t *testing.T) {
 			id := live(t, conn, 1)[0]
 			worker := mutate(t, binary, db.URL, args...)
 			awaitMutation(t, conn, enqueueLAN(t, conn, id, "good"), "applied")
-			if reason := awaitMutation(t, conn, enqueueLAN(t, conn, id, "bad"), "failed"); !strings.Contains(reason, "no room for bad") {
+			if reason := awaitMutation(t, conn, enqueueLAN(t, conn, id, "bad"), "failed"); !strings.Contains(reason,
+				"no room for bad") {
 				t.Error(reason)
 			}
-			if s := pgtest.Scan[string](t, conn, `SELECT status || ': ' || reason FROM topologies`); !strings.HasPrefix(s, "degraded: ") || !strings.Contains(s, "no room for bad") {
+			if s := pgtest.Scan[string](t, conn,
+				`SELECT status || ': ' || reason FROM topologies`); !strings.HasPrefix(s, "degraded: ") ||
+				!strings.Contains(s, "no room for bad") {
 				t.Error(s)
 			}
 			<-worker.signal(syscall.SIGTERM)
@@ -406,13 +430,15 @@ func TestServeWithMutatorAppliesWhatAClientSees(t *testing.T) {
 	c.awaitSeq(6) // enqueued, applying, applied
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if last := c.data[len(c.data)-1]; !strings.Contains(last, `"type":"mutation.applied"`) || !strings.Contains(last, m) || !strings.Contains(last, "172.16.0.0/24") {
+	if last := c.data[len(c.data)-1]; !strings.Contains(last, `"type":"mutation.applied"`) || !strings.Contains(last, m) ||
+		!strings.Contains(last, "172.16.0.0/24") {
 		t.Error(last)
 	}
 }
 
 func TestAWorkerThatIsStartedBeforeItsDatabaseSaysSoAndWaits(t *testing.T) {
 	t.Parallel()
+	long(t)
 	cluster := pgtest.Cluster(t)
 	db := pgtest.NewOn(t, cluster.URL("postgres"))
 	id := live(t, db.Conn(t), 1)[0]
@@ -423,7 +449,8 @@ func TestAWorkerThatIsStartedBeforeItsDatabaseSaysSoAndWaits(t *testing.T) {
 	var errOut lockedBuffer
 	done := make(chan int, 1)
 	go func() { done <- run(ctx, []string{"mutator", "--database-url", db.URL}, io.Discard, &errOut) }()
-	pgtest.Eventually(t, "a word of it", func() bool { return strings.Contains(errOut.String(), "no database yet; waiting for it") })
+	pgtest.Eventually(t, "a word of it",
+		func() bool { return strings.Contains(errOut.String(), "no database yet; waiting for it") })
 	if err := cluster.Restart(t.Context(), pgcluster.Fast); err != nil {
 		t.Fatal(err)
 	}

@@ -17,7 +17,8 @@ import (
 	"topostream/pgbus/pgtest"
 )
 
-// startNginx runs nginx in front of two servers with the configuration that the README shows, changed by replacements, and gives its address.
+// startNginx runs nginx in front of two servers with the configuration that the README shows, changed by replacements,
+// and gives its address.
 func startNginx(t *testing.T, first, second string, replacements ...string) string {
 	t.Helper()
 	path, err := exec.LookPath("nginx")
@@ -32,7 +33,12 @@ func startNginx(t *testing.T, first, second string, replacements ...string) stri
 	}
 	address := pgtest.FreeAddress(t)
 	changes := append([]string{
-		"listen 127.0.0.1:8080", "listen " + address, "127.0.0.1:8081", strings.TrimPrefix(first, "http://"), "127.0.0.1:8082", strings.TrimPrefix(second, "http://"),
+		"listen 127.0.0.1:8080",
+		"listen " + address,
+		"127.0.0.1:8081",
+		strings.TrimPrefix(first, "http://"),
+		"127.0.0.1:8082",
+		strings.TrimPrefix(second, "http://"),
 	}, replacements...)
 	dir := pgtest.OpenDir(t)
 	config := filepath.Join(dir, "nginx.conf")
@@ -83,7 +89,11 @@ func startBinary(t *testing.T, binary, databaseURL string, args ...string) *serv
 	t.Helper()
 	s := &server{t: t, address: pgtest.FreeAddress(t)}
 	s.command = func() *exec.Cmd {
-		cmd := exec.Command(binary, append([]string{"serve", "--database-url", databaseURL, "--addr", s.address, "--keepalive", "1s", "--drain", "2s"}, args...)...)
+		cmd := exec.Command(
+			binary,
+			append(
+				[]string{"serve", "--database-url", databaseURL, "--addr", s.address, "--keepalive", "1s", "--drain", "2s"},
+				args...)...)
 		cmd.Env = cleanEnv("TOPOSTREAM_JWT_SECRET=" + testSecret)
 		return cmd
 	}
@@ -101,11 +111,15 @@ func (s *server) url() string { return "http://" + s.address }
 
 func TestBehindNginxEventsArriveAtOnceAndAServerThatIsKilledOrDrainedLosesNothing(t *testing.T) {
 	t.Parallel()
+	long(t)
 	db := pgtest.New(t)
 	conn := db.Conn(t)
 	id := demo(t, conn)
 	binary := buildProgram(t)
-	servers := []*server{startBinary(t, binary, db.URL, "--max-streams-per-user", "0"), startBinary(t, binary, db.URL, "--max-streams-per-user", "0")}
+	servers := []*server{
+		startBinary(t, binary, db.URL, "--max-streams-per-user", "0"),
+		startBinary(t, binary, db.URL, "--max-streams-per-user", "0"),
+	}
 	const each = 3
 	clients := make([]*client, 0, 3*each)
 	for _, how := range []string{
@@ -157,6 +171,7 @@ func TestBehindNginxEventsArriveAtOnceAndAServerThatIsKilledOrDrainedLosesNothin
 
 func TestBehindNginxAnIdleStreamIsKeptByKeepalivesAndAClientThatGoesIsNoticed(t *testing.T) {
 	t.Parallel()
+	long(t)
 	db := pgtest.New(t)
 	id := demo(t, db.Conn(t))
 	path := "/api/v1/topologies/" + id + "/events"
@@ -177,16 +192,20 @@ func TestBehindNginxAnIdleStreamIsKeptByKeepalivesAndAClientThatGoesIsNoticed(t 
 				t.Errorf("%d keepalives, %v", keepalives, lines.Err())
 			}
 			_ = res.Body.Close() // read as far as wanted
-			pgtest.Eventually(t, "the stream to end at the server", func() bool { return metric(t, server.url, "topostream_streams") == 0 })
+			pgtest.Eventually(t, "the stream to end at the server",
+				func() bool { return metric(t, server.url, "topostream_streams") == 0 })
 		})
 	}
 }
 
 func TestBehindNginxWithoutAServerAnEventSourceIsToldToComeBack(t *testing.T) {
 	t.Parallel()
+	long(t)
 	front := startNginx(t, pgtest.FreeAddress(t), pgtest.FreeAddress(t))
-	status, header, body := get(t, front+"/api/v1/topologies/00000000-0000-4000-8000-000000000000/events", "Accept", "text/event-stream")
-	if status != http.StatusOK || header.Get("Content-Type") != "text/event-stream" || !regexp.MustCompile(`^retry: [0-9]+\n\n$`).MatchString(body) {
+	status, header, body := get(t, front+"/api/v1/topologies/00000000-0000-4000-8000-000000000000/events", "Accept",
+		"text/event-stream")
+	if status != http.StatusOK || header.Get("Content-Type") != "text/event-stream" ||
+		!regexp.MustCompile(`^retry: [0-9]+\n\n$`).MatchString(body) {
 		t.Errorf("%d %s %q", status, header.Get("Content-Type"), body)
 	}
 	if status, _, body := get(t, front+"/api/v1/topologies"); status != http.StatusBadGateway {

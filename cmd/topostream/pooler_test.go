@@ -78,6 +78,7 @@ func exists(path string) bool { _, err := os.Stat(path); return err == nil }
 
 func TestThroughATransactionPoolerTheServerSaysSoAndPollsAndADirectWayRestoresTheBus(t *testing.T) {
 	t.Parallel()
+	long(t)
 	for bus, live := range map[string]string{"notify": "topostream_listening", "wal": "topostream_streaming_wal"} {
 		t.Run(bus, func(t *testing.T) {
 			t.Parallel()
@@ -109,7 +110,8 @@ func throughAPooler(t *testing.T, bus, live string) {
 		if direct {
 			pgtest.Eventually(t, "the bus", func() bool { return metric(t, server.url, live) == 1 })
 		} else {
-			pgtest.Eventually(t, "the advice", func() bool { return strings.Contains(server.log.String(), "--listen-database-url") })
+			pgtest.Eventually(t, "the advice",
+				func() bool { return strings.Contains(server.log.String(), "--listen-database-url") })
 		}
 		resumed := newClient(t, server.url, id, "1")
 		resumed.follow(t.Context(), pgtest.Scan[uint64](t, conn, `SELECT seq FROM topology_heads`))
@@ -129,8 +131,9 @@ func throughAPooler(t *testing.T, bus, live string) {
 // poolSize is how many backends the pooler has for a database.
 const poolSize = 5
 
-// nothingStays fails if one of the pooler's backends, which others get, has a setting or a prepared statement of ours, or listens to something that events go to: the probe's own
-// channel stays on the backend that the pooler gave for it. Nobody else may use the pooler meanwhile.
+// nothingStays fails if one of the pooler's backends, which others get, has a setting or a prepared statement of ours,
+// or listens to something that events go to: the probe's own channel stays on the backend that the pooler gave for it.
+// Nobody else may use the pooler meanwhile.
 func nothingStays(t *testing.T, pooled string) {
 	t.Helper()
 	const query = `SELECT array_agg(name || ' = ' || setting) FROM (
@@ -162,6 +165,7 @@ func nothingStays(t *testing.T, pooled string) {
 
 func TestThroughATransactionPoolerRequestsAndAWorkerDoTheirWork(t *testing.T) {
 	t.Parallel()
+	long(t)
 	db := pgtest.New(t)
 	conn := db.Conn(t)
 	pooled := startPgbouncer(t, db.URL)
@@ -175,7 +179,12 @@ func TestThroughATransactionPoolerRequestsAndAWorkerDoTheirWork(t *testing.T) {
 		clients = append(clients, newClient(t, server.url, id, "1").watch())
 	}
 	for i := range 10 {
-		o.do(http.MethodPost, "/topologies/"+id+"/mutations", fmt.Sprintf(`{"op": "add_lan", "payload": {"name": "more-%d"}}`, i)).into(t, http.StatusAccepted, &enqueued{})
+		o.do(http.MethodPost, "/topologies/"+id+"/mutations",
+			fmt.Sprintf(`{"op": "add_lan", "payload": {"name": "more-%d"}}`, i)).into(
+			t,
+			http.StatusAccepted,
+			&enqueued{},
+		)
 	}
 	pgtest.Eventually(t, "the worker to apply them", func() bool {
 		return pgtest.Scan[int](t, conn, `SELECT count(*) FROM mutations WHERE state = 'applied'`) == 10
@@ -190,7 +199,8 @@ func TestThroughATransactionPoolerRequestsAndAWorkerDoTheirWork(t *testing.T) {
 		}
 		c.mu.Unlock()
 	}
-	pgtest.Eventually(t, "the worker to say so", func() bool { return strings.Contains(worker.err.String(), "as through a transaction pooler") })
+	pgtest.Eventually(t, "the worker to say so",
+		func() bool { return strings.Contains(worker.err.String(), "as through a transaction pooler") })
 	<-worker.signal(syscall.SIGINT)
 	server.stop()
 	for _, log := range []string{worker.err.String(), server.log.String()} {

@@ -18,6 +18,9 @@ func TestTransactionsThatCommitInOppositeOrderLeaveNoHole(t *testing.T) {
 	for bus, rounds := range map[string]int{"notify": 20, "poll": 5} {
 		t.Run(bus, func(t *testing.T) {
 			t.Parallel()
+			if bus == "poll" {
+				long(t)
+			}
 			db := pgtest.New(t)
 			older, younger := db.Conn(t), db.Conn(t)
 			a, b := topology(t, older, "a"), topology(t, older, "b")
@@ -44,7 +47,8 @@ func TestTransactionsThatCommitInOppositeOrderLeaveNoHole(t *testing.T) {
 				pgtest.Exec(t, older, `COMMIT`)
 				liveA.awaitSeq(n)
 
-				// On two: the older one touches both, the younger one b alone, and the younger one's commit comes first.
+				// On two: the older one touches both, the younger one b alone, and the younger one's commit comes
+				// first.
 				pgtest.Exec(t, older, `BEGIN`)
 				pgtest.Exec(t, younger, `BEGIN`)
 				inA := emit(t, older, a)
@@ -126,6 +130,7 @@ func TestLargeEventsArriveWhole(t *testing.T) {
 
 func TestAThousandStreamsOfOneTopologyCostOneChannelAndOneAttach(t *testing.T) {
 	t.Parallel()
+	long(t)
 	db := pgtest.New(t)
 	conn := db.Conn(t)
 	id := demo(t, conn)
@@ -161,9 +166,11 @@ func TestAThousandStreamsOfOneTopologyCostOneChannelAndOneAttach(t *testing.T) {
 
 func TestFiveHundredTopologiesAtOnceCostFewTransactions(t *testing.T) {
 	t.Parallel()
+	long(t)
 	db := pgtest.New(t)
 	conn := db.Conn(t)
-	rows, err := conn.Query(t.Context(), `INSERT INTO topologies (name) SELECT 't' || i FROM generate_series(1, 500) i RETURNING id::text`)
+	rows, err := conn.Query(t.Context(),
+		`INSERT INTO topologies (name) SELECT 't' || i FROM generate_series(1, 500) i RETURNING id::text`)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -172,7 +179,8 @@ func TestFiveHundredTopologiesAtOnceCostFewTransactions(t *testing.T) {
 		t.Fatal(err)
 	}
 	server := startServer(t, db.URL)
-	pgtest.Eventually(t, "LISTEN", func() bool { return metric(t, server, "topostream_listening") == 1 }) // while the server polls, nobody has a channel
+	pgtest.Eventually(t, "LISTEN",
+		func() bool { return metric(t, server, "topostream_listening") == 1 }) // while the server polls, nobody has a channel
 	var clients sync.WaitGroup
 	start := time.Now()
 	for _, id := range ids {

@@ -4,22 +4,26 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 
+	"topostream/pgbus/postgres"
+	"topostream/pgbus/setting"
+
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
-
-	"topostream/pgbus"
 )
 
 // oldestReplica is the first PostgreSQL whose standbys decode their WAL.
 const oldestReplica = 160000
 
-// replica opens the pool of --replica-database-url; nil without one. Fail fast: what it leads to must be good for streams.
-func (c *serveCmd) replica(ctx context.Context) (*pgxpool.Pool, error) {
+// replica opens the pool of --replica-database-url; nil without one. Fail fast: what it leads to must be good for
+// streams.
+func (c *serveCmd) replica(ctx context.Context, log *slog.Logger) (*pgxpool.Pool, error) {
 	const facts = `SELECT current_setting('server_version_num')::int, current_setting('wal_level'), pg_is_in_recovery()`
 	if c.ReplicaDatabaseURL == "" {
 		return nil, nil //nolint:nilnil // no standby is no error
 	}
-	pool, err := pgbus.NewReplicaPool(ctx, c.ReplicaDatabaseURL)
+	pool, err := postgres.NewReplicaPool(ctx, c.ReplicaDatabaseURL)
 	if err != nil {
 		return nil, errors.New("--replica-database-url cannot be read: write postgres://user:password@host:5432/name") // the reason may quote the password
 	}
@@ -28,13 +32,21 @@ func (c *serveCmd) replica(ctx context.Context) (*pgxpool.Pool, error) {
 		level   string
 		standby bool
 	)
-	err = pool.QueryRow(ctx, facts).Scan(&version, &level, &standby)
+	acquire := func(ctx context.Context) (*pgx.Conn, error) {
+		conn, err := pool.Acquire(ctx)
+		if err != nil {
+			return nil, err
+		}
+		return conn.Hijack(), nil
+	}
+	err = startup{connect: acquire, log: log.With("of", "--replica-database-url"), again: always}.do(ctx,
+		func(conn *pgx.Conn) error { return conn.QueryRow(ctx, facts).Scan(&version, &level, &standby) })
 	switch {
 	case err != nil:
 		err = fmt.Errorf("--replica-database-url: %s: correct it, or leave it out", oneLine(err.Error())) // not wrapped: what explains errors names --database-url
 	case version < oldestReplica && standby:
 		err = fmt.Errorf("--replica-database-url leads to PostgreSQL %d, whose standbys cannot decode their WAL: use 16 or newer, or leave it out", version/10000)
-	case level != "logical" && c.Bus != pgbus.BusPoll:
+	case level != "logical" && c.Bus != setting.Poll:
 		err = fmt.Errorf("--replica-database-url: wal_level is %s there: set it to logical on both servers and restart them, or use --bus poll", level)
 	}
 	if err != nil {

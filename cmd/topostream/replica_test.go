@@ -12,6 +12,7 @@ import (
 
 func TestAServerReadsStreamsFromAStandbyAndWritesToThePrimary(t *testing.T) {
 	t.Parallel()
+	long(t)
 	primary := pgtest.Cluster(t)
 	standby := pgtest.Standby(t, primary)
 	db := pgtest.NewOn(t, primary.URL("postgres"))
@@ -31,8 +32,10 @@ func TestAServerReadsStreamsFromAStandbyAndWritesToThePrimary(t *testing.T) {
 		return conn.QueryRow(t.Context(), `SELECT topology_bus()`).Scan(&bus) == nil && bus == "wal"
 	})
 	if v := pgtest.Version(t); v < 16 {
-		code, _, errOut := program(t, "serve", "--addr", "127.0.0.1:0", "--database-url", db.URL, "--replica-database-url", replica, "--jwt-secret", testSecret)
-		if want := "whose standbys cannot decode their WAL: use 16 or newer"; code != exitError || !strings.Contains(errOut, want) {
+		code, _, errOut := program(t, "serve", "--addr", "127.0.0.1:0", "--database-url", db.URL, "--replica-database-url",
+			replica, "--jwt-secret", testSecret)
+		if want := "whose standbys cannot decode their WAL: use 16 or newer"; code != exitError ||
+			!strings.Contains(errOut, want) {
 			t.Errorf("%d %s, want %q", code, errOut, want)
 		}
 		t.Skipf("PostgreSQL %d: a standby decodes its WAL from 16 on", v)

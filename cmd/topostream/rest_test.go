@@ -104,7 +104,9 @@ func (r reply) refused(t *testing.T, what string, status int, want string) {
 		Status        int
 	}
 	err := json.Unmarshal([]byte(r.body), &p)
-	if err != nil || r.status != status || p.Status != status || p.Title != http.StatusText(status) || !strings.Contains(p.Detail, want) || r.header.Get("Content-Type") != "application/problem+json" {
+	if err != nil || r.status != status || p.Status != status || p.Title != http.StatusText(status) ||
+		!strings.Contains(p.Detail, want) ||
+		r.header.Get("Content-Type") != "application/problem+json" {
 		t.Errorf("%s: %d %s, want %d with %q", what, r.status, r.body, status, want)
 	}
 }
@@ -132,9 +134,11 @@ func TestATopologysLifeOverREST(t *testing.T) {
 	admin, viewer := newOperator(t, server, "ada", stream.RoleAdmin), newOperator(t, server, "vic", stream.RoleViewer)
 
 	var made stream.Topology
-	r := admin.do("POST", "/topologies/", `{"name":"demo","lans":[{"name":"dmz","is_dmz":true},{"name":"office","subnet":"10.0.0.0/24"}],"deckies":[{"name":"web-1","lan":"dmz","services":["http"],"x":1.5}]}`)
+	r := admin.do("POST", "/topologies/",
+		`{"name":"demo","lans":[{"name":"dmz","is_dmz":true},{"name":"office","subnet":"10.0.0.0/24"}],"deckies":[{"name":"web-1","lan":"dmz","services":["http"],"x":1.5}]}`)
 	r.into(t, http.StatusCreated, &made)
-	if made.Name != "demo" || made.Status != "pending" || made.Reason != nil || made.Version != 0 || r.header.Get("Location") != "/api/v1/topologies/"+string(made.ID) {
+	if made.Name != "demo" || made.Status != "pending" || made.Reason != nil || made.Version != 0 ||
+		r.header.Get("Location") != "/api/v1/topologies/"+string(made.ID) {
 		t.Errorf("%+v %v", made, r.header)
 	}
 	for name, at := range map[string]string{"created_at": made.CreatedAt, "updated_at": made.UpdatedAt, "status_changed_at": made.StatusChangedAt} {
@@ -151,7 +155,8 @@ func TestATopologysLifeOverREST(t *testing.T) {
 		t.Errorf("%+v", made)
 	}
 	var queued enqueued
-	admin.do("POST", path+"/mutations/", `{"op":"add_lan","payload":{"name":"lan-9"},"expected_version":0}`).into(t, http.StatusAccepted, &queued)
+	admin.do("POST", path+"/mutations/", `{"op":"add_lan","payload":{"name":"lan-9"},"expected_version":0}`).into(t,
+		http.StatusAccepted, &queued)
 	if queued.State != "pending" {
 		t.Errorf("%+v", queued)
 	}
@@ -182,20 +187,28 @@ func TestATopologysLifeOverREST(t *testing.T) {
 		}
 	}
 	viewer.do("GET", path, "").into(t, http.StatusOK, &graph)
-	if graph.Seq != 4 || graph.Topology.Status != "active" || len(graph.Lans) != 2 || len(graph.Deckies) != 1 || len(graph.Edges) != 1 || graph.Edges[0].LanID != graph.Lans[0].ID || *graph.Deckies[0].X != 1.5 {
+	if graph.Seq != 4 || graph.Topology.Status != "active" || len(graph.Lans) != 2 || len(graph.Deckies) != 1 ||
+		len(graph.Edges) != 1 ||
+		graph.Edges[0].LanID != graph.Lans[0].ID ||
+		*graph.Deckies[0].X != 1.5 {
 		t.Errorf("%+v", graph)
 	}
 
 	var rows []mutationRow
 	viewer.do("GET", path+"/mutations", "").into(t, http.StatusOK, &rows)
-	if len(rows) != 1 || rows[0].ID != queued.ID || rows[0].TopologyID != string(made.ID) || rows[0].Op != "add_lan" || rows[0].State != "pending" || rows[0].AppliedAt != nil || rows[0].Reason != nil || rows[0].Payload["name"] != "lan-9" {
+	if len(rows) != 1 || rows[0].ID != queued.ID || rows[0].TopologyID != string(made.ID) || rows[0].Op != "add_lan" ||
+		rows[0].State != "pending" ||
+		rows[0].AppliedAt != nil ||
+		rows[0].Reason != nil ||
+		rows[0].Payload["name"] != "lan-9" {
 		t.Errorf("%+v", rows)
 	}
 
 	if r := admin.do("DELETE", path, ""); r.status != http.StatusNoContent || r.body != "" {
 		t.Errorf("%d %s", r.status, r.body)
 	}
-	if got := events(t, watched.Body, ""); !slices.Equal(got, []string{"snapshot 1", "status 2", "status 3", "mutation.enqueued 4", "deleted 5"}) {
+	if got := events(t, watched.Body, ""); !slices.Equal(got,
+		[]string{"snapshot 1", "status 2", "status 3", "mutation.enqueued 4", "deleted 5"}) {
 		t.Errorf("a stream got %v", got)
 	}
 	for _, request := range []string{"GET ", "GET /mutations", "POST /mutations", "PATCH ", "DELETE "} {
@@ -207,7 +220,9 @@ func TestATopologysLifeOverREST(t *testing.T) {
 
 type mutationRow struct {
 	ID, Op, State string
-	TopologyID    string `json:"topology_id"`
+	Position      int64
+	RequestedBy   *string `json:"requested_by"`
+	TopologyID    string  `json:"topology_id"`
 	Payload       map[string]any
 	RequestedAt   string  `json:"requested_at"`
 	AppliedAt     *string `json:"applied_at"`
@@ -230,7 +245,13 @@ func TestTopologiesAreListedByNameInPages(t *testing.T) {
 	pgtest.Exec(t, conn, `INSERT INTO topologies (name) SELECT 't' || to_char(i, '000') FROM generate_series(1, 60) i`)
 	for query, want := range map[string][4]int{"": {50, 0, 50, 1}, "?limit=7&offset=55": {7, 55, 5, 56}, "?limit=200": {200, 0, 60, 1}, "?offset=60": {50, 60, 0, 0}, "?offset=9007199254740992": {50, 1 << 53, 0, 0}} {
 		viewer.do("GET", "/topologies"+query, "").into(t, http.StatusOK, &page)
-		if got := [4]int{page.Limit, page.Offset, len(page.Data), want[3]}; page.Total != 60 || got != want || len(page.Data) > 0 && page.Data[0].Name != fmt.Sprintf("t %03d", want[3]) {
+		if got := [4]int{
+			page.Limit,
+			page.Offset,
+			len(page.Data),
+			want[3],
+		}; page.Total != 60 || got != want ||
+			len(page.Data) > 0 && page.Data[0].Name != fmt.Sprintf("t %03d", want[3]) {
 			t.Errorf("%q: %d %v %v", query, page.Total, got, page.Data)
 		}
 		if !slices.IsSortedFunc(page.Data, func(a, b stream.Topology) int { return strings.Compare(a.Name, b.Name) }) {
@@ -251,7 +272,9 @@ func TestMutationsAreListedNewestFirst(t *testing.T) {
 	db := pgtest.New(t)
 	conn := db.Conn(t)
 	id := demo(t, conn)
-	pgtest.Exec(t, conn, `INSERT INTO mutations (topology_id, op, payload) SELECT $1, 'remove_lan', jsonb_build_object('name', i) FROM generate_series(1, 250) i`, id)
+	pgtest.Exec(t, conn,
+		`INSERT INTO mutations (topology_id, op, payload) SELECT $1, 'remove_lan', jsonb_build_object('name', i) FROM generate_series(1, 250) i`,
+		id)
 	pgtest.Exec(t, conn, `UPDATE mutations SET state = 'applying' WHERE position IN (3, 5)`)
 	pgtest.Exec(t, conn, `UPDATE mutations SET state = 'failed', reason = 'no' WHERE position = 3`)
 	pgtest.Exec(t, conn, `UPDATE mutations SET state = 'applied' WHERE position = 5`)
@@ -267,7 +290,8 @@ func TestMutationsAreListedNewestFirst(t *testing.T) {
 				t.Errorf("%q: row %d is %v, want %d", query, i, n, want[i])
 			}
 		}
-		if query == "?state=failed" && (*rows[0].Reason != "no" || rows[0].AppliedAt != nil) || query == "?state=applied&limit=1" && rows[0].AppliedAt == nil {
+		if query == "?state=failed" && (*rows[0].Reason != "no" || rows[0].AppliedAt != nil) ||
+			query == "?state=applied&limit=1" && rows[0].AppliedAt == nil {
 			t.Errorf("%q: %s", query, r.body)
 		}
 	}
@@ -297,7 +321,8 @@ func TestEveryRouteChecks401Then403Then404(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	foreign, err := auth.Sign([]byte(strings.Repeat("x", 32)), auth.Claims{Role: stream.RoleAdmin, TTL: time.Hour}, time.Now())
+	foreign, err := auth.Sign([]byte(strings.Repeat("x", 32)), auth.Claims{Role: stream.RoleAdmin, TTL: time.Hour},
+		time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -320,10 +345,12 @@ func TestEveryRouteChecks401Then403Then404(t *testing.T) {
 			}
 		}
 		for _, id := range []string{other, unknown, "no-id"} {
-			limited.do(r.method, fmt.Sprintf(r.path, id), r.body).refused(t, "limited: "+r.method+r.path+id, http.StatusForbidden, "does not cover this topology")
+			limited.do(r.method, fmt.Sprintf(r.path, id), r.body).refused(t, "limited: "+r.method+r.path+id,
+				http.StatusForbidden, "does not cover this topology")
 		}
 		for _, id := range []string{unknown, "no-id", "{" + unknown[1:], strings.ReplaceAll(unknown, "-", "")} {
-			admin.do(r.method, fmt.Sprintf(r.path, id), r.body).refused(t, r.method+r.path+id, http.StatusNotFound, "no such topology")
+			admin.do(r.method, fmt.Sprintf(r.path, id), r.body).refused(t, r.method+r.path+id, http.StatusNotFound,
+				"no such topology")
 		}
 	}
 	nobody.token = ""
@@ -385,9 +412,19 @@ func TestEveryMalformedRequestIsA400ThatNamesTheFieldAndStoresNothing(t *testing
 		{"GET /topologies?offset=-1", "", nil, 400, "offset: give a number from 0 to "},
 	} {
 		method, path, _ := strings.Cut(c.what, " ")
-		admin.do(method, path, c.body, c.header...).refused(t, fmt.Sprintf("%s %.200s %v", c.what, c.body, c.header), c.status, c.want)
+		admin.do(
+			method,
+			path,
+			c.body,
+			c.header...).refused(
+			t,
+			fmt.Sprintf("%s %.200s %v", c.what, c.body, c.header),
+			c.status,
+			c.want,
+		)
 	}
-	if after := pgtest.Scan[string](t, conn, `SELECT string_agg(e::text, '|' ORDER BY seq) FROM topology_events e`); after != before {
+	if after := pgtest.Scan[string](t, conn,
+		`SELECT string_agg(e::text, '|' ORDER BY seq) FROM topology_events e`); after != before {
 		t.Error("something was stored")
 	}
 }
@@ -417,31 +454,39 @@ func TestEveryConflictIsA409ThatSaysWhy(t *testing.T) {
 	path := "/topologies/" + id
 	const add = `{"op":"add_lan","payload":{"name":"a"}%s}`
 
-	admin.do("POST", "/topologies", `{"name":"demo"}`).refused(t, "create", http.StatusConflict, `there is a topology "demo" already: choose another name`)
-	admin.do("PATCH", path, `{"status":"pending"}`).refused(t, "status", http.StatusConflict, "topologies.status: active cannot become pending: from active it may become degraded or tearing_down")
+	admin.do("POST", "/topologies", `{"name":"demo"}`).refused(t, "create", http.StatusConflict,
+		`there is a topology "demo" already: choose another name`)
+	admin.do("PATCH", path, `{"status":"pending"}`).refused(t, "status", http.StatusConflict,
+		"topologies.status: active cannot become pending: from active it may become degraded or tearing_down")
 
-	admin.do("POST", path+"/mutations", fmt.Sprintf(add, `,"expected_version":1`)).refused(t, "version", http.StatusConflict, "expected_version is 1, but the topology is at 0: version 0 and 0 mutations in flight")
+	admin.do("POST", path+"/mutations", fmt.Sprintf(add, `,"expected_version":1`)).refused(t, "version",
+		http.StatusConflict, "expected_version is 1, but the topology is at 0: version 0 and 0 mutations in flight")
 	var queued enqueued
 	for n := range 3 {
-		admin.do("POST", path+"/mutations", fmt.Sprintf(add, fmt.Sprintf(`,"expected_version":%d`, n))).into(t, http.StatusAccepted, &queued)
+		admin.do("POST", path+"/mutations", fmt.Sprintf(add, fmt.Sprintf(`,"expected_version":%d`, n))).into(t,
+			http.StatusAccepted, &queued)
 	}
 	pgtest.Exec(t, conn, `UPDATE mutations SET state = 'applying' WHERE position = 1`)
 	pgtest.Exec(t, conn, `UPDATE mutations SET state = 'applied' WHERE position = 1`)
 	pgtest.Exec(t, conn, `UPDATE mutations SET state = 'applying' WHERE position = 2`)
-	admin.do("POST", path+"/mutations", fmt.Sprintf(add, `,"expected_version":2`)).refused(t, "version", http.StatusConflict, "expected_version is 2, but the topology is at 3: version 1 and 2 mutations in flight")
+	admin.do("POST", path+"/mutations", fmt.Sprintf(add, `,"expected_version":2`)).refused(t, "version",
+		http.StatusConflict, "expected_version is 2, but the topology is at 3: version 1 and 2 mutations in flight")
 	pgtest.Exec(t, conn, `UPDATE mutations SET state = 'failed' WHERE position = 2`)
 	admin.do("POST", path+"/mutations", fmt.Sprintf(add, `,"expected_version":2`)).into(t, http.StatusAccepted, &queued)
 
 	admin.do("POST", path+"/mutations", fmt.Sprintf(add, ``), "Idempotency-Key", "k").into(t, http.StatusAccepted, &queued)
-	admin.do("POST", path+"/mutations", fmt.Sprintf(add, ` `), "Idempotency-Key", "k").refused(t, "key", http.StatusConflict, "the Idempotency-Key was used with another body for mutation "+queued.ID)
+	admin.do("POST", path+"/mutations", fmt.Sprintf(add, ` `), "Idempotency-Key", "k").refused(t, "key",
+		http.StatusConflict, "the Idempotency-Key was used with another body for mutation "+queued.ID)
 
 	pending := topology(t, conn, "pending")
-	admin.do("POST", "/topologies/"+pending+"/mutations", fmt.Sprintf(add, ``)).refused(t, "pending", http.StatusConflict, "the topology is pending: it takes mutations while it is active or degraded")
+	admin.do("POST", "/topologies/"+pending+"/mutations", fmt.Sprintf(add, ``)).refused(t, "pending", http.StatusConflict,
+		"the topology is pending: it takes mutations while it is active or degraded")
 	var changed stream.Topology
 	admin.do("PATCH", path, `{"status":"degraded"}`).into(t, http.StatusOK, &changed)
 	admin.do("POST", path+"/mutations", fmt.Sprintf(add, ``)).into(t, http.StatusAccepted, &queued)
 	admin.do("PATCH", path, `{"status":"tearing_down"}`).into(t, http.StatusOK, &changed)
-	admin.do("POST", path+"/mutations", fmt.Sprintf(add, ``)).refused(t, "tearing_down", http.StatusConflict, "the topology is tearing_down")
+	admin.do("POST", path+"/mutations", fmt.Sprintf(add, ``)).refused(t, "tearing_down", http.StatusConflict,
+		"the topology is tearing_down")
 	var same enqueued
 	admin.do("POST", path+"/mutations", fmt.Sprintf(add, ``), "Idempotency-Key", "k").into(t, http.StatusAccepted, &same)
 	if n := pgtest.Scan[int](t, conn, `SELECT count(*) FROM mutations`); n != 6 {
@@ -475,7 +520,8 @@ func TestAnIdempotencyKeyIsOfOneSubjectAndOneTopologyForADay(t *testing.T) {
 	if later == first || send(ada, one) != later {
 		t.Error("a day later the key does not stand for a new mutation")
 	}
-	if by := pgtest.Scan[string](t, conn, `SELECT string_agg(requested_by, ',' ORDER BY position) FROM mutations`); by != "ada,bob,ada,ada" {
+	if by := pgtest.Scan[string](t, conn,
+		`SELECT string_agg(requested_by, ',' ORDER BY position) FROM mutations`); by != "ada,bob,ada,ada" {
 		t.Errorf("requested by %s", by)
 	}
 }
@@ -492,7 +538,8 @@ func TestTwentyRequestsWithOneIdempotencyKeyEnqueueOneMutation(t *testing.T) {
 		admin := newOperator(t, servers[i%2], "ada", stream.RoleAdmin)
 		wg.Go(func() {
 			var queued enqueued
-			r := admin.do("POST", "/topologies/"+id+"/mutations", `{"op":"add_lan","payload":{"name":"a"}}`, "Idempotency-Key", "k")
+			r := admin.do("POST", "/topologies/"+id+"/mutations", `{"op":"add_lan","payload":{"name":"a"}}`, "Idempotency-Key",
+				"k")
 			if err := json.Unmarshal([]byte(r.body), &queued); err != nil || r.status != http.StatusAccepted {
 				t.Errorf("%d %s", r.status, r.body)
 			}
@@ -515,7 +562,8 @@ func TestOfTwentyRequestsThatExpectOneVersionOneIsAccepted(t *testing.T) {
 	for i := range got {
 		admin := newOperator(t, servers[i%2], "ada", stream.RoleAdmin)
 		wg.Go(func() {
-			got[i] = admin.do("POST", "/topologies/"+id+"/mutations", `{"op":"add_lan","payload":{"name":"a"},"expected_version":0}`).status
+			got[i] = admin.do("POST", "/topologies/"+id+"/mutations",
+				`{"op":"add_lan","payload":{"name":"a"},"expected_version":0}`).status
 		})
 	}
 	wg.Wait()
@@ -527,6 +575,7 @@ func TestOfTwentyRequestsThatExpectOneVersionOneIsAccepted(t *testing.T) {
 
 func TestALockThatSomebodyForgotIsA503After5sAndTheLogNamesTheBackend(t *testing.T) {
 	t.Parallel()
+	long(t)
 	db := pgtest.New(t)
 	conn, holder := db.Conn(t), db.Conn(t)
 	server := serve(t, db.URL, nil)
@@ -544,7 +593,8 @@ func TestALockThatSomebodyForgotIsA503After5sAndTheLogNamesTheBackend(t *testing
 			begun := time.Now()
 			r := admin.do(method, path, body)
 			r.refused(t, method+path, http.StatusServiceUnavailable, "another transaction holds the topology: try again")
-			if took := time.Since(begun); took < 4900*time.Millisecond || took > 8*time.Second || r.header.Get("Retry-After") == "" {
+			if took := time.Since(begun); took < 4900*time.Millisecond || took > 8*time.Second ||
+				r.header.Get("Retry-After") == "" {
 				t.Errorf("%s %s took %s, Retry-After %q", method, path, took, r.header.Get("Retry-After"))
 			}
 		})
@@ -558,7 +608,8 @@ func TestALockThatSomebodyForgotIsA503After5sAndTheLogNamesTheBackend(t *testing
 	begun := time.Now()
 	for range 20 {
 		var queued enqueued
-		admin.do("POST", "/topologies/"+other+"/mutations", `{"op":"add_lan","payload":{"name":"a"}}`).into(t, http.StatusAccepted, &queued)
+		admin.do("POST", "/topologies/"+other+"/mutations", `{"op":"add_lan","payload":{"name":"a"}}`).into(t,
+			http.StatusAccepted, &queued)
 		if r := admin.do("GET", "/topologies/"+id, ""); r.status != http.StatusOK {
 			t.Errorf("%d %s", r.status, r.body)
 		}
@@ -573,7 +624,8 @@ func TestALockThatSomebodyForgotIsA503After5sAndTheLogNamesTheBackend(t *testing
 	}
 	pgtest.Exec(t, holder, `ROLLBACK`)
 	var queued enqueued
-	admin.do("POST", "/topologies/"+id+"/mutations", `{"op":"add_lan","payload":{"name":"a"}}`).into(t, http.StatusAccepted, &queued)
+	admin.do("POST", "/topologies/"+id+"/mutations", `{"op":"add_lan","payload":{"name":"a"}}`).into(t,
+		http.StatusAccepted, &queued)
 	if n := pgtest.Scan[int](t, conn, `SELECT count(*) FROM mutations WHERE topology_id = $1`, id); n != 1 {
 		t.Errorf("%d mutations: a request that got 503 has stored one", n)
 	}
@@ -581,6 +633,7 @@ func TestALockThatSomebodyForgotIsA503After5sAndTheLogNamesTheBackend(t *testing
 
 func TestAHeldTableIsA503ForWhoReadsToo(t *testing.T) {
 	t.Parallel()
+	long(t)
 	db := pgtest.New(t)
 	holder := db.Conn(t)
 	admin := newOperator(t, startServer(t, db.URL), "ada", stream.RoleAdmin)
@@ -608,6 +661,7 @@ func TestAHeldTableIsA503ForWhoReadsToo(t *testing.T) {
 
 func TestADatabaseThatIsAwayIsA503WithRetryAfter(t *testing.T) {
 	t.Parallel()
+	long(t)
 	cluster := pgtest.Cluster(t)
 	db := pgtest.NewOn(t, cluster.URL("postgres"))
 	admin := newOperator(t, startServer(t, db.URL), "ada", stream.RoleAdmin)
@@ -646,20 +700,22 @@ func TestNoEnqueueBodyIsA500(t *testing.T) {
 	admin := newOperator(t, server, "ada", stream.RoleAdmin)
 	path := "/topologies/" + admin.create(`{"name":"demo"}`) + "/mutations"
 	met := map[int]int{}
-	for range 1500 {
+	tries := fewer(1500)
+	for range tries {
 		body := brokenBody(rng)
 		r := admin.do("POST", path, body)
 		met[r.status]++
 		var p struct{ Detail string }
 		err := json.Unmarshal([]byte(r.body), &p)
 		switch {
-		case r.status != http.StatusAccepted && r.status != http.StatusBadRequest && r.status != http.StatusConflict, err != nil:
+		case r.status != http.StatusAccepted && r.status != http.StatusBadRequest && r.status != http.StatusConflict,
+			err != nil:
 			t.Errorf("seed %d: %q: %d %s", seed, body, r.status, r.body)
 		case r.status != http.StatusAccepted && !strings.Contains(p.Detail, ": ") && r.status != http.StatusConflict:
 			t.Errorf("seed %d: %q: %s names no field", seed, body, r.body)
 		}
 	}
-	if met[http.StatusAccepted] < 50 || met[http.StatusBadRequest] < 50 || met[http.StatusConflict] == 0 {
+	if met[http.StatusAccepted] < tries/30 || met[http.StatusBadRequest] < tries/30 || met[http.StatusConflict] == 0 {
 		t.Errorf("seed %d: the bodies are too much alike: %v", seed, met)
 	}
 	var rows []mutationRow
@@ -685,8 +741,40 @@ func brokenBody(rng *rand.Rand) string {
 		body = []byte(fmt.Sprintf(`{"op":%q,"payload":%s,"expected_version":%d}`, op, payloads[op], rng.IntN(3)))
 	}
 	pieces := []string{
-		`"`, `\`, `{`, `}`, `[`, `]`, `,`, `:`, `null`, `true`, `0`, `-`, `1e308`, `1e309`, `1e-400`, `1e131071`, `0.` + strings.Repeat("0", 300) + `1`, strings.Repeat("9", 400), `\u0000`, `\ud800`, `\udc00\ud800`,
-		`\u202e`, `é`, "\xff", "\x00", "\r\n", `"name":"x",`, `"a":1,"a":2`, strings.Repeat(`[`, 80), strings.Repeat("x", 300), `10.0.0.0/33`, `fe80::1%eth0`, ` `, `\n`,
+		`"`,
+		`\`,
+		`{`,
+		`}`,
+		`[`,
+		`]`,
+		`,`,
+		`:`,
+		`null`,
+		`true`,
+		`0`,
+		`-`,
+		`1e308`,
+		`1e309`,
+		`1e-400`,
+		`1e131071`,
+		`0.` + strings.Repeat("0", 300) + `1`,
+		strings.Repeat("9", 400),
+		`\u0000`,
+		`\ud800`,
+		`\udc00\ud800`,
+		`\u202e`,
+		`é`,
+		"\xff",
+		"\x00",
+		"\r\n",
+		`"name":"x",`,
+		`"a":1,"a":2`,
+		strings.Repeat(`[`, 80),
+		strings.Repeat("x", 300),
+		`10.0.0.0/33`,
+		`fe80::1%eth0`,
+		` `,
+		`\n`,
 	}
 	for range rng.IntN(4) {
 		at := rng.IntN(len(body) + 1)
@@ -708,12 +796,15 @@ func brokenBody(rng *rand.Rand) string {
 // The flag reaches the loop; pgbus tests what goes.
 func TestFinishedMutationsGoAfterMutationRetention(t *testing.T) {
 	t.Parallel()
+	long(t)
 	db := pgtest.New(t)
 	conn := db.Conn(t)
 	id := demo(t, conn)
 	finish(t, conn, id)
-	server := serve(t, db.URL, func(c *serveCmd) { c.MutationRetention = time.Millisecond; c.pruneEvery = 20 * time.Millisecond })
-	pgtest.Eventually(t, "the end of the mutation", func() bool { return pgtest.Scan[int](t, conn, `SELECT count(*) FROM mutations`) == 0 })
+	server := serve(t, db.URL,
+		func(c *serveCmd) { c.MutationRetention = time.Millisecond; c.pruneEvery = 20 * time.Millisecond })
+	pgtest.Eventually(t, "the end of the mutation",
+		func() bool { return pgtest.Scan[int](t, conn, `SELECT count(*) FROM mutations`) == 0 })
 	newClient(t, server.url, id, "0").follow(t.Context(), 4) // the journal keeps what happened
 }
 

@@ -13,11 +13,16 @@ import (
 
 	"topostream/pgbus"
 	"topostream/pgbus/mutator"
+	"topostream/pgbus/postgres"
+	"topostream/pgbus/retention"
+	"topostream/pgbus/setting"
+	"topostream/pgbus/store"
 	"topostream/sql"
 	"topostream/stream"
 	"topostream/stream/api"
 	"topostream/stream/console"
 	"topostream/stream/metrics"
+	"topostream/stream/sse"
 )
 
 type serveCmd struct {
@@ -70,9 +75,9 @@ func (c *serveCmd) check() error {
 		}
 	}
 	switch {
-	case c.Bus != "" && c.Bus != pgbus.BusNotify && c.Bus != pgbus.BusWAL && c.Bus != pgbus.BusPoll:
+	case c.Bus != "" && c.Bus != setting.Notify && c.Bus != setting.WAL && c.Bus != setting.Poll:
 		return fmt.Errorf("--bus: %q is no bus: use notify, wal or poll", c.Bus)
-	case c.ReplicaDatabaseURL != "" && c.Bus == pgbus.BusNotify:
+	case c.ReplicaDatabaseURL != "" && c.Bus == setting.Notify:
 		return errors.New("--bus notify and --replica-database-url do not go together, because a standby cannot LISTEN: use --bus wal, or leave --bus out")
 	case (c.TLSCert == "") != (c.TLSKey == ""):
 		return errors.New("--tls-cert and --tls-key go together: give both or neither")
@@ -95,7 +100,7 @@ func (c *serveCmd) Run(ctx context.Context, o output) error {
 	if err != nil {
 		return err
 	}
-	err = c.with(ctx, func(conn *pgx.Conn) error {
+	err = startup{connect: c.connect, log: log, again: always}.do(ctx, func(conn *pgx.Conn) error {
 		if c.Migrate {
 			if err := sql.Up(ctx, conn); err != nil {
 				return err
@@ -111,12 +116,12 @@ func (c *serveCmd) Run(ctx context.Context, o output) error {
 		return err
 	}
 
-	pool, err := pgbus.NewPool(ctx, c.DatabaseURL)
+	pool, err := postgres.NewPool(ctx, c.DatabaseURL)
 	if err != nil {
 		return err
 	}
 	defer pool.Close()
-	replica, err := c.replica(ctx)
+	replica, err := c.replica(ctx, log)
 	if err != nil {
 		return err
 	}
@@ -132,12 +137,18 @@ func (c *serveCmd) Run(ctx context.Context, o output) error {
 		return fmt.Errorf("--listen-database-url: %w", err)
 	}
 	stats := &stream.Stats{}
+	memory := stream.NewMemory(c.FeedMemory, stats)
 	bus := pgbus.New(pgbus.Config{
-		Pool: pool, Replica: replica, Listen: listenConfig, Memory: stream.NewMemory(c.FeedMemory, stats), Stats: stats, Logger: log,
-		Bus: c.Bus, Retention: c.Retention, RetentionCount: c.RetentionCount, MutationRetention: c.MutationRetention, PruneEvery: c.pruneEvery, Linger: c.linger,
+		Pool: pool, Replica: replica, Listen: listenConfig, Memory: memory,
+		Encoder: sse.Encoder{}, Stats: stats, Logger: log, Bus: c.Bus, Linger: c.linger,
+	})
+	pruner := retention.New(retention.Config{
+		Pool: pool, Events: c.Retention, EventCount: c.RetentionCount, Mutations: c.MutationRetention,
+		Every: c.pruneEvery, Logger: log,
 	})
 	cfg := api.Config{
-		Bus: bus, Store: pgbus.NewStore(pool, log), Tickets: pgbus.NewTickets(bus), Auth: verifier.Authenticate, Stats: stats, Logger: log,
+		Bus: bus, Store: store.New(pool, log), Tickets: store.NewTickets(pool), Auth: verifier.Authenticate,
+		Memory: memory, Stats: stats, Logger: log,
 		Keepalive: c.Keepalive, WriteTimeout: c.WriteTimeout, MaxStreams: c.MaxStreams, MaxStreamsPerUser: c.MaxStreamsPerUser,
 		RateLimit: c.RateLimit, AllowOrigin: c.AllowOrigin,
 		ConsoleHandler: console.Handler(), Ready: bus.Ready, Notice: bus.Notice,
@@ -151,7 +162,7 @@ func (c *serveCmd) Run(ctx context.Context, o output) error {
 			return runMutator(ctx, c.DatabaseURL, listenConfig, mutator.Config{Logger: log})
 		}
 	}
-	return c.serve(ctx, listeners, api.New(cfg), bus, alongside(worker, verifier.Run), stats, log)
+	return c.serve(ctx, listeners, api.New(cfg), bus, alongside(worker, verifier.Run, pruner.Run), stats, log)
 }
 
 // serve runs the bus, the worker and the HTTP servers, drains when ctx ends, and returns when all goroutines are gone.

@@ -36,13 +36,14 @@ func TestAStreamBeginsAsTheInterfaceSays(t *testing.T) {
 		lines := bufio.NewReader(res.Body)
 		want := []string{
 			`: keepalive`, `retry: (2[0-9]{3}|3[0-9]{3}|4000)`, ``,
-			`event: snapshot`, `id: 2`, `data: {"topology_id":"` + id + `","status":"pending","reason":null,"version":0,"seq":2,"in_flight":\[{.*}\]}`, ``,
+			`event: snapshot`, `id: 2`, `data: {"topology_id":"` + id + `","status":"pending","reason":null,"version":0,"seq":2,"in_flight":\[{.*}\],"in_flight_total":1}`, ``,
 			`: keepalive`, ``,
 		}
 		if path == "/events/" {
 			emit(t, conn, id)
 			want = append(want[:7], `event: test`, `id: 3`,
-				`data: {"topic":"topology.`+id+`.test","type":"test","ts":"20[0-9-]{8}T[0-9:]{8}\.[0-9]{6}Z","seq":3,"journaled":true,"payload":{}}`, ``)
+				`data: {"topic":"topology.`+id+`.test","type":"test","ts":"20[0-9-]{8}T[0-9:]{8}\.[0-9]{6}Z","seq":3,"journaled":true,"payload":{}}`,
+				``)
 		}
 		for i, pattern := range want {
 			line, err := lines.ReadString('\n')
@@ -62,9 +63,13 @@ func TestTheSnapshotHoldsTheGraphWhenAsked(t *testing.T) {
 	db := pgtest.New(t)
 	conn := db.Conn(t)
 	id := demo(t, conn)
-	pgtest.Exec(t, conn, `INSERT INTO lans (topology_id, name, subnet, is_dmz, x) VALUES ($1, 'lan-1', '10.0.0.0/24', true, 1.5)`, id)
-	pgtest.Exec(t, conn, `INSERT INTO deckies (topology_id, name, services, ip) VALUES ($1, 'web-1', '["ssh"]', '10.0.0.2')`, id)
-	pgtest.Exec(t, conn, `INSERT INTO edges (topology_id, decky_uuid, lan_id, ip) SELECT $1, d.uuid, l.id, '10.0.0.2' FROM deckies d, lans l`, id)
+	pgtest.Exec(t, conn,
+		`INSERT INTO lans (topology_id, name, subnet, is_dmz, x) VALUES ($1, 'lan-1', '10.0.0.0/24', true, 1.5)`, id)
+	pgtest.Exec(t, conn,
+		`INSERT INTO deckies (topology_id, name, services, ip) VALUES ($1, 'web-1', '["ssh"]', '10.0.0.2')`, id)
+	pgtest.Exec(t, conn,
+		`INSERT INTO edges (topology_id, decky_uuid, lan_id, ip) SELECT $1, d.uuid, l.id, '10.0.0.2' FROM deckies d, lans l`,
+		id)
 	server := startServer(t, db.URL)
 	for query, want := range map[string]bool{"": false, "?graph=0": false, "?graph=1": true} {
 		res := open(t, server+"/api/v1/topologies/"+id+"/events"+query)
@@ -86,7 +91,9 @@ func TestTheSnapshotHoldsTheGraphWhenAsked(t *testing.T) {
 			t.Fatalf("%s: %v", data, err)
 		}
 		has := len(body.Lans) == 1 && len(body.Deckies) == 1 && len(body.Edges) == 1
-		if has != want || has && (body.Lans[0].Subnet != "10.0.0.0/24" || body.Deckies[0].Services[0] != "ssh" || body.Edges[0].LanID != body.Lans[0].ID) {
+		if has != want ||
+			has &&
+				(body.Lans[0].Subnet != "10.0.0.0/24" || body.Deckies[0].Services[0] != "ssh" || body.Edges[0].LanID != body.Lans[0].ID) {
 			t.Errorf("%q: %s", query, data)
 		}
 		c.follow(t.Context(), 1)
@@ -126,16 +133,20 @@ func TestLimitsAnswerEventSourcesWithARetryAndOthersWith429(t *testing.T) {
 		server := serve(t, db.URL, change)
 		url := server.url + "/api/v1/topologies/" + id + "/events"
 		first, second := open(t, url), open(t, url)
-		if status, header, body := get(t, url); status != http.StatusTooManyRequests || header.Get("Retry-After") == "" || header.Get("Content-Type") != "application/problem+json" {
+		if status, header, body := get(t, url); status != http.StatusTooManyRequests || header.Get("Retry-After") == "" ||
+			header.Get("Content-Type") != "application/problem+json" {
 			t.Errorf("%s: %d %s", name, status, body)
 		}
 		status, _, body := get(t, url, "Accept", "text/event-stream")
 		retry := regexp.MustCompile(`retry: ([0-9]{5,})\n`).MatchString(body)
-		if status != http.StatusOK || !retry || !strings.Contains(body, "event: unavailable\ndata: ") || strings.Contains(body, "\nid: ") || !strings.Contains(body, `"reason":"too many streams"`) {
+		if status != http.StatusOK || !retry || !strings.Contains(body, "event: unavailable\ndata: ") ||
+			strings.Contains(body, "\nid: ") ||
+			!strings.Contains(body, `"reason":"too many streams"`) {
 			t.Errorf("%s: %d %q", name, status, body)
 		}
 		// One that resumes takes the place of the oldest of the same user and topology, which is told so.
-		if status, _, body := get(t, server.url+"/api/v1/topologies/"+other+"/events", "Last-Event-ID", "1"); status != http.StatusTooManyRequests {
+		if status, _, body := get(t, server.url+"/api/v1/topologies/"+other+"/events", "Last-Event-ID",
+			"1"); status != http.StatusTooManyRequests {
 			t.Errorf("%s: of another topology: %d %s", name, status, body)
 		}
 		third := open(t, url, "Last-Event-ID", "1")
@@ -175,7 +186,8 @@ func TestAStreamEndsWhenItsTokenExpires(t *testing.T) {
 	db := pgtest.New(t)
 	id := demo(t, db.Conn(t))
 	server := startServer(t, db.URL)
-	token, err := auth.Sign([]byte(testSecret), auth.Claims{Subject: "x", Role: stream.RoleViewer, TTL: 2 * time.Second}, time.Now())
+	token, err := auth.Sign([]byte(testSecret), auth.Claims{Subject: "x", Role: stream.RoleViewer, TTL: 2 * time.Second},
+		time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -187,26 +199,30 @@ func TestAStreamEndsWhenItsTokenExpires(t *testing.T) {
 
 func TestAClientThatDoesNotReadCostsTheOthersNothingAndIsEnded(t *testing.T) {
 	t.Parallel()
+	long(t)
 	db := pgtest.New(t)
 	conn := db.Conn(t)
 	id := demo(t, conn)
-	server := serve(t, db.URL, func(c *serveCmd) { c.WriteTimeout = time.Second; c.FeedMemory = 4 << 20 })
+	server := serve(t, db.URL, func(c *serveCmd) { c.WriteTimeout = 4 * time.Second; c.FeedMemory = 4 << 20 })
 	stuck, err := net.Dial("tcp", strings.TrimPrefix(server.url, "http://"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = stuck.Close() }() // the server has ended it
-	if _, err := fmt.Fprintf(stuck, "GET /api/v1/topologies/%s/events?token=%s HTTP/1.1\r\nHost: x\r\n\r\n", id, testToken(t)); err != nil {
+	if _, err := fmt.Fprintf(stuck, "GET /api/v1/topologies/%s/events?token=%s HTTP/1.1\r\nHost: x\r\n\r\n", id,
+		testToken(t)); err != nil {
 		t.Fatal(err)
 	}
 	c := newClient(t, server.url, id, "").watch()
 	var head uint64
 	for range 40 { // far more than the sockets' buffers and the rings hold
-		head = pgtest.Scan[uint64](t, conn, `SELECT topology_emit($1::text::uuid, 'test', to_jsonb(repeat('x', 1000000)))`, id)
+		head = pgtest.Scan[uint64](t, conn, `SELECT topology_emit($1::text::uuid, 'test', to_jsonb(repeat('x', 1000000)))`,
+			id)
 	}
 	c.awaitSeq(head)
 	c.stayedConnected()
-	pgtest.Eventually(t, "the end of the stream that nobody reads", func() bool { return metric(t, server.url, "topostream_slow_closes_total") == 1 })
+	pgtest.Eventually(t, "the end of the stream that nobody reads",
+		func() bool { return metric(t, server.url, "topostream_slow_closes_total") == 1 })
 	if n := metric(t, server.url, "topostream_feed_bytes"); n > 5<<20 {
 		t.Errorf("the rings hold %v bytes", n)
 	}
@@ -214,6 +230,7 @@ func TestAClientThatDoesNotReadCostsTheOthersNothingAndIsEnded(t *testing.T) {
 
 func TestHealthSaysWhichPartFails(t *testing.T) {
 	t.Parallel()
+	long(t)
 	cluster := pgtest.Cluster(t)
 	db := pgtest.NewOn(t, cluster.URL("postgres"))
 	server := startServer(t, db.URL)

@@ -125,7 +125,8 @@ func reason(err error) string {
 // noRedirect: a redirect would take the token elsewhere, or end at a login page.
 func noRedirect(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 
-// retrying makes errors of the answers after which a retry helps: the SSE client tries again after an error and only then.
+// retrying makes errors of the answers after which a retry helps: the SSE client tries again after an error and only
+// then.
 type retrying struct{ base http.RoundTripper }
 
 func (t retrying) RoundTrip(r *http.Request) (*http.Response, error) {
@@ -174,8 +175,8 @@ const (
 	has                      // it came from the server: what comes must continue it
 )
 
-// A follower checks the promise: one snapshot at N, then N+1, N+2, … each once. It knows nothing of connections: a reconnect must go on
-// as if there had been none.
+// A follower checks the promise: one snapshot at N, then N+1, N+2, … each once. It knows nothing of connections: a
+// reconnect must go on as if there had been none.
 type follower struct {
 	output
 
@@ -218,8 +219,8 @@ func (f *follower) event(e sse.Event) error {
 	return nil
 }
 
-// snapshot is legal at any time, but within an epoch history does not run backwards. Another epoch is another history, whatever its
-// number: a restored database may have a lower one than the lost database had.
+// snapshot is legal at any time, but within an epoch history does not run backwards. Another epoch is another
+// history, whatever its number: a restored database may have a lower one than the lost database had.
 func (f *follower) snapshot(id string, seq stream.Seq) error {
 	if id != seq.String() && (seq > 0 || id != f.id) { // 0 is no id
 		return broken("the snapshot at %d has the id %q", seq, id)

@@ -41,7 +41,8 @@ func startTail(t *testing.T, cmd tailCmd) *tailing {
 	f := &tailing{cancel: cancel, ended: make(chan struct{})}
 	go func() {
 		defer close(f.ended)
-		f.result = cmd.follow(ctx, output{&f.out, &f.err}, sse.Backoff{InitialInterval: 5 * time.Millisecond, MaxInterval: 50 * time.Millisecond})
+		f.result = cmd.follow(ctx, output{&f.out, &f.err},
+			sse.Backoff{InitialInterval: 5 * time.Millisecond, MaxInterval: 50 * time.Millisecond})
 	}()
 	t.Cleanup(func() {
 		cancel()
@@ -123,7 +124,8 @@ func TestTailFollowsAServerAndResumes(t *testing.T) {
 		`--url: "localhost" is no address`:   {"tail", id, "--url", "localhost"},
 	} {
 		code, out, errOut := program(t, args...)
-		if code != exitError || out != "" || !strings.HasPrefix(errOut, "topostream: "+want) || strings.Count(errOut, "\n") != 1 {
+		if code != exitError || out != "" || !strings.HasPrefix(errOut, "topostream: "+want) ||
+			strings.Count(errOut, "\n") != 1 {
 			t.Errorf("%v: %d %s%s", args, code, out, errOut)
 		}
 	}
@@ -131,6 +133,7 @@ func TestTailFollowsAServerAndResumes(t *testing.T) {
 
 func TestTailComesBackAfterAServerHasEndedAndMissesNothing(t *testing.T) {
 	t.Parallel()
+	long(t)
 	db := pgtest.New(t)
 	id := demo(t, db.Conn(t))
 	server := startServer(t, db.URL)
@@ -210,11 +213,14 @@ type answer struct {
 }
 
 func snapshotAt(seq stream.Seq) string {
-	return fmt.Sprintf("event: snapshot\nid: %[1]d\ndata: {\"topology_id\":%[2]q,\"status\":\"active\",\"reason\":null,\"version\":0,\"seq\":%[1]d,\"in_flight\":[]}\n\n", seq, tailID)
+	return fmt.Sprintf(
+		"event: snapshot\nid: %[1]d\ndata: {\"topology_id\":%[2]q,\"status\":\"active\",\"reason\":null,\"version\":0,\"seq\":%[1]d,\"in_flight\":[]}\n\n",
+		seq, tailID)
 }
 
 func eventWith(id string, seq stream.Seq, event string) string {
-	return fmt.Sprintf("event: %[1]s\nid: %[2]s\ndata: {\"topic\":\"topology.%[4]s.%[1]s\",\"type\":%[1]q,\"ts\":\"2026-11-23T19:30:00.123456Z\",\"seq\":%[3]d,\"journaled\":true,\"payload\":{}}\n\n",
+	return fmt.Sprintf(
+		"event: %[1]s\nid: %[2]s\ndata: {\"topic\":\"topology.%[4]s.%[1]s\",\"type\":%[1]q,\"ts\":\"2026-11-23T19:30:00.123456Z\",\"seq\":%[3]d,\"journaled\":true,\"payload\":{}}\n\n",
 		event, id, seq, tailID)
 }
 
@@ -236,7 +242,10 @@ func TestTailJudgesWhatAServerSends(t *testing.T) {
 	t.Parallel()
 	const epoch1 = stream.Seq(1 << 32)
 	problem := func(status int, detail string) answer {
-		return answer{status: status, body: fmt.Sprintf(`{"title":%q,"status":%d,"detail":%q}`, http.StatusText(status), status, detail)}
+		return answer{
+			status: status,
+			body:   fmt.Sprintf(`{"title":%q,"status":%d,"detail":%q}`, http.StatusText(status), status, detail),
+		}
 	}
 	for name, c := range map[string]struct {
 		since   string
@@ -357,7 +366,8 @@ func TestAServerThatIsNoTopostreamIsSaidToBeNone(t *testing.T) {
 	}))
 	defer server.Close()
 	code, out, errOut := program(t, "tail", tailID, "--url", server.URL)
-	if code != exitError || out != "" || errOut != "topostream: the server answered with \"text/html\", not with a stream of events: is --url right?\n" {
+	if code != exitError || out != "" ||
+		errOut != "topostream: the server answered with \"text/html\", not with a stream of events: is --url right?\n" {
 		t.Errorf("%d %s%s", code, out, errOut)
 	}
 }
@@ -377,6 +387,7 @@ func TestABrokenPromiseIsExitCode3(t *testing.T) {
 
 func TestTailGoesOnWithATokenThatIsRenewedInTime(t *testing.T) {
 	t.Parallel()
+	long(t)
 	db := pgtest.New(t)
 	id := demo(t, db.Conn(t))
 	server := startServer(t, db.URL)
@@ -409,7 +420,8 @@ func TestTailGoesOnWithATokenThatIsRenewedInTime(t *testing.T) {
 	// Nobody renews it: it ends, and says what to do.
 	renew(sign(-time.Second))
 	code, out, errOut := program(t, "tail", id, "--url", server, "--token-file", file)
-	if code != exitError || out != "" || !strings.Contains(errOut, "the server does not take the token") || !strings.Contains(errOut, "renew the one in "+file) {
+	if code != exitError || out != "" || !strings.Contains(errOut, "the server does not take the token") ||
+		!strings.Contains(errOut, "renew the one in "+file) {
 		t.Errorf("%d %s%s", code, out, errOut)
 	}
 	for want, args := range map[string][]string{
@@ -417,7 +429,10 @@ func TestTailGoesOnWithATokenThatIsRenewedInTime(t *testing.T) {
 		"--token-file: open ":                     {"--token-file=" + file + ".none"},
 		"holds no token":                          {"--token-file=" + os.DevNull},
 	} {
-		if code, _, errOut := program(t, append([]string{"tail", id, "--url", server}, args...)...); code != exitError || !strings.Contains(errOut, want) {
+		if code, _, errOut := program(
+			t,
+			append([]string{"tail", id, "--url", server}, args...)...); code != exitError ||
+			!strings.Contains(errOut, want) {
 			t.Errorf("%v: %d %s", args, code, errOut)
 		}
 	}
@@ -466,13 +481,15 @@ func TestAnAddressThatIsShownShowsNoSecret(t *testing.T) {
 	var out lockedBuffer
 	for _, format := range []string{"text", "json"} {
 		log := newLogger(&out, format)
-		log.Warn("at http://h/?ticket=abcdefgh", "url", "/?token=abcdefgh", "error", &url.Error{Op: "Get", URL: "http://ann:abcdefgh@h/?token=abcdefgh", Err: io.EOF})
+		log.Warn("at http://h/?ticket=abcdefgh", "url", "/?token=abcdefgh", "error",
+			&url.Error{Op: "Get", URL: "http://ann:abcdefgh@h/?token=abcdefgh", Err: io.EOF})
 		log.With("token", token).WithGroup("g").Warn("x", "panic", any("token="+token))
 	}
 	if s := out.String(); strings.Contains(s, "abcdefgh") || strings.Contains(s, token) || strings.Count(s, "xxxxx") < 12 {
 		t.Error(s)
 	}
-	if code, _, errOut := program(t, "tail", tailID, "--url", "ftp://ann:abcdefgh@h/?token=abcdefgh"); code != exitError || strings.Contains(errOut, "abcdefgh") {
+	if code, _, errOut := program(t, "tail", tailID, "--url", "ftp://ann:abcdefgh@h/?token=abcdefgh"); code != exitError ||
+		strings.Contains(errOut, "abcdefgh") {
 		t.Errorf("%d %s", code, errOut)
 	}
 }

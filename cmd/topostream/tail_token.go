@@ -45,7 +45,8 @@ func (t tailToken) refusal(r *http.Response) error {
 	return err
 }
 
-// authorize puts the token of the moment on each request. Where the server does not take it and the file has changed meanwhile, it tries the new one.
+// authorize puts the token of the moment on each request. Where the server does not take it and the file has changed
+// meanwhile, it tries the new one.
 func (t tailToken) authorize(base http.RoundTripper) http.RoundTripper { return authorizing{base, t} }
 
 type authorizing struct {

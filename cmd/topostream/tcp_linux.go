@@ -8,7 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// userTimeout gives TCP_USER_TIMEOUT to a listening socket, of which accepted ones inherit it (tcp(7); inet_csk_clone_lock copies it).
+// userTimeout gives TCP_USER_TIMEOUT to a listening socket, of which accepted ones inherit it (tcp(7);
+// inet_csk_clone_lock copies it).
 func userTimeout(d time.Duration) func(network, address string, c syscall.RawConn) error {
 	return func(_, _ string, c syscall.RawConn) (err error) {
 		if controlErr := c.Control(func(fd uintptr) {

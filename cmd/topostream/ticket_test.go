@@ -81,6 +81,7 @@ func whole(t *testing.T, res *http.Response) string {
 
 func TestAThousandWhoRaceForOneTicketOnTwoServersGetOneStream(t *testing.T) {
 	t.Parallel()
+	long(t)
 	db := pgtest.New(t)
 	conn := db.Conn(t)
 	id := demo(t, conn)
@@ -98,7 +99,8 @@ func TestAThousandWhoRaceForOneTicketOnTwoServersGetOneStream(t *testing.T) {
 	ready.Add(clients)
 	for i := range clients {
 		done.Go(func() {
-			req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, servers[i%2].url+"/api/v1/topologies/"+id+"/events?ticket="+ticket, nil)
+			req, err := http.NewRequestWithContext(t.Context(), http.MethodGet,
+				servers[i%2].url+"/api/v1/topologies/"+id+"/events?ticket="+ticket, nil)
 			ready.Done()
 			if err != nil {
 				t.Error(err)
@@ -118,7 +120,10 @@ func TestAThousandWhoRaceForOneTicketOnTwoServersGetOneStream(t *testing.T) {
 	ready.Wait()
 	watcher := db.Conn(t)
 	pgtest.Eventually(t, "both servers to wait", func() bool {
-		return pgtest.Scan[int](t, watcher, `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'`) == len(servers)
+		return pgtest.Scan[int](t, watcher,
+			`SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'`) == len(
+			servers,
+		)
 	})
 	close(start)
 	pgtest.Exec(t, conn, `COMMIT`)
@@ -189,14 +194,20 @@ func TestATicketCoversWhatItsTokenCovers(t *testing.T) {
 	server := serve(t, db.URL, nil)
 	limited := newOperator(t, server.url, "ada", stream.RoleViewer, mine)
 	for _, id := range []string{other, unknown, "no-id"} {
-		if got := whole(t, openTicket(t, server.url, id, limited.ticket())); !strings.HasPrefix(got, "403 ") || !strings.Contains(got, "does not cover this topology") {
+		if got := whole(t, openTicket(t, server.url, id, limited.ticket())); !strings.HasPrefix(got, "403 ") ||
+			!strings.Contains(got, "does not cover this topology") {
 			t.Errorf("%s: %s", id, got)
 		}
 	}
-	if got := whole(t, openTicket(t, server.url, unknown, newOperator(t, server.url, "ada", stream.RoleAdmin).ticket())); !strings.HasPrefix(got, "404 ") {
+	if got := whole(t,
+		openTicket(t, server.url, unknown, newOperator(t, server.url, "ada", stream.RoleAdmin).ticket())); !strings.HasPrefix(
+		got,
+		"404 ",
+	) {
 		t.Errorf("an admin's for an unknown topology: %s", got)
 	}
-	if got := events(t, openTicket(t, server.url, mine, limited.ticket()).Body, "1"); !slices.Equal(got, []string{"snapshot 1"}) {
+	if got := events(t, openTicket(t, server.url, mine, limited.ticket()).Body, "1"); !slices.Equal(got,
+		[]string{"snapshot 1"}) {
 		t.Errorf("its own: %v", got)
 	}
 	var m mintedTicket
@@ -208,13 +219,15 @@ func TestATicketCoversWhatItsTokenCovers(t *testing.T) {
 
 func TestAStreamThatATicketOpenedEndsWithTheTokenThatMintedIt(t *testing.T) {
 	t.Parallel()
+	long(t)
 	db := pgtest.New(t)
 	conn := db.Conn(t)
 	id := demo(t, conn)
 	server := serve(t, db.URL, nil)
 	short := newOperator(t, server.url, "ada", stream.RoleViewer)
 	var err error
-	if short.token, err = auth.Sign([]byte(testSecret), auth.Claims{Subject: "ada", Role: stream.RoleViewer, TTL: 5 * time.Second}, time.Now()); err != nil {
+	if short.token, err = auth.Sign([]byte(testSecret),
+		auth.Claims{Subject: "ada", Role: stream.RoleViewer, TTL: 5 * time.Second}, time.Now()); err != nil {
 		t.Fatal(err)
 	}
 	var first mintedTicket
@@ -241,6 +254,7 @@ func TestAStreamThatATicketOpenedEndsWithTheTokenThatMintedIt(t *testing.T) {
 
 func TestTicketsWorkThroughATransactionPooler(t *testing.T) {
 	t.Parallel()
+	long(t)
 	db := pgtest.New(t)
 	id := demo(t, db.Conn(t))
 	pooled := startPgbouncer(t, db.URL)
@@ -259,6 +273,7 @@ func TestTicketsWorkThroughATransactionPooler(t *testing.T) {
 
 func TestADatabaseThatIsAwayLeavesATicketForTheNextTry(t *testing.T) {
 	t.Parallel()
+	long(t)
 	cluster := pgtest.Cluster(t)
 	db := pgtest.NewOn(t, cluster.URL("postgres"))
 	id := demo(t, db.Conn(t))

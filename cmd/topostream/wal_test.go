@@ -12,14 +12,14 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"topostream/pgbus"
 	"topostream/pgbus/pgtest"
+	"topostream/pgbus/setting"
 )
 
 // setBus has the database's triggers serve a bus; poll takes what there is.
 func setBus(t *testing.T, url, bus string) {
 	t.Helper()
-	if bus == pgbus.BusPoll {
+	if bus == setting.Poll {
 		return
 	}
 	if code, out, errOut := program(t, "bus", bus, "--database-url", url); code != exitOK {
@@ -35,6 +35,7 @@ func streaming(t *testing.T, server string) {
 
 func TestSwitchingALiveSystemFromNotifyToWALAndBackLosesNothing(t *testing.T) {
 	t.Parallel()
+	long(t)
 	db := pgtest.New(t)
 	conn := db.Conn(t)
 	ids := live(t, conn, 4)
@@ -61,7 +62,8 @@ func TestSwitchingALiveSystemFromNotifyToWALAndBackLosesNothing(t *testing.T) {
 					t.Error(err)
 					return
 				}
-				if _, err := writer.Exec(t.Context(), `SELECT topology_emit($1::text::uuid, 'test', '{}')`, ids[i%len(ids)]); err != nil {
+				if _, err := writer.Exec(t.Context(), `SELECT topology_emit($1::text::uuid, 'test', '{}')`,
+					ids[i%len(ids)]); err != nil {
 					t.Error(err)
 					return
 				}
@@ -69,11 +71,12 @@ func TestSwitchingALiveSystemFromNotifyToWALAndBackLosesNothing(t *testing.T) {
 		})
 	}
 	for range 3 {
-		for want, bus := range []string{pgbus.BusNotify, pgbus.BusWAL, pgbus.BusNotify} {
+		for want, bus := range []string{setting.Notify, setting.WAL, setting.Notify} {
 			want %= 2
 			setBus(t, db.URL, bus)
 			for _, server := range servers {
-				pgtest.Eventually(t, "the bus "+bus, func() bool { return metric(t, server, "topostream_streaming_wal") == float64(want) })
+				pgtest.Eventually(t, "the bus "+bus,
+					func() bool { return metric(t, server, "topostream_streaming_wal") == float64(want) })
 			}
 		}
 	}
@@ -82,7 +85,8 @@ func TestSwitchingALiveSystemFromNotifyToWALAndBackLosesNothing(t *testing.T) {
 		return pgtest.Scan[int](t, conn, `SELECT count(*) FROM mutations WHERE state IN ('pending', 'applying')`) == 0
 	})
 	for i, c := range clients {
-		c.awaitSeq(pgtest.Scan[uint64](t, conn, `SELECT seq FROM topology_heads WHERE topology_id = $1::text::uuid`, ids[i%len(ids)]))
+		c.awaitSeq(
+			pgtest.Scan[uint64](t, conn, `SELECT seq FROM topology_heads WHERE topology_id = $1::text::uuid`, ids[i%len(ids)]))
 		c.stayedConnected()
 	}
 }
@@ -90,15 +94,15 @@ func TestSwitchingALiveSystemFromNotifyToWALAndBackLosesNothing(t *testing.T) {
 func TestReadyzSaysThatAServerIsForcedToAnotherBus(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
-	server := startServer(t, db.URL, pgbus.BusNotify)
-	for _, bus := range []string{pgbus.BusWAL, pgbus.BusNotify} {
-		want := map[string]string{pgbus.BusWAL: "ready\nbus: forced notify, the database says wal\n", pgbus.BusNotify: "ready\n"}[bus]
+	server := startServer(t, db.URL, setting.Notify)
+	for _, bus := range []string{setting.WAL, setting.Notify} {
+		want := map[string]string{setting.WAL: "ready\nbus: forced notify, the database says wal\n", setting.Notify: "ready\n"}[bus]
 		setBus(t, db.URL, bus)
 		pgtest.Eventually(t, want, func() bool {
 			status, _, body := get(t, server+"/readyz")
 			return status == 200 && body == want
 		})
-		if forced := metric(t, server, "topostream_bus_forced"); (forced == 1) != (bus == pgbus.BusWAL) {
+		if forced := metric(t, server, "topostream_bus_forced"); (forced == 1) != (bus == setting.WAL) {
 			t.Errorf("the metric says %v on %s", forced, bus)
 		}
 	}
@@ -107,7 +111,11 @@ func TestReadyzSaysThatAServerIsForcedToAnotherBus(t *testing.T) {
 // serveBinary runs the program's binary and gives its address.
 func serveBinary(t *testing.T, binary, databaseURL string, args ...string) (*process, string) {
 	t.Helper()
-	cmd := exec.Command(binary, append([]string{"serve", "--addr", "127.0.0.1:0", "--database-url", databaseURL, "--jwt-secret", testSecret}, args...)...)
+	cmd := exec.Command(
+		binary,
+		append(
+			[]string{"serve", "--addr", "127.0.0.1:0", "--database-url", databaseURL, "--jwt-secret", testSecret},
+			args...)...)
 	cmd.Env = cleanEnv()
 	p := startProcess(t, cmd)
 	var addr string
@@ -124,11 +132,12 @@ func serveBinary(t *testing.T, binary, databaseURL string, args ...string) (*pro
 
 func TestServersThatAreKilledLeaveNoSlotBehind(t *testing.T) {
 	t.Parallel()
+	long(t)
 	binary := buildProgram(t)
 	cluster := pgtest.Cluster(t)
 	db := pgtest.NewOn(t, cluster.URL("postgres"))
 	conn := db.Conn(t)
-	setBus(t, db.URL, pgbus.BusWAL)
+	setBus(t, db.URL, setting.WAL)
 	const slots = `SELECT count(*) FROM pg_replication_slots`
 	servers := make([]*process, 0, 4)
 	for range 3 {
@@ -136,7 +145,8 @@ func TestServersThatAreKilledLeaveNoSlotBehind(t *testing.T) {
 		streaming(t, url)
 		servers = append(servers, p)
 	}
-	pgtest.Eventually(t, "a slot for each server and each worker", func() bool { return pgtest.Scan[int](t, conn, slots) == 6 })
+	pgtest.Eventually(t, "a slot for each server and each worker",
+		func() bool { return pgtest.Scan[int](t, conn, slots) == 6 })
 	// One more waits for its slot when it is killed.
 	elsewhere, err := pgx.Connect(t.Context(), cluster.URL("postgres"))
 	if err != nil {
@@ -157,11 +167,12 @@ func TestServersThatAreKilledLeaveNoSlotBehind(t *testing.T) {
 // A server that is frozen keeps no WAL for longer than wal_sender_timeout, and goes on where it was.
 func TestAFrozenServersSlotGoesAndItsClientsLoseNothing(t *testing.T) {
 	t.Parallel()
+	long(t)
 	binary := buildProgram(t)
 	db := pgtest.New(t)
 	conn := db.Conn(t)
 	id := demo(t, conn)
-	setBus(t, db.URL, pgbus.BusWAL)
+	setBus(t, db.URL, setting.WAL)
 	p, url := serveBinary(t, binary, db.URL)
 	streaming(t, url)
 	c := newClient(t, url, id, "").watch()

@@ -30,8 +30,8 @@ func overlapsAny(p netip.Prefix, others []netip.Prefix) bool {
 	return false
 }
 
-// Three addresses of a subnet are no decky's: the network's own, the gateway's, which is the first host's, and in IPv4 the broadcast address (RFC 919).
-// A /24 thus has room for 253 deckies, from .2 to .254.
+// Three addresses of a subnet are no decky's: the network's own, the gateway's, which is the first host's, and in
+// IPv4 the broadcast address (RFC 919). A /24 thus has room for 253 deckies, from .2 to .254.
 func gateway(subnet netip.Prefix) netip.Addr { return subnet.Masked().Addr().Next() }
 
 // isHost tells whether a decky can have this address as far as the subnet goes; the gateway's counts as one.

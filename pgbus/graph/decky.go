@@ -38,13 +38,16 @@ type edge struct {
 
 // edge finds a decky's edge to a LAN; none when it is not attached.
 func (e *edit) edge(ctx context.Context, d decky, l lan) (edge, error) {
-	const query = `SELECT id::text, is_bridge, forwards_l3 FROM edges WHERE decky_uuid = $1::text::uuid AND lan_id = $2::text::uuid`
+	const query = `
+SELECT id::text, is_bridge, forwards_l3 FROM edges WHERE decky_uuid = $1::text::uuid AND lan_id = $2::text::uuid`
 	return e.oneEdge(ctx, query, d.UUID, l.ID)
 }
 
 // home finds a decky's home edge; none when somebody removed it by hand.
 func (e *edit) home(ctx context.Context, d decky) (edge, error) {
-	const query = `SELECT id::text, is_bridge, forwards_l3 FROM edges WHERE decky_uuid = $1::text::uuid AND NOT is_bridge ORDER BY id LIMIT 1`
+	const query = `
+SELECT id::text, is_bridge, forwards_l3 FROM edges
+ WHERE decky_uuid = $1::text::uuid AND NOT is_bridge ORDER BY id LIMIT 1`
 	return e.oneEdge(ctx, query, d.UUID)
 }
 
@@ -107,7 +110,9 @@ func (e *edit) connect(ctx context.Context, d decky, l lan, ip netip.Addr, bridg
 }
 
 func (e *edit) addDecky(ctx context.Context, op stream.AddDecky) error {
-	const insert = `INSERT INTO deckies (topology_id, name, services, decky_config, ip, x, y) VALUES ($1::text::uuid, $2, $3, $4, $5, $6, $7) RETURNING uuid::text`
+	const insert = `
+INSERT INTO deckies (topology_id, name, services, decky_config, ip, x, y)
+VALUES ($1::text::uuid, $2, $3, $4, $5, $6, $7) RETURNING uuid::text`
 	switch _, err := e.decky(ctx, op.Name); {
 	case err == nil:
 		return refuse("decky %q exists already", op.Name)
@@ -127,7 +132,9 @@ func (e *edit) addDecky(ctx context.Context, op stream.AddDecky) error {
 		config["archetype"] = op.Archetype
 	}
 	d := decky{Name: op.Name}
-	if err := e.tx.QueryRow(ctx, insert, e.topology, op.Name, append([]string{}, op.Services...), config, ip, op.X, op.Y).Scan(&d.UUID); err != nil {
+	services := append([]string{}, op.Services...)
+	row := e.tx.QueryRow(ctx, insert, e.topology, op.Name, services, config, ip, op.X, op.Y)
+	if err := row.Scan(&d.UUID); err != nil {
 		return fmt.Errorf("insert decky %q: %w", op.Name, err)
 	}
 	e.deckies = append(e.deckies, d.UUID)
@@ -200,7 +207,10 @@ func (e *edit) removeDecky(ctx context.Context, op stream.RemoveDecky) error {
 
 func (e *edit) updateDecky(ctx context.Context, op stream.UpdateDecky) error {
 	const (
-		update  = `UPDATE deckies SET decky_config = $2, services = coalesce($3, services), x = coalesce($4, x), y = coalesce($5, y) WHERE uuid = $1::text::uuid`
+		update = `
+UPDATE deckies
+   SET decky_config = $2, services = coalesce($3, services), x = coalesce($4, x), y = coalesce($5, y)
+ WHERE uuid = $1::text::uuid`
 		forward = `UPDATE edges SET forwards_l3 = $2 WHERE id = $1::text::uuid`
 	)
 	d, err := e.decky(ctx, op.Decky)
@@ -226,7 +236,8 @@ func (e *edit) updateDecky(ctx context.Context, op stream.UpdateDecky) error {
 	if _, ok := op.Patch["forwards_l3"]; ok {
 		after := forwards(config, edge{})
 		if after != before && !op.Force {
-			return refuse("forwards_l3 of decky %q would become %t, which changes what it lets through: say \"force\": true if that is meant", op.Decky, after)
+			return refuse("forwards_l3 of decky %q would become %t, which changes what it lets through: "+
+				"say \"force\": true if that is meant", op.Decky, after)
 		}
 		if home.ID != "" && home.ForwardsL3 != after {
 			if err := e.exec(ctx, forward, home.ID, after); err != nil {

@@ -1,7 +1,7 @@
 // Package graph applies the edits of mutations to a topology's LANs, deckies and edges, by the graph's rules.
 //
-// A decky has one home: its edge with is_bridge = false. deckies.ip is its address there. attach_decky makes edges with is_bridge = true.
-// decky_config holds archetype and forwards_l3; the home edge repeats forwards_l3.
+// A decky has one home: its edge with is_bridge = false. deckies.ip is its address there. attach_decky makes edges
+// with is_bridge = true. decky_config holds archetype and forwards_l3; the home edge repeats forwards_l3.
 package graph
 
 import (
@@ -23,12 +23,14 @@ func (e *RefusedError) Error() string { return e.Reason }
 
 func refuse(format string, args ...any) error { return &RefusedError{fmt.Sprintf(format, args...)} }
 
-// Apply makes one edit of a topology and gives what it changed: {"lans":[…],"deckies":[…],"edges":[…],"removed":[{"table","id"}]}, rows as
-// topology_graph_json makes them. op is a value from [stream.ParseOp]. The caller holds the topology's row lock, so that edits
-// of one topology go one after another.
+// Apply makes one edit of a topology and gives what it changed:
+// {"lans":[…],"deckies":[…],"edges":[…],"removed":[{"table","id"}]}, rows as topology_graph_json makes them. op is a
+// value from [stream.ParseOp]. The caller holds the topology's row lock, so that edits of one topology go one after
+// another.
 //
-// An edit that breaks a rule is a [*RefusedError]; it has changed nothing, and tx can be used on. So is one that collides with what somebody
-// writes by hand at the same moment, who does not hold that lock, and what the tables' constraints or an installation's own triggers refuse. After any other error tx can only be rolled back.
+// An edit that breaks a rule is a [*RefusedError]; it has changed nothing, and tx can be used on. So is one that
+// collides with what somebody writes by hand at the same moment, who does not hold that lock, and what the tables'
+// constraints or an installation's own triggers refuse. After any other error tx can only be rolled back.
 func Apply(ctx context.Context, tx pgx.Tx, topology stream.TopologyID, op any) (json.RawMessage, error) {
 	savepoint, err := tx.Begin(ctx)
 	if err != nil {
@@ -107,13 +109,16 @@ func (e *edit) run(ctx context.Context, op any) (json.RawMessage, error) {
 func (e *edit) result(ctx context.Context) (json.RawMessage, error) {
 	const query = `
 SELECT json_build_object(
-    'lans', (SELECT coalesce(json_agg(json_build_object('id', l.id, 'topology_id', l.topology_id, 'name', l.name, 'subnet', l.subnet, 'is_dmz', l.is_dmz,
-        'x', l.x, 'y', l.y) ORDER BY l.name), '[]') FROM lans l WHERE l.id = ANY ($1::text[]::uuid[])),
-    'deckies', (SELECT coalesce(json_agg(json_build_object('uuid', d.uuid, 'topology_id', d.topology_id, 'name', d.name, 'services', d.services,
-        'decky_config', d.decky_config, 'ip', host(d.ip), 'state', d.state, 'x', d.x, 'y', d.y) ORDER BY d.name), '[]')
+    'lans', (SELECT coalesce(json_agg(json_build_object('id', l.id, 'topology_id', l.topology_id, 'name', l.name,
+        'subnet', l.subnet, 'is_dmz', l.is_dmz, 'x', l.x, 'y', l.y) ORDER BY l.name), '[]')
+        FROM lans l WHERE l.id = ANY ($1::text[]::uuid[])),
+    'deckies', (SELECT coalesce(json_agg(json_build_object('uuid', d.uuid, 'topology_id', d.topology_id, 'name', d.name,
+        'services', d.services, 'decky_config', d.decky_config, 'ip', host(d.ip), 'state', d.state,
+        'x', d.x, 'y', d.y) ORDER BY d.name), '[]')
         FROM deckies d WHERE d.uuid = ANY ($2::text[]::uuid[])),
-    'edges', (SELECT coalesce(json_agg(json_build_object('id', g.id, 'topology_id', g.topology_id, 'decky_uuid', g.decky_uuid, 'lan_id', g.lan_id,
-        'ip', host(g.ip), 'is_bridge', g.is_bridge, 'forwards_l3', g.forwards_l3) ORDER BY g.decky_uuid, g.lan_id), '[]')
+    'edges', (SELECT coalesce(json_agg(json_build_object('id', g.id, 'topology_id', g.topology_id,
+        'decky_uuid', g.decky_uuid, 'lan_id', g.lan_id, 'ip', host(g.ip), 'is_bridge', g.is_bridge,
+        'forwards_l3', g.forwards_l3) ORDER BY g.decky_uuid, g.lan_id), '[]')
         FROM edges g WHERE g.id = ANY ($3::text[]::uuid[])),
     'removed', $4::json)::text`
 	removed, err := json.Marshal(e.removed)

@@ -28,6 +28,12 @@ func ids() map[string]string {
 	return map[string]string{"lans": "id", "deckies": "uuid", "edges": "id"}
 }
 
+const (
+	makeDemo     = `INSERT INTO topologies (name) VALUES ('demo') RETURNING id::text`
+	becomesFalse = `forwards_l3 of decky "web" would become false, which changes what it lets through: ` +
+		`say "force": true if that is meant`
+)
+
 // A bench is one topology that a test edits.
 type bench struct {
 	t    *testing.T
@@ -38,7 +44,7 @@ type bench struct {
 func newBench(t *testing.T) *bench {
 	t.Helper()
 	conn := pgtest.New(t).Conn(t)
-	return &bench{t, conn, pgtest.Scan[stream.TopologyID](t, conn, `INSERT INTO topologies (name) VALUES ('demo') RETURNING id::text`)}
+	return &bench{t, conn, pgtest.Scan[stream.TopologyID](t, conn, makeDemo)}
 }
 
 func (b *bench) try(op, payload string) (json.RawMessage, error) {
@@ -47,7 +53,8 @@ func (b *bench) try(op, payload string) (json.RawMessage, error) {
 	must(b.t, err)
 	var result json.RawMessage
 	err = pgx.BeginFunc(b.t.Context(), b.conn, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(b.t.Context(), `SELECT FROM topologies WHERE id = $1::text::uuid FOR NO KEY UPDATE`, b.id); err != nil {
+		const lock = `SELECT FROM topologies WHERE id = $1::text::uuid FOR NO KEY UPDATE`
+		if _, err := tx.Exec(b.t.Context(), lock, b.id); err != nil {
 			return err
 		}
 		var applyErr error
@@ -91,7 +98,8 @@ func (b *bench) refused(op, payload, want string) {
 func (b *bench) read() graph {
 	b.t.Helper()
 	var doc map[string][]map[string]any
-	must(b.t, json.Unmarshal([]byte(pgtest.Scan[string](b.t, b.conn, `SELECT '{' || topology_graph_json($1::text::uuid) || '}'`, b.id)), &doc))
+	text := pgtest.Scan[string](b.t, b.conn, `SELECT '{' || topology_graph_json($1::text::uuid) || '}'`, b.id)
+	must(b.t, json.Unmarshal([]byte(text), &doc))
 	g := graph{}
 	for table, id := range ids() {
 		g[table] = map[string]map[string]any{}
@@ -114,7 +122,9 @@ func (b *bench) check(raw json.RawMessage, before, after graph) {
 	for _, r := range result.Removed {
 		removed[r.Table+r.ID] = true
 	}
-	for table, rows := range map[string][]map[string]any{"lans": result.Lans, "deckies": result.Deckies, "edges": result.Edges} {
+	for table, rows := range map[string][]map[string]any{
+		"lans": result.Lans, "deckies": result.Deckies, "edges": result.Edges,
+	} {
 		given := map[string]bool{}
 		for _, row := range rows {
 			id := fmt.Sprint(row[ids()[table]])
@@ -154,12 +164,15 @@ func TestEachOpChangesWhatItSaysAndItsResultIsWhatAReaderSees(t *testing.T) {
 		t.Errorf("%v", a)
 	}
 	g = b.do("add_lan", `{"name":"dmz","subnet":"10.0.0.0/29","is_dmz":true,"x":1.5,"y":-2}`)
-	if d := g.named("lans", "dmz"); d["subnet"] != "10.0.0.0/29" || d["is_dmz"] != true || d["x"] != 1.5 || d["y"] != -2.0 {
+	d := g.named("lans", "dmz")
+	if d["subnet"] != "10.0.0.0/29" || d["is_dmz"] != true || d["x"] != 1.5 || d["y"] != -2.0 {
 		t.Errorf("%v", d)
 	}
-	g = b.do("add_decky", `{"name":"web","lan":"a","services":["ssh","http"],"archetype":"linux","forwards_l3":true,"x":3}`)
+	g = b.do("add_decky", `{"name":"web","lan":"a","services":["ssh","http"],"archetype":"linux",
+		"forwards_l3":true,"x":3}`)
 	web := g.named("deckies", "web")
-	if web["ip"] != "172.16.0.2" || fmt.Sprint(web["services"]) != "[ssh http]" || fmt.Sprint(web["decky_config"]) != "map[archetype:linux forwards_l3:true]" || web["state"] != "pending" {
+	if web["ip"] != "172.16.0.2" || web["state"] != "pending" || fmt.Sprint(web["services"]) != "[ssh http]" ||
+		fmt.Sprint(web["decky_config"]) != "map[archetype:linux forwards_l3:true]" {
 		t.Errorf("%v", web)
 	}
 	for _, e := range g["edges"] {
@@ -168,7 +181,8 @@ func TestEachOpChangesWhatItSaysAndItsResultIsWhatAReaderSees(t *testing.T) {
 		}
 	}
 	g = b.do("add_decky", `{"name":"db","lan":"a","ip":"172.16.0.9"}`)
-	if db := g.named("deckies", "db"); db["ip"] != "172.16.0.9" || fmt.Sprint(db["services"], db["decky_config"]) != "[] map[forwards_l3:false]" {
+	db := g.named("deckies", "db")
+	if db["ip"] != "172.16.0.9" || fmt.Sprint(db["services"], db["decky_config"]) != "[] map[forwards_l3:false]" {
 		t.Errorf("%v", db)
 	}
 	g = b.do("attach_decky", `{"decky":"web","lan":"dmz","forwards_l3":true}`)
@@ -189,9 +203,11 @@ func TestEachOpChangesWhatItSaysAndItsResultIsWhatAReaderSees(t *testing.T) {
 	if l := g.named("lans", "b"); l["x"] != 7.0 || l["y"] != 8.0 {
 		t.Errorf("%v", l)
 	}
-	g = b.do("update_decky", `{"decky":"web","patch":{"archetype":null,"banner":{"ssh":"hi"},"forwards_l3":false},"services":[],"y":4,"force":true}`)
+	g = b.do("update_decky", `{"decky":"web","patch":{"archetype":null,"banner":{"ssh":"hi"},"forwards_l3":false},
+		"services":[],"y":4,"force":true}`)
 	web = g.named("deckies", "web")
-	if fmt.Sprint(web["decky_config"], web["services"], web["x"], web["y"]) != "map[banner:map[ssh:hi] forwards_l3:false] [] 3 4" {
+	const want = "map[banner:map[ssh:hi] forwards_l3:false] [] 3 4"
+	if fmt.Sprint(web["decky_config"], web["services"], web["x"], web["y"]) != want {
 		t.Errorf("%v", web)
 	}
 	b.do("detach_decky", `{"decky":"web","lan":"dmz"}`)
@@ -237,13 +253,14 @@ func TestWhatTheRulesForbidIsRefusedInOneSentenceAndChangesNothing(t *testing.T)
 		{"attach_decky", `{"decky":"web","lan":"a"}`, `decky "web" is attached to LAN "a" already`},
 		{"attach_decky", `{"decky":"web","lan":"b","ip":"10.0.1.2"}`, `ip 10.0.1.2 is taken by decky "db" in LAN "b"`},
 		{"detach_decky", `{"decky":"web","lan":"b"}`, `decky "web" is not attached to LAN "b"`},
-		{"detach_decky", `{"decky":"web","lan":"a"}`, `LAN "a" is the home of decky "web": it can only be removed as a whole`},
+		{"detach_decky", `{"decky":"web","lan":"a"}`,
+			`LAN "a" is the home of decky "web": it can only be removed as a whole`},
 		{"detach_decky", `{"decky":"x","lan":"a"}`, `decky "x" does not exist`},
 		{"detach_decky", `{"decky":"web","lan":"c"}`, `LAN "c" does not exist`},
 		{"remove_decky", `{"decky":"x"}`, `decky "x" does not exist`},
 		{"update_decky", `{"decky":"x"}`, `decky "x" does not exist`},
-		{"update_decky", `{"decky":"web","patch":{"forwards_l3":false}}`, `forwards_l3 of decky "web" would become false, which changes what it lets through: say "force": true if that is meant`},
-		{"update_decky", `{"decky":"web","patch":{"forwards_l3":null}}`, `forwards_l3 of decky "web" would become false, which changes what it lets through: say "force": true if that is meant`},
+		{"update_decky", `{"decky":"web","patch":{"forwards_l3":false}}`, becomesFalse},
+		{"update_decky", `{"decky":"web","patch":{"forwards_l3":null}}`, becomesFalse},
 	} {
 		b.refused(c.op, c.payload, c.want)
 	}
@@ -265,7 +282,8 @@ CREATE FUNCTION house_rule() RETURNS trigger LANGUAGE plpgsql AS $f$ BEGIN
 CREATE TRIGGER house_rule BEFORE INSERT ON lans FOR EACH ROW EXECUTE FUNCTION house_rule();
 CREATE UNIQUE INDEX one_x ON lans (topology_id, x)`)
 	b.do("add_lan", `{"name":"a","x":1}`)
-	b.refused("add_lan", `{"name":"b","x":1}`, `the edit collides with what somebody wrote by hand: duplicate key value violates unique constraint "one_x"`)
+	b.refused("add_lan", `{"name":"b","x":1}`, `the edit collides with what somebody wrote by hand: `+
+		`duplicate key value violates unique constraint "one_x"`)
 	b.refused("add_lan", `{"name":"forbidden"}`, `PostgreSQL refused the edit: the house forbids it`)
 }
 
@@ -274,15 +292,18 @@ func TestARaceWithHandWrittenSQLIsARefusal(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
 	conn, hand, admin := db.Conn(t), db.Conn(t), db.Conn(t)
-	b := &bench{t, conn, pgtest.Scan[stream.TopologyID](t, conn, `INSERT INTO topologies (name) VALUES ('demo') RETURNING id::text`)}
+	b := &bench{t, conn, pgtest.Scan[stream.TopologyID](t, conn, makeDemo)}
 	pid := conn.PgConn().PID()
-	pgtest.Exec(t, hand, `BEGIN; INSERT INTO lans (topology_id, name, subnet) SELECT id, 'a', '10.0.0.0/24' FROM topologies`)
+	pgtest.Exec(t, hand, `BEGIN`)
+	pgtest.Exec(t, hand, `INSERT INTO lans (topology_id, name, subnet) SELECT id, 'a', '10.0.0.0/24' FROM topologies`)
 	done := make(chan error, 1)
 	go func() {
 		_, err := b.try("add_lan", `{"name":"a"}`)
 		done <- err
 	}()
-	pgtest.Eventually(t, "the edit to wait", func() bool { return pgtest.Scan[int](t, admin, `SELECT cardinality(pg_blocking_pids($1))`, pid) == 1 })
+	pgtest.Eventually(t, "the edit to wait", func() bool {
+		return pgtest.Scan[int](t, admin, `SELECT cardinality(pg_blocking_pids($1))`, pid) == 1
+	})
 	pgtest.Exec(t, hand, `COMMIT`)
 	if err := <-done; !isRefusal(err) || !strings.Contains(err.Error(), "by hand") {
 		t.Error(err)
@@ -299,12 +320,15 @@ func TestSubnetsAndAddressesAreTheLowestThatAreFree(t *testing.T) {
 	b.do("add_lan", `{"name":"wide","subnet":"172.16.3.128/25"}`)
 	b.do("add_lan", `{"name":"again"}`)
 	g := b.do("add_lan", `{"name":"behind"}`)
-	for name, want := range map[string]string{"l0": "172.16.0.0/24", "again": "172.16.1.0/24", "l2": "172.16.2.0/24", "behind": "172.16.4.0/24"} {
+	for name, want := range map[string]string{
+		"l0": "172.16.0.0/24", "again": "172.16.1.0/24", "l2": "172.16.2.0/24", "behind": "172.16.4.0/24",
+	} {
 		if got := g.named("lans", name)["subnet"]; got != want {
 			t.Errorf("%s has %s, want %s", name, got, want)
 		}
 	}
-	pgtest.Exec(t, b.conn, `INSERT INTO lans (topology_id, name, subnet) VALUES ($1::text::uuid, 'all', '172.16.0.0/12')`, b.id)
+	const all = `INSERT INTO lans (topology_id, name, subnet) VALUES ($1::text::uuid, 'all', '172.16.0.0/12')`
+	pgtest.Exec(t, b.conn, all, b.id)
 	b.refused("add_lan", `{"name":"none"}`, `no /24 of 172.16.0.0/12 is free: give a subnet`)
 
 	b.do("add_lan", `{"name":"six","subnet":"fd00::/126"}`)

@@ -40,7 +40,9 @@ func (e *edit) lan(ctx context.Context, name string) (lan, error) {
 }
 
 func (e *edit) addLAN(ctx context.Context, op stream.AddLAN) error {
-	const insert = `INSERT INTO lans (topology_id, name, subnet, is_dmz, x, y) VALUES ($1::text::uuid, $2, $3, $4, $5, $6) RETURNING id::text`
+	const insert = `
+INSERT INTO lans (topology_id, name, subnet, is_dmz, x, y)
+VALUES ($1::text::uuid, $2, $3, $4, $5, $6) RETURNING id::text`
 	lans, err := e.allLANs(ctx)
 	if err != nil {
 		return err
@@ -74,7 +76,9 @@ func (e *edit) addLAN(ctx context.Context, op stream.AddLAN) error {
 
 func (e *edit) removeLAN(ctx context.Context, op stream.RemoveLAN) error {
 	const (
-		homes  = `SELECT d.name FROM edges g JOIN deckies d ON d.uuid = g.decky_uuid WHERE g.lan_id = $1::text::uuid AND NOT g.is_bridge ORDER BY d.name LIMIT 4`
+		homes = `
+SELECT d.name FROM edges g JOIN deckies d ON d.uuid = g.decky_uuid
+ WHERE g.lan_id = $1::text::uuid AND NOT g.is_bridge ORDER BY d.name LIMIT 4`
 		detach = `DELETE FROM edges WHERE lan_id = $1::text::uuid RETURNING id::text`
 		remove = `DELETE FROM lans WHERE id = $1::text::uuid`
 	)
@@ -119,7 +123,8 @@ func (e *edit) removeEdges(ctx context.Context, statement, id string) error {
 }
 
 func (e *edit) updateLAN(ctx context.Context, op stream.UpdateLAN) error {
-	const update = `UPDATE lans SET name = coalesce($2, name), x = coalesce($3, x), y = coalesce($4, y) WHERE id = $1::text::uuid`
+	const update = `
+UPDATE lans SET name = coalesce($2, name), x = coalesce($3, x), y = coalesce($4, y) WHERE id = $1::text::uuid`
 	l, err := e.lan(ctx, op.Name)
 	if err != nil {
 		return err

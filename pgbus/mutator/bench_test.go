@@ -12,11 +12,13 @@ import (
 
 	"topostream/pgbus"
 	"topostream/pgbus/pgtest"
+	"topostream/pgbus/postgres"
 	"topostream/stream"
+	"topostream/stream/sse"
 )
 
-// BenchmarkEnqueueToApplied is the way of one edit on an idle machine, from the commit that enqueues it to the bus's cursor that hears of mutation.applied, with a raw NOTIFY's way to a
-// LISTEN beside it, turn by turn.
+// BenchmarkEnqueueToApplied is the way of one edit on an idle machine, from the commit that enqueues it to the bus's
+// cursor that gives mutation.applied, with a raw NOTIFY's way to a LISTEN beside it, turn by turn.
 func BenchmarkEnqueueToApplied(b *testing.B) {
 	db := pgtest.New(b)
 	conn, listener := db.Conn(b), db.Conn(b)
@@ -34,7 +36,7 @@ func BenchmarkEnqueueToApplied(b *testing.B) {
 		enqueue(b, conn, id, []string{"add_lan", "remove_lan"}[i%2], name)
 		start := time.Now()
 		pgtest.Exec(b, conn, `COMMIT`)
-		hear(b, cursor, "event: mutation.applied\n")
+		awaitFrame(b, cursor, "event: mutation.applied\n")
 		edits = append(edits, time.Since(start))
 
 		start = time.Now()
@@ -54,13 +56,13 @@ func BenchmarkEnqueueToApplied(b *testing.B) {
 // attach runs a bus and attaches a client to it.
 func attach(b *testing.B, db *pgtest.DB, id stream.TopologyID) *stream.Cursor {
 	b.Helper()
-	pool, err := pgbus.NewPool(b.Context(), db.URL)
+	pool, err := postgres.NewPool(b.Context(), db.URL)
 	must(b, err)
 	b.Cleanup(pool.Close)
 	listen, err := pgx.ParseConfig(db.URL)
 	must(b, err)
 	stats := &stream.Stats{}
-	bus := pgbus.New(pgbus.Config{Pool: pool, Listen: listen, Stats: stats})
+	bus := pgbus.New(pgbus.Config{Pool: pool, Listen: listen, Encoder: sse.Encoder{}, Stats: stats})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- bus.Run(ctx) }()
@@ -72,7 +74,8 @@ func attach(b *testing.B, db *pgtest.DB, id stream.TopologyID) *stream.Cursor {
 	return sub.Cursor
 }
 
-func hear(b *testing.B, cursor *stream.Cursor, start string) {
+// awaitFrame reads until a frame begins like that.
+func awaitFrame(b *testing.B, cursor *stream.Cursor, start string) {
 	b.Helper()
 	for {
 		frames, changed, err := cursor.Next(b.Context(), make([]stream.Frame, 0, 16))

@@ -12,8 +12,8 @@ import (
 	"topostream/stream"
 )
 
-// inOneStatement is the claim as it comes to mind first. A worker that gets the lock when another has claimed and let go still has the snapshot from before: it skips what the
-// other one took, and takes the next of the same topology.
+// inOneStatement is the claim as it comes to mind first. A worker that gets the lock when another has claimed and let
+// go still has the snapshot from before: it skips what the other one took, and takes the next of the same topology.
 const inOneStatement = `
 UPDATE mutations SET state = 'applying' WHERE id = (
     SELECT m.id FROM mutations m JOIN topologies t ON t.id = m.topology_id
@@ -21,7 +21,8 @@ UPDATE mutations SET state = 'applying' WHERE id = (
        AND NOT EXISTS (SELECT FROM mutations a WHERE a.topology_id = m.topology_id AND a.state = 'applying')
      ORDER BY m.position LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED)`
 
-// makeGate has whoever reads topologies wait at a gate of its application_name: after its snapshot, before it locks a row.
+// makeGate has whoever reads topologies wait at a gate of its application_name: after its snapshot, before it locks a
+// row.
 const makeGate = `
 CREATE FUNCTION gate() RETURNS boolean LANGUAGE plpgsql AS $f$ BEGIN
     PERFORM pg_advisory_xact_lock_shared(hashtext(current_setting('application_name'))); RETURN true; END $f$;
@@ -31,13 +32,16 @@ CREATE POLICY gate ON topologies USING (gate())`
 // atGate waits until somebody is at a closed gate, who will tell done.
 func atGate(t *testing.T, conn *pgx.Conn, done <-chan error) {
 	t.Helper()
+	const waiting = `
+SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted
+   AND database = (SELECT oid FROM pg_database WHERE datname = current_database())`
 	pgtest.Eventually(t, "the late one to be at its gate", func() bool {
 		select {
 		case err := <-done:
 			t.Fatalf("the late one is through: %v", err)
 		default:
 		}
-		return pgtest.Scan[int](t, conn, `SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database())`) == 1
+		return pgtest.Scan[int](t, conn, waiting) == 1
 	})
 }
 
@@ -63,7 +67,7 @@ func TestAClaimSeesAParkThatCameAfterItsSnapshot(t *testing.T) {
 	for _, state := range []string{"applying", "failed"} { // another worker is faster, and fails
 		pgtest.Exec(t, conn, `UPDATE mutations SET state = $2 WHERE id = $1::text::uuid`, first, state)
 	}
-	pgtest.Exec(t, conn, `INSERT INTO topology_parked (topology_id, until) VALUES ($1::text::uuid, now() + interval '1 hour')`, id)
+	pgtest.Exec(t, conn, `INSERT INTO topology_parked VALUES ($1::text::uuid, now() + interval '1 hour')`, id)
 	pgtest.Exec(t, gate, `SELECT pg_advisory_unlock_all()`)
 	must(t, <-done)
 	if s := stateOf(t, conn, second); s != "pending" {
@@ -73,7 +77,7 @@ func TestAClaimSeesAParkThatCameAfterItsSnapshot(t *testing.T) {
 
 func TestAClaimInOneStatementRunsTwoMutationsOfOneTopologyAtOnce(t *testing.T) {
 	t.Parallel()
-	const trials = 10
+	trials := shorter(10, 2)
 	for name, c := range map[string]struct {
 		claim func(*testWorker) error
 		want  int
@@ -126,7 +130,7 @@ func TestSixWorkersOnOneTopologyApplyOneAtATimeInOrder(t *testing.T) {
 	for range 6 {
 		startWorker(t, db, func(c *Config) { c.Concurrency = 2 })
 	}
-	const n = 200
+	n := shorter(200, 40)
 	for i := range n {
 		enqueue(t, conn, id, "add_lan", fmt.Sprintf(`{"name":"l%d"}`, i))
 	}
@@ -145,8 +149,10 @@ func TestSixWorkersOnOneTopologyApplyOneAtATimeInOrder(t *testing.T) {
 func inOrder(t testing.TB, conn *pgx.Conn) {
 	t.Helper()
 	const query = `
-SELECT count(*) FROM (SELECT e.seq, lag(m.position) OVER (PARTITION BY m.topology_id ORDER BY e.seq) AS before, m.position
-    FROM topology_events e JOIN mutations m ON m.id = (e.payload ->> 'mutation_id')::uuid WHERE e.type IN ('mutation.applied', 'mutation.failed')) o
+SELECT count(*) FROM (
+    SELECT e.seq, lag(m.position) OVER (PARTITION BY m.topology_id ORDER BY e.seq) AS before, m.position
+      FROM topology_events e JOIN mutations m ON m.id = (e.payload ->> 'mutation_id')::uuid
+     WHERE e.type IN ('mutation.applied', 'mutation.failed')) o
  WHERE before > position`
 	if n := pgtest.Scan[int](t, conn, query); n != 0 {
 		t.Errorf("%d mutations ended before older ones", n)
@@ -178,7 +184,8 @@ func TestAMutationWaitsUntilItsTopologyIsLive(t *testing.T) {
 	live := active(t, conn, 1)[0]
 	startWorker(t, db, nil)
 	pgtest.Exec(t, conn, `INSERT INTO topologies (name) VALUES ('pending')`)
-	m := enqueue(t, conn, pgtest.Scan[stream.TopologyID](t, conn, `SELECT id::text FROM topologies WHERE name = 'pending'`), "add_lan", `{"name":"a"}`)
+	id := pgtest.Scan[stream.TopologyID](t, conn, `SELECT id::text FROM topologies WHERE name = 'pending'`)
+	m := enqueue(t, conn, id, "add_lan", `{"name":"a"}`)
 	pgtest.Exec(t, conn, `UPDATE topologies SET status = 'deploying' WHERE name = 'pending'`)
 	awaitState(t, conn, enqueue(t, conn, live, "add_lan", `{"name":"a"}`), "applied")
 	if s := stateOf(t, conn, m); s != "pending" {
@@ -195,4 +202,25 @@ func TestAWorkerThatIsStoppedBeforeItBeganReturns(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(t.Context())
 	cancel(errors.New("stopped"))
 	must(t, w.Run(ctx))
+}
+
+// A stopped process cannot be had within a test of one; PostgreSQL's answer to it can.
+func TestAWorkerThatStoodStillInATransactionWarnsAndGoesOn(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	conn := db.Conn(t)
+	id := active(t, conn, 1)[0]
+	pgtest.Exec(t, conn, `CREATE SEQUENCE claims`)
+	pgtest.Exec(t, conn, `
+CREATE FUNCTION stand_still() RETURNS trigger LANGUAGE plpgsql AS $f$ BEGIN
+    IF NEW.state = 'applying' AND nextval('claims') = 1 THEN
+        RAISE EXCEPTION 'terminating connection due to idle-in-transaction timeout' USING ERRCODE = '25P03';
+    END IF;
+    RETURN NEW;
+END $f$;
+CREATE TRIGGER stand_still BEFORE UPDATE ON mutations FOR EACH ROW EXECUTE FUNCTION stand_still()`)
+	w := startWorker(t, db, nil)
+	m := enqueue(t, conn, id, "add_lan", `{"name":"a"}`)
+	w.log.says(t, "level=WARN", "stood still")
+	awaitState(t, conn, m, "applied")
 }

@@ -11,14 +11,19 @@ import (
 
 func TestAFailureDegradesTheTopologyAndLeavesItsQueueUntilThatTopologysNextWakeUp(t *testing.T) {
 	t.Parallel()
-	const refusal = `LAN "nowhere" does not exist`
+	const (
+		refusal = `LAN "nowhere" does not exist`
+		insert  = `
+INSERT INTO mutations (topology_id, op, payload) VALUES ($1::text::uuid, 'add_lan', '{"name":"woken"}')`
+		change = `UPDATE topologies SET status = 'active', reason = NULL WHERE id = $1::text::uuid`
+	)
 	for name, c := range map[string]struct {
 		poll time.Duration
 		wake string
 	}{
-		"its own enqueue":       {time.Hour, `INSERT INTO mutations (topology_id, op, payload) VALUES ($1::text::uuid, 'add_lan', '{"name":"woken"}')`},
-		"its own status change": {time.Hour, `UPDATE topologies SET status = 'active', reason = NULL WHERE id = $1::text::uuid`},
-		"the poll":              {time.Second, ``},
+		"its own enqueue":       {time.Hour, insert},
+		"its own status change": {time.Hour, change},
+		"the poll":              {time.Second, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -27,12 +32,13 @@ func TestAFailureDegradesTheTopologyAndLeavesItsQueueUntilThatTopologysNextWakeU
 			ids := active(t, conn, 2)
 			startWorker(t, db, func(c2 *Config) { c2.Poll = c.poll })
 			pgtest.Exec(t, conn, `BEGIN`)
-			bad, good := enqueue(t, conn, ids[0], "remove_lan", `{"name":"nowhere"}`), enqueue(t, conn, ids[0], "add_lan", `{"name":"a"}`)
+			bad := enqueue(t, conn, ids[0], "remove_lan", `{"name":"nowhere"}`)
+			good := enqueue(t, conn, ids[0], "add_lan", `{"name":"a"}`)
 			pgtest.Exec(t, conn, `COMMIT`)
 			if got := awaitState(t, conn, bad, "failed"); got != refusal {
 				t.Error(got)
 			}
-			if got := pgtest.Scan[string](t, conn, `SELECT status || ': ' || reason FROM topologies WHERE id = $1::text::uuid`, ids[0]); got != "degraded: "+refusal {
+			if got := statusOf(t, conn, ids[0]); got != "degraded: "+refusal {
 				t.Error(got)
 			}
 			// Another topology's wake-up is none of this one's.
@@ -48,7 +54,9 @@ func TestAFailureDegradesTheTopologyAndLeavesItsQueueUntilThatTopologysNextWakeU
 			oneAtATime(t, events)
 			for i, e := range events {
 				if e.Type == "mutation.failed" {
-					if next := events[i+1]; e.Payload.Reason != refusal || next.Type != "status" || next.Payload.State != "degraded" || next.Payload.Reason != refusal {
+					next := events[i+1]
+					if e.Payload.Reason != refusal || next.Payload.Reason != refusal ||
+						next.Type != "status" || next.Payload.State != "degraded" {
 						t.Errorf("%+v, then %+v", e, next)
 					}
 				}
@@ -56,7 +64,7 @@ func TestAFailureDegradesTheTopologyAndLeavesItsQueueUntilThatTopologysNextWakeU
 			// A second failure gives the reason anew.
 			second := enqueue(t, conn, ids[0], "remove_decky", `{"decky":"nobody"}`)
 			awaitState(t, conn, second, "failed")
-			if got := pgtest.Scan[string](t, conn, `SELECT status || ': ' || reason FROM topologies WHERE id = $1::text::uuid`, ids[0]); got != `degraded: decky "nobody" does not exist` {
+			if got := statusOf(t, conn, ids[0]); got != `degraded: decky "nobody" does not exist` {
 				t.Error(got)
 			}
 		})
@@ -110,9 +118,11 @@ func TestTheApplierActsOnlyOnWhatTheRulesAllowAndItsErrorIsTheReason(t *testing.
 
 	late := enqueue(t, conn, id, "add_lan", `{"name":"a"}`)
 	receive(t, a.called, "the applier")
-	pgtest.Exec(t, conn, `INSERT INTO lans (topology_id, name, subnet) SELECT id, 'a', '10.0.0.0/24' FROM topologies`) // by hand, meanwhile
+	// By hand, meanwhile.
+	pgtest.Exec(t, conn, `INSERT INTO lans (topology_id, name, subnet) SELECT id, 'a', '10.0.0.0/24' FROM topologies`)
 	a.answer <- nil
-	if got, want := awaitState(t, conn, late, "failed"), `the applier has acted, but then the edit was refused: LAN "a" exists already`; got != want {
+	const want = `the applier has acted, but then the edit was refused: LAN "a" exists already`
+	if got := awaitState(t, conn, late, "failed"); got != want {
 		t.Error(got)
 	}
 }
@@ -124,14 +134,19 @@ func TestWhatPostgreSQLRefusesForGoodFailsAndWhatCanBeMendedWaits(t *testing.T) 
 	ids := active(t, conn, 2)
 	pgtest.Exec(t, conn, `
 CREATE FUNCTION house_rule() RETURNS trigger LANGUAGE plpgsql AS $f$ BEGIN
-    IF NEW.state = 'applied' AND NEW.payload ->> 'name' = 'forbidden' THEN RAISE EXCEPTION 'the house forbids it'; END IF; RETURN NEW; END $f$;
+    IF NEW.state = 'applied' AND NEW.payload ->> 'name' = 'forbidden' THEN
+        RAISE EXCEPTION 'the house forbids it';
+    END IF;
+    RETURN NEW;
+END $f$;
 CREATE TRIGGER house_rule BEFORE UPDATE ON mutations FOR EACH ROW EXECUTE FUNCTION house_rule()`)
 	url := asWorker(t, db)
 	w := newWorker(t, url, nil).run(t)
-	if got := awaitState(t, conn, enqueue(t, conn, ids[0], "add_lan", `{"name":"forbidden"}`), "failed"); got != "PostgreSQL refused the edit: the house forbids it" {
+	forbidden := enqueue(t, conn, ids[0], "add_lan", `{"name":"forbidden"}`)
+	if got := awaitState(t, conn, forbidden, "failed"); got != "PostgreSQL refused the edit: the house forbids it" {
 		t.Error(got)
 	}
-	role := pgtest.Scan[string](t, conn, `SELECT usename::text FROM pg_stat_activity WHERE datname = current_database() AND usename LIKE 'worker\_%' LIMIT 1`)
+	role := w.cfg.Listen.User
 	pgtest.Exec(t, conn, `REVOKE INSERT ON lans FROM `+role)
 	m := enqueue(t, conn, ids[1], "add_lan", `{"name":"a"}`)
 	w.log.says(t, "waits for the database", "permission denied")
@@ -145,7 +160,7 @@ func TestTheDocumentedGrantsAreEnoughForAWorker(t *testing.T) {
 	conn := db.Conn(t)
 	id := active(t, conn, 1)[0]
 	w := newWorker(t, asWorker(t, db), func(c *Config) { c.Poll = 100 * time.Millisecond }).run(t)
-	w.log.says(t, "listening")
+	w.log.says(t, "msg=listening")
 	for _, m := range []struct{ op, payload string }{
 		{"add_lan", `{"name":"a"}`},
 		{"add_lan", `{"name":"b"}`},
@@ -167,4 +182,19 @@ func TestTheDocumentedGrantsAreEnoughForAWorker(t *testing.T) {
 	if strings.Contains(w.log.String(), "permission denied") {
 		t.Error(w.log.String())
 	}
+}
+
+func TestAMutationFailsAlsoWhereItsTopologyCannotBeDegraded(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	conn := db.Conn(t)
+	id := active(t, conn, 1)[0]
+	pgtest.Exec(t, conn, `
+CREATE FUNCTION own_rule() RETURNS trigger LANGUAGE plpgsql AS $f$ BEGIN
+    IF NEW.status = 'degraded' THEN RAISE EXCEPTION 'not here'; END IF; RETURN NEW; END $f$;
+CREATE TRIGGER own_rule BEFORE UPDATE ON topologies FOR EACH ROW EXECUTE FUNCTION own_rule()`)
+	w := startWorker(t, db, nil)
+	m := enqueue(t, conn, id, "remove_lan", `{"name":"nowhere"}`)
+	awaitState(t, conn, m, "failed")
+	w.log.says(t, "could not be degraded", "not here")
 }

@@ -3,6 +3,7 @@ package mutator
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -18,6 +19,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"topostream/pgbus/pgtest"
@@ -25,6 +27,14 @@ import (
 )
 
 func TestMain(m *testing.M) { pgtest.Main(m) }
+
+// shorter is how much of something a test does: less where tests are to be short.
+func shorter(much, less int) int {
+	if testing.Short() {
+		return less
+	}
+	return much
+}
 
 func must(t testing.TB, err error) {
 	t.Helper()
@@ -68,9 +78,12 @@ func (b *logBook) says(t testing.TB, parts ...string) {
 	})
 }
 
-// A network lies between a worker and its database, and can be down: connections that are open then are cut, and none can be made.
+// A network lies between a worker and its database.
 type network struct {
-	down  atomic.Bool
+	down    atomic.Bool            // connections that are open then are cut, and none can be made
+	silent  atomic.Bool            // a connection ends when PostgreSQL has let it in
+	leadsTo atomic.Pointer[string] // another address than the one that is asked for
+
 	mu    sync.Mutex
 	conns map[net.Conn]struct{}
 }
@@ -78,6 +91,9 @@ type network struct {
 func (n *network) dial(ctx context.Context, kind, addr string) (net.Conn, error) {
 	if n.down.Load() {
 		return nil, errors.New("the network is down")
+	}
+	if other := n.leadsTo.Load(); other != nil {
+		addr = *other
 	}
 	conn, err := (&net.Dialer{}).DialContext(ctx, kind, addr)
 	if err == nil {
@@ -91,6 +107,14 @@ func (n *network) dial(ctx context.Context, kind, addr string) (net.Conn, error)
 	return conn, err
 }
 
+// letIn is for pgconn's AfterConnect.
+func (n *network) letIn(_ context.Context, conn *pgconn.PgConn) error {
+	if n.silent.Load() {
+		_ = conn.Conn().(*net.TCPConn).CloseRead() //nolint:forcetypeassert // what a silent network gives is an EOF
+	}
+	return nil
+}
+
 func (n *network) cut() {
 	n.down.Store(true)
 	n.mu.Lock()
@@ -101,6 +125,9 @@ func (n *network) cut() {
 	clear(n.conns)
 }
 
+// listenName is the application_name of a worker's LISTEN connection.
+const listenName = "worker that listens"
+
 // A testWorker runs until the test ends or stop is called, which waits.
 type testWorker struct {
 	*Worker
@@ -108,7 +135,7 @@ type testWorker struct {
 	log     *logBook
 	stop    func()
 	network network // of its pool
-	ear     network // of its LISTEN connection
+	listens network // of its LISTEN connection
 }
 
 func newWorker(t testing.TB, url string, change func(*Config)) *testWorker {
@@ -116,15 +143,17 @@ func newWorker(t testing.TB, url string, change func(*Config)) *testWorker {
 	tw := &testWorker{log: &logBook{}}
 	listen, err := pgx.ParseConfig(url)
 	must(t, err)
-	listen.DialFunc = tw.ear.dial
-	cfg := Config{Listen: listen, Logger: slog.New(slog.NewTextHandler(tw.log, &slog.HandlerOptions{Level: slog.LevelDebug}))}
+	listen.DialFunc, listen.AfterConnect = tw.listens.dial, tw.listens.letIn
+	listen.RuntimeParams["application_name"] = listenName
+	handler := slog.NewTextHandler(tw.log, &slog.HandlerOptions{Level: slog.LevelDebug})
+	cfg := Config{Listen: listen, Logger: slog.New(handler)}
 	if change != nil {
 		change(&cfg)
 	}
 	pool, err := pgxpool.ParseConfig(url)
 	must(t, err)
 	pool.MaxConns = Connections(max(cfg.Concurrency, 4))
-	pool.ConnConfig.DialFunc = tw.network.dial
+	pool.ConnConfig.DialFunc, pool.ConnConfig.AfterConnect = tw.network.dial, tw.network.letIn
 	cfg.Pool, err = pgxpool.NewWithConfig(context.Background(), pool)
 	must(t, err)
 	t.Cleanup(cfg.Pool.Close)
@@ -154,7 +183,7 @@ func (tw *testWorker) run(t testing.TB) *testWorker {
 func startWorker(t testing.TB, db *pgtest.DB, change func(*Config)) *testWorker {
 	t.Helper()
 	tw := newWorker(t, db.URL, change).run(t)
-	tw.log.says(t, "listening for mutations")
+	tw.log.says(t, "msg=listening")
 	return tw
 }
 
@@ -185,7 +214,8 @@ func active(t testing.TB, conn *pgx.Conn, n int) []stream.TopologyID {
 	t.Helper()
 	pgtest.Exec(t, conn, `INSERT INTO topologies (name) SELECT gen_random_uuid()::text FROM generate_series(1, $1)`, n)
 	pgtest.Exec(t, conn, `UPDATE topologies SET status = 'deploying' WHERE status = 'pending'`)
-	rows, err := conn.Query(context.Background(), `UPDATE topologies SET status = 'active' WHERE status = 'deploying' RETURNING id::text`)
+	const activate = `UPDATE topologies SET status = 'active' WHERE status = 'deploying' RETURNING id::text`
+	rows, err := conn.Query(context.Background(), activate)
 	must(t, err)
 	ids, err := pgx.CollectRows(rows, pgx.RowTo[stream.TopologyID])
 	must(t, err)
@@ -194,7 +224,15 @@ func active(t testing.TB, conn *pgx.Conn, n int) []stream.TopologyID {
 
 func enqueue(t testing.TB, conn *pgx.Conn, id stream.TopologyID, op, payload string) stream.MutationID {
 	t.Helper()
-	return pgtest.Scan[stream.MutationID](t, conn, `INSERT INTO mutations (topology_id, op, payload) VALUES ($1::text::uuid, $2, $3::text::jsonb) RETURNING id::text`, id, op, payload)
+	const insert = `
+INSERT INTO mutations (topology_id, op, payload) VALUES ($1::text::uuid, $2, $3::text::jsonb) RETURNING id::text`
+	return pgtest.Scan[stream.MutationID](t, conn, insert, id, op, payload)
+}
+
+// newLAN enqueues an edit that never fails.
+func newLAN(t testing.TB, conn *pgx.Conn, id stream.TopologyID) stream.MutationID {
+	t.Helper()
+	return enqueue(t, conn, id, "add_lan", `{"name":"`+rand.Text()+`"}`)
 }
 
 // awaitState waits until a mutation is in a state, and gives its reason.
@@ -202,6 +240,13 @@ func awaitState(t testing.TB, conn *pgx.Conn, m stream.MutationID, state string)
 	t.Helper()
 	pgtest.Eventually(t, "the mutation to be "+state, func() bool { return stateOf(t, conn, m) == state })
 	return pgtest.Scan[string](t, conn, `SELECT coalesce(reason, '') FROM mutations WHERE id = $1::text::uuid`, m)
+}
+
+// statusOf gives a topology's status and the reason for it.
+func statusOf(t testing.TB, conn *pgx.Conn, id stream.TopologyID) string {
+	t.Helper()
+	const query = `SELECT status || ': ' || coalesce(reason, '') FROM topologies WHERE id = $1::text::uuid`
+	return pgtest.Scan[string](t, conn, query, id)
 }
 
 func stateOf(t testing.TB, conn *pgx.Conn, m stream.MutationID) string {
@@ -224,7 +269,8 @@ type event struct {
 
 func journal(t testing.TB, conn *pgx.Conn, id stream.TopologyID) []event {
 	t.Helper()
-	rows, err := conn.Query(context.Background(), `SELECT seq, type, payload FROM topology_events WHERE topology_id = $1::text::uuid ORDER BY seq`, id)
+	const query = `SELECT seq, type, payload FROM topology_events WHERE topology_id = $1::text::uuid ORDER BY seq`
+	rows, err := conn.Query(context.Background(), query, id)
 	must(t, err)
 	events, err := pgx.CollectRows(rows, pgx.RowToStructByPos[event])
 	must(t, err)
@@ -270,9 +316,9 @@ func oneAtATime(t testing.TB, events []event) {
 
 // An applier of a test: it tells that it was called, and answers when it is told to.
 type applier struct {
-	called chan stream.Mutation
-	answer chan error
-	deaf   bool // it does not hear that its context has ended
+	called   chan stream.Mutation
+	answer   chan error
+	stubborn bool // it goes on when its context has ended
 }
 
 func newApplier() *applier {
@@ -280,7 +326,7 @@ func newApplier() *applier {
 }
 
 func (a *applier) Apply(ctx context.Context, m stream.Mutation) error {
-	if a.deaf {
+	if a.stubborn {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 		defer cancel()
@@ -311,3 +357,6 @@ func receive[T any](t testing.TB, from <-chan T, what string) (v T) {
 	}
 	return v
 }
+
+// never is a poll that helps nobody.
+func never(c *Config) { c.Poll = time.Hour }

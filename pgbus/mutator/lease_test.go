@@ -3,6 +3,7 @@ package mutator
 import (
 	"context"
 	"errors"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -16,7 +17,10 @@ import (
 // runOut makes a mutation's lease run out, as if its worker had been silent for too long.
 func runOut(t *testing.T, conn *pgx.Conn, m stream.MutationID) {
 	t.Helper()
-	pgtest.Exec(t, conn, `UPDATE mutations SET leased_until = clock_timestamp() - interval '1 second' WHERE id = $1::text::uuid AND state = 'applying'`, m)
+	const update = `
+UPDATE mutations SET leased_until = clock_timestamp() - interval '1 second'
+ WHERE id = $1::text::uuid AND state = 'applying'`
+	pgtest.Exec(t, conn, update, m)
 }
 
 func TestALeaseThatRunsOutGivesTheMutationToAnotherWorkerAndTheFirstChangesNothing(t *testing.T) {
@@ -25,10 +29,11 @@ func TestALeaseThatRunsOutGivesTheMutationToAnotherWorkerAndTheFirstChangesNothi
 	conn := db.Conn(t)
 	id := active(t, conn, 1)[0]
 	asleep := newApplier()
-	asleep.deaf = true
+	asleep.stubborn = true
 	first := startWorker(t, db, func(c *Config) { c.Applier, c.Concurrency = asleep, 1 })
 	m := enqueue(t, conn, id, "add_lan", `{"name":"a"}`)
-	if got := receive(t, asleep.called, "the first worker to act"); got.ID != m || got.Topology != id || got.Op != "add_lan" || string(got.Payload) != `{"name": "a"}` || got.Attempt != 1 {
+	want := stream.Mutation{ID: m, Topology: id, Op: "add_lan", Payload: []byte(`{"name": "a"}`), Attempt: 1}
+	if got := receive(t, asleep.called, "the first worker to act"); !reflect.DeepEqual(got, want) {
 		t.Errorf("the applier got %+v", got)
 	}
 	runOut(t, conn, m)
@@ -38,8 +43,11 @@ func TestALeaseThatRunsOutGivesTheMutationToAnotherWorkerAndTheFirstChangesNothi
 	asleep.answer <- nil
 	first.log.says(t, "too late", string(m))
 	events := journal(t, conn, id)
-	if got, want := story(events, m), "enqueued applying requeued applying applied"; got != want || len(events) != before {
-		t.Errorf("%d events, then %d: %s, want %s", before, len(events), got, want)
+	if got, want := story(events, m), "enqueued applying requeued applying applied"; got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+	if len(events) != before {
+		t.Errorf("%d events, then %d", before, len(events))
 	}
 	oneAtATime(t, events)
 	if n := pgtest.Scan[int](t, conn, `SELECT count(*) FROM lans`); n != 1 {
@@ -53,7 +61,7 @@ func TestAWorkerThatWakesLateChangesNothingWhileAnotherOneAppliesTheMutation(t *
 	conn := db.Conn(t)
 	id := active(t, conn, 1)[0]
 	asleep, awake := newApplier(), newApplier()
-	asleep.deaf = true
+	asleep.stubborn = true
 	first := startWorker(t, db, func(c *Config) { c.Applier, c.Concurrency = asleep, 1 })
 	m := enqueue(t, conn, id, "add_lan", `{"name":"a"}`)
 	receive(t, asleep.called, "the first worker to act")
@@ -80,7 +88,10 @@ func TestAMutationFailsWhenItsLeaseHasRunOutTooOften(t *testing.T) {
 	conn := db.Conn(t)
 	id := active(t, conn, 1)[0]
 	a := newApplier()
-	startWorker(t, db, func(c *Config) { c.Applier, c.Poll, c.MaxAttempts = a, 100*time.Millisecond, 2 })
+	startWorker(t, db, func(c *Config) {
+		c.Applier, c.Poll, c.MaxAttempts = a, 100*time.Millisecond, 2
+		c.Grace = 100 * time.Millisecond // the applier of the first attempt is not answered
+	})
 	m := enqueue(t, conn, id, "add_lan", `{"name":"a"}`)
 	for attempt := 1; attempt <= 2; attempt++ {
 		if got := receive(t, a.called, "an attempt"); got.Attempt != attempt {
@@ -131,7 +142,8 @@ func TestALostLeaseCancelsTheApplier(t *testing.T) {
 	w := startWorker(t, db, func(c *Config) { c.Applier, c.Lease, c.Poll = a, 600*time.Millisecond, time.Hour })
 	m := enqueue(t, conn, id, "add_lan", `{"name":"a"}`)
 	receive(t, a.called, "the applier")
-	pgtest.Exec(t, conn, `UPDATE mutations SET lease = gen_random_uuid(), leased_until = leased_until + interval '1 hour'`) // as if another one had it
+	// As if another one had it.
+	pgtest.Exec(t, conn, `UPDATE mutations SET lease = gen_random_uuid(), leased_until = leased_until + interval '1 hour'`)
 	w.log.says(t, "too late", string(m))
 	if s := stateOf(t, conn, m); s != "applying" {
 		t.Error(s)
@@ -148,7 +160,7 @@ func TestAWorkerThatStopsFinishesWhatItCanAndGivesTheRestBack(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- w.Run(ctx) }()
-	quick, slow := enqueue(t, conn, ids[0], "add_lan", `{"name":"a"}`), enqueue(t, conn, ids[1], "add_lan", `{"name":"a"}`)
+	quick, slow := newLAN(t, conn, ids[0]), newLAN(t, conn, ids[1])
 	behind := enqueue(t, conn, ids[0], "add_lan", `{"name":"b"}`)
 	receive(t, a.called, "the first")
 	receive(t, a.called, "the second")
@@ -156,9 +168,8 @@ func TestAWorkerThatStopsFinishesWhatItCanAndGivesTheRestBack(t *testing.T) {
 	a.answer <- nil // to one of them
 	must(t, receive(t, done, "the worker to stop"))
 	states := map[string]int{}
-	for _, m := range []stream.MutationID{quick, slow} {
-		states[story(journal(t, conn, pgtest.Scan[stream.TopologyID](t, conn, `SELECT topology_id::text FROM mutations WHERE id = $1::text::uuid`, m)), m)]++
-	}
+	states[story(journal(t, conn, ids[0]), quick)]++
+	states[story(journal(t, conn, ids[1]), slow)]++
 	if states["enqueued applying applied"] != 1 || states["enqueued applying requeued"] != 1 {
 		t.Errorf("%v", states)
 	}
@@ -180,7 +191,7 @@ func TestAnEditUnderWayIsFinishedWhenItsTopologyIsTornDownMeanwhile(t *testing.T
 	ids := active(t, conn, 2)
 	a := newApplier()
 	w := startWorker(t, db, func(c *Config) { c.Applier = a })
-	m, behind := enqueue(t, conn, ids[0], "add_lan", `{"name":"a"}`), enqueue(t, conn, ids[0], "add_lan", `{"name":"b"}`)
+	m, behind := newLAN(t, conn, ids[0]), newLAN(t, conn, ids[0])
 	receive(t, a.called, "the applier")
 	pgtest.Exec(t, conn, `UPDATE topologies SET status = 'tearing_down' WHERE id = $1::text::uuid`, ids[0])
 	a.answer <- nil
@@ -212,5 +223,33 @@ func TestAFailureOfATornDownTopologyDoesNotDegradeIt(t *testing.T) {
 	}
 	if s := pgtest.Scan[string](t, conn, `SELECT status FROM topologies`); s != "tearing_down" {
 		t.Error(s)
+	}
+}
+
+func TestALeaseOutlivesALockThatIsHeldForLonger(t *testing.T) {
+	t.Parallel()
+	if testing.Short() {
+		t.Skip("some leases take their time")
+	}
+	db := pgtest.New(t)
+	conn, holder := db.Conn(t), db.Conn(t)
+	ids := active(t, conn, 12)
+	pgtest.Exec(t, holder, `BEGIN; LOCK TABLE lans`)
+	const lease = 4 * time.Second
+	startWorker(t, db, func(c *Config) { c.Lease, c.LockTimeout, c.MaxAttempts = lease, 1200*time.Millisecond, 1 })
+	for _, id := range ids {
+		newLAN(t, conn, id)
+	}
+	start := pgtest.Scan[time.Time](t, conn, `SELECT clock_timestamp()`)
+	pgtest.Eventually(t, "each lease to last for longer than two", func() bool {
+		const query = `SELECT coalesce(min(leased_until), 'epoch') FROM mutations`
+		return pgtest.Scan[time.Time](t, conn, query).Sub(start) > 3*lease
+	})
+	pgtest.Exec(t, holder, `ROLLBACK`)
+	pgtest.Eventually(t, "all edits", func() bool {
+		return pgtest.Scan[int](t, conn, `SELECT count(*) FROM mutations WHERE state = 'applied'`) == len(ids)
+	})
+	if n := pgtest.Scan[int](t, conn, `SELECT count(*) FROM mutations WHERE attempt <> 1`); n != 0 {
+		t.Errorf("%d mutations lost their lease", n)
 	}
 }

@@ -2,7 +2,6 @@ package mutator
 
 import (
 	"context"
-	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -10,19 +9,20 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"topostream/pgbus/pgtest"
-	"topostream/stream"
 )
 
 // blockedBy waits until somebody waits for conn.
 func blockedBy(t *testing.T, admin, conn *pgx.Conn) {
 	t.Helper()
+	const blocked = `
+SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND $1 = ANY (pg_blocking_pids(pid))`
 	pgtest.Eventually(t, "somebody to wait for the operator", func() bool {
-		return pgtest.Scan[int](t, admin, `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND $1 = ANY (pg_blocking_pids(pid))`, conn.PgConn().PID()) > 0
+		return pgtest.Scan[int](t, admin, blocked, conn.PgConn().PID()) > 0
 	})
 }
 
-// TestAnOperatorWhoLocksTheOtherWayRoundLosesNothing has an operator hold the head of a topology's journal and then want the topology, while the worker holds the topology
-// and wants the head. PostgreSQL ends one of the two.
+// TestAnOperatorWhoLocksTheOtherWayRoundLosesNothing has an operator hold the head of a topology's journal and then
+// want the topology, while the worker holds the topology and wants the head. PostgreSQL ends one of the two.
 func TestAWorkerAndAnOperatorWhoLocksTheOtherWayRoundLoseNothing(t *testing.T) {
 	t.Parallel()
 	for _, victim := range []string{"worker", "operator"} {
@@ -33,7 +33,8 @@ func TestAWorkerAndAnOperatorWhoLocksTheOtherWayRoundLoseNothing(t *testing.T) {
 				conn, operator, brake := db.Conn(t), db.Conn(t), db.Conn(t)
 				id := active(t, conn, 1)[0]
 				// Who looks for a deadlock while there is one is its victim.
-				pgtest.Exec(t, operator, map[string]string{"worker": `SET deadlock_timeout = '1min'`, "operator": `SET deadlock_timeout = '1ms'`}[victim])
+				patience := map[string]string{"worker": "1min", "operator": "1ms"}[victim]
+				pgtest.Exec(t, operator, `SELECT set_config('deadlock_timeout', $1, false)`, patience)
 				w := newWorker(t, db.URL, nil)
 				m := enqueue(t, conn, id, "add_lan", `{"name":"a"}`)
 				if when == "end" {
@@ -51,7 +52,8 @@ func TestAWorkerAndAnOperatorWhoLocksTheOtherWayRoundLoseNothing(t *testing.T) {
 				blockedBy(t, conn, operator)
 				_, err := operator.Exec(t.Context(), `UPDATE topologies SET reason = 'by hand' WHERE id = $1::text::uuid`, id)
 				switch {
-				case victim == "worker" && err != nil, victim == "operator" && (err == nil || !strings.Contains(err.Error(), "deadlock detected")):
+				case victim == "worker" && err != nil,
+					victim == "operator" && (err == nil || !strings.Contains(err.Error(), "deadlock detected")):
 					t.Errorf("the operator got %v", err)
 				}
 				pgtest.Exec(t, operator, map[bool]string{true: `COMMIT`, false: `ROLLBACK`}[err == nil])
@@ -64,7 +66,8 @@ func TestAWorkerAndAnOperatorWhoLocksTheOtherWayRoundLoseNothing(t *testing.T) {
 				if got, want := story(events, m), "enqueued applying applied"; got != want {
 					t.Errorf("%s, want %s", got, want)
 				}
-				if n := pgtest.Scan[int](t, conn, `SELECT count(*) FROM topology_events WHERE type = 'by.hand'`); (n == 1) != (victim == "worker") {
+				n := pgtest.Scan[int](t, conn, `SELECT count(*) FROM topology_events WHERE type = 'by.hand'`)
+				if (n == 1) != (victim == "worker") {
 					t.Errorf("%d events by hand", n)
 				}
 			})
@@ -72,56 +75,8 @@ func TestAWorkerAndAnOperatorWhoLocksTheOtherWayRoundLoseNothing(t *testing.T) {
 	}
 }
 
-func TestALockThatSomebodyHoldsCostsTheOtherTopologiesNothingAndTheLogNamesWho(t *testing.T) {
-	t.Parallel()
-	for name, hold := range map[string]string{
-		"the head, before the claim":     `SELECT topology_emit($1::text::uuid, 'by.hand', '{}')`,
-		"the topology, before the claim": `SELECT FROM topologies WHERE id = $1::text::uuid FOR UPDATE`,
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			db := pgtest.New(t)
-			conn, operator := db.Conn(t), db.Conn(t)
-			ids := active(t, conn, 2)
-			held := enqueue(t, conn, ids[0], "add_lan", `{"name":"a"}`)
-			pgtest.Exec(t, operator, `BEGIN`)
-			pgtest.Exec(t, operator, hold, ids[0])
-			w := startWorker(t, db, func(c *Config) { c.Concurrency, c.LockTimeout, c.Poll = 1, 500*time.Millisecond, 200*time.Millisecond })
-			w.log.says(t, "going on with others", fmt.Sprintf("blocked_by_pid=[%d]", operator.PgConn().PID()), string(ids[0]))
-			for i := range 5 {
-				awaitState(t, conn, enqueue(t, conn, ids[1], "add_lan", fmt.Sprintf(`{"name":"l%d"}`, i)), "applied")
-			}
-			if s := stateOf(t, conn, held); s != "pending" {
-				t.Error(s)
-			}
-			pgtest.Exec(t, operator, `COMMIT`)
-			awaitState(t, conn, held, "applied")
-		})
-	}
-	t.Run("what the edit needs", func(t *testing.T) {
-		t.Parallel()
-		db := pgtest.New(t)
-		conn, operator := db.Conn(t), db.Conn(t)
-		ids := active(t, conn, 2)
-		awaitState(t, conn, func() stream.MutationID {
-			startWorker(t, db, nil)
-			return enqueue(t, conn, ids[0], "add_lan", `{"name":"a"}`)
-		}(), "applied")
-		pgtest.Exec(t, operator, `BEGIN; SELECT FROM lans FOR UPDATE`)
-		w := startWorker(t, db, func(c *Config) { c.Concurrency, c.LockTimeout, c.Poll = 1, 500*time.Millisecond, 200*time.Millisecond })
-		held := enqueue(t, conn, ids[0], "update_lan", `{"name":"a","x":1}`)
-		_ = w
-		awaitState(t, conn, held, "applying")
-		for i := range 5 {
-			awaitState(t, conn, enqueue(t, conn, ids[1], "add_lan", fmt.Sprintf(`{"name":"l%d"}`, i)), "applied")
-		}
-		pgtest.Exec(t, operator, `COMMIT`)
-		awaitState(t, conn, held, "applied")
-		oneAtATime(t, journal(t, conn, ids[0]))
-	})
-}
-
-// TestAWorkerThatFreezesInATransactionHoldsItsTopologyNoLongerThanItsLease stands for a process that is stopped, or whose machine is.
+// TestAWorkerThatFreezesInATransactionHoldsItsTopologyNoLongerThanItsLease stands for a process that is stopped, or
+// whose machine is.
 func TestATransactionThatStandsStillIsEndedWithTheLease(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)

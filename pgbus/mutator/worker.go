@@ -1,9 +1,11 @@
-// Package mutator is the worker of the mutation pipeline: it applies queued mutations, one at a time and in order for each topology, many topologies in
-// parallel. Any number of workers may run on one database.
+// Package mutator is the worker of the mutation pipeline: it applies queued mutations, one at a time and in order for
+// each topology, many topologies in parallel. Any number of workers may run on one database.
 //
-// A worker claims a mutation (claim.go), which is a lease: a worker that dies or hangs gives it back by not extending it. It works on it as a job (job.go) and
-// settles it in one transaction that makes the edit and records 'applied', or records 'failed' and degrades the topology (settle.go). A
-// notification on topology_mutations is a wake-up (listen.go), the table is the truth, and a poll is the net beneath.
+// A worker claims a mutation (claim.go), which is a lease (lease.go): a worker that dies or hangs gives it back by
+// not extending it. It works on it as a job (job.go) and finishes it in one transaction that makes the edit and
+// records 'applied', or records 'failed' and degrades the topology (finish.go). What a source tells is a wake-up
+// (wakeup.go), the table is the truth, and a poll is the net beneath. A worker waits for a database that is away
+// (outage.go), and leaves alone for a while what somebody else holds (held.go).
 package mutator
 
 import (
@@ -16,8 +18,12 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"topostream/pgbus/postgres"
+	"topostream/pgbus/source/notify"
+	"topostream/pgbus/source/wal"
 	"topostream/pgbus/wait"
 	"topostream/stream"
 )
@@ -32,7 +38,8 @@ type Config struct {
 	Concurrency int           // topologies worked on at once: 4
 	MaxAttempts int           // leases that may run out before a mutation fails: 3
 	Lease       time.Duration // how long a worker may be silent before another takes its mutation: 30 s
-	Poll        time.Duration // at which pace it looks without being woken; also how long a topology is left alone after a failure: 10 s
+	// at which pace it looks without being woken; also how long a topology is left alone after a failure: 10 s
+	Poll        time.Duration
 	Grace       time.Duration // what is under way may take when the worker stops, before it is given back: 10 s
 	LockTimeout time.Duration // after which a transaction gives up a lock that somebody else holds: 5 s
 	Ping        time.Duration // of the LISTEN connection: 4 s
@@ -64,45 +71,68 @@ func (c *Config) setDefaults() {
 	}
 }
 
-// Connections is how many connections a worker uses at most: each job's transaction and heartbeat, and one each for the poll and for asking who blocks.
+// Connections is how many connections a worker uses at most: each job's transaction and heartbeat, and one each for
+// the poll and for asking who blocks.
 func Connections(concurrency int) int32 { return int32(2*concurrency + 2) }
 
 // A Worker applies mutations. Make it with New, run it with Run.
 type Worker struct {
-	cfg   Config
-	log   *slog.Logger
-	begin string // of its transactions
+	cfg Config
+	log *slog.Logger
 
-	wake    wait.Signal
-	rewired wait.Signal            // bus has changed
-	bus     atomic.Pointer[string] // the database's; nil: not known yet
-	idle    atomic.Int64           // loops that wait to be woken
-	later   chan struct{}          // a place for each job that waits to be settled while its loop goes on
-	outage  outage
-	avoided avoided
-	jobs    sync.WaitGroup
+	listener   *notify.Listener
+	wal        *wal.Source
+	database   database
+	transactor postgres.Transactor
+
+	wake   wait.Signal
+	idle   atomic.Int64  // loops that wait to be woken
+	later  chan struct{} // a place for each job that waits to be finished while its loop goes on
+	outage outage
+	held   held
+	jobs   sync.WaitGroup
 }
 
 // New makes a worker; nothing runs before Run.
 func New(cfg Config) *Worker {
 	cfg.setDefaults()
-	return &Worker{
-		cfg: cfg, log: cfg.Logger, begin: beginQuery(cfg.LockTimeout, cfg.Lease),
-		wake: wait.NewSignal(), rewired: wait.NewSignal(), later: make(chan struct{}, 4*cfg.Concurrency),
+	w := &Worker{
+		cfg: cfg, log: cfg.Logger, database: newDatabase(), wake: wait.NewSignal(),
+		later: make(chan struct{}, 4*cfg.Concurrency),
 	}
+	w.newSources()
+	w.transactor = postgres.Transactor{
+		Pool: cfg.Pool, LockTimeout: cfg.LockTimeout, Retry: wait.Steps{First: 50 * time.Millisecond, Most: time.Second},
+		// A worker that stands still within a transaction, stopped by a signal or with its machine, would hold the topology
+		// for ever, and nobody could give its mutation back: PostgreSQL ends it by the time the lease runs out.
+		IdleTimeout: cfg.Lease,
+		Conflict: func(try int, err *pgconn.PgError) {
+			w.log.Info("PostgreSQL ended a transaction for the sake of another; trying again",
+				"try", try, "error", err, "detail", err.Detail)
+		},
+	}
+	return w
+}
+
+// transact runs do in a READ COMMITTED transaction. A database that does not answer at all ends it.
+func (w *Worker) transact(ctx context.Context, do func(context.Context, pgx.Tx) error) error {
+	ctx, cancel := context.WithTimeout(ctx, 4*w.cfg.LockTimeout+10*time.Second)
+	defer cancel()
+	return w.transactor.Do(ctx, ctx, pgx.TxOptions{}, do)
 }
 
 // errStopping is why a job's context ends when the worker stops and the grace period is over.
 var errStopping = errors.New("the worker stops")
 
-// Run works until ctx ends, then finishes what is under way, for the grace period at most, and gives the rest back. It returns nil when all its goroutines
-// are gone. Without a database it waits.
+// Run works until ctx ends, then finishes what is under way, for the grace period at most, and gives the rest back.
+// It returns nil when all its goroutines are gone. Without a database it waits.
 func (w *Worker) Run(ctx context.Context) error {
 	work, giveUp := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer giveUp(nil)
 	var services sync.WaitGroup
-	services.Go(func() { w.listen(ctx) })
-	services.Go(func() { w.readWAL(ctx) })
+	services.Go(func() { w.listener.Run(ctx, wakeUp{worker: w}) })
+	services.Go(func() { w.wal.Run(ctx, wakeUp{worker: w}) })
+	services.Go(func() { w.watchDatabase(ctx) })
 	services.Go(func() { w.poll(ctx) })
 	for range w.cfg.Concurrency {
 		w.jobs.Go(func() { w.loop(ctx, work) })
@@ -152,11 +182,12 @@ func (w *Worker) loop(ctx, work context.Context) {
 	}
 }
 
-// sleep waits to be woken. A topology that somebody holds for a moment is skipped by the claim, and nobody may tell when it is free again (a request that is refused, a
-// transaction that is rolled back): then it is looked at again soon, less often each time. It tells whether there was one.
+// sleep waits to be woken. A topology that somebody holds for a moment is skipped by the claim, and nobody may tell
+// when it is free again (a request that is refused, a transaction that is rolled back): then it is looked at again
+// soon, less often each time. It tells whether there was one.
 func (w *Worker) sleep(ctx context.Context, skipped int) (again bool) {
 	var soon <-chan time.Time
-	if c, err := w.oldest(ctx, w.avoided.list()); err == nil && c.topology != "" {
+	if c, err := w.oldest(ctx, w.held.list()); err == nil && c.topology != "" {
 		timer := time.NewTimer(wait.Backoff(skipped, 10*time.Millisecond, time.Second))
 		defer timer.Stop()
 		soon, again = timer.C, true
@@ -171,17 +202,15 @@ func (w *Worker) sleep(ctx context.Context, skipped int) (again bool) {
 	return again
 }
 
-// poll wakes a loop at the poll's pace, and looks why a mutation that could be claimed has not been: somebody may hold its topology.
+// poll wakes a loop at the poll's pace, and looks why a mutation that could be claimed has not been: somebody may
+// hold its topology.
 func (w *Worker) poll(ctx context.Context) {
 	var before candidate
 	for wait.Pause(ctx, w.cfg.Poll-rand.N(w.cfg.Poll/10+1)) {
 		w.wake.Set()
-		if err := w.readBus(ctx); err != nil {
-			w.log.Debug("asking again at the next poll", "error", err)
-		}
 		oldest, err := w.oldest(ctx, []stream.TopologyID{})
 		if err == nil && oldest == before && oldest.topology != "" {
-			w.knock(ctx, oldest.topology)
+			w.nameHolder(ctx, oldest.topology)
 		}
 		before = oldest
 	}
@@ -195,63 +224,4 @@ func (w *Worker) handOver(ctx context.Context) {
 	if _, err := w.cfg.Pool.Exec(ctx, notify, []string{}); err != nil {
 		w.log.Debug("could not wake other workers; they poll", "error", err)
 	}
-}
-
-// An outage is logged when it begins, from time to time, and when it is over, however many loops notice.
-type outage struct {
-	mu            sync.Mutex
-	since, logged time.Time
-}
-
-const outageLogged = 30 * time.Second
-
-func (o *outage) failed(log *slog.Logger, err error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	now := time.Now()
-	if o.since.IsZero() {
-		o.since = now
-	}
-	if now.Sub(o.logged) >= outageLogged {
-		o.logged = now
-		log.Warn("mutations cannot be claimed; waiting for the database", "since", o.since.UTC().Format(time.RFC3339), "error", err)
-	}
-}
-
-func (o *outage) over(log *slog.Logger) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if !o.since.IsZero() {
-		log.Info("mutations can be claimed again", "after", time.Since(o.since).Round(time.Millisecond))
-		o.since, o.logged = time.Time{}, time.Time{}
-	}
-}
-
-// Avoided are the topologies that somebody else held for too long, and until when they are left alone.
-type avoided struct {
-	mu    sync.Mutex
-	until map[stream.TopologyID]time.Time
-}
-
-func (a *avoided) add(id stream.TopologyID, d time.Duration) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.until == nil {
-		a.until = map[stream.TopologyID]time.Time{}
-	}
-	a.until[id] = time.Now().Add(d)
-}
-
-func (a *avoided) list() []stream.TopologyID {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	ids := []stream.TopologyID{}
-	for id, until := range a.until {
-		if time.Now().After(until) {
-			delete(a.until, id)
-			continue
-		}
-		ids = append(ids, id)
-	}
-	return ids
 }

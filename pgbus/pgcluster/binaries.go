@@ -19,7 +19,8 @@ import (
 const MinVersion = 14
 
 // ErrNoBinaries says that the machine has no PostgreSQL server that is new enough.
-var ErrNoBinaries = errors.New("no PostgreSQL 14 or newer found: install it, for example `apt-get install postgresql` or `brew install postgresql@17`, " +
+var ErrNoBinaries = errors.New("no PostgreSQL 14 or newer found: install it, " +
+	"for example `apt-get install postgresql` or `brew install postgresql@17`, " +
 	"or name the directory of its programs in TOPOSTREAM_PG_BIN")
 
 // Binaries are the programs of one PostgreSQL installation.
@@ -107,7 +108,8 @@ func At(ctx context.Context, dir string) (Binaries, error) {
 	if _, err := os.Stat(filepath.Join(dir, "initdb")); err != nil {
 		return Binaries{}, fmt.Errorf("%s holds no initdb: %w", dir, err)
 	}
-	out, err := exec.CommandContext(ctx, filepath.Join(dir, "postgres"), "--version").Output() //nolint:gosec // the directory is the user's own choice
+	//nolint:gosec // the directory is the user's own choice
+	out, err := exec.CommandContext(ctx, filepath.Join(dir, "postgres"), "--version").Output()
 	if err != nil {
 		return Binaries{}, fmt.Errorf("%s: postgres --version: %w", dir, err)
 	}

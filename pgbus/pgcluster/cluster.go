@@ -39,7 +39,8 @@ const (
 	Immediate = Mode(syscall.SIGQUIT)
 )
 
-// A Cluster is a running PostgreSQL of one's own. Its superuser is postgres, with a random password that is kept in DataDir.
+// A Cluster is a running PostgreSQL of one's own. Its superuser is postgres, with a random password that is kept in
+// DataDir.
 type Cluster struct {
 	cfg      Config
 	account  account
@@ -51,8 +52,9 @@ type Cluster struct {
 
 const startTimeout = 60 * time.Second
 
-// Start makes the cluster if need be and starts it. It returns when PostgreSQL takes connections, or with the end of its log. DataDir is
-// locked until Stop: a second Start on it fails while this one lives. What a killed process left running on it is stopped first.
+// Start makes the cluster if need be and starts it. It returns when PostgreSQL takes connections, or with the end of
+// its log. DataDir is locked until Stop: a second Start on it fails while this one lives. What a killed process left
+// running on it is stopped first.
 func Start(ctx context.Context, cfg Config) (*Cluster, error) {
 	account, err := chooseAccount()
 	if err != nil {
@@ -97,7 +99,8 @@ func (c *Cluster) run(ctx context.Context, name string, args ...string) error {
 
 func (c *Cluster) start(ctx context.Context) error {
 	args := make([]string, 0, 8+2*len(c.cfg.Settings))
-	args = append(args, "-D", c.data(), "-c", "listen_addresses=127.0.0.1", "-c", "port="+strconv.Itoa(c.cfg.Port), "-c", "unix_socket_directories=")
+	args = append(args, "-D", c.data(), "-c", "listen_addresses=127.0.0.1", "-c", "port="+strconv.Itoa(c.cfg.Port),
+		"-c", "unix_socket_directories=")
 	for _, name := range slices.Sorted(maps.Keys(c.cfg.Settings)) {
 		args = append(args, "-c", name+"="+c.cfg.Settings[name])
 	}
@@ -107,7 +110,8 @@ func (c *Cluster) start(ctx context.Context) error {
 		return fmt.Errorf("log file: %w", err)
 	}
 	defer log.Close()
-	// Not ctx: its end must not kill PostgreSQL. A process group of its own: Ctrl-C in the terminal reaches us, and we stop it in order.
+	// Not ctx: its end must not kill PostgreSQL. A process group of its own: Ctrl-C in the terminal reaches us, and we
+	// stop it in order.
 	cmd := exec.Command(c.cfg.Binaries.Bin("postgres"), args...) //nolint:noctx // see above
 	cmd.Dir, cmd.Stdout, cmd.Stderr = c.cfg.DataDir, log, log
 	cmd.Env = append(os.Environ(), c.cfg.Env...)
@@ -125,7 +129,8 @@ func (c *Cluster) start(ctx context.Context) error {
 		_ = cmd.Process.Signal(syscall.SIGQUIT) // it may have exited
 		<-exited
 		end := tail(logPath)
-		if strings.Contains(end, "could not create any TCP/IP sockets") { // src/backend/postmaster/postmaster.c; initdb made messages English
+		// src/backend/postmaster/postmaster.c; initdb made messages English.
+		if strings.Contains(end, "could not create any TCP/IP sockets") {
 			return fmt.Errorf("PostgreSQL did not start on port %d: %w", c.cfg.Port, errPortTaken)
 		}
 		return fmt.Errorf("PostgreSQL did not start: %w; its log ends:\n%s", err, end)
@@ -218,7 +223,8 @@ func (c *Cluster) halt(ctx context.Context, mode Mode) error {
 	}
 }
 
-// Kill ends the postmaster by SIGKILL; its children notice by themselves. DataDir stays locked: Stop or Restart follows.
+// Kill ends the postmaster by SIGKILL; its children notice by themselves. DataDir stays locked: Stop or Restart
+// follows.
 func (c *Cluster) Kill() {
 	_ = c.command.Process.Kill() // it may have exited
 	<-c.exited

@@ -45,7 +45,8 @@ func chooseAccount() (account, error) {
 			return account{name, &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}}, nil
 		}
 	}
-	return account{}, errors.New("PostgreSQL does not run as root, and there is neither a user postgres nor a user nobody: make one")
+	return account{}, errors.New("PostgreSQL does not run as root, and there is neither a user " +
+		"postgres nor a user nobody: make one")
 }
 
 // own gives a path to the account.
@@ -67,12 +68,14 @@ func Own(path string) error {
 
 func (c *Cluster) data() string { return filepath.Join(c.cfg.DataDir, dataName) }
 
-// prepareDir makes DataDir, 0700 and the account's, locks it for this process and makes sure that the account gets at it.
+// prepareDir makes DataDir, 0700 and the account's, locks it for this process and makes sure that the account gets at
+// it.
 func (c *Cluster) prepareDir(ctx context.Context) error {
 	if err := c.makeDir(); err != nil {
 		return fmt.Errorf("data directory: %w", err)
 	}
-	// PostgreSQL is started in DataDir and told where its data is, and stopLeftover looks for that path: it must be the same each time.
+	// PostgreSQL is started in DataDir and told where its data is, and stopLeftover looks for that path: it must be the
+	// same each time.
 	target, err := filepath.EvalSymlinks(c.cfg.DataDir)
 	if err != nil {
 		return fmt.Errorf("data directory: %w", err)
@@ -93,7 +96,8 @@ func (c *Cluster) prepareDir(ctx context.Context) error {
 	return c.checkAccess(ctx)
 }
 
-// makeDir makes DataDir. As root its parents must be open to the account: a 0700 of root's would hide the directory from its owner.
+// makeDir makes DataDir. As root its parents must be open to the account: a 0700 of root's would hide the directory
+// from its owner.
 func (c *Cluster) makeDir() error {
 	dir, err := filepath.Abs(c.cfg.DataDir)
 	if err != nil {
@@ -122,7 +126,8 @@ func makeOpen(dir string) error {
 	return os.Chmod(dir, 0o755) //nolint:gosec // see above
 }
 
-// refuseForeign protects a directory that somebody named by mistake: we change its owner and mode, and delete data below it.
+// refuseForeign protects a directory that somebody named by mistake: we change its owner and mode, and delete data
+// below it.
 func (c *Cluster) refuseForeign() error {
 	entries, err := os.ReadDir(c.cfg.DataDir)
 	if err != nil {
@@ -134,7 +139,8 @@ func (c *Cluster) refuseForeign() error {
 		}
 	}
 	if len(entries) > 0 {
-		return fmt.Errorf("%s is not empty, and topostream did not make what is in it: give an empty or a new directory by --data-dir", c.cfg.DataDir)
+		return fmt.Errorf("%s is not empty, and topostream did not make what is in it: "+
+			"give an empty or a new directory by --data-dir", c.cfg.DataDir)
 	}
 	return nil
 }
@@ -147,7 +153,8 @@ func (c *Cluster) takeLock() error {
 	path := filepath.Join(c.cfg.DataDir, lockName)
 	lock, err := tryLock(path)
 	if errors.Is(err, errLocked) {
-		return fmt.Errorf("another topostream %suses %s: stop it, or give this one another directory by --data-dir", lockHolder(path), c.cfg.DataDir)
+		return fmt.Errorf("another topostream %suses %s: stop it, or give this one another directory by --data-dir",
+			lockHolder(path), c.cfg.DataDir)
 	}
 	c.lock = lock
 	return err
@@ -167,8 +174,10 @@ func (c *Cluster) checkAccess(ctx context.Context) error {
 	}
 	postgres := c.cfg.Binaries.Bin("postgres")
 	for _, try := range []struct{ dir, problem string }{
-		{"/", fmt.Sprintf("the user %s, as whom PostgreSQL runs because you are root, cannot run %s", c.account.name, postgres)},
-		{c.cfg.DataDir, fmt.Sprintf("the user %s, as whom PostgreSQL runs because you are root, cannot reach %s: choose a --data-dir whose parents are open to it, for example below /var/lib", c.account.name, c.cfg.DataDir)},
+		{"/", fmt.Sprintf("the user %s, as whom PostgreSQL runs because you are root, cannot run %s",
+			c.account.name, postgres)},
+		{c.cfg.DataDir, fmt.Sprintf("the user %s, as whom PostgreSQL runs because you are root, cannot reach %s: "+
+			"choose a --data-dir whose parents are open to it, for example below /var/lib", c.account.name, c.cfg.DataDir)},
 	} {
 		cmd := exec.CommandContext(ctx, postgres, "--version")
 		cmd.Dir, cmd.SysProcAttr = try.dir, &syscall.SysProcAttr{Credential: c.account.credential}
@@ -194,14 +203,17 @@ func (c *Cluster) initdb(ctx context.Context) error {
 	if err := c.account.own(passwordFile); err != nil {
 		return fmt.Errorf("keep the password: %w", err)
 	}
-	// A killed initdb leaves a directory that looks whole (PG_VERSION is the first file that it writes), and one whose parent was killed goes
-	// on writing: what has the right name is finished, and each attempt has a name of its own.
+	// A killed initdb leaves a directory that looks whole (PG_VERSION is the first file that it writes), and one whose
+	// parent was killed goes on writing: what has the right name is finished, and each attempt has a name of its own.
 	remains, _ := filepath.Glob(c.data() + ".making-*") // the pattern is well-formed
 	for _, dir := range remains {
 		_ = os.RemoveAll(dir) // it is in nobody's way
 	}
 	making := c.data() + ".making-" + strconv.Itoa(os.Getpid())
-	args := []string{"-D", making, "-U", "postgres", "--auth=scram-sha-256", "--pwfile=" + passwordFile, "-E", "UTF8", "--locale=C", "--no-sync"}
+	args := []string{
+		"-D", making, "-U", "postgres", "--auth=scram-sha-256", "--pwfile=" + passwordFile,
+		"-E", "UTF8", "--locale=C", "--no-sync",
+	}
 	if c.cfg.WALDir != "" {
 		args = append(args, "--waldir="+c.cfg.WALDir)
 	}
@@ -225,7 +237,8 @@ func (c *Cluster) reopen(ctx context.Context, passwordFile string) error {
 		return fmt.Errorf("data directory: %w", err)
 	}
 	if v := strings.TrimSpace(string(version)); v != strconv.Itoa(c.cfg.Binaries.Version) {
-		return fmt.Errorf("%s was made by PostgreSQL %s, and the one found here is %d: choose another --data-dir or set TOPOSTREAM_PG_BIN", c.cfg.DataDir, v, c.cfg.Binaries.Version)
+		return fmt.Errorf("%s was made by PostgreSQL %s, and the one found here is %d: "+
+			"choose another --data-dir or set TOPOSTREAM_PG_BIN", c.cfg.DataDir, v, c.cfg.Binaries.Version)
 	}
 	return c.stopLeftover(ctx)
 }
@@ -253,9 +266,11 @@ func (c *Cluster) stopLeftover(ctx context.Context) error {
 	}
 	waitCtx, cancel := context.WithTimeout(ctx, leftoverTimeout)
 	defer cancel()
-	// Not kill(pid, 0): where nobody reaps, in a container, it answers for a zombie, too, which has no command line any more.
+	// Not kill(pid, 0): where nobody reaps, in a container, it answers for a zombie, too, which has no command line any
+	// more.
 	if err := every(waitCtx, 30*time.Millisecond, func() bool { return !runs() }); err != nil {
-		return fmt.Errorf("the PostgreSQL (pid %d) that a killed topostream left on %s does not stop: %w", pid, c.cfg.DataDir, err)
+		return fmt.Errorf("the PostgreSQL (pid %d) that a killed topostream left on %s does not stop: %w",
+			pid, c.cfg.DataDir, err)
 	}
 	return nil
 }

@@ -61,7 +61,8 @@ func TestASecondStartLeavesTheFirstClusterAlone(t *testing.T) {
 	pid := postmaster(t, dir)
 	// The same process and another one: an flock belongs to an open file, not to a process.
 	_, err := pgcluster.Start(t.Context(), cfg)
-	if err == nil || !strings.Contains(err.Error(), "another topostream (pid "+strconv.Itoa(os.Getpid())+") uses "+dir) || !strings.Contains(err.Error(), "--data-dir") {
+	want := "another topostream (pid " + strconv.Itoa(os.Getpid()) + ") uses " + dir
+	if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "--data-dir") {
 		t.Errorf("the second start says: %v", err)
 	}
 	other := exec.Command(os.Args[0])
@@ -85,6 +86,9 @@ func TestASecondStartLeavesTheFirstClusterAlone(t *testing.T) {
 }
 
 func TestWhatAKilledParentLeftRunningIsStoppedAndItsDataStays(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long: it kills what starts a cluster")
+	}
 	t.Parallel()
 	dir := pgtest.OpenDir(t)
 	h := startHolder(t, dir, "")
@@ -109,6 +113,9 @@ func TestWhatAKilledParentLeftRunningIsStoppedAndItsDataStays(t *testing.T) {
 }
 
 func TestAProcessThatOnlyHasTheOldNumberIsNotStopped(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long: it starts a cluster twice")
+	}
 	t.Parallel()
 	dir := pgtest.OpenDir(t)
 	cfg := pgcluster.Config{Binaries: mustBinaries(t), DataDir: dir}
@@ -158,7 +165,8 @@ func TestADirectoryOfSomebodyElseIsRefusedAndNotTouched(t *testing.T) {
 	if err := syscall.Stat(dir, &before); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := pgcluster.Start(t.Context(), pgcluster.Config{Binaries: mustBinaries(t), DataDir: dir}); err == nil || !strings.Contains(err.Error(), "--data-dir") {
+	_, err := pgcluster.Start(t.Context(), pgcluster.Config{Binaries: mustBinaries(t), DataDir: dir})
+	if err == nil || !strings.Contains(err.Error(), "--data-dir") {
 		t.Errorf("start says: %v", err)
 	}
 	if err := syscall.Stat(dir, &after); err != nil || before.Mode != after.Mode || before.Uid != after.Uid {
@@ -170,6 +178,9 @@ func TestADirectoryOfSomebodyElseIsRefusedAndNotTouched(t *testing.T) {
 }
 
 func TestAnInterruptedInitdbDoesNotSpoilTheDirectory(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long: it makes clusters again and again")
+	}
 	t.Parallel()
 	dir := pgtest.OpenDir(t)
 	cfg := pgcluster.Config{Binaries: mustBinaries(t), DataDir: dir}
@@ -217,12 +228,16 @@ func TestADirectoryOfAnotherVersionIsRefused(t *testing.T) {
 		}
 	}
 	_, err := pgcluster.Start(t.Context(), pgcluster.Config{Binaries: mustBinaries(t), DataDir: dir})
-	if err == nil || !strings.Contains(err.Error(), "was made by PostgreSQL 9") || !strings.Contains(err.Error(), "TOPOSTREAM_PG_BIN") {
+	if err == nil || !strings.Contains(err.Error(), "was made by PostgreSQL 9") ||
+		!strings.Contains(err.Error(), "TOPOSTREAM_PG_BIN") {
 		t.Errorf("start says: %v", err)
 	}
 }
 
 func TestARelativeDirectoryWorks(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long: it starts a cluster")
+	}
 	t.Parallel()
 	dir := pgtest.OpenDir(t)
 	here, err := os.Getwd()
@@ -237,6 +252,9 @@ func TestARelativeDirectoryWorks(t *testing.T) {
 }
 
 func TestAsRootOnlyTheLastDirectoryIsClosed(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long: it starts a cluster")
+	}
 	t.Parallel()
 	if os.Geteuid() != 0 {
 		t.Skip("not root: PostgreSQL runs as whoever starts it, and nobody else needs its parents")
@@ -244,7 +262,9 @@ func TestAsRootOnlyTheLastDirectoryIsClosed(t *testing.T) {
 	top := pgtest.OpenDir(t)
 	dir := filepath.Join(top, "made", "too", "leaf")
 	h := startHolder(t, dir, "umask 077;")
-	for path, want := range map[string]os.FileMode{dir: 0o700, filepath.Dir(dir): 0o755, filepath.Join(top, "made"): 0o755} {
+	for path, want := range map[string]os.FileMode{
+		dir: 0o700, filepath.Dir(dir): 0o755, filepath.Join(top, "made"): 0o755,
+	} {
 		if info, err := os.Stat(path); err != nil || info.Mode().Perm() != want {
 			t.Errorf("%s: %v, %v, want %v", path, info.Mode().Perm(), err, want)
 		}

@@ -15,7 +15,8 @@ import (
 	embedded "github.com/fergusstrange/embedded-postgres"
 )
 
-// DownloadConfig says where binaries come from. Zero values: the library's own repository, the user's cache, no progress, 2 s.
+// DownloadConfig says where binaries come from. Zero values: the library's own repository, the user's cache, no
+// progress, 2 s.
 type DownloadConfig struct {
 	URL           string
 	CacheDir      string
@@ -23,9 +24,9 @@ type DownloadConfig struct {
 	ProgressEvery time.Duration
 }
 
-// Download gets binaries for a machine that has none, once, through fergusstrange/embedded-postgres. They are verified and unpacked beside
-// their place and then renamed into it: what is there is whole. One process downloads at a time, others wait for it. The error
-// when it does not work is one line, and is ErrNoBinaries.
+// Download gets binaries for a machine that has none, once, through fergusstrange/embedded-postgres. They are
+// verified and unpacked beside their place and then renamed into it: what is there is whole. One process downloads at
+// a time, others wait for it. The error when it does not work is one line, and is ErrNoBinaries.
 //
 // The archive holds the server alone: no psql.
 func Download(ctx context.Context, cfg DownloadConfig) (Binaries, error) {
@@ -78,7 +79,8 @@ func fetchInto(ctx context.Context, dir string, cfg DownloadConfig) (Binaries, e
 		return Binaries{}, err
 	}
 	partial, bin := dir+".partial", filepath.Join(dir, "bin")
-	var idle sync.WaitGroup // the library, which takes no context: it may still run when ctx has ended, and must find its files then
+	// the library, which takes no context: it may still run when ctx has ended, and must find its files then
+	var idle sync.WaitGroup
 	defer func() {
 		cleanUp := func() {
 			idle.Wait()
@@ -145,8 +147,9 @@ func fetch(ctx context.Context, idle *sync.WaitGroup, cache, unpacked string, cf
 	if err != nil {
 		return err
 	}
-	// The library asks for a free port before anything else, and its own default is PostgreSQL's. It can only start a cluster of its
-	// own; what is wanted are the binaries that it unpacks before that. An encoding that does not exist makes it stop there, for every user alike.
+	// The library asks for a free port before anything else, and its own default is PostgreSQL's. It can only start a
+	// cluster of its own; what is wanted are the binaries that it unpacks before that. An encoding that does not exist
+	// makes it stop there, for every user alike.
 	c := embedded.DefaultConfig().Version(embedded.V17).Port(uint32(port)).CachePath(cache).BinariesPath(unpacked).
 		RuntimePath(filepath.Join(cache, "runtime")).Encoding("unpack-only").Logger(io.Discard)
 	if cfg.URL != "" {
@@ -159,8 +162,8 @@ func fetch(ctx context.Context, idle *sync.WaitGroup, cache, unpacked string, cf
 	for begun := time.Now(); ; {
 		select {
 		case err := <-done:
-			// Only this one comes after everything has been unpacked. If a later version of the library words it otherwise, no download
-			// is taken for a good one, and the test says so.
+			// Only this one comes after everything has been unpacked. If a later version of the library words it otherwise, no
+			// download is taken for a good one, and the test says so.
 			if err != nil && strings.HasPrefix(err.Error(), "unable to init database") {
 				return nil
 			}

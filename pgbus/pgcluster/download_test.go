@@ -111,6 +111,9 @@ func (w *watcher) Write(p []byte) (int, error) {
 }
 
 func TestADownloadGivesAClusterThatStartsAndTheSecondCallDownloadsNothing(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long: it starts a cluster")
+	}
 	t.Parallel()
 	repo := &repository{jar: goodJar(t)}
 	// PostgreSQL's usual port is taken, by us or by somebody else: it does not matter.
@@ -177,14 +180,15 @@ func TestABadDownloadIsOneLineAndNothingOfItIsKept(t *testing.T) {
 		"one byte wrong, but the checksum right": {&repository{jar: corrupt}, "checksum"},
 		"archive that ends early":                {&repository{jar: pgjar.Jar(t, txz[:len(txz)/4])}, "extract"},
 		"archive without a server":               {&repository{jar: pgjar.Jar(t, noServer)}, "does not run"},
-		"no archive at all":                      {&repository{jar: []byte("<html>Log in to the wireless network</html>")}, "zip"},
+		"no archive at all":                      {&repository{jar: []byte("<html>Log in to the network</html>")}, "zip"},
 		"nothing there":                          {&repository{}, "no version found"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			cfg := pgcluster.DownloadConfig{URL: c.repo.serve(t), CacheDir: pgtest.OpenDir(t)}
 			_, err := pgcluster.Download(t.Context(), cfg)
-			if !errors.Is(err, pgcluster.ErrNoBinaries) || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "\n") {
+			if !errors.Is(err, pgcluster.ErrNoBinaries) || !strings.Contains(err.Error(), c.want) ||
+				strings.Contains(err.Error(), "\n") {
 				t.Errorf("the error is: %v", err)
 			}
 			if left := kept(t, cfg.CacheDir); left != "postgresql-17.5.0.lock" {
@@ -203,7 +207,8 @@ func TestWhenTheRepositoryIsAwayOneLineSaysWhatToInstall(t *testing.T) {
 	url := "http://" + l.Addr().String()
 	_ = l.Close()
 	_, err = pgcluster.Download(t.Context(), pgcluster.DownloadConfig{URL: url, CacheDir: pgtest.OpenDir(t)})
-	if !errors.Is(err, pgcluster.ErrNoBinaries) || strings.Contains(err.Error(), "\n") || !strings.Contains(err.Error(), "apt-get install postgresql") ||
+	if !errors.Is(err, pgcluster.ErrNoBinaries) || strings.Contains(err.Error(), "\n") ||
+		!strings.Contains(err.Error(), "apt-get install postgresql") ||
 		!strings.Contains(err.Error(), "unable to connect to "+url) {
 		t.Errorf("the error is: %v", err)
 	}
@@ -215,7 +220,9 @@ func TestADownloadThatLastsSaysSoAndCanBeGivenUp(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	progress := watch("… still downloading, ")
 	done := make(chan error, 1)
-	cfg := pgcluster.DownloadConfig{URL: repo.serve(t), CacheDir: pgtest.OpenDir(t), Progress: progress, ProgressEvery: 50 * time.Millisecond}
+	cfg := pgcluster.DownloadConfig{
+		URL: repo.serve(t), CacheDir: pgtest.OpenDir(t), Progress: progress, ProgressEvery: 50 * time.Millisecond,
+	}
 	go func() {
 		_, err := pgcluster.Download(ctx, cfg)
 		done <- err
@@ -245,6 +252,9 @@ func TestADownloadThatLastsSaysSoAndCanBeGivenUp(t *testing.T) {
 }
 
 func TestWhatAKilledDownloadOrAnOldFaultLeftIsNotTakenForGood(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long: it kills a download")
+	}
 	t.Parallel()
 	slow := stalled()
 	cache := pgtest.OpenDir(t)

@@ -12,8 +12,8 @@ import (
 // errLocked: another process holds the lock.
 var errLocked = errors.New("locked by another process")
 
-// tryLock takes the lock of a file, or returns errLocked at once. The kernel gives the lock back when this process ends, however
-// it ends (flock(2)); programs that it starts do not inherit it, because Go opens files close-on-exec.
+// tryLock takes the lock of a file, or returns errLocked at once. The kernel gives the lock back when this process
+// ends, however it ends (flock(2)); programs that it starts do not inherit it, because Go opens files close-on-exec.
 func tryLock(path string) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {

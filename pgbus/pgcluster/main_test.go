@@ -28,7 +28,8 @@ func TestMain(m *testing.M) {
 	case os.Getenv(holdDir) != "":
 		exit(hold(ctx, os.Getenv(holdDir)))
 	case os.Getenv(downloadDir) != "":
-		_, err := pgcluster.Download(ctx, pgcluster.DownloadConfig{URL: os.Getenv(downloadURL), CacheDir: os.Getenv(downloadDir)})
+		cfg := pgcluster.DownloadConfig{URL: os.Getenv(downloadURL), CacheDir: os.Getenv(downloadDir)}
+		_, err := pgcluster.Download(ctx, cfg)
 		exit(err)
 	}
 	cancel()

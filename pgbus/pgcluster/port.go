@@ -10,9 +10,10 @@ import (
 	"time"
 )
 
-// Ports of private clusters. They are below the ephemeral range (32768 and up on Linux, 49152 on macOS): on loopback a client
-// that keeps calling connect(2) on a closed ephemeral port is in time given that very port as its own end, is connected to itself, and
-// PostgreSQL cannot come back on it after a restart. Another program's outgoing connection can take such a port, too.
+// Ports of private clusters. They are below the ephemeral range (32768 and up on Linux, 49152 on macOS): on loopback
+// a client that keeps calling connect(2) on a closed ephemeral port is in time given that very port as its own end,
+// is connected to itself, and PostgreSQL cannot come back on it after a restart. Another program's outgoing
+// connection can take such a port, too.
 const (
 	firstPort = 20000
 	lastPort  = 29999

@@ -35,7 +35,8 @@ func testConfig(t *testing.T) Config {
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir, err := os.MkdirTemp("", "pgcluster-test-") //nolint:usetesting // t.TempDir is closed to the user that PostgreSQL runs as
+	//nolint:usetesting // t.TempDir is closed to the user that PostgreSQL runs as
+	dir, err := os.MkdirTemp("", "pgcluster-test-")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -78,6 +79,9 @@ func TestATakenPortIsSaidAndLeavesTheDirectoryFree(t *testing.T) {
 }
 
 func TestWhenSomebodyIsFasterAnotherPortIsTried(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long: it starts clusters")
+	}
 	t.Parallel()
 	c, err := Start(t.Context(), testConfig(t))
 	if err != nil {

@@ -12,6 +12,9 @@ import (
 )
 
 func TestAClusterKeepsItsLogWhereItIsToldAndItsNextStartHasTheEnvironmentThatWasSet(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long: it starts a cluster twice")
+	}
 	t.Parallel()
 	dir := pgtest.OpenDir(t)
 	elsewhere := filepath.Join(dir, "elsewhere")
@@ -22,7 +25,9 @@ func TestAClusterKeepsItsLogWhereItIsToldAndItsNextStartHasTheEnvironmentThatWas
 		t.Fatal(err)
 	}
 	wal := filepath.Join(elsewhere, "pg_wal")
-	c := start(t, pgcluster.Config{Binaries: mustBinaries(t), DataDir: filepath.Join(dir, "cluster"), WALDir: wal, Env: []string{"TOPOSTREAM_TEST=one"}})
+	c := start(t, pgcluster.Config{
+		Binaries: mustBinaries(t), DataDir: filepath.Join(dir, "cluster"), WALDir: wal, Env: []string{"TOPOSTREAM_TEST=one"},
+	})
 	if segments, err := os.ReadDir(wal); err != nil || len(segments) == 0 {
 		t.Errorf("the log is not there: %v, %v", segments, err)
 	}

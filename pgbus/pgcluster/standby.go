@@ -11,19 +11,20 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// Standby makes a cluster in dataDir that follows c by streaming replication, with c's settings and superuser, and starts it on a free port. It
-// returns when the standby takes connections. Whether a commit on c waits for it is c's synchronous_standby_names' to say.
-func (c *Cluster) Standby(ctx context.Context, dataDir string) (*Cluster, error) {
+// Standby makes a cluster in dataDir that follows c by streaming replication, with c's settings and superuser, and
+// starts it on a free port. It returns when the standby takes connections. Whether a commit on c waits for it is c's
+// synchronous_standby_names' to say. Options are pg_basebackup's, for example where tablespaces go.
+func (c *Cluster) Standby(ctx context.Context, dataDir string, options ...string) (*Cluster, error) {
 	s := &Cluster{cfg: c.cfg, account: c.account, password: c.password}
 	s.cfg.DataDir, s.cfg.Port = dataDir, 0
-	if err := s.follow(ctx, c); err != nil {
+	if err := s.follow(ctx, c, options); err != nil {
 		s.releaseLock()
 		return nil, fmt.Errorf("standby: %w", err)
 	}
 	return s, nil
 }
 
-func (c *Cluster) follow(ctx context.Context, primary *Cluster) error {
+func (c *Cluster) follow(ctx context.Context, primary *Cluster, options []string) error {
 	if err := c.prepareDir(ctx); err != nil {
 		return err
 	}
@@ -38,8 +39,12 @@ func (c *Cluster) follow(ctx context.Context, primary *Cluster) error {
 		return fmt.Errorf("keep the password: %w", err)
 	}
 	// -R writes standby.signal and primary_conninfo; -X stream brings the WAL that the copy needs.
-	if err := c.run(ctx, "pg_basebackup", "-D", c.data(), "-d", primary.URL("postgres"), "-R", "-X", "stream", "-c", "fast", "--no-sync"); err != nil {
-		return errors.New(strings.ReplaceAll(err.Error(), c.password, "…")) // PostgreSQL's message may quote the connection string
+	args := append([]string{"-D", c.data(), "-d", primary.URL("postgres"), "-R", "-X", "stream",
+		"-c", "fast", "--no-sync"},
+		options...)
+	if err := c.run(ctx, "pg_basebackup", args...); err != nil {
+		// PostgreSQL's message may quote the connection string.
+		return errors.New(strings.ReplaceAll(err.Error(), c.password, "…"))
 	}
 	return c.startOnFreePort(ctx, freePort)
 }

@@ -8,6 +8,9 @@ import (
 )
 
 func TestAStandbyFollowsAndTakesWritesOnceItIsPromoted(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long: two clusters")
+	}
 	t.Parallel()
 	primary := start(t, pgcluster.Config{Binaries: mustBinaries(t), DataDir: pgtest.OpenDir(t)})
 	standby := pgtest.Standby(t, primary)
@@ -22,7 +25,8 @@ func TestAStandbyFollowsAndTakesWritesOnceItIsPromoted(t *testing.T) {
 	if err := standby.Promote(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if got := query(t, standby.URL("postgres"), `INSERT INTO kept VALUES (2) RETURNING (SELECT count(*) FROM kept)::text`); got != "1" {
+	const insert = `INSERT INTO kept VALUES (2) RETURNING (SELECT count(*) FROM kept)::text`
+	if got := query(t, standby.URL("postgres"), insert); got != "1" {
 		t.Errorf("%s rows before the insert, want 1", got)
 	}
 	if _, err := primary.Standby(t.Context(), pgtest.OpenDir(t)); err == nil {

@@ -1,7 +1,8 @@
 // Package pgtest gives a test a database of its own on a real PostgreSQL, in one call: New.
 //
-// It uses the server of TEST_DATABASE_URL where that is set. Otherwise all test binaries of a run share one private cluster (run.go), of the
-// installation in TEST_PG_BIN or of what the machine has; it ends by itself when the run has ended.
+// It uses the server of TEST_DATABASE_URL where that is set. Otherwise all test binaries of a run share one private
+// cluster (run.go), of the installation in TEST_PG_BIN or of what the machine has; it ends by itself when the run has
+// ended.
 package pgtest
 
 import (
@@ -9,6 +10,7 @@ import (
 	stdsql "database/sql"
 	"encoding/hex"
 	"errors"
+	"flag"
 	"fmt"
 	"hash/fnv"
 	"io/fs"
@@ -55,6 +57,13 @@ func Main(m *testing.M) {
 		}
 		os.Exit(0)
 	}
+	flag.Parse()
+	if testing.Short() { // short tests wait more than they work
+		if err := flag.Set("test.parallel", "8"); err != nil {
+			fmt.Fprintln(os.Stderr, "pgtest:", err)
+			os.Exit(1)
+		}
+	}
 	code := m.Run()
 	if code == 0 {
 		if err := goleak.Find(); err != nil {
@@ -76,7 +85,8 @@ func binaries(ctx context.Context) (pgcluster.Binaries, error) {
 func settings() map[string]string {
 	return map[string]string{
 		"max_connections": "400", "shared_buffers": "32MB",
-		"wal_level": "logical", "max_wal_senders": "100", "max_replication_slots": "100", // each bus of a test that reads the WAL takes one
+		// Each bus of a test that reads the WAL takes one.
+		"wal_level": "logical", "max_wal_senders": "100", "max_replication_slots": "100",
 	}
 }
 
@@ -119,12 +129,13 @@ func NewOn(t testing.TB, server string) *DB {
 	db := &DB{URL: made.URL()}
 	t.Cleanup(func() { db.awaitSlots(t) })
 	// A copy of the template is another database; it shall not begin with a raised epoch.
-	db.Exec(t, `UPDATE topology_settings SET system_identifier = NULL`)
-	db.Exec(t, `SELECT topology_check_epoch()`)
+	db.Exec(t, `UPDATE topology_settings SET system_identifier = NULL, history = gen_random_uuid()`)
+	db.Exec(t, `SELECT topology_identify()`)
 	return db
 }
 
-// awaitSlots waits until the replication connections that have been closed have taken their slots with them: a database with one cannot be dropped.
+// awaitSlots waits until the replication connections that have been closed have taken their slots with them: a
+// database with one cannot be dropped.
 func (db *DB) awaitSlots(t testing.TB) {
 	t.Helper()
 	if t.Failed() { // the database stays
@@ -288,13 +299,14 @@ func start(t testing.TB, cfg pgcluster.Config) *pgcluster.Cluster {
 	return c
 }
 
-// Standby gives a private cluster a standby that ends with the test. pg_basebackup copies only from servers of its own version and older: where the installation has none
-// that is new enough, the primary is restarted to be copied.
+// Standby gives a private cluster a standby that ends with the test. pg_basebackup copies only from servers of its
+// own version and older: where the installation has none that is new enough, the primary is restarted to be copied.
 func Standby(t testing.TB, primary *pgcluster.Cluster) *pgcluster.Cluster {
 	t.Helper()
 	var major int
 	out, err := exec.CommandContext(t.Context(), primary.Bin("pg_basebackup"), "--version").Output()
-	if _, scanErr := fmt.Sscanf(string(out), "pg_basebackup (PostgreSQL) %d", &major); err != nil || scanErr != nil || major < primary.Version() {
+	_, scanErr := fmt.Sscanf(string(out), "pg_basebackup (PostgreSQL) %d", &major)
+	if err != nil || scanErr != nil || major < primary.Version() {
 		return copied(t, primary)
 	}
 	c, err := primary.Standby(t.Context(), OpenDir(t))
@@ -333,12 +345,14 @@ func Eventually(t testing.TB, what string, yes func() bool) {
 	}
 }
 
-// FreeAddress is one of loopback that nobody serves on now, for a process that cannot be asked for its own, or that is started again at the same. It is below the ports that
-// systems give out by themselves, so that nobody gets it by chance while the process is down.
+// FreeAddress is one of loopback that nobody serves on now, for a process that cannot be asked for its own, or that
+// is started again at the same. It is below the ports that systems give out by themselves, so that nobody gets it by
+// chance while the process is down.
 func FreeAddress(t testing.TB) string {
 	t.Helper()
 	for range 1000 {
-		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 15_000+rand.IntN(15_000))) //nolint:noctx // it is closed at once
+		address := fmt.Sprintf("127.0.0.1:%d", 15_000+rand.IntN(15_000))
+		l, err := net.Listen("tcp", address) //nolint:noctx // it is closed at once
 		if err != nil {
 			continue // somebody has it
 		}
@@ -349,7 +363,8 @@ func FreeAddress(t testing.TB) string {
 	return ""
 }
 
-// OpenDir gives a directory that every user can go through: testing's own is closed to the user that PostgreSQL runs as when we are root.
+// OpenDir gives a directory that every user can go through: testing's own is closed to the user that PostgreSQL runs
+// as when we are root.
 func OpenDir(t testing.TB) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "topostream-test-") //nolint:usetesting // see above

@@ -15,9 +15,10 @@ import (
 	"topostream/pgbus/pgcluster"
 )
 
-// One cluster serves all test binaries of a run of `go test`, which are processes that know nothing of one another. The first that needs it
-// starts a keeper, a copy of itself that outlives it; the others find the address that the keeper wrote. Each holds a shared
-// lock on the file lease, which ends with its process however that ends. When nobody has held it for a while, the keeper stops the cluster.
+// One cluster serves all test binaries of a run of `go test`, which are processes that know nothing of one another.
+// The first that needs it starts a keeper, a copy of itself that outlives it; the others find the address that the
+// keeper wrote. Each holds a shared lock on the file lease, which ends with its process however that ends. When
+// nobody has held it for a while, the keeper stops the cluster.
 const (
 	keeperEnv   = "TOPOSTREAM_PGTEST_KEEPER"
 	keeperStart = 90 * time.Second
@@ -29,7 +30,8 @@ func runDir() string {
 	return filepath.Join(os.TempDir(), fmt.Sprintf("topostream-test-run-%d-%d", os.Geteuid(), os.Getppid()))
 }
 
-// joinRun gives the address of the run's cluster, started if need be. It takes a lease, which run holds until the process ends.
+// joinRun gives the address of the run's cluster, started if need be. It takes a lease, which run holds until the
+// process ends.
 func joinRun(ctx context.Context) (url string, err error) {
 	dir := runDir()
 	if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // PostgreSQL's user must reach what is in it
@@ -99,7 +101,8 @@ func startKeeper(dir string) error {
 		return err
 	}
 	defer log.Close()
-	// Nothing of ours: `go test` waits until all who hold its pipes are gone, and Ctrl-C must leave time to stop PostgreSQL.
+	// Nothing of ours: `go test` waits until all who hold its pipes are gone, and Ctrl-C must leave time to stop
+	// PostgreSQL.
 	cmd := exec.Command(self) //nolint:noctx // it outlives this process
 	cmd.Env = append(os.Environ(), keeperEnv+"="+dir)
 	cmd.Stdout, cmd.Stderr = log, log
@@ -122,7 +125,8 @@ func keep(dir string) (err error) {
 	if err != nil {
 		return err
 	}
-	cluster, err := pgcluster.Start(ctx, pgcluster.Config{Binaries: b, DataDir: filepath.Join(dir, "cluster"), Settings: settings()})
+	cfg := pgcluster.Config{Binaries: b, DataDir: filepath.Join(dir, "cluster"), Settings: settings()}
+	cluster, err := pgcluster.Start(ctx, cfg)
 	if err != nil {
 		return err
 	}

@@ -11,7 +11,8 @@ import (
 	"topostream/pgbus/pgcluster"
 )
 
-// copied starts a streaming standby of a private cluster, which it restarts to copy it: not every installation has pg_basebackup.
+// copied starts a streaming standby of a private cluster, which it restarts to copy it: not every installation has
+// pg_basebackup.
 func copied(t testing.TB, primary *pgcluster.Cluster) *pgcluster.Cluster {
 	t.Helper()
 	dir := OpenDir(t)
@@ -34,9 +35,12 @@ func copied(t testing.TB, primary *pgcluster.Cluster) *pgcluster.Cluster {
 		t.Fatal(err)
 	}
 	// As pg_basebackup does, where ALTER SYSTEM can change it.
-	conf := fmt.Sprintf("primary_conninfo = 'host=%s port=%s user=%s password=%s'\n", u.Hostname(), u.Port(), u.User.Username(), password)
+	conf := fmt.Sprintf("primary_conninfo = 'host=%s port=%s user=%s password=%s'\n",
+		u.Hostname(), u.Port(), u.User.Username(), password)
 	for name, text := range map[string]string{"standby.signal": "", "postgresql.auto.conf": conf} {
-		if err := os.WriteFile(filepath.Join(dir, "data", name), []byte(text), 0o644); err != nil { //nolint:gosec // PostgreSQL's user reads it
+		file := filepath.Join(dir, "data", name)
+		err := os.WriteFile(file, []byte(text), 0o644) //nolint:gosec // PostgreSQL's user reads it
+		if err != nil {
 			t.Fatal(err)
 		}
 	}

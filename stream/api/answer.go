@@ -3,7 +3,6 @@ package api
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net/http"
 	"strconv"
 
@@ -19,7 +18,8 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request, status int, v an
 	writeJSON(w, status, "application/json", v)
 }
 
-// fail is the one place where errors of the domain become problem details. What is wrapped beside their sentences is for the log.
+// fail is the one place where errors of the domain become problem details. What is wrapped beside their sentences is
+// for the log.
 func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	var (
 		field    *stream.FieldError
@@ -36,6 +36,10 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 		notFound(w)
 	case errors.As(err, &conflict):
 		problem(w, http.StatusConflict, conflict.Detail)
+	case errors.Is(err, stream.ErrNoMemory): // before what may be wrapped with it: why it waited no longer
+		s.cfg.Logger.Warn("no memory", "method", r.Method, "path", r.URL.Path, "error", err)
+		w.Header().Set("Retry-After", "5")
+		problem(w, http.StatusServiceUnavailable, stream.ErrNoMemory.Error())
 	case errors.Is(err, stream.ErrBusy):
 		s.cfg.Logger.Warn("busy", "method", r.Method, "path", r.URL.Path, "error", err)
 		w.Header().Set("Retry-After", "5")
@@ -52,7 +56,7 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 
 // malformed answers a request for a topology that says something wrong, if there is that topology: 404 comes first.
 func (s *Server) malformed(w http.ResponseWriter, r request, err error) {
-	if _, missing := s.cfg.Store.Mutations(r.Context(), r.topology, "", 1); missing != nil {
+	if missing := s.cfg.Store.Exists(r.Context(), r.topology); missing != nil {
 		err = missing
 	}
 	s.fail(w, r.Request, err)
@@ -66,7 +70,7 @@ func number(r *http.Request, name string, otherwise, lowest, highest int64) (int
 	}
 	n, err := strconv.ParseInt(v, 10, 64)
 	if err != nil || n < lowest || n > highest {
-		return 0, &stream.FieldError{Field: name, Problem: fmt.Sprintf("give a number from %d to %d", lowest, highest)}
+		return 0, refused(name, "give a number from %d to %d", lowest, highest)
 	}
 	return n, nil
 }

@@ -1,9 +1,9 @@
 package api
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"mime"
 	"net/http"
 	"os"
@@ -13,7 +13,14 @@ import (
 	"topostream/stream"
 )
 
-const maxBody = 1 << 20 // bytes
+const (
+	maxBody = 1 << 20 // bytes
+	// smallBody is what a body may have that is in no account: about as much as its connection takes anyway.
+	smallBody = 16 << 10
+	// bodyCopies are the forms that a body is in memory in at the same time: as it came, parsed, and as it goes to the
+	// database.
+	bodyCopies = 3
+)
 
 // A requestError is what is wrong with a request as such.
 type requestError struct {
@@ -23,38 +30,71 @@ type requestError struct {
 
 func (e *requestError) Error() string { return e.detail }
 
+func badRequest(status int, detail string, args ...any) error {
+	return &requestError{status, fmt.Sprintf(detail, args...)}
+}
+
+// A body is what a request sent. Release it when the request is answered.
+type body struct {
+	bytes []byte
+	room  *stream.Room // nil: it is in no account
+}
+
+func (b body) release() {
+	if b.room != nil {
+		b.room.Release()
+	}
+}
+
 // readBody reads the JSON body of a request, or says with a *requestError why it cannot.
 //
-// A request without Content-Type, or with the one that curl sends unless told otherwise, is taken at its word; one with another type is not guessed at.
-func (s *Server) readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+// A request without Content-Type, or with the one that curl sends unless told otherwise, is taken at its word; one with
+// another type is not guessed at.
+func (s *Server) readBody(w http.ResponseWriter, r *http.Request) (b body, err error) {
 	if given := r.Header.Get("Content-Type"); given != "" {
 		mediaType, _, err := mime.ParseMediaType(given)
 		if err != nil || mediaType != "application/json" && mediaType != "application/x-www-form-urlencoded" {
-			return nil, &requestError{http.StatusUnsupportedMediaType, fmt.Sprintf("Content-Type: %.80q is not understood here: send application/json", given)}
+			return b, badRequest(http.StatusUnsupportedMediaType,
+				"Content-Type: %.80q is not understood here: send application/json", given)
+		}
+	}
+	size := r.ContentLength
+	if size < 0 || size > maxBody { // it is chunked, or will be refused
+		size = maxBody
+	}
+	if size > smallBody {
+		if b.room, err = reserve(r.Context(), s.forBodies, bodyCopies*size); err != nil {
+			return b, err
 		}
 	}
 	control := http.NewResponseController(w)
 	_ = control.SetReadDeadline(time.Now().Add(s.cfg.BodyTimeout)) // a writer without deadlines has no slow clients
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	buffer := bytes.NewBuffer(make([]byte, 0, size+bytes.MinRead)) // so that it never grows
+	_, err = buffer.ReadFrom(http.MaxBytesReader(w, r.Body, maxBody))
+	b.bytes = buffer.Bytes()
 	var tooLarge *http.MaxBytesError
 	switch {
 	case errors.As(err, &tooLarge):
-		return nil, &requestError{http.StatusBadRequest, fmt.Sprintf("body: is larger than %d bytes (1 MiB): make it smaller", tooLarge.Limit)}
+		return b, badRequest(http.StatusBadRequest,
+			"body: is larger than %d bytes (1 MiB): make it smaller", tooLarge.Limit)
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		return nil, &requestError{http.StatusRequestTimeout, fmt.Sprintf("body: did not arrive within %s", s.cfg.BodyTimeout)}
+		return b, badRequest(http.StatusRequestTimeout, "body: did not arrive within %s", s.cfg.BodyTimeout)
 	case err != nil:
-		return nil, &requestError{http.StatusBadRequest, "body: ended too early: send all that Content-Length promises"}
+		return b, badRequest(http.StatusBadRequest, "body: ended too early: send all that Content-Length promises")
 	}
-	_ = control.SetReadDeadline(time.Time{}) // as above. After an error it stays: net/http reads what is left of a body
-	return body, nil
+	// As above. After an error it stays: net/http reads what is left of a body.
+	_ = control.SetReadDeadline(time.Time{})
+	return b, nil
 }
 
-// parseBody reads a body and parses it.
-func parseBody[T any](s *Server, w http.ResponseWriter, r *http.Request, parse func([]byte) (T, error)) (v T, body []byte, err error) {
-	if body, err = s.readBody(w, r); err == nil {
-		v, err = parse(body)
+// parseBody reads a body and parses it. The body is released by the caller, also after an error.
+func parseBody[T any](
+	s *Server, w http.ResponseWriter, r *http.Request, parse func([]byte) (T, error),
+) (v T, b body, err error) {
+	if b, err = s.readBody(w, r); err == nil {
+		v, err = parse(b.bytes)
 	}
-	return v, body, err
+	return v, b, err
 }
 
 // idempotencyKey reads the header Idempotency-Key; empty: none was sent.
@@ -66,7 +106,7 @@ func idempotencyKey(r *http.Request) (string, error) {
 	}
 	plain := func(c rune) bool { return c >= ' ' && c <= '~' }
 	if len(keys) > 1 || keys[0] == "" || len(keys[0]) > maxKey || strings.TrimFunc(keys[0], plain) != "" {
-		return "", &stream.FieldError{Field: "Idempotency-Key", Problem: fmt.Sprintf("give one key of 1 to %d printable ASCII characters", maxKey)}
+		return "", refused("Idempotency-Key", "give one key of 1 to %d printable ASCII characters", maxKey)
 	}
 	return keys[0], nil
 }

@@ -50,9 +50,13 @@ func TestABodyThatDoesNotArriveIsNotWaitedForForEver(t *testing.T) {
 	admin := func(*http.Request) (stream.Principal, error) { return stream.Principal{Role: stream.RoleAdmin}, nil }
 	server := httptest.NewServer(New(Config{Auth: admin, BodyTimeout: 100 * time.Millisecond}).Handler())
 	defer server.Close() // it waits for connections that are in use
-	const half = "POST /api/v1/topologies HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
-	for want, end := range map[string]bool{`408,"detail":"body: did not arrive within 100ms"`: false, `400,"detail":"body: ended too early: send all`: true} {
-		if status, body := send(t, server, half, end); !strings.Contains(body, want) || !strings.HasPrefix(want, strconv.Itoa(status)) {
+	const half = "POST /api/v1/topologies HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n" +
+		"Content-Length: 100\r\n\r\n{"
+	for want, end := range map[string]bool{
+		`408,"detail":"body: did not arrive within 100ms"`: false, `400,"detail":"body: ended too early: send all`: true,
+	} {
+		status, body := send(t, server, half, end)
+		if !strings.Contains(body, want) || !strings.HasPrefix(want, strconv.Itoa(status)) {
 			t.Errorf("%d %s, want %s", status, body, want)
 		}
 	}

@@ -20,8 +20,8 @@ var errRate = errors.New("too many requests")
 const (
 	// rateWindow is what a rate is counted over, and so the time after which a client that had too many may try again.
 	rateWindow = time.Minute
-	// unwantedBody is how long a body may take that nobody has asked for yet. net/http reads what is left of a body before it sends the answer, which must
-	// still have time to be written.
+	// unwantedBody is how long a body may take that nobody has asked for yet. net/http reads what is left of a body
+	// before it sends the answer, which must still have time to be written.
 	unwantedBody = 10 * time.Second
 	// paceBytes are what a client must take within the write timeout.
 	paceBytes = 64 << 10
@@ -29,9 +29,9 @@ const (
 
 // limits are the rates of requests. Nil counts nothing.
 //
-// Streams and requests are counted for the subject of a valid token, and by nothing that those who share an address share: behind a NAT or a proxy
-// ten thousand browsers have one. Only requests without a valid token are counted by address, and only they are refused for it: who floods an address
-// that others have, too, cannot shut them out.
+// Streams and requests are counted for the subject of a valid token, and by nothing that those who share an address
+// share: behind a NAT or a proxy ten thousand browsers have one. Only requests without a valid token are counted by
+// address, and only they are refused for it: who floods an address that others have, too, cannot shut them out.
 type limits struct {
 	subjects, failures *httprate.RateLimiter
 }
@@ -52,14 +52,15 @@ func (l *limits) exceeded(w http.ResponseWriter, r *http.Request, subject string
 	return l != nil && l.subjects.OnLimit(w, r, subject)
 }
 
-// failed counts a request without a valid token and tells whether it is one too many. X-Forwarded-For is anybody's to write, and so is not read.
+// failed counts a request without a valid token and tells whether it is one too many. X-Forwarded-For is anybody's to
+// write, and so is not read.
 func (l *limits) failed(w http.ResponseWriter, r *http.Request) bool {
 	host, _, err := net.SplitHostPort(r.RemoteAddr)
 	return l != nil && err == nil && l.failures.OnLimit(w, r, httprate.CanonicalizeIP(host))
 }
 
-// tooMany refuses a request for its rate: one for the stream of a topology as EventSource understands it. Without a topology it is any other request, and
-// one without a valid token, which no retry makes better.
+// tooMany refuses a request for its rate: one for the stream of a topology as EventSource understands it. Without a
+// topology it is any other request, and one without a valid token, which no retry makes better.
 func (s *Server) tooMany(w http.ResponseWriter, r *http.Request, id stream.TopologyID) {
 	s.cfg.Stats.RequestsLimited.Add(1)
 	s.refuse(w, r, newFrameWriter(w, s.cfg.WriteTimeout, s.cfg.Stats), id, errRate)
@@ -83,7 +84,8 @@ func secure(next http.Handler) http.Handler {
 		h.Set("X-Frame-Options", "DENY")
 		h.Set("Referrer-Policy", "no-referrer") // an address may hold a token
 		h.Set("Cross-Origin-Opener-Policy", "same-origin")
-		h.Set("Cross-Origin-Resource-Policy", "same-origin") // which requests by CORS are not asked for (Fetch standard, section 3.7)
+		// Requests by CORS are not asked for it (Fetch standard, section 3.7).
+		h.Set("Cross-Origin-Resource-Policy", "same-origin")
 		if r.TLS != nil {
 			h.Set("Strict-Transport-Security", "max-age=31536000")
 		}
@@ -91,8 +93,8 @@ func secure(next http.Handler) http.Handler {
 	})
 }
 
-// shared answers preflights and lets the pages of the allowed origins read answers, cookies included. It never looks at who asks for what, so that
-// a preflight tells nothing.
+// shared answers preflights and lets the pages of the allowed origins read answers, cookies included. It never looks
+// at who asks for what, so that a preflight tells nothing.
 func (s *Server) shared(next http.Handler) http.Handler {
 	if len(s.cfg.AllowOrigin) == 0 {
 		return next // for the library, none is all
@@ -101,7 +103,7 @@ func (s *Server) shared(next http.Handler) http.Handler {
 		AllowedOrigins:   s.cfg.AllowOrigin,
 		AllowedMethods:   []string{http.MethodGet, http.MethodPost, http.MethodPatch, http.MethodDelete},
 		AllowedHeaders:   []string{"Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID"},
-		ExposedHeaders:   []string{"Retry-After"},
+		ExposedHeaders:   []string{"Link", "Retry-After"},
 		AllowCredentials: true,
 		MaxAge:           600, // seconds
 	})(next)
@@ -114,18 +116,21 @@ func (s *Server) shared(next http.Handler) http.Handler {
 	})
 }
 
-// boundBody bounds the time in which a body arrives that no handler reads, because the request is refused or needs none. readBody gives the others more.
+// boundBody bounds the time in which a body arrives that no handler reads, because the request is refused or needs
+// none. readBody gives the others more.
 func (s *Server) boundBody(next http.Handler) http.Handler {
 	timeout := min(unwantedBody, s.cfg.BodyTimeout, s.cfg.WriteTimeout/2)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.ContentLength != 0 {
-			_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(timeout)) // a writer without deadlines has no slow clients
+			// A writer without deadlines has no slow clients.
+			_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(timeout))
 		}
 		next.ServeHTTP(w, r)
 	})
 }
 
-// paced ends an answer whose client does not take it. A large one on a slow line may take as long as it needs, as long as it moves.
+// paced ends an answer whose client does not take it. A large one on a slow line may take as long as it needs, as
+// long as it moves.
 func (s *Server) paced(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		next.ServeHTTP(&pacedWriter{w, http.NewResponseController(w), s.cfg.WriteTimeout}, r)

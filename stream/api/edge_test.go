@@ -28,6 +28,9 @@ func (s *slowReader) Read(b []byte) (int, error) {
 
 func TestALargeAnswerEndsWhereNobodyReadsItAndIsWholeWhereSomebodyDoesSlowly(t *testing.T) {
 	t.Parallel()
+	if testing.Short() {
+		t.Skip("it takes as long as a slow line: the short form is TestAnAnswerThatNobodyReadsGivesItsMemoryBack…")
+	}
 	for _, protocol := range []string{"HTTP/1.1", "HTTP/2.0"} {
 		t.Run(protocol, func(t *testing.T) {
 			t.Parallel()

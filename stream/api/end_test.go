@@ -143,7 +143,8 @@ func fullFeed() *stream.Feed {
 func openUnread(t *testing.T, life time.Duration, protocol string) (server *httptest.Server, ended <-chan struct{}) {
 	t.Helper()
 	over := make(chan struct{}, 2)
-	server = serveStreams(t, aBus{feed: fullFeed(), closed: over}, life, protocol, Config{WriteTimeout: 5 * time.Minute, MaxStreamsPerUser: 1})
+	cfg := Config{WriteTimeout: 5 * time.Minute, MaxStreamsPerUser: 1}
+	server = serveStreams(t, aBus{feed: fullFeed(), closed: over}, life, protocol, cfg)
 	get(t, server)
 	return server, over
 }

@@ -73,27 +73,38 @@ func lastEventID(r *http.Request) (stream.Seq, bool) {
 	return stream.ParseSeq(v)
 }
 
-// stream sends the snapshot and what follows, attaching again without a number whenever the feed does not continue what the
-// client has. It returns when the stream must end; it has closed sub, and every one that followed.
+// stream sends the snapshot and what follows, attaching again whenever the feed does not continue what the client has:
+// behind what the client has where the history is the same, else without a number. It returns when the stream must end;
+// it has closed sub, and every one that followed.
 func (s *Server) stream(ctx context.Context, w *frameWriter, sub *stream.Subscription, req stream.AttachRequest) error {
 	for {
 		err := s.follow(ctx, w, sub)
+		last := sub.Cursor.Last()
 		sub.Close()
-		if !errors.Is(err, stream.ErrReset) || ctx.Err() != nil {
+		switch {
+		case ctx.Err() != nil:
+			return err
+		case errors.Is(err, stream.ErrBehind):
+			req.Resume, req.After = true, last
+		case errors.Is(err, stream.ErrReset):
+			req.Resume = false
+		default:
 			return err
 		}
-		req.Resume = false
 		if sub, err = s.attachAgain(ctx, w, req); err != nil {
 			return err
 		}
 	}
 }
 
-// attachAgain waits for ever for a database that is away: the client has a stream, and sees keepalives.
-func (s *Server) attachAgain(ctx context.Context, w *frameWriter, req stream.AttachRequest) (*stream.Subscription, error) {
+// attachAgain waits for ever for what is not there now: the client has a stream, and sees keepalives. Where somebody
+// can do something about it the stream ends, with the reason.
+func (s *Server) attachAgain(
+	ctx context.Context, w *frameWriter, req stream.AttachRequest,
+) (*stream.Subscription, error) {
 	for {
 		sub, err := s.cfg.Bus.Attach(ctx, req) // which returns after some seconds
-		if !errors.Is(err, stream.ErrUnavailable) || ctx.Err() != nil {
+		if !comesBack(err) || ctx.Err() != nil {
 			return sub, err
 		}
 		if err := w.write([]byte(sse.Keepalive)); err != nil {
@@ -102,10 +113,20 @@ func (s *Server) attachAgain(ctx context.Context, w *frameWriter, req stream.Att
 	}
 }
 
+// comesBack tells whether err says that a client that waits loses nothing.
+func comesBack(err error) bool {
+	if _, ok := errors.AsType[*stream.UnavailableError](err); ok {
+		return false
+	}
+	return errors.Is(err, stream.ErrUnavailable) || errors.Is(err, stream.ErrNoMemory)
+}
+
 // follow sends one subscription. An idle client costs this goroutine and one timer.
 func (s *Server) follow(ctx context.Context, w *frameWriter, sub *stream.Subscription) error {
 	if sub.Snapshot != nil {
-		if err := w.write(sub.Snapshot.Bytes); err != nil {
+		err := w.write(sub.Snapshot.Bytes)
+		sub.Snapshot.Release()
+		if err != nil {
 			return err
 		}
 	}
@@ -119,8 +140,8 @@ func (s *Server) follow(ctx context.Context, w *frameWriter, sub *stream.Subscri
 		frames, changed, err := sub.Cursor.Next(ctx, buf)
 		wait := s.cfg.Keepalive
 		switch {
-		case errors.Is(err, stream.ErrUnavailable) && ctx.Err() == nil:
-			wait = min(journalRetry, wait) // for ever: the client loses nothing by waiting
+		case comesBack(err) && ctx.Err() == nil:
+			wait = min(journalRetry, wait) // for ever
 		case err != nil:
 			return err
 		case len(frames) > 0:
@@ -148,7 +169,8 @@ func (s *Server) goodbye(w *frameWriter, id stream.TopologyID, err error) {
 	switch {
 	case errors.Is(err, errExpired):
 		event = "token_expired"
-	case errors.Is(err, errDraining), errors.Is(err, errReplaced), errors.Is(err, stream.ErrUnavailable), errors.Is(err, stream.ErrClosed):
+	case errors.Is(err, errDraining), errors.Is(err, errReplaced), errors.Is(err, stream.ErrUnavailable),
+		errors.Is(err, stream.ErrClosed):
 	default: // deleted, or the client has gone
 		return
 	}
@@ -159,8 +181,8 @@ func (s *Server) goodbye(w *frameWriter, id stream.TopologyID, err error) {
 	_ = w.write(append(last, sse.Reason(id, event, publicReason(err), time.Now()).Bytes...)) // the client may be gone
 }
 
-// refuse answers instead of a stream. A browser's EventSource gives up for good on any answer but 200, so where a retry would help it
-// gets one, with a longer retry time and the reason. Without id it is no request for a stream.
+// refuse answers instead of a stream. A browser's EventSource gives up for good on any answer but 200, so where a
+// retry would help it gets one, with a longer retry time and the reason. Without id it is no request for a stream.
 func (s *Server) refuse(w http.ResponseWriter, r *http.Request, writer *frameWriter, id stream.TopologyID, err error) {
 	status, after := http.StatusServiceUnavailable, 5*time.Second
 	switch {
@@ -190,12 +212,18 @@ func (s *Server) refuse(w http.ResponseWriter, r *http.Request, writer *frameWri
 	problem(w, status, publicReason(err))
 }
 
-// spread gives a time of once to twice d in milliseconds, so that those who were sent away together do not come back together.
+// spread gives a time of once to twice d in milliseconds, so that those who were sent away together do not come back
+// together.
 func spread(d time.Duration) int { return int(d.Milliseconds()) + rand.N(int(d.Milliseconds())) }
 
 // publicReason is the sentence for the client: the sentinel's, never what was wrapped beside it.
 func publicReason(err error) string {
-	for _, known := range []error{errDraining, errReplaced, errLimit, errRate, errExpired, stream.ErrClosed} {
+	if known, ok := errors.AsType[*stream.UnavailableError](err); ok {
+		return known.Reason
+	}
+	for _, known := range []error{
+		errDraining, errReplaced, errLimit, errRate, errExpired, stream.ErrClosed, stream.ErrNoMemory,
+	} {
 		if errors.Is(err, known) {
 			return known.Error()
 		}

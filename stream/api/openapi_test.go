@@ -41,11 +41,11 @@ func TestTheDescriptionIsServedWithoutATokenAndHasEveryRouteAndNoOther(t *testin
 		t.Fatalf("%q: %v", document.OpenAPI, err)
 	}
 	var routes, inDocument, ids []string
-	err := chi.Walk(handler.(chi.Routes), func(method, route string, _ http.Handler, _ ...func(http.Handler) http.Handler) error { //nolint:forcetypeassert // a test
+	add := func(method, route string, _ http.Handler, _ ...func(http.Handler) http.Handler) error {
 		routes = append(routes, method+" "+strings.Replace(route, "*", "{file}", 1))
 		return nil
-	})
-	if err != nil {
+	}
+	if err := chi.Walk(handler.(chi.Routes), add); err != nil { //nolint:forcetypeassert // a test
 		t.Fatal(err)
 	}
 	for path, methods := range document.Paths {
@@ -109,4 +109,37 @@ func lookUp(v any, path []string) any {
 		v = members[name]
 	}
 	return v
+}
+
+func TestAMutationIsDescribedAsTheInterfaceHasIt(t *testing.T) {
+	t.Parallel()
+	var document struct {
+		Paths      map[string]map[string]yaml.Node
+		Components struct {
+			Schemas map[string]struct {
+				Required   []string
+				Properties map[string]any
+			}
+		}
+	}
+	if err := yaml.Unmarshal(description, &document); err != nil {
+		t.Fatal(err)
+	}
+	row := document.Components.Schemas["Mutation"]
+	want := "id position topology_id op payload state requested_by requested_at applied_at reason"
+	if got := strings.Join(row.Required, " "); got != want || len(row.Properties) != len(row.Required) {
+		t.Errorf("a row has %s and %d properties", got, len(row.Properties))
+	}
+	var list described
+	node := document.Paths[basePath+"/topologies/{id}/mutations"]["get"]
+	if err := node.Decode(&list); err != nil {
+		t.Fatal(err)
+	}
+	names := make([]string, 0, len(list.Parameters))
+	for _, parameter := range list.Parameters {
+		names = append(names, parameter["name"].(string)) //nolint:forcetypeassert // a test
+	}
+	if !slices.Equal(names, []string{"state", "limit", "before"}) {
+		t.Errorf("the parameters are %v", names)
+	}
 }

@@ -29,12 +29,16 @@ type registry struct {
 }
 
 func newRegistry(limit, perUser int) *registry {
-	return &registry{max: limit, maxPerUser: perUser, streams: map[*session]struct{}{}, users: map[string][]*session{}, changed: make(chan struct{})}
+	return &registry{
+		max: limit, maxPerUser: perUser,
+		streams: map[*session]struct{}{}, users: map[string][]*session{}, changed: make(chan struct{}),
+	}
 }
 
-// add takes a place for s. Where there is none left, one that resumes takes the place of its user's oldest stream of the same topology: the browser that
-// lost it has come back before the server noticed. It costs nothing but this: also for a topology that does not exist the answer is errLimit, because a
-// server at its limit does no work in the database for what it refuses.
+// add takes a place for s. Where there is none left, one that resumes takes the place of its user's oldest stream of
+// the same topology: the browser that lost it has come back before the server noticed. It costs nothing but this:
+// also for a topology that does not exist the answer is errLimit, because a server at its limit does no work in the
+// database for what it refuses.
 func (g *registry) add(s *session, resumes bool) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -154,8 +158,8 @@ type session struct {
 // lastWords is how long a stream that has lost its right may take to say so.
 const lastWords = time.Second
 
-// end ends a stream that has lost its right: a client that takes what it was sent slowly must not keep it for as long as a write may take. The registry's lock
-// is held, without which the handler does not return.
+// end ends a stream that has lost its right: a client that takes what it was sent slowly must not keep it for as long
+// as a write may take. The registry's lock is held, without which the handler does not return.
 func (s *session) end(why error) {
 	s.endBy(time.Now().Add(lastWords))
 	s.cancel(why)

@@ -1,4 +1,5 @@
-// Package api is topostream's HTTP face: the streams, the journal, topologies and their mutations, and what says how the server is.
+// Package api is topostream's HTTP face: the streams, the journal, topologies and their mutations, and what says how
+// the server is.
 package api
 
 import (
@@ -12,7 +13,6 @@ import (
 
 	"github.com/go-chi/chi/v5"
 	"github.com/go-chi/chi/v5/middleware"
-	"golang.org/x/sync/semaphore"
 
 	"topostream/stream"
 )
@@ -26,6 +26,7 @@ type Config struct {
 	Store             stream.Store
 	Tickets           stream.Tickets
 	Auth              func(*http.Request) (stream.Principal, error)
+	Memory            *stream.Memory // the bus's own, of which answers hold a quarter at most and bodies an eighth
 	Stats             *stream.Stats
 	Logger            *slog.Logger
 	Keepalive         time.Duration // silence after which a stream gets a comment
@@ -33,12 +34,15 @@ type Config struct {
 	BodyTimeout       time.Duration // in which a request's body must have arrived: 30 s
 	MaxStreams        int           // 0: no limit
 	MaxStreamsPerUser int           // 0: no limit
-	RateLimit         int           // requests of one subject in a minute, and of one address without a valid token; 0: no limit
-	AllowOrigin       []string      // origins of pages, beside this server's own, that may use it: scheme://host or scheme://host:port
-	Ready             func() error
-	Notice            func() string // what is odd though streams are served: /readyz says so; empty: nothing
-	ConsoleHandler    http.Handler
-	MetricsHandler    http.Handler
+	// RateLimit is how many requests one subject may make in a minute, and one address without a valid token; 0: no limit.
+	RateLimit int
+	// AllowOrigin are origins of pages, beside this server's own, that may use it: scheme://host or scheme://host:port.
+	AllowOrigin []string
+	Ready       func() error
+	// Notice says what is odd though streams are served, for /readyz; empty: nothing.
+	Notice         func() string
+	ConsoleHandler http.Handler
+	MetricsHandler http.Handler
 }
 
 // A Server serves HTTP. Make it with New, end its streams with Drain.
@@ -46,7 +50,8 @@ type Server struct {
 	cfg         Config
 	registry    *registry
 	limits      *limits
-	journals    *semaphore.Weighted // bytes of answers of the journal
+	forAnswers  *stream.Share // what is read for answers, until it is written
+	forBodies   *stream.Share // large bodies of requests, until they are answered
 	crossOrigin *http.CrossOriginProtection
 }
 
@@ -61,18 +66,21 @@ func New(cfg Config) *Server {
 	if cfg.BodyTimeout <= 0 {
 		cfg.BodyTimeout = 30 * time.Second
 	}
+	if cfg.Memory == nil {
+		cfg.Memory = stream.NewMemory(defaultMemory, cfg.Stats)
+	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
 	return &Server{
 		cfg: cfg, registry: newRegistry(cfg.MaxStreams, cfg.MaxStreamsPerUser), limits: newLimits(cfg.RateLimit),
-		journals:    semaphore.NewWeighted(journalsBytes),
+		forAnswers: cfg.Memory.Share(answersPart), forBodies: cfg.Memory.Share(bodiesPart),
 		crossOrigin: newCrossOriginProtection(cfg.AllowOrigin, cfg.Logger),
 	}
 }
 
-// Drain refuses new streams, tells every open one to come back later, spread over half of what is left of ctx, waits until all
-// are gone, and cuts those that are left when ctx ends (then it returns ctx's error).
+// Drain refuses new streams, tells every open one to come back later, spread over half of what is left of ctx, waits
+// until all are gone, and cuts those that are left when ctx ends (then it returns ctx's error).
 func (s *Server) Drain(ctx context.Context) error { return s.registry.drain(ctx) }
 
 // Handler gives the routes.
@@ -206,8 +214,8 @@ func (s *Server) collection(role stream.Role, next func(http.ResponseWriter, req
 	})
 }
 
-// authenticated checks in the order 401, 403. A browser sends a cookie along whoever's page asks, so what changes something by one must come from
-// a page of ours, or of an origin that is trusted.
+// authenticated checks in the order 401, 403. A browser sends a cookie along whoever's page asks, so what changes
+// something by one must come from a page of ours, or of an origin that is trusted.
 func (s *Server) authenticated(role stream.Role, next func(http.ResponseWriter, request)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		p, err := s.authenticate(r)
@@ -254,10 +262,15 @@ func writeJSON(w http.ResponseWriter, status int, contentType string, v any) {
 }
 
 func writeBody(w http.ResponseWriter, status int, contentType string, body []byte) {
+	begin(w, status, contentType)
+	_, _ = w.Write(body) // the client may be gone
+}
+
+// begin begins an answer that nobody may keep.
+func begin(w http.ResponseWriter, status int, contentType string) {
 	w.Header().Set("Content-Type", contentType)
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(status)
-	_, _ = w.Write(body) // the client may be gone
 }
 
 func writeText(w http.ResponseWriter, status int, text string) {

@@ -38,11 +38,13 @@ func (s *Server) emptyBody(w http.ResponseWriter, r *http.Request) error {
 		return nil
 	}
 	body, err := s.readBody(w, r)
+	defer body.release()
 	if err != nil {
 		return err
 	}
 	var members map[string]json.RawMessage
-	if body = bytes.TrimSpace(body); len(body) == 0 || json.Unmarshal(body, &members) == nil && members != nil && len(members) == 0 {
+	text := bytes.TrimSpace(body.bytes)
+	if len(text) == 0 || json.Unmarshal(text, &members) == nil && members != nil && len(members) == 0 {
 		return nil
 	}
 	return &stream.FieldError{Field: "body", Problem: "leave it empty, or send {}"}
@@ -56,11 +58,13 @@ type ticketHolder struct {
 
 type ticketKey struct{}
 
-// redeeming lets ?ticket= open what next serves; on every other route it is no credential. Of several credentials the order is Bearer, ticket, ?token=, cookie:
-// what a client says in a header it means, and a ticket that is beside a token was minted for this request.
+// redeeming lets ?ticket= open what next serves; on every other route it is no credential. Of several credentials the
+// order is Bearer, ticket, ?token=, cookie: what a client says in a header it means, and a ticket that is beside a
+// token was minted for this request.
 //
-// The ticket is used by the request, whatever that ends with: also when it gets a 403, a 404, or a limit. Only where the
-// database could not be asked, and while this server sends its clients to another one, the ticket is still good for EventSource's next try.
+// The ticket is used by the request, whatever that ends with: also when it gets a 403, a 404, or a limit. Only where
+// the database could not be asked, and while this server sends its clients to another one, the ticket is still good
+// for EventSource's next try.
 func (s *Server) redeeming(next http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		tickets := r.URL.Query()["ticket"]
@@ -79,7 +83,8 @@ func (s *Server) redeeming(next http.HandlerFunc) http.HandlerFunc {
 			next(w, r.WithContext(context.WithValue(r.Context(), ticketKey{}, holder)))
 			return
 		}
-		id, _ := stream.ParseTopologyID(chi.URLParam(r, "id")) // none is none: whether there is such a topology is not asked here
+		// None is none: whether there is such a topology is not asked here.
+		id, _ := stream.ParseTopologyID(chi.URLParam(r, "id"))
 		s.refuse(w, r, newFrameWriter(w, s.cfg.WriteTimeout, s.cfg.Stats), id, holder.err)
 	}
 }
@@ -90,15 +95,17 @@ func hasBearer(r *http.Request) bool {
 	return strings.EqualFold(scheme, "Bearer")
 }
 
-// authenticate gives whom a request speaks for: by its ticket, if it came through redeeming with one, else by its token.
+// authenticate gives whom a request speaks for: by its ticket, if it came through redeeming with one, else by its
+// token.
 func (s *Server) authenticate(r *http.Request) (stream.Principal, error) {
 	holder, ok := r.Context().Value(ticketKey{}).(ticketHolder)
+	expires := holder.principal.Expires
 	switch {
 	case !ok:
 		return s.cfg.Auth(r)
 	case holder.err != nil:
 		return stream.Principal{}, holder.err
-	case !holder.principal.Expires.IsZero() && !time.Now().Before(holder.principal.Expires): // by this server's clock, as for a token
+	case !expires.IsZero() && !time.Now().Before(expires): // by this server's clock, as for a token
 		return stream.Principal{}, stream.ErrNoTicket
 	}
 	return holder.principal, nil

@@ -66,15 +66,19 @@ func (noTopologies) Attach(context.Context, stream.AttachRequest) (*stream.Subsc
 	return nil, stream.ErrNotFound
 }
 
-func (noTopologies) Journal(context.Context, stream.TopologyID, stream.Seq, int) (stream.JournalPage, error) {
+func (noTopologies) Journal(context.Context, stream.JournalRequest) (stream.JournalPage, error) {
 	return stream.JournalPage{}, stream.ErrNotFound
 }
+
+func (noTopologies) Exists(context.Context, stream.TopologyID) error { return stream.ErrNotFound }
 
 // ticketServer has a ticket T of a viewer who may see everything, and takes the tokens "token" and "limited".
 func ticketServer() (*Server, *ticketBook) {
 	book := &ticketBook{unused: map[string]stream.Principal{
-		"T": {Subject: "ticket", Role: stream.RoleViewer}, "limited": {Role: stream.RoleViewer, Topologies: []stream.TopologyID{theirs}}, "nobody": {},
-		"late": {Role: stream.RoleViewer, Expires: time.Now().Add(-time.Second)},
+		"T":       {Subject: "ticket", Role: stream.RoleViewer},
+		"limited": {Role: stream.RoleViewer, Topologies: []stream.TopologyID{theirs}},
+		"nobody":  {},
+		"late":    {Role: stream.RoleViewer, Expires: time.Now().Add(-time.Second)},
 	}}
 	auth := func(r *http.Request) (stream.Principal, error) {
 		token := r.URL.Query().Get("token")
@@ -150,8 +154,8 @@ func TestATicketIsNoCredentialForAnythingButAStream(t *testing.T) {
 	s, book := ticketServer()
 	bad := ask(s, http.MethodGet, anEvents, "")
 	for route, methods := range map[string][]string{
-		basePath + "/topologies": {"GET", "POST"}, basePath + "/topologies/" + someTopology: {"GET", "PATCH", "DELETE"}, basePath + "/topologies/" + someTopology + "/journal": {"GET"},
-		basePath + "/topologies/" + someTopology + "/mutations": {"GET", "POST"}, basePath + "/auth/sse-ticket": {"POST"},
+		basePath + "/topologies": {"GET", "POST"}, aTopology: {"GET", "PATCH", "DELETE"}, aTopology + "/journal": {"GET"},
+		aTopology + "/mutations": {"GET", "POST"}, basePath + "/auth/sse-ticket": {"POST"},
 	} {
 		for _, method := range methods {
 			w := ask(s, method, route+"?ticket=T", "")
@@ -171,7 +175,8 @@ func TestWhatARetryHelpsLeavesTheTicketForIt(t *testing.T) {
 		s, book := ticketServer()
 		hinder(s, book)
 		w := ask(s, http.MethodGet, anEvents+"?ticket=T", "")
-		if w.Code != http.StatusServiceUnavailable || w.Header().Get("Retry-After") == "" || !strings.Contains(w.Body.String(), name) || !book.has("T") {
+		if w.Code != http.StatusServiceUnavailable || w.Header().Get("Retry-After") == "" ||
+			!strings.Contains(w.Body.String(), name) || !book.has("T") {
 			t.Errorf("%s: %d %s", name, w.Code, w.Body)
 		}
 		server := httptest.NewServer(s.Handler())
@@ -188,7 +193,9 @@ func TestWhatARetryHelpsLeavesTheTicketForIt(t *testing.T) {
 		var body strings.Builder
 		_ = res.Write(&body) // what came is judged
 		_ = res.Body.Close()
-		if got := body.String(); res.StatusCode != http.StatusOK || !strings.Contains(got, "event: unavailable\n") || !strings.Contains(got, name) || !strings.Contains(got, "retry: ") {
+		got := body.String()
+		if res.StatusCode != http.StatusOK || !strings.Contains(got, "event: unavailable\n") ||
+			!strings.Contains(got, name) || !strings.Contains(got, "retry: ") {
 			t.Errorf("%s, to an EventSource: %s", name, got)
 		}
 	}
@@ -216,17 +223,21 @@ func TestEveryTokenMintsTicketsWithAnEmptyBodyOrAnEmptyObject(t *testing.T) {
 		if w.Code != c.want || (c.want == http.StatusOK) != book.has("minted") {
 			t.Errorf("%+v: %d %s", c, w.Code, w.Body)
 		}
-		if c.want == http.StatusOK && (w.Body.String() != `{"ticket":"minted","expires_in":40}`+"\n" || w.Header().Get("Cache-Control") != "no-store") {
+		if c.want == http.StatusOK && (w.Body.String() != `{"ticket":"minted","expires_in":40}`+"\n" ||
+			w.Header().Get("Cache-Control") != "no-store") {
 			t.Errorf("%+v: %v %s", c, w.Header(), w.Body)
 		}
-		if c.token == "limited" && (len(book.unused["minted"].Topologies) != 1 || book.unused["minted"].Topologies[0] != theirs) {
-			t.Errorf("%+v is bound to %v", c, book.unused["minted"])
+		if bound := book.unused["minted"].Topologies; c.token == "limited" && (len(bound) != 1 || bound[0] != theirs) {
+			t.Errorf("%+v is bound to %v", c, bound)
 		}
 	}
-	for err, want := range map[error]int{stream.ErrTooManyTickets: http.StatusTooManyRequests, stream.ErrUnavailable: http.StatusServiceUnavailable} {
+	for err, want := range map[error]int{
+		stream.ErrTooManyTickets: http.StatusTooManyRequests, stream.ErrUnavailable: http.StatusServiceUnavailable,
+	} {
 		s, book := ticketServer()
 		book.err = err
-		if w := ask(s, http.MethodPost, path, "", "Authorization", "Bearer token"); w.Code != want || w.Header().Get("Retry-After") == "" {
+		w := ask(s, http.MethodPost, path, "", "Authorization", "Bearer token")
+		if w.Code != want || w.Header().Get("Retry-After") == "" {
 			t.Errorf("%v: %d %s", err, w.Code, w.Body)
 		}
 	}

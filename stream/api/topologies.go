@@ -1,9 +1,8 @@
 package api
 
 import (
+	"context"
 	"net/http"
-
-	"topostream/stream"
 )
 
 // listTopologies is GET /topologies.
@@ -19,13 +18,20 @@ func (s *Server) listTopologies(w http.ResponseWriter, r request) {
 		s.fail(w, r.Request, err)
 		return
 	}
-	page, err := s.cfg.Store.Topologies(r.Context(), r.principal.Topologies, int(limit), offset)
-	s.answer(w, r.Request, http.StatusOK, page, err)
+	list, room, err := reading(r.Context(), s.forAnswers, listRoom, func(ctx context.Context, most int64) ([]byte, error) {
+		return s.cfg.Store.Topologies(ctx, r.principal.Topologies, int(limit), offset, most)
+	})
+	if err != nil {
+		s.fail(w, r.Request, err)
+		return
+	}
+	s.writeHeld(w, list, room)
 }
 
 // createTopology is POST /topologies.
 func (s *Server) createTopology(w http.ResponseWriter, r request) {
-	t, _, err := parseBody(s, w, r.Request, stream.ParseNewTopology)
+	t, body, err := parseBody(s, w, r.Request, parseNewTopology)
+	defer body.release()
 	if err != nil {
 		s.fail(w, r.Request, err)
 		return
@@ -39,13 +45,21 @@ func (s *Server) createTopology(w http.ResponseWriter, r request) {
 
 // getTopology is GET /topologies/{id}.
 func (s *Server) getTopology(w http.ResponseWriter, r request) {
-	g, err := s.cfg.Store.Topology(r.Context(), r.topology)
-	s.answer(w, r.Request, http.StatusOK, g, err)
+	read := func(ctx context.Context, most int64) ([]byte, error) {
+		return s.cfg.Store.Topology(ctx, r.topology, most)
+	}
+	graph, room, err := reading(r.Context(), s.forAnswers, graphRoom, read)
+	if err != nil {
+		s.fail(w, r.Request, err)
+		return
+	}
+	s.writeHeld(w, graph, room)
 }
 
 // changeStatus is PATCH /topologies/{id}.
 func (s *Server) changeStatus(w http.ResponseWriter, r request) {
-	c, _, err := parseBody(s, w, r.Request, stream.ParseStatusChange)
+	c, body, err := parseBody(s, w, r.Request, parseStatusChange)
+	defer body.release()
 	if err != nil {
 		s.malformed(w, r, err)
 		return

@@ -9,8 +9,8 @@ import (
 	"topostream/stream/sse"
 )
 
-// A frameWriter writes to one client through http.ResponseController, which serves HTTP/1.0, HTTP/1.1, HTTP/2 and TLS alike. It
-// belongs to the handler's goroutine, but for cut.
+// A frameWriter writes to one client through http.ResponseController, which serves HTTP/1.0, HTTP/1.1, HTTP/2 and TLS
+// alike. It belongs to the handler's goroutine, but for cut.
 type frameWriter struct {
 	w       http.ResponseWriter
 	control *http.ResponseController
@@ -77,13 +77,15 @@ func (f *frameWriter) flush() error {
 // deadline sets the next deadline, none if it is zero, or the latest that endBy allows.
 func (f *frameWriter) deadline(next time.Time) error {
 	err := f.control.SetWriteDeadline(next)
-	if latest := f.latest.Load(); latest != nil && (next.IsZero() || latest.Before(next)) { // after the call above: endBy may come between
+	latest := f.latest.Load() // after the call above: endBy may come between
+	if latest != nil && (next.IsZero() || latest.Before(next)) {
 		err = f.control.SetWriteDeadline(*latest)
 	}
 	return err
 }
 
-// endBy ends a write that is blocked, and all that follow, at a time. Any goroutine may call it while the handler has not returned.
+// endBy ends a write that is blocked, and all that follow, at a time. Any goroutine may call it while the handler has
+// not returned.
 func (f *frameWriter) endBy(at time.Time) {
 	f.latest.Store(&at)
 	_ = f.control.SetWriteDeadline(at)

@@ -1,7 +1,8 @@
-// Package apply holds the appliers that act on the outside world for a mutation: a command ([Exec]) and an HTTP service ([URL]).
+// Package apply holds the appliers that act on the outside world for a mutation: a command ([Exec]) and an HTTP service
+// ([URL]).
 //
-// Both get the mutation as the JSON of [stream.Mutation], and its id as the idempotency key: a mutation may be applied more than once, because a worker that dies
-// after the act and before the commit gives the mutation back.
+// Both get the mutation as the JSON of [stream.Mutation], and its id as the idempotency key: a mutation may be applied
+// more than once, because a worker that dies after the act and before the commit gives the mutation back.
 package apply
 
 import (
@@ -29,13 +30,15 @@ type command struct {
 
 var _ stream.Applier = command{}
 
-// Exec runs a command line with `sh -c`, for timeout at most (0: as long as it takes). The mutation's JSON is on its stdin, which it may leave unread, and the mutation's
-// id in TOPOSTREAM_MUTATION_ID; what it prints on stdout is not kept. Exit 0 is success. Otherwise the reason is the end of its
-// stderr, at most 10 lines and 2,000 bytes, or the exit status if it printed nothing there.
+// Exec runs a command line with `sh -c`, for timeout at most (0: as long as it takes). The mutation's JSON is on its
+// stdin, which it may leave unread, and the mutation's id in TOPOSTREAM_MUTATION_ID; what it prints on stdout is not
+// kept. Exit 0 is success. Otherwise the reason is the end of its stderr, at most 10 lines and 2,000 bytes, or the exit
+// status if it printed nothing there.
 //
-// The command has a process group of its own. When the time is over or ctx ends, the group gets SIGTERM, and SIGKILL after 2 s; the error of a ctx that
-// ended wraps its cause. What the command leaves running in the background when it exits is killed, too: nothing that it started outlives Apply, save what has left the
-// group (setsid(1)) and what a worker that is itself killed leaves behind.
+// The command has a process group of its own. When the time is over or ctx ends, the group gets SIGTERM, and SIGKILL
+// after 2 s; the error of a ctx that ended wraps its cause. What the command leaves running in the background when it
+// exits is killed, too: nothing that it started outlives Apply, save what has left the group (setsid(1)) and what a
+// worker that is itself killed leaves behind.
 func Exec(line string, timeout time.Duration) stream.Applier {
 	return command{line, timeout}
 }
@@ -77,8 +80,10 @@ func commandError(ctx context.Context, err error, stderr string) error {
 
 // A group is the process group of a command, whose number is that of its first process.
 type group struct {
-	id      int
-	alive   *os.File // a pipe that nobody writes to: it ends when the last process has. Asking kill(2) would count zombies, which stay where PID 1 reaps late or never.
+	id int
+	// alive is a pipe that nobody writes to: it ends when the last process has. Asking kill(2) would count zombies,
+	// which stay where PID 1 reaps late or never.
+	alive   *os.File
 	stopped time.Time
 }
 
@@ -104,15 +109,17 @@ func startGroup(cmd *exec.Cmd) (*group, error) {
 	return g, nil
 }
 
-// end returns when nothing of the group runs. Its first process has been waited for: if others are left, its number cannot be taken by a stranger (the kernel keeps it
-// while it names a group); if none is left, it is too early for the numbers to have come round.
+// end returns when nothing of the group runs. Its first process has been waited for: if others are left, its number
+// cannot be taken by a stranger (the kernel keeps it while it names a group); if none is left, it is too early for the
+// numbers to have come round.
 func (g *group) end() {
 	defer g.alive.Close()
 	if !g.stopped.IsZero() {
 		g.await(g.stopped.Add(grace)) // not only the shell may have something to clean up
 	}
 	if signalGroup(g.id, syscall.SIGKILL) == nil {
-		g.await(time.Now().Add(grace)) // for those who sleep in the kernel; and one that has left the group may have the pipe
+		// For those who sleep in the kernel; and one that has left the group may have the pipe.
+		g.await(time.Now().Add(grace))
 	}
 }
 

@@ -57,8 +57,8 @@ func runs(pid string) bool {
 	return !strings.HasPrefix(state, "Z")
 }
 
-// awaitEndOf waits for what the kernel still has to do for a process that runs no more: it closes files before it says that a process is gone. All processes
-// here would run longer than this waits.
+// awaitEndOf waits for what the kernel still has to do for a process that runs no more: it closes files before it says
+// that a process is gone. All processes here would run longer than this waits.
 func awaitEndOf(t *testing.T, pid string) {
 	t.Helper()
 	eventually(t, "process "+pid+" to end", func() bool { return !runs(pid) })
@@ -67,7 +67,8 @@ func awaitEndOf(t *testing.T, pid string) {
 func TestACommandGetsTheMutationOnItsStdinAndItsIDInTheEnvironment(t *testing.T) {
 	t.Parallel()
 	d := t.TempDir()
-	err := Exec(in(d, `cat >stdin && echo "$TOPOSTREAM_MUTATION_ID" >id && echo not kept && echo nor this >&2`), time.Minute).Apply(t.Context(), mutation())
+	err := Exec(in(d, `cat >stdin && echo "$TOPOSTREAM_MUTATION_ID" >id && echo not kept && echo nor this >&2`),
+		time.Minute).Apply(t.Context(), mutation())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -75,7 +76,8 @@ func TestACommandGetsTheMutationOnItsStdinAndItsIDInTheEnvironment(t *testing.T)
 	if err := json.Unmarshal([]byte(read(t, d+"/stdin")), &got); err != nil {
 		t.Fatal(err)
 	}
-	if want := mutation(); got.ID != want.ID || got.Topology != want.Topology || got.Op != want.Op || string(got.Payload) != string(want.Payload) || got.Attempt != 1 {
+	if want := mutation(); got.ID != want.ID || got.Topology != want.Topology || got.Op != want.Op ||
+		string(got.Payload) != string(want.Payload) || got.Attempt != 1 {
 		t.Errorf("stdin held %+v", got)
 	}
 	if id := read(t, d+"/id"); id != string(got.ID) {
@@ -130,7 +132,8 @@ func TestAReasonIsBoundedAndCutBetweenCharacters(t *testing.T) {
 func TestACommandThatTakesTooLongIsKilledAndTheReasonSaysSo(t *testing.T) {
 	t.Parallel()
 	wantReason(t, Exec(`sleep 60`, 100*time.Millisecond).Apply(t.Context(), mutation()), "timed out after 100ms")
-	wantReason(t, Exec(`echo halfway >&2; sleep 60`, time.Second).Apply(t.Context(), mutation()), "timed out after 1s: halfway")
+	wantReason(t, Exec(`echo halfway >&2; sleep 60`, time.Second).Apply(t.Context(), mutation()),
+		"timed out after 1s: halfway")
 }
 
 // The grandchildren are in the group; nobody waits for them but Apply.
@@ -140,8 +143,9 @@ func TestCancellationEndsTheWholeProcessGroup(t *testing.T) {
 		"all end by SIGTERM": `sleep 60 & echo $! >pids; echo $$ >>pids; touch ready; wait`,
 		"a grandchild ignores SIGTERM": `sh -c 'trap "" TERM; echo $$ >pids; touch ready; while :; do sleep 1; done' &
 			while [ ! -e ready ]; do sleep 0.01; done; echo $$ >>pids; wait`,
-		"the shell ignores SIGTERM":                                        `trap "" TERM; echo $$ >pids; touch ready; while :; do sleep 1; done`,
-		"a grandchild in the background ignores SIGTERM and holds no pipe": `sh -c 'trap "" TERM; echo $$ >pids; touch ready; while :; do sleep 1; done' <&- >&- 2>&- & wait`,
+		"the shell ignores SIGTERM": `trap "" TERM; echo $$ >pids; touch ready; while :; do sleep 1; done`,
+		"a grandchild in the background ignores SIGTERM and holds no pipe": `
+			sh -c 'trap "" TERM; echo $$ >pids; touch ready; while :; do sleep 1; done' <&- >&- 2>&- & wait`,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -166,7 +170,9 @@ func TestACommandMayCleanUpWhenItIsStopped(t *testing.T) {
 	t.Parallel()
 	d := t.TempDir()
 	// The shell dies at once; what it waited for has its time all the same.
-	err := Exec(in(d, `sh -c 'trap "sleep 0.2; touch clean; exit" TERM; touch ready; while :; do sleep 0.01; done' 2>/dev/null; :`), time.Second).Apply(t.Context(), mutation())
+	const command = `sh -c 'trap "sleep 0.2; touch clean; exit" TERM; touch ready
+		while :; do sleep 0.01; done' 2>/dev/null; :`
+	err := Exec(in(d, command), time.Second).Apply(t.Context(), mutation())
 	wantReason(t, err, "timed out after 1s")
 	if !exists(d + "/clean") {
 		t.Error("it could not clean up")

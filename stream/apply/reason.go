@@ -29,7 +29,8 @@ func limit(ctx context.Context, timeout time.Duration) (context.Context, context
 	return context.WithTimeoutCause(ctx, timeout, timeoutError(timeout))
 }
 
-// stopped is the error of a context of limit's that has ended: a reason if its time was over, else one that wraps the caller's cause.
+// stopped is the error of a context of limit's that has ended: a reason if its time was over, else one that wraps the
+// caller's cause.
 func stopped(ctx context.Context) error {
 	cause := context.Cause(ctx)
 	if timeout, ok := errors.AsType[timeoutError](cause); ok {

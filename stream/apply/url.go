@@ -18,7 +18,8 @@ import (
 // maxAnswer is what is read of an answer, in bytes.
 const maxAnswer = 64 << 10
 
-// shortestSecret: a shorter user or value of a query is more likely a name than a secret, and might be a part of any word.
+// shortestSecret: a shorter user or value of a query is more likely a name than a secret, and might be a part of any
+// word.
 const shortestSecret = 8
 
 type service struct {
@@ -30,12 +31,14 @@ type service struct {
 
 var _ stream.Applier = (*service)(nil)
 
-// URL posts the mutation's JSON to a service, with the mutation's id as Idempotency-Key, and gives it timeout to answer (0: as long as it takes). 2xx is success. Otherwise
-// the reason is the status with the detail of a problem+json (RFC 9457), else with the first line of the body. Redirects are not followed: a POST that
-// becomes a GET elsewhere has applied nothing.
+// URL posts the mutation's JSON to a service, with the mutation's id as Idempotency-Key, and gives it timeout to answer
+// (0: as long as it takes). 2xx is success. Otherwise the reason is the status with the detail of a problem+json (RFC
+// 9457), else with the first line of the body. Redirects are not followed: a POST that becomes a GET elsewhere has
+// applied nothing.
 //
-// The address is http or https and may hold credentials: user and password are sent as Basic authentication (RFC 7617). They appear in no reason and no
-// error, also when the service repeats them, nor do the values of its query; users and values of less than 8 bytes are not taken for secrets.
+// The address is http or https and may hold credentials: user and password are sent as Basic authentication (RFC 7617).
+// They appear in no reason and no error, also when the service repeats them, nor do the values of its query; users and
+// values of less than 8 bytes are not taken for secrets.
 func URL(address string, timeout time.Duration) (stream.Applier, error) {
 	u, err := url.Parse(address)
 	if err != nil { // whose text holds the address
@@ -45,7 +48,8 @@ func URL(address string, timeout time.Duration) (stream.Applier, error) {
 		return nil, errors.New("the URL is not http://host/path or https://host/path")
 	}
 	transport := http.DefaultTransport.(*http.Transport).Clone() //nolint:forcetypeassert // net/http says so
-	// A connection for each call: calls are few, and net/http would send again what carries an Idempotency-Key when a kept connection turns out to be dead.
+	// A connection for each call: calls are few, and net/http would send again what carries an Idempotency-Key when a
+	// kept connection turns out to be dead.
 	transport.DisableKeepAlives = true
 	return &service{address, redacter(u), timeout, &http.Client{
 		Transport:     transport,

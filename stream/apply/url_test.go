@@ -53,14 +53,17 @@ func TestAServiceGetsTheMutationAndItsIDAsIdempotencyKey(t *testing.T) {
 		}
 		w.WriteHeader(http.StatusAccepted)
 	})
-	if err := at(t, strings.Replace(address, "//", "//ops:s3cret%2Fword@", 1)+"/hook", time.Minute).Apply(t.Context(), mutation()); err != nil {
+	if err := at(t, strings.Replace(address, "//", "//ops:s3cret%2Fword@", 1)+"/hook", time.Minute).Apply(t.Context(),
+		mutation()); err != nil {
 		t.Fatal(err)
 	}
 	want := mutation()
-	if method != http.MethodPost || header.Get("Content-Type") != "application/json" || header.Get("Idempotency-Key") != string(want.ID) {
+	if method != http.MethodPost || header.Get("Content-Type") != "application/json" ||
+		header.Get("Idempotency-Key") != string(want.ID) {
 		t.Errorf("%s with %v", method, header)
 	}
-	if got.ID != want.ID || got.Topology != want.Topology || got.Op != want.Op || string(got.Payload) != string(want.Payload) || got.Attempt != 1 {
+	if got.ID != want.ID || got.Topology != want.Topology || got.Op != want.Op ||
+		string(got.Payload) != string(want.Payload) || got.Attempt != 1 {
 		t.Errorf("the body held %+v", got)
 	}
 	if user != "ops" || pass != "s3cret/word" {
@@ -76,13 +79,19 @@ func TestARefusalsReasonIsItsStatusAndWhatTheServiceSays(t *testing.T) {
 		reason       string
 		prefixIsFine bool
 	}{
-		"nothing":             {status: 500, reason: "500 Internal Server Error"},
-		"the first line":      {status: 502, kind: "text/plain", body: "\n\nno route to lan-9\x1b\nmore\n", reason: "502 Bad Gateway: no route to lan-9"},
-		"a problem":           {status: 422, kind: "application/problem+json; charset=utf-8", body: `{"title":"no","detail":"lan-9 is\u0000 full\nreally"}`, reason: "422 Unprocessable Entity: lan-9 is full"},
-		"a problem's title":   {status: 409, kind: "application/problem+json", body: `{"title":"taken"}`, reason: "409 Conflict: taken"},
-		"a malformed problem": {status: 409, kind: "application/problem+json", body: `{"title":`, reason: `409 Conflict: {"title":`},
-		"a redirect":          {status: 307, body: "elsewhere", reason: "307 Temporary Redirect: elsewhere"},
-		"endless":             {status: 500, body: strings.Repeat("é", 1<<20), reason: "500 Internal Server Error: é", prefixIsFine: true},
+		"nothing": {status: 500, reason: "500 Internal Server Error"},
+		"the first line": {status: 502, kind: "text/plain", body: "\n\nno route to lan-9\x1b\nmore\n",
+			reason: "502 Bad Gateway: no route to lan-9"},
+		"a problem": {status: 422, kind: "application/problem+json; charset=utf-8",
+			body:   `{"title":"no","detail":"lan-9 is\u0000 full\nreally"}`,
+			reason: "422 Unprocessable Entity: lan-9 is full"},
+		"a problem's title": {status: 409, kind: "application/problem+json", body: `{"title":"taken"}`,
+			reason: "409 Conflict: taken"},
+		"a malformed problem": {status: 409, kind: "application/problem+json", body: `{"title":`,
+			reason: `409 Conflict: {"title":`},
+		"a redirect": {status: 307, body: "elsewhere", reason: "307 Temporary Redirect: elsewhere"},
+		"endless": {status: 500, body: strings.Repeat("é", 1<<20), reason: "500 Internal Server Error: é",
+			prefixIsFine: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -94,7 +103,8 @@ func TestARefusalsReasonIsItsStatusAndWhatTheServiceSays(t *testing.T) {
 				w.WriteHeader(c.status)
 				_, _ = io.WriteString(w, c.body) // the client may have read enough
 			}).Apply(t.Context(), mutation())
-			if c.prefixIsFine && err != nil && strings.HasPrefix(err.Error(), c.reason) && len(err.Error()) <= maxBytes+len(c.reason) {
+			if c.prefixIsFine && err != nil && strings.HasPrefix(err.Error(), c.reason) &&
+				len(err.Error()) <= maxBytes+len(c.reason) {
 				return
 			}
 			wantReason(t, err, c.reason)
@@ -121,11 +131,12 @@ func TestCredentialsOfTheAddressAppearInNoReason(t *testing.T) {
 	for name, err := range map[string]error{
 		"repeated by the service": at(t, with(address), time.Minute).Apply(t.Context(), mutation()),
 		"nobody there":            at(t, with(closed.URL), time.Minute).Apply(t.Context(), mutation()),
-		"no TLS there":            at(t, with(strings.Replace(address, "http", "https", 1)), time.Minute).Apply(t.Context(), mutation()),
-		"not http":                second(URL("ftp://"+user+":"+password+"@host/?token="+token, 0)),
-		"no URL":                  second(URL("http://"+user+":"+password+"@host:port/?token="+token, 0)),
-		"no host":                 second(URL("https:///"+user+password+token, 0)),
-		"empty":                   second(URL("", 0)),
+		"no TLS there": at(t, with(strings.Replace(address, "http", "https", 1)),
+			time.Minute).Apply(t.Context(), mutation()),
+		"not http": second(URL("ftp://"+user+":"+password+"@host/?token="+token, 0)),
+		"no URL":   second(URL("http://"+user+":"+password+"@host:port/?token="+token, 0)),
+		"no host":  second(URL("https:///"+user+password+token, 0)),
+		"empty":    second(URL("", 0)),
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -1,5 +1,5 @@
-// Package auth finds the credential of a request and verifies it: JSON Web Tokens (RFC 7519) that are signed with a secret, or that a
-// public key of a file or of a JWK set proves (RFC 7517).
+// Package auth finds the credential of a request and verifies it: JSON Web Tokens (RFC 7519) that are signed with a
+// secret, or that a public key of a file or of a JWK set proves (RFC 7517).
 package auth
 
 import (
@@ -21,8 +21,8 @@ const clockSkew = 30 * time.Second
 // ErrUnauthenticated is all that a client learns. What is wrapped beside it is for the log and never holds the token.
 var ErrUnauthenticated = errors.New("the request has no valid token")
 
-// Config says which tokens are good. Exactly one of Secret, PublicKeys and JWKSURL says whose: two kinds of keys beside each other are
-// how one gets taken for the other.
+// Config says which tokens are good. Exactly one of Secret, PublicKeys and JWKSURL says whose: two kinds of keys beside
+// each other are how one gets taken for the other.
 type Config struct {
 	Secret     []byte // HS256, HS384, HS512: MinSecret bytes or more
 	PublicKeys []byte // one or more PEM blocks, each a PKIX public key or a certificate
@@ -60,7 +60,8 @@ func New(cfg Config) (*Verifier, error) {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
 	if cfg.Cookie != "" && !isCookieName(cfg.Cookie) {
-		return nil, fmt.Errorf("the name of the cookie, %.80q, is none: use letters, digits and - or _, for example __Host-topostream", cfg.Cookie)
+		return nil, fmt.Errorf("the name of the cookie, %.80q, is none: use letters, digits and - or _, "+
+			"for example __Host-topostream", cfg.Cookie)
 	}
 	keys, err := newKeySource(cfg)
 	if err != nil {
@@ -71,7 +72,8 @@ func New(cfg Config) (*Verifier, error) {
 		jwt.WithLeeway(clockSkew), jwt.WithIssuedAt(),
 		jwt.WithValidMethods(keys.algorithms()),
 		jwt.WithExpirationRequired(), jwt.WithTimeFunc(cfg.Now), jwt.WithStrictDecoding(),
-		optional(cfg.Issuer, jwt.WithIssuer), optional(cfg.Audience, func(a string) jwt.ParserOption { return jwt.WithAudience(a) }),
+		optional(cfg.Issuer, jwt.WithIssuer),
+		optional(cfg.Audience, func(a string) jwt.ParserOption { return jwt.WithAudience(a) }),
 	)}, nil
 }
 
@@ -84,7 +86,8 @@ func newKeySource(cfg Config) (keySource, error) {
 	}
 	switch {
 	case given == 0:
-		return nil, errors.New("no secret: set TOPOSTREAM_JWT_SECRET or --jwt-secret-file (recommended), for example to the output of `openssl rand -base64 48`; " +
+		return nil, errors.New("no secret: set TOPOSTREAM_JWT_SECRET or --jwt-secret-file (recommended), " +
+			"for example to the output of `openssl rand -base64 48`; " +
 			"or, for tokens that another program signs, --jwt-public-key or --jwks-url")
 	case given > 1:
 		return nil, errors.New("a secret, public keys and a JWKS URL exclude each other: give one")
@@ -106,7 +109,8 @@ func optional(s string, option func(string) jwt.ParserOption) jwt.ParserOption {
 // Load reads the JWK set for the first time. It fails if the URL does not answer with a key that can be used.
 func (v *Verifier) Load(ctx context.Context) error { return v.keys.load(ctx) }
 
-// Run keeps the JWK set fresh until ctx ends, and logs what goes wrong. Without a JWKS URL there is nothing to do, and it returns.
+// Run keeps the JWK set fresh until ctx ends, and logs what goes wrong. Without a JWKS URL there is nothing to do, and
+// it returns.
 func (v *Verifier) Run(ctx context.Context) error {
 	v.keys.run(ctx)
 	return nil
@@ -122,7 +126,8 @@ func (v *Verifier) Authenticate(r *http.Request) (stream.Principal, error) {
 		return stream.Principal{}, fmt.Errorf("%w: %w", ErrUnauthenticated, err)
 	}
 	var c claims
-	if _, err := v.parser.ParseWithClaims(found.token, &c, func(t *jwt.Token) (any, error) { return v.keys.key(r.Context(), t) }); err != nil {
+	if _, err := v.parser.ParseWithClaims(found.token, &c,
+		func(t *jwt.Token) (any, error) { return v.keys.key(r.Context(), t) }); err != nil {
 		return stream.Principal{}, fmt.Errorf("%w: %s", ErrUnauthenticated, reason(err))
 	}
 	if !v.now().Before(c.ExpiresAt.Time) {
@@ -142,7 +147,8 @@ func (v *Verifier) Authenticate(r *http.Request) (stream.Principal, error) {
 func reason(err error) string {
 	for _, kind := range []error{
 		errNoSuchKey, errWrongAlgorithm,
-		jwt.ErrTokenExpired, jwt.ErrTokenNotValidYet, jwt.ErrTokenUsedBeforeIssued, jwt.ErrTokenSignatureInvalid, jwt.ErrTokenInvalidIssuer,
+		jwt.ErrTokenExpired, jwt.ErrTokenNotValidYet, jwt.ErrTokenUsedBeforeIssued, jwt.ErrTokenSignatureInvalid,
+		jwt.ErrTokenInvalidIssuer,
 		jwt.ErrTokenInvalidAudience, jwt.ErrTokenRequiredClaimMissing, jwt.ErrTokenMalformed, jwt.ErrTokenUnverifiable,
 	} {
 		if errors.Is(err, kind) {

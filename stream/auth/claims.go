@@ -28,9 +28,9 @@ var (
 	errClaims    = errors.New("the claims are malformed or name something twice")
 )
 
-// checkForm refuses what the library would let pass. Its base64 ignores line ends, which would give one token many spellings, and it takes
-// the last of two members of one name, and no notice of crit (RFC 7515, section 4.1.11) and b64 (RFC 7797). The whole header is read here, and keys and URLs
-// that it may hold (jwk, jku, x5c, x5u) by nobody.
+// checkForm refuses what the library would let pass. Its base64 ignores line ends, which would give one token many
+// spellings, and it takes the last of two members of one name, and no notice of crit (RFC 7515, section 4.1.11) and b64
+// (RFC 7797). The whole header is read here, and keys and URLs that it may hold (jwk, jku, x5c, x5u) by nobody.
 func checkForm(token string) error {
 	if len(token) > maxToken {
 		return errTooLong
@@ -66,8 +66,8 @@ type claims struct {
 	Topologies scope       `json:"topologies,omitzero"`
 }
 
-// UnmarshalJSON reads the claims by the rules of json/v2: names differ by case, and a name that comes twice, on any level, is an error.
-// Package encoding/json takes "Role" for role, and the last of two.
+// UnmarshalJSON reads the claims by the rules of json/v2: names differ by case, and a name that comes twice, on any
+// level, is an error. Package encoding/json takes "Role" for role, and the last of two.
 func (c *claims) UnmarshalJSON(raw []byte) error {
 	var wire struct {
 		Issuer    string           `json:"iss"`
@@ -93,8 +93,9 @@ func (c *claims) UnmarshalJSON(raw []byte) error {
 	return nil
 }
 
-// seconds is a NumericDate (RFC 7519, section 2) without a fraction: 1 to 12 digits, which end long after year 9999. The RFC allows fractions,
-// exponents and signs; what they would mean for a token that ends a stream to the second is better not asked.
+// seconds is a NumericDate (RFC 7519, section 2) without a fraction: 1 to 12 digits, which end long after year 9999.
+// The RFC allows fractions, exponents and signs; what they would mean for a token that ends a stream to the second is
+// better not asked.
 type seconds struct{ date *jwt.NumericDate }
 
 func (s *seconds) UnmarshalJSON(raw []byte) error {
@@ -107,8 +108,8 @@ func (s *seconds) UnmarshalJSON(raw []byte) error {
 	return nil
 }
 
-// scope is the claim topologies: absent is all, and whatever else is no array of ids is refused, null included: an issuer that writes it may have
-// meant none.
+// scope is the claim topologies: absent is all, and whatever else is no array of ids is refused, null included: an
+// issuer that writes it may have meant none.
 type scope struct {
 	limited bool
 	ids     []stream.TopologyID

@@ -16,9 +16,10 @@ type credential struct {
 	ambient bool // the browser sent it by itself
 }
 
-// credentialOf gives the token of Authorization: Bearer, else of ?token=, else of the cookie. The first of these that is there decides, also
-// when what it holds is empty or bad: which of two credentials counts must not depend on whether one is valid. Two in one place are
-// refused, since proxies differ in which one they look at, and since a neighbouring subdomain can add a second cookie.
+// credentialOf gives the token of Authorization: Bearer, else of ?token=, else of the cookie. The first of these that
+// is there decides, also when what it holds is empty or bad: which of two credentials counts must not depend on whether
+// one is valid. Two in one place are refused, since proxies differ in which one they look at, and since a neighbouring
+// subdomain can add a second cookie.
 func credentialOf(r *http.Request, cookie string) (credential, error) {
 	if tokens := bearers(r.Header); len(tokens) > 0 {
 		return single(tokens, false)

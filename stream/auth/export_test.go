@@ -15,7 +15,8 @@ func LoadWith(ctx context.Context, address string, certificate *x509.Certificate
 	}
 	roots := x509.NewCertPool()
 	roots.AddCert(certificate)
-	transport := v.keys.(*jwks).client.Transport.(limitedBodies).next.(*http.Transport) //nolint:forcetypeassert // a test
+	client := v.keys.(*jwks).client                                      //nolint:forcetypeassert // a test
+	transport := client.Transport.(limitedBodies).next.(*http.Transport) //nolint:forcetypeassert // a test
 	transport.TLSClientConfig = &tls.Config{RootCAs: roots}
 	return v.Load(ctx)
 }

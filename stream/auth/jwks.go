@@ -30,8 +30,9 @@ const (
 	maxJWKSRedirects = 3
 )
 
-// jwks are the keys of a JWKS URL. A good set stays until a good one replaces it. A key that is known is found without waiting for anything; one
-// that is not causes a read of the URL, at most one a minute and one at a time, whoever asks: those who ask meanwhile wait for the same one.
+// jwks are the keys of a JWKS URL. A good set stays until a good one replaces it. A key that is known is found without
+// waiting for anything; one that is not causes a read of the URL, at most one a minute and one at a time, whoever asks:
+// those who ask meanwhile wait for the same one.
 type jwks struct {
 	url       string
 	public    string // the URL for logs and errors
@@ -48,7 +49,8 @@ type jwks struct {
 func newJWKS(cfg Config) (*jwks, error) {
 	u, err := url.Parse(cfg.JWKSURL)
 	if err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" {
-		return nil, errors.New("the JWKS URL is none: give one that begins with https://") // nothing of it is quoted: it may hold a password
+		// Nothing of it is quoted: it may hold a password.
+		return nil, errors.New("the JWKS URL is none: give one that begins with https://")
 	}
 	set := &usableKeys{MemoryJWKSet: jwkset.NewMemoryStorage(), log: cfg.Logger}
 	lookup, err := keyfunc.New(keyfunc.Options{Storage: set})
@@ -59,7 +61,8 @@ func newJWKS(cfg Config) (*jwks, error) {
 		cfg.Refresh = jwksRefresh
 	}
 	j := &jwks{
-		url: cfg.JWKSURL, public: withoutSecrets(u), client: jwksClient(), set: set, keyfunc: lookup, interval: cfg.Refresh, now: cfg.Now, log: cfg.Logger,
+		url: cfg.JWKSURL, public: withoutSecrets(u), client: jwksClient(), set: set, keyfunc: lookup,
+		interval: cfg.Refresh, now: cfg.Now, log: cfg.Logger,
 		unknown: rate.NewLimiter(rate.Every(unknownKeyEvery), 1),
 	}
 	if u.Scheme == "http" && !isLoopback(u.Hostname()) {
@@ -81,7 +84,9 @@ func isLoopback(host string) bool {
 // jwksClient reads at most maxJWKS bytes, keeps no connection open for minutes, and does not leave https.
 func jwksClient() *http.Client {
 	return &http.Client{
-		Transport: limitedBodies{&http.Transport{Proxy: http.ProxyFromEnvironment, DisableKeepAlives: true, ForceAttemptHTTP2: true}},
+		Transport: limitedBodies{&http.Transport{
+			Proxy: http.ProxyFromEnvironment, DisableKeepAlives: true, ForceAttemptHTTP2: true,
+		}},
 		CheckRedirect: func(req *http.Request, via []*http.Request) error {
 			switch {
 			case len(via) > maxJWKSRedirects:
@@ -194,8 +199,8 @@ func (j *jwks) read(ctx context.Context) error {
 	return err
 }
 
-// usableKeys is a set without the keys that verify no token: those for encryption, of a kind or an algorithm that we do not take, and those that are no
-// secret any more, since the URL publishes them: symmetric keys and private ones.
+// usableKeys is a set without the keys that verify no token: those for encryption, of a kind or an algorithm that we do
+// not take, and those that are no secret any more, since the URL publishes them: symmetric keys and private ones.
 type usableKeys struct {
 	*jwkset.MemoryJWKSet
 

@@ -138,7 +138,8 @@ func TestTheLastGoodSetStaysWhileTheURLIsAwayOrBroken(t *testing.T) {
 	now := newClock()
 	var log bytes.Buffer
 	set := publish(t, jwk("k", rsaKey()))
-	v := verifier(t, auth.Config{JWKSURL: set.url + "/keys?api_key=hunter2", Now: now.Now, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	v := verifier(t, auth.Config{JWKSURL: set.url + "/keys?api_key=hunter2", Now: now.Now,
+		Logger: slog.New(slog.NewTextHandler(&log, nil))})
 	claims := with("exp", now.Now().Add(24*time.Hour).Unix())
 	token := signAs(t, rsaKey(), jwt.SigningMethodRS256, claims, named("k"))
 	unknown := signAs(t, p256Key(), jwt.SigningMethodES256, claims, named("unknown"))
@@ -169,7 +170,8 @@ func TestTheLastGoodSetStaysWhileTheURLIsAwayOrBroken(t *testing.T) {
 			t.Errorf("%s: a key of the last good set is refused", name)
 		}
 	}
-	if text := log.String(); strings.Count(text, "the last good one stays") != 9 || holdsAny(text, "hunter2", "api_key") || !strings.Contains(text, set.url+"/keys") {
+	if text := log.String(); strings.Count(text, "the last good one stays") != 9 ||
+		holdsAny(text, "hunter2", "api_key") || !strings.Contains(text, set.url+"/keys") {
 		t.Error(text)
 	}
 }
@@ -186,14 +188,16 @@ func TestAJWKSThatIsAwayAtTheStartIsAnErrorWithoutItsSecrets(t *testing.T) {
 	for address, want := range map[string]string{
 		strings.Replace(gone.URL, "//", "//user:hunter2@", 1) + "/jwks?key=hunter2#hunter2": "connection refused",
 		missing.url + "?key=hunter2": "404",
-		set.url + "?key=hunter2":     `no key that verifies tokens; left out: ["s": the URL publishes it, so that anybody can sign with it, "e": its use is "enc", "w": an RSA key has 1024 bits`,
+		set.url + "?key=hunter2": `no key that verifies tokens; left out: ["s": the URL publishes it, ` +
+			`so that anybody can sign with it, "e": its use is "enc", "w": an RSA key has 1024 bits`,
 	} {
 		v, err := auth.New(auth.Config{JWKSURL: address})
 		if err != nil {
 			t.Fatal(err)
 		}
 		err = v.Load(t.Context())
-		if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "--jwks-url: http://127.0.0.1") || holdsAny(err.Error(), "hunter2", "user") {
+		if err == nil || !strings.Contains(err.Error(), want) ||
+			!strings.Contains(err.Error(), "--jwks-url: http://127.0.0.1") || holdsAny(err.Error(), "hunter2", "user") {
 			t.Errorf("%s: %v", address, err)
 		}
 		if authenticates(t, v, signAs(t, rsaKey(), jwt.SigningMethodRS256, good(), named("e"))) {
@@ -208,10 +212,13 @@ func TestKeysOfASetThatVerifyNoTokensAreLeftOut(t *testing.T) {
 	private["d"] = base64.RawURLEncoding.EncodeToString(must(p256Key().Bytes()))
 	set := publish(
 		t, map[string]any{"kid": "oct", "kty": "oct", "k": base64.RawURLEncoding.EncodeToString(secret)}, private,
-		jwk("enc", otherRSA(), "use", "enc"), jwk("oaep", otherRSA(), "alg", "RSA-OAEP"), jwk("confused", otherRSA(), "alg", "HS256"), jwk("other curve", p384Key(), "alg", "ES256"),
-		map[string]any{"kid": "wrap", "kty": "RSA", "n": jwk("", otherRSA())["n"], "e": "AQAB", "key_ops": []string{"wrapKey"}},
+		jwk("enc", otherRSA(), "use", "enc"), jwk("oaep", otherRSA(), "alg", "RSA-OAEP"),
+		jwk("confused", otherRSA(), "alg", "HS256"), jwk("other curve", p384Key(), "alg", "ES256"),
+		map[string]any{"kid": "wrap", "kty": "RSA", "n": jwk("", otherRSA())["n"], "e": "AQAB",
+			"key_ops": []string{"wrapKey"}},
 		map[string]any{"kid": "x25519", "kty": "OKP", "crv": "X25519", "x": jwk("", ed25519Key())["x"]},
-		map[string]any{"kid": "secp256k1", "kty": "EC", "crv": "secp256k1", "x": "AA", "y": "AA"}, map[string]any{"kid": "new", "kty": "AKP", "pub": "AA"},
+		map[string]any{"kid": "secp256k1", "kty": "EC", "crv": "secp256k1", "x": "AA", "y": "AA"},
+		map[string]any{"kid": "new", "kty": "AKP", "pub": "AA"},
 		jwk("far", rsaKey(), "x5u", "http://127.0.0.1:1/"), jwk("good", ed25519Key()),
 	)
 	var log bytes.Buffer
@@ -220,13 +227,15 @@ func TestKeysOfASetThatVerifyNoTokensAreLeftOut(t *testing.T) {
 		token string
 		taken bool
 	}{
-		"good":                          {signAs(t, ed25519Key(), jwt.SigningMethodEdDSA, good(), named("good")), true},
-		"x5u":                           {signAs(t, rsaKey(), jwt.SigningMethodRS256, good(), named("far")), true},
-		"oct":                           {signAs(t, secret, jwt.SigningMethodHS256, good(), named("oct")), false},
-		"published":                     {signAs(t, p256Key(), jwt.SigningMethodES256, good(), named("published")), false},
-		"enc":                           {signAs(t, otherRSA(), jwt.SigningMethodRS256, good(), named("enc")), false},
-		"oaep":                          {signAs(t, otherRSA(), jwt.SigningMethodRS256, good(), named("oaep")), false},
-		"confused":                      {signAs(t, otherRSA(), jwt.SigningMethodRS256, good(), named("confused")), false},
+		"good": {signAs(t, ed25519Key(), jwt.SigningMethodEdDSA, good(), named("good")), true},
+		"x5u":  {signAs(t, rsaKey(), jwt.SigningMethodRS256, good(), named("far")), true},
+		"oct":  {signAs(t, secret, jwt.SigningMethodHS256, good(), named("oct")), false},
+		"published": {signAs(t, p256Key(), jwt.SigningMethodES256, good(), named("published")),
+			false},
+		"enc":  {signAs(t, otherRSA(), jwt.SigningMethodRS256, good(), named("enc")), false},
+		"oaep": {signAs(t, otherRSA(), jwt.SigningMethodRS256, good(), named("oaep")), false},
+		"confused": {signAs(t, otherRSA(), jwt.SigningMethodRS256, good(), named("confused")),
+			false},
 		"wrap":                          {signAs(t, otherRSA(), jwt.SigningMethodRS256, good(), named("wrap")), false},
 		"wrong kid":                     {signAs(t, ed25519Key(), jwt.SigningMethodEdDSA, good(), named("far")), false},
 		"no kid":                        {sign(t, ed25519Key(), jwt.SigningMethodEdDSA, good()), false},
@@ -238,7 +247,8 @@ func TestKeysOfASetThatVerifyNoTokensAreLeftOut(t *testing.T) {
 		}
 	}
 	// Both the symmetric key and the private one are named, and all three that say an algorithm that does not fit.
-	if text := log.String(); strings.Count(text, "anybody can sign with it") != 2 || strings.Count(text, "its alg is") != 3 {
+	if text := log.String(); strings.Count(text, "anybody can sign with it") != 2 ||
+		strings.Count(text, "its alg is") != 3 {
 		t.Error(text)
 	}
 }
@@ -253,7 +263,8 @@ func TestATokenNeedNotNameTheOnlyKeyOfASet(t *testing.T) {
 		if !authenticates(t, v, sign(t, rsaKey(), jwt.SigningMethodRS256, good())) {
 			t.Errorf("%v: a token without kid is refused", key["kid"])
 		}
-		if authenticates(t, v, sign(t, rsaKey(), jwt.SigningMethodRS512, good())) || authenticates(t, v, sign(t, otherRSA(), jwt.SigningMethodRS256, good())) {
+		if authenticates(t, v, sign(t, rsaKey(), jwt.SigningMethodRS512, good())) ||
+			authenticates(t, v, sign(t, otherRSA(), jwt.SigningMethodRS256, good())) {
 			t.Errorf("%v: a token without kid is taken with another algorithm or key", key["kid"])
 		}
 	}
@@ -311,7 +322,8 @@ func TestARedirectDoesNotLeaveHTTPS(t *testing.T) {
 	plain := publish(t, jwk("k", rsaKey()))
 	secure := httptest.NewTLSServer(http.RedirectHandler(plain.url, http.StatusFound))
 	t.Cleanup(secure.Close)
-	if err := auth.LoadWith(t.Context(), secure.URL, secure.Certificate()); err == nil || !strings.Contains(err.Error(), "leads away from https") || plain.count() != 0 {
+	if err := auth.LoadWith(t.Context(), secure.URL, secure.Certificate()); err == nil ||
+		!strings.Contains(err.Error(), "leads away from https") || plain.count() != 0 {
 		t.Errorf("%v after %d reads", err, plain.count())
 	}
 }
@@ -326,7 +338,8 @@ func BenchmarkAuthenticate(b *testing.B) {
 		{"HS256", auth.Config{Secret: secret}, sign(b, secret, jwt.SigningMethodHS256, good())},
 		{"ES256_JWKS", auth.Config{JWKSURL: set.url}, signAs(b, p256Key(), jwt.SigningMethodES256, good(), named("k"))},
 		{"RS256_JWKS", auth.Config{JWKSURL: set.url}, signAs(b, rsaKey(), jwt.SigningMethodRS256, good(), named("r"))},
-		{"EdDSA_JWKS", auth.Config{JWKSURL: set.url}, signAs(b, ed25519Key(), jwt.SigningMethodEdDSA, good(), named("e"))},
+		{"EdDSA_JWKS", auth.Config{JWKSURL: set.url},
+			signAs(b, ed25519Key(), jwt.SigningMethodEdDSA, good(), named("e"))},
 	} {
 		v := verifier(b, c.cfg)
 		r := httptest.NewRequest(http.MethodGet, "/", nil)

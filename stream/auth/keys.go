@@ -29,8 +29,8 @@ var (
 	errWrongAlgorithm = errors.New("no key fits the algorithm")
 )
 
-// algorithmsOf gives the algorithms that a public key may be used with, and no others: with the key pinned to them, no token's header can choose
-// what its signature is taken for (RFC 8725, section 3.1).
+// algorithmsOf gives the algorithms that a public key may be used with, and no others: with the key pinned to them, no
+// token's header can choose what its signature is taken for (RFC 8725, section 3.1).
 func algorithmsOf(key any) ([]string, error) {
 	switch key := key.(type) {
 	case *rsa.PublicKey:
@@ -61,9 +61,11 @@ type secretKey []byte
 func CheckSecret(secret []byte) error {
 	switch {
 	case len(secret) == 0:
-		return errors.New("no secret: set TOPOSTREAM_JWT_SECRET or --jwt-secret-file (recommended), for example to the output of `openssl rand -base64 48`")
+		return errors.New("no secret: set TOPOSTREAM_JWT_SECRET or --jwt-secret-file (recommended), " +
+			"for example to the output of `openssl rand -base64 48`")
 	case len(secret) < MinSecret:
-		return fmt.Errorf("the JWT secret has %d bytes: it needs %d or more, for example `openssl rand -base64 48`", len(secret), MinSecret)
+		return fmt.Errorf("the JWT secret has %d bytes: it needs %d or more, for example `openssl rand -base64 48`",
+			len(secret), MinSecret)
 	}
 	return nil
 }
@@ -77,7 +79,8 @@ func (k secretKey) key(context.Context, *jwt.Token) (any, error) { return []byte
 func (secretKey) load(context.Context) error                     { return nil }
 func (secretKey) run(context.Context)                            {}
 
-// publicKeys are the keys of a file, by algorithm. All that fit are tried, whatever the token's kid: that is how keys in a file are replaced without a pause.
+// publicKeys are the keys of a file, by algorithm. All that fit are tried, whatever the token's kid: that is how keys
+// in a file are replaced without a pause.
 type publicKeys map[string][]jwt.VerificationKey
 
 func newPublicKeys(file []byte) (publicKeys, error) {
@@ -98,7 +101,8 @@ func newPublicKeys(file []byte) (publicKeys, error) {
 	}
 	switch begun := bytes.Count(file, []byte("-----BEGIN ")); {
 	case begun == 0:
-		return nil, errors.New("there is no PEM block: give a public key that begins with -----BEGIN PUBLIC KEY-----, or a certificate")
+		return nil, errors.New("there is no PEM block: give a public key that begins with " +
+			"-----BEGIN PUBLIC KEY-----, or a certificate")
 	case begun != n:
 		return nil, fmt.Errorf("%d PEM blocks begin and %d are whole: the file is cut off or damaged", begun, n)
 	case n > maxPublicKeys:
@@ -118,9 +122,11 @@ func publicKey(block *pem.Block) (any, error) {
 		}
 		return c.PublicKey, nil
 	case "RSA PUBLIC KEY":
-		return nil, errors.New("an RSA PUBLIC KEY is PKCS #1: convert it by `openssl rsa -RSAPublicKey_in -in FILE -pubout`")
+		return nil, errors.New("an RSA PUBLIC KEY is PKCS #1: convert it by " +
+			"`openssl rsa -RSAPublicKey_in -in FILE -pubout`")
 	}
-	return nil, fmt.Errorf("a PEM block is a %.40q: give the PUBLIC KEY, which `openssl pkey -in FILE -pubout` prints, or a CERTIFICATE", block.Type)
+	return nil, fmt.Errorf("a PEM block is a %.40q: give the PUBLIC KEY, "+
+		"which `openssl pkey -in FILE -pubout` prints, or a CERTIFICATE", block.Type)
 }
 
 func (k publicKeys) algorithms() (all []string) {

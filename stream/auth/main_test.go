@@ -38,12 +38,25 @@ var secret = bytes.Repeat([]byte("s"), auth.MinSecret)
 
 // Keys of every kind. RSA keys take long to make: these serve all tests.
 var (
-	rsaKey     = sync.OnceValue(func() *rsa.PrivateKey { return must(rsa.GenerateKey(rand.Reader, 2048)) })
-	otherRSA   = sync.OnceValue(func() *rsa.PrivateKey { return must(rsa.GenerateKey(rand.Reader, 2048)) })
-	p256Key    = sync.OnceValue(func() *ecdsa.PrivateKey { return must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader)) })
-	p384Key    = sync.OnceValue(func() *ecdsa.PrivateKey { return must(ecdsa.GenerateKey(elliptic.P384(), rand.Reader)) })
-	p521Key    = sync.OnceValue(func() *ecdsa.PrivateKey { return must(ecdsa.GenerateKey(elliptic.P521(), rand.Reader)) })
-	ed25519Key = sync.OnceValue(func() ed25519.PrivateKey { _, k, err := ed25519.GenerateKey(rand.Reader); return must(k, err) })
+	rsaKey   = sync.OnceValue(func() *rsa.PrivateKey { return must(rsa.GenerateKey(rand.Reader, 2048)) })
+	otherRSA = sync.OnceValue(func() *rsa.PrivateKey { return must(rsa.GenerateKey(rand.Reader, 2048)) })
+	p256Key  = sync.OnceValue(func() *ecdsa.PrivateKey {
+		return must(ecdsa.GenerateKey(elliptic.P256(),
+			rand.Reader))
+	})
+	p384Key = sync.OnceValue(func() *ecdsa.PrivateKey {
+		return must(ecdsa.GenerateKey(elliptic.P384(),
+			rand.Reader))
+	})
+	p521Key = sync.OnceValue(func() *ecdsa.PrivateKey {
+		return must(ecdsa.GenerateKey(elliptic.P521(),
+			rand.Reader))
+	})
+	ed25519Key = sync.OnceValue(func() ed25519.PrivateKey {
+		_, k,
+			err := ed25519.GenerateKey(rand.Reader)
+		return must(k, err)
+	})
 )
 
 func must[T any](v T, err error) T {
@@ -55,14 +68,16 @@ func must[T any](v T, err error) T {
 
 func publicPEM(keys ...crypto.Signer) (file []byte) {
 	for _, k := range keys {
-		file = append(file, pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: must(x509.MarshalPKIXPublicKey(k.Public()))})...)
+		file = append(file, pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY",
+			Bytes: must(x509.MarshalPKIXPublicKey(k.Public()))})...)
 	}
 	return file
 }
 
 // good are the claims of a good token.
 func good() jwt.MapClaims {
-	return jwt.MapClaims{"sub": "ann", "exp": time.Now().Add(time.Hour).Unix(), "role": "viewer", "iss": "me", "aud": "you"}
+	return jwt.MapClaims{"sub": "ann", "exp": time.Now().Add(time.Hour).Unix(), "role": "viewer", "iss": "me",
+		"aud": "you"}
 }
 
 // with are the claims of a good token but for one; nil leaves it out.
@@ -95,7 +110,8 @@ func signAs(t testing.TB, key any, method jwt.SigningMethod, claims jwt.MapClaim
 // raw signs texts as they are, with the secret.
 func raw(t testing.TB, header, payload string) string {
 	t.Helper()
-	text := base64.RawURLEncoding.EncodeToString([]byte(header)) + "." + base64.RawURLEncoding.EncodeToString([]byte(payload))
+	text := base64.RawURLEncoding.EncodeToString([]byte(header)) + "." +
+		base64.RawURLEncoding.EncodeToString([]byte(payload))
 	signature, err := jwt.SigningMethodHS256.Sign(text, secret)
 	if err != nil {
 		t.Fatal(err)
@@ -118,8 +134,8 @@ func verifier(t testing.TB, cfg auth.Config) *auth.Verifier {
 // lists is a store that answers the list of topologies and fails whatever else is asked of it.
 type lists struct{ stream.Store }
 
-func (lists) Topologies(context.Context, []stream.TopologyID, int, int64) (stream.TopologyPage, error) {
-	return stream.TopologyPage{Data: []stream.Topology{}}, nil
+func (lists) Topologies(context.Context, []stream.TopologyID, int, int64, int64) ([]byte, error) {
+	return []byte(`{"total":0,"limit":50,"offset":0,"data":[]}`), nil
 }
 
 // serve serves the real routes over a real socket.

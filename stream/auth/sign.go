@@ -22,7 +22,8 @@ type Claims struct {
 // Sign makes an HS256 token.
 func Sign(secret []byte, c Claims, now time.Time) (string, error) {
 	t := claims{Role: c.Role, RegisteredClaims: jwt.RegisteredClaims{
-		Subject: c.Subject, Issuer: c.Issuer, IssuedAt: jwt.NewNumericDate(now), ExpiresAt: jwt.NewNumericDate(now.Add(c.TTL)),
+		Subject: c.Subject, Issuer: c.Issuer, IssuedAt: jwt.NewNumericDate(now),
+		ExpiresAt: jwt.NewNumericDate(now.Add(c.TTL)),
 	}}
 	if c.Audience != "" {
 		t.Audience = jwt.ClaimStrings{c.Audience}

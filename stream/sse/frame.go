@@ -36,7 +36,8 @@ func AppendFrame(dst []byte, event string, id stream.Seq, data []byte) []byte {
 	}
 }
 
-// AppendOpening appends what a stream begins with: a comment, so that something is there at once, and the reconnection time in milliseconds.
+// AppendOpening appends what a stream begins with: a comment, so that something is there at once, and the reconnection
+// time in milliseconds.
 func AppendOpening(dst []byte, ms int) []byte {
 	dst = append(dst, ": keepalive\nretry: "...)
 	return append(strconv.AppendInt(dst, int64(ms), 10), "\n\n"...)
@@ -63,38 +64,19 @@ func Reason(id stream.TopologyID, event, reason string, now time.Time) stream.Fr
 	return Unjournaled(id, event, payload, now)
 }
 
-const maxEventName = 64
-
-// ValidName tells whether event is a type that a journaled event can have: parts of a-z, 0-9 and _ joined by dots, at most 64 characters.
-func ValidName(event string) bool {
-	if len(event) > maxEventName {
-		return false
-	}
-	dot := true // the last character was a dot, or there is none yet
-	for _, c := range []byte(event) {
-		switch {
-		case c == '.' && !dot:
-			dot = true
-		case c >= 'a' && c <= 'z', c >= '0' && c <= '9', c == '_':
-			dot = false
-		default:
-			return false
-		}
-	}
-	return !dot
-}
-
 // reserved names mean something to EventSource or to this program.
 func reserved(event string) bool {
 	switch event {
-	case "error", "open", "message", "snapshot", "deleted", "unavailable", "token_expired", "notify":
+	case "error", "open", "message", "snapshot", stream.TypeDeleted, "unavailable", "token_expired", "notify",
+		"list", "topology", "removed":
 		return true
 	}
 	return false
 }
 
-// RawNotify makes the frame of a NOTIFY that somebody typed. A JSON object with a string "type" is an event of that type
-// with its "payload"; any other text, a malformed and a reserved type become event notify with the text as payload.
+// RawNotify makes the frame of a NOTIFY that somebody typed. A JSON object with a string "type" is an event of that
+// type with its "payload"; any other text, a malformed and a reserved type become event notify with the text as
+// payload.
 func RawNotify(id stream.TopologyID, text string, now time.Time) stream.Frame {
 	text = strings.ToValidUTF8(text, "\uFFFD")
 	var (
@@ -102,7 +84,7 @@ func RawNotify(id stream.TopologyID, text string, now time.Time) stream.Frame {
 		event  *string
 	)
 	if json.Unmarshal([]byte(text), &object) == nil && json.Unmarshal(object["type"], &event) == nil &&
-		event != nil && ValidName(*event) && !reserved(*event) {
+		event != nil && stream.ValidType(*event) && !reserved(*event) {
 		payload := json.RawMessage("null")
 		if p, ok := object["payload"]; ok {
 			var compact bytes.Buffer

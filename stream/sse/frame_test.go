@@ -51,7 +51,8 @@ func TestARawNotifyIsAnEventOnlyWithAUsableType(t *testing.T) {
 }
 
 func FuzzRawNotify(f *testing.F) {
-	for _, s := range []string{"", "x", "\r\n\n", `{"type":"a","payload":"\n"}`, "\xff\xfe", "data: a\n\nid: 7\n\n", "\u2028", "\x00", `{"type":"a","payload":` + "{\n}}"} {
+	for _, s := range []string{"", "x", "\r\n\n", `{"type":"a","payload":"\n"}`, "\xff\xfe", "data: a\n\nid: 7\n\n",
+		"\u2028", "\x00", `{"type":"a","payload":` + "{\n}}"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, text string) {

@@ -11,8 +11,8 @@ import (
 	"testing"
 	"time"
 
-	"topostream/pgbus"
 	"topostream/pgbus/pgtest"
+	"topostream/pgbus/setting"
 )
 
 // feedsEnv makes this program the process of feeds that the experiments start.
@@ -23,7 +23,8 @@ func TestMain(m *testing.M) {
 		n, err := strconv.Atoi(os.Args[2])
 		if err == nil {
 			log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
-			err = Feeds(context.Background(), FeedsConfig{os.Getenv(FeedsDatabase), os.Args[1], n, log}, os.Stdin, os.Stdout)
+			err = Feeds(context.Background(), FeedsConfig{os.Getenv(FeedsDatabase), os.Args[1], n, log}, os.Stdin,
+				os.Stdout)
 		}
 		if err != nil {
 			fmt.Fprintln(os.Stderr, err)
@@ -79,7 +80,7 @@ func TestEveryEventReachesAClientOnEachBusAndIsTimed(t *testing.T) {
 	}
 	wantTable(t, r, 4)
 	for _, row := range r.Rows {
-		if row.P50 <= 0 || row.Reached <= 0 || row.P99 < row.P50 || row.Bus == pgbus.BusNotify && row.RatioP50 != 1 {
+		if row.P50 <= 0 || row.Reached <= 0 || row.P99 < row.P50 || row.Bus == setting.Notify && row.RatioP50 != 1 {
 			t.Errorf("%+v", row)
 		}
 	}
@@ -112,7 +113,7 @@ func TestEventsThatAreMissingOrTooManyAreAnError(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	f, err := cfg.startFeeds(context.Background(), p, pgbus.BusNotify, cfg.Topologies)
+	f, err := cfg.startFeeds(context.Background(), p, setting.Notify, cfg.Topologies)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -143,17 +144,17 @@ func TestEventsThatAreMissingOrTooManyAreAnError(t *testing.T) {
 		t.Error("a missing event is no error")
 	}
 
-	e := newEars()
+	e := newReceived()
 	for _, s := range events[1:] {
-		e.hear(s.topology, s.seq)
+		e.take(s.topology, s.seq)
 	}
 	if _, err := e.latencies(ctx, events, 0); err == nil {
-		t.Error("an event that was not heard is no error")
+		t.Error("an event that was not got is no error")
 	}
-	e.hear(events[1].topology, events[1].seq)
-	e.hear(events[0].topology, events[0].seq)
+	e.take(events[1].topology, events[1].seq)
+	e.take(events[0].topology, events[0].seq)
 	if _, err := e.latencies(t.Context(), events, 0); err == nil {
-		t.Error("an event that was heard twice is no error")
+		t.Error("an event that was got twice is no error")
 	}
 }
 

@@ -12,7 +12,8 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// backends are the times that PostgreSQL has worked for the connections of the feeds, the WAL sender included, by process.
+// backends are the times that PostgreSQL has worked for the connections of the feeds, the WAL sender included, by
+// process.
 type backends map[int]time.Duration
 
 // since is what they have worked after before. A connection that a pool has closed meanwhile takes nothing back.

@@ -1,9 +1,9 @@
-// Package bench measures what the buses cost: [Writers] what they take from who writes, [Latency] how long an event takes to its client, and
-// [Topologies] what an event costs a server that has many topologies attached.
+// Package bench measures what the buses cost: [Writers] what they take from who writes, [Latency] how long an event
+// takes to its client, and [Topologies] what an event costs a server that has many topologies attached.
 //
-// What is compared is measured in one run, in rounds that take turns (A B C A B C …), so that a noisy machine hits all alike; a figure is the median of
-// the rounds, and a ratio the median of the rounds' ratios. Every event that was committed must arrive exactly once and in order: a run in which one
-// did not is an error and no measurement.
+// What is compared is measured in one run, in rounds that take turns (A B C A B C …), so that a noisy machine hits all
+// alike; a figure is the median of the rounds, and a ratio the median of the rounds' ratios. Every event that was
+// committed must arrive exactly once and in order: a run in which one did not is an error and no measurement.
 package bench
 
 import (
@@ -16,14 +16,17 @@ import (
 
 // Config is what every experiment is told.
 type Config struct {
-	DatabaseURL string        // of a server, by a superuser; the run makes a database there and drops it. Empty: a private cluster, of the PostgreSQL that pgcluster.Find finds
+	// of a server, by a superuser; the run makes a database there and drops it. Empty: a private cluster, of the
+	// PostgreSQL that pgcluster.Find finds
+	DatabaseURL string
 	Topologies  int           // rows that the run makes
 	Rounds      int           // of each measurement
 	Duration    time.Duration // of one round
 	Seed        uint64        // of which topology is written to when
 
-	// Feeds makes the command of a process that calls [Feeds] with this bus and number of topologies, its standard input and output, and the database that its
-	// environment names (FeedsDatabase): a command line would show the password.
+	// Feeds makes the command of a process that calls [Feeds] with this bus and number of topologies, its standard
+	// input and output, and the database that its environment names (FeedsDatabase): a command line would show the
+	// password.
 	Feeds func(ctx context.Context, args ...string) *exec.Cmd
 	// Log tells of progress.
 	Log func(format string, args ...any)

@@ -19,7 +19,10 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"topostream/pgbus"
+	"topostream/pgbus/postgres"
+	"topostream/pgbus/setting"
 	"topostream/stream"
+	"topostream/stream/sse"
 )
 
 // FeedsConfig is what a process of feeds is told.
@@ -42,13 +45,14 @@ type usage struct {
 	CPU    time.Duration `json:"cpu"`
 }
 
-// Feeds is a server without sockets: a bus, a feed for each of the first topologies by name, and a client in each that takes the frames as an answer's writer does.
-// It leaves out what the number of browsers costs, which is the same on every bus. It writes its usage once all are attached and the bus
-// hears by itself, and again for each line that it reads; it ends at the end of in. A client that misses an event ends it with an error.
+// Feeds is a server without sockets: a bus, a feed for each of the first topologies by name, and a client in each that
+// takes the frames as an answer's writer does. It leaves out what the number of browsers costs, which is the same on
+// every bus. It writes its usage once all are attached and events come by themselves, and again for each line that it
+// reads; it ends at the end of in. A client that misses an event ends it with an error.
 func Feeds(ctx context.Context, cfg FeedsConfig, in io.Reader, out io.Writer) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	pool, err := pgbus.NewPool(ctx, cfg.DatabaseURL)
+	pool, err := postgres.NewPool(ctx, cfg.DatabaseURL)
 	if err != nil {
 		return err
 	}
@@ -58,7 +62,8 @@ func Feeds(ctx context.Context, cfg FeedsConfig, in io.Reader, out io.Writer) er
 		return err
 	}
 	stats := &stream.Stats{}
-	bus := pgbus.New(pgbus.Config{Pool: pool, Listen: listen, Bus: cfg.Bus, Stats: stats, Logger: cfg.Logger, AttachWait: time.Minute})
+	bus := pgbus.New(pgbus.Config{Pool: pool, Listen: listen, Encoder: sse.Encoder{}, Bus: cfg.Bus, Stats: stats,
+		Logger: cfg.Logger, AttachWait: time.Minute})
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return bus.Run(ctx) })
 	g.Go(func() error {
@@ -75,7 +80,7 @@ func Feeds(ctx context.Context, cfg FeedsConfig, in io.Reader, out io.Writer) er
 		if err := f.attach(ctx, g, ids); err != nil {
 			return err
 		}
-		if err := hearing(ctx, cfg.Bus, stats); err != nil {
+		if err := awaitEvents(ctx, cfg.Bus, stats); err != nil {
 			return err
 		}
 		return f.answer(ctx, in, out)
@@ -101,6 +106,7 @@ func (f *feeds) attach(ctx context.Context, g *errgroup.Group, ids []stream.Topo
 			if err != nil {
 				return fmt.Errorf("attach %s: %w", id, err)
 			}
+			sub.Snapshot.Release() // nobody reads it
 			g.Go(func() error {
 				defer sub.Close()
 				return f.follow(ctx, id, sub.Cursor)
@@ -140,13 +146,13 @@ func (f *feeds) follow(ctx context.Context, id stream.TopologyID, c *stream.Curs
 	}
 }
 
-// hearing waits until events come by themselves.
-func hearing(ctx context.Context, bus string, stats *stream.Stats) error {
+// awaitEvents waits until events come by themselves.
+func awaitEvents(ctx context.Context, bus string, stats *stream.Stats) error {
 	up := &stats.Listening
 	switch bus {
-	case pgbus.BusWAL:
+	case setting.WAL:
 		up = &stats.Streaming
-	case pgbus.BusPoll:
+	case setting.Poll:
 		return nil
 	}
 	return eventually(ctx, "the bus "+bus, func() (bool, error) { return up.Load(), nil })
@@ -205,7 +211,7 @@ type feedsProcess struct {
 	began   usage // when it was ready
 }
 
-// startFeeds returns when all of its topologies are attached and the bus hears. The caller stops it.
+// startFeeds returns when all of its topologies are attached and events come by themselves. The caller stops it.
 func (c Config) startFeeds(ctx context.Context, p *place, bus string, topologies int) (_ *feedsProcess, err error) {
 	u, err := url.Parse(p.url)
 	if err != nil {

@@ -8,9 +8,9 @@ import (
 	"slices"
 	"time"
 
-	"golang.org/x/sync/errgroup"
+	"topostream/pgbus/setting"
 
-	"topostream/pgbus"
+	"golang.org/x/sync/errgroup"
 )
 
 // rawListen is no bus: a bare connection that LISTENs.
@@ -34,8 +34,9 @@ type LatencyReport struct {
 	Rows []LatencyRow `json:"rows"`
 }
 
-// Latency measures the time from COMMIT to the frame in a client's hands, of one server process with a client on a socket for each topology, on each bus and at each
-// rate; and beside them that of a bare LISTEN, which no bus on NOTIFY can beat. program is topostream's path; empty: it is built from this module.
+// Latency measures the time from COMMIT to the frame in a client's hands, of one server process with a client on a
+// socket for each topology, on each bus and at each rate; and beside them that of a bare LISTEN, which no bus on NOTIFY
+// can beat. program is topostream's path; empty: it is built from this module.
 func Latency(ctx context.Context, cfg Config, program string, rates []float64) (_ *LatencyReport, err error) {
 	if program == "" {
 		dir, err := os.MkdirTemp("", "topobench-")
@@ -68,40 +69,44 @@ func Latency(ctx context.Context, cfg Config, program string, rates []float64) (
 	return report, nil
 }
 
-func (c Config) compareLatency(ctx context.Context, program string, p *place, l *load, rate float64) (rows []LatencyRow, err error) {
-	buses := []string{rawListen, pgbus.BusNotify, pgbus.BusWAL, pgbus.BusPoll}
+func (c Config) compareLatency(ctx context.Context, program string, p *place, l *load,
+	rate float64) (rows []LatencyRow, err error) {
+	buses := []string{rawListen, setting.Notify, setting.WAL, setting.Poll}
 	reached, p50, p99 := map[string][]float64{}, map[string][]float64{}, map[string][]float64{}
 	for round := range c.Rounds {
 		for _, bus := range buses {
-			times, took, err := c.hearUnder(ctx, program, p, l, bus, rate)
+			times, took, err := c.latencyUnder(ctx, program, p, l, bus, rate)
 			if err != nil {
 				return nil, fmt.Errorf("%g events/s, %s: %w", rate, bus, err)
 			}
 			slices.Sort(times)
 			half, most := times[len(times)/2], times[len(times)*99/100]
-			c.Log("round %d of %d, %g events/s, %s: p50 %s, p99 %s", round+1, c.Rounds, rate, bus, half.Round(time.Microsecond), most.Round(time.Microsecond))
+			c.Log("round %d of %d, %g events/s, %s: p50 %s, p99 %s", round+1, c.Rounds, rate, bus,
+				half.Round(time.Microsecond), most.Round(time.Microsecond))
 			reached[bus] = append(reached[bus], float64(len(times))/took.Seconds())
 			p50[bus], p99[bus] = append(p50[bus], half.Seconds()*1e3), append(p99[bus], most.Seconds()*1e3)
 		}
 	}
 	for _, bus := range buses {
 		rows = append(rows, LatencyRow{
-			rate, bus, median(reached[bus]), median(p50[bus]), median(p99[bus]), ratio(p50[bus], p50[pgbus.BusNotify]), ratio(p99[bus], p99[pgbus.BusNotify]),
+			rate, bus, median(reached[bus]), median(p50[bus]), median(p99[bus]), ratio(p50[bus], p50[setting.Notify]),
+			ratio(p99[bus], p99[setting.Notify]),
 		})
 	}
 	return rows, nil
 }
 
-// hearUnder is one round.
-func (c Config) hearUnder(ctx context.Context, program string, p *place, l *load, bus string, rate float64) (times []time.Duration, took time.Duration, err error) {
-	setting := bus
+// latencyUnder is one round.
+func (c Config) latencyUnder(ctx context.Context, program string, p *place, l *load, bus string,
+	rate float64) (times []time.Duration, took time.Duration, err error) {
+	triggers := bus
 	if bus == rawListen {
-		setting = pgbus.BusNotify
+		triggers = setting.Notify
 	}
-	if err := p.use(ctx, setting); err != nil {
+	if err := p.use(ctx, triggers); err != nil {
 		return nil, 0, err
 	}
-	e := newEars()
+	e := newReceived()
 	hctx, stop := context.WithCancel(ctx)
 	g, gctx := errgroup.WithContext(hctx)
 	defer func() {
@@ -146,7 +151,8 @@ func (r *LatencyReport) String() string {
 	t := newTable(len(r.Rows), "events/s", "bus", "reached", "p50", "p99", "p50 of notify's", "p99 of notify's")
 	for _, row := range r.Rows {
 		t = append(t, []string{
-			fmt.Sprint(row.Rate), row.Bus, fmt.Sprintf("%.0f/s", row.Reached), fmt.Sprintf("%.2f ms", row.P50), fmt.Sprintf("%.2f ms", row.P99),
+			fmt.Sprint(row.Rate), row.Bus, fmt.Sprintf("%.0f/s", row.Reached), fmt.Sprintf("%.2f ms", row.P50),
+			fmt.Sprintf("%.2f ms", row.P99),
 			fmt.Sprintf("%.2f ×", row.RatioP50), fmt.Sprintf("%.2f ×", row.RatioP99),
 		})
 	}

@@ -12,7 +12,8 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// A load is some writers, each with a connection of its own, that commit one event a transaction, in topologies taken at random.
+// A load is some writers, each with a connection of its own, that commit one event a transaction, in topologies taken
+// at random.
 type load struct {
 	topologies []string
 	conns      []*pgx.Conn
@@ -20,7 +21,9 @@ type load struct {
 }
 
 // slowFlush makes each commit wait for 2 ms before it flushes, as a slow disk would.
-var slowFlush = map[string]string{"commit_delay": "2000", "commit_siblings": "0"} //nolint:gochecknoglobals // a constant that Go cannot declare as such
+//
+//nolint:gochecknoglobals // a constant that Go cannot declare as such
+var slowFlush = map[string]string{"commit_delay": "2000", "commit_siblings": "0"}
 
 // newLoad connects n writers with these settings. The caller closes it.
 func newLoad(ctx context.Context, p *place, n int, seed uint64, settings map[string]string) (*load, error) {
@@ -80,8 +83,8 @@ type sent struct {
 	at       time.Time
 }
 
-// pace commits events at a rate, in the first n topologies, whatever becomes of those before: one that is late goes at once, and what is later than
-// twice the time does not go at all. It gives those that were committed, in no order.
+// pace commits events at a rate, in the first n topologies, whatever becomes of those before: one that is late goes at
+// once, and what is later than twice the time does not go at all. It gives those that were committed, in no order.
 func (l *load) pace(ctx context.Context, rate float64, d time.Duration, n int) ([]sent, error) {
 	perWriter := int(rate * d.Seconds() / float64(len(l.conns)))
 	events := make([][]sent, len(l.conns))

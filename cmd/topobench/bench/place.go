@@ -13,8 +13,8 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
-	"topostream/pgbus"
 	"topostream/pgbus/pgcluster"
+	"topostream/pgbus/setting"
 	"topostream/sql"
 )
 
@@ -85,10 +85,11 @@ func (p *place) startCluster(ctx context.Context) (string, error) {
 	if dir, err = filepath.EvalSymlinks(dir); err != nil {
 		return "", err
 	}
-	cluster, err := pgcluster.Start(ctx, pgcluster.Config{Binaries: binaries, DataDir: filepath.Join(dir, "cluster"), Settings: map[string]string{
-		"wal_level": "logical", "max_connections": "200", "shared_buffers": "256MB",
-		"max_wal_size": "8GB", "checkpoint_timeout": "1h", // no checkpoint falls into one round and not into the next
-	}})
+	cluster, err := pgcluster.Start(ctx, pgcluster.Config{Binaries: binaries, DataDir: filepath.Join(dir, "cluster"),
+		Settings: map[string]string{
+			"wal_level": "logical", "max_connections": "200", "shared_buffers": "256MB",
+			"max_wal_size": "8GB", "checkpoint_timeout": "1h", // no checkpoint falls into one round and not into the next
+		}})
 	if err != nil {
 		return "", err
 	}
@@ -117,7 +118,8 @@ func (p *place) createDatabase(ctx context.Context, server string) error {
 	p.undo = append(p.undo, func(ctx context.Context) error {
 		return eventually(ctx, "the last replication slot to go", func() (bool, error) {
 			_, err := conn.Exec(ctx, `DROP DATABASE `+name+` WITH (FORCE)`)
-			if e, ok := errors.AsType[*pgconn.PgError](err); ok && e.Code == "55006" { // object_in_use: FORCE ends connections, and no slots
+			// object_in_use: FORCE ends connections, and no slots
+			if e, ok := errors.AsType[*pgconn.PgError](err); ok && e.Code == "55006" {
 				return false, nil
 			}
 			return err == nil, err
@@ -129,7 +131,8 @@ func (p *place) createDatabase(ctx context.Context, server string) error {
 
 // fill makes the topologies.
 func (p *place) fill(ctx context.Context, topologies int) error {
-	const insert = `INSERT INTO topologies (name) SELECT 'bench-' || lpad(n::text, 6, '0') FROM generate_series(1, $1) n RETURNING id::text`
+	const insert = `
+INSERT INTO topologies (name) SELECT 'bench-' || lpad(n::text, 6, '0') FROM generate_series(1, $1) n RETURNING id::text`
 	rows, err := p.conn.Query(ctx, insert, topologies)
 	if err != nil {
 		return fmt.Errorf("make the topologies: %w", err)
@@ -144,8 +147,8 @@ func (p *place) fill(ctx context.Context, topologies int) error {
 
 // use has the triggers do what a bus needs: NOTIFY, or nothing but write the journal.
 func (p *place) use(ctx context.Context, bus string) error {
-	if bus == pgbus.BusNotify {
-		return pgbus.SetBus(ctx, p.conn, pgbus.BusNotify)
+	if bus == setting.Notify {
+		return setting.Set(ctx, p.conn, setting.Notify)
 	}
-	return pgbus.SetBus(ctx, p.conn, pgbus.BusWAL)
+	return setting.Set(ctx, p.conn, setting.WAL)
 }

@@ -15,7 +15,7 @@ import (
 	"syscall"
 	"time"
 
-	"topostream/pgbus"
+	"topostream/pgbus/setting"
 )
 
 // A server is a process of `topostream serve`.
@@ -48,9 +48,10 @@ func startServer(ctx context.Context, program string, p *place, bus string) (_ *
 	}
 	s := &server{
 		token: strings.TrimSpace(string(token)), logged: make(chan struct{}),
-		command: exec.CommandContext(ctx, program, "serve", "--addr", "127.0.0.1:0", "--log-format", "json", "--max-streams-per-user", "0", "--drain", "0s"),
+		command: exec.CommandContext(ctx, program, "serve", "--addr", "127.0.0.1:0", "--log-format", "json",
+			"--max-streams-per-user", "0", "--drain", "0s"),
 	}
-	if bus == pgbus.BusPoll { // the others follow the database
+	if bus == setting.Poll { // the others follow the database
 		s.command.Args = append(s.command.Args, "--bus", bus)
 	}
 	s.command.Env = env
@@ -102,12 +103,12 @@ func (s *server) readLog(log io.Reader, address chan<- string) {
 func (s *server) awaitBus(ctx context.Context, p *place, bus string) error {
 	const streaming = `SELECT EXISTS (SELECT FROM pg_replication_slots WHERE database = current_database() AND active)`
 	switch bus {
-	case pgbus.BusNotify:
+	case setting.Notify:
 		return eventually(ctx, "the server to LISTEN", func() (bool, error) {
 			metrics, err := get(ctx, s.url+"/metrics")
 			return strings.Contains(metrics, "\ntopostream_listening 1\n"), err
 		})
-	case pgbus.BusWAL:
+	case setting.WAL:
 		return eventually(ctx, "the server's replication slot", func() (up bool, err error) {
 			err = p.conn.QueryRow(ctx, streaming).Scan(&up)
 			return up, err

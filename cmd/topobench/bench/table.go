@@ -40,5 +40,6 @@ func (t table) String() string {
 
 // String is the line above a table.
 func (a About) String() string {
-	return fmt.Sprintf("PostgreSQL %s, %d CPUs, %d topologies, seed %d; medians of %d rounds of %gs\n\n", a.PostgreSQL, a.CPUs, a.Topologies, a.Seed, a.Rounds, a.Seconds)
+	return fmt.Sprintf("PostgreSQL %s, %d CPUs, %d topologies, seed %d; medians of %d rounds of %gs\n\n", a.PostgreSQL,
+		a.CPUs, a.Topologies, a.Seed, a.Rounds, a.Seconds)
 }

@@ -7,7 +7,7 @@ import (
 	"strconv"
 	"time"
 
-	"topostream/pgbus"
+	"topostream/pgbus/setting"
 )
 
 // A TopologiesRow is what an event costs with so many topologies attached.
@@ -29,11 +29,14 @@ type TopologiesReport struct {
 	Rows      []TopologiesRow `json:"rows"`
 }
 
-// Topologies measures what the delivery of an event costs one server with these numbers of topologies attached, on notify and on wal, at a fixed rate.
+// Topologies measures what the delivery of an event costs one server with these numbers of topologies attached, on
+// notify and on wal, at a fixed rate.
 //
-// The cost is CPU time: that of the server, and that of its own connections in PostgreSQL (listener or WAL sender, and its pool), less what both use while idle. Latency would show
-// nothing before the walk through the list of channels takes longer than the pause between two events. Writers are not counted: they pay the same however many topologies are attached.
-// cfg.DatabaseURL, if it is given, must lead to a server on this machine: the CPU time of its processes is read here.
+// The cost is CPU time: that of the server, and that of its own connections in PostgreSQL (listener or WAL sender, and
+// its pool), less what both use while idle. Latency would show nothing before the walk through the list of channels
+// takes longer than the pause between two events. Writers are not counted: they pay the same however many topologies
+// are attached. cfg.DatabaseURL, if it is given, must lead to a server on this machine: the CPU time of its processes
+// is read here.
 func Topologies(ctx context.Context, cfg Config, attached []int, rate float64) (_ *TopologiesReport, err error) {
 	cfg.Topologies = slices.Max(attached)
 	p, err := openPlace(ctx, cfg)
@@ -46,12 +49,13 @@ func Topologies(ctx context.Context, cfg Config, attached []int, rate float64) (
 		return nil, err
 	}
 	defer l.close()
-	if _, err := l.pace(ctx, rate, min(cfg.Duration, time.Second), cfg.Topologies); err != nil { // plans are made, pages read
+	// plans are made, pages read
+	if _, err := l.pace(ctx, rate, min(cfg.Duration, time.Second), cfg.Topologies); err != nil {
 		return nil, err
 	}
 	report := &TopologiesReport{About: cfg.about(p), EventRate: rate}
-	buses := []string{pgbus.BusNotify, pgbus.BusWAL}
-	costs := map[string]map[int][]cost{pgbus.BusNotify: {}, pgbus.BusWAL: {}}
+	buses := []string{setting.Notify, setting.WAL}
+	costs := map[string]map[int][]cost{setting.Notify: {}, setting.WAL: {}}
 	for round := range cfg.Rounds {
 		for _, n := range attached {
 			for _, bus := range buses {
@@ -59,7 +63,8 @@ func Topologies(ctx context.Context, cfg Config, attached []int, rate float64) (
 				if err != nil {
 					return nil, fmt.Errorf("%d topologies on %s: %w", n, bus, err)
 				}
-				cfg.Log("round %d of %d, %d topologies, %s: %.1f µs/event", round+1, cfg.Rounds, n, bus, c.server+c.postgres)
+				cfg.Log("round %d of %d, %d topologies, %s: %.1f µs/event", round+1, cfg.Rounds, n, bus,
+					c.server+c.postgres)
 				costs[bus][n] = append(costs[bus][n], c)
 			}
 		}
@@ -69,8 +74,10 @@ func Topologies(ctx context.Context, cfg Config, attached []int, rate float64) (
 		for _, n := range attached {
 			c := costs[bus][n]
 			report.Rows = append(report.Rows, TopologiesRow{
-				bus, n, median(each(c, func(c cost) float64 { return c.server })), median(each(c, func(c cost) float64 { return c.postgres })),
-				median(each(c, cost.event)), ratio(each(c, cost.event), fewest), median(each(c, func(c cost) float64 { return c.idle })),
+				bus, n, median(each(c, func(c cost) float64 { return c.server })),
+				median(each(c, func(c cost) float64 { return c.postgres })),
+				median(each(c, cost.event)), ratio(each(c, cost.event), fewest),
+				median(each(c, func(c cost) float64 { return c.idle })),
 			})
 		}
 	}
@@ -91,7 +98,8 @@ func each[T any](values []T, f func(T) float64) []float64 {
 }
 
 // deliver is one round: as long idle as under load, so that the heartbeat falls into both alike.
-func (c Config) deliver(ctx context.Context, p *place, l *load, bus string, attached int, rate float64) (_ cost, err error) {
+func (c Config) deliver(ctx context.Context, p *place, l *load, bus string, attached int, rate float64) (_ cost,
+	err error) {
 	if err := p.use(ctx, bus); err != nil {
 		return cost{}, err
 	}
@@ -136,7 +144,8 @@ func (c Config) deliver(ctx context.Context, p *place, l *load, bus string, atta
 	return cost{
 		server:   perEvent(after.server-idle.server, idle.server-before.server),
 		postgres: perEvent(after.postgres.since(idle.postgres), idle.postgres.since(before.postgres)),
-		idle:     (idle.server - before.server + idle.postgres.since(before.postgres)).Seconds() * 1e3 / idle.at.Sub(before.at).Seconds(),
+		idle: (idle.server - before.server +
+			idle.postgres.since(before.postgres)).Seconds() * 1e3 / idle.at.Sub(before.at).Seconds(),
 	}, nil
 }
 
@@ -160,12 +169,16 @@ func (c Config) spent(ctx context.Context, p *place, f *feedsProcess, n uint64) 
 
 // String is the report as a table.
 func (r *TopologiesReport) String() string {
-	t := newTable(len(r.Rows), "bus", "attached", "µs CPU an event", "of it server", "of it PostgreSQL", "of fewest", "idle, ms CPU a second")
+	t := newTable(len(r.Rows), "bus", "attached", "µs CPU an event", "of it server", "of it PostgreSQL", "of fewest",
+		"idle, ms CPU a second")
 	for _, row := range r.Rows {
 		t = append(t, []string{
-			row.Bus, strconv.Itoa(row.Attached), fmt.Sprintf("%.1f", row.Event), fmt.Sprintf("%.1f", row.Server), fmt.Sprintf("%.1f", row.PostgreSQL),
+			row.Bus, strconv.Itoa(row.Attached), fmt.Sprintf("%.1f", row.Event), fmt.Sprintf("%.1f", row.Server),
+			fmt.Sprintf("%.1f", row.PostgreSQL),
 			fmt.Sprintf("%.2f ×", row.Ratio), fmt.Sprintf("%.1f", row.Idle),
 		})
 	}
-	return r.About.String() + fmt.Sprintf("%g events/s; CPU time of the server and of its connections in PostgreSQL\n\n", r.EventRate) + t.String()
+	return r.About.String() +
+		fmt.Sprintf("%g events/s; CPU time of the server and of its connections in PostgreSQL\n\n", r.EventRate) +
+		t.String()
 }

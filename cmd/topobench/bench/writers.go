@@ -6,7 +6,7 @@ import (
 	"strconv"
 	"time"
 
-	"topostream/pgbus"
+	"topostream/pgbus/setting"
 )
 
 // A WritersRow is what so many writers reached on a bus.
@@ -26,8 +26,9 @@ type WritersReport struct {
 	Rows []WritersRow `json:"rows"`
 }
 
-// Writers measures transactions a second of writers that commit durably as fast as they can: with the journal alone, with one server on notify,
-// and with one on wal, each attached to all topologies; with the disk as it is and with a slow flush.
+// Writers measures transactions a second of writers that commit durably as fast as they can: with the journal alone,
+// with one server on notify, and with one on wal, each attached to all topologies; with the disk as it is and with a
+// slow flush.
 func Writers(ctx context.Context, cfg Config, writers []int) (_ *WritersReport, err error) {
 	p, err := openPlace(ctx, cfg)
 	if err != nil {
@@ -61,7 +62,7 @@ func (c Config) compareWriters(ctx context.Context, p *place, writers int, slow 
 		return nil, err
 	}
 	rates, behinds := map[string][]float64{}, map[string][]float64{}
-	buses := []string{journal, pgbus.BusNotify, pgbus.BusWAL}
+	buses := []string{journal, setting.Notify, setting.WAL}
 	for round := range c.Rounds {
 		for _, bus := range buses {
 			rate, behind, err := c.writeUnder(ctx, p, l, bus)
@@ -74,13 +75,15 @@ func (c Config) compareWriters(ctx context.Context, p *place, writers int, slow 
 	}
 	var rows []WritersRow
 	for _, bus := range buses {
-		rows = append(rows, WritersRow{writers, slow, bus, median(rates[bus]), ratio(rates[bus], rates[journal]), median(behinds[bus])})
+		rows = append(rows, WritersRow{writers, slow, bus, median(rates[bus]), ratio(rates[bus], rates[journal]),
+			median(behinds[bus])})
 	}
 	return rows, nil
 }
 
 // writeUnder is one round.
-func (c Config) writeUnder(ctx context.Context, p *place, l *load, bus string) (rate float64, behind time.Duration, err error) {
+func (c Config) writeUnder(ctx context.Context, p *place, l *load, bus string) (rate float64, behind time.Duration,
+	err error) {
 	if err := p.use(ctx, bus); err != nil {
 		return 0, 0, err
 	}
@@ -116,7 +119,8 @@ func (r *WritersReport) String() string {
 		if row.Bus != journal {
 			behind = fmt.Sprintf("%.2f s", row.Behind)
 		}
-		t = append(t, []string{flush, strconv.Itoa(row.Writers), row.Bus, fmt.Sprintf("%.0f", row.Rate), fmt.Sprintf("%.0f %%", 100*row.Ratio), behind})
+		t = append(t, []string{flush, strconv.Itoa(row.Writers), row.Bus, fmt.Sprintf("%.0f", row.Rate),
+			fmt.Sprintf("%.0f %%", 100*row.Ratio), behind})
 	}
 	return r.About.String() + t.String()
 }

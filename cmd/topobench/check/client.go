@@ -19,10 +19,16 @@ type ClientKind string
 
 // The kinds of clients.
 const (
-	Steady   ClientKind = "steady"   // as an EventSource: it stays, and comes back after `retry:` with its Last-Event-ID
-	Dropping ClientKind = "dropping" // it cuts its connection after a random number of bytes and resumes
-	Slow     ClientKind = "slow"     // it reads a few KB a second for a while, so that the server's ring leaves it behind, then comes again and catches up
-	Arriving ClientKind = "arriving" // it comes without a number, reads a little, leaves, and comes again to another topology; where the writers' end finds it, it stays
+	// Steady is as an EventSource: it stays, and comes back after `retry:` with its Last-Event-ID.
+	Steady ClientKind = "steady"
+	// Dropping cuts its connection after a random number of bytes and resumes.
+	Dropping ClientKind = "dropping"
+	// Slow reads a few KB a second for a while, so that the server's ring leaves it behind, then comes again and catches
+	// up.
+	Slow ClientKind = "slow"
+	// Arriving comes without a number, reads a little, leaves, and comes again to another topology; where the writers' end
+	// finds it, it stays.
+	Arriving ClientKind = "arriving"
 )
 
 func clientKinds() []ClientKind { return []ClientKind{Steady, Dropping, Slow, Arriving} }
@@ -34,6 +40,7 @@ type client struct {
 	kind  ClientKind
 	rng   *rand.Rand
 	judge *judge
+	among []*topology // that one that arrives chooses from
 
 	shown    atomic.Pointer[judge] // judge, for others
 	retry    time.Duration         // the server's wish; what a browser waits is its own matter before that
@@ -49,8 +56,9 @@ func (c *client) kindStats() *kindStats { return c.run.stats.kinds[c.kind] }
 // violation is one of this client's, by a fault that is under way now.
 func (c *client) violation(kind Kind, t *topology, server string, seq, previous uint64, detail string) Violation {
 	return Violation{
-		Kind: kind, Client: c.name(), ClientKind: string(c.kind), Server: server, Topology: t.name, Seq: seq, Previous: previous,
-		At: c.run.since(), Fault: c.run.faults.now(), Detail: detail,
+		Kind: kind, Client: c.name(), ClientKind: string(c.kind), Server: server, Topology: t.name, Seq: seq,
+		Previous: previous,
+		At:       c.run.since(), Fault: c.run.faults.now(), Detail: detail,
 	}
 }
 
@@ -79,12 +87,14 @@ func (c *client) follow(ctx context.Context) {
 	defer transport.CloseIdleConnections()
 	c.retry = 3 * time.Second // as browsers do; the standard leaves it to them
 	for ctx.Err() == nil {
-		if c.kind == Arriving && !c.run.settling.Load() {
+		if c.kind == Arriving && !c.run.calmed.Load() {
 			c.judge.close()
-			c.reads(c.run.topologies[c.rng.IntN(len(c.run.topologies))])
+			c.reads(c.among[c.rng.IntN(len(c.among))])
 		}
-		c.trickles.Store(c.kind == Slow && !c.trickles.Load() && !c.run.settling.Load()) // atomic: a dial may outlive its request
-		err := c.connect(ctx, &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }})
+		// atomic: a dial may outlive its request
+		c.trickles.Store(c.kind == Slow && !c.trickles.Load() && !c.run.calmed.Load())
+		err := c.connect(ctx, &http.Client{Transport: transport,
+			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }})
 		if bad := (*tornError)(nil); errors.As(err, &bad) && ctx.Err() == nil {
 			c.run.violations.add(c.violation(Torn, c.judge.topology, c.judge.server, 0, c.judge.last, bad.what))
 		}
@@ -113,7 +123,7 @@ func (c *client) connect(ctx context.Context, browser *http.Client) error {
 	defer cancel(nil)
 	if c.kind == Arriving {
 		leave := time.AfterFunc(time.Duration(c.rng.Int64N(int64(3*time.Second))), func() {
-			if !c.run.settling.Load() {
+			if !c.run.calmed.Load() {
 				cancel(errCut)
 			}
 		})
@@ -163,13 +173,15 @@ func (c *client) connect(ctx context.Context, browser *http.Client) error {
 	case errors.Is(err, errCut):
 		c.budget = 2*c.budget + 4<<10 // a large event must come through some time
 	}
-	if bad := (*tornError)(nil); errors.As(err, &bad) && !slices.Contains(res.TransferEncoding, "chunked") && body.ended {
+	if bad := (*tornError)(nil); errors.As(err, &bad) && !slices.Contains(res.TransferEncoding, "chunked") &&
+		body.ended {
 		return io.EOF // where the connection's end is the answer's, an orderly end looks like any other
 	}
 	return err
 }
 
-// refused is an answer that is no stream. A browser gives up for good; a balancer's own word that nobody is there is not the server's.
+// refused is an answer that is no stream. A browser gives up for good; a balancer's own word that nobody is there is
+// not the server's.
 func (c *client) refused(ctx context.Context, res *http.Response) error {
 	body, _ := io.ReadAll(io.LimitReader(res.Body, 300))
 	switch {
@@ -203,7 +215,7 @@ func (c *client) read(r *frameReader) error {
 			return err
 		}
 		c.judge.seq.Store(c.judge.last)
-		if c.got++; c.got >= leave && !c.run.settling.Load() {
+		if c.got++; c.got >= leave && !c.run.calmed.Load() {
 			return errCut
 		}
 	}
@@ -242,7 +254,7 @@ func (c *client) body(ctx context.Context, r io.Reader, idle *time.Timer) *body 
 
 // Read reads as much as the client wants now.
 func (b *body) Read(p []byte) (int, error) {
-	calm := b.client.run.settling.Load()
+	calm := b.client.run.calmed.Load()
 	switch {
 	case b.cutAt > 0 && !calm && b.read >= b.cutAt:
 		return 0, errCut
@@ -264,7 +276,8 @@ func (b *body) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// trickle waits as long as makes a KB at a time some 10 KB a second. A batch of frames then still takes less than a server's default --write-timeout.
+// trickle waits as long as makes a KB at a time some 10 KB a second. A batch of frames then still takes less than a
+// server's default --write-timeout.
 func (c *client) trickle(ctx context.Context) {
 	timer := time.NewTimer(100 * time.Millisecond)
 	defer timer.Stop()

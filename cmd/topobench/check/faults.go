@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// windows are the faults of a run and the pauses that steady clients saw by them. It is the run's Monitor.
+// windows are the faults of a run and the pauses that steady clients saw by them.
 type windows struct {
 	since func() time.Duration // the run's clock
 
@@ -26,13 +26,11 @@ type window struct {
 // afterglow is how long after its end a fault is named with what goes wrong, and how far back pauses are looked for.
 const afterglow = 10 * time.Second
 
-var _ Monitor = (*windows)(nil)
-
 func newWindows(since func() time.Duration) *windows {
 	return &windows{since: since, open: map[*window]struct{}{}, byFault: map[string]*FaultReport{}}
 }
 
-// Began implements Monitor.
+// Began is that of Monitor.
 func (w *windows) Began(fault string) (ended func()) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -53,7 +51,8 @@ func (w *windows) Began(fault string) (ended func()) {
 	})
 }
 
-// pause takes in that a steady client got at delivered what was committed at committed. It counts for each fault whose time the two overlap.
+// pause takes in that a steady client got at delivered what was committed at committed. It counts for each fault whose
+// time the two overlap.
 func (w *windows) pause(committed, delivered time.Duration) {
 	p := max(delivered-committed, 0)
 	w.mu.Lock()

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -17,30 +18,41 @@ const followEvery = 50 * time.Millisecond
 // followRows is how many events of each topology one read takes.
 const followRows = 500
 
-// A follower reads the journals of all topologies from the database, all the time: retention may be faster than the end of the run. What
-// it reads is what everything else is compared with.
+// A follower reads the journals of all topologies from the database, all the time: retention may be faster than the end
+// of the run. What it reads is what everything else is compared with.
 type follower struct {
 	run        *run
 	topologies map[string]*topology
-	conn       *pgx.Conn
+
+	mu   sync.Mutex // held for a read, and while a promotion is taken in
+	conn *pgx.Conn
 }
 
 // run reads until ctx ends.
 func (f *follower) follow(ctx context.Context) {
 	defer f.close()
 	for ctx.Err() == nil {
-		more, err := f.read(ctx)
+		more, err := f.readNext(ctx)
 		switch {
 		case ctx.Err() != nil:
 			return
 		case err != nil:
-			f.close()
 			f.run.stats.databaseErrors.Add(1)
 			pause(ctx, 200*time.Millisecond)
 		case !more:
 			pause(ctx, followEvery)
 		}
 	}
+}
+
+// readNext is read from where everybody is led.
+func (f *follower) readNext(ctx context.Context) (more bool, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if more, err = f.read(ctx); err != nil {
+		f.close()
+	}
+	return more, err
 }
 
 // readAll reads the journals to their ends.
@@ -69,16 +81,27 @@ type journalRow struct {
 	head, first uint64
 	seq         *int64
 	event       *string
+	position    *int64 // of the mutation that it enqueues; retention may have removed it
 }
 
-// read takes in one page of each topology and settles what waited for it.
+func (r journalRow) mutation() int64 {
+	if r.position == nil {
+		return 0
+	}
+	return *r.position
+}
+
+// read takes in one page of each topology and judges what waited for it.
 func (f *follower) read(ctx context.Context) (more bool, err error) {
 	const query = `
-SELECT r.id::text, h.seq, h.first, e.seq, e.event
+SELECT r.id::text, h.seq, h.first, e.seq, e.event, e.position
   FROM unnest($1::text[]::uuid[], $2::bigint[]) AS r(id, after)
   JOIN topology_heads h ON h.topology_id = r.id
-  LEFT JOIN LATERAL (SELECT e.seq, topology_event_json(e.topology_id, e.seq, e.type, e.payload, e.at) AS event FROM topology_events e
-                      WHERE e.topology_id = r.id AND e.seq > r.after AND e.seq >= h.first ORDER BY e.seq LIMIT $3) e ON true`
+  LEFT JOIN LATERAL (SELECT e.seq, topology_event_json(e.topology_id, e.seq, e.type, e.payload, e.at) AS event,
+           CASE WHEN e.type = 'mutation.enqueued' THEN
+               (SELECT m.position FROM mutations m WHERE m.id = (e.payload ->> 'mutation_id')::uuid) END AS position
+      FROM topology_events e
+     WHERE e.topology_id = r.id AND e.seq > r.after AND e.seq >= h.first ORDER BY e.seq LIMIT $3) e ON true`
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	if f.conn == nil {
@@ -97,7 +120,7 @@ SELECT r.id::text, h.seq, h.first, e.seq, e.event
 	}
 	pages := map[string][]journalRow{}
 	var r journalRow
-	_, err = pgx.ForEachRow(rows, []any{&r.id, &r.head, &r.first, &r.seq, &r.event}, func() error {
+	_, err = pgx.ForEachRow(rows, []any{&r.id, &r.head, &r.first, &r.seq, &r.event, &r.position}, func() error {
 		pages[r.id] = append(pages[r.id], r)
 		return nil
 	})
@@ -122,7 +145,8 @@ func (t *topology) at() uint64 {
 }
 
 // take takes a page of one topology in, of a read that began at began.
-func (f *follower) take(ctx context.Context, t *topology, page []journalRow, began time.Duration) (more bool, err error) {
+func (f *follower) take(ctx context.Context, t *topology, page []journalRow, began time.Duration) (more bool,
+	err error) {
 	head, first := page[0].head, page[0].first
 	t.head.Store(head)
 	position := t.at()
@@ -131,7 +155,8 @@ func (f *follower) take(ctx context.Context, t *topology, page []journalRow, beg
 		return true, f.newEpoch(ctx, t, head)
 	case head < position:
 		t.mu.Lock()
-		t.problem(head, fmt.Sprintf("the head is %d, but %d was read: the journal went back within an epoch", head, position))
+		t.problem(head, fmt.Sprintf("the head is %d, but %d was read: the journal went back within an epoch", head,
+			position))
 		t.position = head
 		t.mu.Unlock()
 		return false, nil
@@ -144,7 +169,8 @@ func (f *follower) take(ctx context.Context, t *topology, page []journalRow, beg
 	for _, r := range page {
 		if r.seq == nil {
 			if head != t.position {
-				t.problem(t.position+1, fmt.Sprintf("the head is %d, but the journal holds nothing after %d", head, t.position))
+				t.problem(t.position+1, fmt.Sprintf("the head is %d, but the journal holds nothing after %d", head,
+					t.position))
 				t.position = head
 			}
 			break
@@ -153,62 +179,114 @@ func (f *follower) take(ctx context.Context, t *topology, page []journalRow, beg
 		if seq != t.position+1 {
 			t.problem(seq, fmt.Sprintf("the journal has a gap: %d follows %d", seq, t.position))
 		}
-		t.fold(seq, []byte(*r.event), true)
+		t.fold(seq, []byte(*r.event), r.mutation(), true)
 	}
-	t.settle(false)
+	t.judgeWaiting(false)
 	return t.position < head, nil
 }
 
-// newEpoch follows a topology into a new history. What is left of the old ones is what the new one began with.
+// An oldRow is an event of an older epoch.
+type oldRow struct {
+	Seq      uint64
+	Event    string
+	Position *int64
+}
+
+// newEpoch follows a topology into a new epoch, whose history begins with what is left of the older ones.
 func (f *follower) newEpoch(ctx context.Context, t *topology, head uint64) error {
-	const old = `
-SELECT seq, topology_event_json(topology_id, seq, type, payload, at) FROM topology_events
- WHERE topology_id = $1::text::uuid AND seq <= $2 ORDER BY seq`
-	base := epochBase(epochOf(head))
-	rows, err := f.conn.Query(ctx, old, t.id, int64(base))
+	before, base := t.at(), epochBase(epochOf(head))
+	left, err := f.olderEpochs(ctx, t, before, base)
 	if err != nil {
-		return fmt.Errorf("read the older epochs: %w", err)
+		return err
 	}
-	type row struct {
-		Seq   int64
-		Event string
+	continues := len(left) > 0 && (left[0].Seq == before || before == epochBase(epochOf(before)) &&
+		left[0].Seq == before+1)
+	if len(left) == 0 && before != epochBase(epochOf(before)) {
+		if left, err = f.olderEpochs(ctx, t, 0, base); err != nil {
+			return err
+		}
 	}
-	left, err := pgx.CollectRows(rows, pgx.RowToStructByPos[row]) // before the lock: clients must not wait for the database
-	if err != nil {
-		return fmt.Errorf("read the older epochs: %w", err)
+	if !t.follow(left, before, head, continues) {
+		return f.resync(ctx, t)
 	}
+	return nil
+}
+
+// follow has a topology go on in a new epoch, with what is left of the older ones. It tells whether its state at the
+// beginning of the new one is known: where retention was faster, it is not.
+func (t *topology) follow(left []oldRow, before, head uint64, continues bool) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	before := t.position
-	t.state, t.position = newState(t.run.hash), 0
-	whole := len(left) > 0 && uint64(left[0].Seq) == t.origin // else retention was here, which takes the oldest
-	for i, r := range left {
-		n := uint64(r.Seq)
-		if i > 0 && n != t.position+1 && n != epochBase(epochOf(n))+1 {
-			t.problem(n, fmt.Sprintf("the older epochs have a gap: %d follows %d", n, t.position))
-		}
-		t.fold(n, []byte(r.Event), n > before)
-	}
-	switch {
-	case t.position < before && !t.run.cfg.MayLose:
-		t.problem(before, fmt.Sprintf("epoch %d begins without the events %d to %d, which were committed", epochOf(head), t.position+1, before))
-	case t.position < before:
-		t.run.stats.lostByFailover.Add(before - t.position)
-	}
-	if sameEpoch(t.position, before) { // what was read above it was taken back
-		n := t.position - epochBase(epochOf(before))
-		t.epochs[epochOf(before)] = t.epochs[epochOf(before)][:min(n, uint64(len(t.epochs[epochOf(before)])))]
-	}
-	t.position, t.first = base, base+1
 	t.ledger.newEpoch(t.run.since())
-	if whole {
-		t.bases[epochOf(head)] = t.state.digest
-		return nil
+	switch {
+	case continues:
+		for _, r := range left {
+			if r.Seq > before {
+				t.foldOld(r, true)
+			}
+		}
+	case len(left) == 0, left[len(left)-1].Seq > before: // retention takes the oldest first
+		return false
+	case !t.takenBack(left, epochOf(head)):
+		return false
 	}
-	t.mu.Unlock()
-	err = f.resync(ctx, t)
-	t.mu.Lock()
-	return err
+	base := epochBase(epochOf(head))
+	t.eras = append(t.eras, era{t.position, t.state.log})
+	t.position, t.first = base, base+1
+	t.bases[epochOf(head)] = t.state.digest
+	return true
+}
+
+// olderEpochs reads what the journal holds from one seq to another.
+func (f *follower) olderEpochs(ctx context.Context, t *topology, from, to uint64) ([]oldRow, error) {
+	const query = `
+SELECT e.seq, topology_event_json(e.topology_id, e.seq, e.type, e.payload, e.at),
+       CASE WHEN e.type = 'mutation.enqueued' THEN
+           (SELECT m.position FROM mutations m WHERE m.id = (e.payload ->> 'mutation_id')::uuid) END
+  FROM topology_events e WHERE e.topology_id = $1::text::uuid AND e.seq BETWEEN $2 AND $3 ORDER BY e.seq`
+	rows, err := f.conn.Query(ctx, query, t.id, int64(from), int64(to))
+	if err != nil {
+		return nil, fmt.Errorf("read the older epochs: %w", err)
+	}
+	left, err := pgx.CollectRows(rows, pgx.RowToStructByPos[oldRow])
+	if err != nil {
+		return nil, fmt.Errorf("read the older epochs: %w", err)
+	}
+	return left, nil
+}
+
+// foldOld takes an event of an older epoch in. It is called under t.mu.
+func (t *topology) foldOld(r oldRow, match bool) {
+	if r.Seq != t.position+1 && t.position != 0 && r.Seq != epochBase(epochOf(r.Seq))+1 {
+		t.problem(r.Seq, fmt.Sprintf("the older epochs have a gap: %d follows %d", r.Seq, t.position))
+	}
+	t.fold(r.Seq, []byte(r.Event), journalRow{position: r.Position}.mutation(), match)
+}
+
+// takenBack goes back to the end of what is left, which lacks what was read: nobody said that there was a promotion. It
+// tells whether that was possible. It is called under t.mu.
+func (t *topology) takenBack(left []oldRow, epoch uint64) bool {
+	before, end := t.position, left[len(left)-1].Seq
+	switch {
+	case t.run.cfg.MayLose:
+		t.run.stats.lostByFailover.Add(before - end)
+	default:
+		t.problem(before, fmt.Sprintf("epoch %d begins without the events %d to %d, which were committed", epoch, end+1,
+			before))
+	}
+	if sameEpoch(end, before) {
+		records := t.epochs[epochOf(before)]
+		n := min(end-epochBase(epochOf(before)), uint64(len(records)))
+		t.epochs[epochOf(before)] = records[:n:n]
+	}
+	if left[0].Seq != t.origin {
+		return false
+	}
+	t.replaceState(newState(t.run.hash), 0)
+	for _, r := range left {
+		t.foldOld(r, false)
+	}
+	return true
 }
 
 // newEpoch forgets the order of what was found: what was taken back may have been the newest.
@@ -226,7 +304,8 @@ func (f *follower) resync(ctx context.Context, t *topology) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.run.stats.resyncs.Add(1)
-	t.state, t.position, t.first = s, head, first
+	t.replaceState(s, head)
+	t.first = first
 	t.putState(head)
 	t.ledger.excuse()
 	return nil
@@ -246,7 +325,9 @@ func (r *run) readState(ctx context.Context, conn *pgx.Conn, id string) (s *stat
 	const (
 		topologyRow = `SELECT t.status, t.reason, t.version, h.seq, h.first, '{' || topology_graph_json(t.id) || '}'
   FROM topologies t JOIN topology_heads h ON h.topology_id = t.id WHERE t.id = $1::text::uuid`
-		flights = `SELECT id::text, op, payload::text, state FROM mutations WHERE topology_id = $1::text::uuid AND state IN ('pending', 'applying')`
+		flights = `
+SELECT id::text, position, op, payload::text, state FROM mutations
+ WHERE topology_id = $1::text::uuid AND state IN ('pending', 'applying')`
 	)
 	tx, err := conn.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly})
 	if err != nil {
@@ -262,6 +343,7 @@ func (r *run) readState(ctx context.Context, conn *pgx.Conn, id string) (s *stat
 	if err := tx.QueryRow(ctx, topologyRow, id).Scan(&status, &reason, &s.version, &head, &first, &graph); err != nil {
 		return nil, 0, 0, fmt.Errorf("read a topology: %w", err)
 	}
+	s.seq = head
 	s.setStatus(status, reason)
 	if err := json.Unmarshal([]byte(strings.ToValidUTF8(graph, "\uFFFD")), &x); err != nil {
 		return nil, 0, 0, fmt.Errorf("read a topology's graph: %w", err)
@@ -273,10 +355,12 @@ func (r *run) readState(ctx context.Context, conn *pgx.Conn, id string) (s *stat
 	if err != nil {
 		return nil, 0, 0, fmt.Errorf("read the mutations in flight: %w", err)
 	}
-	var m mutationRow
-	var payload string
-	_, err = pgx.ForEachRow(rows, []any{&m.ID, &m.Op, &payload, &m.State}, func() error {
-		s.setMutation(m.ID, &flight{op: m.Op, payload: compact([]byte(payload)), state: m.State})
+	var (
+		mutation, payload string
+		m                 flight
+	)
+	_, err = pgx.ForEachRow(rows, []any{&mutation, &m.position, &m.op, &payload, &m.state}, func() error {
+		s.setMutation(mutation, &flight{position: m.position, op: m.op, payload: compact([]byte(payload)), state: m.state})
 		return nil
 	})
 	if err != nil {

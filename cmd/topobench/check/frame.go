@@ -28,8 +28,8 @@ func torn(format string, args ...any) error { return &tornError{fmt.Sprintf(form
 // maxLine bounds a line: 16 MiB of event and some.
 const maxLine = 17 << 20
 
-// A frameReader reads frames more strictly than the HTML standard asks of a browser (section 9.2.6): a browser ignores fields that it does not
-// know and takes the last of two, which is just what hides a torn frame.
+// A frameReader reads frames more strictly than the HTML standard asks of a browser (section 9.2.6): a browser ignores
+// fields that it does not know and takes the last of two, which is just what hides a torn frame.
 type frameReader struct {
 	r    *bufio.Reader
 	line []byte
@@ -39,7 +39,8 @@ type frameReader struct {
 
 func newFrameReader(r io.Reader) *frameReader { return &frameReader{r: bufio.NewReaderSize(r, 32<<10)} }
 
-// next reads a frame. io.EOF comes only between two frames; an orderly end within one is a *tornError. Other errors are the connection's.
+// next reads a frame. io.EOF comes only between two frames; an orderly end within one is a *tornError. Other errors are
+// the connection's.
 func (r *frameReader) next() (*frame, error) {
 	r.f = frame{}
 	r.data = r.data[:0]

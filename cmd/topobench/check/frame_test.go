@@ -16,11 +16,13 @@ func TestAWholeStreamIsReadFrameByFrameHoweverItsBytesArrive(t *testing.T) {
 		"event: snapshot\nid: 41\ndata: {}\n\n: keepalive\n\n" +
 		"event: topobench.tick\nid: 42\ndata: {\"text\":\"" + long + "\"}\n\n" +
 		"event: notify\ndata: a\ndata: b\n\n"
-	for name, r := range map[string]io.Reader{"at once": strings.NewReader(stream), "byte by byte": iotest.OneByteReader(strings.NewReader(stream))} {
+	for name, r := range map[string]io.Reader{"at once": strings.NewReader(stream),
+		"byte by byte": iotest.OneByteReader(strings.NewReader(stream))} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			frames := newFrameReader(r)
-			for i, want := range []string{` 0 false "" 2841`, `snapshot 41 true "{}" 0`, ` 0 false "" 0`, `topobench.tick 42 true "{\"text\":\"` + long + `\"}" 0`, `notify 0 false "a\nb" 0`} {
+			for i, want := range []string{` 0 false "" 2841`, `snapshot 41 true "{}" 0`, ` 0 false "" 0`,
+				`topobench.tick 42 true "{\"text\":\"` + long + `\"}" 0`, `notify 0 false "a\nb" 0`} {
 				f, err := frames.next()
 				if err != nil {
 					t.Fatal(i, err)
@@ -62,7 +64,8 @@ func TestBytesThatAreNoWholeFrameAreTorn(t *testing.T) {
 func TestAConnectionThatBreaksWithinAFrameIsNotTorn(t *testing.T) {
 	t.Parallel()
 	var torn *tornError
-	_, err := newFrameReader(io.MultiReader(strings.NewReader("event: x\nid: 1\nda"), iotest.ErrReader(io.ErrUnexpectedEOF))).next()
+	_, err := newFrameReader(io.MultiReader(strings.NewReader("event: x\nid: 1\nda"),
+		iotest.ErrReader(io.ErrUnexpectedEOF))).next()
 	if !errors.Is(err, io.ErrUnexpectedEOF) || errors.As(err, &torn) {
 		t.Errorf("%v", err)
 	}

@@ -71,7 +71,8 @@ func (j *judge) frame(f *frame) error {
 	}
 	j.journaled(e.Seq)
 	j.client.kindStats().deliveries.Add(1)
-	j.topology.observe(observation{client: j.client, server: j.server, seq: e.Seq, hash: maphash.Bytes(j.client.run.hash, f.data), at: now})
+	j.topology.observe(observation{client: j.client, server: j.server, seq: e.Seq,
+		hash: maphash.Bytes(j.client.run.hash, f.data), at: now})
 	return nil
 }
 
@@ -152,16 +153,22 @@ func (j *judge) snapshot(f *frame, now time.Duration) error {
 	}
 	if j.has && (j.resumed || j.begun) {
 		j.client.run.stats.resets.Add(1)
-		j.topology.takeReset(reset{client: j.client, server: j.server, from: j.last, to: s.Seq, asked: j.resumed && !j.begun, at: now, fault: fault})
+		j.topology.takeReset(reset{client: j.client, server: j.server, from: j.last, to: s.Seq, asked: j.resumed &&
+			!j.begun, at: now, fault: fault})
 	}
-	d, err := digestOf(j.client.run.hash, s)
+	d, rows, err := digestOf(j.client.run.hash, s)
+	problem := s.malformed()
 	if err != nil {
-		j.report(WrongSnapshot, s.Seq, err.Error())
-		return nil
+		problem = err.Error()
 	}
-	j.topology.takeSnapshot(taken{
-		client: j.client, server: j.server, seq: s.Seq, digest: d, graph: j.graph, at: now, fault: fault, raw: fmt.Sprintf("%.300s", f.data),
-	})
+	if problem != "" {
+		j.report(WrongSnapshot, s.Seq, problem)
+	} else {
+		j.topology.takeSnapshot(taken{
+			client: j.client, server: j.server, seq: s.Seq, digest: d, rows: rows, graph: j.graph, at: now, fault: fault,
+			raw: fmt.Sprintf("%.300s", f.data),
+		})
+	}
 	j.has, j.last, j.begun = true, s.Seq, true
 	return nil
 }

@@ -5,19 +5,20 @@ import (
 	"time"
 )
 
-// A marker names what one writer wrote in one statement: it stands in the event's payload. It is below 2⁵³, so that a JSON number holds it.
-type marker uint64
+// A tag names what one writer wrote in one statement: it stands in the event's payload. It is below 2⁵³, so that a
+// JSON number holds it.
+type tag uint64
 
-const markerWriter = 36 // bits of the counter below the writer's number
+const tagWriter = 36 // bits of the counter below the writer's number
 
-func newMarker(writer int, counter uint64) marker {
-	return marker(uint64(writer+1)<<markerWriter | counter)
+func newTag(writer int, counter uint64) tag {
+	return tag(uint64(writer+1)<<tagWriter | counter)
 }
 
-func (m marker) writer() int     { return int(m>>markerWriter) - 1 }
-func (m marker) counter() uint64 { return uint64(m) & (1<<markerWriter - 1) }
+func (m tag) writer() int     { return int(m>>tagWriter) - 1 }
+func (m tag) counter() uint64 { return uint64(m) & (1<<tagWriter - 1) }
 
-func (m marker) String() string { return fmt.Sprintf("w%d-%d", m.writer(), m.counter()) }
+func (m tag) String() string { return fmt.Sprintf("w%d-%d", m.writer(), m.counter()) }
 
 // outcome is what became of a transaction.
 type outcome int
@@ -29,7 +30,7 @@ const (
 	unknown                   // the connection ended during COMMIT
 )
 
-// An entry is a marker that is not yet both decided and found in the journal.
+// An entry is a tag that is not yet both decided and found in the journal.
 type entry struct {
 	outcome outcome
 	seq     uint64        // where it was found; 0: not yet
@@ -37,21 +38,21 @@ type entry struct {
 	excused bool          // retention may have removed it before it was read
 }
 
-// A ledger compares what writers committed to one topology with what its journal holds. It is used under the topology's lock and holds only
-// what is undecided: one that is decided and found is struck out.
+// A ledger compares what writers committed to one topology with what its journal holds. It is used under the topology's
+// lock and holds only what is undecided: one that is decided and found is struck out.
 type ledger struct {
-	entries map[marker]*entry
-	last    map[int]marker // newest of each writer that was found
-	epochAt time.Duration  // when the newest epoch was seen to have begun; 0: there was none
+	entries map[tag]*entry
+	last    map[int]tag   // newest of each writer that was found
+	epochAt time.Duration // when the newest epoch was seen to have begun; 0: there was none
 }
 
-func newLedger() ledger { return ledger{entries: map[marker]*entry{}, last: map[int]marker{}} }
+func newLedger() ledger { return ledger{entries: map[tag]*entry{}, last: map[int]tag{}} }
 
-// begin says that a statement with this marker is about to run.
-func (l *ledger) begin(m marker) { l.entries[m] = &entry{} }
+// begin says that a statement with this tag is about to run.
+func (l *ledger) begin(m tag) { l.entries[m] = &entry{} }
 
 // decide says what became of it; problem is what the journal has wrong.
-func (l *ledger) decide(m marker, o outcome, at time.Duration) (found uint64, problem string) {
+func (l *ledger) decide(m tag, o outcome, at time.Duration) (found uint64, problem string) {
 	e := l.entries[m]
 	if e == nil {
 		return 0, ""
@@ -69,7 +70,7 @@ func (l *ledger) decide(m marker, o outcome, at time.Duration) (found uint64, pr
 }
 
 // find says that the journal holds it at seq. It gives when it was committed, 0 if that is not known yet.
-func (l *ledger) find(m marker, seq uint64) (at time.Duration, problem string) {
+func (l *ledger) find(m tag, seq uint64) (at time.Duration, problem string) {
 	e := l.entries[m]
 	switch {
 	case e == nil:
@@ -80,7 +81,8 @@ func (l *ledger) find(m marker, seq uint64) (at time.Duration, problem string) {
 	// What a writer does not know may be committed late, beside its next one.
 	if e.outcome != unknown {
 		if last := l.last[m.writer()]; m < last {
-			problem = fmt.Sprintf("the journal holds %s after %s: the writer committed them in the other order", m, last)
+			problem = fmt.Sprintf("the journal holds %s after %s: the writer committed them in the other order", m,
+				last)
 		}
 		l.last[m.writer()] = max(m, l.last[m.writer()])
 	}
@@ -91,7 +93,19 @@ func (l *ledger) find(m marker, seq uint64) (at time.Duration, problem string) {
 	return e.at, problem
 }
 
-// excuse says that retention has removed what was not read: what was written so far need not be found, but what is found is judged as ever.
+// fork says that a promotion has taken back what is above seq: who does not know yet what became of it need not find it
+// again, but may, where a request was sent again.
+func (l *ledger) fork(seq uint64, at time.Duration) {
+	l.newEpoch(at)
+	for _, e := range l.entries {
+		if e.seq > seq {
+			e.seq, e.excused = 0, true
+		}
+	}
+}
+
+// excuse says that retention has removed what was not read: what was written so far need not be found, but what is
+// found is judged as ever.
 func (l *ledger) excuse() {
 	for _, e := range l.entries {
 		e.excused = true

@@ -8,7 +8,7 @@ import (
 
 func TestTheLedgerFindsWhatTheJournalHasWrong(t *testing.T) {
 	t.Parallel()
-	first, second := newMarker(3, 7), newMarker(3, 8)
+	first, second := newTag(3, 7), newTag(3, 8)
 	for name, c := range map[string]struct {
 		steps func(l *ledger) (problem string)
 		want  string
@@ -96,15 +96,16 @@ func TestWhatWasCommittedAndIsNotInTheJournalIsReportedAtTheEnd(t *testing.T) {
 		mayLose bool
 		want    uint64
 	}{
-		"committed": {committed, false, 1}, "committed, and it may be lost": {committed, true, 0}, "unknown": {unknown, false, 0},
+		"committed": {committed, false, 1}, "committed, and it may be lost": {committed, true, 0},
+		"unknown": {unknown, false, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			r := testRun()
 			r.cfg.MayLose = c.mayLose
 			topology := newTopology(r, "id", "name", 3)
-			topology.begin(newMarker(0, 1))
-			topology.decide(newMarker(0, 1), c.outcome, time.Second)
+			topology.begin(newTag(0, 1))
+			topology.decide(newTag(0, 1), c.outcome, time.Second)
 			topology.ledger.newEpoch(2 * time.Second)
 			r.closeLedger(topology)
 			if got := r.violations.count[Journal]; got != c.want {
@@ -118,7 +119,7 @@ func TestWhatRetentionMayHaveRemovedIsExcusedAndWhatIsWrittenLaterIsNot(t *testi
 	t.Parallel()
 	r := testRun()
 	topology := newTopology(r, "id", "name", 3)
-	before, after := newMarker(0, 1), newMarker(0, 2)
+	before, after := newTag(0, 1), newTag(0, 2)
 	topology.begin(before)
 	topology.ledger.excuse()
 	topology.decide(before, committed, time.Second)
@@ -128,7 +129,7 @@ func TestWhatRetentionMayHaveRemovedIsExcusedAndWhatIsWrittenLaterIsNot(t *testi
 	if got := r.violations.count[Journal]; got != 1 {
 		t.Errorf("%d journal faults, want that of %s", got, after)
 	}
-	if _, problem := topology.ledger.find(newMarker(0, 3), 9); problem == "" {
+	if _, problem := topology.ledger.find(newTag(0, 3), 9); problem == "" {
 		t.Error("an event that nobody wrote is none of the ledger's business")
 	}
 }

@@ -12,14 +12,16 @@ import (
 )
 
 // request makes one call of the API. status 0: nobody knows what became of it.
-func (w *writer) request(ctx context.Context, method string, t *topology, path string, body []byte, key string) (status int, answer []byte) {
+func (w *writer) request(ctx context.Context, method string, t *topology, path string, body []byte,
+	key string) (status int, answer []byte) {
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
 	token, err := w.run.cfg.Token(fmt.Sprint("topobench-writer-", w.n))
 	if err != nil {
 		return 0, nil
 	}
-	req, err := http.NewRequestWithContext(ctx, method, w.run.server(w.rng)+"/api/v1/topologies/"+t.id+path, bytes.NewReader(body))
+	req, err := http.NewRequestWithContext(ctx, method, w.run.server(w.rng)+"/api/v1/topologies/"+t.id+path,
+		bytes.NewReader(body))
 	if err != nil {
 		return 0, nil
 	}
@@ -40,14 +42,15 @@ func (w *writer) request(ctx context.Context, method string, t *topology, path s
 	return res.StatusCode, answer
 }
 
-// postMutation enqueues a mutation through the API, again and again with the same key until the answer is known: then it is there exactly once.
+// postMutation enqueues a mutation through the API, again and again with the same key until the answer is known: then
+// it is there exactly once.
 func (w *writer) postMutation(ctx context.Context) {
 	t := w.pick()
 	if int(t.waiting.Load()) > crowded {
 		w.claim(ctx, t)
 		return
 	}
-	m, marks := w.mark(t)
+	m, tagged := w.newTag(t)
 	op, payload := w.op(m)
 	body, err := json.Marshal(map[string]any{"op": op, "payload": json.RawMessage(payload)})
 	if err != nil {
@@ -57,16 +60,17 @@ func (w *writer) postMutation(ctx context.Context) {
 	defer cancel()
 	tried := false
 	for end.Err() == nil {
-		status, answer := w.request(end, http.MethodPost, t, "/mutations", body, fmt.Sprintf("topobench-%d-%s", w.run.cfg.Seed, m))
+		status, answer := w.request(end, http.MethodPost, t, "/mutations", body,
+			fmt.Sprintf("topobench-%d-%s", w.run.cfg.Seed, m))
 		switch {
 		case status == http.StatusAccepted:
-			w.decide(marks, committed)
+			w.decide(tagged, committed)
 			return
 		case status == http.StatusConflict && !tried:
-			w.decide(marks, rolledBack)
+			w.decide(tagged, rolledBack)
 			return
 		case status >= 400 && status < 500 && status != http.StatusTooManyRequests:
-			w.decide(marks, unknown)
+			w.decide(tagged, unknown)
 			w.refused("POST mutations", status, answer)
 			return
 		}
@@ -74,30 +78,32 @@ func (w *writer) postMutation(ctx context.Context) {
 		w.run.stats.retries.Add(1)
 		pause(end, 100*time.Millisecond+time.Duration(w.rng.Int64N(int64(300*time.Millisecond))))
 	}
-	w.decide(marks, unknown)
+	w.decide(tagged, unknown)
 }
 
 // patchStatus changes a status through the API. Whether one that was cut off is done, only the journal knows.
 func (w *writer) patchStatus(ctx context.Context) {
 	t := w.pick()
-	m, marks := w.mark(t)
-	body := fmt.Appendf(nil, `{"status":%q,"reason":"%s%d"}`, []string{"active", "degraded"}[w.rng.IntN(2)], reasonPrefix, uint64(m))
+	m, tagged := w.newTag(t)
+	body := fmt.Appendf(nil, `{"status":%q,"reason":"%s%d"}`, []string{"active", "degraded"}[w.rng.IntN(2)],
+		reasonPrefix, uint64(m))
 	switch status, answer := w.request(context.WithoutCancel(ctx), http.MethodPatch, t, "", body, ""); {
 	case status == http.StatusOK:
-		w.decide(marks, committed)
+		w.decide(tagged, committed)
 	case status == http.StatusConflict:
-		w.decide(marks, rolledBack)
+		w.decide(tagged, rolledBack)
 	case status >= 400 && status < 500:
-		w.decide(marks, unknown)
+		w.decide(tagged, unknown)
 		w.refused("PATCH", status, answer)
 	default:
-		w.decide(marks, unknown)
+		w.decide(tagged, unknown)
 	}
 }
 
 func (w *writer) refused(what string, status int, answer []byte) {
 	w.run.violations.add(Violation{
-		Kind: Refused, Client: fmt.Sprint("writer ", w.n), At: w.run.since(), Fault: w.run.faults.now(), Detail: fmt.Sprintf("%s: %d %s", what, status, short(answer)),
+		Kind: Refused, Client: fmt.Sprint("writer ", w.n), At: w.run.since(), Fault: w.run.faults.now(),
+		Detail: fmt.Sprintf("%s: %d %s", what, status, short(answer)),
 	})
 }
 

@@ -9,7 +9,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/http"
-	"strconv"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -30,12 +30,14 @@ type run struct {
 	shapes     []shape
 	weight     int
 
-	topologies []*topology
-	followed   int // of these, the first ones, that clients follow all the time
+	topologies []*topology // all
+	plain      []*topology // those without a backlog, which most writers write to
+	backlogs   []*topology // the others
+	followed   int         // of the plain ones, the first, that clients follow all the time
 	clients    []*client
 
-	settling atomic.Bool   // the writers have stopped: clients are calm
-	calm     chan struct{} // closed with it
+	calmed atomic.Bool   // the writers have stopped: clients are calm
+	calm   chan struct{} // closed with it
 }
 
 func (c *Config) setDefaults() error {
@@ -50,7 +52,7 @@ func (c *Config) setDefaults() error {
 	for _, d := range []struct {
 		field *time.Duration
 		value time.Duration
-	}{{&c.Duration, 30 * time.Second}, {&c.Settle, time.Minute}, {&c.Idle, 45 * time.Second}} {
+	}{{&c.Duration, 30 * time.Second}, {&c.CatchUp, time.Minute}, {&c.Idle, 45 * time.Second}} {
 		if *d.field <= 0 {
 			*d.field = d.value
 		}
@@ -65,7 +67,11 @@ func (r *run) since() time.Duration { return time.Since(r.began) }
 
 // connect opens a connection to the database.
 func (r *run) connect(ctx context.Context, name string) (*pgx.Conn, error) {
-	cfg, err := pgx.ParseConfig(r.cfg.DatabaseURL)
+	return r.connectTo(ctx, r.cfg.DatabaseURL, name)
+}
+
+func (r *run) connectTo(ctx context.Context, databaseURL, name string) (*pgx.Conn, error) {
+	cfg, err := pgx.ParseConfig(databaseURL)
 	if err != nil {
 		return nil, fmt.Errorf("the address of the database: %w", err)
 	}
@@ -77,15 +83,16 @@ func (r *run) connect(ctx context.Context, name string) (*pgx.Conn, error) {
 	return conn, nil
 }
 
-// Run checks and reports. When ctx ends, the writers stop early and the rest goes on as at the end of the duration. An error says that
-// nothing could be judged; a violation is no error.
+// Run checks and reports. When ctx ends, the writers stop early and the rest goes on as at the end of the duration. An
+// error says that nothing could be judged; a violation is no error.
 func Run(ctx context.Context, cfg Config) (*Report, error) {
 	if err := cfg.setDefaults(); err != nil {
 		return nil, err
 	}
 	r := &run{
-		cfg: cfg, began: time.Now(), hash: maphash.MakeSeed(), stats: newStats(), violations: &violations{count: map[Kind]uint64{}},
-		pace: rate.NewLimiter(rate.Inf, 1), shapes: shapes(), calm: make(chan struct{}),
+		cfg: cfg, began: time.Now(), hash: maphash.MakeSeed(), stats: newStats(),
+		violations: &violations{count: map[Kind]uint64{}},
+		pace:       rate.NewLimiter(rate.Inf, 1), shapes: shapes(), calm: make(chan struct{}),
 	}
 	r.faults = newWindows(r.since)
 	if cfg.Rate > 0 {
@@ -105,56 +112,64 @@ func Run(ctx context.Context, cfg Config) (*Report, error) {
 	return report, err
 }
 
-// makeTopologies makes the run's own topologies, active.
+// makeTopologies makes the run's own topologies: the plain ones active, those with a backlog pending.
 func (r *run) makeTopologies(ctx context.Context) error {
 	const (
-		insert = `
-WITH made AS (INSERT INTO topologies (name) SELECT 'topobench-' || $1::text || '-' || n FROM generate_series(1, $2::int) n RETURNING id, name)
-SELECT id::text, name FROM made ORDER BY length(name), name`
 		deploy   = `UPDATE topologies SET status = 'deploying' WHERE id = ANY ($1::text[]::uuid[])`
 		activate = `UPDATE topologies SET status = 'active' WHERE id = ANY ($1::text[]::uuid[])`
-		heads    = `SELECT topology_id::text, seq FROM topology_heads WHERE topology_id = ANY ($1::text[]::uuid[])`
 	)
 	conn, err := r.connect(ctx, "setup")
 	if err != nil {
 		return err
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
-	rows, err := conn.Query(ctx, insert, strconv.FormatUint(r.cfg.Seed, 10), r.cfg.Topologies)
+	if r.plain, err = r.insertTopologies(ctx, conn, "", r.cfg.Topologies); err != nil {
+		return err
+	}
+	for _, statement := range []string{deploy, activate} {
+		if _, err := conn.Exec(ctx, statement, idsOf(r.plain)); err != nil {
+			return fmt.Errorf("make topologies active: %w", err)
+		}
+	}
+	if r.cfg.Backlog > 0 {
+		if r.backlogs, err = r.insertTopologies(ctx, conn, "backlog-", backlogTopologies); err != nil {
+			return err
+		}
+		if err := r.fillBacklogs(ctx, conn, idsOf(r.backlogs)); err != nil {
+			return err
+		}
+	}
+	r.topologies = slices.Concat(r.plain, r.backlogs)
+	r.followed = min(len(r.plain), max(r.cfg.Clients/len(clientKinds()), 1))
+	return nil
+}
+
+// insertTopologies makes n topologies, whose names begin with the run's prefix and what.
+func (r *run) insertTopologies(ctx context.Context, conn *pgx.Conn, what string, n int) ([]*topology, error) {
+	const insert = `
+WITH made AS (INSERT INTO topologies (name) SELECT $1::text || n FROM generate_series(1, $2::int) n RETURNING id, name)
+SELECT m.id::text, m.name FROM made m ORDER BY length(m.name), m.name`
+	rows, err := conn.Query(ctx, insert, fmt.Sprintf("topobench-%d-%s", r.cfg.Seed, what), n)
 	if err != nil {
-		return fmt.Errorf("make topologies: %w", err)
+		return nil, fmt.Errorf("make topologies: %w", err)
 	}
 	type made struct{ ID, Name string }
 	all, err := pgx.CollectRows(rows, pgx.RowToStructByPos[made])
 	if err != nil {
-		return fmt.Errorf("make topologies (remove those of an earlier run with this seed): %w", err)
+		return nil, fmt.Errorf("make topologies (remove those of an earlier run with this seed): %w", err)
 	}
-	ids := make([]string, len(all))
-	for i, m := range all {
-		ids[i] = m.ID
-	}
-	for _, statement := range []string{deploy, activate} {
-		if _, err := conn.Exec(ctx, statement, ids); err != nil {
-			return fmt.Errorf("make topologies active: %w", err)
-		}
-	}
-	rows, err = conn.Query(ctx, heads, ids)
-	if err != nil {
-		return fmt.Errorf("read the heads: %w", err)
-	}
-	head := map[string]uint64{}
-	var (
-		id  string
-		seq uint64
-	)
-	if _, err := pgx.ForEachRow(rows, []any{&id, &seq}, func() error { head[id] = seq; return nil }); err != nil {
-		return fmt.Errorf("read the heads: %w", err)
-	}
+	topologies := make([]*topology, 0, len(all))
 	for _, m := range all {
-		r.topologies = append(r.topologies, newTopology(r, m.ID, m.Name, head[m.ID]))
+		var head uint64
+		const query = `SELECT seq FROM topology_heads WHERE topology_id = $1::text::uuid`
+		if err := conn.QueryRow(ctx, query, m.ID).Scan(&head); err != nil {
+			return nil, fmt.Errorf("read the heads: %w", err)
+		}
+		t := newTopology(r, m.ID, m.Name, head)
+		t.backlog = what != ""
+		topologies = append(topologies, t)
 	}
-	r.followed = min(len(r.topologies), max(r.cfg.Clients/len(clientKinds()), 1))
-	return nil
+	return topologies, nil
 }
 
 func (r *run) removeTopologies(ctx context.Context) error {
@@ -193,23 +208,23 @@ func (r *run) check(ctx context.Context) (*Report, error) {
 	following.Go(func() { r.progress(background) })
 
 	began := r.since()
-	faultErr := r.write(ctx)
+	faultErr := r.write(ctx, monitor{r.faults, f})
 	duration := r.since() - began
-	r.settling.Store(true)
+	r.calmed.Store(true)
 	close(r.calm)
-	settleErr := r.settle(background)
-	settled := r.since() - began - duration
+	clientsErr := r.awaitClients(background)
+	caughtUp := r.since() - began - duration
 	stop()
 	reading.Wait()
 	following.Wait()
 	audit, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Minute)
 	defer cancel()
 	auditErr := r.audit(audit, f)
-	return r.report(duration, settled), errors.Join(faultErr, settleErr, auditErr)
+	return r.report(duration, caughtUp), errors.Join(faultErr, clientsErr, auditErr)
 }
 
 // write lets the writers write and the faults happen.
-func (r *run) write(ctx context.Context) (faults error) {
+func (r *run) write(ctx context.Context, m Monitor) (faults error) {
 	ctx, cancel := context.WithTimeout(ctx, r.cfg.Duration)
 	defer cancel()
 	var all sync.WaitGroup
@@ -222,7 +237,8 @@ func (r *run) write(ctx context.Context) (faults error) {
 	}
 	if r.cfg.Faults != nil {
 		all.Go(func() {
-			if err := r.cfg.Faults(ctx, r.faults); err != nil && !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded) {
+			if err := r.cfg.Faults(ctx, m); err != nil && !errors.Is(err, context.Canceled) &&
+				!errors.Is(err, context.DeadlineExceeded) {
 				faults = fmt.Errorf("the faults: %w", err)
 				cancel()
 			}
@@ -233,11 +249,21 @@ func (r *run) write(ctx context.Context) (faults error) {
 }
 
 func (r *run) makeClients() {
-	for n := range r.cfg.Clients {
-		c := &client{run: r, n: n, kind: clientKinds()[n%len(clientKinds())], rng: rand.New(rand.NewPCG(r.cfg.Seed, uint64(1_000+n)))}
-		c.reads(r.topologies[n/len(clientKinds())%r.followed])
-		r.stats.kinds[c.kind].clients++
+	add := func(kind ClientKind, among []*topology, first *topology) {
+		n := len(r.clients)
+		c := &client{run: r, n: n, kind: kind, among: among, rng: rand.New(rand.NewPCG(r.cfg.Seed, uint64(1_000+n)))}
+		c.reads(first)
+		r.stats.kinds[kind].clients++
 		r.clients = append(r.clients, c)
+	}
+	for n := range r.cfg.Clients {
+		add(clientKinds()[n%len(clientKinds())], r.plain, r.plain[n/len(clientKinds())%r.followed])
+	}
+	if len(r.backlogs) == 0 {
+		return
+	}
+	for n, kind := range backlogClients() {
+		add(kind, r.backlogs, r.backlogs[n%len(r.backlogs)])
 	}
 }
 
@@ -261,9 +287,9 @@ func (r *run) progress(ctx context.Context) {
 	}
 }
 
-// settle waits until every client that stays has everything. What has not come when the time is over is lost.
-func (r *run) settle(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, r.cfg.Settle)
+// awaitClients waits until every client that stays has everything. What has not come when the time is over is lost.
+func (r *run) awaitClients(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, r.cfg.CatchUp)
 	defer cancel()
 	var (
 		conn *pgx.Conn
@@ -284,7 +310,7 @@ func (r *run) settle(ctx context.Context) error {
 			return nil
 		}
 		if conn == nil || conn.IsClosed() {
-			if conn, err = r.connect(ctx, "settle"); err != nil {
+			if conn, err = r.connect(ctx, "heads"); err != nil {
 				conn = nil
 				continue
 			}
@@ -345,7 +371,8 @@ func (r *run) neverCame(behind []lag) {
 			continue // the audit says more
 		}
 		has := l.judge.seq.Load()
-		v := l.judge.client.violation(Lost, l.topology, "", l.head, has, fmt.Sprintf("never came, within %s after the last commit", r.cfg.Settle))
+		v := l.judge.client.violation(Lost, l.topology, "", l.head, has,
+			fmt.Sprintf("never came, within %s after the last commit", r.cfg.CatchUp))
 		if v.Count = 1; has < l.head && sameEpoch(has, l.head) {
 			v.Count = l.head - has
 		}
@@ -353,7 +380,8 @@ func (r *run) neverCame(behind []lag) {
 	}
 }
 
-// audit reads the journals to their ends, and compares what is left: the ledgers, the tables, and what the servers' journals say.
+// audit reads the journals to their ends, and compares what is left: the ledgers, the tables, and what the servers'
+// journals say.
 func (r *run) audit(ctx context.Context, f *follower) error {
 	defer f.close()
 	if err := f.readAll(ctx); err != nil {
@@ -364,14 +392,15 @@ func (r *run) audit(ctx context.Context, f *follower) error {
 			return err
 		}
 		t.mu.Lock()
-		t.settle(true)
+		t.judgeWaiting(true)
 		r.closeLedger(t)
 		t.mu.Unlock()
 	}
 	return r.compareJournals(ctx)
 }
 
-// compareTables compares a topology's tables with its journal. A worker may go on while we look: then the journal is read on.
+// compareTables compares a topology's tables with its journal. A worker may go on while we look: then the journal is
+// read on.
 func (r *run) compareTables(ctx context.Context, f *follower, t *topology) error {
 	for range 20 {
 		s, head, _, err := r.readState(ctx, f.conn, t.id)
@@ -380,7 +409,7 @@ func (r *run) compareTables(ctx context.Context, f *follower, t *topology) error
 		}
 		t.mu.Lock()
 		same := head == t.position
-		if difference := t.state.difference(s.digest, true); same && difference != "" {
+		if difference := t.state.difference(s.digest, true, true); same && difference != "" {
 			t.problem(head, "the tables are not what the journal tells: "+difference)
 		}
 		t.mu.Unlock()
@@ -403,7 +432,8 @@ func (r *run) closeLedger(t *topology) {
 		case r.cfg.MayLose && e.at < t.ledger.epochAt:
 			r.stats.lostByFailover.Add(1)
 		default:
-			r.violations.add(Violation{Kind: Journal, Topology: t.name, At: e.at, Detail: fmt.Sprintf("%s was committed, and the journal does not hold it", m)})
+			r.violations.add(Violation{Kind: Journal, Topology: t.name, At: e.at,
+				Detail: fmt.Sprintf("%s was committed, and the journal does not hold it", m)})
 		}
 	}
 }
@@ -447,12 +477,14 @@ type journalPage struct {
 	Events []json.RawMessage `json:"events"`
 }
 
-func (r *run) journal(ctx context.Context, browser *http.Client, server string, t *topology, after uint64) (page journalPage, err error) {
+func (r *run) journal(ctx context.Context, browser *http.Client, server string, t *topology,
+	after uint64) (page journalPage, err error) {
 	token, err := r.cfg.Token("topobench-auditor")
 	if err != nil {
 		return page, err
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("%s/api/v1/topologies/%s/journal?limit=%d&after=%d", server, t.id, journalTail, after), nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet,
+		fmt.Sprintf("%s/api/v1/topologies/%s/journal?limit=%d&after=%d", server, t.id, journalTail, after), nil)
 	if err != nil {
 		return page, fmt.Errorf("read the journal: %w", err)
 	}
@@ -472,10 +504,12 @@ func (r *run) journal(ctx context.Context, browser *http.Client, server string, 
 	return page, nil
 }
 
-// comparePage compares what a server says is the journal with the journal, which may have gone on since it was read. It is called under t.mu.
+// comparePage compares what a server says is the journal with the journal, which may have gone on since it was read. It
+// is called under t.mu.
 func (t *topology) comparePage(page journalPage, after, head uint64) {
 	if page.Head < head || after+uint64(len(page.Events)) < head {
-		t.problem(page.Head, fmt.Sprintf("GET journal after %d gives %d events and head %d; the head is %d", after, len(page.Events), page.Head, head))
+		t.problem(page.Head, fmt.Sprintf("GET journal after %d gives %d events and head %d; the head is %d", after,
+			len(page.Events), page.Head, head))
 		return
 	}
 	for i, e := range page.Events {

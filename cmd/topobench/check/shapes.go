@@ -41,6 +41,7 @@ func shapes() []shape {
 		{60, (*writer).postMutation},
 		{40, (*writer).patchStatus},
 		{60, (*writer).rawNotify},
+		{120, (*writer).backlogged},
 	}
 }
 
@@ -63,7 +64,7 @@ func (w *writer) step(ctx context.Context) {
 
 // pick chooses a topology: more often one of those that clients follow all the time.
 func (w *writer) pick() *topology {
-	all := w.run.topologies
+	all := w.run.plain
 	if w.rng.IntN(10) < 7 {
 		all = all[:w.run.followed]
 	}
@@ -72,10 +73,10 @@ func (w *writer) pick() *topology {
 
 // pickSome chooses up to n topologies, each once, in random order.
 func (w *writer) pickSome(n int) []*topology {
-	order := w.rng.Perm(len(w.run.topologies))
+	order := w.rng.Perm(len(w.run.plain))
 	picked := make([]*topology, 0, n)
 	for _, i := range order[:min(n, len(order))] {
-		picked = append(picked, w.run.topologies[i])
+		picked = append(picked, w.run.plain[i])
 	}
 	return picked
 }
@@ -90,13 +91,14 @@ func (w *writer) emitAlone(ctx context.Context) {
 // emitBurst makes many events of one topology in one statement, more than a slow client reads in a while.
 func (w *writer) emitBurst(ctx context.Context) {
 	w.transact(ctx, pgx.TxOptions{}, func(ctx context.Context, x *transaction) error {
-		const call = `SELECT count(topology_emit($1::text::uuid, $2, p::jsonb)) FROM unnest($3::text[]) WITH ORDINALITY AS u(p, n)`
+		const call = `
+SELECT count(topology_emit($1::text::uuid, $2, p::jsonb)) FROM unnest($3::text[]) WITH ORDINALITY AS u(p, n)`
 		t := w.pick()
 		payloads := make([]string, 10+w.rng.IntN(150))
 		for i := range payloads {
-			m, marks := w.mark(t)
-			x.marks = append(x.marks, marks...)
-			payloads[i] = marked(m, w.payload(w.rng.IntN(200)))
+			m, tagged := w.newTag(t)
+			x.tagged = append(x.tagged, tagged...)
+			payloads[i] = withTag(m, w.payload(w.rng.IntN(200)))
 		}
 		_, err := x.Exec(ctx, call, t.id, emitPrefix+"burst", payloads)
 		return err
@@ -121,12 +123,16 @@ func (w *writer) emitLarge(ctx context.Context) {
 	if w.rng.IntN(20) == 0 {
 		size = 1 << 20
 	}
-	w.transact(ctx, pgx.TxOptions{}, func(ctx context.Context, x *transaction) error { return x.emit(ctx, w.pick(), w.payload(size)) })
+	w.transact(ctx, pgx.TxOptions{}, func(ctx context.Context,
+		x *transaction) error {
+		return x.emit(ctx, w.pick(), w.payload(size))
+	})
 }
 
 // payload makes an object of about size bytes, with whatever JSON may hold.
 func (w *writer) payload(size int) string {
-	words := []string{"ssh", "Größe", "\u62d3\u6251", "🛰️", `quo"te`, `back\slash`, "line\nbreak", "\r", "data: x", "\u2028", "a\tb", "id: 7"}
+	words := []string{"ssh", "Größe", "\u62d3\u6251", "🛰️", `quo"te`, `back\slash`, "line\nbreak", "\r", "data: x",
+		"\u2028", "a\tb", "id: 7"}
 	var text strings.Builder
 	for text.Len() < size {
 		if size > 5000 {
@@ -134,7 +140,8 @@ func (w *writer) payload(size int) string {
 		}
 		text.WriteString(words[w.rng.IntN(len(words))])
 	}
-	body, err := json.Marshal(map[string]any{"text": text.String(), "n": w.rng.Int64N(1 << 40), "deep": []any{nil, true, map[string]any{"x": 1.5}}})
+	body, err := json.Marshal(map[string]any{"text": text.String(), "n": w.rng.Int64N(1 << 40),
+		"deep": []any{nil, true, map[string]any{"x": 1.5}}})
 	if err != nil {
 		panic(err) // strings and numbers always marshal
 	}
@@ -142,12 +149,15 @@ func (w *writer) payload(size int) string {
 }
 
 func (w *writer) changeOne(ctx context.Context) {
-	w.transact(ctx, pgx.TxOptions{}, func(ctx context.Context, x *transaction) error { return x.change(ctx, w.rng.IntN(2) == 0, w.pick()) })
+	w.transact(ctx, pgx.TxOptions{}, func(ctx context.Context,
+		x *transaction) error {
+		return x.change(ctx, w.rng.IntN(2) == 0, w.pick())
+	})
 }
 
 func (w *writer) changeMany(ctx context.Context) { w.changeSome(ctx, 2+w.rng.IntN(5)) }
 
-func (w *writer) changeAll(ctx context.Context) { w.changeSome(ctx, len(w.run.topologies)) }
+func (w *writer) changeAll(ctx context.Context) { w.changeSome(ctx, len(w.run.plain)) }
 
 // changeSome changes n topologies by one statement.
 func (w *writer) changeSome(ctx context.Context, n int) {
@@ -160,7 +170,7 @@ func (w *writer) changeSome(ctx context.Context, n int) {
 	})
 }
 
-// several touches some topologies one after another, as DESIGN asks: rows first, in id order.
+// several touches some topologies one after another, as the README asks: rows first, in id order.
 func (w *writer) several(ctx context.Context) {
 	w.transact(ctx, pgx.TxOptions{}, func(ctx context.Context, x *transaction) error {
 		topologies := w.pickSome(2 + w.rng.IntN(3))
@@ -182,7 +192,7 @@ func (w *writer) several(ctx context.Context) {
 func (w *writer) disorderly(ctx context.Context) {
 	w.transact(ctx, pgx.TxOptions{}, func(ctx context.Context, x *transaction) error {
 		for range 3 {
-			few := w.run.topologies[max(len(w.run.topologies)-4, 0):]
+			few := w.run.plain[max(len(w.run.plain)-4, 0):]
 			if err := x.emit(ctx, few[w.rng.IntN(len(few))], w.payload(50)); err != nil {
 				return err
 			}
@@ -212,10 +222,10 @@ func (w *writer) savepoint(ctx context.Context) {
 			err = inner.Rollback(ctx)
 		}
 		if err != nil {
-			x.marks = append(x.marks, y.marks...)
+			x.tagged = append(x.tagged, y.tagged...)
 			return err
 		}
-		w.decide(y.marks, rolledBack)
+		w.decide(y.tagged, rolledBack)
 		return x.emit(ctx, t, w.payload(50))
 	})
 }
@@ -262,7 +272,7 @@ func (w *writer) hold(ctx context.Context) {
 	})
 }
 
-// careless does not wait for its commit to reach the disk: what is heard must survive all the same.
+// careless does not wait for its commit to reach the disk: what is delivered must survive all the same.
 func (w *writer) careless(ctx context.Context) {
 	w.transact(ctx, pgx.TxOptions{}, func(ctx context.Context, x *transaction) error {
 		const off = `SET LOCAL synchronous_commit = off`
@@ -273,23 +283,25 @@ func (w *writer) careless(ctx context.Context) {
 	})
 }
 
-// op makes a mutation. Its names are few, so that the graph stays small, and some are refused when they are applied. The marker stands where
-// a coordinate does.
-func (w *writer) op(m marker) (op, payload string) {
+// op makes a mutation. Its names are few, so that the graph stays small, and some are refused when they are applied.
+// The tag stands where a coordinate does.
+func (w *writer) op(m tag) (op, payload string) {
 	lan, decky := w.rng.IntN(5), w.rng.IntN(6)
 	switch w.rng.IntN(6) {
 	case 0:
 		return "add_lan", fmt.Sprintf(`{"name":"lan-%d","x":%d}`, lan, m)
 	case 1, 2:
-		return "add_decky", fmt.Sprintf(`{"name":"decky-%d","lan":"lan-%d","services":["ssh","smb"],"x":%d}`, decky, lan, m)
+		return "add_decky", fmt.Sprintf(`{"name":"decky-%d","lan":"lan-%d","services":["ssh","smb"],"x":%d}`, decky,
+			lan, m)
 	case 3:
 		return "update_lan", fmt.Sprintf(`{"name":"lan-%d","x":%d}`, lan, m)
 	default:
-		return "update_decky", fmt.Sprintf(`{"decky":"decky-%d","patch":{"note":"Größe %d"},"x":%d}`, decky, m.counter(), m)
+		return "update_decky", fmt.Sprintf(`{"decky":"decky-%d","patch":{"note":"Größe %d"},"x":%d}`, decky,
+			m.counter(), m)
 	}
 }
 
-// shrinking are ops without a place for a marker: their events are checked by the state alone.
+// shrinking are ops without a place for a tag: their events are checked by the state alone.
 func (w *writer) shrinking() (op, payload string) {
 	lan, decky := w.rng.IntN(5), w.rng.IntN(6)
 	switch w.rng.IntN(4) {
@@ -315,15 +327,17 @@ func (w *writer) enqueue(ctx context.Context) {
 		return
 	}
 	w.transact(ctx, pgx.TxOptions{}, func(ctx context.Context, x *transaction) error {
-		const insert = `INSERT INTO mutations (topology_id, op, payload, requested_by) VALUES ($1::text::uuid, $2, $3::text::jsonb, 'topobench')`
+		const insert = `
+INSERT INTO mutations (topology_id, op, payload, requested_by)
+VALUES ($1::text::uuid, $2, $3::text::jsonb, 'topobench')`
 		if err := x.lock(ctx, t); err != nil {
 			return err
 		}
 		for range 1 + w.rng.IntN(3) {
 			op, payload := w.shrinking()
 			if w.rng.IntN(3) > 0 {
-				m, marks := w.mark(t)
-				x.marks = append(x.marks, marks...)
+				m, tagged := w.newTag(t)
+				x.tagged = append(x.tagged, tagged...)
 				op, payload = w.op(m)
 			}
 			if _, err := x.Exec(ctx, insert, t.id, op, payload); err != nil {
@@ -338,7 +352,8 @@ func (w *writer) enqueue(ctx context.Context) {
 func (w *writer) claim(ctx context.Context, t *topology) {
 	const update = `
 UPDATE mutations SET state = 'applying' WHERE id IN (
-    SELECT id FROM mutations WHERE topology_id = $1::text::uuid AND state = 'pending' ORDER BY position LIMIT $2) AND state = 'pending'
+    SELECT id FROM mutations WHERE topology_id = $1::text::uuid AND state = 'pending' ORDER BY position LIMIT $2)
+   AND state = 'pending'
 RETURNING id::text`
 	w.transact(ctx, pgx.TxOptions{}, func(ctx context.Context, x *transaction) error {
 		if err := x.lock(ctx, t); err != nil {
@@ -358,7 +373,8 @@ RETURNING id::text`
 
 // finish ends what this writer claimed: applied, failed, or given back.
 func (w *writer) finish(ctx context.Context, t *topology) {
-	const update = `UPDATE mutations SET state = $2, reason = $3 WHERE id = ANY ($1::text[]::uuid[]) AND state = 'applying'`
+	const update = `
+UPDATE mutations SET state = $2, reason = $3 WHERE id = ANY ($1::text[]::uuid[]) AND state = 'applying'`
 	state, reason := "applied", (*string)(nil)
 	switch w.rng.IntN(8) {
 	case 0:
@@ -382,9 +398,13 @@ func (w *writer) finish(ctx context.Context, t *topology) {
 func (w *writer) rawNotify(ctx context.Context) {
 	const notify = `SELECT pg_notify('topology.' || $1, $2)`
 	texts := []string{
-		"", "any text at all", "two\n\nid: 9\nevent: status\ndata: {}\n\n", `{"type":"mutation.applied","payload":{"mutation_id":"by-hand"}}`, `{"type":"snapshot","payload":{"seq":1}}`,
-		`{"type":"deleted"}`, "~x:9 {}", "~0123456789abcdef0123456789abcdef:9 {}", "~0123456789abcdef0123456789abcdef:99999999", "~:", `{"type":"x\ny"}`, "Größe \u62d3\u6251 \u2028",
-		strings.Repeat("x", 7000), `{"type":"status","payload":{"state":"deleted","reason":"` + strconv.FormatUint(w.rng.Uint64(), 10) + `"}}`,
+		"", "any text at all", "two\n\nid: 9\nevent: status\ndata: {}\n\n",
+		`{"type":"mutation.applied","payload":{"mutation_id":"by-hand"}}`,
+		`{"type":"snapshot","payload":{"seq":1}}`,
+		`{"type":"deleted"}`, "~x:9 {}", "~0123456789abcdef0123456789abcdef:9 {}",
+		"~0123456789abcdef0123456789abcdef:99999999", "~:", `{"type":"x\ny"}`, "Größe \u62d3\u6251 \u2028",
+		strings.Repeat("x", 7000), `{"type":"status","payload":{"state":"deleted","reason":"` +
+			strconv.FormatUint(w.rng.Uint64(), 10) + `"}}`,
 	}
 	if !w.connected(ctx) {
 		return
@@ -396,7 +416,8 @@ func (w *writer) rawNotify(ctx context.Context) {
 	switch {
 	case err == nil:
 		w.run.stats.notifies.Add(1)
-	case errors.As(err, &refused) && refused.Code == "54000": // somebody pins PostgreSQL's queue and it is full: the triggers must not care, but this is no trigger
+	// somebody pins PostgreSQL's queue and it is full: the triggers must not care, but this is no trigger
+	case errors.As(err, &refused) && refused.Code == "54000":
 		w.run.stats.retries.Add(1)
 	default:
 		w.failed(err, "NOTIFY")

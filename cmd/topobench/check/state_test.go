@@ -10,13 +10,15 @@ import (
 )
 
 func testRun() *run {
-	r := &run{began: time.Now(), hash: maphash.MakeSeed(), stats: newStats(), violations: &violations{count: map[Kind]uint64{}}}
+	r := &run{began: time.Now(), hash: maphash.MakeSeed(), stats: newStats(),
+		violations: &violations{count: map[Kind]uint64{}}}
 	r.faults = newWindows(r.since)
 	return r
 }
 
 func eventJSON(seq uint64, kind, payload string) []byte {
-	return fmt.Appendf(nil, `{"topic":"topology.id.%s","type":"%s","ts":"","seq":%d,"journaled":true,"payload":%s}`, kind, kind, seq, payload)
+	return fmt.Appendf(nil, `{"topic":"topology.id.%s","type":"%s","ts":"","seq":%d,"journaled":true,"payload":%s}`,
+		kind, kind, seq, payload)
 }
 
 // A small life of a topology, and the snapshot that a server would give at its end.
@@ -27,7 +29,9 @@ func smallLife() [][2]string {
 		{"mutation.enqueued", `{"op": "add_lan", "payload": {"name": "a"}, "mutation_id": "m1"}`},
 		{"mutation.enqueued", `{"op": "add_lan", "payload": {"name": "b"}, "mutation_id": "m2"}`},
 		{"mutation.applying", `{"op": "add_lan", "payload": {"name": "a"}, "mutation_id": "m1"}`},
-		{"mutation.applied", `{"op": "add_lan", "result": {"lans": [{"x": 1e2, "id": "l1", "name": "a"}], "edges": [], "deckies": [], "removed": []}, "version": 1, "mutation_id": "m1"}`},
+		{"mutation.applied",
+			`{"op": "add_lan", "result": {"lans": [{"x": 1e2, "id": "l1", "name": "a"}], "edges": [], "deckies": [],
+				"removed": []}, "version": 1, "mutation_id": "m1"}`},
 		{"mutation.applying", `{"op": "add_lan", "payload": {"name": "b"}, "mutation_id": "m2"}`},
 		{"custom", `7`},
 	}
@@ -54,7 +58,7 @@ func TestASnapshotIsComparedWithTheStateThatTheJournalTells(t *testing.T) {
 			r := testRun()
 			topology := newTopology(r, "id", "name", 8)
 			for i, e := range smallLife() {
-				topology.fold(uint64(i)+1, eventJSON(uint64(i)+1, e[0], e[1]), true)
+				topology.fold(uint64(i)+1, eventJSON(uint64(i)+1, e[0], e[1]), int64(i), true)
 			}
 			if n := r.violations.total(); n != 0 {
 				t.Fatalf("%v", r.violations.first)
@@ -63,11 +67,12 @@ func TestASnapshotIsComparedWithTheStateThatTheJournalTells(t *testing.T) {
 			if err := json.Unmarshal([]byte(strings.Replace(smallSnapshot, c.old, c.instead, 1)), &s); err != nil {
 				t.Fatal(err)
 			}
-			d, err := digestOf(r.hash, s)
+			d, _, err := digestOf(r.hash, s)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if got := topology.record(8).difference(d, true); !strings.Contains(got, c.want) || (got == "") != (c.want == "") {
+			if got := topology.record(8).difference(d, true, true); !strings.Contains(got, c.want) ||
+				(got == "") != (c.want == "") {
 				t.Errorf("differs in %q, want %q", got, c.want)
 			}
 		})
@@ -96,7 +101,7 @@ func TestAJournalThatCannotBeIsReported(t *testing.T) {
 					continue
 				}
 				seq++
-				topology.fold(seq, eventJSON(seq, e[0], e[1]), true)
+				topology.fold(seq, eventJSON(seq, e[0], e[1]), int64(i), true)
 			}
 			text := fmt.Sprint(r.violations.first)
 			if (r.violations.total() == 0) != (c.want == "") || !strings.Contains(text, c.want) {
@@ -122,7 +127,8 @@ func TestPausesCountForTheFaultsThatTheyOverlap(t *testing.T) {
 	w.pause(11*time.Second, 12*time.Second) // within it
 	w.pause(15*time.Second, 18*time.Second) // between the two
 	w.pause(19*time.Second, 26*time.Second) // into the second, which goes on
-	if w.calm != 3*time.Second || w.byFault["database.restart"].LongestPause != 4*time.Second || w.byFault["server.kill"].LongestPause != 7*time.Second {
+	if w.calm != 3*time.Second || w.byFault["database.restart"].LongestPause != 4*time.Second ||
+		w.byFault["server.kill"].LongestPause != 7*time.Second {
 		t.Errorf("calm %s, %+v, %+v", w.calm, w.byFault["database.restart"], w.byFault["server.kill"])
 	}
 	if got := w.now(); got != "server.kill" {

@@ -13,14 +13,24 @@ type Kind string
 
 // The kinds of violations.
 const (
-	Lost          Kind = "lost"           // an event that a client did not get, or that was committed and is not in the journal
-	Doubled       Kind = "doubled"        // an event that a client got again
-	Reordered     Kind = "reordered"      // an event that came after a later one, or before a snapshot
-	Torn          Kind = "torn"           // bytes that are no whole frame, or data that is no JSON
-	WrongSnapshot Kind = "wrong snapshot" // a snapshot that is not the state at its seq, or that came where none may come
-	Altered       Kind = "altered"        // an event whose bytes are not the journal's
-	Refused       Kind = "refused"        // an answer after which a browser would have given up, or which no writer should get
-	Journal       Kind = "journal"        // the journal is not what was committed: a gap, an event twice, one that was rolled back
+	// Lost is an event that a client did not get, or that was committed and is not in the journal.
+	Lost Kind = "lost"
+	// Doubled is an event that a client got again.
+	Doubled Kind = "doubled"
+	// Reordered is an event that came after a later one, or before a snapshot.
+	Reordered Kind = "reordered"
+	// Torn are bytes that are no whole frame, or data that is no JSON.
+	Torn Kind = "torn"
+	// WrongSnapshot is one that is not the state at its seq, or that came where none may come.
+	WrongSnapshot Kind = "wrong snapshot"
+	// Altered is an event whose bytes are not the journal's.
+	Altered Kind = "altered"
+	// Refused is an answer after which a browser would have given up, or which no writer should get.
+	Refused Kind = "refused"
+	// Spliced is what is under a number now that stands for an event of lost history, too.
+	Spliced Kind = "spliced"
+	// Journal says that it is not what was committed: a gap, an event twice, one that was rolled back.
+	Journal Kind = "journal"
 )
 
 // A Violation is one break of the promise.

@@ -13,7 +13,8 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// writeTimeout bounds one transaction. It is longer than any fault that should end by itself: a frozen database, a lock that somebody holds.
+// writeTimeout bounds one transaction. It is longer than any fault that should end by itself: a frozen database, a lock
+// that somebody holds.
 const writeTimeout = 90 * time.Second
 
 // A writer commits to many topologies, one transaction after another, and keeps the ledgers.
@@ -30,12 +31,12 @@ type writer struct {
 // errUndo asks for a rollback that is meant.
 var errUndo = errors.New("rolled back on purpose")
 
-// A transaction is one of a writer's, with the markers of what it writes.
+// A transaction is one of a writer's, with the tags of what it writes.
 type transaction struct {
 	executor
 
-	w     *writer
-	marks []mark
+	w      *writer
+	tagged []taggedTopology
 }
 
 // An executor is a transaction, or a connection for statements that are each one of its own.
@@ -45,9 +46,9 @@ type executor interface {
 	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
 }
 
-type mark struct {
+type taggedTopology struct {
 	t *topology
-	m marker
+	m tag
 }
 
 // write writes until ctx ends, and then finishes what it works on by hand.
@@ -100,24 +101,24 @@ func (w *writer) connected(ctx context.Context) bool {
 	return true
 }
 
-// mark makes a marker for the next statement that writes to each of topologies.
-func (w *writer) mark(topologies ...*topology) (marker, []mark) {
+// newTag makes a tag for the next statement that writes to each of topologies.
+func (w *writer) newTag(topologies ...*topology) (tag, []taggedTopology) {
 	w.counter++
-	m := newMarker(w.n, w.counter)
-	marks := make([]mark, len(topologies))
+	m := newTag(w.n, w.counter)
+	tagged := make([]taggedTopology, len(topologies))
 	for i, t := range topologies {
-		marks[i] = mark{t, m}
+		tagged[i] = taggedTopology{t, m}
 		t.begin(m)
 	}
-	return m, marks
+	return m, tagged
 }
 
-func (w *writer) decide(marks []mark, o outcome) {
+func (w *writer) decide(tagged []taggedTopology, o outcome) {
 	at := w.run.since()
-	for _, x := range marks {
+	for _, x := range tagged {
 		x.t.decide(x.m, o, at)
 	}
-	if len(marks) == 0 {
+	if len(tagged) == 0 {
 		return
 	}
 	switch o {
@@ -131,8 +132,10 @@ func (w *writer) decide(marks []mark, o outcome) {
 	}
 }
 
-// transact runs one transaction to its end and tells whether it was committed. It does not begin when ctx has ended; once begun it goes on.
-func (w *writer) transact(ctx context.Context, options pgx.TxOptions, do func(context.Context, *transaction) error) bool {
+// transact runs one transaction to its end and tells whether it was committed. It does not begin when ctx has ended;
+// once begun it goes on.
+func (w *writer) transact(ctx context.Context, options pgx.TxOptions,
+	do func(context.Context, *transaction) error) bool {
 	if ctx.Err() != nil || !w.connected(ctx) {
 		return false
 	}
@@ -152,7 +155,7 @@ func (w *writer) transact(ctx context.Context, options pgx.TxOptions, do func(co
 		if rollback := tx.Rollback(ctx); rollback != nil || w.conn.IsClosed() {
 			w.disconnect() // which rolls back, too: COMMIT was never said
 		}
-		w.decide(x.marks, rolledBack)
+		w.decide(x.tagged, rolledBack)
 		w.failed(err, "a transaction")
 		return false
 	}
@@ -175,19 +178,20 @@ func (w *writer) ended(x *transaction, err error, what string) bool {
 	var refused *pgconn.PgError
 	switch {
 	case err == nil:
-		w.decide(x.marks, committed)
+		w.decide(x.tagged, committed)
 		return true
 	case errors.As(err, &refused) && refused.Severity == "ERROR", errors.Is(err, pgx.ErrTxCommitRollback):
-		w.decide(x.marks, rolledBack)
+		w.decide(x.tagged, rolledBack)
 	default:
 		w.disconnect()
-		w.decide(x.marks, unknown)
+		w.decide(x.tagged, unknown)
 	}
 	w.failed(err, what)
 	return false
 }
 
-// failed looks at why a statement failed. What a fault or another writer can cause is expected; anything else no writer should ever get.
+// failed looks at why a statement failed. What a fault or another writer can cause is expected; anything else no writer
+// should ever get.
 func (w *writer) failed(err error, what string) {
 	var refused *pgconn.PgError
 	switch {
@@ -224,27 +228,30 @@ func expected(code string) bool {
 // emit writes one custom event.
 func (x *transaction) emit(ctx context.Context, t *topology, payload string) error {
 	const call = `SELECT topology_emit($1::text::uuid, $2, $3::text::jsonb)`
-	m, marks := x.w.mark(t)
-	x.marks = append(x.marks, marks...)
-	_, err := x.Exec(ctx, call, t.id, emitPrefix+payloadKinds[x.w.rng.IntN(len(payloadKinds))], marked(m, payload))
+	m, tagged := x.w.newTag(t)
+	x.tagged = append(x.tagged, tagged...)
+	_, err := x.Exec(ctx, call, t.id, emitPrefix+payloadKinds[x.w.rng.IntN(len(payloadKinds))], withTag(m, payload))
 	return err
 }
 
-// marked puts a marker into an object.
-func marked(m marker, object string) string {
+// withTag puts a tag into an object.
+func withTag(m tag, object string) string {
 	return strings.Replace(object, "{", fmt.Sprintf(`{"m":%d,`, m), 1)
 }
 
-var payloadKinds = []string{"tick", "decky.service_added", "decky.state_1", "traffic"} //nolint:gochecknoglobals // a table
+//nolint:gochecknoglobals // a table
+var payloadKinds = []string{"tick", "decky.service_added", "decky.state_1", "traffic"}
 
 // change changes the status or the reason of topologies in one statement.
 func (x *transaction) change(ctx context.Context, flip bool, topologies ...*topology) error {
 	const (
-		status = `UPDATE topologies SET status = CASE status WHEN 'active' THEN 'degraded' ELSE 'active' END, reason = $2 WHERE id = ANY ($1::text[]::uuid[])`
+		status = `
+UPDATE topologies SET status = CASE status WHEN 'active' THEN 'degraded' ELSE 'active' END, reason = $2
+ WHERE id = ANY ($1::text[]::uuid[])`
 		reason = `UPDATE topologies SET reason = $2 WHERE id = ANY ($1::text[]::uuid[])`
 	)
-	m, marks := x.w.mark(topologies...)
-	x.marks = append(x.marks, marks...)
+	m, tagged := x.w.newTag(topologies...)
+	x.tagged = append(x.tagged, tagged...)
 	statement := reason
 	if flip {
 		statement = status

@@ -15,6 +15,7 @@ import (
 // A Monitor is told of faults; the checker's is one.
 type Monitor interface {
 	Began(fault string) (ended func())
+	Promoted(ctx context.Context, oldURL, promotedURL string) error
 }
 
 // A Report says what a campaign did, by kind.
@@ -37,6 +38,7 @@ func (r Report) Total() int {
 type Campaign struct {
 	env     *Env
 	kinds   []Kind
+	steps   []step     // of an upgrade
 	rand    *rand.Rand // of Run
 	mu      sync.Mutex
 	report  Report
@@ -44,7 +46,8 @@ type Campaign struct {
 	failed  error
 }
 
-// New makes a campaign of those kinds that are possible in e. The order and what is random about each fault come from seed.
+// New makes a campaign of those kinds that are possible in e. The order and what is random about each fault come from
+// seed.
 func New(e *Env, kinds []Kind, seed uint64) *Campaign {
 	c := &Campaign{
 		env: e, rand: rand.New(rand.NewPCG(seed, 0)), running: map[string]bool{},
@@ -70,30 +73,36 @@ func (c *Campaign) Report() Report {
 const (
 	recoverTimeout = 60 * time.Second
 	longestRest    = 700 * time.Millisecond // between recovery and the next fault
-	together       = 4                      // one fault in so many has company
+	companyOneIn   = 4                      // one fault in so many has company
 )
 
-// Run injects faults until ctx ends, mends the last one and returns when every server works again. Each kind comes once in random order, then
-// again in another one. It is an error when what was mended does not work again within a minute.
+// Run injects faults until ctx ends, mends the last one and returns when every server works again. Each kind comes once
+// in random order, then again in another one. It is an error when what was mended does not work again within a minute.
 func (c *Campaign) Run(ctx context.Context, m Monitor) error {
-	if len(c.kinds) == 0 {
+	if len(c.kinds) == 0 && len(c.steps) == 0 {
 		return errors.New("no fault is possible here: each says why")
 	}
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	var beside sync.WaitGroup
 	defer beside.Wait()
-	var deck []Kind
+	c.env.monitor = m
+	deck := c.shuffled()
+	c.hurry(deck)
 	draw := func() Kind {
 		if len(deck) == 0 {
-			deck = slices.Clone(c.kinds)
-			c.rand.Shuffle(len(deck), func(i, j int) { deck[i], deck[j] = deck[j], deck[i] })
+			deck = c.shuffled()
 		}
 		k := deck[0]
 		deck = deck[1:]
 		return k
 	}
+	begun := time.Now()
 	for ctx.Err() == nil && c.err() == nil {
+		c.takeSteps(ctx, m, begun, &beside)
+		if ctx.Err() != nil || c.err() != nil {
+			break
+		}
 		k := draw()
 		if k.beside {
 			if c.begin(k) {
@@ -106,7 +115,7 @@ func (c *Campaign) Run(ctx context.Context, m Monitor) error {
 			continue
 		}
 		var company sync.WaitGroup
-		if len(deck) > 0 && !deck[0].beside && deck[0].part != k.part && c.rand.IntN(together) == 0 {
+		if len(deck) > 0 && !deck[0].beside && deck[0].part != k.part && c.rand.IntN(companyOneIn) == 0 {
 			other := draw()
 			company.Go(func() { c.inject(ctx, m, other) })
 		}
@@ -118,7 +127,29 @@ func (c *Campaign) Run(ctx context.Context, m Monitor) error {
 	stop()
 	beside.Wait()
 	c.recover(ctx, Kind{Name: "the last fault"})
-	return c.err()
+	return errors.Join(c.err(), c.unfinished())
+}
+
+// shuffled gives all kinds in random order.
+func (c *Campaign) shuffled() []Kind {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	deck := slices.Clone(c.kinds)
+	c.rand.Shuffle(len(deck), func(i, j int) { deck[i], deck[j] = deck[j], deck[i] })
+	return deck
+}
+
+// soon is how many faults come before an early one at most.
+const soon = 3
+
+// hurry brings early kinds to the front, behind a few others.
+func (c *Campaign) hurry(deck []Kind) {
+	for i, k := range deck {
+		if to := c.rand.IntN(soon + 1); k.early && i > to {
+			copy(deck[to+1:i+1], deck[to:i])
+			deck[to] = k
+		}
+	}
 }
 
 func (c *Campaign) rest() time.Duration {
@@ -197,7 +228,8 @@ func (c *Campaign) recover(ctx context.Context, after Kind) {
 	c.env.Logger.Info("recovered", "after", after.Name, "took", time.Since(begun).Round(time.Millisecond))
 }
 
-// Select gives the kinds that a list names: all, or kinds and their first words parted by commas, as in "postgres,server.kill".
+// Select gives the kinds that a list names: all, or kinds and their first words parted by commas, as in
+// "postgres,server.kill".
 func Select(list string) ([]Kind, error) {
 	var chosen []Kind
 	for word := range strings.SplitSeq(list, ",") {
@@ -205,12 +237,15 @@ func Select(list string) ([]Kind, error) {
 		n := len(chosen)
 		for _, k := range Kinds() {
 			family, _, _ := strings.Cut(k.Name, ".")
-			if (word == "all" || word == k.Name || word == family) && !slices.ContainsFunc(chosen[:n], func(c Kind) bool { return c.Name == k.Name }) {
+			if (word == "all" || word == k.Name || word == family) &&
+				!slices.ContainsFunc(chosen[:n], func(c Kind) bool { return c.Name == k.Name }) {
 				chosen = append(chosen, k)
 			}
 		}
 		if len(chosen) == n {
-			return nil, fmt.Errorf("--faults: %q names no fault, or none that was not named before: use all, a family, for example postgres, or a kind: %s", word, strings.Join(Names(), ", "))
+			return nil,
+				fmt.Errorf("--faults: %q names no fault, or none that was not named before: use all, a family, for example "+
+					"postgres, or a kind: %s", word, strings.Join(Names(), ", "))
 		}
 	}
 	return chosen, nil

@@ -26,7 +26,8 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // open puts a stage up that ends with the test, which fails when something does not end in order.
 func open(t *testing.T) *stage.Stage {
 	t.Helper()
-	s, err := stage.Open(t.Context(), stage.Config{Logger: slog.New(slog.NewTextHandler(t.Output(), nil)), PostgresBin: os.Getenv("TEST_PG_BIN")})
+	s, err := stage.Open(t.Context(), stage.Config{Logger: slog.New(slog.NewTextHandler(t.Output(), nil)),
+		PostgresBin: os.Getenv("TEST_PG_BIN")})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -40,7 +41,8 @@ func open(t *testing.T) *stage.Stage {
 
 func environment(t *testing.T, s *stage.Stage) *fault.Env {
 	t.Helper()
-	return &fault.Env{DatabaseURL: s.DatabaseURL(), Stage: s, Version: s.Postgres.Version(), Logger: slog.New(slog.NewTextHandler(t.Output(), nil))}
+	return &fault.Env{DatabaseURL: s.DatabaseURL(), Stage: s, Version: s.Postgres.Version(),
+		Logger: slog.New(slog.NewTextHandler(t.Output(), nil))}
 }
 
 // once ends a campaign when each of its kinds has come, as far as others let it.
@@ -59,6 +61,8 @@ func (o *once) Began(string) func() {
 		}
 	})
 }
+
+func (*once) Promoted(context.Context, string, string) error { return nil }
 
 // A follower is a client that comes back by itself and knows what it has got.
 type follower struct {
@@ -152,7 +156,8 @@ func write(ctx context.Context, s *stage.Stage, id string) {
 	}
 }
 
-// TestEachFaultIsMendedAndAClientThatComesBackMissesNothing injects a few kinds that take moments; TOPOSTREAM_FAULTS names others, or all.
+// TestEachFaultIsMendedAndAClientThatComesBackMissesNothing injects a few kinds that take moments; TOPOSTREAM_FAULTS
+// names others, or all.
 func TestEachFaultIsMendedAndAClientThatComesBackMissesNothing(t *testing.T) {
 	t.Parallel()
 	list := os.Getenv("TOPOSTREAM_FAULTS")
@@ -169,7 +174,8 @@ func TestEachFaultIsMendedAndAClientThatComesBackMissesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	var id string
-	if err := conn.QueryRow(t.Context(), `INSERT INTO topologies (name) VALUES ('topobench-test') RETURNING id::text`).Scan(&id); err != nil {
+	if err := conn.QueryRow(t.Context(),
+		`INSERT INTO topologies (name) VALUES ('topobench-test') RETURNING id::text`).Scan(&id); err != nil {
 		t.Fatal(err)
 	}
 	_ = conn.Close(t.Context()) // of no more use
@@ -204,7 +210,8 @@ func TestEachFaultIsMendedAndAClientThatComesBackMissesNothing(t *testing.T) {
 	}
 	defer conn.Close(t.Context())
 	var head uint64
-	if err := conn.QueryRow(t.Context(), `SELECT seq FROM topology_heads WHERE topology_id = $1::text::uuid`, id).Scan(&head); err != nil {
+	if err := conn.QueryRow(t.Context(), `SELECT seq FROM topology_heads WHERE topology_id = $1::text::uuid`,
+		id).Scan(&head); err != nil {
 		t.Fatal(err)
 	}
 	pgtest.Eventually(t, "the head", func() bool { return f.seq() >= head })
@@ -214,7 +221,8 @@ func TestEachFaultIsMendedAndAClientThatComesBackMissesNothing(t *testing.T) {
 		t.Errorf("the client is at %d, the head at %d: %v", f.last, head, f.broken)
 	}
 	t.Logf("%d events", head)
-	if _, err := conn.Exec(t.Context(), `DELETE FROM topologies`); err != nil { // the feeds end with their topologies, and need not linger
+	// the feeds end with their topologies, and need not linger
+	if _, err := conn.Exec(t.Context(), `DELETE FROM topologies`); err != nil {
 		t.Fatal(err)
 	}
 	wait, cancel := context.WithTimeout(t.Context(), 90*time.Second)

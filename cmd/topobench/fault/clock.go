@@ -16,7 +16,9 @@ import (
 
 func clockKinds() []Kind {
 	return []Kind{{
-		Name: "clock.step-back", Doc: "PostgreSQL's clock is set back by minutes to hours while it runs, and forward again (libfaketime; PostgreSQL is restarted before and after).",
+		Name: "clock.step-back",
+		Doc: "PostgreSQL's clock is set back by minutes to hours while it runs, and forward again (libfaketime; " +
+			"PostgreSQL is restarted before and after).",
 		part: ofPostgres, inject: stepBack,
 		impossible: func(*Env) string {
 			if faketime() == "" {
@@ -29,7 +31,8 @@ func clockKinds() []Kind {
 
 // faketime is the path of libfaketime, empty where there is none.
 func faketime() string {
-	for _, pattern := range []string{"/usr/lib/*/faketime/libfaketime.so.1", "/usr/lib*/faketime/libfaketime.so.1", "/usr/lib*/libfaketime.so.1"} {
+	for _, pattern := range []string{"/usr/lib/*/faketime/libfaketime.so.1", "/usr/lib*/faketime/libfaketime.so.1",
+		"/usr/lib*/libfaketime.so.1"} {
 		if found, _ := filepath.Glob(pattern); len(found) > 0 { // the pattern is well-formed
 			return found[0]
 		}
@@ -45,14 +48,17 @@ const (
 func stepBack(ctx context.Context, e *Env, r *rand.Rand) error {
 	file := filepath.Join(e.Stage.Dir(), "clock")
 	set := func(offset string) error {
-		return os.WriteFile(file, []byte(offset+"\n"), 0o644) //nolint:gosec // PostgreSQL's user reads it; it is no secret
+		//nolint:gosec // PostgreSQL's user reads it; it is no secret
+		return os.WriteFile(file, []byte(offset+"\n"), 0o644)
 	}
 	if err := set("+0"); err != nil {
 		return err
 	}
 	postgres := e.Stage.Postgres
-	// No shared memory of the library's: a killed backend would leave its semaphore taken. Monotonic clocks are not faked, as no machine's are stepped.
-	postgres.SetEnv("LD_PRELOAD="+faketime(), "FAKETIME_TIMESTAMP_FILE="+file, "FAKETIME_CACHE_DURATION="+clockCache, "FAKETIME_DISABLE_SHM=1", "DONT_FAKE_MONOTONIC=1",
+	// No shared memory of the library's: a killed backend would leave its semaphore taken. Monotonic clocks are not
+	// faked, as no machine's are stepped.
+	postgres.SetEnv("LD_PRELOAD="+faketime(), "FAKETIME_TIMESTAMP_FILE="+file, "FAKETIME_CACHE_DURATION="+clockCache,
+		"FAKETIME_DISABLE_SHM=1", "DONT_FAKE_MONOTONIC=1",
 		"FAKETIME_DONT_FAKE_MONOTONIC=1")
 	if err := e.restart(ctx, pgcluster.Fast); err != nil {
 		return err

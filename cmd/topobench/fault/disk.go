@@ -19,8 +19,11 @@ func diskKinds() []Kind {
 		return ""
 	}
 	return []Kind{
-		{Name: "disk.journal-full", Doc: "The journal's file system has no room for some seconds: writers get errors.", part: ofPostgres, impossible: noDisk, inject: fillJournal},
-		{Name: "disk.wal-full", Doc: "The file system of pg_wal has no room: PostgreSQL panics, and is started again when there is room.", part: ofPostgres, impossible: noDisk, inject: fillWAL},
+		{Name: "disk.journal-full", Doc: "The journal's file system has no room for some seconds: writers get errors.",
+			part: ofPostgres, impossible: noDisk, inject: fillJournal},
+		{Name: "disk.wal-full",
+			Doc:  "The file system of pg_wal has no room: PostgreSQL panics, and is started again when there is room.",
+			part: ofPostgres, impossible: noDisk, inject: fillWAL},
 	}
 }
 
@@ -37,7 +40,8 @@ const panicTimeout = 15 * time.Second
 
 // fillWAL writes log until PostgreSQL can no more. It recovers by itself over and over while there is no room, or ends.
 func fillWAL(ctx context.Context, e *Env, r *rand.Rand) error {
-	const write = `SELECT pg_logical_emit_message(true, 'topobench', repeat(md5(i::text), 32768)) FROM generate_series(1, 4) i`
+	const write = `
+SELECT pg_logical_emit_message(true, 'topobench', repeat(md5(i::text), 32768)) FROM generate_series(1, 4) i`
 	disk := e.Stage.WALDisk
 	if err := disk.Fill(); err != nil {
 		return err

@@ -1,5 +1,6 @@
-// Package fault breaks what topostream stands on, each time for real: backends are terminated, processes killed and frozen, connections cut, disks
-// filled. [Kinds] are the faults; [Run] injects them in random order while the checker looks.
+// Package fault breaks what topostream stands on, each time for real: backends are terminated, processes killed and
+// frozen, connections cut, disks filled. [Kinds] are the faults; [Run] injects them in random order while the checker
+// looks.
 package fault
 
 import (
@@ -21,6 +22,8 @@ type Env struct {
 	Stage       *stage.Stage // nil where the servers are somebody else's: then only what SQL can do is possible
 	Version     int          // PostgreSQL's, major
 	Logger      *slog.Logger
+
+	monitor Monitor // of the campaign that runs
 }
 
 // A Kind is one way to break things.
@@ -32,6 +35,8 @@ type Kind struct {
 	part part
 	// beside says that the fault goes on beside others: it lasts long and holds up little.
 	beside bool
+	// early says that the fault is among the first of a campaign, so that a short one has it, too.
+	early bool
 	// impossible gives the reason why it cannot be injected here, empty where it can. Optional.
 	impossible func(*Env) string
 	// inject breaks something, keeps it so for a while or until ctx ends, and mends it before it returns.
@@ -52,7 +57,8 @@ const (
 // Kinds are all faults.
 func Kinds() []Kind {
 	var all []Kind
-	for _, kinds := range [][]Kind{sqlKinds(), postgresKinds(), serverKinds(), linkKinds(), workerKinds(), diskKinds(), clockKinds()} {
+	for _, kinds := range [][]Kind{sqlKinds(), postgresKinds(), serverKinds(), linkKinds(), workerKinds(), diskKinds(),
+		clockKinds()} {
 		all = append(all, kinds...)
 	}
 	return all

@@ -13,12 +13,23 @@ func linkKinds() []Kind {
 	database := func(e *Env, r *rand.Rand) []*proxy.Link { return e.links(r, databaseLink) }
 	client := func(e *Env, r *rand.Rand) []*proxy.Link { return e.links(r, clientLink) }
 	return []Kind{
-		{Name: "database-link.cut", Doc: "Every connection between a server, or all of them, and the database is reset.", part: ofDatabaseLinks, inject: cut(database)},
-		{Name: "database-link.delay", Doc: "Whatever passes between a server, or all of them, and the database comes 20 to 300 ms late.", part: ofDatabaseLinks, inject: delay(database)},
-		{Name: "database-link.black-hole", Doc: "Nothing passes between a server, or all of them, and the database in one direction or both; then all does, or the connections are reset.", part: ofDatabaseLinks, inject: blackHole(database)},
-		{Name: "client-link.cut", Doc: "Every client's connection to a server, or to all of them, is reset.", part: ofClientLinks, inject: cut(client)},
-		{Name: "client-link.delay", Doc: "Whatever passes between clients and a server, or all of them, comes 20 to 300 ms late.", part: ofClientLinks, inject: delay(client)},
-		{Name: "client-link.black-hole", Doc: "Nothing passes between clients and a server, or all of them, in one direction or both; then all does, or the connections are reset.", part: ofClientLinks, inject: blackHole(client)},
+		{Name: "database-link.cut",
+			Doc:  "Every connection between a server, or all of them, and the database is reset.",
+			part: ofDatabaseLinks, inject: cut(database)},
+		{Name: "database-link.delay",
+			Doc:  "Whatever passes between a server, or all of them, and the database comes 20 to 300 ms late.",
+			part: ofDatabaseLinks, inject: delay(database)},
+		{Name: "database-link.black-hole",
+			Doc: "Nothing passes between a server, or all of them, and the database in one direction or both; then all " +
+				"does, or the connections are reset.", part: ofDatabaseLinks, inject: blackHole(database)},
+		{Name: "client-link.cut", Doc: "Every client's connection to a server, or to all of them, is reset.",
+			part: ofClientLinks, inject: cut(client)},
+		{Name: "client-link.delay",
+			Doc:  "Whatever passes between clients and a server, or all of them, comes 20 to 300 ms late.",
+			part: ofClientLinks, inject: delay(client)},
+		{Name: "client-link.black-hole",
+			Doc: "Nothing passes between clients and a server, or all of them, in one direction or both; then all does, or " +
+				"the connections are reset.", part: ofClientLinks, inject: blackHole(client)},
 	}
 }
 

@@ -14,11 +14,20 @@ import (
 
 func postgresKinds() []Kind {
 	return []Kind{
-		{Name: "postgres.restart-fast", Doc: "PostgreSQL is restarted in mode fast.", part: ofPostgres, inject: restart(pgcluster.Fast)},
-		{Name: "postgres.restart-immediate", Doc: "PostgreSQL is restarted in mode immediate: it recovers from its log.", part: ofPostgres, inject: restart(pgcluster.Immediate)},
-		{Name: "postgres.kill", Doc: "The postmaster gets SIGKILL, and PostgreSQL is started again when its children are gone.", part: ofPostgres, inject: killPostmaster},
-		{Name: "postgres.kill-backend", Doc: "A backend gets SIGKILL: PostgreSQL ends all others and recovers by itself.", part: ofPostgres, inject: killBackend},
-		{Name: "postgres.freeze", Doc: "SIGSTOP of the postmaster and all its children for 1 to 8 s.", part: ofPostgres, inject: freezePostgres},
+		{Name: "postgres.restart-fast", Doc: "PostgreSQL is restarted in mode fast.", part: ofPostgres,
+			inject: restart(pgcluster.Fast)},
+		{Name: "postgres.restart-immediate",
+			Doc: "PostgreSQL is restarted in mode immediate: it recovers from its log.", part: ofPostgres,
+			inject: restart(pgcluster.Immediate)},
+		{Name: "postgres.kill",
+			Doc:  "The postmaster gets SIGKILL, and PostgreSQL is started again when its children are gone.",
+			part: ofPostgres, inject: killPostmaster},
+		{Name: "postgres.kill-backend",
+			Doc: "A backend gets SIGKILL: PostgreSQL ends all others and recovers by itself.", part: ofPostgres,
+			inject: killBackend},
+		{Name: "postgres.freeze", Doc: "SIGSTOP of the postmaster and all its children for 1 to 8 s.",
+			part: ofPostgres, inject: freezePostgres},
+		promoteKind(),
 	}
 }
 
@@ -49,7 +58,9 @@ func killPostmaster(ctx context.Context, e *Env, r *rand.Rand) error {
 }
 
 func killBackend(ctx context.Context, e *Env, _ *rand.Rand) error {
-	const victim = `SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid() ORDER BY random() LIMIT 1`
+	const victim = `
+SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()
+ ORDER BY random() LIMIT 1`
 	return e.with(ctx, func(conn *pgx.Conn) error {
 		var pid int
 		if err := conn.QueryRow(ctx, victim).Scan(&pid); err != nil {

@@ -17,18 +17,27 @@ import (
 
 func serverKinds() []Kind {
 	return []Kind{
-		{Name: "server.kill", Doc: "SIGKILL of one of the servers, started again a moment later.", part: ofServers, inject: killServer},
-		{Name: "server.terminate", Doc: "SIGTERM of one of the servers: it drains, ends with exit code 0 and is started again.", part: ofServers, inject: terminateServer},
-		{Name: "server.rolling-restart", Doc: "SIGTERM and start of all servers, one after the other.", part: ofServers, inject: rollingRestart},
-		{Name: "server.freeze", Doc: "SIGSTOP of one of the servers for 1 to 5 s: its sockets are half-open.", part: ofServers, inject: freezeServer},
-		{Name: "server.freeze-dropped", Doc: "SIGSTOP of one of the servers until PostgreSQL has dropped its LISTEN backend, by tcp_user_timeout.", part: ofServers, inject: freezeUntilDropped},
+		{Name: "server.kill", Doc: "SIGKILL of one of the servers, started again a moment later.", part: ofServers,
+			inject: killServer},
+		{Name: "server.terminate",
+			Doc:  "SIGTERM of one of the servers: it drains, ends with exit code 0 and is started again.",
+			part: ofServers, inject: terminateServer},
+		{Name: "server.rolling-restart", Doc: "SIGTERM and start of all servers, one after the other.",
+			part: ofServers, inject: rollingRestart},
+		{Name: "server.freeze", Doc: "SIGSTOP of one of the servers for 1 to 5 s: its sockets are half-open.",
+			part: ofServers, inject: freezeServer},
+		{Name: "server.freeze-dropped",
+			Doc:  "SIGSTOP of one of the servers until PostgreSQL has dropped its LISTEN backend, by tcp_user_timeout.",
+			part: ofServers, inject: freezeUntilDropped},
 	}
 }
 
 func workerKinds() []Kind {
 	return []Kind{
-		{Name: "worker.kill", Doc: "SIGKILL of the worker, started again a moment later.", part: ofWorker, inject: killWorker},
-		{Name: "worker.freeze", Doc: "SIGSTOP of the worker for longer than its lease (5 s).", part: ofWorker, beside: true, inject: freezeWorker},
+		{Name: "worker.kill", Doc: "SIGKILL of the worker, started again a moment later.", part: ofWorker,
+			inject: killWorker},
+		{Name: "worker.freeze", Doc: "SIGSTOP of the worker for longer than its lease (5 s).", part: ofWorker,
+			beside: true, inject: freezeWorker},
 	}
 }
 
@@ -81,7 +90,8 @@ const (
 	dropUsage   = 0.3              // of the NOTIFY queue: from 0.5 on triggers do not NOTIFY
 )
 
-// freezeUntilDropped fills the buffers between PostgreSQL and a frozen server by raw notifications to a topology that nobody but the fault itself follows.
+// freezeUntilDropped fills the buffers between PostgreSQL and a frozen server by raw notifications to a topology that
+// nobody but the fault itself follows.
 func freezeUntilDropped(ctx context.Context, e *Env, r *rand.Rand) error {
 	const (
 		topology = `INSERT INTO topologies (name) VALUES ('topobench fault ' || gen_random_uuid()) RETURNING id::text`
@@ -107,7 +117,8 @@ func freezeUntilDropped(ctx context.Context, e *Env, r *rand.Rand) error {
 				return err
 			}
 			if time.Now().After(until) {
-				return finding(fmt.Sprintf("%d of %d servers LISTEN after %s", len(before), len(e.Stage.Servers), dropTimeout))
+				return finding(fmt.Sprintf("%d of %d servers LISTEN after %s", len(before), len(e.Stage.Servers),
+					dropTimeout))
 			}
 		}
 		s.Freeze()
@@ -130,7 +141,8 @@ func freezeUntilDropped(ctx context.Context, e *Env, r *rand.Rand) error {
 				return nil
 			}
 			if time.Now().After(until) {
-				return finding(fmt.Sprintf("PostgreSQL has not dropped the backend of %s, frozen for %s: it pins the NOTIFY queue", s.Name, dropTimeout))
+				return finding(fmt.Sprintf("PostgreSQL has not dropped the backend of %s, frozen for %s: it pins the NOTIFY queue",
+					s.Name, dropTimeout))
 			}
 			hold(ctx, 50*time.Millisecond)
 		}
@@ -151,14 +163,16 @@ func (e *Env) forget(ctx context.Context, id string) {
 	}
 }
 
-// follow opens a stream straight on a server and returns when the server LISTENs to the topology's channel. The stream ends by stop.
+// follow opens a stream straight on a server and returns when the server LISTENs to the topology's channel. The stream
+// ends by stop.
 func (e *Env) follow(ctx context.Context, s *stage.Server, id string) (stop func(), err error) {
 	token, err := e.Stage.Token()
 	if err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+s.Backend.Addr()+"/api/v1/topologies/"+id+"/events", nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet,
+		"http://"+s.Backend.Addr()+"/api/v1/topologies/"+id+"/events", nil)
 	if err != nil {
 		cancel()
 		return nil, err

@@ -14,20 +14,36 @@ import (
 
 func sqlKinds() []Kind {
 	return []Kind{
-		{Name: "backend.terminate-listen", Doc: "pg_terminate_backend of every server's LISTEN connection.", part: ofSQL, inject: terminate("topostream listen")},
-		{Name: "backend.terminate-pool", Doc: "pg_terminate_backend of every server's pool.", part: ofSQL, inject: terminate("topostream")},
-		{Name: "backend.terminate-worker", Doc: "pg_terminate_backend of every worker's connections, LISTEN among them.", part: ofSQL, inject: terminate("topostream mutator%")},
-		{Name: "transaction.hold-head", Doc: "A writer records an event, holds its transaction and thereby the topology's head for 30 s, and rolls back.", part: ofSQL, beside: true, inject: holdHead},
-		{Name: "transaction.hold-snapshot", Doc: "A REPEATABLE READ transaction stays open for 30 s.", part: ofSQL, beside: true, inject: holdSnapshot},
-		{Name: "table.alter-held", Doc: "ALTER TABLE topologies, held open (ACCESS EXCLUSIVE) for some seconds and rolled back; or waiting for its lock, with everybody behind it.", part: ofSQL, inject: holdAlter},
-		{Name: "locks.storm", Doc: "Six sessions lock tables of the schema in turn, for moments.", part: ofSQL, inject: lockStorm},
-		{Name: "locks.deadlock", Doc: "Eight sessions lock rows and heads of topologies in opposite orders, so that PostgreSQL ends who waits for whom.", part: ofSQL, inject: deadlocks},
-		{Name: "transactions.repeatable-read", Doc: "Eight REPEATABLE READ sessions update rows that others update.", part: ofSQL, inject: repeatableReads},
+		{Name: "backend.terminate-listen", Doc: "pg_terminate_backend of every server's LISTEN connection.",
+			part: ofSQL, inject: terminate("topostream listen")},
+		{Name: "backend.terminate-pool", Doc: "pg_terminate_backend of every server's pool.", part: ofSQL,
+			inject: terminate("topostream")},
+		{Name: "backend.terminate-worker",
+			Doc: "pg_terminate_backend of every worker's connections, LISTEN among them.", part: ofSQL,
+			inject: terminate("topostream mutator%")},
+		{Name: "transaction.hold-head",
+			Doc:  "A writer records an event, holds its transaction and thereby the topology's head for 30 s, and rolls back.",
+			part: ofSQL, beside: true, inject: holdHead},
+		{Name: "transaction.hold-snapshot", Doc: "A REPEATABLE READ transaction stays open for 30 s.", part: ofSQL,
+			beside: true, inject: holdSnapshot},
+		{Name: "table.alter-held",
+			Doc: "ALTER TABLE topologies, held open (ACCESS EXCLUSIVE) for some seconds and rolled back; or waiting for its " +
+				"lock, with everybody behind it.", part: ofSQL, inject: holdAlter},
+		{Name: "locks.storm", Doc: "Six sessions lock tables of the schema in turn, for moments.", part: ofSQL,
+			inject: lockStorm},
+		{Name: "locks.deadlock",
+			Doc: "Eight sessions lock rows and heads of topologies in opposite orders, so that PostgreSQL ends who waits " +
+				"for whom.", part: ofSQL, inject: deadlocks},
+		{Name: "transactions.repeatable-read", Doc: "Eight REPEATABLE READ sessions update rows that others update.",
+			part: ofSQL, inject: repeatableReads},
 		{
-			Name: "notify.pin-queue", Doc: "A listener in an open transaction pins the NOTIFY queue until it is more than half full.", part: ofSQL, inject: pinQueue,
+			Name: "notify.pin-queue",
+			Doc:  "A listener in an open transaction pins the NOTIFY queue until it is more than half full.",
+			part: ofSQL, inject: pinQueue,
 			impossible: func(e *Env) string {
 				if e.Version < 17 {
-					return fmt.Sprintf("PostgreSQL %d has no max_notify_queue_pages, and its queue of 8 GB takes too long to fill: 17 or newer", e.Version)
+					return fmt.Sprintf("PostgreSQL %d has no max_notify_queue_pages, and its queue of 8 GB takes too long to "+
+						"fill: 17 or newer", e.Version)
 				}
 				if e.Stage == nil {
 					return "the server's NOTIFY queue may be large and is not ours to fill"
@@ -35,7 +51,9 @@ func sqlKinds() []Kind {
 				return ""
 			},
 		},
-		{Name: "retention.prune", Doc: "topology_prune, as servers call it, keeps only the newest events, again and again, under clients that resume.", part: ofSQL, inject: prune},
+		{Name: "retention.prune",
+			Doc: "topology_prune, as servers call it, keeps only the newest events, again and again, under clients that " +
+				"resume.", part: ofSQL, inject: prune},
 	}
 }
 
@@ -46,7 +64,9 @@ const mine = `name LIKE 'topobench-%'`
 const connected = 3 * time.Second
 
 func terminate(application string) func(context.Context, *Env, *rand.Rand) error {
-	const query = `SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name LIKE $1 AND datname = current_database()`
+	const query = `
+SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+ WHERE application_name LIKE $1 AND datname = current_database()`
 	return func(ctx context.Context, e *Env, _ *rand.Rand) error {
 		return e.with(ctx, func(conn *pgx.Conn) error {
 			for until := time.Now().Add(connected); ; hold(ctx, 20*time.Millisecond) {
@@ -69,7 +89,8 @@ func terminate(application string) func(context.Context, *Env, *rand.Rand) error
 const holdTime = 30 * time.Second
 
 func holdHead(ctx context.Context, e *Env, _ *rand.Rand) error {
-	const emit = `SELECT topology_emit(id, 'topobench.never', '{}') FROM topologies WHERE ` + mine + ` ORDER BY random() LIMIT 1`
+	const emit = `SELECT topology_emit(id, 'topobench.never', '{}') FROM topologies WHERE ` + mine +
+		` ORDER BY random() LIMIT 1`
 	return e.holdTransaction(ctx, pgx.TxOptions{}, emit)
 }
 
@@ -77,7 +98,8 @@ func holdSnapshot(ctx context.Context, e *Env, _ *rand.Rand) error {
 	return e.holdTransaction(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead}, `SELECT count(*) FROM topology_heads`)
 }
 
-// holdTransaction keeps a transaction open for holdTime and rolls it back. When another fault takes it away it is begun again.
+// holdTransaction keeps a transaction open for holdTime and rolls it back. When another fault takes it away it is begun
+// again.
 func (e *Env) holdTransaction(ctx context.Context, options pgx.TxOptions, statement string) error {
 	until := time.Now().Add(holdTime)
 	held := false
@@ -134,8 +156,10 @@ func holdAlter(ctx context.Context, e *Env, r *rand.Rand) error {
 	})
 }
 
-// sessions runs f on n connections at once for d, again and again. What f says is not looked at: that sessions fail is what these faults are for.
-func (e *Env) sessions(ctx context.Context, n int, d time.Duration, r *rand.Rand, f func(context.Context, *pgx.Conn, *rand.Rand) error) error {
+// onConnections runs f on n connections at once for d, again and again. What f says is not looked at: that sessions
+// fail is what these faults are for.
+func (e *Env) onConnections(ctx context.Context, n int, d time.Duration, r *rand.Rand,
+	f func(context.Context, *pgx.Conn, *rand.Rand) error) error {
 	ctx, cancel := context.WithTimeout(ctx, d)
 	defer cancel()
 	var (
@@ -172,59 +196,67 @@ func (e *Env) sessions(ctx context.Context, n int, d time.Duration, r *rand.Rand
 
 func lockStorm(ctx context.Context, e *Env, r *rand.Rand) error {
 	statements := []string{
-		`LOCK TABLE topologies IN SHARE ROW EXCLUSIVE MODE`, `LOCK TABLE topologies IN ACCESS EXCLUSIVE MODE`, `LOCK TABLE mutations IN ACCESS EXCLUSIVE MODE`,
-		`LOCK TABLE topology_heads IN EXCLUSIVE MODE`, `LOCK TABLE topology_events IN ACCESS EXCLUSIVE MODE`, `LOCK TABLE topology_settings IN ACCESS EXCLUSIVE MODE`,
+		`LOCK TABLE topologies IN SHARE ROW EXCLUSIVE MODE`, `LOCK TABLE topologies IN ACCESS EXCLUSIVE MODE`,
+		`LOCK TABLE mutations IN ACCESS EXCLUSIVE MODE`,
+		`LOCK TABLE topology_heads IN EXCLUSIVE MODE`, `LOCK TABLE topology_events IN ACCESS EXCLUSIVE MODE`,
+		`LOCK TABLE topology_settings IN ACCESS EXCLUSIVE MODE`,
 	}
-	return e.sessions(ctx, 6, between(r, 2*time.Second, 4*time.Second), r, func(ctx context.Context, conn *pgx.Conn, r *rand.Rand) error {
-		err := pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
-			if _, err := tx.Exec(ctx, statements[r.IntN(len(statements))]); err != nil {
-				return err
-			}
-			hold(ctx, between(r, 0, 100*time.Millisecond))
-			return nil
+	return e.onConnections(ctx, 6, between(r, 2*time.Second, 4*time.Second), r,
+		func(ctx context.Context, conn *pgx.Conn, r *rand.Rand) error {
+			err := pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+				if _, err := tx.Exec(ctx, statements[r.IntN(len(statements))]); err != nil {
+					return err
+				}
+				hold(ctx, between(r, 0, 100*time.Millisecond))
+				return nil
+			})
+			hold(ctx, between(r, 0, 300*time.Millisecond))
+			return err
 		})
-		hold(ctx, between(r, 0, 300*time.Millisecond))
-		return err
-	})
 }
 
 func deadlocks(ctx context.Context, e *Env, r *rand.Rand) error {
 	const (
-		topology = `SELECT 1 FROM topologies WHERE id = (SELECT id FROM topologies WHERE ` + mine + ` ORDER BY random() LIMIT 1) FOR UPDATE`
-		head     = `SELECT 1 FROM topology_heads WHERE topology_id = (SELECT id FROM topologies WHERE ` + mine + ` ORDER BY random() LIMIT 1) FOR UPDATE`
+		topology = `SELECT 1 FROM topologies WHERE id = (SELECT id FROM topologies WHERE ` + mine +
+			` ORDER BY random() LIMIT 1) FOR UPDATE`
+		head = `SELECT 1 FROM topology_heads WHERE topology_id = (SELECT id FROM topologies WHERE ` + mine +
+			` ORDER BY random() LIMIT 1) FOR UPDATE`
 	)
-	return e.sessions(ctx, 8, between(r, 2*time.Second, 4*time.Second), r, func(ctx context.Context, conn *pgx.Conn, r *rand.Rand) error {
-		return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
-			for range 4 {
-				statement := topology
-				if r.IntN(2) == 0 {
-					statement = head
+	return e.onConnections(ctx, 8, between(r, 2*time.Second, 4*time.Second), r,
+		func(ctx context.Context, conn *pgx.Conn, r *rand.Rand) error {
+			return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+				for range 4 {
+					statement := topology
+					if r.IntN(2) == 0 {
+						statement = head
+					}
+					if _, err := tx.Exec(ctx, statement); err != nil {
+						return err
+					}
+					hold(ctx, between(r, 0, 20*time.Millisecond))
 				}
-				if _, err := tx.Exec(ctx, statement); err != nil {
-					return err
-				}
-				hold(ctx, between(r, 0, 20*time.Millisecond))
-			}
-			return nil
+				return nil
+			})
 		})
-	})
 }
 
 func repeatableReads(ctx context.Context, e *Env, r *rand.Rand) error {
 	const (
 		read   = `SELECT count(*) FROM topologies`
-		update = `UPDATE topologies SET name = name WHERE id IN (SELECT id FROM topologies WHERE ` + mine + ` ORDER BY random() LIMIT 3)`
+		update = `UPDATE topologies SET name = name WHERE id IN (SELECT id FROM topologies WHERE ` + mine +
+			` ORDER BY random() LIMIT 3)`
 	)
-	return e.sessions(ctx, 8, between(r, 2*time.Second, 4*time.Second), r, func(ctx context.Context, conn *pgx.Conn, r *rand.Rand) error {
-		return pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{IsoLevel: pgx.RepeatableRead}, func(tx pgx.Tx) error {
-			if _, err := tx.Exec(ctx, read); err != nil {
+	return e.onConnections(ctx, 8, between(r, 2*time.Second, 4*time.Second), r,
+		func(ctx context.Context, conn *pgx.Conn, r *rand.Rand) error {
+			return pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{IsoLevel: pgx.RepeatableRead}, func(tx pgx.Tx) error {
+				if _, err := tx.Exec(ctx, read); err != nil {
+					return err
+				}
+				hold(ctx, between(r, 0, 50*time.Millisecond))
+				_, err := tx.Exec(ctx, update)
 				return err
-			}
-			hold(ctx, between(r, 0, 50*time.Millisecond))
-			_, err := tx.Exec(ctx, update)
-			return err
+			})
 		})
-	})
 }
 
 const queueUsage = `SELECT pg_notification_queue_usage()`

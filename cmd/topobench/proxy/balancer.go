@@ -2,8 +2,10 @@ package proxy
 
 import (
 	"context"
+	"maps"
 	"math/rand/v2"
 	"net/http"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -34,15 +36,18 @@ func (b *Backend) Addr() string {
 	return ""
 }
 
-// A Balancer forwards each connection to a random backend. It asks each for /readyz and leaves out those that do not say yes; when none does, it
-// tries them all, as clients should hear the reason from a server.
+// A Balancer forwards each connection to a random backend. It asks each for /readyz and leaves out those that do not
+// say yes; when none does, it tries them all, as clients should get the reason from a server.
 type Balancer struct {
 	*Proxy
 
-	backends []*Backend
-	client   *http.Client
-	stop     context.CancelFunc
-	checks   sync.WaitGroup
+	client *http.Client
+	life   context.Context //nolint:containedctx // the balancer's own: it ends the checks
+	stop   context.CancelFunc
+	checks sync.WaitGroup
+
+	members  sync.Mutex
+	backends map[*Backend]context.CancelFunc // which ends its checks
 }
 
 const (
@@ -52,17 +57,40 @@ const (
 
 // Balance opens a balancer on a free port of loopback.
 func Balance(ctx context.Context, backends ...*Backend) (*Balancer, error) {
-	b := &Balancer{backends: backends, client: &http.Client{Timeout: checkTimeout, Transport: &http.Transport{DisableKeepAlives: true}}}
+	b := &Balancer{
+		client:   &http.Client{Timeout: checkTimeout, Transport: &http.Transport{DisableKeepAlives: true}},
+		backends: map[*Backend]context.CancelFunc{},
+	}
+	b.life, b.stop = context.WithCancel(context.WithoutCancel(ctx))
 	p, err := Listen(ctx, b.pick)
 	if err != nil {
+		b.stop()
 		return nil, err
 	}
 	b.Proxy = p
-	ctx, b.stop = context.WithCancel(context.WithoutCancel(ctx))
 	for _, backend := range backends {
-		b.checks.Go(func() { b.watch(ctx, backend) })
+		b.Add(backend)
 	}
 	return b, nil
+}
+
+// Add puts one more backend behind it.
+func (b *Balancer) Add(backend *Backend) {
+	ctx, end := context.WithCancel(b.life)
+	b.members.Lock()
+	defer b.members.Unlock()
+	b.backends[backend] = end
+	b.checks.Go(func() { b.watch(ctx, backend) })
+}
+
+// Remove leads nobody to a backend any more. Connections that it has go on.
+func (b *Balancer) Remove(backend *Backend) {
+	b.members.Lock()
+	defer b.members.Unlock()
+	if end := b.backends[backend]; end != nil {
+		end()
+		delete(b.backends, backend)
+	}
 }
 
 // Close ends the checks and every connection.
@@ -75,7 +103,7 @@ func (b *Balancer) Close() {
 // Up is the number of backends that are not left out.
 func (b *Balancer) Up() int {
 	n := 0
-	for _, backend := range b.backends {
+	for _, backend := range b.all() {
 		if backend.up.Load() {
 			n++
 		}
@@ -83,11 +111,18 @@ func (b *Balancer) Up() int {
 	return n
 }
 
+func (b *Balancer) all() []*Backend {
+	b.members.Lock()
+	defer b.members.Unlock()
+	return slices.Collect(maps.Keys(b.backends))
+}
+
 func (b *Balancer) pick() []Target {
-	start := rand.IntN(len(b.backends)) // not in turn: clients that come in a row would be parted by it, kind by kind
+	all := b.all()
+	// Not in turn: clients that come in a row would be parted by it, kind by kind.
+	rand.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
 	var up, down []Target
-	for i := range b.backends {
-		backend := b.backends[(start+i)%len(b.backends)]
+	for _, backend := range all {
 		addr := backend.Addr()
 		switch t := (Target{addr, backend.Link}); {
 		case addr == "":

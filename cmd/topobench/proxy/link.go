@@ -16,8 +16,8 @@ const (
 	directions
 )
 
-// A Link is a network path that connections share; what is done to it is done to all of them, and to those that come later. The zero value is
-// not ready: use NewLink. Its methods are safe for concurrent use.
+// A Link is a network path that connections share; what is done to it is done to all of them, and to those that come
+// later. The zero value is not ready: use NewLink. Its methods are safe for concurrent use.
 type Link struct {
 	mu      sync.Mutex
 	delay   [directions]time.Duration
@@ -36,7 +36,8 @@ func (l *Link) Delay(dir Direction, d time.Duration) {
 	l.change(func() { l.delay[dir] = d })
 }
 
-// Stall lets nothing pass in a direction, and no end of a connection either: a black hole. Neither side is told. What was sent meanwhile passes after Heal.
+// Stall lets nothing pass in a direction, and no end of a connection either: a black hole. Neither side is told. What
+// was sent meanwhile passes after Heal.
 func (l *Link) Stall(dir Direction) {
 	l.change(func() { l.stalled[dir] = true })
 }

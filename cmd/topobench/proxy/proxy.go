@@ -1,5 +1,5 @@
-// Package proxy is a TCP proxy that breaks connections as networks do: it cuts, delays and swallows, in each direction. It stands between clients
-// and servers, as a balancer, and between servers and their database.
+// Package proxy is a TCP proxy that breaks connections as networks do: it cuts, delays and swallows, in each direction.
+// It stands between clients and servers, as a balancer, and between servers and their database.
 package proxy
 
 import (
@@ -31,8 +31,8 @@ type Proxy struct {
 
 const dialTimeout = 2 * time.Second
 
-// Listen opens a proxy on a free port of loopback. pick is called for each connection and gives the targets in the order to try them; a
-// connection that none takes is closed.
+// Listen opens a proxy on a free port of loopback. pick is called for each connection and gives the targets in the
+// order to try them; a connection that none takes is closed.
 func Listen(ctx context.Context, pick func() []Target) (*Proxy, error) {
 	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0")
 	if err != nil {

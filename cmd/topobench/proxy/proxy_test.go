@@ -57,45 +57,45 @@ func through(t *testing.T) (*proxy.Proxy, *proxy.Link) {
 	return p, target.Link
 }
 
-type session struct {
+type line struct {
 	net.Conn
 
 	t     *testing.T
 	lines *bufio.Reader
 }
 
-func dial(t *testing.T, addr string) *session {
+func dial(t *testing.T, addr string) *line {
 	t.Helper()
 	conn, err := net.Dial("tcp", addr)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = conn.Close() })
-	return &session{conn, t, bufio.NewReader(conn)}
+	return &line{conn, t, bufio.NewReader(conn)}
 }
 
-func (s *session) say(line string) {
+func (s *line) say(line string) {
 	s.t.Helper()
 	if _, err := io.WriteString(s, line+"\n"); err != nil {
 		s.t.Fatal(err)
 	}
 }
 
-func (s *session) hear(want string) {
+func (s *line) expect(want string) {
 	s.t.Helper()
 	got, err := s.lines.ReadString('\n')
 	if err != nil || got != want+"\n" {
-		s.t.Fatalf("heard %q, %v, want %q", got, err, want)
+		s.t.Fatalf("got %q, %v, want %q", got, err, want)
 	}
 }
 
 // silent fails when something comes within a moment.
-func (s *session) silent() {
+func (s *line) silent() {
 	s.t.Helper()
 	_ = s.SetReadDeadline(time.Now().Add(100 * time.Millisecond)) // it is open
 	b, err := s.lines.Peek(1)
 	if !errors.Is(err, context.DeadlineExceeded) && !strings.Contains(err.Error(), "timeout") {
-		s.t.Fatalf("heard %q, %v, want nothing", b, err)
+		s.t.Fatalf("got %q, %v, want nothing", b, err)
 	}
 	_ = s.SetReadDeadline(time.Time{}) // it is open
 }
@@ -106,12 +106,12 @@ func TestWhatABlackHoleSwallowedComesWhenThePathIsHealed(t *testing.T) {
 		p, link := through(t)
 		s := dial(t, p.Addr())
 		s.say("before")
-		s.hear("before")
+		s.expect("before")
 		link.Stall(dir)
 		s.say("swallowed")
 		s.silent()
 		link.Heal()
-		s.hear("swallowed")
+		s.expect("swallowed")
 	}
 }
 
@@ -120,7 +120,7 @@ func TestABlackHoleTellsNobodyThatTheOtherSideHasGone(t *testing.T) {
 	p, link := through(t)
 	s := dial(t, p.Addr())
 	s.say("before")
-	s.hear("before")
+	s.expect("before")
 	link.Stall(proxy.Up)
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
@@ -137,7 +137,7 @@ func TestACutIsAResetAndNewConnectionsPass(t *testing.T) {
 	p, link := through(t)
 	s := dial(t, p.Addr())
 	s.say("before")
-	s.hear("before")
+	s.expect("before")
 	if n := link.Cut(); n != 1 {
 		t.Errorf("%d connections cut", n)
 	}
@@ -146,7 +146,7 @@ func TestACutIsAResetAndNewConnectionsPass(t *testing.T) {
 	}
 	again := dial(t, p.Addr())
 	again.say("after")
-	again.hear("after")
+	again.expect("after")
 }
 
 func TestADelayHoldsBackAndLosesNothing(t *testing.T) {
@@ -154,11 +154,11 @@ func TestADelayHoldsBackAndLosesNothing(t *testing.T) {
 	p, link := through(t)
 	s := dial(t, p.Addr())
 	s.say("before")
-	s.hear("before")
+	s.expect("before")
 	link.Delay(proxy.Down, 50*time.Millisecond)
 	begun := time.Now()
 	s.say("late")
-	s.hear("late")
+	s.expect("late")
 	if took := time.Since(begun); took < 50*time.Millisecond {
 		t.Errorf("it took %s", took)
 	}
@@ -169,7 +169,7 @@ func TestCloseEndsAlsoWhatIsInABlackHole(t *testing.T) {
 	p, link := through(t)
 	s := dial(t, p.Addr())
 	s.say("before")
-	s.hear("before")
+	s.expect("before")
 	link.Stall(proxy.Up)
 	link.Stall(proxy.Down)
 	p.Close() // hangs unless it does

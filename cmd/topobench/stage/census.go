@@ -13,8 +13,8 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// A Census counts what servers hold while nobody asks anything of them, by name: goroutines, feeds, channels and streams of each server, and the
-// database's backends of servers and worker.
+// A Census counts what servers hold while nobody asks anything of them, by name: goroutines, feeds, channels and
+// streams of each server, and the database's backends of servers and worker.
 type Census map[string]float64
 
 // counted are the metrics that a census reads of each server.
@@ -24,7 +24,8 @@ func counted() []string {
 
 // TakeCensus counts now.
 func (s *Stage) TakeCensus(ctx context.Context) (Census, error) {
-	const backends = `SELECT application_name, count(*) FROM pg_stat_activity WHERE application_name LIKE 'topostream%' GROUP BY 1`
+	const backends = `
+SELECT application_name, count(*) FROM pg_stat_activity WHERE application_name LIKE 'topostream%' GROUP BY 1`
 	c := Census{}
 	for _, server := range s.Servers {
 		for _, metric := range counted() {
@@ -48,13 +49,15 @@ func (s *Stage) TakeCensus(ctx context.Context) (Census, error) {
 		name string
 		n    float64
 	)
-	if _, err := pgx.ForEachRow(rows, []any{&name, &n}, func() error { c["backends "+name] = n; return nil }); err != nil {
+	if _, err := pgx.ForEachRow(rows, []any{&name, &n},
+		func() error { c["backends "+name] = n; return nil }); err != nil {
 		return nil, fmt.Errorf("count backends: %w", err)
 	}
 	return c, nil
 }
 
-// Baseline is a census of before. Pools open connections when they are needed and keep them for half an hour: it counts their limits.
+// Baseline is a census of before. Pools open connections when they are needed and keep them for half an hour: it counts
+// their limits.
 func (s *Stage) Baseline(ctx context.Context) (Census, error) {
 	c := Census{}
 	for range baselineCounts { // goroutines come and go by one or two
@@ -71,8 +74,10 @@ func (s *Stage) Baseline(ctx context.Context) (Census, error) {
 			return nil, ctx.Err()
 		}
 	}
-	c["backends topostream"] = float64(len(s.Servers) * max(serverPool, runtime.NumCPU()))    // pgx's own choice where that is more
-	c["backends topostream mutator"], c["backends topostream mutator listen"] = workerPool, 1 // it may be about to open it
+	// pgx's own choice where that is more
+	c["backends topostream"] = float64(len(s.Servers) * max(serverPool, runtime.NumCPU()))
+	// it may be about to open it
+	c["backends topostream mutator"], c["backends topostream mutator listen"] = workerPool, 1
 	return c, nil
 }
 
@@ -80,7 +85,7 @@ const (
 	baselineCounts = 6
 	baselineEvery  = 200 * time.Millisecond
 
-	serverPool = 8
+	serverPool = 10
 	workerPool = 10 // with --concurrency 4: two for each topology, and two
 )
 

@@ -13,7 +13,8 @@ import (
 	"time"
 )
 
-// A process is one run of the program after the other, with one log file for all of them. At most one runs at a time. Safe for concurrent use.
+// A process is one run of the program after the other, with one log file for all of them. At most one runs at a time.
+// Safe for concurrent use.
 type process struct {
 	name    string
 	binary  string
@@ -21,16 +22,19 @@ type process struct {
 	env     []string
 	logPath string
 
-	mu     sync.Mutex
-	cmd    *exec.Cmd
-	exited chan struct{} // closed when cmd has ended; nil before the first start
-	begun  int64         // size of the log when cmd was started
+	mu      sync.Mutex
+	cmd     *exec.Cmd
+	exited  chan struct{} // closed when cmd has ended; nil before the first start
+	begun   int64         // size of the log when cmd was started
+	told    bool          // cmd was sent a signal that ends it
+	unasked error         // the first run that ended though nobody told it to
 }
 
 // start starts it, in a process group of its own: Ctrl-C in the terminal reaches us, and we stop it in order.
 func (p *process) start() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.judgeEnd()
 	log, err := os.OpenFile(p.logPath, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		return fmt.Errorf("log of %s: %w", p.name, err)
@@ -51,8 +55,30 @@ func (p *process) start() error {
 		defer close(exited)
 		_ = cmd.Wait() // its state tells
 	}()
-	p.cmd, p.exited = cmd, exited
+	p.cmd, p.exited, p.told = cmd, exited, false
 	return nil
+}
+
+// judgeEnd notes that the last run ended by itself: whoever starts it again must not hide that. The caller holds mu.
+func (p *process) judgeEnd() {
+	if p.cmd != nil && p.ended() && !p.told && p.unasked == nil {
+		p.unasked = fmt.Errorf("%s ended by itself (%s): see %s", p.name, p.cmd.ProcessState, p.logPath)
+	}
+}
+
+// endedByItself tells of the first run that ended though nobody told it to, also where another one was started since.
+func (p *process) endedByItself() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.judgeEnd()
+	return p.unasked
+}
+
+// forgive forgets that the last run has ended by itself: it is started again by who expected that.
+func (p *process) forgive() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.told = true
 }
 
 // signal gives its process group a signal; it may have ended.
@@ -85,16 +111,20 @@ func (p *process) running() bool {
 
 var errKilled = errors.New("it did not end in time and was killed")
 
-// stop ends it by a signal, waits, and tells how it ended: an exit code other than 0 after SIGTERM is an error.
+// stop ends it by a signal, waits, and tells how it ended: an exit code other than 0 after SIGTERM is an error. Of a
+// run that had ended before, endedByItself tells.
 func (p *process) stop(sig syscall.Signal) error {
 	p.mu.Lock()
 	cmd, exited := p.cmd, p.exited
+	p.judgeEnd()
+	over := p.ended()
+	p.told = true
 	p.mu.Unlock()
-	if cmd == nil {
+	if cmd == nil || over {
 		return nil
 	}
 	p.signal(sig)
-	p.signal(syscall.SIGCONT) // one that is frozen hears nothing
+	p.signal(syscall.SIGCONT) // one that is frozen takes no signal
 	timer := time.NewTimer(stopPatience)
 	defer timer.Stop()
 	select {

@@ -14,21 +14,22 @@ import (
 	"topostream/cmd/topobench/proxy"
 )
 
-// A Server is a `topostream serve` behind the balancer, with a path to its database of its own. Its methods are safe for concurrent use.
+// A Server is a `topostream serve` behind the balancer, with a path to its database of its own. Its methods are safe
+// for concurrent use.
 type Server struct {
 	Name     string
 	Backend  *proxy.Backend
 	Database *proxy.Link
 
-	listens  bool // on a connection by LISTEN
-	process  *process
-	database *proxy.Proxy
-	client   *http.Client
+	listens bool // on a connection by LISTEN
+	process *process
+	client  *http.Client
 }
 
 const startPause = 200 * time.Millisecond
 
-// Start runs it and returns when it serves. As a service manager does, it starts it again while the database takes nobody.
+// Start runs it and returns when it serves. As a service manager does, it starts it again while the database takes
+// nobody.
 func (s *Server) Start(ctx context.Context) error {
 	for {
 		err := s.process.start()
@@ -43,6 +44,7 @@ func (s *Server) Start(ctx context.Context) error {
 		case ctx.Err() != nil:
 			return err
 		}
+		s.process.forgive()
 		select {
 		case <-time.After(startPause):
 		case <-ctx.Done():
@@ -136,7 +138,7 @@ type Worker struct {
 	process *process
 }
 
-// Start runs it; a worker waits by itself for a database that is away.
+// Start runs it; a worker waits by itself for a database that is away. One that ends instead is an error of Close.
 func (w *Worker) Start() error { return w.process.start() }
 
 // Kill ends it by SIGKILL.

@@ -1,5 +1,6 @@
-// Package stage is where a fault campaign plays: a PostgreSQL of its own, two or more `topostream serve` processes behind a balancer, each with its
-// own path to the database, and a worker, all real processes on loopback. Whatever the stage opens, Close ends.
+// Package stage is where a fault campaign plays: a PostgreSQL of its own, two or more `topostream serve` processes
+// behind a balancer, each with its own path to the database, and a worker, all real processes on loopback. Whatever the
+// stage opens, Close ends.
 package stage
 
 import (
@@ -10,7 +11,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -29,6 +29,7 @@ import (
 type Config struct {
 	PostgresBin string // directory of initdb; else what pgcluster.Find finds
 	Topostream  string // the program; else it is built from the module that we are in; else the one in PATH
+	Before      string // the version before it: the stage begins with that one, until Upgrade
 	Race        bool   // build it with -race
 	Servers     int    // 2
 	Bus         string // notify, wal (which the database is then told) or poll (which the servers are); notify
@@ -50,8 +51,14 @@ type Stage struct {
 
 	cfg       Config
 	dir       string
-	binary    string
+	binary    string // what servers, workers and commands are started with
+	upgrade   string // what takes its place; empty: nothing
 	secret    []byte
+	nodes     []*node // the primary, and a standby
+	made      int     // number of nodes that there were
+	started   int     // number of servers that there were
+	addresses addresses
+	checker   path // the checker's own way to the database
 	processes []*process
 	proxies   []*proxy.Proxy
 	client    *http.Client
@@ -67,10 +74,12 @@ const (
 	poll   = "poll"
 )
 
-// settings are those of a production cluster that is small. It can be restored from and followed: nothing is switched off that durability needs.
+// settings are those of a production cluster that is small. It can be restored from and followed: nothing is switched
+// off that durability needs.
 func settings(version int) map[string]string {
 	s := map[string]string{
-		"max_connections": "300", "shared_buffers": "128MB", "wal_level": "logical", "max_wal_size": "256MB", "min_wal_size": "64MB",
+		"max_connections": "300", "shared_buffers": "128MB", "wal_level": "logical", "max_wal_size": "256MB",
+		"min_wal_size":     "64MB",
 		"deadlock_timeout": "500ms", "log_line_prefix": "%m [%p] %a ", "autovacuum_naptime": "10s",
 	}
 	if version >= 17 {
@@ -96,7 +105,8 @@ func Open(ctx context.Context, cfg Config) (_ *Stage, err error) {
 			err = errors.Join(err, s.Close(context.WithoutCancel(ctx)))
 		}
 	}()
-	for _, step := range []func(context.Context) error{s.makeDir, s.findProgram, s.startPostgres, s.migrate, s.startServers, s.startWorker} {
+	for _, step := range []func(context.Context) error{s.makeDir, s.findProgram,
+		s.findVersionBefore, s.startPostgres, s.migrate, s.startServers, s.startWorker} {
 		if err := step(ctx); err != nil {
 			return nil, fmt.Errorf("stage: %w", err)
 		}
@@ -141,10 +151,21 @@ func (s *Stage) findProgram(ctx context.Context) error {
 	}
 	path, lookErr := exec.LookPath("topostream")
 	if lookErr != nil || ctx.Err() != nil {
-		return fmt.Errorf("topostream cannot be built here and is not in PATH: name it in --topostream: %w: %s", err, strings.TrimSpace(string(out)))
+		return fmt.Errorf("topostream cannot be built here and is not in PATH: name it in --topostream: %w: %s", err,
+			strings.TrimSpace(string(out)))
 	}
 	s.binary = path
 	return nil
+}
+
+// findVersionBefore finds the program that the stage begins with.
+func (s *Stage) findVersionBefore(context.Context) error {
+	if s.cfg.Before == "" {
+		return nil
+	}
+	before, err := filepath.Abs(s.cfg.Before)
+	s.binary, s.upgrade = before, s.binary
+	return err
 }
 
 func (s *Stage) startPostgres(ctx context.Context) (err error) {
@@ -157,19 +178,26 @@ func (s *Stage) startPostgres(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	cfg := pgcluster.Config{Binaries: binaries, DataDir: filepath.Join(s.dir, "postgres"), Settings: settings(binaries.Version)}
-	if s.JournalDisk, s.NoDisk = mountDisk(s.journalDir()); s.NoDisk == nil {
-		if s.WALDisk, err = mountDisk(filepath.Join(s.dir, "wal")); err != nil {
-			return err
-		}
-		cfg.WALDir = filepath.Join(s.dir, "wal", "pg_wal")
+	n, err := s.newNode()
+	if err != nil {
+		return err
+	}
+	cfg := pgcluster.Config{Binaries: binaries, DataDir: filepath.Join(n.dir, "data"),
+		Settings: settings(binaries.Version)}
+	if n.wal != nil {
+		cfg.WALDir = n.walDir()
 	}
 	s.cfg.Logger.Info("starting PostgreSQL", "version", binaries.Version)
-	s.Postgres, err = pgcluster.Start(ctx, cfg)
+	if n.Cluster, err = pgcluster.Start(ctx, cfg); err != nil {
+		return err
+	}
+	s.lead(n)
+	for _, a := range []*address{&s.addresses.checker, &s.addresses.primary, &s.addresses.hosts[0]} {
+		a.leadTo(n)
+	}
+	s.checker, err = s.openPath(ctx, "", &s.addresses.checker)
 	return err
 }
-
-func (s *Stage) journalDir() string { return filepath.Join(s.dir, "journal") }
 
 // migrate makes the database with its schema, and the journal on a disk of its own.
 func (s *Stage) migrate(ctx context.Context) error {
@@ -177,24 +205,32 @@ func (s *Stage) migrate(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	commands := [][]string{{"migrate", "up"}}
-	if s.cfg.Bus == wal {
-		commands = append(commands, []string{"bus", wal})
+	if err := s.command(ctx, "migrate", "up"); err != nil {
+		return err
 	}
-	for _, args := range commands {
-		cmd := exec.CommandContext(ctx, s.binary, args...)
-		cmd.Env = append(os.Environ(), "TOPOSTREAM_DATABASE_URL="+s.DatabaseURL())
-		if out, err := cmd.CombinedOutput(); err != nil {
-			return fmt.Errorf("topostream %s: %w: %s", strings.Join(args, " "), err, out)
+	if s.cfg.Bus == wal {
+		if err := s.command(ctx, "bus", wal); err != nil {
+			return err
 		}
 	}
 	if s.JournalDisk == nil {
 		return nil
 	}
-	if err := s.sql(ctx, "postgres", `CREATE TABLESPACE journal LOCATION '`+s.journalDir()+`'`); err != nil {
+	if err := s.sql(ctx, "postgres", `CREATE TABLESPACE journal LOCATION '`+s.nodes[0].journalDir()+`'`); err != nil {
 		return err
 	}
-	return s.sql(ctx, database, `ALTER TABLE topology_events SET TABLESPACE journal; ALTER INDEX topology_events_pkey SET TABLESPACE journal`)
+	return s.sql(ctx, database,
+		`ALTER TABLE topology_events SET TABLESPACE journal; ALTER INDEX topology_events_pkey SET TABLESPACE journal`)
+}
+
+// command runs one of the program's own commands.
+func (s *Stage) command(ctx context.Context, args ...string) error {
+	cmd := exec.CommandContext(ctx, s.binary, args...)
+	cmd.Env = append(os.Environ(), "TOPOSTREAM_DATABASE_URL="+s.DatabaseURL())
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("topostream %s: %w: %s", strings.Join(args, " "), err, out)
+	}
+	return nil
 }
 
 func (s *Stage) sql(ctx context.Context, database, statement string) error {
@@ -207,8 +243,9 @@ func (s *Stage) sql(ctx context.Context, database, statement string) error {
 	return err
 }
 
-// DatabaseURL is the straight way to the database, as its superuser; it holds the password.
-func (s *Stage) DatabaseURL() string { return s.Postgres.URL(database) }
+// DatabaseURL is the checker's way to the database, as its superuser; it holds the password. No fault breaks this way,
+// and it leads to wherever a promotion has brought the database.
+func (s *Stage) DatabaseURL() string { return s.checker.url }
 
 // URL is the balancer's address.
 func (s *Stage) URL() string { return "http://" + s.Balancer.Addr() }
@@ -227,22 +264,6 @@ func (s *Stage) Token() (string, error) {
 // tokenLife is longer than any campaign: that a stream ends with its token is no fault.
 const tokenLife = 12 * time.Hour
 
-// databasePath opens a proxy to PostgreSQL and gives a connection string over it.
-func (s *Stage) databasePath(ctx context.Context) (*proxy.Proxy, *proxy.Link, string, error) {
-	straight, err := url.Parse(s.DatabaseURL())
-	if err != nil {
-		return nil, nil, "", err
-	}
-	target := proxy.Target{Addr: straight.Host, Link: proxy.NewLink()}
-	p, err := proxy.Listen(ctx, func() []proxy.Target { return []proxy.Target{target} })
-	if err != nil {
-		return nil, nil, "", err
-	}
-	s.proxies = append(s.proxies, p)
-	straight.Host = p.Addr()
-	return p, target.Link, straight.String(), nil
-}
-
 // process makes what runs the program with its connection string in the environment, where other users do not see it.
 func (s *Stage) process(name, databaseURL string, args ...string) *process {
 	p := &process{
@@ -253,44 +274,55 @@ func (s *Stage) process(name, databaseURL string, args ...string) *process {
 	return p
 }
 
-func (s *Stage) startServers(ctx context.Context) error {
-	backends := make([]*proxy.Backend, 0, s.cfg.Servers)
-	for i := range s.cfg.Servers {
-		name := fmt.Sprintf("server-%d", i+1)
-		p, link, databaseURL, err := s.databasePath(ctx)
-		if err != nil {
-			return err
-		}
-		args := append([]string{"serve", "--addr=127.0.0.1:0", "--jwt-secret-file=" + s.secretFile(), "--max-streams-per-user=0", "--drain=3s"}, s.cfg.ServeArgs...)
-		if s.cfg.Bus == poll {
-			args = append(args, "--bus="+poll)
-		}
-		server := &Server{Name: name, Backend: proxy.NewBackend(), Database: link, database: p, listens: s.cfg.Bus == notify, client: s.client, process: s.process(name, databaseURL, args...)}
-		if err := server.Start(ctx); err != nil {
-			return err
-		}
-		s.Servers = append(s.Servers, server)
-		backends = append(backends, server.Backend)
-	}
-	var err error
-	if s.Balancer, err = proxy.Balance(ctx, backends...); err != nil {
+func (s *Stage) startServers(ctx context.Context) (err error) {
+	if s.Balancer, err = proxy.Balance(ctx); err != nil {
 		return err
+	}
+	for i := range s.cfg.Servers {
+		if err := s.startServer(ctx, i); err != nil {
+			return err
+		}
 	}
 	return s.AwaitReady(ctx)
 }
 
-func (s *Stage) startWorker(ctx context.Context) error {
-	_, _, databaseURL, err := s.databasePath(ctx)
+// startServer starts the next server, behind the balancer.
+func (s *Stage) startServer(ctx context.Context, n int) error {
+	to, err := s.serverPath(ctx, n)
 	if err != nil {
 		return err
 	}
-	s.Worker = &Worker{Name: "worker", process: s.process("worker", databaseURL, "mutator", "--lease=5s", "--max-attempts=100")}
+	args := append([]string{"serve", "--addr=127.0.0.1:0", "--jwt-secret-file=" + s.secretFile(),
+		"--max-streams-per-user=0", "--drain=3s"}, s.cfg.ServeArgs...)
+	if s.cfg.Bus == poll {
+		args = append(args, "--bus="+poll)
+	}
+	s.started++
+	name := fmt.Sprintf("server-%d", s.started)
+	server := &Server{Name: name, Backend: proxy.NewBackend(), Database: to.link,
+		listens: s.cfg.Bus == notify, client: s.client, process: s.process(name, to.url, args...)}
+	if err := server.Start(ctx); err != nil {
+		return err
+	}
+	s.Servers = append(s.Servers, server)
+	s.Balancer.Add(server.Backend)
+	return nil
+}
+
+func (s *Stage) startWorker(ctx context.Context) error {
+	to, err := s.openPath(ctx, "", &s.addresses.primary)
+	if err != nil {
+		return err
+	}
+	s.Worker = &Worker{Name: "worker", process: s.process("worker", to.url, "mutator", "--lease=5s",
+		"--max-attempts=100")}
 	return s.Worker.Start()
 }
 
 const readyEvery = 100 * time.Millisecond
 
-// AwaitReady waits until every server is ready, LISTENs and gets connections from the balancer. When ctx ends first, the error says what is missing.
+// AwaitReady waits until every server is ready, LISTENs and gets connections from the balancer. When ctx ends first,
+// the error says what is missing.
 func (s *Stage) AwaitReady(ctx context.Context) error {
 	ticker := time.NewTicker(readyEvery)
 	defer ticker.Stop()
@@ -322,11 +354,14 @@ func (s *Stage) unready(ctx context.Context) error {
 // Dir is where logs are until Close.
 func (s *Stage) Dir() string { return s.dir }
 
+// KeepLogs has Close leave the logs behind.
+func (s *Stage) KeepLogs() { s.cfg.Keep = true }
+
 // Close ends everything. Its error says what did not end in order, and what logs tell of bugs; the logs are then kept.
 func (s *Stage) Close(ctx context.Context) error {
 	var errs []error
 	for _, p := range s.processes {
-		errs = append(errs, p.stop(syscall.SIGTERM))
+		errs = append(errs, p.endedByItself(), p.stop(syscall.SIGTERM))
 	}
 	if s.Balancer != nil {
 		s.Balancer.Close()
@@ -341,16 +376,8 @@ func (s *Stage) Close(ctx context.Context) error {
 			errs = append(errs, fmt.Errorf("a log tells of a bug: %s", line))
 		}
 	}
-	if s.Postgres != nil {
-		stop, cancel := context.WithTimeout(ctx, stopPatience)
-		defer cancel()
-		s.Postgres.Thaw()
-		errs = append(errs, s.Postgres.Stop(stop, pgcluster.Immediate))
-	}
-	for _, d := range []*Disk{s.JournalDisk, s.WALDisk} {
-		if d != nil {
-			errs = append(errs, d.unmount())
-		}
+	for _, n := range s.nodes {
+		errs = append(errs, n.close(ctx))
 	}
 	s.client.CloseIdleConnections()
 	err := errors.Join(errs...)
@@ -359,7 +386,7 @@ func (s *Stage) Close(ctx context.Context) error {
 	}
 	if err != nil || s.cfg.Keep {
 		s.cfg.Logger.Warn("the logs are kept", "dir", s.dir)
-		return errors.Join(err, os.RemoveAll(filepath.Join(s.dir, "postgres", "data")), os.RemoveAll(s.secretFile()))
+		return errors.Join(err, os.RemoveAll(s.secretFile()))
 	}
 	return os.RemoveAll(s.dir)
 }

@@ -29,7 +29,8 @@ func TestNothingIsMoreThanTheBaselineOfAStageThatRests(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c["backends topostream listen"] != 2 || c["server-1 topostream_streams"] != 0 || c["server-1 go_goroutines"] == 0 {
+	if c["backends topostream listen"] != 2 || c["server-1 topostream_streams"] != 0 ||
+		c["server-1 go_goroutines"] == 0 {
 		t.Errorf("counted %v", c)
 	}
 	if err := s.AwaitCensus(t.Context(), c); err != nil {
@@ -37,7 +38,8 @@ func TestNothingIsMoreThanTheBaselineOfAStageThatRests(t *testing.T) {
 	}
 	soon, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
-	if err := s.AwaitCensus(soon, stage.Census{}); err == nil || !strings.Contains(err.Error(), "more than before: backends topostream: ") {
+	if err := s.AwaitCensus(soon, stage.Census{}); err == nil ||
+		!strings.Contains(err.Error(), "more than before: backends topostream: ") {
 		t.Errorf("compared with nothing: %v", err)
 	}
 }

@@ -1,4 +1,5 @@
-// Package pgjar packs a PostgreSQL installation as the archive that pgcluster.Download expects. For tests: they serve this machine's own.
+// Package pgjar packs a PostgreSQL installation as the archive that pgcluster.Download expects. For tests: they serve
+// this machine's own.
 package pgjar
 
 import (
@@ -59,7 +60,10 @@ func add(archive *tar.Writer, top, path string) error {
 	if err != nil {
 		return err
 	}
-	if err := archive.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: int64(info.Mode().Perm()), Size: int64(len(content))}); err != nil {
+	header := &tar.Header{
+		Typeflag: tar.TypeReg, Name: name, Mode: int64(info.Mode().Perm()), Size: int64(len(content)),
+	}
+	if err := archive.WriteHeader(header); err != nil {
 		return fmt.Errorf("pack %s: %w", name, err)
 	}
 	if _, err = archive.Write(content); err != nil {

@@ -1,0 +1,297 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"topostream/pgbus/pgtest"
+	"topostream/pgbus/setting"
+)
+
+// heldTopologies are attached while somebody holds one of them: many, so that whatever locks them in order meets it.
+const heldTopologies = 20
+
+// writerWait is how long a writer may wait for what is none of its business.
+const writerWait = 100 * time.Millisecond
+
+// A holder is idle in a transaction on one topology, as somebody is who has gone to lunch.
+type holder struct {
+	conn *pgx.Conn
+	pid  string
+}
+
+func hold(t *testing.T, db *pgtest.DB, id string) holder {
+	t.Helper()
+	conn := db.Conn(t)
+	pgtest.Exec(t, conn, `BEGIN`)
+	pgtest.Exec(t, conn, `UPDATE topologies SET reason = 'somebody is at it' WHERE id = $1::text::uuid`, id)
+	return holder{conn, strconv.Itoa(pgtest.Scan[int](t, conn, `SELECT pg_backend_pid()`))}
+}
+
+// writers emit to each of some topologies in turn, and take the time of each.
+type writers struct {
+	mu    sync.Mutex
+	most  time.Duration
+	n     int
+	begun map[int]time.Time // writes under way, by writer
+	end   func()
+}
+
+func writeTo(t *testing.T, db *pgtest.DB, ids []string) *writers {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	w := &writers{begun: map[int]time.Time{}}
+	var wg sync.WaitGroup
+	for writer := range 2 {
+		conn := db.Conn(t)
+		wg.Go(func() {
+			for i := writer; ctx.Err() == nil; i++ {
+				begun := w.begins(writer)
+				_, err := conn.Exec(ctx, `SELECT topology_emit($1::text::uuid, 'test', '{}')`, ids[i%len(ids)])
+				if err != nil && ctx.Err() == nil {
+					t.Errorf("a writer: %v", err)
+				}
+				if err != nil {
+					return
+				}
+				w.ends(writer, begun)
+			}
+		})
+	}
+	w.end = sync.OnceFunc(func() { cancel(); wg.Wait() })
+	t.Cleanup(w.end)
+	return w
+}
+
+func (w *writers) begins(writer int) time.Time {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.begun[writer] = time.Now()
+	return w.begun[writer]
+}
+
+func (w *writers) ends(writer int, begun time.Time) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.begun, writer)
+	w.most = max(w.most, time.Since(begun))
+	w.n++
+}
+
+// longest gives how long a write has taken at most since the last call, those under way included.
+func (w *writers) longest() (most time.Duration, n int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	most, n = w.most, w.n
+	for _, begun := range w.begun {
+		most = max(most, time.Since(begun))
+	}
+	w.most, w.n = 0, 0
+	return most, n
+}
+
+// baseline is how long a write takes at most while nothing is wrong.
+func (w *writers) baseline(t *testing.T) time.Duration {
+	t.Helper()
+	pgtest.Eventually(t, "some writes", func() bool { w.mu.Lock(); defer w.mu.Unlock(); return w.n >= 500 })
+	most, _ := w.longest()
+	return most
+}
+
+// waitedFor fails if a writer has waited since the last call, where a busy machine alone did not make it wait as long.
+func (w *writers) waitedFor(t *testing.T, what string, baseline time.Duration) {
+	t.Helper()
+	most, n := w.longest()
+	t.Logf("%s: the longest of %d writes took %v, without it %v", what, n, most, baseline)
+	bound := max(writerWait, 3*baseline)
+	if !isAlone() { // a writer that waits for the holder waits for as long as that holds
+		bound = 3 * time.Second
+	}
+	if most > bound {
+		t.Errorf("%s: a writer of another topology waited %v", what, most)
+	}
+}
+
+// inEpoch tells whether a watched client has a snapshot of that epoch or a later one.
+func (c *client) inEpoch(epoch uint64) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.ContainsFunc(c.snapshots, func(s uint64) bool { return s>>32 >= epoch })
+}
+
+// raisedWhileHeld is what everybody sees of a new epoch while somebody holds the last topology, and after that.
+func raisedWhileHeld(t *testing.T, server string, db *pgtest.DB, ids []string, clients map[string]*client, h holder) {
+	t.Helper()
+	held, others := ids[len(ids)-1], ids[:len(ids)-1]
+	for _, id := range others {
+		c := clients[id]
+		pgtest.Eventually(t, "a snapshot of the new epoch for all others", func() bool { return c.inEpoch(1) })
+	}
+	for _, id := range others[:2] {
+		fresh := newClient(t, server, id, "")
+		fresh.follow(t.Context(), 1<<32)
+	}
+	path := "/api/v1/topologies/" + held + "/events"
+	for accept, want := range map[string]int{"text/event-stream": http.StatusOK, "*/*": http.StatusServiceUnavailable} {
+		status, header, body := get(t, server+path, "Accept", accept)
+		if status != want || !strings.Contains(body, h.pid) || want != http.StatusOK && header.Get("Retry-After") == "" ||
+			want == http.StatusOK && !strings.Contains(body, "event: unavailable\n") {
+			t.Errorf("the held topology, Accept: %s: %d %s, want %d and the pid %s", accept, status, body, want, h.pid)
+		}
+	}
+	if clients[held].inEpoch(1) {
+		t.Error("the held topology has a snapshot of the new epoch")
+	}
+	pgtest.Exec(t, h.conn, `COMMIT`)
+	pgtest.Eventually(
+		t,
+		"a snapshot of the new epoch for the one that was held",
+		func() bool { return clients[held].inEpoch(1) },
+	)
+	conn := db.Conn(t)
+	for _, id := range ids {
+		clients[id].awaitSeq(emit(t, conn, id))
+	}
+	const epochs = `SELECT array_agg(DISTINCT seq >> 32) FROM topology_heads`
+	heads := pgtest.Scan[[]int64](t, conn, epochs)
+	if len(heads) != 1 {
+		t.Errorf("the topologies are of the epochs %v", heads)
+	}
+}
+
+func watchAll(t *testing.T, server string, ids []string) map[string]*client {
+	t.Helper()
+	clients := map[string]*client{}
+	for _, id := range ids {
+		clients[id] = newClient(t, server, id, "").watch()
+	}
+	for _, c := range clients {
+		c.awaitSeq(1)
+	}
+	return clients
+}
+
+func TestANewEpochWhileSomebodyHoldsATopologyMakesNoOtherWait(t *testing.T) {
+	t.Parallel()
+	for _, bus := range []string{setting.Notify, setting.WAL, setting.Poll} {
+		t.Run(bus, func(t *testing.T) {
+			t.Parallel()
+			if bus != setting.Notify {
+				long(t)
+			}
+			db := pgtest.New(t)
+			ids := live(t, db.Conn(t), heldTopologies)
+			server := serveOn(t, db.URL, bus)
+			clients := watchAll(t, server, ids)
+			w := writeTo(t, db, ids[:heldTopologies-1])
+			baseline := w.baseline(t)
+			h := hold(t, db, ids[heldTopologies-1])
+			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+			defer cancel()
+			var out lockedBuffer
+			begun := time.Now()
+			code := run(ctx, []string{"migrate", "new-epoch", "--database-url", db.URL}, &out, &out)
+			took := time.Since(begun)
+			if code != exitOK || ctx.Err() != nil || !strings.HasPrefix(out.String(), "epoch ") {
+				t.Errorf("migrate new-epoch: exit code %d after %v: %s", code, took, out.String())
+			}
+			if took > 2*time.Second {
+				t.Errorf("migrate new-epoch took %v", took)
+			}
+			w.waitedFor(t, "migrate new-epoch", baseline)
+			if !t.Failed() {
+				raisedWhileHeld(t, server, db, ids, clients, h)
+				w.waitedFor(t, "what the server did about the new epoch", baseline)
+			}
+		})
+	}
+}
+
+// serveOn runs a server on a bus, which it has the database's triggers serve first.
+func serveOn(t *testing.T, databaseURL, bus string) string {
+	t.Helper()
+	setBus(t, databaseURL, bus)
+	server := serve(t, databaseURL, func(c *serveCmd) {
+		if c.MaxStreamsPerUser = 0; bus == setting.Poll {
+			c.Bus = bus
+		}
+	}).url
+	awaitBus(t, server, bus)
+	return server
+}
+
+// awaitBus waits until a server works on a bus.
+func awaitBus(t *testing.T, server, bus string) {
+	t.Helper()
+	switch bus {
+	case setting.Notify:
+		pgtest.Eventually(t, "LISTEN", func() bool { return metric(t, server, "topostream_listening") == 1 })
+	case setting.WAL:
+		streaming(t, server)
+	}
+}
+
+func TestAPromotionWhileSomebodyHoldsATopologyMakesNoOtherWait(t *testing.T) {
+	t.Parallel()
+	long(t)
+	for _, bus := range []string{setting.Notify, setting.WAL, setting.Poll} {
+		t.Run(bus, func(t *testing.T) {
+			t.Parallel()
+			p := newPair(t)
+			ids := live(t, p.db.Conn(t), heldTopologies)
+			way, databaseURL := relayTo(t, p.primary.URL("streams"), uncut)
+			setBus(t, p.db.URL, bus)
+			server := serveOn(t, databaseURL, bus)
+			clients := watchAll(t, server, ids)
+			p.caughtUp()
+			p.primary.Kill()
+			p.promote()
+			// Nobody has come to the promoted one yet.
+			promoted := &pgtest.DB{URL: p.standby.URL("streams")}
+			w := writeTo(t, promoted, ids[:heldTopologies-1])
+			baseline := w.baseline(t)
+			h := hold(t, promoted, ids[heldTopologies-1])
+			to, err := url.Parse(promoted.URL)
+			if err != nil {
+				t.Fatal(err)
+			}
+			way.lead(to.Host)
+			conn := promoted.Conn(t)
+			raised := eventually(10*time.Second, func() bool {
+				return pgtest.Scan[int](t, conn, `SELECT epoch FROM topology_settings`) > 0
+			})
+			w.waitedFor(t, "the promotion", baseline)
+			if raised != nil {
+				t.Fatal("the epoch: ", raised)
+			}
+			raisedWhileHeld(t, server, promoted, ids, clients, h)
+			w.waitedFor(t, "what the server did about the new epoch", baseline)
+		})
+	}
+}
+
+// eventually asks again and again until the answer is yes, and gives an error if it never is.
+func eventually(within time.Duration, yes func() bool) error {
+	timeout := time.NewTimer(within)
+	defer timeout.Stop()
+	again := time.NewTicker(10 * time.Millisecond)
+	defer again.Stop()
+	for !yes() {
+		select {
+		case <-again.C:
+		case <-timeout.C:
+			return fmt.Errorf("not within %s", within)
+		}
+	}
+	return nil
+}

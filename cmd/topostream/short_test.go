@@ -1,0 +1,34 @@
+package main
+
+import (
+	"os"
+	"testing"
+)
+
+// long leaves a test out of `go test -short`: it kills, waits for timeouts, or moves much data. What it covers is
+// covered by a shorter test, too, as far as that is possible.
+func long(t testing.TB) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("long: left out with -short")
+	}
+}
+
+// alone leaves a test out unless TOPOSTREAM_LONG=1 says that nothing else runs on the machine: what it asserts is a time, or
+// that a server is as quick as it must be to answer before its clients give up. The gate runs it in a step of its own.
+func alone(t testing.TB) {
+	t.Helper()
+	if !isAlone() {
+		t.Skip("timed: it runs alone, with TOPOSTREAM_LONG=1")
+	}
+}
+
+func isAlone() bool { return os.Getenv("TOPOSTREAM_LONG") == "1" }
+
+// fewer gives n, and a quarter of it with -short: of tries that differ at random.
+func fewer(n int) int {
+	if testing.Short() {
+		return n / 4
+	}
+	return n
+}

@@ -1,0 +1,214 @@
+package pgbus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"topostream/pgbus/wait"
+	"topostream/stream"
+)
+
+// A document older than this many events or bytes is read anew: replaying more than that is slower than asking.
+const (
+	staleEvents = 256
+	staleBytes  = 256 << 10
+)
+
+// documentTries is how often a document is read for one client that retention overtakes.
+const documentTries = 2
+
+// errPruned: retention removed what follows a document before anybody could have it.
+var errPruned = errors.New("retention removes events faster than the document is read")
+
+// DocumentReads are the reads of documents that are under way: one for each attachment, with and without the graph.
+type documentReads struct {
+	mu      sync.Mutex
+	waiting map[documentKey][]chan documentResult // each has one place; who is told takes its own
+}
+
+type documentKey struct {
+	attachment *attachment
+	graph      bool
+}
+
+// A documentResult is one client's own handle, or an error.
+type documentResult struct {
+	snapshot *stream.Snapshot
+	err      error
+}
+
+func newDocumentReads() documentReads {
+	return documentReads{waiting: map[documentKey][]chan documentResult{}}
+}
+
+// join waits for a document together with others; first tells that nobody reads it yet. (A single flight of
+// golang.org/x/sync cannot give each its own handle.)
+func (d *documentReads) join(key documentKey) (result chan documentResult, first bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	others, underWay := d.waiting[key]
+	result = make(chan documentResult, 1)
+	d.waiting[key] = append(others, result)
+	return result, !underWay
+}
+
+// leave takes back what join asked for.
+func (d *documentReads) leave(key documentKey, result chan documentResult) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if i := slices.Index(d.waiting[key], result); i >= 0 {
+		d.waiting[key] = slices.Delete(d.waiting[key], i, i+1)
+		return
+	}
+	r := <-result // it came at the same moment
+	r.snapshot.Release()
+}
+
+// finish gives all who wait what was read. Who comes from now on has it read anew.
+func (d *documentReads) finish(key documentKey, snapshot *stream.Snapshot, err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, result := range d.waiting[key] {
+		result <- documentResult{snapshot.Retain(), err}
+	}
+	delete(d.waiting, key)
+	snapshot.Release()
+}
+
+// document gives a document that the attachment's feed continues: the last one while it is fresh, else one that is
+// read now, once for all who wait. The caller releases it. Any moment will do, because the feed holds every event
+// since the topology was attached. A document with the graph is not kept: a graph changes without an event when
+// somebody writes to it by hand.
+func (b *Bus) document(ctx context.Context, a *attachment, graph bool) (*stream.Snapshot, error) {
+	if !graph {
+		if s := a.feed.Document(staleEvents, staleBytes); s != nil {
+			return s, nil
+		}
+	}
+	key := documentKey{a, graph}
+	result, first := b.reads.join(key)
+	if first {
+		patience := b.documentPatience(ctx)
+		b.tasks.spawn(func(ctx context.Context) { b.readDocument(ctx, key, patience) })
+	}
+	select {
+	case r := <-result:
+		return r.snapshot, r.err
+	case <-ctx.Done():
+		b.reads.leave(key, result)
+		return nil, context.Cause(ctx)
+	}
+}
+
+// documentPatience is how long a read may take whose first client's context is ctx: a little less than the client
+// waits, so that it learns why it got nothing. Others may join it, so that half of AttachWait is the least.
+func (b *Bus) documentPatience(ctx context.Context) time.Duration {
+	left := b.cfg.AttachWait
+	if deadline, ok := ctx.Deadline(); ok {
+		left = min(left, time.Until(deadline))
+	}
+	return max(left-left/10, b.cfg.AttachWait/2)
+}
+
+// readDocument ends within patience, also when nobody waits any more.
+func (b *Bus) readDocument(ctx context.Context, key documentKey, patience time.Duration) {
+	ctx, cancel := context.WithTimeoutCause(ctx, patience, stream.ErrUnavailable)
+	defer cancel()
+	snapshot, err := b.currentDocument(ctx, key.attachment, key.graph)
+	if err == nil && !key.graph {
+		key.attachment.feed.SetDocument(snapshot)
+	}
+	b.reads.finish(key, snapshot, err)
+}
+
+// currentDocument reads a document until it is one that the attachment's feed continues.
+func (b *Bus) currentDocument(ctx context.Context, a *attachment, graph bool) (*stream.Snapshot, error) {
+	retry := wait.Steps{First: 20 * time.Millisecond, Most: time.Second}
+	pruned := 0
+	for try := 0; ; try++ {
+		snapshot, err := b.oneDocument(ctx, a, graph)
+		switch {
+		case err == nil:
+			return snapshot, nil
+		case errors.Is(err, stream.ErrNotFound), errors.Is(err, errEnded), errors.Is(err, stream.ErrNoMemory):
+			return nil, err
+		case errors.Is(err, errPruned):
+			if pruned++; pruned == documentTries {
+				return nil, unavailable(err)
+			}
+		}
+		if !retry.Pause(ctx, try) {
+			return nil, unavailable(err)
+		}
+	}
+}
+
+// oneDocument reads a document, and waits until the feed has reached it: then it is known whether the feed continues
+// it.
+func (b *Bus) oneDocument(ctx context.Context, a *attachment, graph bool) (*stream.Snapshot, error) {
+	d, h, err := b.reader.Document(ctx, a.id, graph)
+	if err != nil {
+		return nil, err
+	}
+	b.stats.SnapshotReads.Add(1)
+	switch {
+	case !h.Same(a.history):
+		b.historyOf(a, h)
+		err = errEnded
+	case d.Head.Seq < a.attachedAt:
+		err = fmt.Errorf("the document is of %d, the feed begins at %d: the standby is behind", d.Head.Seq, a.attachedAt)
+	case !d.Alive:
+		return nil, stream.ErrNotFound // it was deleted after it was attached
+	default:
+		err = b.reach(ctx, a, d.Head.Seq)
+	}
+	if err != nil {
+		d.Snapshot.Release()
+		return nil, err
+	}
+	return d.Snapshot, nil
+}
+
+// reach waits until the feed holds all events up to seq. A feed that has ended by then does not continue a document
+// of seq: the topology may have been deleted, and made anew with the same id.
+func (b *Bus) reach(ctx context.Context, a *attachment, seq stream.Seq) error {
+	cursor := a.feed.Cursor(a.feed.Last())
+	if a.feed.Last() < seq {
+		b.backfillOne(a, stream.ReadCatchUp)
+	}
+	buf := make([]stream.Frame, 0, 64)
+	for a.feed.Cause() == nil && a.feed.Last() < seq {
+		_, changed, err := cursor.Next(ctx, buf)
+		switch {
+		case err != nil && a.feed.Cause() == nil:
+			return err
+		case err != nil || changed == nil:
+			continue
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	switch cause := a.feed.Cause(); {
+	case cause != nil:
+		return errEnded
+	case !b.holds(ctx, a, seq):
+		return errPruned
+	}
+	return nil
+}
+
+// holds tells whether what follows seq can be had: from the ring, or from the journal.
+func (b *Bus) holds(ctx context.Context, a *attachment, seq stream.Seq) bool {
+	if a.feed.Holds(seq) {
+		return true
+	}
+	_, err := b.pages.of(a).Page(ctx, a.id, seq)
+	return err == nil
+}

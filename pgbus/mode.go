@@ -1,0 +1,164 @@
+package pgbus
+
+import (
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"topostream/pgbus/setting"
+	"topostream/pgbus/source"
+	"topostream/pgbus/wait"
+	"topostream/stream"
+)
+
+const (
+	// listenGrace is how long a fresh or lost LISTEN connection may take before requests are attached by the pool.
+	listenGrace = 500 * time.Millisecond
+	// answerFresh is how long an answer of the database shows that it is there.
+	answerFresh = 3 * time.Second
+)
+
+// A mode knows which source tells of events now.
+type mode struct {
+	forced  string // Config.Bus
+	replica bool
+	pace    func(told bool) // called when events begin or cease to come by themselves
+	changed wait.Signal     // the WAL may be wanted now, or not any more
+	stats   *stream.Stats
+	log     *slog.Logger
+
+	mu       sync.Mutex
+	setting  string // topology_settings.bus; empty: not known yet
+	listen   source.State
+	wal      source.State
+	lost     time.Time // when LISTEN ceased to be connected
+	answered time.Time // when the database answered last
+}
+
+func newMode(cfg Config) *mode {
+	m := &mode{
+		forced: cfg.Bus, replica: cfg.Replica != nil, changed: wait.NewSignal(), stats: cfg.Stats, log: cfg.Logger,
+		listen: source.State{Detail: "starting"}, lost: time.Now(), pace: func(bool) {},
+	}
+	if cfg.Bus == setting.Poll {
+		m.listen.Detail = "polling, as asked"
+	}
+	return m
+}
+
+// set follows the database's bus, unless this server is forced to another.
+func (m *mode) set(bus string) {
+	m.mu.Lock()
+	before, known := m.setting, m.setting != ""
+	m.setting = bus
+	m.mu.Unlock()
+	if known && before == bus {
+		return
+	}
+	notice := m.notice()
+	m.stats.BusForced.Store(notice != "")
+	if notice != "" {
+		m.log.Warn(notice)
+	} else {
+		m.log.Info("the database's bus", "bus", bus)
+	}
+	m.changed.Set()
+	m.pace(m.told())
+}
+
+func (m *mode) setListen(s source.State) {
+	m.mu.Lock()
+	if m.listen.Connected && !s.Connected {
+		m.lost = time.Now()
+	}
+	m.listen = s
+	m.stats.Listening.Store(s.Connected)
+	if s.Connected {
+		m.answered = time.Now()
+	}
+	m.mu.Unlock()
+	m.pace(m.told())
+}
+
+func (m *mode) setWAL(s source.State) {
+	m.mu.Lock()
+	m.wal = s
+	m.stats.Streaming.Store(s.Connected)
+	m.mu.Unlock()
+	m.pace(m.told())
+}
+
+// databaseAnswered records that the database is there.
+func (m *mode) databaseAnswered() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.answered = time.Now()
+}
+
+// listenGrace is what is left of the time that a LISTEN connection has to come back before requests are attached
+// without it.
+func (m *mode) listenGrace() time.Duration {
+	if m.forced == setting.Poll || m.replica {
+		return 0
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.listen.Connected {
+		return 0
+	}
+	return max(listenGrace-time.Since(m.lost), 0)
+}
+
+func (m *mode) walWanted() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.forced == setting.WAL || m.forced == "" && (m.setting == setting.WAL || m.replica)
+}
+
+// told tells whether events come by themselves: from the WAL, or because the triggers NOTIFY and the server LISTENs
+// to what it reads from.
+func (m *mode) told() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.toldLocked()
+}
+
+func (m *mode) toldLocked() bool {
+	return m.wal.Connected || m.setting == setting.Notify && m.listen.Connected && !m.replica
+}
+
+// ready returns nil while events can reach clients.
+func (m *mode) ready() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.toldLocked() || m.listen.Connected || time.Since(m.answered) < answerFresh {
+		return nil
+	}
+	return fmt.Errorf("bus: %s; the database did not answer within %s", m.listen.Detail, answerFresh)
+}
+
+// notice says that this server is forced to another bus than the database's; empty if it is not.
+func (m *mode) notice() string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.forced == "" || m.setting == "" || m.forced == m.setting {
+		return ""
+	}
+	return fmt.Sprintf("bus: forced %s, the database says %s", m.forced, m.setting)
+}
+
+// String says for people how events come.
+func (m *mode) String() string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	switch {
+	case m.wal.Connected:
+		return setting.WAL
+	case m.toldLocked():
+		return setting.Notify
+	case m.listen.Connected:
+		return setting.Poll + ": " + m.wal.Detail
+	}
+	return setting.Poll + ": " + m.listen.Detail
+}

@@ -1,0 +1,38 @@
+package mutator
+
+import (
+	"log/slog"
+	"sync"
+	"time"
+)
+
+// An outage is logged when it begins, from time to time, and when it is over, however many loops notice.
+type outage struct {
+	mu            sync.Mutex
+	since, logged time.Time
+}
+
+const outageLogged = 30 * time.Second
+
+func (o *outage) failed(log *slog.Logger, err error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	now := time.Now()
+	if o.since.IsZero() {
+		o.since = now
+	}
+	if now.Sub(o.logged) >= outageLogged {
+		o.logged = now
+		log.Warn("mutations cannot be claimed; waiting for the database",
+			"since", o.since.UTC().Format(time.RFC3339), "error", err)
+	}
+}
+
+func (o *outage) over(log *slog.Logger) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if !o.since.IsZero() {
+		log.Info("mutations can be claimed again", "after", time.Since(o.since).Round(time.Millisecond))
+		o.since, o.logged = time.Time{}, time.Time{}
+	}
+}

@@ -1,0 +1,116 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// ErrStandby means that a connection leads to a standby where a primary was asked for: it may be behind what clients
+// have.
+var ErrStandby = errors.New("this server is a standby, which may be behind: name the primary, " +
+	"or all hosts with target_session_attrs=read-write")
+
+// connectTimeout is how long one host of a connection string may take to let us in: one that has lost its network
+// refuses nothing and answers nothing, and the time that it takes is not the next one's.
+const connectTimeout = 4 * time.Second
+
+// closeTimeout is how long a connection may take to say goodbye.
+const closeTimeout = time.Second
+
+// Connect opens a connection outside a pool, fit for a transaction pooler, to the first host that will do
+// (host1,host2 with target_session_attrs). It returns after 4 s for each host at the latest, and 4 s more for their
+// names.
+func Connect(ctx context.Context, cfg *pgx.ConnConfig) (*pgx.Conn, error) {
+	cfg, patience := Primary(cfg)
+	withoutNamedStatements(cfg)
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	return pgx.ConnectConfig(ctx, cfg)
+}
+
+// Close ends a connection. It waits a second at most: the connection is gone either way.
+func Close(conn *pgx.Conn) {
+	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+	defer cancel()
+	_ = conn.Close(ctx) // see above
+}
+
+// Primary gives a copy of cfg that leads to the one of several hosts that takes writes, and how long that may take.
+func Primary(cfg *pgx.ConnConfig) (to *pgx.ConnConfig, patience time.Duration) {
+	to = cfg.Copy()
+	hosts := toPrimary(to)
+	if to.ConnectTimeout == 0 {
+		to.ConnectTimeout = connectTimeout
+	}
+	return to, connectTimeout + time.Duration(hosts)*to.ConnectTimeout
+}
+
+// toPrimary has a connection string of several hosts lead to the one that takes writes, unless it chooses by
+// target_session_attrs, and gives the number of hosts.
+func toPrimary(cfg *pgx.ConnConfig) (hosts int) {
+	type address struct {
+		host string
+		port uint16
+	}
+	addresses := map[address]struct{}{{cfg.Host, cfg.Port}: {}}
+	for _, f := range cfg.Fallbacks { // one with TLS and one without are the same host
+		addresses[address{f.Host, f.Port}] = struct{}{}
+	}
+	if len(addresses) > 1 && cfg.ValidateConnect == nil {
+		cfg.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsReadWrite
+	}
+	return len(addresses)
+}
+
+// Name says in pg_stat_activity what a connection is for, unless the connection string does.
+func Name(cfg *pgx.ConnConfig, name string) {
+	if cfg.RuntimeParams["application_name"] == "" {
+		cfg.RuntimeParams["application_name"] = name
+	}
+}
+
+// withoutNamedStatements makes a connection fit for a transaction pooler, where a prepared statement stays behind on a
+// backend that others get, unless the connection string chooses a mode (default_query_exec_mode).
+func withoutNamedStatements(cfg *pgx.ConnConfig) {
+	if cfg.DefaultQueryExecMode == pgx.QueryExecModeCacheStatement { // pgx's own choice
+		cfg.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
+	}
+}
+
+// UseUTF8 has PostgreSQL speak UTF-8 whatever the database's encoding is: by default it speaks that. From a database in
+// SQL_ASCII it can only take what is there, and would refuse to send what is no UTF-8.
+func UseUTF8(ctx context.Context, conn *pgconn.PgConn) error {
+	if conn.ParameterStatus("client_encoding") == "UTF8" || conn.ParameterStatus("server_encoding") == "SQL_ASCII" {
+		return nil
+	}
+	if err := conn.Exec(ctx, "SET client_encoding = 'UTF8'").Close(); err != nil {
+		return fmt.Errorf("ask for UTF-8: %w", err)
+	}
+	return nil
+}
+
+// BeginLight begins a transaction for what must never wait long: it sees one moment, a lock that somebody else holds
+// ends it after 500 ms, and no statement of it takes longer than 2 s.
+const BeginLight = `BEGIN ISOLATION LEVEL REPEATABLE READ;
+	SET LOCAL lock_timeout = '500ms'; SET LOCAL statement_timeout = '2s';`
+
+// Prepare is for every new connection that writes, or that streams are read on: it must lead to a primary.
+func Prepare(ctx context.Context, conn *pgx.Conn) error {
+	const query = `SELECT pg_is_in_recovery()`
+	if err := UseUTF8(ctx, conn.PgConn()); err != nil {
+		return err
+	}
+	var standby bool
+	switch err := conn.QueryRow(ctx, query).Scan(&standby); {
+	case err != nil:
+		return fmt.Errorf("ask whether this is a primary: %w", err)
+	case standby:
+		return ErrStandby
+	}
+	return nil
+}

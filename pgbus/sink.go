@@ -1,0 +1,180 @@
+package pgbus
+
+import (
+	"time"
+
+	"topostream/pgbus/postgres"
+	"topostream/pgbus/source"
+	"topostream/pgbus/source/poll"
+	"topostream/stream"
+)
+
+// A sink is what the sources tell. Each has one of its own, which says why a read of the journal that follows is made.
+type sink struct {
+	*Bus
+
+	cause stream.Cause
+}
+
+type (
+	// notifySink is told by LISTEN.
+	notifySink struct{ sink }
+	// rawSink is told by LISTEN where streams are read from a standby: the triggers' own notifications would be ahead of
+	// it.
+	rawSink struct{ notifySink }
+	// walSink is told by the WAL.
+	walSink struct{ sink }
+	// pollSink is told by the poll.
+	pollSink struct{ sink }
+)
+
+var (
+	_ source.Sink = notifySink{}
+	_ source.Sink = rawSink{}
+	_ source.Sink = walSink{}
+	_ source.Sink = pollSink{}
+)
+
+func (b *Bus) notifySink() source.Sink {
+	s := notifySink{sink{b, stream.ReadHole}}
+	if b.cfg.Replica != nil {
+		return rawSink{s}
+	}
+	return s
+}
+
+// Event implements source.Sink.
+func (s sink) Event(e source.Event) {
+	a := s.registry.find(e.Topology)
+	if a == nil {
+		return
+	}
+	if e.JSON != nil {
+		if json, ok := e.JSON(); ok {
+			s.append(a, s.cfg.Encoder.Event(stream.Event{Seq: e.Seq, Type: e.Type, JSON: json}))
+			return
+		}
+	}
+	if e.Seq > a.feed.Last() {
+		s.backfillOne(a, s.cause)
+	}
+}
+
+// Event implements source.Sink.
+func (s pollSink) Event(e source.Event) {
+	if s.sources.mode.told() {
+		s.cause = stream.ReadHeartbeat
+	}
+	s.sink.Event(e)
+}
+
+// Event implements source.Sink: it is ignored.
+func (rawSink) Event(source.Event) {}
+
+// Visible implements source.Sink: it has the event read where the feed does not have it.
+func (s sink) Visible(e source.Event) {
+	if a := s.registry.find(e.Topology); a != nil && a.feed.Last() < e.Seq {
+		s.backfillOne(a, stream.ReadHole)
+	}
+}
+
+// Subscribed implements source.Sink.
+func (s sink) Subscribed(topologies []stream.TopologyID, why stream.Cause) {
+	if topologies == nil {
+		s.backfillAll(s.registry.all(), why)
+		return
+	}
+	var attachments []*attachment
+	for _, id := range topologies {
+		if a := s.registry.find(id); a != nil {
+			attachments = append(attachments, a)
+		}
+	}
+	s.backfillAll(attachments, why)
+}
+
+// Subscribed implements source.Sink. Where streams are read from a standby, nothing of theirs comes by LISTEN.
+func (rawSink) Subscribed([]stream.TopologyID, stream.Cause) {}
+
+// Raw implements source.Sink.
+func (s sink) Raw(topology stream.TopologyID, text string) {
+	if a := s.registry.find(topology); a != nil {
+		a.feed.AppendRaw(s.cfg.Encoder.Raw(topology, text, time.Now()))
+	}
+}
+
+// Work implements source.Sink: mutations are the worker's.
+func (s sink) Work() {}
+
+// SettingChanged implements source.Sink.
+func (s sink) SettingChanged() {
+	s.watch.again.Set()
+	s.sources.poller.Soon() // which reads the epoch with the heads
+}
+
+// Contradicted implements source.Sink.
+func (s sink) Contradicted(topology stream.TopologyID, last stream.Seq, why string) {
+	if a := s.registry.find(topology); a != nil && a.feed.Last() >= last {
+		s.reset(a, stream.ErrReset, why)
+	}
+}
+
+// State implements source.Sink.
+func (s notifySink) State(state source.State) {
+	s.sources.mode.setListen(state)
+	s.attaches.Set()
+}
+
+// State implements source.Sink.
+func (s walSink) State(state source.State) {
+	s.sources.mode.setWAL(state)
+	if !state.Connected {
+		s.sources.poller.Soon() // what the stream had still to tell
+	}
+}
+
+// State implements source.Sink: a database that answers says so by each read.
+func (s pollSink) State(source.State) {}
+
+// positions gives the feeds for the poll to compare.
+func (b *Bus) positions() []poll.Position {
+	attachments := b.registry.all()
+	at := make([]poll.Position, len(attachments))
+	for i, a := range attachments {
+		last := a.feed.Last()
+		at[i] = poll.Position{Topology: a.id, Last: last, InDoubt: b.inDoubt(a.id, last)}
+	}
+	return at
+}
+
+// inDoubt tells whether the WAL has told of an event that the database may not show yet.
+func (b *Bus) inDoubt(id stream.TopologyID, n stream.Seq) bool {
+	return b.sources.wal != nil && b.sources.wal.InDoubt(id, n)
+}
+
+// forget gives up what belonged to a topology that is attached no more. It is called under the registry's lock.
+func (b *Bus) forget(id stream.TopologyID) {
+	if b.sources.listener != nil {
+		b.sources.listener.Forget(id)
+	}
+	b.pages.forget(id)
+}
+
+// historyChanged ends what is of an older history than h, which a read has just shown, and has the sources connect
+// anew: an old primary that still lives would tell them of nothing new.
+func (b *Bus) historyChanged(h postgres.History) {
+	n := b.registry.endOlder(h)
+	b.log.Warn("the database has a new history, by a failover, a restore or migrate new-epoch: clients get snapshots of it",
+		"epoch", h.Epoch, "feeds", n)
+	if b.sources.listener != nil {
+		b.sources.listener.Reconnect()
+		b.sources.wal.Reconnect()
+	}
+}
+
+// historyOf ends an attachment that is of another history than h, which a read of it has shown.
+func (b *Bus) historyOf(a *attachment, h postgres.History) {
+	if h.Epoch != a.history.Epoch || h.ID != a.history.ID {
+		b.reset(a, stream.ErrReset, "the database has another history")
+	}
+}

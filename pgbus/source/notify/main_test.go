@@ -1,0 +1,9 @@
+package notify
+
+import (
+	"testing"
+
+	"topostream/pgbus/pgtest"
+)
+
+func TestMain(m *testing.M) { pgtest.Main(m) }

@@ -1,0 +1,121 @@
+package wal
+
+import (
+	"fmt"
+	"strconv"
+
+	"github.com/jackc/pglogrepl"
+)
+
+// A Row is a row of the journal as PostgreSQL's text. Its slices are the receiver's.
+type Row struct {
+	XID      uint32 // of the transaction, its lower half (an xid8 has an epoch above it)
+	Topology []byte // the uuid's text
+	Seq      uint64
+	Type     []byte
+
+	payload []byte // jsonb's text; nil: NULL
+	at      []byte // timestamptz's text, in UTC
+}
+
+// JSON is what topology_event_json, the one encoder, makes of the row, byte for byte; false where the time is none
+// that it could be made for.
+func (e Row) JSON() (string, bool) {
+	const room = 128
+	b := make([]byte, 0, room+len(e.Topology)+2*len(e.Type)+len(e.payload))
+	b = append(b, `{"topic":"topology.`...)
+	b = append(b, e.Topology...)
+	b = append(b, '.')
+	b = append(b, e.Type...)
+	b = append(b, `","type":"`...)
+	b = append(b, e.Type...)
+	b = append(b, `","ts":"`...)
+	b, ok := appendTime(b, e.at)
+	if !ok {
+		return "", false
+	}
+	b = append(b, `","seq":`...)
+	b = strconv.AppendUint(b, e.Seq, 10)
+	b = append(b, `,"journaled":true,"payload":`...)
+	if e.payload == nil {
+		b = append(b, "null"...)
+	} else {
+		b = append(b, e.payload...)
+	}
+	return string(append(b, '}')), true
+}
+
+// appendTime turns 2026-01-02 03:04:05.67+00 into 2026-01-02T03:04:05.670000Z.
+func appendTime(b, at []byte) ([]byte, bool) {
+	const (
+		layout = "dddd-dd-dd dd:dd:dd"
+		digits = 6
+	)
+	if len(at) < len(layout)+len("+00") || string(at[len(at)-3:]) != "+00" {
+		return nil, false
+	}
+	for i := range layout {
+		if c := at[i]; layout[i] == 'd' && (c < '0' || c > '9') || layout[i] != 'd' && c != layout[i] {
+			return nil, false
+		}
+	}
+	fraction := at[len(layout) : len(at)-3]
+	if len(fraction) == 1 || len(fraction) > 1+digits || len(fraction) > 1 && fraction[0] != '.' {
+		return nil, false
+	}
+	b = append(b, at[:10]...)
+	b = append(b, 'T')
+	b = append(b, at[11:len(layout)]...)
+	b = append(b, '.')
+	for i := range digits {
+		c := byte('0')
+		if i+1 < len(fraction) {
+			c = fraction[i+1]
+		}
+		if c < '0' || c > '9' {
+			return nil, false
+		}
+		b = append(b, c)
+	}
+	return append(b, 'Z'), true
+}
+
+// columns are the places of the journal's columns in a row.
+type columns struct {
+	journal                          bool // it is topology_events
+	topology, seq, kind, payload, at int
+}
+
+func columnsOf(m *pglogrepl.RelationMessage) (columns, error) {
+	if m.RelationName != "topology_events" {
+		return columns{}, nil // somebody has added a table to the publication
+	}
+	c := columns{journal: true}
+	for name, place := range map[string]*int{"topology_id": &c.topology, "seq": &c.seq, "type": &c.kind, "payload": &c.payload, "at": &c.at} {
+		*place = -1
+		for i, column := range m.Columns {
+			if column.Name == name {
+				*place = i
+			}
+		}
+		if *place < 0 {
+			return c, fmt.Errorf("the publication does not hold the column %s of topology_events: publish the whole table", name)
+		}
+	}
+	return c, nil
+}
+
+func (c columns) event(row []*pglogrepl.TupleDataColumn) (Row, error) {
+	if most := max(c.topology, c.seq, c.kind, c.payload, c.at); len(row) <= most {
+		return Row{}, fmt.Errorf("a row of topology_events has %d columns, want %d", len(row), most+1)
+	}
+	seq, err := strconv.ParseUint(string(row[c.seq].Data), 10, 64)
+	if err != nil {
+		return Row{}, fmt.Errorf("topology_events.seq: %w", err)
+	}
+	e := Row{Topology: row[c.topology].Data, Seq: seq, Type: row[c.kind].Data, at: row[c.at].Data}
+	if p := row[c.payload]; p.DataType != pglogrepl.TupleDataTypeNull {
+		e.payload = p.Data
+	}
+	return e, nil
+}

@@ -1,0 +1,67 @@
+package wal
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+// The WAL may tell of a commit before any statement can see it: PostgreSQL flushes a commit, waits for a synchronous
+// standby, however long that takes, and only then shows it. Without such a standby the time between is short, and not
+// nothing.
+
+// A Visibility is what a snapshot sees: pg_snapshot, with the lower halves of its transactions' numbers, as the
+// replication protocol gives them.
+type Visibility struct {
+	Next    uint32   // the first one that had not begun
+	Running []uint32 // those that had not ended
+}
+
+// Sees tells whether the transaction had ended.
+func (v Visibility) Sees(xid uint32) bool {
+	if int32(xid-v.Next) >= 0 { // modulo 2³², as TransactionIdPrecedes in src/backend/access/transam/transam.c
+		return false
+	}
+	return !slices.Contains(v.Running, xid)
+}
+
+// parseSnapshot reads the text of a pg_snapshot, as 10:20:10,14: xmin, xmax, and those that run.
+func parseSnapshot(text string) (v Visibility, err error) {
+	parts := strings.Split(text, ":")
+	if len(parts) != 3 {
+		return v, fmt.Errorf("%q is no pg_snapshot", text)
+	}
+	next, err := strconv.ParseUint(parts[1], 10, 64)
+	if err != nil {
+		return v, fmt.Errorf("%q is no pg_snapshot: %w", text, err)
+	}
+	v.Next = uint32(next)
+	for xid := range strings.SplitSeq(parts[2], ",") {
+		if xid == "" {
+			continue
+		}
+		n, err := strconv.ParseUint(xid, 10, 64)
+		if err != nil {
+			return v, fmt.Errorf("%q is no pg_snapshot: %w", text, err)
+		}
+		v.Running = append(v.Running, uint32(n))
+	}
+	return v, nil
+}
+
+// ReadVisibility takes a snapshot. A standby's does not name what runs; whatever its WAL has told is visible there.
+func ReadVisibility(ctx context.Context, pool *pgxpool.Pool) (Visibility, error) {
+	const query = `SELECT pg_current_snapshot()::text`
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	var text string
+	if err := pool.QueryRow(ctx, query).Scan(&text); err != nil {
+		return Visibility{}, fmt.Errorf("read the running transactions: %w", err)
+	}
+	return parseSnapshot(text)
+}

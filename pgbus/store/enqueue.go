@@ -1,0 +1,109 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+
+	"topostream/stream"
+)
+
+// Enqueue implements stream.Store.
+func (s *Store) Enqueue(
+	ctx context.Context, id stream.TopologyID, m stream.NewMutation,
+) (enqueued stream.MutationID, _ error) {
+	const insert = `
+INSERT INTO mutations (topology_id, op, payload, requested_by) VALUES ($1::text::uuid, $2, $3::text::jsonb, $4)
+RETURNING id::text`
+	m.RequestedBy = strings.ReplaceAll(m.RequestedBy, "\x00", "\uFFFD") // PostgreSQL has no such text
+	err := s.write(ctx, string(id), func(ctx context.Context, tx pgx.Tx) (err error) {
+		if err := lockTopology(ctx, tx, id); err != nil {
+			return err
+		}
+		if enqueued, err = findKey(ctx, tx, id, m); err != nil || enqueued != "" {
+			return err
+		}
+		if err := mayEnqueue(ctx, tx, id, m.ExpectedVersion); err != nil {
+			return err
+		}
+		if err := tx.QueryRow(ctx, insert, string(id), m.Op, string(m.Payload), m.RequestedBy).Scan(&enqueued); err != nil {
+			return fmt.Errorf("insert a mutation: %w", err)
+		}
+		return keepKey(ctx, tx, id, m, enqueued)
+	})
+	return enqueued, err
+}
+
+// mayEnqueue compares the topology, whose row is locked, with what the request expects. It is a statement of its own,
+// because one that waits for the lock sees the head that was there before.
+func mayEnqueue(ctx context.Context, tx pgx.Tx, id stream.TopologyID, expected *int64) error {
+	const query = `
+SELECT t.status, t.version, h.in_flight FROM topologies t JOIN topology_heads h ON h.topology_id = t.id
+ WHERE t.id = $1::text::uuid`
+	var (
+		status            string
+		version, inFlight int64
+	)
+	if err := tx.QueryRow(ctx, query, string(id)).Scan(&status, &version, &inFlight); err != nil {
+		return fmt.Errorf("read the topology's version: %w", err)
+	}
+	switch {
+	case status != "active" && status != "degraded":
+		return conflict(stream.ErrNotAccepting,
+			"the topology is %s: it takes mutations while it is active or degraded", status)
+	case expected != nil && *expected != version+inFlight:
+		return conflict(stream.ErrVersionConflict,
+			"expected_version is %d, but the topology is at %d: version %d and %d mutations in flight; read it again",
+			*expected, version+inFlight, version, inFlight)
+	}
+	return nil
+}
+
+// findKey gives the mutation that the request's key stands for, empty if none. The topology's row is locked, so of
+// requests that race one is the first.
+func findKey(
+	ctx context.Context, tx pgx.Tx, id stream.TopologyID, m stream.NewMutation,
+) (found stream.MutationID, _ error) {
+	const query = `
+SELECT mutation_id::text, body = $4 FROM mutation_keys
+ WHERE topology_id = $1::text::uuid AND subject = $2 AND key = $3
+   AND created_at > clock_timestamp() - $5::bigint * interval '1 microsecond'`
+	if m.IdempotencyKey == "" {
+		return "", nil
+	}
+	var same bool
+	life := stream.KeyLife.Microseconds()
+	err := tx.QueryRow(ctx, query, string(id), m.RequestedBy, m.IdempotencyKey, m.Body[:], life).Scan(&found, &same)
+	switch {
+	case errors.Is(err, pgx.ErrNoRows):
+		return "", nil
+	case err != nil:
+		return "", fmt.Errorf("look the idempotency key up: %w", err)
+	case !same:
+		return "", conflict(stream.ErrKeyReused,
+			"the Idempotency-Key was used with another body for mutation %s: use a new key for a new mutation", found)
+	}
+	return found, nil
+}
+
+// keepKey lets the request's key stand for the mutation, also if it stood for another one too long ago.
+func keepKey(
+	ctx context.Context, tx pgx.Tx, id stream.TopologyID, m stream.NewMutation, enqueued stream.MutationID,
+) error {
+	const insert = `
+INSERT INTO mutation_keys (topology_id, subject, key, body, mutation_id, created_at)
+VALUES ($1::text::uuid, $2, $3, $4, $5::text::uuid, clock_timestamp())
+    ON CONFLICT (topology_id, subject, key)
+    DO UPDATE SET body = excluded.body, mutation_id = excluded.mutation_id, created_at = excluded.created_at`
+	if m.IdempotencyKey == "" {
+		return nil
+	}
+	_, err := tx.Exec(ctx, insert, string(id), m.RequestedBy, m.IdempotencyKey, m.Body[:], string(enqueued))
+	if err != nil {
+		return fmt.Errorf("keep the idempotency key: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,112 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"topostream/pgbus/postgres"
+	"topostream/stream"
+)
+
+const (
+	patience      = 5 * time.Second  // of waiting for the topology's mutex, a connection and a lock, together
+	longestRead   = 10 * time.Second // whatever it waits for
+	longestWrite  = 30 * time.Second // as above; a topology may begin with 2,000 members
+	longestIdle   = 10 * time.Second // a server that stands still in a transaction holds its locks no longer
+	conflictTries = 5                // of a transaction that PostgreSQL ended for the sake of another
+)
+
+// write runs do in a READ COMMITTED transaction, again when PostgreSQL ended it for the sake of another. The writers
+// of one key go one after another.
+func (s *Store) write(ctx context.Context, key string, do func(context.Context, pgx.Tx) error) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, longestWrite, stream.ErrUnavailable)
+	defer cancel()
+	waiting, stop := context.WithTimeoutCause(ctx, patience, stream.ErrBusy)
+	defer stop()
+	unlock, err := s.writers.lock(waiting, key)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	return s.transact(ctx, waiting, pgx.TxOptions{}, do)
+}
+
+// read runs do in a transaction that sees one moment.
+func (s *Store) read(ctx context.Context, do func(context.Context, pgx.Tx) error) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, longestRead, stream.ErrUnavailable)
+	defer cancel()
+	waiting, stop := context.WithTimeoutCause(ctx, patience, stream.ErrBusy)
+	defer stop()
+	return s.transact(ctx, waiting, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, do)
+}
+
+// transact takes one of the store's places and runs a transaction. It gets a connection, and PostgreSQL every lock,
+// before waiting ends.
+func (s *Store) transact(
+	ctx, waiting context.Context, options pgx.TxOptions, do func(context.Context, pgx.Tx) error,
+) error {
+	if err := s.slots.Acquire(waiting, 1); err != nil {
+		return context.Cause(waiting)
+	}
+	defer s.slots.Release(1)
+	err := s.transactor.Do(ctx, waiting, options, do)
+	if held, ok := errors.AsType[*postgres.LockTimeoutError](err); ok {
+		s.log.Warn("a transaction waited for a lock in vain", "blocked_by_pid", held.PIDs, "error", held.Err)
+	}
+	return domainError(ctx, err)
+}
+
+// domainError says in the domain's words what a transaction ended with. What is wrong with this program or its rights
+// stays as it is.
+func domainError(ctx context.Context, err error) error {
+	pgErr, fromServer := errors.AsType[*pgconn.PgError](err)
+	switch {
+	case err == nil, ofDomain(err):
+		return err
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case errors.Is(err, postgres.ErrConflicts):
+		return fmt.Errorf("%w: %w", stream.ErrBusy, err)
+	case !fromServer:
+		return fmt.Errorf("%w: %w", stream.ErrUnavailable, err)
+	}
+	switch pgErr.Code {
+	case "55P03": // lock_not_available: lock_timeout
+		return fmt.Errorf("%w: %w", stream.ErrBusy, err)
+	case "54000": // program_limit_exceeded: an event that is too large
+		return refusedBody(pgErr)
+	case "25006", // read_only_sql_transaction: a standby, or one that is being failed over
+		"25P03": // idle_in_transaction_session_timeout: this server stood still
+		return fmt.Errorf("%w: %w", stream.ErrUnavailable, err)
+	}
+	switch pgErr.Code[:min(2, len(pgErr.Code))] {
+	case "22": // data that PostgreSQL does not take
+		return refusedBody(pgErr)
+	case "08", "53", "57", "58": // connection, resources, an operator's intervention, the system beneath
+		return fmt.Errorf("%w: %w", stream.ErrUnavailable, err)
+	}
+	return err
+}
+
+// ofDomain tells whether err is one that stream.Store names.
+func ofDomain(err error) bool {
+	if _, ok := errors.AsType[*stream.FieldError](err); ok {
+		return true
+	}
+	if _, ok := errors.AsType[*stream.ConflictError](err); ok {
+		return true
+	}
+	if _, ok := errors.AsType[*stream.TooLargeError](err); ok {
+		return true
+	}
+	return errors.Is(err, stream.ErrNotFound) || errors.Is(err, stream.ErrBusy) || errors.Is(err, stream.ErrUnavailable)
+}
+
+func refusedBody(err *pgconn.PgError) error {
+	return &stream.FieldError{Field: "body", Problem: "PostgreSQL refuses what it holds: " + err.Message}
+}

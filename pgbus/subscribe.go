@@ -1,0 +1,152 @@
+package pgbus
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"topostream/pgbus/journal"
+	"topostream/pgbus/wait"
+	"topostream/stream"
+)
+
+// errEnded: the attachment ended while a client was given its place; it is given one in the next.
+var errEnded = errors.New("the attachment has ended")
+
+// Attach implements stream.Bus.
+func (b *Bus) Attach(ctx context.Context, req stream.AttachRequest) (*stream.Subscription, error) {
+	waiting, cancel := context.WithTimeoutCause(ctx, b.cfg.AttachWait, stream.ErrUnavailable)
+	defer cancel()
+	for try := 0; ; try++ {
+		a, gone, err := b.acquireReplayed(waiting, req)
+		switch {
+		case err != nil:
+			return nil, err
+		case gone != nil:
+			return b.subscribeDeleted(req, *gone)
+		}
+		patience := waiting
+		if b.cfg.Replica != nil {
+			patience = ctx // a standby may take longer
+		}
+		sub, err := b.subscribe(patience, a, req)
+		if err == nil {
+			b.stats.Attaches.Add(1)
+			return sub, nil
+		}
+		b.registry.release(a)
+		if !errors.Is(err, errEnded) || !again.Pause(waiting, try) {
+			return nil, err
+		}
+	}
+}
+
+// again are the pauses between tries of a client whose attachment ended under it.
+var again = wait.Steps{First: time.Millisecond, Most: 250 * time.Millisecond} //nolint:gochecknoglobals // a constant
+
+// acquire gives a topology's attachment with one more client, attaching it first if need be.
+func (b *Bus) acquire(ctx context.Context, req stream.AttachRequest) (*attachment, *deletedTopology, error) {
+	a, q, err := b.registry.acquire(req)
+	if q == nil {
+		return a, nil, err
+	}
+	b.attaches.Set()
+	select {
+	case got := <-q.done:
+		return got.attachment, got.deleted, got.err
+	case <-ctx.Done():
+	}
+	cause := context.Cause(ctx)
+	if why := b.registry.abandon(q); why != nil && errors.Is(cause, stream.ErrUnavailable) {
+		return nil, nil, unavailable(why)
+	}
+	return nil, nil, cause
+}
+
+// subscribe places a client in an attached topology's feed.
+func (b *Bus) subscribe(ctx context.Context, a *attachment, req stream.AttachRequest) (*stream.Subscription, error) {
+	sub := &stream.Subscription{Close: sync.OnceFunc(func() { b.registry.release(a) })}
+	if req.Resume {
+		ok, err := b.mayResume(ctx, a, req.After)
+		if err != nil {
+			return nil, err
+		}
+		if ok {
+			sub.Cursor = a.feed.Cursor(req.After)
+			return sub, nil
+		}
+	}
+	snap, err := b.document(ctx, a, req.Graph)
+	if err != nil {
+		return nil, err
+	}
+	sub.Snapshot = snap
+	sub.Cursor = a.feed.Cursor(snap.Seq)
+	return sub, nil
+}
+
+// mayResume tells whether n is a number of this history, at or below the database's head. Whether the journal still
+// holds what follows, the cursor finds out by reading it. Only a number above all that this server has been told
+// costs a query, and those that come together share it: another server may be ahead of this one.
+func (b *Bus) mayResume(ctx context.Context, a *attachment, n stream.Seq) (bool, error) {
+	known := max(a.feed.Last(), a.attachedAt)
+	switch {
+	case n.Epoch() < known.Epoch():
+		return false, nil
+	case n <= known, b.inDoubt(a.id, n):
+		return true, nil
+	}
+	if b.cfg.Replica != nil && n.Epoch() == known.Epoch() {
+		return b.awaitReplay(ctx, a, n)
+	}
+	for range 2 { // the first read may be one that somebody began earlier; the second one began after the first had ended
+		h, joined, err := b.head(ctx, a.id)
+		if err != nil {
+			return false, err
+		}
+		if h.Seq > a.feed.Last() {
+			b.backfillOne(a, stream.ReadHole)
+		}
+		switch {
+		case errors.Is(a.feed.Cause(), stream.ErrReset), n.Epoch() == h.Seq.Epoch() && n.Epoch() != known.Epoch():
+			return false, errEnded // the number is of a newer history than the feed: in a fresh feed it is good
+		case n.Epoch() == known.Epoch() && n <= h.Seq:
+			return true, nil
+		case !joined:
+			return false, nil
+		}
+	}
+	return false, nil
+}
+
+// head reads a head together with whoever asks for the same one meanwhile; joined tells that somebody had begun to.
+func (b *Bus) head(ctx context.Context, id stream.TopologyID) (_ journal.Head, joined bool, _ error) {
+	h, joined, err := b.heads.do(ctx, &b.tasks, string(id), func(ctx context.Context) (journal.Head, error) {
+		ctx, cancel := context.WithTimeout(ctx, 3*time.Second) // it belongs to none of those who wait
+		defer cancel()
+		heads, err := b.reader.Heads(ctx, []stream.TopologyID{id})
+		if err != nil {
+			return journal.Head{}, unavailable(err)
+		}
+		h, ok := heads[id]
+		if !ok {
+			return h, stream.ErrNotFound
+		}
+		return h, nil
+	})
+	return h, joined, err
+}
+
+// subscribeDeleted serves who resumes below a deleted topology's head: the rest of the journal, `deleted`, and the end.
+func (b *Bus) subscribeDeleted(req stream.AttachRequest, gone deletedTopology) (*stream.Subscription, error) {
+	h := gone.head
+	if !req.Resume || req.After >= h.Seq || req.After+1 < h.First || req.After.Epoch() != h.Seq.Epoch() {
+		return nil, stream.ErrNotFound
+	}
+	a := &attachment{id: req.Topology, history: gone.history}
+	feed := b.newFeed(a, h.Seq, 0)
+	feed.Close(stream.ErrDeleted)
+	b.stats.Attaches.Add(1)
+	return &stream.Subscription{Cursor: feed.Cursor(req.After), Close: func() {}}, nil
+}

@@ -1,0 +1,178 @@
+package pgbus
+
+import (
+	"context"
+	"fmt"
+	"regexp"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"topostream/pgbus/postgres"
+	"topostream/pgbus/wait"
+	"topostream/stream"
+)
+
+// The watch reads the database's setting and looks at what may go wrong. Nothing waits for it: an error in it, or a
+// database that answers nobody, costs a metric and a line in the log. What keeps the promise are the sources.
+
+const (
+	// queueWarning is how full PostgreSQL's NOTIFY queue may be before somebody should look. At 0.5 the triggers stop to
+	// NOTIFY, and from there on PostgreSQL names the backend that pins the queue (asyncQueueFillWarning in
+	// src/backend/commands/async.c).
+	queueWarning = 0.5
+	// listWalked is the first version of PostgreSQL that finds a channel by hash: before it, a backend walks the list of
+	// its channels for each notification of the database (IsListeningOn, as above), so that an event costs the more the
+	// more topologies are attached.
+	listWalked = 190000
+	// watchTimeout bounds one look.
+	watchTimeout = 5 * time.Second
+)
+
+// A watch is what the watch remembers.
+type watch struct {
+	again   wait.Signal // the setting may have changed
+	advised atomic.Bool // wal was advised
+}
+
+// watchLoop looks at start, at the heartbeat's pace, and when the setting may have changed.
+func (b *Bus) watchLoop(ctx context.Context) {
+	retry := wait.Steps{First: 200 * time.Millisecond, Most: 2 * time.Second}
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for try := 0; ; {
+		select {
+		case <-ctx.Done():
+			return
+		case <-b.watch.again:
+		case <-timer.C:
+		}
+		used, err := b.readSetting(ctx)
+		if err != nil {
+			if ctx.Err() == nil {
+				b.log.Debug("cannot read the setting; trying again", "error", err)
+			}
+			timer.Reset(wait.Backoff(try, retry.First, retry.Most))
+			try++
+			continue
+		}
+		try = 0
+		b.diagnose(ctx, used)
+		timer.Reset(b.cfg.Heartbeat)
+	}
+}
+
+// readSetting learns what the triggers do, and how full the NOTIFY queue is.
+func (b *Bus) readSetting(ctx context.Context) (used float64, _ error) {
+	const query = `SELECT topology_bus(), pg_notification_queue_usage()`
+	ctx, cancel := context.WithTimeout(ctx, watchTimeout)
+	defer cancel()
+	var bus string
+	if err := b.readPool().QueryRow(ctx, query).Scan(&bus, &used); err != nil {
+		return 0, fmt.Errorf("read the bus and the NOTIFY queue's usage: %w", err)
+	}
+	b.sources.mode.databaseAnswered()
+	b.sources.mode.set(bus)
+	return used, nil
+}
+
+// diagnose keeps the metrics of what may go wrong.
+func (b *Bus) diagnose(ctx context.Context, used float64) {
+	ctx, cancel := context.WithTimeout(ctx, watchTimeout)
+	defer cancel()
+	looks := []func(context.Context) error{b.adviseWAL, func(ctx context.Context) error { return b.watchQueue(ctx, used) }}
+	if b.cfg.Replica != nil { // whose NOTIFY queue is another one
+		looks = []func(context.Context) error{b.watchLag}
+	}
+	for _, look := range looks {
+		if err := look(ctx); err != nil && ctx.Err() == nil {
+			b.log.Warn("a diagnosis failed", "error", err)
+		}
+	}
+}
+
+// watchQueue keeps the metrics of PostgreSQL's NOTIFY queue: a listener that stops reading fills it for everybody.
+func (b *Bus) watchQueue(ctx context.Context, used float64) error {
+	b.stats.QueueUsage.Store(uint64(used * 1e6))
+	if used < queueWarning {
+		b.stats.QueuePinnedBy.Store(0)
+		return nil
+	}
+	pid, err := b.queuePinnedBy(ctx)
+	if pid != 0 { // PostgreSQL says it once in 5 s to one of all who NOTIFY; an older answer stays
+		b.stats.QueuePinnedBy.Store(pid)
+	}
+	b.log.Warn("PostgreSQL's NOTIFY queue fills up, and events go by the heartbeat: end the backend that does not read its "+
+		"notifications", "usage", used, "pid", b.stats.QueuePinnedBy.Load())
+	return err
+}
+
+// queuePinnedBy asks PostgreSQL which backend is behind: it says so only in a warning to one who NOTIFYs. 0: it did
+// not say.
+func (b *Bus) queuePinnedBy(ctx context.Context) (pid int64, err error) {
+	const notify = `NOTIFY "topostream.probe"`
+	named := regexp.MustCompile(`PID (\d+)`)
+	cfg := b.cfg.Pool.Config().ConnConfig
+	cfg.OnNotice = func(_ *pgconn.PgConn, n *pgconn.Notice) {
+		if m := named.FindStringSubmatch(n.Detail); m != nil {
+			pid, _ = strconv.ParseInt(m[1], 10, 64) // digits, so at worst too many
+		}
+	}
+	conn, err := pgx.ConnectConfig(ctx, cfg)
+	if err != nil {
+		return 0, fmt.Errorf("look for what pins the NOTIFY queue: %w", err)
+	}
+	defer postgres.Close(conn)
+	if _, err := conn.Exec(ctx, notify); err != nil {
+		return 0, fmt.Errorf("look for what pins the NOTIFY queue: %w", err)
+	}
+	return pid, nil
+}
+
+// adviseWAL says once that so many topologies are attached on notify that wal would serve them better.
+func (b *Bus) adviseWAL(ctx context.Context) error {
+	const version = `SELECT current_setting('server_version_num')::int`
+	attached := len(b.registry.all())
+	if b.watch.advised.Load() || attached <= b.cfg.ManyChannels || b.sources.listener == nil || b.sources.mode.walWanted() {
+		return nil
+	}
+	var v int
+	if err := b.cfg.Pool.QueryRow(ctx, version).Scan(&v); err != nil {
+		return fmt.Errorf("ask for PostgreSQL's version: %w", err)
+	}
+	b.watch.advised.Store(true)
+	if v >= listWalked {
+		return nil
+	}
+	b.log.Warn("many topologies are attached, and PostgreSQL walks through all their channels for each event: the bus wal "+
+		"would serve better; `topostream bus wal` switches, also while clients are connected", "channels", attached)
+	return nil
+}
+
+// lingerLoop ends the attachments whose last client left a while ago.
+func (b *Bus) lingerLoop(ctx context.Context) {
+	every := time.NewTicker(max(b.cfg.Linger/8, 10*time.Millisecond))
+	defer every.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case now := <-every.C:
+			b.registry.expire(now.Add(-b.cfg.Linger))
+		}
+	}
+}
+
+// NewEpoch begins a new history by hand and gives its epoch. It changes the settings alone: no writer waits.
+func NewEpoch(ctx context.Context, conn *pgx.Conn) (epoch int64, err error) {
+	const call = `SELECT topology_new_epoch()`
+	if err := conn.QueryRow(ctx, call).Scan(&epoch); err != nil {
+		return 0, fmt.Errorf("raise the epoch: %w", err)
+	}
+	return epoch, nil
+}
+
+var _ stream.Bus = (*Bus)(nil)

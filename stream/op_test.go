@@ -1,0 +1,141 @@
+package stream_test
+
+import (
+	"encoding/json"
+	"errors"
+	"net/netip"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+
+	"topostream/stream"
+)
+
+func TestAPayloadIsReadAsItsOp(t *testing.T) {
+	t.Parallel()
+	one, minus, name := 1.0, -2.5, "b"
+	for _, c := range []struct {
+		op, payload string
+		want        any
+	}{
+		{"add_lan", `{"name":"a"}`, stream.AddLAN{Name: "a"}},
+		{"add_lan", `{"name":"a","subnet":"10.0.0.0/30","is_dmz":true,"x":1,"y":-2.5}`,
+			stream.AddLAN{"a", netip.MustParsePrefix("10.0.0.0/30"), true, &one, &minus}},
+		{"remove_lan", `{"name":"` + strings.Repeat("ä", 200) + `"}`, stream.RemoveLAN{strings.Repeat("ä", 200)}},
+		{"update_lan", `{"name":"a","x":1,"y":-2.5}`, stream.UpdateLAN{"a", nil, &one, &minus}},
+		{"update_lan", `{"name":"a","patch":{"name":"b","y":1}}`, stream.UpdateLAN{"a", &name, nil, &one}},
+		{"add_decky", `{"name":"a","lan":"b"}`, stream.AddDecky{Name: "a", LAN: "b"}},
+		{"add_decky", `{"name":"a","lan":"b","services":["c"],"archetype":"d","forwards_l3":true,"ip":"10.0.0.2","x":1}`,
+			stream.AddDecky{"a", "b", []string{"c"}, "d", true, netip.MustParseAddr("10.0.0.2"), &one, nil}},
+		{"attach_decky", `{"decky":"a","lan":"b","ip":"::1","forwards_l3":true}`,
+			stream.AttachDecky{"a", "b", netip.MustParseAddr("::1"), true}},
+		{"detach_decky", `{"decky":"a","lan":"b"}`, stream.DetachDecky{"a", "b"}},
+		{"remove_decky", `{"decky":"a"}`, stream.RemoveDecky{"a"}},
+		{"update_decky", `{"decky":"a","patch":{"p":null,"forwards_l3":null},"services":[],"x":1,"y":-2.5,"force":true}`,
+			stream.UpdateDecky{
+				"a", map[string]json.RawMessage{"p": json.RawMessage("null"), "forwards_l3": json.RawMessage("null")},
+				[]string{}, &one, &minus, true,
+			}},
+	} {
+		got, err := stream.ParseOp(c.op, json.RawMessage(c.payload))
+		if err != nil || !reflect.DeepEqual(got, c.want) {
+			t.Errorf("%s %s: %#v, %v, want %#v", c.op, c.payload, got, err, c.want)
+		}
+	}
+}
+
+// wrongPayloads are payloads of an op with what is said about each.
+func wrongPayloads() map[string]map[string]string {
+	long := strings.Repeat("ä", 201)
+	return map[string]map[string]string{
+		"explode": {`{}`: `op: "explode" is no op: use one of add_decky, add_lan, attach_decky, detach_decky,`},
+		"add_lan": {
+			``: "payload: give a JSON object", `null`: "payload: give a JSON object", `[]`: "payload: give a JSON object",
+			`{} {}`: "payload: give a JSON object", `{}`: "payload.name: is missing", `{"Name":"a"}`: "payload.name: is missing",
+			`{"name":null}`: "payload.name: give a string", `{"name":""}`: "payload.name: give 1 to 200 characters",
+			`{"name":"` + long + `"}`:                 "payload.name: give 1 to 200 characters",
+			`{"name":"a\n"}`:                          "payload.name: give 1 to 200 characters without control characters",
+			`{"name":"a","x":"1"}`:                    "payload.x: give a number",
+			`{"name":"a","x":null}`:                   "payload.x: give a number",
+			`{"name":"a","is_dmz":1}`:                 "payload.is_dmz: give true or false",
+			`{"name":"a","subnet":1}`:                 "payload.subnet: give a string",
+			`{"name":"a","subnet":"a"}`:               "payload.subnet: give a subnet, for example 10.0.0.0/24",
+			`{"name":"a","subnet":"10.0.0.1/24"}`:     "payload.subnet: has bits set behind its mask: give 10.0.0.0/24",
+			`{"name":"a","subnet":"10.0.0.0/31"}`:     "payload.subnet: holds no addresses for deckies",
+			`{"name":"a","b":1,"a":1}`:                "payload.a: is no field of this object: remove it",
+			`{"name":"a","` + long + `":1}`:           "payload." + strings.Repeat("ä", 80) + "…: is no field",
+			`{"name":"a","` + long[:160] + `":1}`:     "payload." + strings.Repeat("ä", 80) + ": is no field",
+			`{"name":"a","":1}`:                       `payload."": is no field`,
+			`{"name":"","subnet":"a","what":"first"}`: "payload.name: give 1 to 200 characters",
+		},
+		"update_lan": {
+			`{"name":"a","patch":1}`:             "payload.patch: give a JSON object",
+			`{"name":"a","patch":{"name":""}}`:   "payload.patch.name: give 1 to 200 characters",
+			`{"name":"a","patch":{"z":1}}`:       "payload.patch.z: is no field",
+			`{"name":"a","x":1,"patch":{}}`:      "payload.patch: give x and y in it or beside it, not both",
+			`{"name":"a","y":1,"patch":{}}`:      "payload.patch: give x and y in it or beside it, not both",
+			`{"name":"a","subnet":1}`:            "payload.subnet: cannot be changed while the topology is live",
+			`{"name":"a","patch":{"is_dmz":1}}`:  "payload.patch.is_dmz: cannot be changed while the topology is live",
+			`{"name":1,"patch":{"is_dmz":true}}`: "payload.name: give a string",
+		},
+		"add_decky": {
+			`{"name":"a"}`:                                          "payload.lan: is missing",
+			`{"name":"a","lan":"b","archetype":""}`:                 "payload.archetype: give 1 to 200 characters",
+			`{"name":"a","lan":"b","services":1}`:                   "payload.services: give an array of strings",
+			`{"name":"a","lan":"b","services":["c",""]}`:            "payload.services[1]: give 1 to 200 characters",
+			`{"name":"a","lan":"b","services":["` + long + `"]}`:    "payload.services[0]: give 1 to 200 characters",
+			`{"name":"a","lan":"b","ip":7}`:                         "payload.ip: give a string",
+			`{"name":"a","lan":"b","ip":"fe80::1%eth0"}`:            "payload.ip: give an IP address",
+			`{"name":"a","lan":"b","ip":"10.0.0.256"}`:              "payload.ip: give an IP address, for example 10.0.0.2",
+			`{"name":"a","lan":"b","forwards_l3":"yes","is_dmz":1}`: "payload.forwards_l3: give true or false",
+		},
+		"update_decky": {
+			`{"decky":"a","patch":null}`:              "payload.patch: give an object",
+			`{"decky":"a","patch":[]}`:                "payload.patch: give an object",
+			`{"decky":"a","patch":{"forwards_l3":1}}`: "payload.patch.forwards_l3: give true or false",
+		},
+	}
+}
+
+func TestAPayloadThatIsNotItsOpsIsRefusedByTheNameOfTheFieldAndTheFix(t *testing.T) {
+	t.Parallel()
+	for op, payloads := range wrongPayloads() {
+		for payload, want := range payloads {
+			_, err := stream.ParseOp(op, json.RawMessage(payload))
+			if _, ok := errors.AsType[*stream.FieldError](err); !ok || !strings.Contains(err.Error(), want) {
+				t.Errorf("%s %s: %v, want %q", op, payload, err, want)
+			}
+		}
+	}
+	_, err := stream.ParseOpAt("lans[3]", "add_lan", []byte(`{}`))
+	if err == nil || err.Error() != "lans[3].name: is missing" {
+		t.Errorf("at another path: %v", err)
+	}
+}
+
+func TestOpsAreSorted(t *testing.T) {
+	t.Parallel()
+	if ops := stream.Ops(); len(ops) != 8 || !slices.IsSorted(ops) {
+		t.Errorf("%v", ops)
+	}
+}
+
+// FuzzParseOp: what it takes is JSON and an op's payload; what it does not take, it names.
+func FuzzParseOp(f *testing.F) {
+	for op, payloads := range wrongPayloads() {
+		for payload := range payloads {
+			f.Add(op, []byte(payload))
+		}
+	}
+	f.Fuzz(func(t *testing.T, op string, payload []byte) {
+		v, err := stream.ParseOp(op, payload)
+		field, isField := errors.AsType[*stream.FieldError](err)
+		switch {
+		case err != nil && (!isField || field.Field == "" || field.Problem == ""):
+			t.Errorf("%#v names nothing", err)
+		case err == nil && (v == nil || !json.Valid(payload)):
+			t.Errorf("%s %q is taken for %#v", op, payload, v)
+		}
+	})
+}

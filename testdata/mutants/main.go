@@ -1,0 +1,350 @@
+// Command mutants tells whether the short tests of a package can fail. It changes one token of the package at a time,
+// or removes one statement, and runs the package's own tests with -short: a mutant that they do not kill is a line of
+// code that they do not look at.
+//
+//	testdata/mutants/run ./stream ./pgbus/journal          # exit 1 below 85 % killed
+//	testdata/mutants/run -exclude 'request\.go' ./stream    # without some files
+//	testdata/mutants/run -sample 60 -seed 7 ./pgbus         # so many at random, where all would take hours
+//	testdata/mutants/run -list ./stream                     # what would be tried
+//
+// A survivor is printed as it would stand in testdata/mutants/equivalent.txt: there it goes, with its reason, if no
+// test can see it; else it gets a test. An entry of that list is tried like the others, and the command fails where one
+// is killed or matches nothing any more.
+//
+// No file of the working tree is touched: the go tool gets the changed file by -overlay, and rapid writes no failure
+// files. github.com/go-gremlins/gremlins v0.6.0 was tried and does not serve: it takes a mutant that does not compile
+// for a killed one, has no mutants of true and false, of numbers, or of statements, and no list of equivalents.
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+const (
+	equivalentList = "testdata/mutants/equivalent.txt"
+	// kept are statements that stay: of logs nobody makes tests, and a lock that is missing shows at once or never.
+	kept = `\b[lL]og(ger)?\.|\bslog\.|\.R?(Lock|Unlock)\(\)`
+)
+
+type options struct {
+	exclude, keep *regexp.Regexp
+	run           string
+	threshold     float64
+	sample        int
+	seed          uint64
+	workers       int
+	list          bool
+}
+
+func main() {
+	var o options
+	exclude := flag.String("exclude", `^$`, "regular expression on the paths of files that stay as they are")
+	keep := flag.String("keep", kept, "the same on statements that are not removed")
+	flag.StringVar(&o.run, "run", "", "as go test -run: the tests that may kill")
+	flag.Float64Var(&o.threshold, "threshold", 85, "percentage to be killed")
+	flag.IntVar(&o.sample, "sample", 0, "try so many mutants, drawn at random; 0: all")
+	flag.Uint64Var(&o.seed, "seed", uint64(time.Now().UnixNano()), "of the sample")
+	flag.IntVar(&o.workers, "j", runtime.GOMAXPROCS(0), "mutants at a time")
+	flag.BoolVar(&o.list, "list", false, "print the mutants and try none")
+	flag.Parse()
+	o.exclude, o.keep = regexp.MustCompile(*exclude), regexp.MustCompile(*keep)
+	ok, err := run(context.Background(), o, flag.Args())
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "mutants:", err)
+		os.Exit(2)
+	}
+	if !ok {
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, o options, patterns []string) (ok bool, err error) {
+	packages, err := list(patterns)
+	if err != nil {
+		return false, err
+	}
+	equivalents, err := readEquivalents(equivalentList)
+	if err != nil {
+		return false, err
+	}
+	ok = true
+	for _, p := range packages {
+		good, err := o.try(ctx, p, equivalents)
+		if err != nil {
+			return false, fmt.Errorf("%s: %w", p.ImportPath, err)
+		}
+		ok = ok && good
+	}
+	return ok, nil
+}
+
+// A goPackage is what go list tells.
+type goPackage struct {
+	Dir, ImportPath string
+	GoFiles         []string
+	Deps            []string
+	Module          struct{ Dir string }
+	ForTest         string
+}
+
+// list gives the packages, each with what its tests import.
+func list(patterns []string) ([]goPackage, error) {
+	args := []string{"list", "-test", "-json=Dir,ImportPath,GoFiles,Deps,Module,ForTest"}
+	out, err := exec.Command("go", append(args, patterns...)...).Output()
+	if err != nil {
+		return nil, fmt.Errorf("go list: %w%s", err, stderr(err))
+	}
+	var packages []goPackage
+	tests := map[string][]string{}
+	for d := json.NewDecoder(bytes.NewReader(out)); d.More(); {
+		var p goPackage
+		if err := d.Decode(&p); err != nil {
+			return nil, err
+		}
+		if path, ok := strings.CutSuffix(p.ImportPath, ".test"); ok {
+			tests[path] = p.Deps
+		} else if p.ForTest == "" {
+			packages = append(packages, p)
+		}
+	}
+	for i := range packages {
+		packages[i].Deps = tests[packages[i].ImportPath]
+	}
+	return packages, nil
+}
+
+func stderr(err error) string {
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
+		return ": " + strings.TrimSpace(string(exit.Stderr))
+	}
+	return ""
+}
+
+// try tries the mutants of one package and prints what became of them. It returns false below the threshold, and where
+// the list of equivalents is wrong.
+func (o options) try(ctx context.Context, p goPackage, equivalents map[string]string) (bool, error) {
+	all, err := mutantsOf(p, o)
+	if err != nil {
+		return false, err
+	}
+	stale := staleEquivalents(p, all, equivalents)
+	chosen := all
+	if o.sample > 0 && o.sample < len(all) {
+		fmt.Printf("%s: %d of %d mutants, -seed %d\n", p.ImportPath, o.sample, len(all), o.seed)
+		random := rand.New(rand.NewPCG(o.seed, 0))
+		random.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
+		chosen = slices.Clone(all[:o.sample])
+		slices.SortFunc(chosen, func(a, b mutant) int { return strings.Compare(a.place(), b.place()) })
+	}
+	if o.list {
+		for _, m := range chosen {
+			fmt.Println(m.place(), m)
+		}
+		return len(stale) == 0, nil
+	}
+	l, err := newLaboratory(ctx, p, o)
+	if err != nil {
+		return false, err
+	}
+	defer l.close()
+	t := l.tryAll(ctx, chosen, equivalents)
+	t.stale = append(t.stale, stale...)
+	return t.report(p, o.threshold), nil
+}
+
+// staleEquivalents gives those entries of the package that match none of its mutants.
+func staleEquivalents(p goPackage, all []mutant, equivalents map[string]string) (stale []string) {
+	known, files := map[string]bool{}, map[string]bool{}
+	for _, m := range all {
+		known[m.String()], files[m.file] = true, true
+	}
+	for entry := range equivalents {
+		if file, _, _ := strings.Cut(entry, " "); files[file] && !known[entry] {
+			stale = append(stale, entry+"\n\tis listed as equivalent and matches nothing")
+		}
+	}
+	slices.Sort(stale)
+	return stale
+}
+
+// A tally is what became of a package's mutants.
+type tally struct {
+	mu                                 sync.Mutex
+	killed, timedOut, broken, excepted int
+	survivors, stale                   []string
+}
+
+func (t *tally) report(p goPackage, threshold float64) bool {
+	slices.Sort(t.survivors)
+	for _, s := range t.survivors {
+		fmt.Println(s)
+	}
+	for _, s := range t.stale {
+		fmt.Println(s)
+	}
+	tried := t.killed + len(t.survivors)
+	percent := 100 * float64(t.killed) / float64(max(tried, 1))
+	fmt.Printf("%s: %.1f %% killed, %.0f are asked for: %d killed (%d by the time limit), %d lived; %d equivalent, "+
+		"%d do not compile\n",
+		p.ImportPath, percent, threshold, t.killed, t.timedOut, len(t.survivors), t.excepted, t.broken)
+	return percent >= threshold && len(t.stale) == 0
+}
+
+func (t *tally) add(m mutant, v verdict, equivalent bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	switch {
+	case v == doesNotCompile:
+		t.broken++
+	case equivalent && v == killed:
+		t.stale = append(t.stale, m.String()+"\n\tis listed as equivalent and was killed")
+	case equivalent:
+		t.excepted++
+	case v == lived:
+		fmt.Fprintln(os.Stderr, m.place(), "lived")
+		t.survivors = append(t.survivors, m.place()+" lived:\n"+m.String())
+	default:
+		t.killed++
+		if v == timedOut {
+			t.timedOut++
+		}
+	}
+}
+
+type verdict int
+
+const (
+	killed verdict = iota
+	timedOut
+	lived
+	doesNotCompile
+)
+
+// A laboratory runs the tests of one package against its mutants.
+type laboratory struct {
+	options
+
+	p     goPackage
+	dir   string // for what is built
+	flags []string
+	limit time.Duration
+	cover coverage
+}
+
+// newLaboratory runs the tests as they are: they must pass, the time that they take sets the limit, and a line that
+// they never reach needs no try.
+func newLaboratory(ctx context.Context, p goPackage, o options) (*laboratory, error) {
+	dir, err := os.MkdirTemp("", "mutants")
+	if err != nil {
+		return nil, err
+	}
+	l := &laboratory{options: o, p: p, dir: dir, limit: 10 * time.Minute}
+	l.flags = []string{"-test.short", "-test.failfast", "-test.count=1", "-test.run=" + o.run}
+	if slices.Contains(p.Deps, "pgregory.net/rapid") {
+		l.flags = append(l.flags, "-rapid.nofailfile", "-rapid.shrinktime=0s")
+	}
+	profile := filepath.Join(dir, "cover")
+	binary := filepath.Join(dir, "unchanged")
+	build := exec.CommandContext(ctx, "go", "test", "-c", "-vet=off", "-cover", "-o", binary, p.ImportPath)
+	if out, err := build.CombinedOutput(); err != nil {
+		return nil, errors.Join(fmt.Errorf("build the tests: %w: %s", err, out), l.close())
+	}
+	began := time.Now()
+	if v, out := l.test(ctx, binary, "-test.coverprofile="+profile); v != lived {
+		return nil, errors.Join(fmt.Errorf("the tests fail as they are: %s", out), l.close())
+	}
+	l.limit = 5*time.Second + 10*time.Since(began)
+	if l.cover, err = readCoverage(profile); err != nil {
+		return nil, errors.Join(err, l.close())
+	}
+	return l, nil
+}
+
+func (l *laboratory) close() error { return os.RemoveAll(l.dir) }
+
+func (l *laboratory) tryAll(ctx context.Context, mutants []mutant, equivalents map[string]string) *tally {
+	t := &tally{}
+	next := make(chan mutant)
+	var workers sync.WaitGroup
+	for i := range max(l.workers, 1) {
+		workers.Go(func() {
+			for m := range next {
+				_, equivalent := equivalents[m.String()]
+				t.add(m, l.try(ctx, i, m), equivalent)
+			}
+		})
+	}
+	for n, m := range mutants {
+		if n%50 == 0 {
+			fmt.Fprintf(os.Stderr, "%s: %d of %d\n", l.p.ImportPath, n, len(mutants))
+		}
+		next <- m
+	}
+	close(next)
+	workers.Wait()
+	return t
+}
+
+// try builds the tests with one mutant and runs them.
+func (l *laboratory) try(ctx context.Context, worker int, m mutant) verdict {
+	dir := filepath.Join(l.dir, fmt.Sprint(worker))
+	source := filepath.Join(dir, filepath.Base(m.file))
+	overlay, binary := filepath.Join(dir, "overlay.json"), filepath.Join(dir, "test")
+	original := filepath.Join(l.p.Module.Dir, m.file)
+	replace, err := json.Marshal(map[string]map[string]string{"Replace": {original: source}})
+	must(err)
+	must(os.MkdirAll(dir, 0o700))
+	must(os.WriteFile(source, m.source(), 0o600))
+	must(os.WriteFile(overlay, replace, 0o600))
+	build := exec.CommandContext(ctx, "go", "test", "-c", "-vet=off", "-overlay", overlay, "-o", binary, l.p.ImportPath)
+	if build.Run() != nil {
+		return doesNotCompile
+	}
+	if !l.cover.reaches(filepath.Join(l.p.ImportPath, filepath.Base(m.file)), m.line) {
+		return lived
+	}
+	v, _ := l.test(ctx, binary)
+	return v
+}
+
+// test runs the tests in a process group of their own, so that nothing that they start outlives them.
+func (l *laboratory) test(ctx context.Context, binary string, flags ...string) (verdict, []byte) {
+	ctx, cancel := context.WithTimeout(ctx, l.limit)
+	defer cancel()
+	var out bytes.Buffer
+	test := exec.CommandContext(ctx, binary, append(slices.Clone(l.flags), flags...)...)
+	test.Dir, test.Stdout, test.Stderr = l.p.Dir, &out, &out
+	test.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	test.Cancel = func() error { return syscall.Kill(-test.Process.Pid, syscall.SIGKILL) }
+	test.WaitDelay = time.Second
+	err := test.Run()
+	switch {
+	case err == nil:
+		return lived, nil
+	case ctx.Err() != nil:
+		return timedOut, out.Bytes()
+	}
+	return killed, out.Bytes()
+}
+
+func must(err error) {
+	if err != nil {
+		panic(err) // the temporary directory cannot be written
+	}
+}
