@@ -59,7 +59,7 @@ func TestTwoVersionsOfTheProgramWorkOnOneSchemaDuringAnUpgrade(t *testing.T) {
 	t.Parallel()
 	// The same version twice: testdata/upgrade/check has the true one before.
 	binary := build(t, module)
-	code, out, errOut := stageCheck(t, "--topostream", binary, "--old-binary", binary, "--duration", "10s")
+	code, out, errOut := stageCheck(t, "--topostream", binary, "--old-binary", binary, "--duration", "40s")
 	if code != exitOK || !strings.Contains(out, "\nlost 0, doubled 0, reordered 0, torn 0, wrong snapshots 0\n") {
 		t.Errorf("exit code %d: %s", code, errOut)
 	}
