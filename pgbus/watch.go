@@ -83,12 +83,12 @@ func (b *Bus) readSetting(ctx context.Context) (used float64, _ error) {
 func (b *Bus) diagnose(ctx context.Context, used float64) {
 	ctx, cancel := context.WithTimeout(ctx, watchTimeout)
 	defer cancel()
-	looks := []func(context.Context) error{b.adviseWAL, func(ctx context.Context) error { return b.watchQueue(ctx, used) }}
+	checks := []func(context.Context) error{b.adviseWAL, func(ctx context.Context) error { return b.watchQueue(ctx, used) }}
 	if b.cfg.Replica != nil { // whose NOTIFY queue is another one
-		looks = []func(context.Context) error{b.watchLag}
+		checks = []func(context.Context) error{b.watchLag}
 	}
-	for _, look := range looks {
-		if err := look(ctx); err != nil && ctx.Err() == nil {
+	for _, check := range checks {
+		if err := check(ctx); err != nil && ctx.Err() == nil {
 			b.log.Warn("a diagnosis failed", "error", err)
 		}
 	}

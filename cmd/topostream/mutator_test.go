@@ -343,9 +343,9 @@ func TestAWorkerThatIsStoppedOverItsLeaseChangesNothingWhenItWakes(t *testing.T)
 	conn := db.Conn(t)
 	id := live(t, conn, 1)[0]
 	dir := t.TempDir()
-	started, goOn := filepath.Join(dir, "started"), filepath.Join(dir, "go-on")
+	started, release := filepath.Join(dir, "started"), filepath.Join(dir, "go-on")
 	first := mutate(t, binary, db.URL, "--concurrency", "1", "--lease", "1s", "--apply-exec",
-		fmt.Sprintf("touch %s; until [ -e %s ]; do sleep 0.05; done", started, goOn))
+		fmt.Sprintf("touch %s; until [ -e %s ]; do sleep 0.05; done", started, release))
 	m := enqueueLAN(t, conn, id, "a")
 	pgtest.Eventually(t, "the first worker's command", func() bool { _, err := os.Stat(started); return err == nil })
 	first.signal(syscall.SIGSTOP)
@@ -356,7 +356,7 @@ func TestAWorkerThatIsStoppedOverItsLeaseChangesNothingWhenItWakes(t *testing.T)
 	mutate(t, binary, db.URL)
 	awaitMutation(t, conn, m, "applied")
 	head := pgtest.Scan[int](t, conn, `SELECT seq FROM topology_heads`)
-	if err := os.WriteFile(goOn, nil, 0o600); err != nil {
+	if err := os.WriteFile(release, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	first.signal(syscall.SIGCONT)

@@ -48,7 +48,7 @@ type serveCmd struct {
 	MaxStreams         int           `default:"0" help:"Open streams on this server; 0 is no limit."`
 	MaxStreamsPerUser  int           `default:"16" help:"Open streams of one user on this server; 0 is no limit."`
 	RateLimit          int           `default:"60000" help:"Requests of one subject in a minute, and requests of one address without a valid token; 0 is no limit."`
-	FeedMemory         int64         `default:"268435456" help:"Bytes that the rings of all feeds may hold."`
+	FeedMemory         int64         `default:"268435456" help:"Bytes for the rings of all feeds, documents, answers and large bodies."`
 	Retention          time.Duration `default:"24h" help:"Age at which journal rows go; 0 keeps them."`
 	RetentionCount     int64         `default:"0" help:"Newest journal rows kept of each topology; 0 is no limit."`
 	MutationRetention  time.Duration `default:"720h" help:"Age at which finished mutations go; 0 keeps them."`
