@@ -20,6 +20,10 @@ type Monitor interface {
 	// has written to the promoted one yet; both must take connections of the checker at these addresses until it returns.
 	// Then everybody may be led to the promoted one. Without this call a run takes every loss for a violation.
 	Promoted(ctx context.Context, oldURL, promotedURL string) error
+
+	// Read has the checker read the journals to their ends. Called before retention, it leaves to compare with what
+	// retention takes; without it a checker on a busy machine is slower than retention, and compares nothing.
+	Read(ctx context.Context) error
 }
 
 // A monitor is a run's own.
@@ -34,6 +38,17 @@ var _ Monitor = monitor{}
 // Promoted implements Monitor.
 func (m monitor) Promoted(ctx context.Context, oldURL, promotedURL string) error {
 	return m.follower.promoted(ctx, oldURL, promotedURL)
+}
+
+// Read implements Monitor.
+func (m monitor) Read(ctx context.Context) error {
+	for more := true; more && ctx.Err() == nil; {
+		var err error
+		if more, err = m.follower.readNext(ctx); err != nil {
+			return err
+		}
+	}
+	return ctx.Err()
 }
 
 // A FaultRunner injects faults until ctx ends, which it does when the writers stop: the run's duration is over, the run

@@ -16,6 +16,7 @@ import (
 type Monitor interface {
 	Began(fault string) (ended func())
 	Promoted(ctx context.Context, oldURL, promotedURL string) error
+	Read(ctx context.Context) error
 }
 
 // A Report says what a campaign did, by kind.

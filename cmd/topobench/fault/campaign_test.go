@@ -64,6 +64,8 @@ func (o *once) Began(string) func() {
 
 func (*once) Promoted(context.Context, string, string) error { return nil }
 
+func (*once) Read(context.Context) error { return nil }
+
 // A follower is a client that comes back by itself and knows what it has got.
 type follower struct {
 	mu     sync.Mutex

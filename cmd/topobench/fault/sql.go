@@ -308,6 +308,9 @@ func prune(ctx context.Context, e *Env, r *rand.Rand) error {
 			return fmt.Errorf("the database holds %d topologies of others, whose journals would be pruned, too", n)
 		}
 		for ctx.Err() == nil && time.Now().Before(until) {
+			if err := e.monitor.Read(ctx); err != nil {
+				return err
+			}
 			if err := conn.QueryRow(ctx, call, keep).Scan(&n); err != nil {
 				return err
 			}
