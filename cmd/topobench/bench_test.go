@@ -15,6 +15,7 @@ import (
 // What the measurements find is tested in package bench.
 func TestAMeasurementPrintsATableAndWritesJSON(t *testing.T) {
 	t.Parallel()
+	long(t)
 	dir := t.TempDir()
 	binary, file := filepath.Join(dir, "topobench"), filepath.Join(dir, "report.json")
 	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", binary, ".").CombinedOutput(); err != nil {

@@ -15,6 +15,7 @@ import (
 // PostgreSQL's user must get through it.
 func scratch(t *testing.T) (dir string) {
 	t.Helper()
+	long(t)
 	//nolint:usetesting // t.TempDir is closed to the user that PostgreSQL runs as
 	dir, err := os.MkdirTemp("", "topobench-test-")
 	if err != nil {
@@ -89,8 +90,9 @@ func TestAnInterruptedCampaignEndsAllThatItStarted(t *testing.T) {
 
 func TestSomebodysServersGetOnlyFaultsThatSQLCanDo(t *testing.T) {
 	t.Parallel()
+	binary := build(t, module)
 	db := pgtest.New(t)
-	url := serve(t, build(t, module), db.URL)
+	url := serve(t, binary, db.URL)
 	code, text, report := runCheck(t, url, db.URL, "--duration", "12s", "--topologies", "12", "--clients", "8",
 		"--faults", "backend,table,locks,transactions,retention,server,disk")
 	t.Log(text)

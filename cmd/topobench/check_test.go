@@ -11,8 +11,9 @@ import (
 
 func TestARunOnAServerThatKeepsItsPromiseIsCleanAndLookedAtEverything(t *testing.T) {
 	t.Parallel()
+	binary := build(t, module)
 	db := pgtest.New(t)
-	url := serve(t, build(t, module), db.URL)
+	url := serve(t, binary, db.URL)
 	missing := ""
 	for _, duration := range []string{"6s", "20s", "60s"} { // a machine under load takes longer to do enough
 		code, text, report := runCheck(t, url, db.URL, "--duration", duration, "--topologies", "12", "--clients", "16")

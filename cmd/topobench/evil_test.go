@@ -32,8 +32,9 @@ func isSnapshot(block []byte) bool { return bytes.HasPrefix(block, []byte("event
 // stream of one client once.
 func TestTheCheckerReportsAsWhatItIsWhateverBreaksThePromiseOnTheWay(t *testing.T) {
 	t.Parallel()
+	binary := build(t, module)
 	db := pgtest.New(t)
-	server := serve(t, build(t, module), db.URL)
+	server := serve(t, binary, db.URL)
 	for name, c := range map[string]struct {
 		want check.Kind
 		evil func() evil

@@ -55,6 +55,7 @@ func (b *watchedBuffer) Write(p []byte) (int, error) {
 // build makes the binary that users have, of the module in dir.
 func build(t *testing.T, dir string) (binary string) {
 	t.Helper()
+	long(t)
 	binary = filepath.Join(pgtest.OpenDir(t), "topostream")
 	cmd := exec.CommandContext(t.Context(), "go", "build", "-o", binary, "./cmd/topostream")
 	cmd.Dir = dir
@@ -65,6 +66,14 @@ func build(t *testing.T, dir string) (binary string) {
 }
 
 const module = "../.."
+
+// long leaves a campaign out of `go test -short`: what the checker judges by has short tests in its own package.
+func long(t *testing.T) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("a campaign: left out with -short")
+	}
+}
 
 // serve runs the program's server, with the worker in it, until the test ends, and gives its address.
 func serve(t *testing.T, binary, databaseURL string, args ...string) (url string) {

@@ -128,6 +128,7 @@ func TestTheCheckerFindsBugsPlantedInTheServer(t *testing.T) {
 // has changed, and the bug must be planted elsewhere.
 func planted(t *testing.T, edits []edit) (binary string) {
 	t.Helper()
+	long(t)
 	dir := t.TempDir()
 	for _, part := range []string{"cmd/topostream", "pgbus", "stream", "sql"} {
 		if err := os.CopyFS(filepath.Join(dir, part), os.DirFS(filepath.Join(module, part))); err != nil {

@@ -49,6 +49,14 @@ func testConfig(t *testing.T) Config {
 	}
 }
 
+// long leaves a measurement out of `go test -short`: Writers has most of its parts.
+func long(t *testing.T) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("a measurement on each bus: left out with -short")
+	}
+}
+
 // wantTable finds a line for each of the report's rows, and the two above them.
 func wantTable(t *testing.T, report fmt.Stringer, rows int) {
 	t.Helper()
@@ -74,6 +82,7 @@ func TestEveryEventOfTheWritersArrivesOnEachBus(t *testing.T) {
 
 func TestEveryEventReachesAClientOnEachBusAndIsTimed(t *testing.T) {
 	t.Parallel()
+	long(t)
 	r, err := Latency(t.Context(), testConfig(t), "", []float64{100})
 	if err != nil {
 		t.Fatal(err)
@@ -88,6 +97,7 @@ func TestEveryEventReachesAClientOnEachBusAndIsTimed(t *testing.T) {
 
 func TestTheCostOfAnEventIsToldForEachNumberOfTopologies(t *testing.T) {
 	t.Parallel()
+	long(t)
 	r, err := Topologies(t.Context(), testConfig(t), []int{5, 20}, 400)
 	if err != nil {
 		t.Fatal(err)

@@ -16,6 +16,9 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func TestNothingIsMoreThanTheBaselineOfAStageThatRests(t *testing.T) {
 	t.Parallel()
+	if testing.Short() {
+		t.Skip("it builds and starts everything: left out with -short")
+	}
 	s, err := stage.Open(t.Context(), stage.Config{Logger: slog.New(slog.NewTextHandler(t.Output(), nil))})
 	if err != nil {
 		t.Fatal(err)
