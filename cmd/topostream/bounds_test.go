@@ -217,7 +217,7 @@ func bigJournal(t *testing.T, db *pgtest.DB, events, size int) (id string, head 
 
 func TestAJournalLargerThanTheMemoryLimitIsResumedByTwoHundredAtOnceAndByManyWhoDoNotRead(t *testing.T) {
 	t.Parallel()
-	long(t)
+	alone(t) // 24 GB leave nothing to whatever runs beside it
 	const clients, stuck, events, size = 200, 100, 7500, 16000
 	db := pgtest.New(t)
 	id, head := bigJournal(t, db, events, size)

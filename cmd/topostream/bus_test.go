@@ -41,6 +41,7 @@ func TestBusStatusSaysWhichBusItIsAndWhoReadsTheWAL(t *testing.T) {
 
 func TestBusWALSaysWhatToChangeAndChangesNothing(t *testing.T) {
 	t.Parallel()
+	long(t)
 	cluster := pgtest.Cluster(t, "wal_level=replica", "max_replication_slots=0", "max_wal_senders=0")
 	db := pgtest.NewOn(t, cluster.URL("postgres"))
 	conn := db.Conn(t)
@@ -58,6 +59,7 @@ func TestBusWALSaysWhatToChangeAndChangesNothing(t *testing.T) {
 
 func TestBusWALNamesTheRoleThatMayNotReplicate(t *testing.T) {
 	t.Parallel()
+	long(t)
 	cluster := pgtest.Cluster(t)
 	db := pgtest.NewOn(t, cluster.URL("postgres"))
 	conn := db.Conn(t)

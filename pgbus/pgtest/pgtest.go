@@ -2,7 +2,7 @@
 //
 // It uses the server of TEST_DATABASE_URL where that is set. Otherwise all test binaries of a run share one private
 // cluster (run.go), of the installation in TEST_PG_BIN or of what the machine has; it ends by itself when the run has
-// ended.
+// ended. Clusters are made in TEST_PG_DATA, or in memory where there is much of it.
 package pgtest
 
 import (
@@ -87,6 +87,7 @@ func settings() map[string]string {
 		"max_connections": "400", "shared_buffers": "32MB",
 		// Each bus of a test that reads the WAL takes one.
 		"wal_level": "logical", "max_wal_senders": "100", "max_replication_slots": "100",
+		"dynamic_shared_memory_type": "mmap", // a cluster that is killed leaves nothing outside its directory
 	}
 }
 
@@ -285,7 +286,7 @@ func Cluster(t testing.TB, more ...string) *pgcluster.Cluster {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return start(t, pgcluster.Config{Binaries: b, DataDir: OpenDir(t), Settings: set})
+	return start(t, pgcluster.Config{Binaries: b, DataDir: clusterDir(t), Settings: set})
 }
 
 // start runs a cluster until the test ends.
@@ -309,7 +310,7 @@ func Standby(t testing.TB, primary *pgcluster.Cluster) *pgcluster.Cluster {
 	if err != nil || scanErr != nil || major < primary.Version() {
 		return copied(t, primary)
 	}
-	c, err := primary.Standby(t.Context(), OpenDir(t))
+	c, err := primary.Standby(t.Context(), clusterDir(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -367,14 +368,19 @@ func FreeAddress(t testing.TB) string {
 // as when we are root.
 func OpenDir(t testing.TB) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "topostream-test-") //nolint:usetesting // see above
+	return openDir(t, "")
+}
+
+func openDir(t testing.TB, in string) string {
+	t.Helper()
+	dir, err := os.MkdirTemp(in, "topostream-test-") //nolint:usetesting // see OpenDir
 	if err != nil {
 		t.Fatal(err)
 	}
 	if dir, err = filepath.EvalSymlinks(dir); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Chmod(dir, 0o755); err != nil { //nolint:gosec // see above
+	if err := os.Chmod(dir, 0o755); err != nil { //nolint:gosec // see OpenDir
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {

@@ -27,7 +27,7 @@ const (
 
 // runDir is the directory of this run: its test binaries have one parent.
 func runDir() string {
-	return filepath.Join(os.TempDir(), fmt.Sprintf("topostream-test-run-%d-%d", os.Geteuid(), os.Getppid()))
+	return filepath.Join(clusterRoot(), fmt.Sprintf("topostream-test-run-%d-%d", os.Geteuid(), os.Getppid()))
 }
 
 // joinRun gives the address of the run's cluster, started if need be. It takes a lease, which run holds until the

@@ -15,7 +15,7 @@ import (
 // pg_basebackup.
 func copied(t testing.TB, primary *pgcluster.Cluster) *pgcluster.Cluster {
 	t.Helper()
-	dir := OpenDir(t)
+	dir := clusterDir(t)
 	if err := primary.Stop(t.Context(), pgcluster.Fast); err != nil {
 		t.Fatal(err)
 	}
