@@ -63,7 +63,9 @@ func TestMoreChannelsThanNotifyServesWellBringTheAdviceToSwitchOnce(t *testing.T
 		t.Errorf("advised %d times on wal", n)
 	}
 	must(t, setting.Set(t.Context(), conn, setting.Notify))
-	pgtest.Eventually(t, "the heartbeat that looks", b.watch.advised.Load)
+	pgtest.Eventually(t, "the heartbeat that looks, and then says it", func() bool {
+		return b.watch.advised.Load() && (!old || log.count(advice) > 0)
+	})
 	must(t, b.adviseWAL(t.Context()))
 	if n := log.count(advice); old && n != 1 || !old && n != 0 {
 		t.Errorf("advised %d times; a list is walked: %t", n, old)
