@@ -269,7 +269,7 @@ func TestAJournalLargerThanTheMemoryLimitIsResumedByTwoHundredAtOnceAndByManyWho
 
 func TestLargeEventsOfManyTopologiesAtTheRingsFullLengthStayWithinFeedMemory(t *testing.T) {
 	t.Parallel()
-	long(t)
+	alone(t) // it encodes and moves 600 MB
 	const topologies, read, rounds, size = 100, 10, 5, 1000000
 	db := pgtest.New(t)
 	conn := db.Conn(t)

@@ -200,7 +200,7 @@ func (c *client) watch() *client {
 // await waits until what a watched client has fulfils enough, which runs under the client's lock.
 func (c *client) await(what string, enough func() bool) {
 	c.t.Helper()
-	timeout := time.NewTimer(time.Minute)
+	timeout := time.NewTimer(2 * time.Minute)
 	defer timeout.Stop()
 	for {
 		c.mu.Lock()

@@ -3,6 +3,7 @@ package main
 import (
 	"os"
 	"testing"
+	"time"
 )
 
 // long leaves a test out of `go test -short`: it kills, waits for timeouts, or moves much data. What it covers is
@@ -20,6 +21,15 @@ func alone(t testing.TB) {
 	t.Helper()
 	if !isAlone() {
 		t.Skip("timed: it runs alone, with TOPOSTREAM_LONG=1")
+	}
+}
+
+// inTime fails a test whose time was asserted, and logs it where something else may run on the machine.
+func inTime(t testing.TB, what string, took, limit time.Duration) {
+	t.Helper()
+	t.Logf("%s took %v", what, took.Round(time.Millisecond))
+	if took > limit && isAlone() {
+		t.Errorf("%s took %v, more than %v", what, took, limit)
 	}
 }
 

@@ -330,10 +330,11 @@ func stopLater(t testing.TB, c *pgcluster.Cluster) {
 	})
 }
 
-// Eventually asks again and again until the answer is yes, for at most 30 s.
+// Eventually asks again and again until the answer is yes, for at most two minutes: that
+// is how long a test takes to fail, and says nothing of how long the answer may take.
 func Eventually(t testing.TB, what string, yes func() bool) {
 	t.Helper()
-	timeout := time.NewTimer(30 * time.Second)
+	timeout := time.NewTimer(2 * time.Minute)
 	defer timeout.Stop()
 	again := time.NewTicker(10 * time.Millisecond)
 	defer again.Stop()
