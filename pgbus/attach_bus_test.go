@@ -196,7 +196,11 @@ func TestWhatNoNotificationToldComesByTheHeartbeat(t *testing.T) {
 	sub, err := b.Attach(t.Context(), stream.AttachRequest{Topology: id})
 	must(t, err)
 	pgtest.Eventually(t, "the catch-up", func() bool { return !queued(b, b.registry.find(id)) })
-	pgtest.Exec(t, conn, `INSERT INTO topology_events SELECT topology_id, 2, 'x', '{}', now() FROM topology_heads`) // as a trigger that NOTIFYs nothing
+	pgtest.Exec(
+		t,
+		conn,
+		`INSERT INTO topology_events SELECT topology_id, 2, 'x', '{}', now() FROM topology_heads`,
+	) // as a trigger that NOTIFYs nothing
 	pgtest.Exec(t, conn, `UPDATE topology_heads SET seq = 2`)
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
@@ -250,7 +254,10 @@ func mustPage(t *testing.T, b *Bus, id stream.TopologyID, n stream.Seq) stream.F
 	t.Helper()
 	var frame stream.Frame
 	reqs := []journal.PageRequest{{Topology: id, After: n}}
-	must(t, b.reader.Rows(t.Context(), journal.Live, reqs, 1, pageBytes, func(_ int, row journal.Row) { frame = *row.Frame }))
+	must(
+		t,
+		b.reader.Rows(t.Context(), journal.Live, reqs, 1, pageBytes, func(_ int, row journal.Row) { frame = *row.Frame }),
+	)
 	return frame
 }
 

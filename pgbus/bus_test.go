@@ -73,7 +73,11 @@ func onEachBus(t *testing.T, f func(t *testing.T, db *pgtest.DB, change func(*Co
 
 func makeTopologies(t *testing.T, conn *pgx.Conn, n int) []stream.TopologyID {
 	t.Helper()
-	rows, err := conn.Query(t.Context(), `INSERT INTO topologies (name) SELECT 't' || i FROM generate_series(1, $1) i RETURNING id::text`, n)
+	rows, err := conn.Query(
+		t.Context(),
+		`INSERT INTO topologies (name) SELECT 't' || i FROM generate_series(1, $1) i RETURNING id::text`,
+		n,
+	)
 	must(t, err)
 	ids, err := pgx.CollectRows(rows, pgx.RowTo[stream.TopologyID])
 	must(t, err)
@@ -196,8 +200,12 @@ func TestForgedNotificationsLoseNothing(t *testing.T) {
 	// With the right key: numbers far ahead, spilled and inline, and one that is behind.
 	for _, n := range []int{1, 7, 1 << 40} {
 		for _, inline := range []string{"", ` {"forged":true}`} {
-			_, err = conn.Exec(t.Context(), `SELECT pg_notify('topology.' || $1::text, '~' || topology_mark(inner_pad, outer_pad, $1::text || ':' || $2::text) || ':' || $2::text) FROM topology_settings`,
-				string(id), strconv.Itoa(n)+inline)
+			_, err = conn.Exec(
+				t.Context(),
+				`SELECT pg_notify('topology.' || $1::text, '~' || topology_mark(inner_pad, outer_pad, $1::text || ':' || $2::text) || ':' || $2::text) FROM topology_settings`,
+				string(id),
+				strconv.Itoa(n)+inline,
+			)
 			must(t, err)
 		}
 	}
@@ -227,7 +235,11 @@ func TestFeedsOfTopologiesWithoutClientsGoAway(t *testing.T) {
 		sub, err := b.Attach(t.Context(), stream.AttachRequest{Topology: id})
 		must(t, err)
 		sub.Close()
-		pgtest.Eventually(t, "the end of the feed", func() bool { return b.stats.Feeds.Load() == 0 && b.stats.Channels.Load() == 0 })
+		pgtest.Eventually(
+			t,
+			"the end of the feed",
+			func() bool { return b.stats.Feeds.Load() == 0 && b.stats.Channels.Load() == 0 },
+		)
 	})
 }
 
@@ -274,7 +286,10 @@ func TestWhatADatabaseInAnotherEncodingHoldsComesAsUTF8(t *testing.T) {
 				pgtest.Exec(t, conn, `SELECT topology_emit($1::text::uuid, 'x', jsonb_build_object('name', 'Zoé ü'))`, id)
 				frames, err := next(t.Context(), sub.Cursor)
 				must(t, err)
-				if got := string(frames[0].Bytes); !strings.Contains(got, `{"name": "Zoé ü"}`) || got != string(mustPage(t, b, id, frames[0].Seq-1).Bytes) {
+				if got := string(
+					frames[0].Bytes,
+				); !strings.Contains(got, `{"name": "Zoé ü"}`) ||
+					got != string(mustPage(t, b, id, frames[0].Seq-1).Bytes) {
 					t.Errorf("%s", got)
 				}
 			}

@@ -32,7 +32,10 @@ func TestAPinnedNotifyQueueCostsADelayAndNoEventAndSaysWhoPinsIt(t *testing.T) {
 	}
 	const usage = `SELECT pg_notification_queue_usage()`
 	for used := 0.0; used <= 0.5; {
-		_, err = conn.Exec(t.Context(), `SELECT count(pg_notify('something', repeat('x', 7000) || i)) FROM generate_series(1, 4) i`)
+		_, err = conn.Exec(
+			t.Context(),
+			`SELECT count(pg_notify('something', repeat('x', 7000) || i)) FROM generate_series(1, 4) i`,
+		)
 		must(t, err)
 		must(t, conn.QueryRow(t.Context(), usage).Scan(&used))
 	}
@@ -50,7 +53,11 @@ func TestAPinnedNotifyQueueCostsADelayAndNoEventAndSaysWhoPinsIt(t *testing.T) {
 			want++
 		}
 	}
-	pgtest.Eventually(t, "the pid that pins the queue", func() bool { return b.stats.QueuePinnedBy.Load() == int64(pin.PgConn().PID()) })
+	pgtest.Eventually(
+		t,
+		"the pid that pins the queue",
+		func() bool { return b.stats.QueuePinnedBy.Load() == int64(pin.PgConn().PID()) },
+	)
 	if u := b.stats.QueueUsage.Load(); u < 500_000 || u > 1_000_000 {
 		t.Errorf("usage %d millionths", u)
 	}

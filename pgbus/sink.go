@@ -164,8 +164,13 @@ func (b *Bus) forget(id stream.TopologyID) {
 // anew: an old primary that still lives would tell them of nothing new.
 func (b *Bus) historyChanged(h postgres.History) {
 	n := b.registry.endOlder(h)
-	b.log.Warn("the database has a new history, by a failover, a restore or migrate new-epoch: clients get snapshots of it",
-		"epoch", h.Epoch, "feeds", n)
+	b.log.Warn(
+		"the database has a new history, by a failover, a restore or migrate new-epoch: clients get snapshots of it",
+		"epoch",
+		h.Epoch,
+		"feeds",
+		n,
+	)
 	if b.sources.listener != nil {
 		b.sources.listener.Reconnect()
 		b.sources.wal.Reconnect()

@@ -117,7 +117,13 @@ func TestEventsOfAnySizeComeFromTheWALWithoutAQuery(t *testing.T) {
 	pgtest.Eventually(t, "the catch-up", func() bool { return !queued(b, b.registry.find(id)) })
 	for i, size := range []int{0, 8000, 5 << 20} {
 		want := stream.Seq(2 + i)
-		pgtest.Exec(t, conn, `SELECT topology_emit($1::text::uuid, 'x.y', jsonb_build_object('é"\', repeat('x', $2)))`, id, size)
+		pgtest.Exec(
+			t,
+			conn,
+			`SELECT topology_emit($1::text::uuid, 'x.y', jsonb_build_object('é"\', repeat('x', $2)))`,
+			id,
+			size,
+		)
 		frames, err := next(t.Context(), sub.Cursor)
 		must(t, err)
 		if len(frames) != 1 || string(frames[0].Bytes) != string(mustPage(t, b, id, want-1).Bytes) {
@@ -143,7 +149,12 @@ func TestTenThousandEventsOfOneTransactionComeInOrder(t *testing.T) {
 		b := startBus(t, db, change)
 		f := follow(t, attach(t, b, ids[0]))
 		g := follow(t, attach(t, b, ids[1]))
-		pgtest.Exec(t, conn, `INSERT INTO mutations (topology_id, op) SELECT ($1::text[])[1 + i % 2]::uuid, 'add_lan' FROM generate_series(1, 10000) i`, ids)
+		pgtest.Exec(
+			t,
+			conn,
+			`INSERT INTO mutations (topology_id, op) SELECT ($1::text[])[1 + i % 2]::uuid, 'add_lan' FROM generate_series(1, 10000) i`,
+			ids,
+		)
 		f.reaches(t, 5001)
 		g.reaches(t, 5001)
 	})
@@ -182,7 +193,12 @@ func TestTheEndOfATopologyComesFromTheWAL(t *testing.T) {
 }
 
 // writers commit events to the topologies until stop is called, which gives the heads that they leave.
-func writers(t *testing.T, db *pgtest.DB, ids []stream.TopologyID, n int) (stop func() map[stream.TopologyID]stream.Seq) {
+func writers(
+	t *testing.T,
+	db *pgtest.DB,
+	ids []stream.TopologyID,
+	n int,
+) (stop func() map[stream.TopologyID]stream.Seq) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
@@ -204,7 +220,12 @@ func writers(t *testing.T, db *pgtest.DB, ids []stream.TopologyID, n int) (stop 
 		end()
 		heads := map[stream.TopologyID]stream.Seq{}
 		for _, id := range ids {
-			heads[id] = pgtest.Scan[stream.Seq](t, admin, `SELECT seq FROM topology_heads WHERE topology_id = $1::text::uuid`, id)
+			heads[id] = pgtest.Scan[stream.Seq](
+				t,
+				admin,
+				`SELECT seq FROM topology_heads WHERE topology_id = $1::text::uuid`,
+				id,
+			)
 		}
 		return heads
 	}
@@ -226,7 +247,11 @@ func TestAStreamThatIsCutAgainAndAgainUnderWritersLosesNothing(t *testing.T) {
 	stop := writers(t, db, ids, 3)
 	for range 5 {
 		pgtest.Eventually(t, "the stream", b.stats.Streaming.Load)
-		if n := pgtest.Scan[int](t, conn, `SELECT count(pg_terminate_backend(active_pid)) FROM pg_replication_slots WHERE database = current_database()`); n != 1 {
+		if n := pgtest.Scan[int](
+			t,
+			conn,
+			`SELECT count(pg_terminate_backend(active_pid)) FROM pg_replication_slots WHERE database = current_database()`,
+		); n != 1 {
 			t.Errorf("%d slots, want 1", n)
 		}
 		pgtest.Eventually(t, "the cut", func() bool { return !b.stats.Streaming.Load() })
@@ -298,7 +323,9 @@ func TestATransactionThatBeganBeforeTheSwitchIsHeardOf(t *testing.T) {
 
 func TestAForcedBusThatIsNotTheDatabasesWorksWithAWarning(t *testing.T) {
 	t.Parallel()
-	for _, c := range []struct{ forced, says string }{{setting.Notify, setting.WAL}, {setting.WAL, setting.Notify}, {setting.Poll, setting.WAL}} {
+	for _, c := range []struct{ forced, says string }{
+		{setting.Notify, setting.WAL}, {setting.WAL, setting.Notify}, {setting.Poll, setting.WAL},
+	} {
 		t.Run(c.forced, func(t *testing.T) {
 			t.Parallel()
 			db := onWAL(t, pgtest.New(t))
@@ -321,7 +348,11 @@ func TestAForcedBusThatIsNotTheDatabasesWorksWithAWarning(t *testing.T) {
 				return
 			}
 			must(t, setting.Set(t.Context(), conn, setting.Notify))
-			pgtest.Eventually(t, "the end of the warning", func() bool { return (b.Notice() == "") == (c.forced == setting.Notify) })
+			pgtest.Eventually(
+				t,
+				"the end of the warning",
+				func() bool { return (b.Notice() == "") == (c.forced == setting.Notify) },
+			)
 		})
 	}
 }
@@ -364,8 +395,13 @@ func TestWhileASlotWaitsStreamsRunOnPollAndTheServerSaysSo(t *testing.T) {
 	pgtest.Exec(t, elsewhere, `BEGIN; CREATE TABLE held (n int)`)
 	pgtest.Exec(t, conn, `SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots`)
 	want := fmt.Sprintf("pids=[%d]", elsewhere.PgConn().PID())
-	pgtest.Eventually(t, "the server to say what the slot waits for", func() bool { return b.stats.SlotWaiting.Load() && log.has(want) })
-	if !strings.HasPrefix(b.Mode(), "poll: the replication slot waits for transactions that are open") || b.Ready() != nil {
+	pgtest.Eventually(
+		t,
+		"the server to say what the slot waits for",
+		func() bool { return b.stats.SlotWaiting.Load() && log.has(want) },
+	)
+	if !strings.HasPrefix(b.Mode(), "poll: the replication slot waits for transactions that are open") ||
+		b.Ready() != nil {
 		t.Errorf("%s, %v", b.Mode(), b.Ready())
 	}
 	for n := stream.Seq(2); n < 8; n++ {
@@ -389,7 +425,11 @@ func reload(t *testing.T, conn *pgx.Conn, setting, value string) {
 	t.Helper()
 	pgtest.Exec(t, conn, `ALTER SYSTEM SET `+setting+` = '`+value+`'`)
 	pgtest.Exec(t, conn, `SELECT pg_reload_conf()`)
-	pgtest.Eventually(t, setting, func() bool { return pgtest.Scan[string](t, conn, `SELECT current_setting($1)`, setting) == value })
+	pgtest.Eventually(
+		t,
+		setting,
+		func() bool { return pgtest.Scan[string](t, conn, `SELECT current_setting($1)`, setting) == value },
+	)
 }
 
 // hung commits an event whose commit waits for a synchronous standby that is not there: the WAL tells of it, and no
@@ -487,7 +527,11 @@ func TestOfSeveralHostsTheStreamReadsThePrimary(t *testing.T) {
 		must(t, err)
 	})
 	pgtest.Eventually(t, "the stream", b.stats.Streaming.Load)
-	if n := pgtest.Scan[int](t, db.Conn(t), `SELECT count(*) FROM pg_replication_slots WHERE temporary AND slot_type = 'logical'`); n != 1 {
+	if n := pgtest.Scan[int](
+		t,
+		db.Conn(t),
+		`SELECT count(*) FROM pg_replication_slots WHERE temporary AND slot_type = 'logical'`,
+	); n != 1 {
 		t.Errorf("%d slots on the primary, want 1", n)
 	}
 }
@@ -515,7 +559,11 @@ func TestAServerLeavesNoSlotBehind(t *testing.T) {
 	}
 	cancel()
 	must(t, <-done)
-	pgtest.Eventually(t, "the slot to be gone", func() bool { return pgtest.Scan[int](t, conn, `SELECT count(*) FROM pg_replication_slots`) == 0 })
+	pgtest.Eventually(
+		t,
+		"the slot to be gone",
+		func() bool { return pgtest.Scan[int](t, conn, `SELECT count(*) FROM pg_replication_slots`) == 0 },
+	)
 	must(t, cluster.Restart(t.Context(), pgcluster.Fast)) // which a sender that stays would hold up
 }
 
@@ -537,7 +585,11 @@ func TestAClusterThatLogsTooLittleServesStreamsByThePollAndTheLogSaysWhatToDo(t 
 		pgtest.Exec(t, conn, emitOne, id)
 		f.reaches(t, n)
 	}
-	pgtest.Eventually(t, "advice", func() bool { return log.has("run `topostream bus status`, which says what to change") })
+	pgtest.Eventually(
+		t,
+		"advice",
+		func() bool { return log.has("run `topostream bus status`, which says what to change") },
+	)
 	if !strings.HasPrefix(b.Mode(), "poll: ") || b.Ready() != nil {
 		t.Errorf("%s, %v", b.Mode(), b.Ready())
 	}

@@ -83,7 +83,10 @@ func (b *Bus) readSetting(ctx context.Context) (used float64, _ error) {
 func (b *Bus) diagnose(ctx context.Context, used float64) {
 	ctx, cancel := context.WithTimeout(ctx, watchTimeout)
 	defer cancel()
-	checks := []func(context.Context) error{b.adviseWAL, func(ctx context.Context) error { return b.watchQueue(ctx, used) }}
+	checks := []func(context.Context) error{
+		b.adviseWAL,
+		func(ctx context.Context) error { return b.watchQueue(ctx, used) },
+	}
 	if b.cfg.Replica != nil { // whose NOTIFY queue is another one
 		checks = []func(context.Context) error{b.watchLag}
 	}
@@ -105,8 +108,14 @@ func (b *Bus) watchQueue(ctx context.Context, used float64) error {
 	if pid != 0 { // PostgreSQL says it once in 5 s to one of all who NOTIFY; an older answer stays
 		b.stats.QueuePinnedBy.Store(pid)
 	}
-	b.log.Warn("PostgreSQL's NOTIFY queue fills up, and events go by the heartbeat: end the backend that does not read its "+
-		"notifications", "usage", used, "pid", b.stats.QueuePinnedBy.Load())
+	b.log.Warn(
+		"PostgreSQL's NOTIFY queue fills up, and events go by the heartbeat: end the backend that does not read its "+
+			"notifications",
+		"usage",
+		used,
+		"pid",
+		b.stats.QueuePinnedBy.Load(),
+	)
 	return err
 }
 
@@ -136,7 +145,8 @@ func (b *Bus) queuePinnedBy(ctx context.Context) (pid int64, err error) {
 func (b *Bus) adviseWAL(ctx context.Context) error {
 	const version = `SELECT current_setting('server_version_num')::int`
 	attached := len(b.registry.all())
-	if b.watch.advised.Load() || attached <= b.cfg.ManyChannels || b.sources.listener == nil || b.sources.mode.walWanted() {
+	if b.watch.advised.Load() || attached <= b.cfg.ManyChannels || b.sources.listener == nil ||
+		b.sources.mode.walWanted() {
 		return nil
 	}
 	var v int
@@ -147,8 +157,12 @@ func (b *Bus) adviseWAL(ctx context.Context) error {
 	if v >= listWalked {
 		return nil
 	}
-	b.log.Warn("many topologies are attached, and PostgreSQL walks through all their channels for each event: the bus wal "+
-		"would serve better; `topostream bus wal` switches, also while clients are connected", "channels", attached)
+	b.log.Warn(
+		"many topologies are attached, and PostgreSQL walks through all their channels for each event: the bus wal "+
+			"would serve better; `topostream bus wal` switches, also while clients are connected",
+		"channels",
+		attached,
+	)
 	return nil
 }
 

@@ -27,7 +27,11 @@ func BenchmarkBulkUpdate(b *testing.B) {
 	b.ReportMetric(warm.Seconds()/float64(b.N), "s/warm")
 	b.ReportMetric(ratio, "warm/fresh")
 	if ratio > maxBulkRatio {
-		b.Errorf("a bulk update takes %.1f × as long on a connection that has updated single rows, at most %d × is promised", ratio, maxBulkRatio)
+		b.Errorf(
+			"a bulk update takes %.1f × as long on a connection that has updated single rows, at most %d × is promised",
+			ratio,
+			maxBulkRatio,
+		)
 	}
 }
 
@@ -51,7 +55,10 @@ func bulkUpdate(b *testing.B, before int) time.Duration {
 		}
 	}
 	start := time.Now()
-	tag, err := conn.Exec(b.Context(), `UPDATE mutations SET state = 'applying' WHERE state = 'pending' AND position > 100`)
+	tag, err := conn.Exec(
+		b.Context(),
+		`UPDATE mutations SET state = 'applying' WHERE state = 'pending' AND position > 100`,
+	)
 	took := time.Since(start)
 	if err != nil || tag.RowsAffected() != 10000 {
 		b.Fatal(tag, err)

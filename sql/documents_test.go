@@ -131,7 +131,11 @@ func TestALightSnapshotHoldsTheIdentityTheHeadAndTheWholeDocument(t *testing.T) 
 	}
 
 	r := found[busy]
-	if d := parse(t, *r.Document); d.Seq != *r.Seq || *r.Seq != 6 || d.Status != "deploying" || *d.Reason != `a "reason" of ü` {
+	if d := parse(
+		t,
+		*r.Document,
+	); d.Seq != *r.Seq || *r.Seq != 6 || d.Status != "deploying" ||
+		*d.Reason != `a "reason" of ü` {
 		t.Errorf("the document at %d is %s", *r.Seq, *r.Document)
 	}
 	if d := parse(t, *r.Document); len(d.InFlight) != 3 || d.InFlightTotal != 3 || *r.InFlight != 3 {

@@ -190,7 +190,11 @@ func TestWhatAMutationCountsForStaysWhatItWasWhenItWasEnqueued(t *testing.T) {
 	t.Parallel()
 	conn := pgtest.New(t).Conn(t)
 	enqueue(t, conn, topologies(t, conn, 1)[0], 2, 100)
-	pgtest.Exec(t, conn, `UPDATE mutations SET state = 'applying', payload_bytes = 7, reason = 'r', requested_by = 'somebody'`)
+	pgtest.Exec(
+		t,
+		conn,
+		`UPDATE mutations SET state = 'applying', payload_bytes = 7, reason = 'r', requested_by = 'somebody'`,
+	)
 	pgtest.Exec(t, conn, `UPDATE mutations SET state = 'applied'`)
 	const none = `SELECT (in_flight, in_flight_bytes, in_flight_from) IS NOT DISTINCT FROM (0::bigint, 0::bigint, NULL::bigint)
 		FROM topology_heads`

@@ -65,7 +65,11 @@ func TestTheDocumentedGrantsAreEnoughWithAnEmptySearchPathAndNoMore(t *testing.T
 	pgtest.Exec(t, injector, `SET search_path = ''`)
 	pgtest.Exec(t, injector, `UPDATE public.topologies SET status = 'deploying' WHERE name = 'demo'`)
 	pgtest.Exec(t, injector, `INSERT INTO public.topologies (name) VALUES ('other')`)
-	pgtest.Exec(t, injector, `INSERT INTO public.mutations (topology_id, op) SELECT id, 'add_lan' FROM public.topologies WHERE name = 'demo'`)
+	pgtest.Exec(
+		t,
+		injector,
+		`INSERT INTO public.mutations (topology_id, op) SELECT id, 'add_lan' FROM public.topologies WHERE name = 'demo'`,
+	)
 	pgtest.Exec(t, injector, `UPDATE public.mutations SET state = 'applying'`)
 	pgtest.Exec(t, injector, `UPDATE public.mutations SET state = 'applied'`)
 	pgtest.Exec(t, injector, `SELECT public.topology_emit(id, 'x', '{}') FROM public.topologies`)
@@ -88,7 +92,11 @@ func TestTheDocumentedGrantsAreEnoughWithAnEmptySearchPathAndNoMore(t *testing.T
 
 	server, serverURL := as("server")
 	pgtest.Exec(t, server, `SELECT topology_check_epoch(), topology_prune('1 hour', NULL, 10)`)
-	pgtest.Exec(t, server, `SELECT * FROM topology_snapshots(ARRAY['`+id+`']::uuid[], true), topology_journal('`+id+`', 0, 1, 10, 1000)`)
+	pgtest.Exec(
+		t,
+		server,
+		`SELECT * FROM topology_snapshots(ARRAY['`+id+`']::uuid[], true), topology_journal('`+id+`', 0, 1, 10, 1000)`,
+	)
 	pgtest.Exec(t, server, `SELECT topology_identify(), topology_raise_epoch(gen_random_uuid())`)
 	pgtest.Exec(t, server, `SELECT FROM topology_identity(), topology_raise(ARRAY['`+id+`']::uuid[])`)
 	pgtest.Exec(t, server, `SELECT FROM topology_light(ARRAY['`+id+`']::uuid[]), topology_document('`+id+`', true)`)
@@ -131,7 +139,9 @@ func everyCallOfTheStore(t *testing.T, databaseURL string) {
 	defer pool.Close()
 	rest := store.New(pool, nil)
 	made, err := rest.CreateTopology(t.Context(), stream.NewTopology{
-		Name: "rest", LANs: []stream.AddLAN{{Name: "a", IsDMZ: true}, {Name: "b"}}, Deckies: []stream.AddDecky{{Name: "web-1", LAN: "a", ForwardsL3: true}},
+		Name:    "rest",
+		LANs:    []stream.AddLAN{{Name: "a", IsDMZ: true}, {Name: "b"}},
+		Deckies: []stream.AddDecky{{Name: "web-1", LAN: "a", ForwardsL3: true}},
 	})
 	must(t, err)
 	for _, status := range []string{"deploying", "active"} {
@@ -139,7 +149,12 @@ func everyCallOfTheStore(t *testing.T, databaseURL string) {
 		must(t, err)
 	}
 	expected := int64(0)
-	mutation := stream.NewMutation{Op: stream.OpRemoveLAN, Payload: []byte(`{"name":"b"}`), IdempotencyKey: "k", ExpectedVersion: &expected}
+	mutation := stream.NewMutation{
+		Op:              stream.OpRemoveLAN,
+		Payload:         []byte(`{"name":"b"}`),
+		IdempotencyKey:  "k",
+		ExpectedVersion: &expected,
+	}
 	for range 2 {
 		_, err = rest.Enqueue(t.Context(), made.ID, mutation)
 		must(t, err)
@@ -158,7 +173,10 @@ func everyCallOfTheStore(t *testing.T, databaseURL string) {
 	_, err = retention.Keys(t.Context(), pool)
 	must(t, err)
 	tickets := store.NewTickets(pool)
-	ticket, _, err := tickets.Mint(t.Context(), stream.Principal{Subject: "ada", Role: stream.RoleViewer, Topologies: []stream.TopologyID{made.ID}})
+	ticket, _, err := tickets.Mint(
+		t.Context(),
+		stream.Principal{Subject: "ada", Role: stream.RoleViewer, Topologies: []stream.TopologyID{made.ID}},
+	)
 	must(t, err)
 	_, err = tickets.Redeem(t.Context(), ticket)
 	must(t, err)
@@ -172,7 +190,11 @@ func TestDumpAndRestoreKeepHeadsAndJournalAndRaiseTheEpochOnce(t *testing.T) {
 	conn := db.Conn(t)
 	needDumpFor(t, conn)
 	id := pgtest.Scan[string](t, conn, `INSERT INTO topologies (name) VALUES ('demo') RETURNING id::text`)
-	pgtest.Exec(t, conn, `INSERT INTO mutations (topology_id, op) SELECT id, 'add_lan' FROM topologies, generate_series(1, 50)`)
+	pgtest.Exec(
+		t,
+		conn,
+		`INSERT INTO mutations (topology_id, op) SELECT id, 'add_lan' FROM topologies, generate_series(1, 50)`,
+	)
 	pgtest.Exec(t, conn, `UPDATE mutations SET state = 'applying' WHERE position % 2 = 0`)
 	before := pgtest.Scan[string](t, conn, state)
 

@@ -21,7 +21,9 @@ func TestARollbackGivesItsNumberBackAndCommitOrderIsSeqOrder(t *testing.T) {
 	go func() {
 		defer close(done)
 		var n int
-		if err := a.QueryRow(t.Context(), `SELECT topology_emit($1::text::uuid, 'a', '{}')`, id).Scan(&n); err != nil || n != 3 {
+		if err := a.QueryRow(t.Context(), `SELECT topology_emit($1::text::uuid, 'a', '{}')`, id).
+			Scan(&n); err != nil ||
+			n != 3 {
 			t.Errorf("a got %d, %v", n, err)
 		}
 	}()
@@ -38,7 +40,11 @@ func TestABulkUpdateMakesAllEventsInOrderWithOneHeadUpdateEach(t *testing.T) {
 	t.Parallel()
 	conn := pgtest.New(t).Conn(t)
 	pgtest.Exec(t, conn, `INSERT INTO topologies (name) SELECT 't' || i FROM generate_series(1, 100) i`)
-	pgtest.Exec(t, conn, `INSERT INTO mutations (topology_id, op) SELECT id, 'add_lan' FROM topologies, generate_series(1, 100)`)
+	pgtest.Exec(
+		t,
+		conn,
+		`INSERT INTO mutations (topology_id, op) SELECT id, 'add_lan' FROM topologies, generate_series(1, 100)`,
+	)
 	pgtest.Exec(t, conn, `UPDATE mutations SET state = 'applying' WHERE position = (SELECT min(position) FROM mutations)`)
 	const updates = `SELECT n_tup_upd FROM pg_stat_xact_user_tables WHERE relname = 'topology_heads'`
 	pgtest.Exec(t, conn, `BEGIN`)
@@ -48,7 +54,11 @@ func TestABulkUpdateMakesAllEventsInOrderWithOneHeadUpdateEach(t *testing.T) {
 		t.Errorf("%d head updates, want 100", n)
 	}
 	pgtest.Exec(t, conn, `COMMIT`)
-	if n := pgtest.Scan[int](t, conn, `SELECT count(*) FROM topology_events WHERE type = 'mutation.applying'`); n != 10000 {
+	if n := pgtest.Scan[int](
+		t,
+		conn,
+		`SELECT count(*) FROM topology_events WHERE type = 'mutation.applying'`,
+	); n != 10000 {
 		t.Errorf("%d events, want 10000", n)
 	}
 	const disorder = `SELECT count(*) FROM (SELECT m.position, lag(m.position) OVER (PARTITION BY e.topology_id ORDER BY e.seq) AS before

@@ -17,7 +17,11 @@ func TestIllegalChangesAreRefusedWithWhatIsLegalAndStoreNothing(t *testing.T) {
 	pgtest.Exec(t, conn, `INSERT INTO topologies (name) VALUES ('pending'), ('demo'), ('down')`)
 	pgtest.Exec(t, conn, `UPDATE topologies SET status = 'torn_down' WHERE name = 'down'`)
 	pgtest.Exec(t, conn, `UPDATE topologies SET status = 'deploying' WHERE name = 'demo'`)
-	pgtest.Exec(t, conn, `INSERT INTO mutations (topology_id, op, payload) SELECT id, op, '{"name":"a"}' FROM topologies, (VALUES ('add_lan'), ('remove_lan'), ('update_lan')) o (op) WHERE name = 'demo'`)
+	pgtest.Exec(
+		t,
+		conn,
+		`INSERT INTO mutations (topology_id, op, payload) SELECT id, op, '{"name":"a"}' FROM topologies, (VALUES ('add_lan'), ('remove_lan'), ('update_lan')) o (op) WHERE name = 'demo'`,
+	)
 	pgtest.Exec(t, conn, `UPDATE mutations SET state = 'applying' WHERE op <> 'add_lan'`)
 	pgtest.Exec(t, conn, `UPDATE mutations SET state = 'applied' WHERE op = 'update_lan'`)
 	before := pgtest.Scan[string](t, conn, state)
@@ -80,7 +84,12 @@ func TestDeletingATopologyRecordsALastEventAndKeepsTheJournal(t *testing.T) {
 	id := pgtest.Scan[string](t, conn, `INSERT INTO topologies (name) VALUES ('demo') RETURNING id::text`)
 	pgtest.Exec(t, conn, `INSERT INTO mutations (topology_id, op) VALUES ($1, 'add_lan')`, id)
 	pgtest.Exec(t, conn, `DELETE FROM topologies WHERE id = $1`, id)
-	if last := pgtest.Scan[string](t, conn, `SELECT type FROM topology_events WHERE topology_id = $1 ORDER BY seq DESC LIMIT 1`, id); last != "deleted" {
+	if last := pgtest.Scan[string](
+		t,
+		conn,
+		`SELECT type FROM topology_events WHERE topology_id = $1 ORDER BY seq DESC LIMIT 1`,
+		id,
+	); last != "deleted" {
 		t.Errorf("the last event is %s", last)
 	}
 	if n := pgtest.Scan[int](t, conn, `SELECT seq FROM topology_heads WHERE topology_id = $1`, id); n != 3 {

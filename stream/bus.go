@@ -65,8 +65,8 @@ var (
 // Bus is how a server hears of new events.
 //
 // Attach may be called by any goroutine. It returns ErrNotFound, ErrUnavailable or ErrNoMemory (after at most 5 s),
-// ErrClosed, or the context's error. Journal returns ErrNotFound for an id that never was, and a *TooLargeError where the
-// first event above After takes more than Most; it does not read that event.
+// ErrClosed, or the context's error. Journal returns ErrNotFound for an id that never was, and a *TooLargeError where
+// the first event above After takes more than Most; it does not read that event.
 // Ready returns nil when streams can be served, else a sentence that says which part fails.
 // Run owns every goroutine of the bus and returns when all are gone.
 type Bus interface {

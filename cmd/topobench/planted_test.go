@@ -186,9 +186,17 @@ func runPlantedWith(t *testing.T, binary string, s scenario, change func(*check.
 		urls[i] = "http://" + servers[i].address
 	}
 	cfg := check.Config{
-		URLs: func() []string { return urls }, DatabaseURL: db.URL, Token: sign([]byte(testSecret)), Seed: uint64(time.Now().UnixNano()),
-		Topologies: 1, Writers: 4, Clients: 8, Duration: 6 * time.Second, CatchUp: time.Minute, Idle: 5 * time.Second,
-		Faults: func(ctx context.Context, m check.Monitor) error { return s(ctx, t, servers, m) },
+		URLs:        func() []string { return urls },
+		DatabaseURL: db.URL,
+		Token:       sign([]byte(testSecret)),
+		Seed:        uint64(time.Now().UnixNano()),
+		Topologies:  1,
+		Writers:     4,
+		Clients:     8,
+		Duration:    6 * time.Second,
+		CatchUp:     time.Minute,
+		Idle:        5 * time.Second,
+		Faults:      func(ctx context.Context, m check.Monitor) error { return s(ctx, t, servers, m) },
 	}
 	change(&cfg)
 	report, err := check.Run(t.Context(), cfg)
@@ -220,7 +228,19 @@ func (s *server) start(t *testing.T) {
 	t.Helper()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.cmd = exec.Command(s.binary, "serve", "--migrate", "--addr", s.address, "--keepalive", "1s", "--drain", "100ms", "--max-streams-per-user", "0")
+	s.cmd = exec.Command(
+		s.binary,
+		"serve",
+		"--migrate",
+		"--addr",
+		s.address,
+		"--keepalive",
+		"1s",
+		"--drain",
+		"100ms",
+		"--max-streams-per-user",
+		"0",
+	)
 	s.cmd.Env = append(os.Environ(), "TOPOSTREAM_DATABASE_URL="+s.databaseURL, "TOPOSTREAM_JWT_SECRET="+testSecret)
 	s.cmd.Stdout, s.cmd.Stderr = &s.out, &s.out
 	if err := s.cmd.Start(); err != nil {

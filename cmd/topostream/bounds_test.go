@@ -28,7 +28,9 @@ func limited(t *testing.T, cmd *exec.Cmd, soft, limit int64) (how string) {
 	t.Helper()
 	cmd.Env = append(cmd.Env, "GOMEMLIMIT="+strconv.FormatInt(soft, 10))
 	how = fmt.Sprintf("GOMEMLIMIT=%d", soft)
-	for root, file := range map[string]string{"/sys/fs/cgroup": "memory.max", "/sys/fs/cgroup/memory": "memory.limit_in_bytes"} { // version 2, version 1
+	for root, file := range map[string]string{
+		"/sys/fs/cgroup": "memory.max", "/sys/fs/cgroup/memory": "memory.limit_in_bytes",
+	} { // version 2, version 1
 		limit := limit
 		if file == "memory.max" {
 			limit += boundSockets // version 2 counts the kernel's socket buffers, too
@@ -134,7 +136,8 @@ func (r *reader) until(n uint64) error {
 //	--feed-memory, and one event
 //	+ 16 pages that were read last, of 512 KiB
 //	+ 4 reads under way, of 256 KiB or one event, five times: the wire (a power of two), the text, the bytes, the frame
-//	+ for each stream that is behind its ring and does not read: one page, of 256 KiB or one event; those in the same place share it
+//	+ for each stream that is behind its ring and does not read: one page, of 256 KiB or
+//	  one event; those in the same place share it
 //	+ for each stream 60 KiB, and 32 MiB of program
 //
 // where "one event" is the largest that there is, and what Go's garbage collector lets lie, which GOMEMLIMIT bounds.
@@ -209,9 +212,14 @@ func bigJournal(t *testing.T, db *pgtest.DB, events, size int) (id string, head 
 	t.Helper()
 	conn := db.Conn(t)
 	id = demo(t, conn)
-	pgtest.Exec(t, conn,
+	pgtest.Exec(
+		t,
+		conn,
 		`SELECT count(topology_emit($1::text::uuid, 'test', to_jsonb(repeat('x', $2::int)))) FROM generate_series(1, $3::int)`,
-		id, size, events)
+		id,
+		size,
+		events,
+	)
 	return id, pgtest.Scan[uint64](t, conn, `SELECT seq FROM topology_heads`)
 }
 

@@ -52,8 +52,14 @@ func openPage(t testing.TB, address string) *page {
 // until waits until an expression is true.
 func (p *page) until(js string) {
 	p.t.Helper()
-	if _, err := chromedp.Run(p.ctx,
-		chromedp.Poll[bool](js, chromedp.WithPollingInterval(20*time.Millisecond), chromedp.WithPollingTimeout(time.Minute))); err != nil {
+	if _, err := chromedp.Run(
+		p.ctx,
+		chromedp.Poll[bool](
+			js,
+			chromedp.WithPollingInterval(20*time.Millisecond),
+			chromedp.WithPollingTimeout(time.Minute),
+		),
+	); err != nil {
 		state, _ := chromedp.Run(
 			p.ctx,
 			chromedp.Evaluate[string](
@@ -84,7 +90,8 @@ func (p *page) eventSource(id, token string) {
 			last = body.seq;
 			data.push(e.data);
 		};
-		for (const type of ['snapshot', 'status', 'deleted', 'test', 'x', 'notify', 'unavailable', 'token_expired', 'mutation.applied']) es.addEventListener(type, take);
+		for (const type of ['snapshot', 'status', 'deleted', 'test', 'x', 'notify', 'unavailable', 'token_expired',
+			'mutation.applied']) es.addEventListener(type, take);
 		true`
 	if _, err := chromedp.Run(p.ctx, chromedp.Evaluate[bool](fmt.Sprintf(script, id, token))); err != nil {
 		p.t.Fatal(err)

@@ -46,7 +46,10 @@ func TestBusWALSaysWhatToChangeAndChangesNothing(t *testing.T) {
 	db := pgtest.NewOn(t, cluster.URL("postgres"))
 	conn := db.Conn(t)
 	code, out, errOut := program(t, "bus", "wal", "--database-url", db.URL)
-	for _, want := range []string{"wal_level is replica: ALTER SYSTEM SET wal_level = 'logical'", "max_replication_slots is 0", "max_wal_senders is 0", "restart PostgreSQL"} {
+	for _, want := range []string{
+		"wal_level is replica: ALTER SYSTEM SET wal_level = 'logical'", "max_replication_slots is 0", "max_wal_senders is 0",
+		"restart PostgreSQL",
+	} {
 		if code != exitError || out != "" || !strings.Contains(errOut, want) {
 			t.Errorf("%d %s%s, want %q", code, out, errOut, want)
 		}

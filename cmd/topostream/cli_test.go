@@ -24,10 +24,14 @@ import (
 // commandLine is the interface's table: each command's arguments and flags, with a value that is good.
 var commandLine = map[string]string{
 	"dev": "--addr=127.0.0.1:8080 --data-dir=x",
-	"serve": "--addr=:1 --database-url=x --listen-database-url=x --replica-database-url=x --bus=notify --mutator --migrate --jwt-secret=x --jwt-secret-file=x " +
-		"--jwt-public-key=x --jwks-url=x --jwt-issuer=x --jwt-audience=x --auth-cookie=x --allow-origin=x --rate-limit=1 --keepalive=1s --write-timeout=1s --drain=1s --max-streams=1 " +
-		"--max-streams-per-user=1 --feed-memory=1 --retention=24h --retention-count=1 --mutation-retention=720h --metrics-addr=:1 --tls-cert=x --tls-key=x --log-format=json",
-	"mutator":           "--database-url=x --concurrency=1 --max-attempts=3 --lease=1s --apply-exec=x --apply-url=x --apply-timeout=1s",
+	"serve": "--addr=:1 --database-url=x --listen-database-url=x --replica-database-url=x --bus=notify --mutator " +
+		"--migrate --jwt-secret=x --jwt-secret-file=x " +
+		"--jwt-public-key=x --jwks-url=x --jwt-issuer=x --jwt-audience=x --auth-cookie=x --allow-origin=x --rate-limit=1 " +
+		"--keepalive=1s --write-timeout=1s --drain=1s --max-streams=1 " +
+		"--max-streams-per-user=1 --feed-memory=1 --retention=24h --retention-count=1 --mutation-retention=720h " +
+		"--metrics-addr=:1 --tls-cert=x --tls-key=x --log-format=json",
+	"mutator": "--database-url=x --concurrency=1 --max-attempts=3 --lease=1s --apply-exec=x --apply-url=x " +
+		"--apply-timeout=1s",
 	"migrate up":        "--database-url=x",
 	"migrate down":      "--database-url=x --to=0",
 	"migrate status":    "--database-url=x",
@@ -95,8 +99,11 @@ func everyFlagHasASentence(t *testing.T, command string, parsed *kong.Context) {
 func TestDefaultsAreTheInterfaces(t *testing.T) {
 	t.Parallel()
 	for command, want := range map[string][]string{
-		"dev":     {`--addr="127.0.0.1:8080"`},
-		"serve":   {`--addr="127.0.0.1:8080"`, "--max-streams-per-user=16", "--rate-limit=60000", "--keepalive=15s", "--retention=24h", "--mutation-retention=720h"},
+		"dev": {`--addr="127.0.0.1:8080"`},
+		"serve": {
+			`--addr="127.0.0.1:8080"`, "--max-streams-per-user=16", "--rate-limit=60000", "--keepalive=15s", "--retention=24h",
+			"--mutation-retention=720h",
+		},
 		"mutator": {"--max-attempts=3"},
 	} {
 		_, help, _ := program(t, command, "--help")
@@ -155,9 +162,14 @@ func TestEnvironmentVariablesStandForFlags(t *testing.T) {
 	}{
 		"TOPOSTREAM_DATABASE_URL": {[]string{"TOPOSTREAM_DATABASE_URL=" + db.URL}, "migrate status", "schema at version "},
 		"DATABASE_URL":            {[]string{"DATABASE_URL=" + db.URL}, "migrate status", "schema at version "},
-		"both, our own wins":      {[]string{"TOPOSTREAM_DATABASE_URL=" + db.URL, "DATABASE_URL=postgres://127.0.0.1:1/x"}, "migrate status", "schema at version "},
-		"a flag wins":             {[]string{"DATABASE_URL=postgres://127.0.0.1:1/x"}, "migrate status --database-url " + db.URL, "schema at version "},
-		"TOPOSTREAM_JWT_SECRET":   {[]string{"TOPOSTREAM_JWT_SECRET=" + testSecret}, "token", "eyJ"},
+		"both, our own wins": {
+			[]string{"TOPOSTREAM_DATABASE_URL=" + db.URL, "DATABASE_URL=postgres://127.0.0.1:1/x"}, "migrate status",
+			"schema at version ",
+		},
+		"a flag wins": {
+			[]string{"DATABASE_URL=postgres://127.0.0.1:1/x"}, "migrate status --database-url " + db.URL, "schema at version ",
+		},
+		"TOPOSTREAM_JWT_SECRET": {[]string{"TOPOSTREAM_JWT_SECRET=" + testSecret}, "token", "eyJ"},
 	} {
 		cmd := exec.CommandContext(t.Context(), binary, strings.Fields(c.args)...)
 		cmd.Env = cleanEnv(c.env...)
@@ -200,12 +212,16 @@ func TestATokenThatCannotBeMadeIsExplained(t *testing.T) {
 	t.Parallel()
 	const missing = "/nonexistent/secret"
 	for want, args := range map[string][]string{
-		"no secret: set TOPOSTREAM_JWT_SECRET or --jwt-secret-file":                {},
-		"the JWT secret has 5 bytes: it needs 32 or more":                          {"--jwt-secret", "short"},
-		"--jwt-secret-file: open /nonexistent/secret: no such file or directory":   {"--jwt-secret-file", missing},
-		"--jwt-secret and --jwt-secret-file are both given: give one":              {"--jwt-secret", testSecret, "--jwt-secret-file", missing},
-		"--ttl: -1h0m0s is not positive":                                           {"--jwt-secret", testSecret, "--ttl=-1h"},
-		`--topology: "demo" is no topology id: give the 36-character form of a UU`: {"--jwt-secret", testSecret, "--topology", "demo"},
+		"no secret: set TOPOSTREAM_JWT_SECRET or --jwt-secret-file":              {},
+		"the JWT secret has 5 bytes: it needs 32 or more":                        {"--jwt-secret", "short"},
+		"--jwt-secret-file: open /nonexistent/secret: no such file or directory": {"--jwt-secret-file", missing},
+		"--jwt-secret and --jwt-secret-file are both given: give one": {
+			"--jwt-secret", testSecret, "--jwt-secret-file", missing,
+		},
+		"--ttl: -1h0m0s is not positive": {"--jwt-secret", testSecret, "--ttl=-1h"},
+		`--topology: "demo" is no topology id: give the 36-character form of a UU`: {
+			"--jwt-secret", testSecret, "--topology", "demo",
+		},
 	} {
 		code, out, errOut := program(t, append([]string{"token"}, args...)...)
 		if code != exitError || out != "" || !strings.HasPrefix(errOut, "topostream: "+want) ||
@@ -242,15 +258,29 @@ func TestAServerThatCannotStartSaysTheFixInOneLine(t *testing.T) {
 	}
 	same := func(u string) string { return u }
 	for want, args := range map[string][]string{
-		"cannot reach PostgreSQL: is it running, and is --database-url right?": url(func(string) string { return "postgres://x:hunter2@127.0.0.1:1/z" }),
-		"PostgreSQL refused the user or the password in --database-url":        url(func(u string) string { return strings.Replace(u, "//postgres:", "//postgres:hunter2", 1) }),
-		`database "nowhere" does not exist: create it`:                         url(func(u string) string { return u[:strings.LastIndexByte(u, '/')] + "/nowhere" }),
-		"run `topostream migrate up`":                                          {"--jwt-secret", testSecret, "--database-url", empty.URL},
-		"is taken by another program: stop it or choose another --addr":        append(url(same), "--addr", busy.Addr().String()),
-		"give host:port, for example 127.0.0.1:8080":                           append(url(same), "--addr", "8080"),
-		"no secret: set TOPOSTREAM_JWT_SECRET or --jwt-secret-file":            {"--database-url", db.URL},
-		"it needs 32 or more":                                                  {"--database-url", db.URL, "--jwt-secret", "hunter2"},
-		"--jwt-secret-file: read " + unreadable:                                {"--database-url", db.URL, "--jwt-secret-file", unreadable},
+		"cannot reach PostgreSQL: is it running, and is --database-url right?": url(
+			func(string) string { return "postgres://x:hunter2@127.0.0.1:1/z" },
+		),
+		"PostgreSQL refused the user or the password in --database-url": url(
+			func(u string) string { return strings.Replace(u, "//postgres:", "//postgres:hunter2", 1) },
+		),
+		`database "nowhere" does not exist: create it`: url(
+			func(u string) string { return u[:strings.LastIndexByte(u, '/')] + "/nowhere" },
+		),
+		"run `topostream migrate up`": {
+			"--jwt-secret", testSecret, "--database-url", empty.URL,
+		},
+		"is taken by another program: stop it or choose another --addr": append(
+			url(same), "--addr", busy.Addr().String(),
+		),
+		"give host:port, for example 127.0.0.1:8080":                append(url(same), "--addr", "8080"),
+		"no secret: set TOPOSTREAM_JWT_SECRET or --jwt-secret-file": {"--database-url", db.URL},
+		"it needs 32 or more": {
+			"--database-url", db.URL, "--jwt-secret", "hunter2",
+		},
+		"--jwt-secret-file: read " + unreadable: {
+			"--database-url", db.URL, "--jwt-secret-file", unreadable,
+		},
 	} {
 		errOut := serveUntilError(t, args...)
 		if !strings.HasPrefix(errOut, "topostream: ") || !strings.Contains(errOut, want) || strings.Count(errOut, "\n") != 1 {
@@ -265,10 +295,15 @@ func TestAServerThatCannotStartSaysTheFixInOneLine(t *testing.T) {
 func TestNoPartOfAPasswordShowsWhateverIsWrongWithTheConnectionString(t *testing.T) {
 	t.Parallel()
 	for _, url := range []string{
-		"postgres://u:hun/ter2@127.0.0.1:1/db", "postgres://u:hun@x/ter2@127.0.0.1/db", "postgres://u:hun%ter2@127.0.0.1:1/db", "postgres://u:hun ter2@127.0.0.1:1/db", "postgres://u:hun@ter2@127.0.0.1:1/db",
-		"postgres://u:hun#ter2@127.0.0.1:1/db", "postgres://u:hun?ter2@127.0.0.1:1/db", "postgres://u:hun:ter2@127.0.0.1:1/db", "postgres://u:hun[ter2@127.0.0.1:1/db",
-		"host=127.0.0.1 port=1 password=hunter2 user", "host=127.0.0.1 port=1 password='hunter2", "host=127.0.0.1 port=x password=hunter2", "u:hunter2@127.0.0.1:1/db",
-		"postgres://u:hunter2@127.0.0.1:99999/db", "postgres://u:hunter2@127.0.0.1:1/db?sslmode=x", "postgres://u@127.0.0.1:1/db?password=hunter2&connect_timeout=x",
+		"postgres://u:hun/ter2@127.0.0.1:1/db", "postgres://u:hun@x/ter2@127.0.0.1/db",
+		"postgres://u:hun%ter2@127.0.0.1:1/db", "postgres://u:hun ter2@127.0.0.1:1/db",
+		"postgres://u:hun@ter2@127.0.0.1:1/db",
+		"postgres://u:hun#ter2@127.0.0.1:1/db", "postgres://u:hun?ter2@127.0.0.1:1/db",
+		"postgres://u:hun:ter2@127.0.0.1:1/db", "postgres://u:hun[ter2@127.0.0.1:1/db",
+		"host=127.0.0.1 port=1 password=hunter2 user", "host=127.0.0.1 port=1 password='hunter2",
+		"host=127.0.0.1 port=x password=hunter2", "u:hunter2@127.0.0.1:1/db",
+		"postgres://u:hunter2@127.0.0.1:99999/db", "postgres://u:hunter2@127.0.0.1:1/db?sslmode=x",
+		"postgres://u@127.0.0.1:1/db?password=hunter2&connect_timeout=x",
 		"postgres//u:hunter2@127.0.0.1:1/db", "mysql://u:hunter2@127.0.0.1:1/db",
 	} {
 		for _, args := range [][]string{{"migrate", "up"}, {"serve", "--addr=127.0.0.1:0", "--jwt-secret", testSecret}} {
@@ -284,7 +319,9 @@ func TestNoPartOfAPasswordShowsWhateverIsWrongWithTheConnectionString(t *testing
 func TestACommandLineThatIsWrongShowsNoSecretOfIt(t *testing.T) {
 	t.Parallel()
 	for _, args := range [][]string{
-		{"serve", "postgres://u:hunter2@127.0.0.1/db"}, {"serve", "host=127.0.0.1 password=hunter2"}, {"serve", "--keepalive=postgres://u:hunter2@127.0.0.1/db"},
+		{"serve", "postgres://u:hunter2@127.0.0.1/db"}, {"serve", "host=127.0.0.1 password=hunter2"}, {
+			"serve", "--keepalive=postgres://u:hunter2@127.0.0.1/db",
+		},
 		{"tail", "x", "http://127.0.0.1/?token=hunter2"},
 	} {
 		code, out, errOut := program(t, args...)
@@ -314,7 +351,10 @@ func TestTheSchemaGoesUpAndDownAndSaysWhereItIs(t *testing.T) {
 		{"status", exitOK, at(latest)},
 		{"new-epoch", exitOK, "epoch N\n"},
 		{"new-epoch", exitOK, "epoch N\n"},
-		{fmt.Sprintf("down --to=%d", latest), exitError, fmt.Sprintf("topostream: --to: %[1]d is not below the schema's version, %[1]d\n", latest)},
+		{
+			fmt.Sprintf("down --to=%d", latest), exitError,
+			fmt.Sprintf("topostream: --to: %[1]d is not below the schema's version, %[1]d\n", latest),
+		},
 		{"down --to=-1", exitError, fmt.Sprintf("topostream: --to: -1 is not below the schema's version, %d\n", latest)},
 		{"down", exitOK, at(latest - 1)},
 		{"up", exitOK, at(latest)},

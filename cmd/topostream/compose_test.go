@@ -300,8 +300,16 @@ func TestComposeLosesNothingWhenPostgresIsRestartedAndTheServerKilled(t *testing
 			len(graph.LANs))
 	}
 	t.Logf(
-		"%d mutations, %d applied; the journal holds %d events, the client %d after its snapshot at %d, through %d connects: lost %d",
-		len(mutations), applied, len(events), len(c.data), c.snapshots[0], c.connects, lost)
+		"%d mutations, %d applied; the journal holds %d events, the client %d after its snapshot at %d, through %d "+
+			"connects: lost %d",
+		len(mutations),
+		applied,
+		len(events),
+		len(c.data),
+		c.snapshots[0],
+		c.connects,
+		lost,
+	)
 }
 
 // endings gives how each mutation ended that did.

@@ -69,8 +69,12 @@ func TestTheConsoleRunsNothingThatIsNotItsOwnAndShowsMarkupAsText(t *testing.T) 
 	server := startServer(t, db.URL)
 	page := openPage(t, server+"/#token="+testToken(t)+"&topology="+id)
 	page.until(`!!window.topostream && window.topostream.state === 'open'`)
-	if violated := chromeEval[int](t, page.ctx,
-		`(() => { window.violations = []; addEventListener('securitypolicyviolation', (e) => violations.push(e.violatedDirective)); return violations.length; })()`); violated != 0 {
+	if violated := chromeEval[int](
+		t,
+		page.ctx,
+		`(() => { window.violations = []; addEventListener('securitypolicyviolation', (e) => `+
+			`violations.push(e.violatedDirective)); return violations.length; })()`,
+	); violated != 0 {
 		t.Error("the page broke its own policy")
 	}
 	pgtest.Exec(t, conn, `SELECT topology_emit($1::text::uuid, 'test', jsonb_build_object($2::text, $2::text))`, id,
@@ -80,8 +84,11 @@ func TestTheConsoleRunsNothingThatIsNotItsOwnAndShowsMarkupAsText(t *testing.T) 
 		`INSERT INTO mutations (topology_id, op, payload) VALUES ($1, 'remove_lan', jsonb_build_object('name', $2::text))`,
 		id, markup)
 	page.until(`window.topostream.events.length === 3`)
-	if n := chromeEval[int](t, page.ctx,
-		`document.querySelectorAll('#events img, #events script, #mutations img, #mutations script, #snapshot img').length`); n != 0 {
+	if n := chromeEval[int](
+		t,
+		page.ctx,
+		`document.querySelectorAll('#events img, #events script, #mutations img, #mutations script, #snapshot img').length`,
+	); n != 0 {
 		t.Errorf("%d elements out of a payload", n)
 	}
 	if text := chromeEval[string](t, page.ctx, `document.getElementById('events').textContent`); strings.Count(text,
@@ -96,7 +103,8 @@ func TestTheConsoleRunsNothingThatIsNotItsOwnAndShowsMarkupAsText(t *testing.T) 
 		const script = document.createElement('script');
 		script.textContent = 'window.hacked = 1';
 		document.body.append(script);
-		document.body.insertAdjacentHTML('beforeend', '<img src="/nothing.png" onerror="window.hacked=1"><p style="color:red">x</p>');
+		document.body.insertAdjacentHTML('beforeend',
+			'<img src="/nothing.png" onerror="window.hacked=1"><p style="color:red">x</p>');
 		return true;
 	})()`
 	chromeEval[bool](t, page.ctx, inject)
@@ -163,7 +171,8 @@ func BenchmarkPostToBrowser(b *testing.B) {
 		es.addEventListener('mutation.applied', (e) => applied(JSON.parse(e.data).payload.mutation_id));
 		const times = [];
 		for (let i = 0; i < 50; i++) {
-			const body = JSON.stringify(i %% 2 ? { op: 'remove_lan', payload: { name: 'l' } } : { op: 'add_lan', payload: { name: 'l' } });
+			const body = JSON.stringify(i %% 2 ? { op: 'remove_lan', payload: { name: 'l' } }
+				: { op: 'add_lan', payload: { name: 'l' } });
 			const heard = new Promise((done) => { applied = done; });
 			const start = performance.now();
 			const answer = await fetch('/api/v1/topologies/%[1]s/mutations',

@@ -33,7 +33,9 @@ func (c *serveCmd) verifier(ctx context.Context, log *slog.Logger) (*auth.Verifi
 func (c *serveCmd) credentials() (auth.Config, error) {
 	var given []string
 	for _, flag := range []struct{ name, value string }{
-		{"--jwt-secret", c.JWTSecret}, {"--jwt-secret-file", c.JWTSecretFile}, {"--jwt-public-key", c.JWTPublicKey}, {"--jwks-url", c.JWKSURL},
+		{"--jwt-secret", c.JWTSecret}, {
+			"--jwt-secret-file", c.JWTSecretFile,
+		}, {"--jwt-public-key", c.JWTPublicKey}, {"--jwks-url", c.JWKSURL},
 	} {
 		if flag.value != "" {
 			given = append(given, flag.name)
@@ -56,7 +58,11 @@ func (c *serveCmd) credentials() (auth.Config, error) {
 }
 
 func errBothGiven(a, b string) error {
-	return fmt.Errorf("%s and %s are both given: give one (an environment variable such as TOPOSTREAM_JWT_SECRET counts as its flag)", a, b)
+	return fmt.Errorf(
+		"%s and %s are both given: give one (an environment variable such as TOPOSTREAM_JWT_SECRET counts as its flag)",
+		a,
+		b,
+	)
 }
 
 // secret gives the secret, empty if there is none.

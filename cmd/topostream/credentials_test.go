@@ -252,15 +252,31 @@ func TestFlagsOfCredentialsSayTheFix(t *testing.T) {
 		flags serveCmd
 		want  []string
 	}{
-		"nothing":             {serveCmd{}, []string{"--jwt-secret-file", "recommended", "--jwt-public-key", "--jwks-url", "TOPOSTREAM_JWT_SECRET"}},
-		"secret twice":        {serveCmd{JWTSecret: testSecret, JWTSecretFile: secret}, []string{"--jwt-secret and --jwt-secret-file are both given", "TOPOSTREAM_JWT_SECRET"}},
-		"secret and key":      {serveCmd{JWTSecret: testSecret, JWTPublicKey: text}, []string{"TOPOSTREAM_JWT_SECRET", "--jwt-public-key", "give one"}},
-		"key and URL":         {serveCmd{JWTPublicKey: text, JWKSURL: "https://x.example"}, []string{"--jwt-public-key", "--jwks-url", "give one"}},
-		"no such secret file": {serveCmd{JWTSecretFile: filepath.Join(dir, "x")}, []string{"--jwt-secret-file", "no such file"}},
-		"empty secret file":   {serveCmd{JWTSecretFile: empty}, []string{"--jwt-secret-file", "is empty"}},
-		"no such key file":    {serveCmd{JWTPublicKey: filepath.Join(dir, "x")}, []string{"--jwt-public-key", "no such file"}},
-		"no key in the file":  {serveCmd{JWTPublicKey: text}, []string{"--jwt-public-key", text, "BEGIN PUBLIC KEY"}},
-		"bad cookie":          {serveCmd{JWTSecret: testSecret, AuthCookie: "a b"}, []string{"cookie", `"a b"`, "for example"}},
+		"nothing": {
+			serveCmd{}, []string{"--jwt-secret-file", "recommended", "--jwt-public-key", "--jwks-url", "TOPOSTREAM_JWT_SECRET"},
+		},
+		"secret twice": {
+			serveCmd{JWTSecret: testSecret, JWTSecretFile: secret},
+			[]string{"--jwt-secret and --jwt-secret-file are both given", "TOPOSTREAM_JWT_SECRET"},
+		},
+		"secret and key": {
+			serveCmd{JWTSecret: testSecret, JWTPublicKey: text},
+			[]string{"TOPOSTREAM_JWT_SECRET", "--jwt-public-key", "give one"},
+		},
+		"key and URL": {
+			serveCmd{JWTPublicKey: text, JWKSURL: "https://x.example"}, []string{"--jwt-public-key", "--jwks-url", "give one"},
+		},
+		"no such secret file": {
+			serveCmd{JWTSecretFile: filepath.Join(dir, "x")}, []string{"--jwt-secret-file", "no such file"},
+		},
+		"empty secret file": {serveCmd{JWTSecretFile: empty}, []string{"--jwt-secret-file", "is empty"}},
+		"no such key file": {
+			serveCmd{JWTPublicKey: filepath.Join(dir, "x")}, []string{"--jwt-public-key", "no such file"},
+		},
+		"no key in the file": {serveCmd{JWTPublicKey: text}, []string{"--jwt-public-key", text, "BEGIN PUBLIC KEY"}},
+		"bad cookie": {
+			serveCmd{JWTSecret: testSecret, AuthCookie: "a b"}, []string{"cookie", `"a b"`, "for example"},
+		},
 	} {
 		_, err := c.flags.verifier(t.Context(), newLogger(os.Stderr, "text"))
 		if err == nil {

@@ -48,7 +48,10 @@ func (c *devCmd) Run(ctx context.Context, o output) error {
 		return err
 	}
 	fmt.Fprintf(o.err, "starting a private PostgreSQL in %s …\n", dir)
-	cluster, err := pgcluster.Start(ctx, pgcluster.Config{Binaries: binaries, DataDir: dir, Settings: map[string]string{"wal_level": "logical"}}) // for topostream bus wal
+	cluster, err := pgcluster.Start(
+		ctx,
+		pgcluster.Config{Binaries: binaries, DataDir: dir, Settings: map[string]string{"wal_level": "logical"}},
+	) // for topostream bus wal
 	if err != nil {
 		return err
 	}
@@ -72,10 +75,22 @@ func (c *devCmd) Run(ctx context.Context, o output) error {
 		return err
 	}
 	serve := serveCmd{
-		database: database{databaseURL}, Addr: c.Addr, JWTSecret: string(secret),
-		Keepalive: 15 * time.Second, WriteTimeout: 30 * time.Second, Drain: time.Second, FeedMemory: 256 << 20, Retention: 24 * time.Hour,
-		MutationRetention: defaultMutationRetention, LogFormat: "text", Mutator: true,
-		ready: func(addr string) { welcome(o.out, reachable(addr), id, token, psqlCommand(cluster), databaseURL) },
+		database:          database{databaseURL},
+		Addr:              c.Addr,
+		JWTSecret:         string(secret),
+		Keepalive:         15 * time.Second,
+		WriteTimeout:      30 * time.Second,
+		Drain:             time.Second,
+		FeedMemory:        256 << 20,
+		Retention:         24 * time.Hour,
+		MutationRetention: defaultMutationRetention,
+		LogFormat:         "text",
+		Mutator:           true,
+		ready: func(addr string) {
+			welcome(
+				o.out, reachable(addr), id, token, psqlCommand(cluster), databaseURL,
+			)
+		},
 	}
 	return serve.Run(ctx, o)
 }
@@ -102,7 +117,8 @@ The topology "demo" is %[2]s.
   curl     curl -N -H 'Authorization: Bearer %[3]s' http://%[1]s/api/v1/topologies/%[2]s/events
   psql     %[4]s '%[5]s' -c "SELECT topology_emit(id, 'hello', jsonb_build_object('from', 'psql')) FROM topologies WHERE name = 'demo'"
 
-%[6]sOpen the console, type the psql line in a second terminal and see the event arrive. Ctrl-C ends everything; the data stays.
+%[6]sOpen the console, type the psql line in a second terminal and see the event arrive.
+Ctrl-C ends everything; the data stays.
 `, addr, id, token, psql, databaseURL, install)
 }
 
@@ -153,14 +169,21 @@ func (c *devCmd) dataDir() (string, error) {
 func (c *devCmd) binaries(ctx context.Context, progress io.Writer) (pgcluster.Binaries, error) {
 	b, err := pgcluster.Find(ctx)
 	if errors.Is(err, pgcluster.ErrNoBinaries) {
-		return pgcluster.Download(ctx, pgcluster.DownloadConfig{URL: c.DownloadURL, CacheDir: c.DownloadDir, Progress: progress})
+		return pgcluster.Download(
+			ctx,
+			pgcluster.DownloadConfig{URL: c.DownloadURL, CacheDir: c.DownloadDir, Progress: progress},
+		)
 	}
 	return b, err
 }
 
 // prepareDemo makes the database topostream with the newest schema and an active topology demo in it. What is there
 // already stays, so that it may be cut off at any point and begun again.
-func prepareDemo(ctx context.Context, cluster *pgcluster.Cluster, log *slog.Logger) (databaseURL string, id stream.TopologyID, err error) {
+func prepareDemo(
+	ctx context.Context,
+	cluster *pgcluster.Cluster,
+	log *slog.Logger,
+) (databaseURL string, id stream.TopologyID, err error) {
 	of := func(name string) startup {
 		connect := func(ctx context.Context) (*pgx.Conn, error) { return pgx.Connect(ctx, cluster.URL(name)) }
 		return startup{connect: connect, log: log, again: within(commandPatience)}

@@ -257,7 +257,9 @@ func TestDevIsAllThatAStrangerNeeds(t *testing.T) {
 		p := startProcess(t, command(cleanEnv(), "--data-dir", dir, "--addr", l.Addr().String()))
 		<-p.ended
 		if code := p.cmd.ProcessState.ExitCode(); code != exitError ||
-			p.err.String() != "topostream: "+l.Addr().String()+" is taken by another program: stop it or choose another --addr\n" {
+			p.err.String() != "topostream: "+l.Addr().
+				String()+
+				" is taken by another program: stop it or choose another --addr\n" {
 			t.Errorf("exit code %d: %s", code, p.err.String())
 		}
 		if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
@@ -328,8 +330,10 @@ func testPrintedLines(t *testing.T, command func([]string, ...string) *exec.Cmd)
 		curl.out.await(t, "event: hello\n", curl.ended)
 		curl.out.await(t, `{"from": "psql"}`, curl.ended)
 		psql, _, _ := strings.Cut(first.psql, " -c ")
-		sh(t,
-			psql+` -c "INSERT INTO mutations (topology_id, op, payload) SELECT id, 'add_lan', jsonb_build_object('name', 'lan-9') FROM topologies WHERE name = 'demo'"`)
+		sh(
+			t,
+			psql+` -c "INSERT INTO mutations (topology_id, op, payload) SELECT id, 'add_lan', jsonb_build_object('name', 'lan-9') FROM topologies WHERE name = 'demo'"`,
+		)
 		curl.out.await(t, "event: mutation.applied\n", curl.ended)
 		<-curl.signal(syscall.SIGINT)
 	}

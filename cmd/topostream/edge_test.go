@@ -98,7 +98,8 @@ func TestARateIsLimitedForEachSubjectAndForWhoeverHasNoToken(t *testing.T) {
 		status, header, body := get(t, api)
 		statuses[status]++
 		if status == http.StatusTooManyRequests &&
-			(header.Get("Retry-After") != "60" || header.Get("Content-Type") != "application/problem+json" || !strings.Contains(body, "too many requests")) {
+			(header.Get("Retry-After") != "60" || header.Get("Content-Type") != "application/problem+json" ||
+				!strings.Contains(body, "too many requests")) {
 			t.Errorf("%v %s", header, body)
 		}
 	}
@@ -232,12 +233,19 @@ func TestPagesOfAllowedOriginsMayUseTheAPIAndNoOthers(t *testing.T) {
 func TestWhatIsNoOriginIsRefusedAtTheStart(t *testing.T) {
 	t.Parallel()
 	for origin, want := range map[string]string{
-		"*": "is no origin", "https://*.example.org": "is no origin", "null": "is no origin", "example.org": "is no origin", "https://example.org/": "is no origin",
-		"https://example.org/a": "is no origin", "https://example.org?a": "is no origin", "ftp://example.org": "is no origin", "https://": "is no origin", "https://example.org:": "is no origin",
-		"https://ann:pass@example.org": "is no origin", "https://Example.org": "lower case", "https://example.org:443": "own port", "http://example.org:80": "own port",
+		"*": "is no origin", "https://*.example.org": "is no origin", "null": "is no origin", "example.org": "is no origin",
+		"https://example.org/":  "is no origin",
+		"https://example.org/a": "is no origin", "https://example.org?a": "is no origin", "ftp://example.org": "is no origin",
+		"https://": "is no origin", "https://example.org:": "is no origin",
+		"https://ann:pass@example.org": "is no origin", "https://Example.org": "lower case",
+		"https://example.org:443": "own port", "http://example.org:80": "own port",
 	} {
 		if err := checkOrigins(
-			[]string{"https://example.org", origin}); err == nil || !strings.HasPrefix(err.Error(), "--allow-origin: ") || !strings.Contains(err.Error(), want) ||
+			[]string{
+				"https://example.org",
+				origin,
+			},
+		); err == nil || !strings.HasPrefix(err.Error(), "--allow-origin: ") || !strings.Contains(err.Error(), want) ||
 			strings.Contains(err.Error(), "ann:") {
 			t.Errorf("%s: %v", origin, err)
 		}
@@ -258,11 +266,15 @@ func TestEveryAnswerHasTheHeadersThatKeepABrowserSafe(t *testing.T) {
 	db := pgtest.New(t)
 	id := demo(t, db.Conn(t))
 	server := startServer(t, db.URL)
-	for _, path := range []string{"/", "/console/app.js", "/livez", "/readyz", "/metrics", "/openapi.yaml", "/nothing", "/api/v1/topologies", "/api/v1/topologies/x", "/api/v1/topologies/" + id + "/events"} {
+	for _, path := range []string{
+		"/", "/console/app.js", "/livez", "/readyz", "/metrics", "/openapi.yaml", "/nothing", "/api/v1/topologies",
+		"/api/v1/topologies/x", "/api/v1/topologies/" + id + "/events",
+	} {
 		res := open(t, server+path)
 		_ = res.Body.Close() // the headers are wanted
 		for name, want := range map[string]string{
-			"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "X-Frame-Options": "DENY", "Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-Resource-Policy": "same-origin",
+			"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "X-Frame-Options": "DENY",
+			"Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-Resource-Policy": "same-origin",
 			"Strict-Transport-Security": "", // this is no TLS
 		} {
 			if got := res.Header.Get(name); got != want {
@@ -300,11 +312,13 @@ func TestABodyThatNeverComesHoldsNobodyWhoeverSendsIt(t *testing.T) {
 	id := demo(t, db.Conn(t))
 	server := startServer(t, db.URL)
 	for what, head := range map[string]string{
-		"unauthenticated":      "POST /api/v1/topologies/" + id + "/mutations HTTP/1.1\r\nContent-Length: 100",
-		"chunked":              "POST /api/v1/topologies/" + id + "/mutations HTTP/1.1\r\nTransfer-Encoding: chunked",
-		"of a viewer":          "POST /api/v1/topologies HTTP/1.1\r\nContent-Length: 100\r\nAuthorization: Bearer " + testToken(t),
-		"where there is none":  "POST /nothing HTTP/1.1\r\nContent-Length: 100",
-		"where none is wanted": "GET /api/v1/topologies HTTP/1.1\r\nContent-Length: 100\r\nAuthorization: Bearer " + testToken(t),
+		"unauthenticated": "POST /api/v1/topologies/" + id + "/mutations HTTP/1.1\r\nContent-Length: 100",
+		"chunked":         "POST /api/v1/topologies/" + id + "/mutations HTTP/1.1\r\nTransfer-Encoding: chunked",
+		"of a viewer": "POST /api/v1/topologies HTTP/1.1\r\nContent-Length: 100\r\nAuthorization: Bearer " +
+			testToken(t),
+		"where there is none": "POST /nothing HTTP/1.1\r\nContent-Length: 100",
+		"where none is wanted": "GET /api/v1/topologies HTTP/1.1\r\nContent-Length: 100\r\nAuthorization: Bearer " +
+			testToken(t),
 	} {
 		t.Run(what, func(t *testing.T) {
 			t.Parallel()
@@ -354,8 +368,10 @@ func TestMetricsAreOnTheirOwnAddressAloneAndAWrongOneIsSaidToBe(t *testing.T) {
 		t.Errorf("on the address of metrics: %d", status)
 	}
 	for args, want := range map[string]string{
-		"--metrics-addr=" + metricsAddr:                               metricsAddr + " is taken by another program: stop it or choose another --metrics-addr",
-		"--metrics-addr=8080":                                         "--metrics-addr: address 8080: missing port in address: give host:port",
+		"--metrics-addr=" + metricsAddr: metricsAddr + " is taken by another program: stop " +
+			"it or choose another --metrics-addr",
+		"--metrics-addr=8080": "--metrics-addr: address 8080: missing port in " +
+			"address: give host:port",
 		"--addr=" + strings.TrimPrefix(server.url, "http://"):         "choose another --addr",
 		"--metrics-addr=" + strings.TrimPrefix(server.url, "http://"): "choose another --metrics-addr",
 	} {

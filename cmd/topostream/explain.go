@@ -31,7 +31,10 @@ func explain(err error) string {
 		if c := connectErr.Config; c != nil && strings.Contains(c.Host+c.Database, "@") {
 			return badConnectionString
 		}
-		return fmt.Sprintf("cannot reach PostgreSQL: is it running, and is --database-url right? (%s)", oneLine(connectErr.Error()))
+		return fmt.Sprintf(
+			"cannot reach PostgreSQL: is it running, and is --database-url right? (%s)",
+			oneLine(connectErr.Error()),
+		)
 	}
 	var opErr *net.OpError
 	if errors.As(err, &opErr) && opErr.Op == "listen" {
@@ -44,7 +47,8 @@ func explain(err error) string {
 	return err.Error()
 }
 
-const badConnectionString = "the connection string (--database-url, DATABASE_URL) cannot be read: write postgres://user:password@host:5432/name, " +
+const badConnectionString = "the connection string (--database-url, DATABASE_URL) cannot be read: write " +
+	"postgres://user:password@host:5432/name, " +
 	"with %40 for @, %2F for / and so on in the password"
 
 // explainConnectionString gives pgx's reason only where it cannot quote a part of the password: of what is no URL,

@@ -77,10 +77,18 @@ func (c *serveCmd) listenOn(ctx context.Context, flag, addr string) (net.Listene
 // writer has its own.
 func (c *serveCmd) httpServer(h http.Handler, log *slog.Logger) *http.Server {
 	return &http.Server{
-		Handler: h, ReadHeaderTimeout: 10 * time.Second, WriteTimeout: handlerTime, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 32 << 10,
-		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn),
+		Handler:           h,
+		ReadHeaderTimeout: 10 * time.Second,
+		WriteTimeout:      handlerTime,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    32 << 10,
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
 		// HTTP/2 finds dead connections itself, too. One connection carries at most 250 streams (net/http's own limit).
-		HTTP2: &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 15 * time.Second, WriteByteTimeout: cmp.Or(c.WriteTimeout, deadAfter)},
+		HTTP2: &http.HTTP2Config{
+			SendPingTimeout:  15 * time.Second,
+			PingTimeout:      15 * time.Second,
+			WriteByteTimeout: cmp.Or(c.WriteTimeout, deadAfter),
+		},
 	}
 }
 
@@ -90,10 +98,17 @@ func checkOrigins(origins []string) error {
 		u, err := url.Parse(origin)
 		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || u.Scheme+"://"+u.Host != origin ||
 			strings.ContainsAny(origin, "*,") || strings.HasSuffix(u.Host, ":") {
-			return fmt.Errorf("--allow-origin: %q is no origin: give scheme://host or scheme://host:port, without path or wildcard, for example https://console.example.org", redactAddress(origin))
+			return fmt.Errorf(
+				"--allow-origin: %q is no origin: give scheme://host or scheme://host:port, without path or wildcard, for "+
+					"example https://console.example.org",
+				redactAddress(origin),
+			)
 		}
 		if origin != strings.ToLower(origin) || u.Port() == map[string]string{"http": "80", "https": "443"}[u.Scheme] {
-			return fmt.Errorf("--allow-origin: browsers never send %q: write it in lower case and without the scheme's own port", origin)
+			return fmt.Errorf(
+				"--allow-origin: browsers never send %q: write it in lower case and without the scheme's own port",
+				origin,
+			)
 		}
 	}
 	return nil

@@ -130,9 +130,21 @@ func (p *typist) text(t *testing.T) string {
 		inline := []string{
 			"", " " + event, " {}", " x\ndata: y\n\nevent: z", " \n\nid: 1\n\n",
 			fmt.Sprintf(` {"topic":"topology.%s.x%sdata: y","type":"x","seq":%d}`, p.id, "\n", seq),
-			fmt.Sprintf(` {"topic":"topology.%s.deleted","type":"deleted","ts":"2026-01-01T00:00:00.000000Z","seq":%d,"journaled":true,"payload":{}}`, p.id, seq),
-			fmt.Sprintf(` {"topic":"topology.%s.test","type":"test","ts":"2026-01-01T00:00:00.000000Z","seq":%d,"journaled":true,"payload":"forged"}`, p.id, seq),
-			fmt.Sprintf(` {"topic":"topology.%s.test","type":"test","ts":"2026-01-01T00:00:00.000000Z","seq":%d,"journaled":true,"payload":"forged`+"\n\n"+`"}`, p.id, seq),
+			fmt.Sprintf(
+				` {"topic":"topology.%s.deleted","type":"deleted","ts":"2026-01-01T00:00:00.000000Z","seq":%d,"journaled":true,`+
+					`"payload":{}}`,
+				p.id, seq,
+			),
+			fmt.Sprintf(
+				` {"topic":"topology.%s.test","type":"test","ts":"2026-01-01T00:00:00.000000Z","seq":%d,"journaled":true,`+
+					`"payload":"forged"}`,
+				p.id, seq,
+			),
+			fmt.Sprintf(
+				` {"topic":"topology.%s.test","type":"test","ts":"2026-01-01T00:00:00.000000Z","seq":%d,"journaled":true,`+
+					`"payload":"forged`+"\n\n"+`"}`,
+				p.id, seq,
+			),
 		}[p.random.IntN(9)]
 		return pgtest.Scan[string](t, p.conn,
 			`SELECT '~' || topology_mark(inner_pad, outer_pad, $1 || ':' || $2) || ':' || $2 FROM topology_settings`, p.id,

@@ -45,8 +45,11 @@ func TestAServerThatComesToListenLosesNothingOfWhatItPolled(t *testing.T) {
 	for range 5 {
 		// While nobody may connect to LISTEN, the bus polls; the pool's connections stay.
 		pgtest.Exec(t, conn, `UPDATE pg_database SET datallowconn = false WHERE datname = current_database()`)
-		pgtest.Exec(t, conn,
-			`SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'topostream listen' AND datname = current_database()`)
+		pgtest.Exec(
+			t,
+			conn,
+			`SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'topostream listen' AND datname = current_database()`,
+		)
 		pgtest.Eventually(t, "polling", func() bool { return metric(t, server, "topostream_listening") == 0 })
 		c.awaitSeq(emit(t, conn, id))
 		for range 20 {

@@ -87,7 +87,12 @@ func (c *mutatorCmd) Run(ctx context.Context, o output) error {
 		return fmt.Errorf("--database-url: %w", err)
 	}
 	return runMutator(ctx, c.DatabaseURL, listen, mutator.Config{
-		Applier: applier, Logger: log, Concurrency: c.Concurrency, MaxAttempts: c.MaxAttempts, Lease: c.Lease, Grace: max(leastGrace, c.ApplyTimeout),
+		Applier:     applier,
+		Logger:      log,
+		Concurrency: c.Concurrency,
+		MaxAttempts: c.MaxAttempts,
+		Lease:       c.Lease,
+		Grace:       max(leastGrace, c.ApplyTimeout),
 	})
 }
 

@@ -46,9 +46,13 @@ func live(t testing.TB, conn *pgx.Conn, n int) []string {
 // enqueueLAN enqueues an add_lan.
 func enqueueLAN(t *testing.T, conn *pgx.Conn, id, lan string) (mutation string) {
 	t.Helper()
-	return pgtest.Scan[string](t, conn,
+	return pgtest.Scan[string](
+		t,
+		conn,
 		`INSERT INTO mutations (topology_id, op, payload) VALUES ($1::text::uuid, 'add_lan', jsonb_build_object('name', $2::text)) RETURNING id::text`,
-		id, lan)
+		id,
+		lan,
+	)
 }
 
 func awaitMutation(t *testing.T, conn *pgx.Conn, mutation, state string) (reason string) {
@@ -131,8 +135,17 @@ func TestWorkersThatAreKilledAtRandomApplyEachMutationOnceInOrder(t *testing.T) 
 		c.mu.Unlock()
 	}
 	t.Logf(
-		"%d mutations of %d topologies in %.1f s (enqueued in %.1f s): %d applied, %d failed, %d given back by leases, %d workers killed",
-		total, len(ids), took.Seconds(), enqueued.Seconds(), total-failed, failed, requeued, kills())
+		"%d mutations of %d topologies in %.1f s (enqueued in %.1f s): %d applied, %d failed, %d given back by leases, %d "+
+			"workers killed",
+		total,
+		len(ids),
+		took.Seconds(),
+		enqueued.Seconds(),
+		total-failed,
+		failed,
+		requeued,
+		kills(),
+	)
 }
 
 // enqueueRandomEdits enqueues edits of all topologies, some at a time, and gives what they should make of each graph

@@ -125,7 +125,8 @@ func TestBehindNginxEventsArriveAtOnceAndAServerThatIsKilledOrDrainedLosesNothin
 	for _, how := range []string{
 		"proxy_http_version 1.1; proxy_buffering off;",
 		"proxy_http_version 1.1; proxy_buffering on;",
-		"proxy_http_version 1.0; proxy_buffering on;", // nginx's own choice; without X-Accel-Buffering: no it would wait for a full buffer
+		"proxy_http_version 1.0; proxy_buffering " +
+			"on;", // nginx's own choice; without X-Accel-Buffering: no it would wait for a full buffer
 	} {
 		front := startNginx(t, servers[0].url(), servers[1].url(), "proxy_http_version 1.1;", how)
 		for range each {

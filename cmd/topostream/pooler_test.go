@@ -44,7 +44,8 @@ auth_type = any
 pool_mode = transaction
 default_pool_size = %[7]d
 unix_socket_dir =
-`, strings.TrimPrefix(direct.Path, "/"), direct.Hostname(), direct.Port(), direct.User.Username(), password, port, poolSize)
+`, strings.TrimPrefix(direct.Path, "/"), direct.Hostname(), direct.Port(), direct.User.Username(), password, port,
+		poolSize)
 	config := filepath.Join(dir, "pgbouncer.ini")
 	if err := os.WriteFile(config, []byte(ini), 0o644); err != nil {
 		t.Fatal(err)

@@ -159,8 +159,10 @@ func TestAThousandStreamsOfOneTopologyCostOneChannelAndOneAttach(t *testing.T) {
 		t.Errorf("%d LISTEN backends and %d of the pool, want 1 and at most 8", listen, pool)
 	}
 	for name, want := range map[string]float64{
-		"topostream_streams": 1000, "topostream_channels": 1, "topostream_feeds": 1, "topostream_attach_transactions_total": 1,
-		"topostream_attaches_total": 1000, "topostream_snapshot_reads_total": 0, "topostream_events_total": 1, "topostream_listening": 1,
+		"topostream_streams": 1000, "topostream_channels": 1, "topostream_feeds": 1,
+		"topostream_attach_transactions_total": 1,
+		"topostream_attaches_total":            1000, "topostream_snapshot_reads_total": 0, "topostream_events_total": 1,
+		"topostream_listening": 1,
 	} {
 		if got := metric(t, server, name); got != want {
 			t.Errorf("%s is %v, want %v", name, got, want)

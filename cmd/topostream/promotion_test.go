@@ -100,9 +100,11 @@ func (p *pair) promote() {
 // history is a topology's journal in the database, as the seqs and their JSON.
 func history(t *testing.T, conn *pgx.Conn, id string) map[uint64]string {
 	t.Helper()
-	rows, err := conn.Query(t.Context(),
+	rows, err := conn.Query(
+		t.Context(),
 		`SELECT seq, topology_event_json(topology_id, seq, type, payload, at) FROM topology_events WHERE topology_id = $1::text::uuid`,
-		id)
+		id,
+	)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -293,8 +295,11 @@ func TestWhatAnAsynchronousStandbyLostIsANewEpochAlsoWhenItsHeadHasPassedTheClie
 		c.awaitSeq(kept)
 	}
 	writer := p.connStandby() // on the standby while it is one, and through the promotion
-	pgtest.Exec(t, conn,
-		`UPDATE pg_database SET datallowconn = false WHERE datname = 'streams'`) // no server comes to the promoted one until the end of this
+	pgtest.Exec(
+		t,
+		conn,
+		`UPDATE pg_database SET datallowconn = false WHERE datname = 'streams'`,
+	) // no server comes to the promoted one until the end of this
 	p.caughtUp()
 	p.cut()
 	lost := kept
@@ -388,7 +393,8 @@ func TestAStandbyThatIsBehindIsNeverReadFrom(t *testing.T) {
 
 	p.primary.Kill()
 	pgtest.Eventually(t, "the server to look for another host", func() bool {
-		return strings.Count(server.log.String(), "cannot compare heads") >= 2 && strings.Count(server.log.String(), "the LISTEN connection is lost") >= 2
+		return strings.Count(server.log.String(), "cannot compare heads") >= 2 &&
+			strings.Count(server.log.String(), "the LISTEN connection is lost") >= 2
 	})
 	if err := p.primary.Restart(t.Context(), pgcluster.Fast); err != nil {
 		t.Fatal(err)

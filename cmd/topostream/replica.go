@@ -25,7 +25,9 @@ func (c *serveCmd) replica(ctx context.Context, log *slog.Logger) (*pgxpool.Pool
 	}
 	pool, err := postgres.NewReplicaPool(ctx, c.ReplicaDatabaseURL)
 	if err != nil {
-		return nil, errors.New("--replica-database-url cannot be read: write postgres://user:password@host:5432/name") // the reason may quote the password
+		return nil, errors.New(
+			"--replica-database-url cannot be read: write postgres://user:password@host:5432/name",
+		) // the reason may quote the password
 	}
 	var (
 		version int
@@ -43,11 +45,22 @@ func (c *serveCmd) replica(ctx context.Context, log *slog.Logger) (*pgxpool.Pool
 		func(conn *pgx.Conn) error { return conn.QueryRow(ctx, facts).Scan(&version, &level, &standby) })
 	switch {
 	case err != nil:
-		err = fmt.Errorf("--replica-database-url: %s: correct it, or leave it out", oneLine(err.Error())) // not wrapped: what explains errors names --database-url
+		err = fmt.Errorf(
+			"--replica-database-url: %s: correct it, or leave it out",
+			oneLine(err.Error()),
+		) // not wrapped: what explains errors names --database-url
 	case version < oldestReplica && standby:
-		err = fmt.Errorf("--replica-database-url leads to PostgreSQL %d, whose standbys cannot decode their WAL: use 16 or newer, or leave it out", version/10000)
+		err = fmt.Errorf(
+			"--replica-database-url leads to PostgreSQL %d, whose standbys cannot decode their WAL: use 16 or newer, or leave "+
+				"it out",
+			version/10000,
+		)
 	case level != "logical" && c.Bus != setting.Poll:
-		err = fmt.Errorf("--replica-database-url: wal_level is %s there: set it to logical on both servers and restart them, or use --bus poll", level)
+		err = fmt.Errorf(
+			"--replica-database-url: wal_level is %s there: set it to logical on both servers and restart them, or use --bus "+
+				"poll",
+			level,
+		)
 	}
 	if err != nil {
 		pool.Close()

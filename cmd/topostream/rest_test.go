@@ -134,14 +134,20 @@ func TestATopologysLifeOverREST(t *testing.T) {
 	admin, viewer := newOperator(t, server, "ada", stream.RoleAdmin), newOperator(t, server, "vic", stream.RoleViewer)
 
 	var made stream.Topology
-	r := admin.do("POST", "/topologies/",
-		`{"name":"demo","lans":[{"name":"dmz","is_dmz":true},{"name":"office","subnet":"10.0.0.0/24"}],"deckies":[{"name":"web-1","lan":"dmz","services":["http"],"x":1.5}]}`)
+	r := admin.do(
+		"POST",
+		"/topologies/",
+		`{"name":"demo","lans":[{"name":"dmz","is_dmz":true},{"name":"office","subnet":"10.0.0.0/24"}],`+
+			`"deckies":[{"name":"web-1","lan":"dmz","services":["http"],"x":1.5}]}`,
+	)
 	r.into(t, http.StatusCreated, &made)
 	if made.Name != "demo" || made.Status != "pending" || made.Reason != nil || made.Version != 0 ||
 		r.header.Get("Location") != "/api/v1/topologies/"+string(made.ID) {
 		t.Errorf("%+v %v", made, r.header)
 	}
-	for name, at := range map[string]string{"created_at": made.CreatedAt, "updated_at": made.UpdatedAt, "status_changed_at": made.StatusChangedAt} {
+	for name, at := range map[string]string{
+		"created_at": made.CreatedAt, "updated_at": made.UpdatedAt, "status_changed_at": made.StatusChangedAt,
+	} {
 		if _, err := time.Parse("2006-01-02T15:04:05.000000Z", at); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
@@ -213,7 +219,9 @@ func TestATopologysLifeOverREST(t *testing.T) {
 	}
 	for _, request := range []string{"GET ", "GET /mutations", "POST /mutations", "PATCH ", "DELETE "} {
 		method, rest, _ := strings.Cut(request, " ")
-		body := map[string]string{"POST": `{"op":"remove_lan","payload":{"name":"x"}}`, "PATCH": `{"status":"active"}`}[method]
+		body := map[string]string{
+			"POST": `{"op":"remove_lan","payload":{"name":"x"}}`, "PATCH": `{"status":"active"}`,
+		}[method]
 		admin.do(method, path+rest, body).refused(t, request, http.StatusNotFound, "no such topology")
 	}
 }
@@ -243,7 +251,10 @@ func TestTopologiesAreListedByNameInPages(t *testing.T) {
 		t.Errorf("without topologies: %s", r.body)
 	}
 	pgtest.Exec(t, conn, `INSERT INTO topologies (name) SELECT 't' || to_char(i, '000') FROM generate_series(1, 60) i`)
-	for query, want := range map[string][4]int{"": {50, 0, 50, 1}, "?limit=7&offset=55": {7, 55, 5, 56}, "?limit=200": {200, 0, 60, 1}, "?offset=60": {50, 60, 0, 0}, "?offset=9007199254740992": {50, 1 << 53, 0, 0}} {
+	for query, want := range map[string][4]int{
+		"": {50, 0, 50, 1}, "?limit=7&offset=55": {7, 55, 5, 56}, "?limit=200": {200, 0, 60, 1},
+		"?offset=60": {50, 60, 0, 0}, "?offset=9007199254740992": {50, 1 << 53, 0, 0},
+	} {
 		viewer.do("GET", "/topologies"+query, "").into(t, http.StatusOK, &page)
 		if got := [4]int{
 			page.Limit,
@@ -259,7 +270,9 @@ func TestTopologiesAreListedByNameInPages(t *testing.T) {
 		}
 	}
 	id := pgtest.Scan[string](t, conn, `SELECT id::text FROM topologies WHERE name = 't 042'`)
-	for _, limited := range []*operator{newOperator(t, server, "x", stream.RoleViewer, id), newOperator(t, server, "x", stream.RoleAdmin, id)} {
+	for _, limited := range []*operator{
+		newOperator(t, server, "x", stream.RoleViewer, id), newOperator(t, server, "x", stream.RoleAdmin, id),
+	} {
 		limited.do("GET", "/topologies", "").into(t, http.StatusOK, &page)
 		if page.Total != 1 || len(page.Data) != 1 || string(page.Data[0].ID) != id {
 			t.Errorf("a limited token lists %+v", page)
@@ -272,14 +285,20 @@ func TestMutationsAreListedNewestFirst(t *testing.T) {
 	db := pgtest.New(t)
 	conn := db.Conn(t)
 	id := demo(t, conn)
-	pgtest.Exec(t, conn,
+	pgtest.Exec(
+		t,
+		conn,
 		`INSERT INTO mutations (topology_id, op, payload) SELECT $1, 'remove_lan', jsonb_build_object('name', i) FROM generate_series(1, 250) i`,
-		id)
+		id,
+	)
 	pgtest.Exec(t, conn, `UPDATE mutations SET state = 'applying' WHERE position IN (3, 5)`)
 	pgtest.Exec(t, conn, `UPDATE mutations SET state = 'failed', reason = 'no' WHERE position = 3`)
 	pgtest.Exec(t, conn, `UPDATE mutations SET state = 'applied' WHERE position = 5`)
 	viewer := newOperator(t, startServer(t, db.URL), "vic", stream.RoleViewer)
-	for query, want := range map[string][]int{"": {250, 249, 200}, "?limit=2": {250, 249, 2}, "?state=failed": {3, 0, 1}, "?state=applied&limit=1": {5, 0, 1}, "?state=applying": {0, 0, 0}, "?state=pending": {250, 249, 200}} {
+	for query, want := range map[string][]int{
+		"": {250, 249, 200}, "?limit=2": {250, 249, 2}, "?state=failed": {3, 0, 1}, "?state=applied&limit=1": {5, 0, 1},
+		"?state=applying": {0, 0, 0}, "?state=pending": {250, 249, 200},
+	} {
 		var rows []mutationRow
 		r := viewer.do("GET", "/topologies/"+id+"/mutations"+query, "").into(t, http.StatusOK, &rows)
 		if len(rows) != want[2] || len(rows) == 0 && strings.TrimSpace(r.body) != "[]" {
@@ -379,31 +398,88 @@ func TestEveryMalformedRequestIsA400ThatNamesTheFieldAndStoresNothing(t *testing
 	}{
 		{"POST /topologies/" + id + "/mutations", ``, nil, 400, "body: is not one JSON value: unexpected end"},
 		{"POST /topologies/" + id + "/mutations", good + good, nil, 400, "after top-level value"},
-		{"POST /topologies/" + id + "/mutations", `{"op":"explode","payload":{}}`, nil, 400, `op: "explode" is no op: use one of add_decky, add_lan`},
+		{
+			"POST /topologies/" + id + "/mutations", `{"op":"explode","payload":{}}`, nil, 400,
+			`op: "explode" is no op: use one of add_decky, add_lan`,
+		},
 		{"POST /topologies/" + id + "/mutations", `{"op":"add_lan"}`, nil, 400, "payload: is missing"},
-		{"POST /topologies/" + id + "/mutations", `{"op":"add_lan","payload":{"name":"a","colour":1}}`, nil, 400, "payload.colour: is no field of this object: remove it"},
-		{"POST /topologies/" + id + "/mutations", `{"op":"add_lan","payload":{"name":1}}`, nil, 400, "payload.name: give a string"},
-		{"POST /topologies/" + id + "/mutations", `{"op":"add_lan","payload":{"name":"a"},"op":"add_lan"}`, nil, 400, "op: is given twice: remove one"},
-		{"POST /topologies/" + id + "/mutations", `{"op":"add_lan","payload":{"name":"\u0000"}}`, nil, 400, "payload.name: holds the character"},
-		{"POST /topologies/" + id + "/mutations", `{"op":"add_lan","payload":{"name":"a"},"expected_version":"0"}`, nil, 400, "expected_version: give a whole number"},
-		{"POST /topologies/" + id + "/mutations", `{"op":"update_decky","payload":{"decky":"a","patch":{"a":"` + strings.Repeat("x", 1<<20) + `"}}}`, nil, 400, "body: is larger than 1048576 bytes (1 MiB): make it smaller"},
-		{"POST /topologies/" + id + "/mutations", `{"op":"update_decky","payload":{"decky":"a","patch":{"a":[1e300` + strings.Repeat(",1e300", 1e5) + `]}}}`, nil, 400, "body: PostgreSQL refuses what it holds: the event mutation.enqueued would be"},
-		{"POST /topologies/" + id + "/mutations", good, []string{"Content-Type", "text/plain"}, 415, `Content-Type: "text/plain" is not understood here: send application/json`},
+		{
+			"POST /topologies/" + id + "/mutations", `{"op":"add_lan","payload":{"name":"a","colour":1}}`, nil, 400,
+			"payload.colour: is no field of this object: remove it",
+		},
+		{
+			"POST /topologies/" + id + "/mutations", `{"op":"add_lan","payload":{"name":1}}`, nil, 400,
+			"payload.name: give a string",
+		},
+		{
+			"POST /topologies/" + id + "/mutations", `{"op":"add_lan","payload":{"name":"a"},"op":"add_lan"}`, nil, 400,
+			"op: is given twice: remove one",
+		},
+		{
+			"POST /topologies/" + id + "/mutations", `{"op":"add_lan","payload":{"name":"\u0000"}}`, nil, 400,
+			"payload.name: holds the character",
+		},
+		{
+			"POST /topologies/" + id + "/mutations", `{"op":"add_lan","payload":{"name":"a"},"expected_version":"0"}`, nil, 400,
+			"expected_version: give a whole number",
+		},
+		{
+			"POST /topologies/" + id + "/mutations",
+			`{"op":"update_decky","payload":{"decky":"a","patch":{"a":"` + strings.Repeat("x", 1<<20) + `"}}}`, nil, 400,
+			"body: is larger than 1048576 bytes (1 MiB): make it smaller",
+		},
+		{
+			"POST /topologies/" + id + "/mutations",
+			`{"op":"update_decky","payload":{"decky":"a","patch":{"a":[1e300` + strings.Repeat(",1e300", 1e5) + `]}}}`, nil,
+			400, "body: PostgreSQL refuses what it holds: the event mutation.enqueued would be",
+		},
+		{
+			"POST /topologies/" + id + "/mutations", good, []string{"Content-Type", "text/plain"}, 415,
+			`Content-Type: "text/plain" is not understood here: send application/json`,
+		},
 		{"POST /topologies/" + id + "/mutations", good, []string{"Content-Type", "a b"}, 415, "send application/json"},
-		{"POST /topologies/" + id + "/mutations", good, []string{"Idempotency-Key", ""}, 400, "Idempotency-Key: give one key of 1 to 200 printable ASCII characters"},
-		{"POST /topologies/" + id + "/mutations", good, []string{"Idempotency-Key", strings.Repeat("k", 201)}, 400, "Idempotency-Key: give one key"},
-		{"POST /topologies/" + id + "/mutations", good, []string{"Idempotency-Key", "schlüssel"}, 400, "Idempotency-Key: give one key"},
-		{"POST /topologies/" + id + "/mutations", good, []string{"Idempotency-Key", "a", "Idempotency-Key", "b"}, 400, "Idempotency-Key: give one key"},
+		{
+			"POST /topologies/" + id + "/mutations", good, []string{"Idempotency-Key", ""}, 400,
+			"Idempotency-Key: give one key of 1 to 200 printable ASCII characters",
+		},
+		{
+			"POST /topologies/" + id + "/mutations", good, []string{"Idempotency-Key", strings.Repeat("k", 201)}, 400,
+			"Idempotency-Key: give one key",
+		},
+		{
+			"POST /topologies/" + id + "/mutations", good, []string{"Idempotency-Key", "schlüssel"}, 400,
+			"Idempotency-Key: give one key",
+		},
+		{
+			"POST /topologies/" + id + "/mutations", good, []string{"Idempotency-Key", "a", "Idempotency-Key", "b"}, 400,
+			"Idempotency-Key: give one key",
+		},
 		{"POST /topologies", `{}`, nil, 400, "name: is missing"},
-		{"POST /topologies", `{"name":"x","lans":[{"name":"a","subnet":"10.0.0.0/8"},{"name":"b","subnet":"10.1.0.0/16"}]}`, nil, 400, "lans[1]: subnet 10.1.0.0/16 overlaps 10.0.0.0/8"},
-		{"POST /topologies", `{"name":"x","lans":[{"name":"a","is_dmz":true},{"name":"b","is_dmz":true}]}`, nil, 400, "lans[1]: "},
-		{"POST /topologies", `{"name":"x","lans":[{"name":"a"}],"deckies":[{"name":"d","lan":"b"}]}`, nil, 400, "deckies[0].lan: none of lans has that name"},
-		{"POST /topologies", `{"name":"x","lans":[{"name":"a","subnet":"10.0.0.0/24"}],"deckies":[{"name":"d","lan":"a","ip":"10.0.1.1"}]}`, nil, 400, "deckies[0]: "},
+		{
+			"POST /topologies", `{"name":"x","lans":[{"name":"a","subnet":"10.0.0.0/8"},{"name":"b","subnet":"10.1.0.0/16"}]}`,
+			nil, 400, "lans[1]: subnet 10.1.0.0/16 overlaps 10.0.0.0/8",
+		},
+		{
+			"POST /topologies", `{"name":"x","lans":[{"name":"a","is_dmz":true},{"name":"b","is_dmz":true}]}`, nil, 400,
+			"lans[1]: ",
+		},
+		{
+			"POST /topologies", `{"name":"x","lans":[{"name":"a"}],"deckies":[{"name":"d","lan":"b"}]}`, nil, 400,
+			"deckies[0].lan: none of lans has that name",
+		},
+		{
+			"POST /topologies",
+			`{"name":"x","lans":[{"name":"a","subnet":"10.0.0.0/24"}],"deckies":[{"name":"d","lan":"a","ip":"10.0.1.1"}]}`, nil,
+			400, "deckies[0]: ",
+		},
 		{"POST /topologies", `{"name":"x"}`, []string{"Content-Type", "text/plain"}, 415, "send application/json"},
 		{"PATCH /topologies/" + id, `{"status":"odd"}`, nil, 400, `status: "odd" is no status: use one of pending`},
 		{"PATCH /topologies/" + id, `{"reason":"x"}`, nil, 400, "status: is missing"},
 		{"PATCH /topologies/" + id, `{"status":"degraded","reason":["x"]}`, nil, 400, "reason: give a string or null"},
-		{"GET /topologies/" + id + "/mutations?state=odd", "", nil, 400, `state: "odd" is no state: use one of pending, applying, applied, failed`},
+		{
+			"GET /topologies/" + id + "/mutations?state=odd", "", nil, 400,
+			`state: "odd" is no state: use one of pending, applying, applied, failed`,
+		},
 		{"GET /topologies/" + id + "/mutations?limit=201", "", nil, 400, "limit: give a number from 1 to 200"},
 		{"GET /topologies/" + id + "/mutations?limit=0", "", nil, 400, "limit: give a number from 1 to 200"},
 		{"GET /topologies/" + id + "/journal?limit=1001", "", nil, 400, "limit: give a number from 1 to 1000"},
@@ -434,7 +510,8 @@ func TestAnAddressThatTakesAnotherMethodSaysWhich(t *testing.T) {
 	db := pgtest.New(t)
 	admin := newOperator(t, startServer(t, db.URL), "ada", stream.RoleAdmin)
 	for path, allow := range map[string]string{
-		"/topologies": "GET, POST", "/topologies/": "GET, POST", "/topologies/x": "GET, PATCH, DELETE", "/topologies/x/mutations/": "GET, POST", "/topologies/x/events": "GET",
+		"/topologies": "GET, POST", "/topologies/": "GET, POST", "/topologies/x": "GET, PATCH, DELETE",
+		"/topologies/x/mutations/": "GET, POST", "/topologies/x/events": "GET",
 	} {
 		r := admin.do("PUT", path, "{}")
 		r.refused(t, path, http.StatusMethodNotAllowed, "takes "+allow)
@@ -640,7 +717,9 @@ func TestAHeldTableIsA503ForWhoReadsToo(t *testing.T) {
 	pgtest.Exec(t, holder, `BEGIN`)
 	pgtest.Exec(t, holder, `LOCK TABLE topologies, mutations`)
 	var wg sync.WaitGroup
-	for _, request := range []string{"GET /topologies", "GET /topologies/" + id, "GET /topologies/" + id + "/mutations", `POST /topologies {"name":"x"}`} {
+	for _, request := range []string{
+		"GET /topologies", "GET /topologies/" + id, "GET /topologies/" + id + "/mutations", `POST /topologies {"name":"x"}`,
+	} {
 		wg.Go(func() {
 			method, rest, _ := strings.Cut(request, " ")
 			path, body, _ := strings.Cut(rest, " ")
@@ -668,7 +747,8 @@ func TestADatabaseThatIsAwayIsA503WithRetryAfter(t *testing.T) {
 	}
 	for _, request := range []string{
 		"GET /topologies", "GET /topologies/" + id, "GET /topologies/" + id + "/mutations", `POST /topologies {"name":"x"}`,
-		"POST /topologies/" + id + `/mutations {"op":"remove_lan","payload":{"name":"x"}}`, "PATCH /topologies/" + id + ` {"status":"degraded"}`, "DELETE /topologies/" + id,
+		"POST /topologies/" + id + `/mutations {"op":"remove_lan","payload":{"name":"x"}}`,
+		"PATCH /topologies/" + id + ` {"status":"degraded"}`, "DELETE /topologies/" + id,
 	} {
 		method, rest, _ := strings.Cut(request, " ")
 		path, body, _ := strings.Cut(rest, " ")
@@ -722,14 +802,15 @@ func TestNoEnqueueBodyIsA500(t *testing.T) {
 // brokenBody is a body for a mutation, one in four of them as it should be.
 func brokenBody(rng *rand.Rand) string {
 	payloads := map[string]string{
-		"add_lan":       `{"name":"lan-1","subnet":"10.0.0.0/24","is_dmz":true,"x":1.5,"y":-2}`,
-		"remove_lan":    `{"name":"lan-1"}`,
-		"update_lan":    `{"name":"lan-1","patch":{"name":"lan-2","x":3}}`,
-		"add_decky":     `{"name":"web-1","lan":"lan-1","services":["ssh","http"],"archetype":"linux","ip":"10.0.0.2"}`,
-		"attach_decky":  `{"decky":"web-1","lan":"lan-2","forwards_l3":true}`,
-		"detach_decky":  `{"decky":"web-1","lan":"lan-2"}`,
-		"remove_decky":  `{"decky":"web-1"}`,
-		"update_decky":  `{"decky":"web-1","patch":{"os":{"name":"linux","kernels":[6,null,1e3]}},"services":["ssh"],"force":true}`,
+		"add_lan":      `{"name":"lan-1","subnet":"10.0.0.0/24","is_dmz":true,"x":1.5,"y":-2}`,
+		"remove_lan":   `{"name":"lan-1"}`,
+		"update_lan":   `{"name":"lan-1","patch":{"name":"lan-2","x":3}}`,
+		"add_decky":    `{"name":"web-1","lan":"lan-1","services":["ssh","http"],"archetype":"linux","ip":"10.0.0.2"}`,
+		"attach_decky": `{"decky":"web-1","lan":"lan-2","forwards_l3":true}`,
+		"detach_decky": `{"decky":"web-1","lan":"lan-2"}`,
+		"remove_decky": `{"decky":"web-1"}`,
+		"update_decky": `{"decky":"web-1","patch":{"os":{"name":"linux","kernels":[6,null,1e3]}},"services":["ssh"],` +
+			`"force":true}`,
 		"frobnicate it": `{}`,
 	}
 	op := slices.Sorted(maps.Keys(payloads))[rng.IntN(len(payloads))]

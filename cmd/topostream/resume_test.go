@@ -150,7 +150,9 @@ func TestADeletedTopologyGivesTheRestAndTheEndOr404(t *testing.T) {
 	if got := events(t, live.Body, ""); !slices.Equal(got, []string{"snapshot 1", "test 2", "deleted 3"}) {
 		t.Errorf("an open stream got %v", got)
 	}
-	for after, want := range map[string][]string{"0": {"status 1", "test 2", "deleted 3"}, "1": {"test 2", "deleted 3"}, "2": {"deleted 3"}} {
+	for after, want := range map[string][]string{
+		"0": {"status 1", "test 2", "deleted 3"}, "1": {"test 2", "deleted 3"}, "2": {"deleted 3"},
+	} {
 		if got := events(t, open(t, url, "Last-Event-ID", after).Body, ""); !slices.Equal(got, want) {
 			t.Errorf("after %s: %v, want %v and the end", after, got, want)
 		}
@@ -267,9 +269,11 @@ func TestPruningUnderClientsThatResumeLeavesNoHole(t *testing.T) {
 	var wg sync.WaitGroup
 	wg.Go(func() { // the clock jumps back and forth by hours, and old events go as soon as they may
 		for n := 0; ctx.Err() == nil; n++ {
-			if _, err := pool.Exec(t.Context(),
+			if _, err := pool.Exec(
+				t.Context(),
 				`SELECT topology_emit($1::text::uuid, 'test', jsonb_build_object('x', repeat('x', 500))) FROM generate_series(1, 5)`,
-				id); err != nil {
+				id,
+			); err != nil {
 				t.Error(err)
 				return
 			}

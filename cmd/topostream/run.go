@@ -44,9 +44,13 @@ func (e codedError) Unwrap() error { return e.err }
 func newParser(c *cli, options ...kong.Option) (*kong.Kong, error) {
 	return kong.New(c, append([]kong.Option{
 		kong.Name("topostream"),
-		kong.Description("Streams the life of network topologies from PostgreSQL to browsers by Server-Sent Events: no event is lost, doubled or reordered.\n\n" +
-			"Begin with `topostream dev`. Every flag has an environment variable TOPOSTREAM_…, for example TOPOSTREAM_ADDR for --addr; a flag wins over it. " +
-			"The exit code is 0 when all went well, 1 after an error, 2 for a wrong command line."),
+		kong.Description(
+			"Streams the life of network topologies from PostgreSQL to browsers by Server-Sent Events: " +
+				"no event is lost, doubled or reordered.\n\n" +
+				"Begin with `topostream dev`. Every flag has an environment variable TOPOSTREAM_…, for example TOPOSTREAM_ADDR " +
+				"for --addr; a flag wins over it. " +
+				"The exit code is 0 when all went well, 1 after an error, 2 for a wrong command line.",
+		),
 		kong.DefaultEnvars("TOPOSTREAM"),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
 	}, options...)...)

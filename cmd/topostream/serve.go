@@ -67,8 +67,10 @@ const defaultMutationRetention = 720 * time.Hour
 
 func (c *serveCmd) check() error {
 	for what, negative := range map[string]bool{
-		"--keepalive": c.Keepalive < 0, "--write-timeout": c.WriteTimeout < 0, "--drain": c.Drain < 0, "--retention": c.Retention < 0, "--mutation-retention": c.MutationRetention < 0,
-		"--retention-count": c.RetentionCount < 0, "--max-streams": c.MaxStreams < 0, "--max-streams-per-user": c.MaxStreamsPerUser < 0, "--rate-limit": c.RateLimit < 0, "--feed-memory": c.FeedMemory < 0,
+		"--keepalive": c.Keepalive < 0, "--write-timeout": c.WriteTimeout < 0, "--drain": c.Drain < 0,
+		"--retention": c.Retention < 0, "--mutation-retention": c.MutationRetention < 0,
+		"--retention-count": c.RetentionCount < 0, "--max-streams": c.MaxStreams < 0,
+		"--max-streams-per-user": c.MaxStreamsPerUser < 0, "--rate-limit": c.RateLimit < 0, "--feed-memory": c.FeedMemory < 0,
 	} {
 		if negative {
 			return fmt.Errorf("%s is negative: give 0 or more", what)
@@ -78,7 +80,10 @@ func (c *serveCmd) check() error {
 	case c.Bus != "" && c.Bus != setting.Notify && c.Bus != setting.WAL && c.Bus != setting.Poll:
 		return fmt.Errorf("--bus: %q is no bus: use notify, wal or poll", c.Bus)
 	case c.ReplicaDatabaseURL != "" && c.Bus == setting.Notify:
-		return errors.New("--bus notify and --replica-database-url do not go together, because a standby cannot LISTEN: use --bus wal, or leave --bus out")
+		return errors.New(
+			"--bus notify and --replica-database-url do not go together, because a standby cannot LISTEN: use --bus wal, or " +
+				"leave --bus out",
+		)
 	case (c.TLSCert == "") != (c.TLSKey == ""):
 		return errors.New("--tls-cert and --tls-key go together: give both or neither")
 	}
@@ -147,11 +152,22 @@ func (c *serveCmd) Run(ctx context.Context, o output) error {
 		Every: c.pruneEvery, Logger: log,
 	})
 	cfg := api.Config{
-		Bus: bus, Store: store.New(pool, log), Tickets: store.NewTickets(pool), Auth: verifier.Authenticate,
-		Memory: memory, Stats: stats, Logger: log,
-		Keepalive: c.Keepalive, WriteTimeout: c.WriteTimeout, MaxStreams: c.MaxStreams, MaxStreamsPerUser: c.MaxStreamsPerUser,
-		RateLimit: c.RateLimit, AllowOrigin: c.AllowOrigin,
-		ConsoleHandler: console.Handler(), Ready: bus.Ready, Notice: bus.Notice,
+		Bus:               bus,
+		Store:             store.New(pool, log),
+		Tickets:           store.NewTickets(pool),
+		Auth:              verifier.Authenticate,
+		Memory:            memory,
+		Stats:             stats,
+		Logger:            log,
+		Keepalive:         c.Keepalive,
+		WriteTimeout:      c.WriteTimeout,
+		MaxStreams:        c.MaxStreams,
+		MaxStreamsPerUser: c.MaxStreamsPerUser,
+		RateLimit:         c.RateLimit,
+		AllowOrigin:       c.AllowOrigin,
+		ConsoleHandler:    console.Handler(),
+		Ready:             bus.Ready,
+		Notice:            bus.Notice,
 	}
 	if listeners.metrics == nil {
 		cfg.MetricsHandler = metrics.Handler(stats)
@@ -166,7 +182,15 @@ func (c *serveCmd) Run(ctx context.Context, o output) error {
 }
 
 // serve runs the bus, the worker and the HTTP servers, drains when ctx ends, and returns when all goroutines are gone.
-func (c *serveCmd) serve(ctx context.Context, listeners listeners, server *api.Server, bus *pgbus.Bus, worker func(context.Context) error, stats *stream.Stats, log *slog.Logger) error {
+func (c *serveCmd) serve(
+	ctx context.Context,
+	listeners listeners,
+	server *api.Server,
+	bus *pgbus.Bus,
+	worker func(context.Context) error,
+	stats *stream.Stats,
+	log *slog.Logger,
+) error {
 	// The bus outlives ctx: while streams are drained they still get their events.
 	busCtx, stopBus := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopBus()

@@ -15,8 +15,9 @@ func long(t testing.TB) {
 	}
 }
 
-// alone leaves a test out unless TOPOSTREAM_LONG=1 says that nothing else runs on the machine: what it asserts is a time, or
-// that a server is as quick as it must be to answer before its clients give up. The gate runs it in a step of its own.
+// alone leaves a test out unless TOPOSTREAM_LONG=1 says that nothing else runs on the machine: what it asserts is a
+// time, or that a server is as quick as it must be to answer before its clients give up, or it leaves nothing to
+// whatever runs beside it. The gate runs it in a step of its own.
 func alone(t testing.TB) {
 	t.Helper()
 	if !isAlone() {

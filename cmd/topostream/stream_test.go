@@ -28,26 +28,41 @@ func TestAStreamBeginsAsTheInterfaceSays(t *testing.T) {
 	server := serve(t, db.URL, func(c *serveCmd) { c.Keepalive = 50 * time.Millisecond })
 	for _, path := range []string{"/events", "/events/"} {
 		res := open(t, server.url+"/api/v1/topologies/"+strings.ToUpper(id)+path)
-		for name, want := range map[string]string{"Content-Type": "text/event-stream", "Cache-Control": "no-cache", "X-Accel-Buffering": "no", "Content-Length": ""} {
+		for name, want := range map[string]string{
+			"Content-Type": "text/event-stream", "Cache-Control": "no-cache", "X-Accel-Buffering": "no", "Content-Length": "",
+		} {
 			if got := res.Header.Get(name); got != want {
 				t.Errorf("%s: %q, want %q", name, got, want)
 			}
 		}
 		lines := bufio.NewReader(res.Body)
 		want := []string{
-			`: keepalive`, `retry: (2[0-9]{3}|3[0-9]{3}|4000)`, ``,
-			`event: snapshot`, `id: 2`, `data: {"topology_id":"` + id + `","status":"pending","reason":null,"version":0,"seq":2,"in_flight":\[{.*}\],"in_flight_total":1}`, ``,
-			`: keepalive`, ``,
+			`: keepalive`,
+			`retry: (2[0-9]{3}|3[0-9]{3}|4000)`,
+			``,
+			`event: snapshot`,
+			`id: 2`,
+			`data: {"topology_id":"` + id + `","status":"pending","reason":null,"version":0,"seq":2,"in_flight":\[{.*}\],` +
+				`"in_flight_total":1}`,
+			``,
+			`: keepalive`,
+			``,
 		}
 		if path == "/events/" {
 			emit(t, conn, id)
-			want = append(want[:7], `event: test`, `id: 3`,
-				`data: {"topic":"topology.`+id+`.test","type":"test","ts":"20[0-9-]{8}T[0-9:]{8}\.[0-9]{6}Z","seq":3,"journaled":true,"payload":{}}`,
-				``)
+			want = append(
+				want[:7],
+				`event: test`,
+				`id: 3`,
+				`data: {"topic":"topology.`+id+`.test","type":"test","ts":"20[0-9-]{8}T[0-9:]{8}\.[0-9]{6}Z","seq":3,`+
+					`"journaled":true,"payload":{}}`,
+				``,
+			)
 		}
 		for i, pattern := range want {
 			line, err := lines.ReadString('\n')
-			for ; i == 7 && path == "/events/" && line == ": keepalive\n"; line, err = lines.ReadString('\n') { // the event may take longer than a keepalive
+			// The event may take longer than a keepalive.
+			for ; i == 7 && path == "/events/" && line == ": keepalive\n"; line, err = lines.ReadString('\n') {
 				_, _ = lines.ReadString('\n') // its empty line; the next one tells
 			}
 			if err != nil || !regexp.MustCompile(`^`+pattern+`\n$`).MatchString(line) {
@@ -93,7 +108,8 @@ func TestTheSnapshotHoldsTheGraphWhenAsked(t *testing.T) {
 		has := len(body.Lans) == 1 && len(body.Deckies) == 1 && len(body.Edges) == 1
 		if has != want ||
 			has &&
-				(body.Lans[0].Subnet != "10.0.0.0/24" || body.Deckies[0].Services[0] != "ssh" || body.Edges[0].LanID != body.Lans[0].ID) {
+				(body.Lans[0].Subnet != "10.0.0.0/24" || body.Deckies[0].Services[0] != "ssh" ||
+					body.Edges[0].LanID != body.Lans[0].ID) {
 			t.Errorf("%q: %s", query, data)
 		}
 		c.follow(t.Context(), 1)

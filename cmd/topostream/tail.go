@@ -29,7 +29,8 @@ type tailCmd struct {
 
 // Help is the long form of --help.
 func (*tailCmd) Help() string {
-	return `It reconnects by itself and goes on checking where it was, with a new token where --token-file is renewed in time. It ends with exit code 0 when the topology is deleted or at Ctrl-C, ` +
+	return `It reconnects by itself and goes on checking where it was, with a new token where --token-file is renewed ` +
+		`in time. It ends with exit code 0 when the topology is deleted or at Ctrl-C, ` +
 		`1 when the server refuses the token or does not know the topology, and 3 when the promise is broken: ` +
 		`one snapshot at N, then N+1, N+2, … each once and in order.`
 }
@@ -156,7 +157,10 @@ func refusal(r *http.Response) error {
 	case http.StatusOK:
 		return fmt.Errorf("the server answered with %q, not with a stream of events: is --url right?", contentType)
 	case http.StatusUnauthorized:
-		return fmt.Errorf("the server does not take the token (%s): give one that is valid by --token or TOPOSTREAM_TOKEN", said)
+		return fmt.Errorf(
+			"the server does not take the token (%s): give one that is valid by --token or TOPOSTREAM_TOKEN",
+			said,
+		)
 	case http.StatusForbidden:
 		return fmt.Errorf("the token is not for this topology (%s)", said)
 	case http.StatusNotFound:

@@ -214,14 +214,22 @@ type answer struct {
 
 func snapshotAt(seq stream.Seq) string {
 	return fmt.Sprintf(
-		"event: snapshot\nid: %[1]d\ndata: {\"topology_id\":%[2]q,\"status\":\"active\",\"reason\":null,\"version\":0,\"seq\":%[1]d,\"in_flight\":[]}\n\n",
-		seq, tailID)
+		"event: snapshot\nid: %[1]d\ndata: {\"topology_id\":%[2]q,\"status\":\"active\","+
+			"\"reason\":null,\"version\":0,\"seq\":%[1]d,\"in_flight\":[]}\n\n",
+		seq,
+		tailID,
+	)
 }
 
 func eventWith(id string, seq stream.Seq, event string) string {
 	return fmt.Sprintf(
-		"event: %[1]s\nid: %[2]s\ndata: {\"topic\":\"topology.%[4]s.%[1]s\",\"type\":%[1]q,\"ts\":\"2026-11-23T19:30:00.123456Z\",\"seq\":%[3]d,\"journaled\":true,\"payload\":{}}\n\n",
-		event, id, seq, tailID)
+		"event: %[1]s\nid: %[2]s\ndata: {\"topic\":\"topology.%[4]s.%[1]s\",\"type\":%[1]q,"+
+			"\"ts\":\"2026-11-23T19:30:00.123456Z\",\"seq\":%[3]d,\"journaled\":true,\"payload\":{}}\n\n",
+		event,
+		id,
+		seq,
+		tailID,
+	)
 }
 
 func eventsAt(seqs ...stream.Seq) string {
@@ -233,7 +241,8 @@ func eventsAt(seqs ...stream.Seq) string {
 }
 
 func unjournaled(event, more string) string {
-	return "event: " + event + "\n" + more + `data: {"type":"` + event + `","ts":"2026-11-23T19:30:00.123456Z","journaled":false,"payload":{"reason":"the server is going away"}}` + "\n\n"
+	return "event: " + event + "\n" + more + `data: {"type":"` + event +
+		`","ts":"2026-11-23T19:30:00.123456Z","journaled":false,"payload":{"reason":"the server is going away"}}` + "\n\n"
 }
 
 func gone(seq stream.Seq) string { return eventWith(seq.String(), seq, "deleted") }
@@ -253,53 +262,156 @@ func TestTailJudgesWhatAServerSends(t *testing.T) {
 		code    int
 		want    string // in the error or, where there is none, on stderr
 	}{
-		"a whole stream":                               {"", []answer{{body: snapshotAt(4) + eventsAt(5, 6) + gone(7)}}, exitOK, ""},
-		"a gap":                                        {"", []answer{{body: snapshotAt(4) + eventsAt(5, 7)}}, exitBroken, "BROKEN: event 7 came after 5: 6 is missing"},
-		"a wide gap":                                   {"", []answer{{body: snapshotAt(4) + eventsAt(8)}}, exitBroken, "BROKEN: event 8 came after 4: 5 to 7 are missing"},
-		"a doubled event":                              {"", []answer{{body: snapshotAt(4) + eventsAt(5, 5)}}, exitBroken, "BROKEN: event 5 came again or late, after 5"},
-		"an event that the snapshot held":              {"", []answer{{body: snapshotAt(4) + eventsAt(4)}}, exitBroken, "BROKEN: event 4 came again or late, after 4"},
-		"reordered events":                             {"", []answer{{body: snapshotAt(4) + eventsAt(6, 5)}}, exitBroken, "BROKEN: event 6 came after 4"},
-		"an id that is not the seq":                    {"", []answer{{body: snapshotAt(4) + eventWith("6", 5, "test")}}, exitBroken, `BROKEN: the event with seq 5 has the id "6"`},
-		"a journaled event without an id":              {"", []answer{{body: snapshotAt(4) + strings.Replace(eventsAt(5), "id: 5\n", "", 1)}}, exitBroken, `BROKEN: the event with seq 5 has the id "4"`},
-		"a snapshot whose id is not its seq":           {"", []answer{{body: strings.Replace(snapshotAt(4), "id: 4", "id: 5", 1)}}, exitBroken, `BROKEN: the snapshot at 4 has the id "5"`},
-		"an event that is not journaled and has an id": {"", []answer{{body: snapshotAt(4) + unjournaled("notify", "id: 9\n")}}, exitBroken, `BROKEN: event "notify" is not journaled, but has the id 9`},
-		"no snapshot at the beginning":                 {"", []answer{{body: eventsAt(5)}}, exitBroken, "BROKEN: event 5 came before a snapshot"},
-		"what is no JSON":                              {"", []answer{{body: snapshotAt(4) + "event: test\nid: 5\ndata: <html>\n\n"}}, exitBroken, `BROKEN: the data of event "test" is not what was agreed`},
-		"an event of another epoch without a snapshot": {"", []answer{{body: snapshotAt(4) + eventsAt(epoch1+1)}}, exitBroken, "BROKEN: event 4294967297 came after 4"},
-		"what comes together with a fault":             {"", []answer{{body: snapshotAt(4) + eventsAt(7) + gone(8)}}, exitBroken, "BROKEN: event 7 came after 4"},
+		"a whole stream": {
+			"", []answer{{body: snapshotAt(4) + eventsAt(5, 6) + gone(7)}}, exitOK, "",
+		},
+		"a gap": {
+			"", []answer{{body: snapshotAt(4) + eventsAt(5, 7)}}, exitBroken, "BROKEN: event 7 came after 5: 6 is missing",
+		},
+		"a wide gap": {
+			"", []answer{{body: snapshotAt(4) + eventsAt(8)}}, exitBroken, "BROKEN: event 8 came after 4: 5 to 7 are missing",
+		},
+		"a doubled event": {
+			"", []answer{{body: snapshotAt(4) + eventsAt(5, 5)}}, exitBroken, "BROKEN: event 5 came again or late, after 5",
+		},
+		"an event that the snapshot held": {
+			"", []answer{{body: snapshotAt(4) + eventsAt(4)}}, exitBroken, "BROKEN: event 4 came again or late, after 4",
+		},
+		"reordered events": {
+			"", []answer{{body: snapshotAt(4) + eventsAt(6, 5)}}, exitBroken, "BROKEN: event 6 came after 4",
+		},
+		"an id that is not the seq": {
+			"", []answer{{body: snapshotAt(4) + eventWith("6", 5, "test")}}, exitBroken,
+			`BROKEN: the event with seq 5 has the id "6"`,
+		},
+		"a journaled event without an id": {
+			"", []answer{{body: snapshotAt(4) + strings.Replace(eventsAt(5), "id: 5\n", "", 1)}}, exitBroken,
+			`BROKEN: the event with seq 5 has the id "4"`,
+		},
+		"a snapshot whose id is not its seq": {
+			"", []answer{{body: strings.Replace(snapshotAt(4), "id: 4", "id: 5", 1)}}, exitBroken,
+			`BROKEN: the snapshot at 4 has the id "5"`,
+		},
+		"an event that is not journaled and has an id": {
+			"", []answer{{body: snapshotAt(4) + unjournaled("notify", "id: 9\n")}}, exitBroken,
+			`BROKEN: event "notify" is not journaled, but has the id 9`,
+		},
+		"no snapshot at the beginning": {
+			"", []answer{{body: eventsAt(5)}}, exitBroken, "BROKEN: event 5 came before a snapshot",
+		},
+		"what is no JSON": {
+			"", []answer{{body: snapshotAt(4) + "event: test\nid: 5\ndata: <html>\n\n"}}, exitBroken,
+			`BROKEN: the data of event "test" is not what was agreed`,
+		},
+		"an event of another epoch without a snapshot": {
+			"", []answer{{body: snapshotAt(4) + eventsAt(epoch1+1)}}, exitBroken, "BROKEN: event 4294967297 came after 4",
+		},
+		"what comes together with a fault": {
+			"", []answer{{body: snapshotAt(4) + eventsAt(7) + gone(8)}}, exitBroken, "BROKEN: event 7 came after 4",
+		},
 
-		"a reconnect that goes on":                     {"", []answer{{body: snapshotAt(4) + eventsAt(5)}, {want: "5", body: eventsAt(6)}, {want: "6", body: gone(7)}}, exitOK, "disconnected (the server ended the stream)"},
-		"a reconnect that skips":                       {"", []answer{{body: snapshotAt(4) + eventsAt(5)}, {want: "5", body: eventsAt(7)}}, exitBroken, "BROKEN: event 7 came after 5: 6 is missing"},
-		"a reconnect that doubles":                     {"", []answer{{body: snapshotAt(4) + eventsAt(5)}, {want: "5", body: eventsAt(5)}}, exitBroken, "BROKEN: event 5 came again or late, after 5"},
-		"a reconnect to a later snapshot":              {"", []answer{{body: snapshotAt(4) + eventsAt(5)}, {want: "5", body: snapshotAt(9) + gone(10)}}, exitOK, "events 6 to 9 were not sent: a snapshot takes their place"},
-		"a reconnect to the same snapshot":             {"", []answer{{body: snapshotAt(4)}, {want: "4", body: snapshotAt(4) + gone(5)}}, exitOK, ""},
-		"a reconnect to an older snapshot":             {"", []answer{{body: snapshotAt(4) + eventsAt(5)}, {want: "5", body: snapshotAt(4)}}, exitBroken, "BROKEN: a snapshot at 4 came after 5"},
-		"an older snapshot in mid-stream":              {"", []answer{{body: snapshotAt(4) + eventsAt(5, 6) + snapshotAt(5)}}, exitBroken, "BROKEN: a snapshot at 5 came after 6"},
-		"a later snapshot in mid-stream":               {"", []answer{{body: snapshotAt(4) + eventsAt(5) + snapshotAt(8) + gone(9)}}, exitOK, "events 6 to 8 were not sent"},
-		"a snapshot of a new epoch":                    {"", []answer{{body: snapshotAt(4)}, {want: "4", body: snapshotAt(epoch1+2) + gone(epoch1+3)}}, exitOK, "the database has another history (epoch 1 after 0)"},
-		"a snapshot of the epoch of a restored backup": {"", []answer{{body: snapshotAt(2*epoch1 + 9)}, {body: snapshotAt(epoch1) + gone(epoch1+1)}}, exitOK, "the database has another history (epoch 1 after 2)"},
-		"unavailable, then the rest":                   {"", []answer{{body: snapshotAt(4) + unjournaled("unavailable", "")}, {want: "4", body: gone(5)}}, exitOK, "disconnected"},
-		"unavailable at first":                         {"", []answer{{body: unjournaled("unavailable", "")}, {body: snapshotAt(4) + gone(5)}}, exitOK, "disconnected"},
-		"frames without data":                          {"", []answer{{body: ": keepalive\n\nretry: 1\n\nevent: test\n\n" + snapshotAt(4) + gone(5)}}, exitOK, ""},
-		"an empty topology":                            {"", []answer{{body: strings.Replace(snapshotAt(0), "id: 0\n", "", 1) + gone(1)}}, exitOK, ""},
+		"a reconnect that goes on": {
+			"", []answer{{body: snapshotAt(4) + eventsAt(5)}, {want: "5", body: eventsAt(6)}, {want: "6", body: gone(7)}},
+			exitOK, "disconnected (the server ended the stream)",
+		},
+		"a reconnect that skips": {
+			"", []answer{{body: snapshotAt(4) + eventsAt(5)}, {want: "5", body: eventsAt(7)}}, exitBroken,
+			"BROKEN: event 7 came after 5: 6 is missing",
+		},
+		"a reconnect that doubles": {
+			"", []answer{{body: snapshotAt(4) + eventsAt(5)}, {want: "5", body: eventsAt(5)}}, exitBroken,
+			"BROKEN: event 5 came again or late, after 5",
+		},
+		"a reconnect to a later snapshot": {
+			"", []answer{{body: snapshotAt(4) + eventsAt(5)}, {want: "5", body: snapshotAt(9) + gone(10)}}, exitOK,
+			"events 6 to 9 were not sent: a snapshot takes their place",
+		},
+		"a reconnect to the same snapshot": {
+			"", []answer{{body: snapshotAt(4)}, {want: "4", body: snapshotAt(4) + gone(5)}}, exitOK, "",
+		},
+		"a reconnect to an older snapshot": {
+			"", []answer{{body: snapshotAt(4) + eventsAt(5)}, {want: "5", body: snapshotAt(4)}}, exitBroken,
+			"BROKEN: a snapshot at 4 came after 5",
+		},
+		"an older snapshot in mid-stream": {
+			"", []answer{{body: snapshotAt(4) + eventsAt(5, 6) + snapshotAt(5)}}, exitBroken,
+			"BROKEN: a snapshot at 5 came after 6",
+		},
+		"a later snapshot in mid-stream": {
+			"", []answer{{body: snapshotAt(4) + eventsAt(5) + snapshotAt(8) + gone(9)}}, exitOK, "events 6 to 8 were not sent",
+		},
+		"a snapshot of a new epoch": {
+			"", []answer{{body: snapshotAt(4)}, {want: "4", body: snapshotAt(epoch1+2) + gone(epoch1+3)}}, exitOK,
+			"the database has another history (epoch 1 after 0)",
+		},
+		"a snapshot of the epoch of a restored backup": {
+			"", []answer{{body: snapshotAt(2*epoch1 + 9)}, {body: snapshotAt(epoch1) + gone(epoch1+1)}}, exitOK,
+			"the database has another history (epoch 1 after 2)",
+		},
+		"unavailable, then the rest": {
+			"", []answer{{body: snapshotAt(4) + unjournaled("unavailable", "")}, {want: "4", body: gone(5)}}, exitOK,
+			"disconnected",
+		},
+		"unavailable at first": {
+			"", []answer{{body: unjournaled("unavailable", "")}, {body: snapshotAt(4) + gone(5)}}, exitOK, "disconnected",
+		},
+		"frames without data": {
+			"", []answer{{body: ": keepalive\n\nretry: 1\n\nevent: test\n\n" + snapshotAt(4) + gone(5)}}, exitOK, "",
+		},
+		"an empty topology": {
+			"", []answer{{body: strings.Replace(snapshotAt(0), "id: 0\n", "", 1) + gone(1)}}, exitOK, "",
+		},
 
-		"since, continued":                      {"5", []answer{{body: eventsAt(6) + gone(7)}}, exitOK, ""},
-		"since, skipped":                        {"5", []answer{{body: eventsAt(7)}}, exitBroken, "BROKEN: event 7 came after 5: 6 is missing"},
-		"since, repeated":                       {"5", []answer{{body: eventsAt(5)}}, exitBroken, "BROKEN: event 5 came again or late, after 5"},
-		"since what the journal does not hold":  {"5", []answer{{body: snapshotAt(90) + gone(91)}}, exitOK, "the server cannot resume after 5: a snapshot begins the stream"},
-		"since what is ahead of the head":       {"500", []answer{{body: snapshotAt(90) + gone(91)}}, exitOK, "the server cannot resume after 500"},
-		"since, then an older snapshot":         {"5", []answer{{body: eventsAt(6)}, {want: "6", body: snapshotAt(5)}}, exitBroken, "BROKEN: a snapshot at 5 came after 6"},
-		"since, cut before the first event":     {"5", []answer{{body: ": keepalive\n\n"}, {body: eventsAt(6) + gone(7)}}, exitOK, ""},
+		"since, continued": {"5", []answer{{body: eventsAt(6) + gone(7)}}, exitOK, ""},
+		"since, skipped": {
+			"5", []answer{{body: eventsAt(7)}}, exitBroken, "BROKEN: event 7 came after 5: 6 is missing",
+		},
+		"since, repeated": {
+			"5", []answer{{body: eventsAt(5)}}, exitBroken, "BROKEN: event 5 came again or late, after 5",
+		},
+		"since what the journal does not hold": {
+			"5", []answer{{body: snapshotAt(90) + gone(91)}}, exitOK,
+			"the server cannot resume after 5: a snapshot begins the stream",
+		},
+		"since what is ahead of the head": {
+			"500", []answer{{body: snapshotAt(90) + gone(91)}}, exitOK, "the server cannot resume after 500",
+		},
+		"since, then an older snapshot": {
+			"5", []answer{{body: eventsAt(6)}, {want: "6", body: snapshotAt(5)}}, exitBroken,
+			"BROKEN: a snapshot at 5 came after 6",
+		},
+		"since, cut before the first event": {
+			"5", []answer{{body: ": keepalive\n\n"}, {body: eventsAt(6) + gone(7)}}, exitOK, "",
+		},
 		"since, a raw event before the journal": {"5", []answer{{body: unjournaled("notify", "") + gone(6)}}, exitOK, ""},
 
-		"401":                    {"", []answer{problem(401, "the request has no valid token")}, exitError, "the server does not take the token (401 Unauthorized the request has no valid token)"},
-		"403":                    {"", []answer{problem(403, "limited")}, exitError, "the token is not for this topology (403 Forbidden limited)"},
-		"404":                    {"", []answer{problem(404, "no such topology")}, exitError, "the server knows no such topology (404 Not Found no such topology)"},
-		"500":                    {"", []answer{{status: 500, body: "<html>"}}, exitError, "the server answered 500 Internal Server Error"},
-		"a redirect":             {"", []answer{{status: 302, body: "log in"}}, exitError, "the server answered 302 Found"},
-		"401 when it comes back": {"", []answer{{body: snapshotAt(4) + unjournaled("token_expired", "")}, problem(401, "expired")}, exitError, "the server does not take the token"},
-		"503, then a stream":     {"", []answer{problem(503, "the database is away"), {body: snapshotAt(4) + gone(5)}}, exitOK, "disconnected (the server answered 503 Service Unavailable the database is away)"},
-		"429 and a proxy's 502":  {"", []answer{problem(429, "too many"), {status: 502, body: "<html>"}, {body: snapshotAt(4) + gone(5)}}, exitOK, "disconnected (the server answered 502 Bad Gateway)"},
+		"401": {
+			"", []answer{problem(401, "the request has no valid token")}, exitError,
+			"the server does not take the token (401 Unauthorized the request has no valid token)",
+		},
+		"403": {
+			"", []answer{problem(403, "limited")}, exitError, "the token is not for this topology (403 Forbidden limited)",
+		},
+		"404": {
+			"", []answer{problem(404, "no such topology")}, exitError,
+			"the server knows no such topology (404 Not Found no such topology)",
+		},
+		"500": {
+			"", []answer{{status: 500, body: "<html>"}}, exitError, "the server answered 500 Internal Server Error",
+		},
+		"a redirect": {"", []answer{{status: 302, body: "log in"}}, exitError, "the server answered 302 Found"},
+		"401 when it comes back": {
+			"", []answer{{body: snapshotAt(4) + unjournaled("token_expired", "")}, problem(401, "expired")}, exitError,
+			"the server does not take the token",
+		},
+		"503, then a stream": {
+			"", []answer{problem(503, "the database is away"), {body: snapshotAt(4) + gone(5)}}, exitOK,
+			"disconnected (the server answered 503 Service Unavailable the database is away)",
+		},
+		"429 and a proxy's 502": {
+			"", []answer{problem(429, "too many"), {status: 502, body: "<html>"}, {body: snapshotAt(4) + gone(5)}}, exitOK,
+			"disconnected (the server answered 502 Bad Gateway)",
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

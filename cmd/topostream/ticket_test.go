@@ -166,7 +166,10 @@ func TestNobodyCanTellWhyATicketIsNotGood(t *testing.T) {
 	if !strings.HasPrefix(want, "401 ") || !strings.Contains(want, "Www-Authenticate: Bearer") {
 		t.Fatal(want)
 	}
-	for name, ticket := range map[string]string{"expired": expired, "used": used, "unknown": strings.Repeat("A", 43), "garbage": "x", "hostile": "%00%ff'%22", "cut": good[1:]} {
+	for name, ticket := range map[string]string{
+		"expired": expired, "used": used, "unknown": strings.Repeat("A", 43), "garbage": "x", "hostile": "%00%ff'%22",
+		"cut": good[1:],
+	} {
 		for _, of := range []string{id, unknown, "no-id"} {
 			if got := whole(t, openTicket(t, server.url, of, ticket)); got != want {
 				t.Errorf("%s for %s: %s\nwant %s", name, of, got, want)

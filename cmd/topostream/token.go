@@ -40,7 +40,12 @@ func (c *tokenCmd) Run(o output) error {
 		return err
 	}
 	token, err := auth.Sign(secret, auth.Claims{
-		Subject: c.Sub, Role: stream.Role(c.Role), TTL: c.TTL, Topologies: topologies, Issuer: c.JWTIssuer, Audience: c.JWTAudience,
+		Subject:    c.Sub,
+		Role:       stream.Role(c.Role),
+		TTL:        c.TTL,
+		Topologies: topologies,
+		Issuer:     c.JWTIssuer,
+		Audience:   c.JWTAudience,
 	}, time.Now())
 	if err != nil {
 		return err

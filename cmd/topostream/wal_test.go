@@ -96,7 +96,9 @@ func TestReadyzSaysThatAServerIsForcedToAnotherBus(t *testing.T) {
 	db := pgtest.New(t)
 	server := startServer(t, db.URL, setting.Notify)
 	for _, bus := range []string{setting.WAL, setting.Notify} {
-		want := map[string]string{setting.WAL: "ready\nbus: forced notify, the database says wal\n", setting.Notify: "ready\n"}[bus]
+		want := map[string]string{
+			setting.WAL: "ready\nbus: forced notify, the database says wal\n", setting.Notify: "ready\n",
+		}[bus]
 		setBus(t, db.URL, bus)
 		pgtest.Eventually(t, want, func() bool {
 			status, _, body := get(t, server+"/readyz")

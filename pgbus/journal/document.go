@@ -104,8 +104,9 @@ func (e *HeldError) Error() string {
 // raiseAlone is how many heads that are held one Raise waits for, 100 ms each.
 const raiseAlone = 5
 
-// Raise has topologies enter the present epoch, each under its own head's lock. It gives those that somebody holds. Those
-// that are free are raised at once; then some of the others are waited for, one at a time, so that no other's writer waits.
+// Raise has topologies enter the present epoch, each under its own head's lock. It gives those that somebody holds.
+// Those that are free are raised at once; then some of the others are waited for, one at a time, so that no other's
+// writer waits.
 func (r *Reader) Raise(ctx context.Context, h postgres.History, ids []stream.TopologyID) ([]*HeldError, error) {
 	held, err := r.raise(ctx, h, ids)
 	if err != nil || len(ids) == 1 {

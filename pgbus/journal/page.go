@@ -44,8 +44,10 @@ func (e *BrokenError) Error() string { return e.Why }
 func (r Row) Continues(h postgres.History, after stream.Seq) error {
 	switch {
 	case !r.History.Same(h):
-		return &BrokenError{Why: fmt.Sprintf("the database has another history, by a failover, a restore or migrate new-epoch: "+
-			"it is in epoch %d, the feed was of %d", r.History.Epoch, h.Epoch)}
+		return &BrokenError{
+			Why: fmt.Sprintf("the database has another history, by a failover, a restore or migrate new-epoch: "+
+				"it is in epoch %d, the feed was of %d", r.History.Epoch, h.Epoch),
+		}
 	case r.Head.Seq < after:
 		return &BrokenError{Why: fmt.Sprintf("the head is %d, behind the feed", r.Head.Seq)}
 	case r.Head.Seq.Epoch() != after.Epoch():

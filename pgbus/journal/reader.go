@@ -80,7 +80,11 @@ var retry = wait.Steps{First: 20 * time.Millisecond, Most: 500 * time.Millisecon
 
 // do runs read on a connection of the lane, again as long as what it reads is judged not to be used, until ctx ends.
 // read returns what Judge said, or its own error.
-func (r *Reader) do(ctx context.Context, lane Lane, read func(context.Context, *pgx.Conn) (postgres.History, error)) error {
+func (r *Reader) do(
+	ctx context.Context,
+	lane Lane,
+	read func(context.Context, *pgx.Conn) (postgres.History, error),
+) error {
 	if err := r.lanes[lane].Acquire(ctx, 1); err != nil {
 		return context.Cause(ctx)
 	}

@@ -18,7 +18,11 @@ func clusterRoot() string {
 		return dir
 	}
 	var fs syscall.Statfs_t
-	if err := syscall.Statfs(memory, &fs); err != nil || fs.Bavail*uint64(fs.Bsize) < memoryFree { //nolint:gosec,unconvert // a block's size is above 0
+	if err := syscall.Statfs(
+		memory,
+		&fs,
+	); err != nil ||
+		fs.Bavail*uint64(fs.Bsize) < memoryFree { //nolint:gosec,unconvert // a block's size is above 0
 		return os.TempDir()
 	}
 	return memory

@@ -87,7 +87,11 @@ SELECT s.slot_name, s.active_pid, coalesce(a.application_name, ''),
   FROM pg_replication_slots s LEFT JOIN pg_stat_activity a ON a.pid = s.active_pid
  WHERE s.database = current_database() AND starts_with(s.slot_name, $1) ORDER BY 1`
 	)
-	err := conn.QueryRow(ctx, facts).Scan(&s.Setting, &s.Publication.Name, &s.WALLevel, &s.Version, &s.Slots.Used, &s.Slots.Most, &s.Senders.Used, &s.Senders.Most, &s.Servers)
+	err := conn.QueryRow(ctx, facts).
+		Scan(
+			&s.Setting, &s.Publication.Name, &s.WALLevel, &s.Version, &s.Slots.Used, &s.Slots.Most, &s.Senders.Used,
+			&s.Senders.Most, &s.Servers,
+		)
 	if err != nil {
 		return s, fmt.Errorf("read the bus: %w", err)
 	}
@@ -128,10 +132,24 @@ func (s Status) Missing() (problems []string) {
 		want = 0
 	}
 	if free := s.Slots.Most - s.Slots.Used; free < want {
-		add("max_replication_slots is %d with %d free: servers and workers here want %d: ALTER SYSTEM SET max_replication_slots = %d, and restart PostgreSQL", s.Slots.Most, free, want, s.Slots.Used+want+2)
+		add(
+			"max_replication_slots is %d with %d free: servers and workers here want %d: ALTER SYSTEM SET "+
+				"max_replication_slots = %d, and restart PostgreSQL",
+			s.Slots.Most,
+			free,
+			want,
+			s.Slots.Used+want+2,
+		)
 	}
 	if free := s.Senders.Most - s.Senders.Used; free < want {
-		add("max_wal_senders is %d with %d free: servers and workers here want %d: ALTER SYSTEM SET max_wal_senders = %d, and restart PostgreSQL", s.Senders.Most, free, want, s.Senders.Used+want+2)
+		add(
+			"max_wal_senders is %d with %d free: servers and workers here want %d: ALTER SYSTEM SET max_wal_senders = %d, and "+
+				"restart PostgreSQL",
+			s.Senders.Most,
+			free,
+			want,
+			s.Senders.Used+want+2,
+		)
 	}
 	for _, r := range s.Roles {
 		if r.Replicates || r.Own && len(s.Roles) > 1 { // it only runs the command
@@ -140,7 +158,11 @@ func (s Status) Missing() (problems []string) {
 		add("role %s may not replicate: ALTER ROLE %s REPLICATION", r.Name, pgx.Identifier{r.Name}.Sanitize())
 	}
 	if p := s.Publication; p.Exists && !p.Table {
-		add("publication %s does not hold topology_events: ALTER PUBLICATION %s ADD TABLE topology_events", p.Name, pgx.Identifier{p.Name}.Sanitize())
+		add(
+			"publication %s does not hold topology_events: ALTER PUBLICATION %s ADD TABLE topology_events",
+			p.Name,
+			pgx.Identifier{p.Name}.Sanitize(),
+		)
 	}
 	return problems
 }
@@ -173,7 +195,10 @@ func Set(ctx context.Context, conn *pgx.Conn, bus string) error {
 			}
 		}
 		if _, err := tx.Exec(ctx, set, bus); err != nil {
-			return advise(fmt.Errorf("set the bus: %w", err), "run this as the role that owns the schema, as `topostream migrate up` was")
+			return advise(
+				fmt.Errorf("set the bus: %w", err),
+				"run this as the role that owns the schema, as `topostream migrate up` was",
+			)
 		}
 		return nil
 	})
@@ -192,8 +217,10 @@ func publish(ctx context.Context, tx pgx.Tx, p Publication) error {
 		return nil
 	}
 	if _, err := tx.Exec(ctx, statement); err != nil {
-		return advise(fmt.Errorf("make the publication %s: %w", p.Name, err),
-			"run this as the role that owns topology_events, with the right CREATE on the database (GRANT CREATE ON DATABASE … TO …)")
+		return advise(
+			fmt.Errorf("make the publication %s: %w", p.Name, err),
+			"run this as the role that owns topology_events, with the right CREATE on the database (GRANT CREATE ON DATABASE … TO …)",
+		)
 	}
 	return nil
 }

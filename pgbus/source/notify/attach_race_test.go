@@ -18,17 +18,28 @@ import (
 
 // A raceAttach takes a snapshot's seq and LISTENs, and gives the seqs that a catch-up read afterwards, if the
 // protocol has one.
-type raceAttach func(ctx context.Context, conn *pgx.Conn, id stream.TopologyID) (s stream.Seq, caughtUp []stream.Seq, err error)
+type raceAttach func(
+	ctx context.Context, conn *pgx.Conn, id stream.TopologyID,
+) (s stream.Seq, caughtUp []stream.Seq, err error)
 
-func attachSeparately(ctx context.Context, conn *pgx.Conn, id stream.TopologyID) (s stream.Seq, _ []stream.Seq, err error) {
-	if err := conn.QueryRow(ctx, `SELECT seq FROM topology_heads WHERE topology_id = $1::text::uuid`, id).Scan(&s); err != nil {
+func attachSeparately(
+	ctx context.Context,
+	conn *pgx.Conn,
+	id stream.TopologyID,
+) (s stream.Seq, _ []stream.Seq, err error) {
+	if err := conn.QueryRow(ctx, `SELECT seq FROM topology_heads WHERE topology_id = $1::text::uuid`, id).
+		Scan(&s); err != nil {
 		return 0, nil, err
 	}
 	_, err = conn.Exec(ctx, "LISTEN "+quoted(id))
 	return s, nil, err
 }
 
-func attachInOneTransaction(ctx context.Context, conn *pgx.Conn, id stream.TopologyID) (stream.Seq, []stream.Seq, error) {
+func attachInOneTransaction(
+	ctx context.Context,
+	conn *pgx.Conn,
+	id stream.TopologyID,
+) (stream.Seq, []stream.Seq, error) {
 	const light = `SELECT seq FROM topology_heads WHERE topology_id = $1::text::uuid`
 	if _, err := conn.Exec(ctx, postgres.BeginLight+"LISTEN "+quoted(id)); err != nil {
 		return 0, nil, err
@@ -46,7 +57,12 @@ func attachWithCatchUp(ctx context.Context, conn *pgx.Conn, id stream.TopologyID
 	if err != nil {
 		return 0, nil, err
 	}
-	rows, err := conn.Query(ctx, `SELECT seq FROM topology_events WHERE topology_id = $1::text::uuid AND seq > $2 ORDER BY seq`, id, int64(s))
+	rows, err := conn.Query(
+		ctx,
+		`SELECT seq FROM topology_events WHERE topology_id = $1::text::uuid AND seq > $2 ORDER BY seq`,
+		id,
+		int64(s),
+	)
 	if err != nil {
 		return 0, nil, err
 	}
@@ -82,7 +98,15 @@ func (r *raceResult) deliver(s stream.Seq, seqs []stream.Seq, until stream.Seq) 
 }
 
 // race attaches once and compares what arrives with the journal.
-func race(ctx context.Context, conn *pgx.Conn, db *pgx.Conn, key []byte, id stream.TopologyID, attach raceAttach, r *raceResult) error {
+func race(
+	ctx context.Context,
+	conn *pgx.Conn,
+	db *pgx.Conn,
+	key []byte,
+	id stream.TopologyID,
+	attach raceAttach,
+	r *raceResult,
+) error {
 	s, seqs, err := attach(ctx, conn, id)
 	if err != nil {
 		return err
@@ -90,7 +114,8 @@ func race(ctx context.Context, conn *pgx.Conn, db *pgx.Conn, key []byte, id stre
 	// Whatever was committed by now must be seen; notifications of one topology come in seq order, so one above proves
 	// that no other is under way.
 	var until stream.Seq
-	if err := db.QueryRow(ctx, `SELECT seq FROM topology_heads WHERE topology_id = $1::text::uuid`, id).Scan(&until); err != nil {
+	if err := db.QueryRow(ctx, `SELECT seq FROM topology_heads WHERE topology_id = $1::text::uuid`, id).
+		Scan(&until); err != nil {
 		return err
 	}
 	for {

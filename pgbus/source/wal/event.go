@@ -91,7 +91,9 @@ func columnsOf(m *pglogrepl.RelationMessage) (columns, error) {
 		return columns{}, nil // somebody has added a table to the publication
 	}
 	c := columns{journal: true}
-	for name, place := range map[string]*int{"topology_id": &c.topology, "seq": &c.seq, "type": &c.kind, "payload": &c.payload, "at": &c.at} {
+	for name, place := range map[string]*int{
+		"topology_id": &c.topology, "seq": &c.seq, "type": &c.kind, "payload": &c.payload, "at": &c.at,
+	} {
 		*place = -1
 		for i, column := range m.Columns {
 			if column.Name == name {

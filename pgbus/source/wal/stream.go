@@ -43,7 +43,8 @@ type Conn struct {
 // Connect opens a replication connection. cfg must not lead through a pooler; its role needs the attribute REPLICATION.
 func Connect(ctx context.Context, cfg *pgx.ConnConfig, name string) (*Conn, error) {
 	c := cfg.Copy()
-	if given := c.RuntimeParams["application_name"]; given == "" || strings.HasPrefix(given, "topostream ") { // and not by a person
+	if given := c.RuntimeParams["application_name"]; given == "" ||
+		strings.HasPrefix(given, "topostream ") { // and not by a person
 		c.RuntimeParams["application_name"] = name
 	}
 	maps.Copy(c.RuntimeParams, map[string]string{
@@ -92,7 +93,9 @@ func (c *Conn) Close() {
 // transactions: pg_log_standby_snapshot.
 func (c *Conn) Open(ctx context.Context, publication string, standby bool) (*Stream, error) {
 	// The last setting does not exist on every platform.
-	for _, set := range []string{"SET statement_timeout = 0", "SET lock_timeout = 0", "SET client_connection_check_interval = '2s'"} {
+	for _, set := range []string{
+		"SET statement_timeout = 0", "SET lock_timeout = 0", "SET client_connection_check_interval = '2s'",
+	} {
 		if err := c.conn.Exec(ctx, set).Close(); err != nil && c.conn.IsClosed() {
 			return nil, fmt.Errorf("prepare the replication connection: %w", err)
 		}
@@ -208,7 +211,11 @@ func isTimeout(err error) bool {
 
 // confirm tells PostgreSQL how far we are, so that it keeps no WAL for us.
 func (s *Stream) confirm(answer bool) error {
-	err := pglogrepl.SendStandbyStatusUpdate(context.Background(), s.conn, pglogrepl.StandbyStatusUpdate{WALWritePosition: s.received, ReplyRequested: answer})
+	err := pglogrepl.SendStandbyStatusUpdate(
+		context.Background(),
+		s.conn,
+		pglogrepl.StandbyStatusUpdate{WALWritePosition: s.received, ReplyRequested: answer},
+	)
 	if err != nil {
 		return fmt.Errorf("confirm the WAL: %w", err)
 	}

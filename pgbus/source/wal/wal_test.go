@@ -103,7 +103,9 @@ func TestTheJSONOfARowIsTheEncodersByteForByte(t *testing.T) {
 					t.Fatal("no event came")
 				}
 				got, ok := e.JSON()
-				if !ok || got != want || e.Seq != uint64(seq) || string(e.Type) != kind || !strings.Contains(want, string(e.Topology)) || e.XID == 0 {
+				if !ok || got != want || e.Seq != uint64(seq) || string(e.Type) != kind ||
+					!strings.Contains(want, string(e.Topology)) ||
+					e.XID == 0 {
 					t.Fatalf("%v %+v\n%s, want\n%s", ok, e, got, want)
 				}
 			})
@@ -133,7 +135,8 @@ func payloadOf(t *rapid.T, letters *rapid.Generator[string]) *string {
 		t.Fatal(err)
 	}
 	s := string(b)
-	if strings.Contains(s, `\u0000`) || strings.Contains(s, `\ufffd`) { // jsonb refuses the first; the second is rapid's invalid UTF-8
+	if strings.Contains(s, `\u0000`) ||
+		strings.Contains(s, `\ufffd`) { // jsonb refuses the first; the second is rapid's invalid UTF-8
 		s = `"replaced"`
 	}
 	return &s
@@ -194,10 +197,19 @@ func TestNoWALIsKeptForAStreamThatReads(t *testing.T) {
 	conn := db.Conn(t)
 	pgtest.Exec(t, conn, publication)
 	read(t, db)
-	pgtest.Exec(t, conn, `CREATE TABLE elsewhere AS SELECT repeat('x', 1000) FROM generate_series(1, 20000)`) // nothing of it is published
+	pgtest.Exec(
+		t,
+		conn,
+		`CREATE TABLE elsewhere AS SELECT repeat('x', 1000) FROM generate_series(1, 20000)`,
+	) // nothing of it is published
 	at := pgtest.Scan[string](t, conn, `SELECT pg_current_wal_lsn()::text`)
 	pgtest.Eventually(t, "the slot to be confirmed beyond what others wrote", func() bool {
-		return pgtest.Scan[bool](t, conn, `SELECT confirmed_flush_lsn >= $1::text::pg_lsn FROM pg_replication_slots WHERE database = current_database()`, at)
+		return pgtest.Scan[bool](
+			t,
+			conn,
+			`SELECT confirmed_flush_lsn >= $1::text::pg_lsn FROM pg_replication_slots WHERE database = current_database()`,
+			at,
+		)
 	})
 }
 
@@ -246,7 +258,9 @@ func TestASnapshotSeesWhatHadEndedAndNothingElse(t *testing.T) {
 	for text, cases := range map[string]map[uint32]bool{
 		"10:20:10,15": {9: true, 10: false, 14: true, 15: false, 19: true, 20: false, 4000000000: true},
 		"10:10:":      {9: true, 10: false},
-		fmt.Sprintf("%d:%d:%d", wrapped, wrapped+5, wrapped+3): {4294967293: true, 4294967294: true, 1: false, 2: true, 3: false, 100: false},
+		fmt.Sprintf("%d:%d:%d", wrapped, wrapped+5, wrapped+3): {
+			4294967293: true, 4294967294: true, 1: false, 2: true, 3: false, 100: false,
+		},
 	} {
 		v, err := parseSnapshot(text)
 		must(t, err)
