@@ -22,7 +22,7 @@ func clusterRoot() string {
 		memory,
 		&fs,
 	); err != nil ||
-		fs.Bavail*uint64(fs.Bsize) < memoryFree { //nolint:gosec,unconvert // a block's size is above 0
+		fs.Bavail*uint64(fs.Bsize) < memoryFree {
 		return os.TempDir()
 	}
 	return memory
