@@ -40,6 +40,7 @@ func leftIn(t *testing.T, dir string) []string {
 
 //nolint:paralleltest // t.Setenv gives it a directory for temporary files
 func TestACampaignOnAStageOfItsOwnIsCleanAndLeavesNothing(t *testing.T) {
+	alone(t)
 	dir := scratch(t)
 	var out, errOut lockedBuffer
 	code := run(t.Context(), []string{
@@ -63,6 +64,7 @@ func TestACampaignOnAStageOfItsOwnIsCleanAndLeavesNothing(t *testing.T) {
 
 //nolint:paralleltest // as above
 func TestAnInterruptedCampaignEndsAllThatItStarted(t *testing.T) {
+	alone(t)
 	dir := scratch(t)
 	ctx, interrupt := context.WithCancel(t.Context())
 	defer interrupt()

@@ -40,6 +40,7 @@ func stageCheck(t *testing.T, args ...string) (code int, out, errOut string) {
 
 func TestACampaignFindsAServerThatBelievesTheLostHistoryAfterAPromotion(t *testing.T) {
 	t.Parallel()
+	alone(t)
 	binary := planted(t, believers(t))
 	// A promotion may take nothing back that a client had, and on a busy machine 12 s end before a standby is made.
 	for _, duration := range []string{"12s", "30s", "90s"} {
@@ -58,6 +59,7 @@ func TestACampaignFindsAServerThatBelievesTheLostHistoryAfterAPromotion(t *testi
 
 func TestTwoVersionsOfTheProgramWorkOnOneSchemaDuringAnUpgrade(t *testing.T) {
 	t.Parallel()
+	alone(t)
 	// The same version twice: testdata/upgrade/check has the true one before.
 	binary := build(t, module)
 	code, out, errOut := stageCheck(t, "--topostream", binary, "--old-binary", binary, "--duration", "40s")
