@@ -100,7 +100,7 @@ func nothing() []Position { return nil }
 
 func TestAComparisonTellsOfEachFeedThatDiffersFromItsHeadAndOfNoOther(t *testing.T) {
 	t.Parallel()
-	db := pgtest.New(t)
+	db := pgtest.Shared(t)
 	admin := db.Conn(t)
 	topology := func() stream.TopologyID {
 		const insert = `INSERT INTO topologies (name) VALUES (gen_random_uuid()::text) RETURNING id::text`
@@ -138,9 +138,9 @@ func TestAComparisonTellsOfEachFeedThatDiffersFromItsHeadAndOfNoOther(t *testing
 
 func TestFeedsAreLookedAtBeforeTheirHeads(t *testing.T) {
 	t.Parallel()
-	db := pgtest.New(t)
+	db := pgtest.Shared(t)
 	admin := db.Conn(t)
-	id := pgtest.Scan[stream.TopologyID](t, admin, `INSERT INTO topologies (name) VALUES ('x') RETURNING id::text`)
+	id := pgtest.Scan[stream.TopologyID](t, admin, `INSERT INTO topologies (name) VALUES ('moves') RETURNING id::text`)
 	var last stream.Seq
 	emit := func() []Position {
 		at := []Position{{Topology: id, Last: last}}
@@ -160,7 +160,7 @@ func TestFeedsAreLookedAtBeforeTheirHeads(t *testing.T) {
 
 func TestHeadsAreComparedOnceAPace(t *testing.T) {
 	t.Parallel()
-	db := pgtest.New(t)
+	db := pgtest.Shared(t)
 	synctest.Test(t, func(t *testing.T) {
 		p, r := start(t, db.Pool(t), nothing)
 		time.Sleep(pace - time.Nanosecond)
@@ -189,7 +189,7 @@ func TestHeadsAreComparedOnceAPace(t *testing.T) {
 
 func TestSoonHasHeadsComparedByStatementsThatBeginAfterIt(t *testing.T) {
 	t.Parallel()
-	db := pgtest.New(t)
+	db := pgtest.Shared(t)
 	synctest.Test(t, func(t *testing.T) {
 		var p *Poller
 		var during atomic.Bool
@@ -246,7 +246,7 @@ func (n *network) pool(t *testing.T, url string) *pgxpool.Pool {
 
 func TestAPollThatGetsNoAnswerSaysSoAndAsksAgainEverLaterUntilItGetsOne(t *testing.T) {
 	t.Parallel()
-	db := pgtest.New(t)
+	db := pgtest.Shared(t)
 	synctest.Test(t, func(t *testing.T) {
 		var n network
 		n.gone.Store(true)
@@ -285,7 +285,7 @@ func TestAPollThatGetsNoAnswerSaysSoAndAsksAgainEverLaterUntilItGetsOne(t *testi
 
 func TestAComparisonThatHangsIsGivenUp(t *testing.T) {
 	t.Parallel()
-	db := pgtest.New(t)
+	db := pgtest.Shared(t)
 	synctest.Test(t, func(t *testing.T) {
 		var n network
 		n.hangs.Store(true)
@@ -301,7 +301,7 @@ func TestAComparisonThatHangsIsGivenUp(t *testing.T) {
 
 func TestAPollThatIsEndedAsksNoMoreAndSaysNothing(t *testing.T) {
 	t.Parallel()
-	db := pgtest.New(t)
+	db := pgtest.Shared(t)
 	synctest.Test(t, func(t *testing.T) {
 		pool := db.Pool(t)
 		reader := journal.New(journal.Config{Pool: pool, Histories: postgres.NewHistories(false, nil)})
