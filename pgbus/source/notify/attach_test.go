@@ -37,10 +37,7 @@ func TestAnAttachReadsOneMomentAndWaitsForNobodyLong(t *testing.T) {
 		}
 		return nil
 	}))
-	want := l.emit(t, id)
-	for told := ""; told != want; { // the event before may be told, too
-		told = l.sink.next(t)
-	}
+	l.sink.untilTold(t, l.emit(t, id)) // the event before may be told, too
 	l.expectListening(t, id)
 	l.nothing(t)
 }
@@ -85,9 +82,7 @@ func TestAnAttachThatLosesTheConnectionSaysWhyAndTheNextOneIsMade(t *testing.T) 
 			t.Parallel()
 			l := newLab(t, func(cfg *Config) { cfg.Patience = time.Second })
 			l.start(t)
-			for told := ""; told != "work"; {
-				told = l.sink.untilBack(t)
-			}
+			l.sink.untilTold(t, "work")
 			waits := &attachTask{read: none, done: make(chan error, 1)}
 			err := l.Attach(t.Context(), nil, func(ctx context.Context, conn *pgx.Conn) error {
 				if !l.channels.submit(l.tasks, waits) {
@@ -154,12 +149,9 @@ func TestWhoLeavesAnAttachIsNotWaitedForAndGetsNoChannel(t *testing.T) {
 	l.Follow(somebodys)
 	close(ended)
 	l.expectListening(t, somebodys)
+	l.sink.untilTold(t, l.emit(t, somebodys))
 	l.emit(t, nobodys)
-	for told, want := "", l.emit(t, somebodys); told != want; told = l.sink.next(t) {
-		if told == event(nobodys, l.head(t, nobodys), "x") {
-			t.Fatal("told of a topology that nobody wants")
-		}
-	}
+	l.nothing(t)
 }
 
 // forgetAndAttach has the connection forget a topology and attach another one in one transaction, whose read is given.

@@ -84,14 +84,32 @@ func (r *recorder) expect(t *testing.T, want ...string) {
 	}
 }
 
+// until skips what is told before this. Ten tries in vain are enough.
+func (r *recorder) until(t *testing.T, want func(told string) bool) string {
+	t.Helper()
+	for tries := 0; tries < 10; {
+		told := r.next(t)
+		switch {
+		case want(told):
+			return told
+		case strings.HasPrefix(told, away):
+			tries++
+		}
+	}
+	t.Fatal("it does not connect")
+	return ""
+}
+
+// untilTold skips what is told before this.
+func (r *recorder) untilTold(t *testing.T, want string) {
+	t.Helper()
+	r.until(t, func(told string) bool { return told == want })
+}
+
 // untilBack skips what is said of tries in vain, and gives what is told next.
 func (r *recorder) untilBack(t *testing.T) string {
 	t.Helper()
-	for {
-		if s := r.next(t); !strings.HasPrefix(s, away) {
-			return s
-		}
-	}
+	return r.until(t, func(told string) bool { return !strings.HasPrefix(told, away) })
 }
 
 // A network is what the LISTEN connection goes through.

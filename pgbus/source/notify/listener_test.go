@@ -271,8 +271,7 @@ func TestAnEventIsToldOrVisibleToAReadThatFollowsSubscribed(t *testing.T) {
 		})
 	}
 	for range 5 {
-		for l.sink.next(t) != subscribedTo(stream.ReadReconnect, id) { //nolint:revive // skips what came before
-		}
+		l.sink.untilTold(t, subscribedTo(stream.ReadReconnect, id))
 		next := l.head(t, id) + 1
 		for enough := next + 5; next < enough; {
 			var seq stream.Seq
