@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -152,6 +153,28 @@ func TestWhoLeavesAnAttachIsNotWaitedForAndGetsNoChannel(t *testing.T) {
 	l.sink.untilTold(t, l.emit(t, somebodys))
 	l.emit(t, nobodys)
 	l.nothing(t)
+}
+
+func TestWhoLeavesAfterTheConnectionHasListenedForItGetsItsChannels(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		l := New(Config{})
+		l.channels.setConnected(true)
+		ctx, cancel := context.WithCancel(t.Context())
+		answer := make(chan error, 1)
+		go func() { answer <- l.Attach(ctx, nil, none) }()
+		task := <-l.tasks
+		if !task.over.CompareAndSwap(false, true) { // as the owner does after COMMIT
+			t.Error("it has left")
+		}
+		cancel()
+		synctest.Wait()
+		if len(answer) != 0 {
+			t.Errorf("%v, although the channels are LISTENed to", <-answer)
+		}
+		task.done <- nil
+		must(t, <-answer)
+	})
 }
 
 // forgetAndAttach has the connection forget a topology and attach another one in one transaction, whose read is given.

@@ -122,10 +122,10 @@ func (c *connection) attach(ctx context.Context, t *attachTask) error {
 	unlisten := c.channels.takeUnwanted(t.ids)
 	err := c.transaction(ctx, t, unlisten)
 	if err == nil {
-		if t.left.Load() {
-			c.channels.confirm(t.ids) // what nobody wants by now is given up
-		} else {
+		if t.over.CompareAndSwap(false, true) {
 			c.channels.listened(t.ids)
+		} else {
+			c.channels.confirm(t.ids) // what nobody wants by now is given up
 		}
 		c.cfg.Stats.Channels.Store(int64(c.channels.subscribed()))
 	} else {

@@ -84,10 +84,10 @@ func (r *recorder) expect(t *testing.T, want ...string) {
 	}
 }
 
-// until skips what is told before this. Ten tries in vain are enough.
+// until skips what is told before this. Six tries in vain are enough.
 func (r *recorder) until(t *testing.T, want func(told string) bool) string {
 	t.Helper()
-	for tries := 0; tries < 10; {
+	for tries := 0; tries < 6; {
 		told := r.next(t)
 		switch {
 		case want(told):

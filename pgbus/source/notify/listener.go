@@ -86,7 +86,7 @@ type attachTask struct {
 	ids  []stream.TopologyID
 	read func(context.Context, *pgx.Conn) error
 	done chan error  // one place: the owner never waits for who asked
-	left atomic.Bool // who asked has gone
+	over atomic.Bool // who asked has left, or the owner has LISTENed for it: whichever came first
 }
 
 // Attach LISTENs to the topologies' channels and runs read, in one REPEATABLE READ transaction with a lock_timeout of
@@ -105,7 +105,9 @@ func (l *Listener) Attach(
 	case err := <-t.done:
 		return err
 	case <-ctx.Done():
-		t.left.Store(true)
+		if !t.over.CompareAndSwap(false, true) {
+			return <-t.done // the channels are LISTENed to
+		}
 		return context.Cause(ctx)
 	}
 }
