@@ -28,6 +28,7 @@ func (k *keeper) Cleanup(f func()) { k.cleanups = append(k.cleanups, f) }
 // than most tests. It is for tests that look at topologies of their own alone, and leave the settings as they are.
 func Shared(t testing.TB) *DB {
 	t.Helper()
+	failFast(t)
 	shared.mu.Lock()
 	defer shared.mu.Unlock()
 	if shared.users == 0 {
