@@ -322,8 +322,10 @@ func (l *lab) nothing(t *testing.T) {
 func (l *lab) listening(t *testing.T) (ids []stream.TopologyID) {
 	t.Helper()
 	const query = `SELECT substr(c, 10) FROM pg_listening_channels() c WHERE c LIKE 'topology.%' ORDER BY c COLLATE "C"`
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
 	for range 2 { // what the first one LISTENs to or UNLISTENs is seen by the second
-		must(t, l.Attach(t.Context(), nil, func(ctx context.Context, conn *pgx.Conn) error {
+		must(t, l.Attach(ctx, nil, func(ctx context.Context, conn *pgx.Conn) error {
 			rows, err := conn.Query(ctx, query)
 			if err == nil {
 				ids, err = pgx.CollectRows(rows, pgx.RowTo[stream.TopologyID])

@@ -145,6 +145,7 @@ func TestATopologyIsFollowedAndForgottenAtOnce(t *testing.T) {
 	t.Parallel()
 	l := newConnected(t)
 	ids := l.follow(t, 3)
+	pgtest.Eventually(t, "the channels to be counted", func() bool { return l.stats.Channels.Load() == 3 })
 	l.expectListening(t, ids...)
 	l.sink.expect(t, l.emit(t, ids[0]), l.emit(t, ids[1]), l.emit(t, ids[2]))
 
