@@ -158,7 +158,8 @@ func TestATopologyIsFollowedAndForgottenAtOnce(t *testing.T) {
 	l.Forget(ids[1:]...)
 	l.expectListening(t)
 	l.Follow(ids[0])
-	l.sink.expect(t, subscribedTo(stream.ReadCatchUp, ids[0]), l.emit(t, ids[0]))
+	l.sink.expect(t, subscribedTo(stream.ReadCatchUp, ids[0]))
+	l.sink.expect(t, l.emit(t, ids[0]))
 }
 
 func TestTopologiesThatAreFollowedAlreadyAreNotToldAgainAndCostNothing(t *testing.T) {

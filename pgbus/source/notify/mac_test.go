@@ -98,6 +98,8 @@ func jsonOf(e source.Event) string {
 	if e.JSON == nil {
 		return ""
 	}
-	json, _ := e.JSON()
-	return json
+	if json, ok := e.JSON(); ok {
+		return json
+	}
+	return "none, although there is a function for it"
 }
