@@ -125,6 +125,9 @@ func TestOneAttachMayWaitForAnother(t *testing.T) {
 	}))
 	l.Follow() // as Attach does, the owner is told
 	must(t, <-waits.done)
+	if !waits.over.Load() {
+		t.Error("who asked may still leave")
+	}
 }
 
 func TestWhoLeavesAnAttachIsNotWaitedForAndGetsNoChannel(t *testing.T) {
