@@ -113,7 +113,8 @@ func TestAnAttachThatLosesTheConnectionSaysWhyAndTheNextOneIsMade(t *testing.T) 
 func TestOneAttachMayWaitForAnother(t *testing.T) {
 	t.Parallel()
 	l := newConnected(t)
-	waits, tooMany := &attachTask{read: none, done: make(chan error, 1)}, &attachTask{}
+	waits := &attachTask{read: none, done: make(chan error, 1)}
+	tooMany := &attachTask{read: none, done: make(chan error, 1)}
 	must(t, l.Attach(t.Context(), nil, func(context.Context, *pgx.Conn) error {
 		if !l.channels.submit(l.tasks, waits) {
 			t.Error("it may not")
