@@ -22,6 +22,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -106,7 +107,25 @@ func serverURL(t testing.TB) string {
 // New gives the test a database.
 func New(t testing.TB) *DB {
 	t.Helper()
+	failFast(t)
 	return NewOn(t, serverURL(t))
+}
+
+// failed tells that a test with a database has failed.
+var failed atomic.Bool //nolint:gochecknoglobals // one for the process
+
+// failFast skips the test if another one has failed under -failfast: the testing package itself runs those that wait
+// in t.Parallel.
+func failFast(t testing.TB) {
+	t.Helper()
+	if f := flag.Lookup("test.failfast"); failed.Load() && f != nil && f.Value.String() == "true" {
+		t.Skip("another test has failed")
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			failed.Store(true)
+		}
+	})
 }
 
 // quiet keeps pgtestdb from logging connection strings: they hold a password.

@@ -32,7 +32,7 @@ func (c *connection) prepare(ctx context.Context) error {
 	const settings = `SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 2; SET tcp_keepalives_count = 3;
 		SET tcp_user_timeout = 10000; SET statement_timeout = '4s'; SET idle_in_transaction_session_timeout = '10s';`
 	const readKey = `SELECT key FROM topology_settings`
-	pctx, cancel := context.WithTimeout(ctx, statementTimeout)
+	pctx, cancel := context.WithTimeout(ctx, c.cfg.Patience)
 	defer cancel()
 	if err := postgres.Prepare(pctx, c.conn); err != nil {
 		return fmt.Errorf("prepare the LISTEN connection: %w", err)
@@ -88,7 +88,7 @@ func (c *connection) subscribe(ctx context.Context, why stream.Cause) error {
 }
 
 func (c *connection) exec(ctx context.Context, sql string) error {
-	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
+	ctx, cancel := context.WithTimeout(ctx, c.cfg.Patience)
 	defer cancel()
 	_, err := c.conn.Exec(ctx, sql)
 	return err
@@ -117,15 +117,15 @@ func (c *connection) step(ctx context.Context) error {
 
 // attach runs a task. It returns an error only when that has cost the connection.
 func (c *connection) attach(ctx context.Context, t *attachTask) error {
-	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
+	ctx, cancel := context.WithTimeout(ctx, c.cfg.Patience)
 	defer cancel()
 	unlisten := c.channels.takeUnwanted(t.ids)
 	err := c.transaction(ctx, t, unlisten)
 	if err == nil {
-		if t.left.Load() {
-			c.channels.confirm(t.ids) // what nobody wants by now is given up
-		} else {
+		if t.over.CompareAndSwap(false, true) {
 			c.channels.listened(t.ids)
+		} else {
+			c.channels.confirm(t.ids) // what nobody wants by now is given up
 		}
 		c.cfg.Stats.Channels.Store(int64(c.channels.subscribed()))
 	} else {
@@ -201,7 +201,7 @@ func (c *connection) receive(ctx context.Context) error {
 }
 
 func (c *connection) ping(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
+	ctx, cancel := context.WithTimeout(ctx, c.cfg.Patience)
 	defer cancel()
 	if err := c.conn.Ping(ctx); err != nil {
 		return fmt.Errorf("%w: %w", errPing, err)
@@ -241,7 +241,7 @@ func (c *connection) probe(ctx context.Context) error {
 		listen = `LISTEN "` + probeChannel + `"`
 		notify = `SELECT pg_notify('` + probeChannel + `', $1)`
 	)
-	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
+	ctx, cancel := context.WithTimeout(ctx, c.cfg.Patience)
 	defer cancel()
 	if _, err := c.conn.Exec(ctx, listen); err != nil {
 		return fmt.Errorf("probe: %w", err)
@@ -254,7 +254,7 @@ func (c *connection) probe(ctx context.Context) error {
 		n, err := c.conn.WaitForNotification(ctx)
 		switch {
 		case err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded):
-			return fmt.Errorf("%w: a NOTIFY did not arrive within %s", errProbe, statementTimeout)
+			return fmt.Errorf("%w: a NOTIFY did not arrive within %s", errProbe, c.cfg.Patience)
 		case err != nil:
 			return fmt.Errorf("probe: %w", err)
 		case n.Payload == nonce:

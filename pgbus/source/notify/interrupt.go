@@ -40,5 +40,4 @@ func (i *interruptible) interrupt() {
 		return
 	}
 	i.cancel()
-	i.cancel = nil
 }

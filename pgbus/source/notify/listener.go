@@ -24,8 +24,6 @@ const (
 	settingsChannel = "topostream.settings"
 	// probeChannel is where a connection is tried.
 	probeChannel = "topostream.probe"
-	// statementTimeout bounds whatever the connection is asked.
-	statementTimeout = 4 * time.Second
 	// batch is how many channels one transaction LISTENs to at the most.
 	batch = 200
 )
@@ -47,6 +45,7 @@ type Config struct {
 	Keyed    bool            // the triggers' notifications are told from others by topology_settings.key
 	Channels []string        // beside those of topologies: a notification there is Sink.Work
 	Ping     time.Duration   // of an idle connection: 4 s
+	Patience time.Duration   // with whatever the connection is asked: 4 s
 	Stats    *stream.Stats
 	Logger   *slog.Logger
 	Without  string // for the log: what people have while nothing LISTENs
@@ -70,6 +69,9 @@ func New(cfg Config) *Listener {
 	if cfg.Ping == 0 {
 		cfg.Ping = 4 * time.Second
 	}
+	if cfg.Patience == 0 {
+		cfg.Patience = 4 * time.Second
+	}
 	if cfg.Stats == nil {
 		cfg.Stats = &stream.Stats{}
 	}
@@ -84,7 +86,7 @@ type attachTask struct {
 	ids  []stream.TopologyID
 	read func(context.Context, *pgx.Conn) error
 	done chan error  // one place: the owner never waits for who asked
-	left atomic.Bool // who asked has gone
+	over atomic.Bool // who asked has left, or the owner has LISTENed for it: whichever came first
 }
 
 // Attach LISTENs to the topologies' channels and runs read, in one REPEATABLE READ transaction with a lock_timeout of
@@ -103,7 +105,9 @@ func (l *Listener) Attach(
 	case err := <-t.done:
 		return err
 	case <-ctx.Done():
-		t.left.Store(true)
+		if !t.over.CompareAndSwap(false, true) {
+			return <-t.done // the channels are LISTENed to
+		}
 		return context.Cause(ctx)
 	}
 }
@@ -132,17 +136,25 @@ func (l *Listener) Run(ctx context.Context, sink source.Sink) {
 		if cause == stream.ReconnectPing {
 			l.cfg.Pool.Reset() // what made this connection silent did so to those of the pool
 		}
-		steps := wait.Steps{First: 100 * time.Millisecond, Most: 5 * time.Second}
 		if errors.Is(err, errProbe) {
-			steps.Most = 30 * time.Second
 			l.cfg.Logger.Warn("LISTEN gets nothing through this connection, as through a transaction pooler; "+
 				"give a direct one in --listen-database-url", "error", err, "meanwhile", l.cfg.Without)
 		} else {
 			l.cfg.Logger.Warn("the LISTEN connection is lost", "error", err, "meanwhile", l.cfg.Without)
 		}
 		sink.State(source.State{Detail: err.Error()})
-		return steps
+		return pauses(err)
 	}, nil)
+}
+
+// pauses are those before the next connections. A connection through which LISTEN gets nothing is of a wrong
+// configuration, which nobody mends within seconds.
+func pauses(err error) wait.Steps {
+	steps := wait.Steps{First: 100 * time.Millisecond, Most: 5 * time.Second}
+	if errors.Is(err, errProbe) {
+		steps.Most = 30 * time.Second
+	}
+	return steps
 }
 
 func causeOf(err error) stream.Cause {

@@ -33,6 +33,9 @@ func TestANotificationsJSONIsUsedOnlyWhereTheEncoderCouldHaveMadeIt(t *testing.T
 		e.Seq != 7 || e.Type != "x.y" || e.Topology != someTopology {
 		t.Errorf("%+v %v", e, ok)
 	}
+	if e, ok := parse(key, someTopology, signed(key, "7")); !ok || e.Seq != 7 { // the shortest
+		t.Errorf("%+v %v", e, ok)
+	}
 	for what, event := range map[string]string{
 		"none":             "",
 		"another seq":      strings.Replace(encodedEvent, `"seq":7`, `"seq":8`, 1),
@@ -53,6 +56,10 @@ func TestANotificationsJSONIsUsedOnlyWhereTheEncoderCouldHaveMadeIt(t *testing.T
 		"cut":         signed(key, "7")[:20],
 		"empty":       "",
 		"a tilde":     "~",
+		"no seq":      signed(key, ""),
+		"half a MAC":  signed(key, "7")[:macLength],
+		"no tilde":    "x" + signed(key, "7")[1:],
+		"no colon":    strings.Replace(signed(key, "7"), ":", "x", 1),
 		"another MAC": signed(key, "7")[:33] + ":8",
 	} {
 		if e, ok := parse(key, someTopology, text); ok {
@@ -91,6 +98,8 @@ func jsonOf(e source.Event) string {
 	if e.JSON == nil {
 		return ""
 	}
-	json, _ := e.JSON()
-	return json
+	if json, ok := e.JSON(); ok {
+		return json
+	}
+	return "none, although there is a function for it"
 }

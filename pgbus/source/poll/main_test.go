@@ -1,0 +1,9 @@
+package poll
+
+import (
+	"testing"
+
+	"topostream/pgbus/pgtest"
+)
+
+func TestMain(m *testing.M) { pgtest.Main(m) }
