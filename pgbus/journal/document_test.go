@@ -381,7 +381,7 @@ func TestADocumentThatFindsNoMemoryOrLosesItsConnectionIsOutOfTheAccount(t *test
 		broken.Store(true)
 		others.Release()
 	})
-	if !errors.Is(err, net.ErrClosed) {
+	if !errors.Is(err, net.ErrClosed) || !strings.Contains(err.Error(), "read a document") {
 		t.Error(err)
 	}
 	if got := b.stats.HeldBytes.Load(); got != 0 {

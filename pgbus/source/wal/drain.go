@@ -15,8 +15,8 @@ import (
 // (proved by testdata/model/switch.pml):
 //
 //  1. The new setting is visible. horizon is the first number that had not been given then.
-//  2. No snapshot from before the horizon is in use. (A transaction at REPEATABLE READ may have an old snapshot, and get its
-//     number much later.)
+//  2. No snapshot from before the horizon is in use. (A transaction at REPEATABLE READ may have an old snapshot, and
+//     get its number much later.)
 //  3. Every transaction that had a number after that has ended, prepared ones too.
 type draining struct {
 	source  *Source

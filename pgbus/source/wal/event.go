@@ -23,8 +23,8 @@ type Row struct {
 // JSON is what topology_event_json, the one encoder, makes of the row, byte for byte; false where the time is none
 // that it could be made for.
 func (e Row) JSON() (string, bool) {
-	const room = 128
-	b := make([]byte, 0, room+len(e.Topology)+2*len(e.Type)+len(e.payload))
+	const room = 512 // for all but the payload
+	b := make([]byte, 0, room+len(e.payload))
 	b = append(b, `{"topic":"topology.`...)
 	b = append(b, e.Topology...)
 	b = append(b, '.')

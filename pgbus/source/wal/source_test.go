@@ -7,9 +7,12 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -55,9 +58,10 @@ func (s *sink) State(st source.State) {
 // subscribedToAll is what a sink writes down when a stream begins, and when what ran then has ended.
 var subscribedToAll = fmt.Sprint("subscribed ", []stream.TopologyID(nil), stream.ReadReconnect)
 
-// awaits waits until the sink is told something that has all the parts, and gives what it was told until then.
-func (s *sink) awaits(t *testing.T, parts ...string) (told []string) {
+// awaits waits until the sink is told something that has all the parts.
+func (s *sink) awaits(t *testing.T, parts ...string) {
 	t.Helper()
+	var told []string
 	late := time.After(20 * time.Second)
 	for {
 		select {
@@ -66,7 +70,7 @@ func (s *sink) awaits(t *testing.T, parts ...string) (told []string) {
 			if !strings.Contains(got, parts[0]) || !strings.Contains(got, parts[len(parts)-1]) {
 				continue
 			}
-			return told
+			return
 		case <-late:
 			t.Fatalf("waited for %q in vain: %q", parts, told)
 		}
@@ -209,8 +213,16 @@ func TestASourceOfAStandbysWALMakesNoJSONAndNoTransactions(t *testing.T) {
 	cfg.Pool = faked(t, db, `
 CREATE FUNCTION fake.pg_current_xact_id() RETURNS xid8 LANGUAGE plpgsql AS
     $f$ BEGIN RAISE 'this is a standby' USING ERRCODE = 'feature_not_supported'; END $f$`)
+	held := db.Conn(t)
+	pgtest.Exec(t, held, `BEGIN`)
+	pgtest.Exec(t, held, number)
 	w := newSwitched(t, cfg)
 	w.want(true)
+	pgtest.Eventually(t, "the slot to be made by the command, which needs no snapshot", func() bool {
+		return pgtest.Scan[bool](t, conn, `SELECT EXISTS (SELECT FROM pg_stat_activity
+			WHERE datname = current_database() AND query LIKE 'CREATE_REPLICATION_SLOT%')`)
+	})
+	pgtest.Exec(t, held, `COMMIT`)
 	w.sink.awaits(t, "connected")
 	if n := slots(t, conn); n != 1 {
 		t.Errorf("%d temporary slots", n)
@@ -305,6 +317,67 @@ func TestAReplicationConnectionIsMadeOnlyToThePoolsDatabaseWithAPublication(t *t
 	cfg.Pool.Close()
 	if err := connect(cfg); err == nil {
 		t.Error("the pool was not asked")
+	}
+}
+
+func TestWhatIsNeitherWantedNorUndrainedIsNotRead(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	s := New(Config{Wanted: func() bool { return false }}) // it has nothing to connect by
+	if err := s.follow(ctx, newSink(), nil); !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+}
+
+// A hook is called with each statement of a pool. It is a pgx.QueryTracer.
+type hook func(statement string)
+
+func (h hook) TraceQueryStart(ctx context.Context, _ *pgx.Conn, q pgx.TraceQueryStartData) context.Context {
+	h(q.SQL)
+	return ctx
+}
+
+func (hook) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
+
+func TestWhatRanWhenAStreamBeganIsReadWhenItHasEnded(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	conn := db.Conn(t)
+	pgtest.Exec(t, conn, publication)
+	cfg := newConfig(t, db)
+	traced, err := pgxpool.ParseConfig(db.URL)
+	must(t, err)
+	var once sync.Once
+	traced.ConnConfig.Tracer = hook(func(statement string) {
+		if strings.Contains(statement, "pg_current_xact_id") { // the slot has been made
+			once.Do(func() {
+				pgtest.Exec(t, conn, `BEGIN`)
+				pgtest.Exec(t, conn, number)
+			})
+		}
+	})
+	cfg.Pool, err = pgxpool.NewWithConfig(t.Context(), traced)
+	must(t, err)
+	t.Cleanup(cfg.Pool.Close)
+	cfg.Wanted = func() bool { return true }
+	s, told := New(cfg), newSink()
+	ctx, cancel := context.WithCancel(t.Context())
+	connected, done := make(chan struct{}), make(chan error, 1)
+	go func() { done <- s.follow(ctx, told, func() { close(connected) }) }()
+	told.awaits(t, "work")
+	<-connected
+	s.doubt.mu.Lock()
+	if len(s.doubt.before) == 0 {
+		t.Error("nothing ran")
+	}
+	s.doubt.mu.Unlock()
+	go s.watchDoubt(ctx, told)
+	pgtest.Exec(t, conn, `COMMIT`)
+	told.awaits(t, subscribedToAll)
+	cancel()
+	if err := <-done; !errors.Is(err, context.Canceled) {
+		t.Error(err)
 	}
 }
 
@@ -436,6 +509,52 @@ CREATE FUNCTION fake.pg_log_standby_snapshot() RETURNS bigint LANGUAGE sql AS $f
 	if len(told.told) > 0 || s.cfg.Stats.SlotWaiting.Load() {
 		t.Error("people are told each time")
 	}
+}
+
+// A slow sink is told of states only when the test takes them.
+type slow struct {
+	source.Ignore
+
+	states chan source.State // nobody keeps it waiting but the test
+}
+
+func (s slow) State(st source.State) { s.states <- st }
+
+func TestPeopleAreToldOfASlotNowAndThenAndNotWhenItIsMade(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		cfg, err := pgxpool.ParseConfig("postgres://nobody@127.0.0.1/nothing?sslmode=disable")
+		must(t, err)
+		cfg.ConnConfig.DialFunc = func(context.Context, string, string) (net.Conn, error) {
+			return nil, errors.New("the primary is away")
+		}
+		pool, err := pgxpool.NewWithConfig(t.Context(), cfg)
+		must(t, err)
+		defer pool.Close()
+		s, told := New(Config{Primary: pool}), slow{states: make(chan source.State)}
+		began := time.Now()
+		stop := s.sayWhatTheSlotWaitsFor(t.Context(), 0, told)
+		for _, want := range []time.Duration{time.Second, 11 * time.Second, 21 * time.Second} {
+			<-told.states
+			if got := time.Since(began); got != want {
+				t.Errorf("told after %s, want %s", got, want)
+			}
+		}
+		time.Sleep(11 * time.Second) // it is being told
+		stopped := make(chan struct{})
+		go func() {
+			defer close(stopped)
+			stop()
+		}()
+		synctest.Wait()
+		select {
+		case <-stopped:
+			t.Error("what is told may come later than that the slot is made")
+		default:
+		}
+		<-told.states
+		<-stopped
+	})
 }
 
 func TestAStandbyThatTellsNothingOfItsQueriesIsWarnedOf(t *testing.T) {

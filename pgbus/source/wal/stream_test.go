@@ -41,7 +41,12 @@ func piped(t *testing.T, answer func(status) []pgproto3.BackendMessage) *Stream 
 			if err != nil {
 				return
 			}
-			data := message.(*pgproto3.CopyData).Data
+			copied, ok := message.(*pgproto3.CopyData)
+			if !ok {
+				t.Errorf("%T is no status", message)
+				return
+			}
+			data := copied.Data
 			got := status{
 				received: pglogrepl.LSN(binary.BigEndian.Uint64(data[1:])), asks: data[len(data)-1] == 1,
 				after: time.Since(began),
