@@ -42,10 +42,8 @@ func (r *Reader) Lights(ctx context.Context, ids []stream.TopologyID) (lights []
 		if err == nil {
 			_, err = conn.Exec(ctx, "COMMIT")
 		}
-		if err != nil && !conn.IsClosed() {
-			if _, rerr := conn.Exec(ctx, "ROLLBACK"); rerr != nil {
-				postgres.Close(conn)
-			}
+		if err != nil {
+			_, _ = conn.Exec(ctx, "ROLLBACK") // where that fails, the pool takes the connection out of use
 		}
 		return h, err
 	})

@@ -120,7 +120,6 @@ func (r *Reader) Journal(ctx context.Context, req stream.JournalRequest) (stream
 		found bool
 	)
 	err := r.do(ctx, Backlog, func(ctx context.Context, conn *pgx.Conn) (postgres.History, error) {
-		p.Events, found = p.Events[:0], false
 		return r.rows(ctx, conn, []any{&ord, &h.Seq, &h.First, &size, &event}, func(postgres.History) error {
 			if ord == nil {
 				return nil

@@ -1,9 +1,17 @@
 package wal
 
 import (
+	"context"
+	"errors"
+	"net"
 	"slices"
+	"sync/atomic"
 	"testing"
 
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"topostream/pgbus/pgtest"
 	"topostream/pgbus/source"
 	"topostream/stream"
 )
@@ -130,4 +138,119 @@ func TestWhatIsInDoubtIsLookedAt(t *testing.T) {
 			t.Errorf("%s: nobody looks", name)
 		}
 	}
+}
+
+// A dialer's next connections fail.
+type dialer struct {
+	fail  atomic.Int32 // so many
+	tried atomic.Int32 // so many have been
+}
+
+// dialing has a configuration's pool connect by a dialer.
+func dialing(t *testing.T, cfg *Config, db *pgtest.DB) *dialer {
+	t.Helper()
+	d := &dialer{}
+	pool, err := pgxpool.ParseConfig(db.URL)
+	must(t, err)
+	pool.ConnConfig.Fallbacks = nil // each connection is dialed once
+	pool.ConnConfig.TLSConfig = nil
+	pool.ConnConfig.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
+		d.tried.Add(1)
+		if d.fail.Add(-1) >= 0 {
+			return nil, errors.New("the database is away")
+		}
+		return (&net.Dialer{}).DialContext(ctx, network, address)
+	}
+	cfg.Pool, err = pgxpool.NewWithConfig(t.Context(), pool)
+	must(t, err)
+	t.Cleanup(cfg.Pool.Close)
+	return d
+}
+
+func TestWhatIsInDoubtIsToldWhenItIsVisibleHoweverLongThatTakes(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	first, second := db.Conn(t), db.Conn(t)
+	xid := func(conn *pgx.Conn) uint32 {
+		pgtest.Exec(t, conn, `BEGIN`)
+		xid, err := parseNumber(pgtest.Scan[string](t, conn, `SELECT pg_current_xact_id()::text`))
+		must(t, err)
+		return xid
+	}
+	cfg := newConfig(t, db)
+	dials := dialing(t, &cfg, db)
+	dials.fail.Store(3)
+	s, told := New(cfg), newSink()
+	a, b := source.Event{Topology: "a", Seq: 7, XID: xid(first)}, source.Event{Topology: "b", Seq: 8, XID: xid(second)}
+	for _, e := range []source.Event{a, b} {
+		s.doubt.add(e)
+		s.doubt.told(e)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		s.watchDoubt(ctx, told)
+	}()
+	round := func() uint64 {
+		s.doubt.mu.Lock()
+		defer s.doubt.mu.Unlock()
+		return s.doubt.round
+	}
+	later := func() {
+		n := round() + 3
+		pgtest.Eventually(t, "it to be looked at again", func() bool { return round() > n })
+		if len(told.visible) > 0 || len(told.told) > 0 {
+			t.Error("it was told too early")
+		}
+	}
+	later()
+	pgtest.Exec(t, first, `COMMIT`)
+	if e := next(t, told.visible); e.Seq != 7 {
+		t.Errorf("%+v", e)
+	}
+	later()
+	pgtest.Exec(t, second, `ROLLBACK`) // it has ended: what is read now is final
+	if e := next(t, told.visible); e.Seq != 8 {
+		t.Errorf("%+v", e)
+	}
+	// What ran when a stream began.
+	s.doubt.watch([]uint32{xid(first)})
+	later()
+	pgtest.Exec(t, first, `COMMIT`)
+	told.awaits(t, subscribedToAll)
+	cancel()
+	<-done
+}
+
+func TestWhatRunsWhenAStreamBeginsIsKnown(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	conn := db.Conn(t)
+	pgtest.Exec(t, conn, `BEGIN`)
+	xid, err := parseNumber(pgtest.Scan[string](t, conn, `SELECT pg_current_xact_id()::text`))
+	must(t, err)
+	s := New(newConfig(t, db))
+	v, err := s.visibleFromNow(t.Context())
+	must(t, err)
+	if !slices.Contains(v.Running, xid) {
+		t.Errorf("%d runs, and not %+v", xid, v)
+	}
+	for code, want := range map[string]bool{"25006": true, "42501": false} { // read_only_sql_transaction: a standby
+		db := pgtest.New(t)
+		s := New(Config{Pool: faked(t, db, refuseNumbers(code))})
+		if _, err := s.visibleFromNow(t.Context()); (err == nil) != want {
+			t.Errorf("%s: %v", code, err)
+		}
+		s.cfg.Pool.Close()
+		if _, err := s.visibleFromNow(t.Context()); err == nil {
+			t.Error("the database cannot be asked, and that is no error")
+		}
+	}
+}
+
+// refuseNumbers has PostgreSQL give no transaction a number.
+func refuseNumbers(code string) string {
+	return `CREATE FUNCTION fake.pg_current_xact_id() RETURNS xid8 LANGUAGE plpgsql AS
+		$f$ BEGIN RAISE 'no number' USING ERRCODE = '` + code + `'; END $f$`
 }

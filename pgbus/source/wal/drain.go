@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strconv"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -36,14 +34,14 @@ func (d *draining) done(ctx context.Context) bool {
 	if err != nil {
 		d.source.cfg.Logger.Debug("cannot ask which transactions are open; asking again", "error", err)
 	}
-	return done && err == nil
+	return done
 }
 
 func (d *draining) step(ctx context.Context) (done bool, _ error) {
 	pool := d.source.cfg.Pool
 	v, err := ReadVisibility(ctx, pool)
 	if err != nil {
-		return false, err
+		return done, err
 	}
 	if d.horizon == nil { // the setting was read before, so it is visible
 		d.horizon = &v.Next
@@ -51,7 +49,7 @@ func (d *draining) step(ctx context.Context) (done bool, _ error) {
 	if d.last == nil {
 		oldest, err := oldestSnapshots(ctx, pool)
 		if err != nil {
-			return false, err
+			return done, err
 		}
 		for _, xmin := range oldest {
 			if precedes(xmin, *d.horizon) {
@@ -63,7 +61,7 @@ func (d *draining) step(ctx context.Context) (done bool, _ error) {
 			return true, nil
 		}
 		if err != nil {
-			return false, err
+			return done, err
 		}
 		d.last = &last
 		return false, nil
@@ -86,7 +84,7 @@ func oldestSnapshots(ctx context.Context, pool *pgxpool.Pool) (xmins []uint32, _
 SELECT backend_xmin::text FROM pg_stat_activity
  WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_xmin IS NOT NULL
    AND pid NOT IN (SELECT active_pid FROM pg_replication_slots WHERE active_pid IS NOT NULL)`
-	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	rows, err := pool.Query(ctx, query)
 	if err != nil {
@@ -96,31 +94,20 @@ SELECT backend_xmin::text FROM pg_stat_activity
 	if err != nil {
 		return nil, fmt.Errorf("read the snapshots in use: %w", err)
 	}
-	for _, text := range texts {
-		n, err := strconv.ParseUint(text, 10, 32)
-		if err != nil {
-			return nil, fmt.Errorf("%q is no transaction's number: %w", text, err)
-		}
-		xmins = append(xmins, uint32(n))
-	}
-	return xmins, nil
+	return parseNumbers(texts)
 }
 
 // beginAndEnd gives the number of a transaction that has begun and ended: every one that has a number and is older
 // shows in pg_snapshots from then on.
 func beginAndEnd(ctx context.Context, pool *pgxpool.Pool) (xid uint32, _ error) {
 	const query = `SELECT pg_current_xact_id()::text`
-	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	var text string
 	if err := pool.QueryRow(ctx, query).Scan(&text); err != nil {
-		return 0, fmt.Errorf("take a transaction's number: %w", err)
+		return xid, fmt.Errorf("take a transaction's number: %w", err)
 	}
-	n, err := strconv.ParseUint(text, 10, 64)
-	if err != nil {
-		return 0, fmt.Errorf("%q is no transaction's number: %w", text, err)
-	}
-	return uint32(n), nil
+	return parseNumber(text)
 }
 
 // isReadOnly tells whether a database gives no numbers because it is a standby. (pg_current_xact_id is refused for

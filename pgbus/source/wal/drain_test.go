@@ -144,3 +144,28 @@ func TestTransactionsNumbersAreComparedModuloTheirSize(t *testing.T) {
 		}
 	}
 }
+
+func TestWhatAStandbyHasReplayedHasEnded(t *testing.T) {
+	t.Parallel()
+	for code, want := range map[string]bool{"25006": true, "42501": false} { // read_only_sql_transaction
+		pool := faked(t, pgtest.New(t), refuseNumbers(code))
+		d := &draining{source: New(Config{Pool: pool, Wanted: func() bool { return false }})}
+		if got := d.done(t.Context()); got != want || d.last != nil {
+			t.Errorf("%s: ended: %v", code, got)
+		}
+	}
+}
+
+func TestWhatSnapshotsAreInUseMustBeKnownBeforeAStreamEnds(t *testing.T) {
+	t.Parallel()
+	for name, column := range map[string]string{"no number": `'x'`, "no text": `1 / 0`} {
+		pool := faked(t, pgtest.New(t), `
+CREATE VIEW fake.pg_stat_activity AS
+SELECT datname, pid + 1 AS pid, `+column+` AS backend_xmin
+  FROM pg_catalog.pg_stat_activity WHERE datname = current_database()`)
+		d := &draining{source: New(Config{Pool: pool, Wanted: func() bool { return false }})}
+		if d.done(t.Context()) || d.horizon == nil || d.last != nil {
+			t.Errorf("%s: %+v", name, d)
+		}
+	}
+}

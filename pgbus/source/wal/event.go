@@ -2,7 +2,9 @@ package wal
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
+	"time"
 
 	"github.com/jackc/pglogrepl"
 )
@@ -21,8 +23,8 @@ type Row struct {
 // JSON is what topology_event_json, the one encoder, makes of the row, byte for byte; false where the time is none
 // that it could be made for.
 func (e Row) JSON() (string, bool) {
-	const room = 128
-	b := make([]byte, 0, room+len(e.Topology)+2*len(e.Type)+len(e.payload))
+	const room = 512 // for all but the payload
+	b := make([]byte, 0, room+len(e.payload))
 	b = append(b, `{"topic":"topology.`...)
 	b = append(b, e.Topology...)
 	b = append(b, '.')
@@ -47,37 +49,8 @@ func (e Row) JSON() (string, bool) {
 
 // appendTime turns 2026-01-02 03:04:05.67+00 into 2026-01-02T03:04:05.670000Z.
 func appendTime(b, at []byte) ([]byte, bool) {
-	const (
-		layout = "dddd-dd-dd dd:dd:dd"
-		digits = 6
-	)
-	if len(at) < len(layout)+len("+00") || string(at[len(at)-3:]) != "+00" {
-		return nil, false
-	}
-	for i := range layout {
-		if c := at[i]; layout[i] == 'd' && (c < '0' || c > '9') || layout[i] != 'd' && c != layout[i] {
-			return nil, false
-		}
-	}
-	fraction := at[len(layout) : len(at)-3]
-	if len(fraction) == 1 || len(fraction) > 1+digits || len(fraction) > 1 && fraction[0] != '.' {
-		return nil, false
-	}
-	b = append(b, at[:10]...)
-	b = append(b, 'T')
-	b = append(b, at[11:len(layout)]...)
-	b = append(b, '.')
-	for i := range digits {
-		c := byte('0')
-		if i+1 < len(fraction) {
-			c = fraction[i+1]
-		}
-		if c < '0' || c > '9' {
-			return nil, false
-		}
-		b = append(b, c)
-	}
-	return append(b, 'Z'), true
+	t, err := time.Parse("2006-01-02 15:04:05-07", string(at)) // which takes a fraction, too
+	return t.UTC().AppendFormat(b, "2006-01-02T15:04:05.000000Z"), err == nil
 }
 
 // columns are the places of the journal's columns in a row.
@@ -94,14 +67,12 @@ func columnsOf(m *pglogrepl.RelationMessage) (columns, error) {
 	for name, place := range map[string]*int{
 		"topology_id": &c.topology, "seq": &c.seq, "type": &c.kind, "payload": &c.payload, "at": &c.at,
 	} {
-		*place = -1
-		for i, column := range m.Columns {
-			if column.Name == name {
-				*place = i
-			}
-		}
+		*place = slices.IndexFunc(m.Columns, func(column *pglogrepl.RelationMessageColumn) bool {
+			return column.Name == name
+		})
 		if *place < 0 {
-			return c, fmt.Errorf("the publication does not hold the column %s of topology_events: publish the whole table", name)
+			return c, fmt.Errorf(
+				"the publication does not hold the column %s of topology_events: publish the whole table", name)
 		}
 	}
 	return c, nil

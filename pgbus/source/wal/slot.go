@@ -30,7 +30,8 @@ func (s *Source) sayWhatTheSlotWaitsFor(ctx context.Context, pid uint32, sink so
 
 func (s *Source) sayWhoIsWaitedFor(ctx context.Context, pid uint32, sink source.Sink) {
 	const blocking = `SELECT pg_blocking_pids($1)`
-	for pause := time.Second; wait.Pause(ctx, pause); pause = 10 * time.Second {
+	pause := time.Second
+	for wait.Pause(ctx, pause) {
 		var pids []int32
 		if err := s.cfg.Pool.QueryRow(ctx, blocking, pid).Scan(&pids); err != nil {
 			s.cfg.Logger.Debug("cannot ask what the replication slot waits for", "error", err)
@@ -42,15 +43,19 @@ func (s *Source) sayWhoIsWaitedFor(ctx context.Context, pid uint32, sink source.
 		})
 		s.cfg.Logger.Warn("a replication slot is made only when every transaction that is open in the cluster has ended",
 			"pids", pids, "meanwhile", s.cfg.Without)
+		pause = sayEvery
 	}
 }
+
+// sayEvery is how often people are told of a slot that is still waited for.
+const sayEvery = 10 * time.Second
 
 // logStandbySnapshots has the primary log what runs there until ctx ends: a standby makes a slot only when it has
 // read that, and an idle primary may not log it by itself. It says so when that takes long.
 func (s *Source) logStandbySnapshots(ctx context.Context, sink source.Sink) {
 	const query = `SELECT pg_log_standby_snapshot()`
 	for try := 0; ; try++ {
-		qctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+		qctx, cancel := context.WithTimeout(ctx, askTimeout)
 		_, err := s.cfg.Primary.Exec(qctx, query)
 		cancel()
 		if try%10 == 1 && ctx.Err() == nil {

@@ -8,7 +8,6 @@ package wal
 import (
 	"context"
 	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"maps"
@@ -43,8 +42,8 @@ type Conn struct {
 // Connect opens a replication connection. cfg must not lead through a pooler; its role needs the attribute REPLICATION.
 func Connect(ctx context.Context, cfg *pgx.ConnConfig, name string) (*Conn, error) {
 	c := cfg.Copy()
-	if given := c.RuntimeParams["application_name"]; given == "" ||
-		strings.HasPrefix(given, "topostream ") { // and not by a person
+	// What a person has named keeps its name.
+	if given := c.RuntimeParams["application_name"]; given == "" || strings.HasPrefix(given, "topostream ") {
 		c.RuntimeParams["application_name"] = name
 	}
 	maps.Copy(c.RuntimeParams, map[string]string{
@@ -92,18 +91,12 @@ func (c *Conn) Close() {
 // they do; the end of ctx ends it, and the connection. A standby also needs the primary to log its running
 // transactions: pg_log_standby_snapshot.
 func (c *Conn) Open(ctx context.Context, publication string, standby bool) (*Stream, error) {
-	// The last setting does not exist on every platform.
 	for _, set := range []string{
 		"SET statement_timeout = 0", "SET lock_timeout = 0", "SET client_connection_check_interval = '2s'",
 	} {
-		if err := c.conn.Exec(ctx, set).Close(); err != nil && c.conn.IsClosed() {
-			return nil, fmt.Errorf("prepare the replication connection: %w", err)
-		}
+		_ = c.conn.Exec(ctx, set).Close() // the last does not exist on every platform
 	}
-	slot, err := slotName()
-	if err != nil {
-		return nil, err
-	}
+	slot := slotName()
 	create := c.createSlot
 	if standby {
 		create = c.createSlotOnStandby
@@ -111,7 +104,7 @@ func (c *Conn) Open(ctx context.Context, publication string, standby bool) (*Str
 	if err := create(ctx, slot); err != nil {
 		return nil, fmt.Errorf("make a replication slot: %w", err)
 	}
-	err = pglogrepl.StartReplication(ctx, c.conn, slot, 0, pglogrepl.StartReplicationOptions{
+	err := pglogrepl.StartReplication(ctx, c.conn, slot, 0, pglogrepl.StartReplicationOptions{
 		Mode:       pglogrepl.LogicalReplication,
 		PluginArgs: []string{"proto_version '1'", "publication_names " + quote(pgx.Identifier{publication}.Sanitize())},
 	})
@@ -143,13 +136,7 @@ func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", "''") + "'
 // SlotPrefix begins the names of all slots of this program.
 const SlotPrefix = "topostream_"
 
-func slotName() (string, error) {
-	var b [8]byte
-	if _, err := rand.Read(b[:]); err != nil {
-		return "", fmt.Errorf("name a replication slot: %w", err)
-	}
-	return SlotPrefix + hex.EncodeToString(b[:]), nil
-}
+func slotName() string { return SlotPrefix + strings.ToLower(rand.Text()) }
 
 // A Stream is an open slot. It belongs to one goroutine.
 type Stream struct {
@@ -165,7 +152,7 @@ func (s *Stream) Run(ctx context.Context, event func(Row), idle func() bool) err
 	// One deadline for many messages: a context for each would cost a goroutine for each.
 	socket := s.conn.Conn()
 	// a closed socket says so when it is read
-	defer context.AfterFunc(ctx, func() { _ = socket.SetReadDeadline(time.Unix(1, 0)) })()
+	defer context.AfterFunc(ctx, func() { _ = socket.SetReadDeadline(time.Now()) })()
 	heard, asked := time.Now(), false
 	for {
 		if !idle() {
@@ -211,12 +198,8 @@ func isTimeout(err error) bool {
 
 // confirm tells PostgreSQL how far we are, so that it keeps no WAL for us.
 func (s *Stream) confirm(answer bool) error {
-	err := pglogrepl.SendStandbyStatusUpdate(
-		context.Background(),
-		s.conn,
-		pglogrepl.StandbyStatusUpdate{WALWritePosition: s.received, ReplyRequested: answer},
-	)
-	if err != nil {
+	status := pglogrepl.StandbyStatusUpdate{WALWritePosition: s.received, ReplyRequested: answer}
+	if err := pglogrepl.SendStandbyStatusUpdate(context.Background(), s.conn, status); err != nil {
 		return fmt.Errorf("confirm the WAL: %w", err)
 	}
 	return nil

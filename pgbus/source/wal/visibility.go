@@ -32,32 +32,47 @@ func (v Visibility) Sees(xid uint32) bool {
 
 // parseSnapshot reads the text of a pg_snapshot, as 10:20:10,14: xmin, xmax, and those that run.
 func parseSnapshot(text string) (v Visibility, err error) {
-	parts := strings.Split(text, ":")
-	if len(parts) != 3 {
+	_, later, _ := strings.Cut(text, ":")
+	next, running, ok := strings.Cut(later, ":")
+	if !ok {
 		return v, fmt.Errorf("%q is no pg_snapshot", text)
 	}
-	next, err := strconv.ParseUint(parts[1], 10, 64)
-	if err != nil {
-		return v, fmt.Errorf("%q is no pg_snapshot: %w", text, err)
+	if v.Next, err = parseNumber(next); err != nil {
+		return v, err
 	}
-	v.Next = uint32(next)
-	for xid := range strings.SplitSeq(parts[2], ",") {
-		if xid == "" {
-			continue
-		}
-		n, err := strconv.ParseUint(xid, 10, 64)
-		if err != nil {
-			return v, fmt.Errorf("%q is no pg_snapshot: %w", text, err)
-		}
-		v.Running = append(v.Running, uint32(n))
+	if running != "" {
+		v.Running, err = parseNumbers(strings.Split(running, ","))
 	}
-	return v, nil
+	return v, err
 }
+
+// parseNumber gives the lower half of a transaction's number: of an xid8, or an xid.
+func parseNumber(text string) (uint32, error) {
+	n, err := strconv.ParseUint(text, 10, 64)
+	if err != nil {
+		err = fmt.Errorf("%q is no transaction's number: %w", text, err)
+	}
+	return uint32(n), err
+}
+
+func parseNumbers(texts []string) (xids []uint32, _ error) {
+	for _, text := range texts {
+		xid, err := parseNumber(text)
+		if err != nil {
+			return nil, err
+		}
+		xids = append(xids, xid)
+	}
+	return xids, nil
+}
+
+// askTimeout bounds one question to the database beside the stream.
+const askTimeout = 3 * time.Second
 
 // ReadVisibility takes a snapshot. A standby's does not name what runs; whatever its WAL has told is visible there.
 func ReadVisibility(ctx context.Context, pool *pgxpool.Pool) (Visibility, error) {
 	const query = `SELECT pg_current_snapshot()::text`
-	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	var text string
 	if err := pool.QueryRow(ctx, query).Scan(&text); err != nil {
