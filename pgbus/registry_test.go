@@ -335,12 +335,15 @@ func TestAllWhoHaveGoneAreForgottenWhateverBecomesOfTheirTransaction(t *testing.
 		forgotten int
 		attached  bool
 	}{
-		"it fails":            {func(r *rig) { r.failed("a", errors.New("no reason")) }, 1, false},
-		"it is to be anew":    {func(r *rig) { r.again("a") }, 1, false},
-		"there is none":       {func(r *rig) { r.absent("a", attachResult{err: stream.ErrNotFound}) }, 1, false},
-		"it is attached":      {func(r *rig) { r.attaches(postgres.History{}) }, 0, true},
-		"its history is over": {func(r *rig) { r.endOlder(postgres.History{Epoch: 1}); r.attaches(postgres.History{}) }, 1, false},
-		"the bus is closed":   {func(r *rig) { r.close() }, 0, false},
+		"it fails":         {func(r *rig) { r.failed("a", errors.New("no reason")) }, 1, false},
+		"it is to be anew": {func(r *rig) { r.again("a") }, 1, false},
+		"there is none":    {func(r *rig) { r.absent("a", attachResult{err: stream.ErrNotFound}) }, 1, false},
+		"it is attached":   {func(r *rig) { r.attaches(postgres.History{}) }, 0, true},
+		"its history is over": {func(r *rig) {
+			r.endOlder(postgres.History{Epoch: 1})
+			r.attaches(postgres.History{})
+		}, 1, false},
+		"the bus is closed": {func(r *rig) { r.close() }, 0, false},
 	} {
 		r := newRig()
 		q := r.waits(t)
@@ -440,5 +443,28 @@ func TestOneWhoResumesAndOneWhoDoesNotAreTwoClientsAndTheLastToLeaveStartsTheWai
 	}
 	if r.release(a); a.clients != 0 || a.idle.IsZero() {
 		t.Errorf("%d clients, idle since %v", a.clients, a.idle)
+	}
+}
+
+func TestABatchIsNoLargerThanEachOfItsTopologiesAllows(t *testing.T) {
+	t.Parallel()
+	r := newRig()
+	const topologies = 300
+	for i := range topologies {
+		id := stream.TopologyID(strconv.Itoa(i))
+		_, _, err := r.acquire(stream.AttachRequest{Topology: id})
+		must(t, err)
+		r.pending[id].tries = i % 3
+	}
+	for left := topologies; left > 0; {
+		ids, _ := r.take(time.Now())
+		for _, id := range ids {
+			if most := r.pending[id].batch(); len(ids) > most {
+				t.Fatalf("%d topologies in a transaction, one of which allows %d", len(ids), most)
+			}
+		}
+		if left -= len(ids); len(ids) == 0 {
+			t.Fatalf("%d topologies are left", left)
+		}
 	}
 }

@@ -168,11 +168,13 @@ func TestWhoResumesBelowTheEndOfADeletedTopologyGetsTheRestAndNobodyElseDoes(t *
 	start()
 	const epoch = stream.Seq(1) << 32
 	for _, after := range []stream.Seq{3, 10, 11, epoch + 5} {
-		if _, err := b.Attach(t.Context(), stream.AttachRequest{Topology: id, Resume: true, After: after}); err != stream.ErrNotFound { //nolint:errorlint // the sentinel itself
+		_, err := b.Attach(t.Context(), stream.AttachRequest{Topology: id, Resume: true, After: after})
+		if err != stream.ErrNotFound { //nolint:errorlint // the sentinel itself
 			t.Errorf("after %d: %v, want that there is none", after, err)
 		}
 	}
-	if _, err := b.Attach(t.Context(), stream.AttachRequest{Topology: id, After: 5}); err != stream.ErrNotFound { //nolint:errorlint // as above
+	_, err := b.Attach(t.Context(), stream.AttachRequest{Topology: id, After: 5})
+	if err != stream.ErrNotFound { //nolint:errorlint // as above
 		t.Errorf("who does not resume: %v", err)
 	}
 	for i, after := range []stream.Seq{4, 9} {
