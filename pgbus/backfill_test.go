@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"slices"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"topostream/pgbus/journal"
@@ -255,22 +256,57 @@ func TestAForgedEventThrowsTheFeedAwayAndTheLogSaysSoOnce(t *testing.T) {
 	}
 }
 
-func TestAJournalThatCannotBeReadIsReadAgain(t *testing.T) {
+func TestAJournalThatCannotBeReadIsReadAgainLessAndLessOften(t *testing.T) {
 	t.Parallel()
-	var log sharedLog
-	b := loneBus(t, func(c *Config) { c.Logger = slog.New(slog.NewTextHandler(&log, nil)) })
-	a := placed(t, b, "a", 5)
-	more, err := b.readBatch(t.Context(), []*attachment{a})
-	if err == nil || !more[a] || b.stats.JournalReads[stream.ReadCatchUp].Load() != 1 {
-		t.Errorf("%v, more: %t", err, more[a])
+	synctest.Test(t, func(t *testing.T) {
+		tries := &attachTries{Handler: slog.DiscardHandler}
+		b := loneBus(t, func(c *Config) { c.Logger = slog.New(tries) })
+		a := placed(t, b, "a", 5)
+		more, err := b.readBatch(t.Context(), []*attachment{a})
+		if err == nil || !more[a] || b.stats.JournalReads[stream.ReadCatchUp].Load() != 1 {
+			t.Errorf("%v, more: %t", err, more[a])
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() { defer close(done); b.backfillLoop(ctx) }()
+		time.Sleep(time.Second)
+		if n := len(tries.take()); n < 4 || n > 7 { // after pauses of 100 ms, 200, 400 and so on, or the half
+			t.Errorf("%d tries in the first second", n)
+		}
+		time.Sleep(10 * time.Minute)
+		if n := len(tries.take()); n < 350 || n > 450 { // after pauses of 1 s to 2
+			t.Errorf("%d tries in ten minutes", n)
+		}
+		cancel()
+		<-done
+		if a.feed.Cause() != nil || !queued(b, a) {
+			t.Errorf("ended by %v; to be read: %t", a.feed.Cause(), queued(b, a))
+		}
+	})
+}
+
+func TestAFeedFarBehindIsReadPageByPageAndNotOnceMore(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	conn := db.Conn(t)
+	ids := makeTopologies(t, conn, 2)
+	b, _ := stillBus(t, db, nil)
+	a, small := attachAt(t, b, ids[0], 1), attachAt(t, b, ids[1], 1)
+	pgtest.Exec(t, conn, emitMany, ids[0], 2*backfillRows)
+	for i, at := range []stream.Seq{backfillRows + 1, 2*backfillRows + 1} {
+		more, err := b.readBatch(t.Context(), []*attachment{small, a})
+		must(t, err)
+		if more[a] != (i == 0) || more[small] || a.feed.Last() != at || small.feed.Last() != 1 {
+			t.Errorf("read to %d and %d, more: %t and %t", a.feed.Last(), small.feed.Last(), more[a], more[small])
+		}
 	}
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan struct{})
-	go func() { defer close(done); b.backfillLoop(ctx) }()
-	pgtest.Eventually(t, "a third try", func() bool { return log.count("journal read failed") >= 3 })
-	cancel()
-	<-done
-	if a.feed.Cause() != nil {
-		t.Errorf("ended by %v", a.feed.Cause())
+	if n := b.stats.JournalReads[stream.ReadCatchUp].Load(); n != 2 {
+		t.Errorf("%d reads", n)
+	}
+	pgtest.Exec(t, conn, `DELETE FROM topology_events; DELETE FROM topology_heads`)
+	more, err := b.readBatch(t.Context(), []*attachment{small})
+	must(t, err)
+	if more[small] || small.feed.Cause() != stream.ErrReset { //nolint:errorlint // the sentinel itself
+		t.Errorf("without a head: more %t, ended by %v", more[small], small.feed.Cause())
 	}
 }

@@ -9,6 +9,7 @@ import (
 
 	"topostream/pgbus/journal"
 	"topostream/pgbus/pgtest"
+	"topostream/pgbus/postgres"
 	"topostream/stream"
 )
 
@@ -43,7 +44,7 @@ func TestWhoWaitsForATopologyInVainLearnsWhyAndWhoGoesAwayDoesNot(t *testing.T) 
 				t.Errorf("%s: %v, want %v", name, err, want)
 			}
 		}
-		if len(c.want) == 1 && errors.Is(err, why) || b.registry.count() != 0 {
+		if len(c.want) == 1 && err != c.want[0] || b.registry.count() != 0 { //nolint:errorlint // the very one
 			t.Errorf("%s: %v; %d topologies wait", name, err, b.registry.count())
 		}
 	}
@@ -262,8 +263,12 @@ func TestEachWhoWaitsForADocumentGetsAHandleOfItsOwn(t *testing.T) {
 	if n := b.stats.HeldBytes.Load(); n != 0 {
 		t.Errorf("%d bytes are held by nobody", n)
 	}
-	if _, first := d.join(key); !first {
+	later, first := d.join(key)
+	if !first {
 		t.Error("who comes later has nobody to read it")
+	}
+	if d.leave(key, later); len(d.waiting[key]) != 0 {
+		t.Errorf("%d wait, and all have left", len(d.waiting[key]))
 	}
 	failed := errors.New("no reason")
 	d.finish(documentKey{a, true}, nil, failed)
@@ -277,8 +282,12 @@ func TestAKeptDocumentIsGivenWhileItIsFreshButNotInThePlaceOfOneWithTheGraph(t *
 	b := loneBus(t, nil)
 	a := placed(t, b, "a", 5)
 	a.feed.SetDocument(stream.NewSnapshot(5, []byte("document"), nil))
+	b.append(a, *event(b, 6))
 	s, err := b.document(t.Context(), a, false)
 	must(t, err)
+	if string(s.Bytes) != "document" {
+		t.Errorf("%s", s.Bytes)
+	}
 	s.Release()
 	key := documentKey{a, true}
 	_, _ = b.reads.join(key) // somebody reads it
@@ -299,37 +308,207 @@ func TestAKeptDocumentIsGivenWhileItIsFreshButNotInThePlaceOfOneWithTheGraph(t *
 	must(t, <-answer)
 }
 
-func TestAFeedThatEndsBeforeItReachesADocumentDoesNotContinueIt(t *testing.T) {
+func TestADocumentWaitsForItsFeedWhichMayEndBefore(t *testing.T) {
 	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := loneBus(t, nil)
+		a := placed(t, b, "a", 5)
+		b.backfill.done(b.backfill.take(), nil)
+		must(t, b.reach(t.Context(), a, 5))
+		if queued(b, a) {
+			t.Error("a feed that is there is read")
+		}
+		gone := errors.New("the client has gone")
+		ctx, cancel := context.WithCancelCause(t.Context())
+		answer := make(chan error, 1)
+		go func() { answer <- b.reach(ctx, a, 7) }()
+		synctest.Wait()
+		if !queued(b, a) || a.backfill.cause != stream.ReadCatchUp {
+			t.Errorf("read: %t, because of %v", queued(b, a), a.backfill.cause)
+		}
+		cancel(gone)
+		if err := <-answer; !errors.Is(err, gone) {
+			t.Errorf("%v, want that the client has gone", err)
+		}
+		for n := stream.Seq(6); n <= 7; n++ {
+			go func() { answer <- b.reach(t.Context(), a, 7) }()
+			synctest.Wait()
+			b.append(a, *event(b, n))
+			synctest.Wait()
+		}
+		must(t, <-answer)
+		must(t, <-answer)
+		go func() { answer <- b.reach(t.Context(), a, 9) }()
+		synctest.Wait()
+		b.append(a, *event(b, 8))
+		synctest.Wait()
+		b.registry.end(a, stream.ErrReset)
+		for range 2 { // and of one that has ended before
+			if err := <-answer; !errors.Is(err, errEnded) {
+				t.Errorf("%v, want the end", err)
+			}
+			answer <- b.reach(t.Context(), a, 6)
+		}
+	})
+}
+
+// reading takes the place of the read of a document, for all who ask before finish is called.
+func reading(b *Bus, a *attachment) (finish func(*stream.Snapshot, error)) {
+	key := documentKey{a, false}
+	_, _ = b.reads.join(key)
+	return func(s *stream.Snapshot, err error) { b.reads.finish(key, s, err) }
+}
+
+func TestWhoseAttachmentEndsUnderItTriesAgainAndAnyOtherErrorIsFinal(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := loneBus(t, nil)
+		a := placed(t, b, "a", 5)
+		answer := make(chan error, 1)
+		attach := func() {
+			sub, err := b.Attach(t.Context(), stream.AttachRequest{Topology: "a"})
+			if err == nil {
+				sub.Close()
+			}
+			answer <- err
+		}
+		failed := errors.New("no reason")
+		for _, last := range []error{nil, failed} {
+			finish := reading(b, a)
+			go attach()
+			for range 4 {
+				synctest.Wait()
+				again := finish
+				again(nil, errEnded)
+				finish = reading(b, a)
+				time.Sleep(time.Second) // more than a pause
+			}
+			synctest.Wait()
+			began := time.Now()
+			finish(stream.NewSnapshot(5, []byte("document"), nil), last)
+			if err := <-answer; err != last || time.Since(began) != 0 || a.clients != 1 { //nolint:errorlint // the very one
+				t.Errorf("%v after %s; %d clients", err, time.Since(began), a.clients)
+			}
+		}
+	})
+}
+
+func TestAClientWaitsForItsDocumentAsLongAsForAllElseUnlessAStandbyReadsIt(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		pool, err := postgres.NewPool(t.Context(), nobody)
+		must(t, err)
+		defer pool.Close()
+		for _, replica := range []bool{false, true} {
+			b := loneBus(t, func(c *Config) {
+				if replica {
+					c.Replica = pool
+				}
+			})
+			a := placed(t, b, "a", 5)
+			finish := reading(b, a)
+			answer := make(chan error, 1)
+			began := time.Now()
+			go func() {
+				_, err := b.Attach(t.Context(), stream.AttachRequest{Topology: "a"})
+				answer <- err
+			}()
+			if replica {
+				time.Sleep(2 * b.cfg.AttachWait)
+				finish(stream.NewSnapshot(5, []byte("document"), nil), nil)
+				must(t, <-answer)
+				continue
+			}
+			if err := <-answer; !errors.Is(err, stream.ErrUnavailable) || time.Since(began) != b.cfg.AttachWait {
+				t.Errorf("%v after %s", err, time.Since(began))
+			}
+		}
+	})
+}
+
+func TestAnAnswerThatSomebodyAskedForEarlierDoesNotRefuseANumber(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := loneBus(t, nil) // where a question is an error
+		a := placed(t, b, "a", 5)
+		release := make(chan struct{})
+		go func() {
+			_, _, _ = b.heads.do(t.Context(), &b.tasks, "a", func(context.Context) (journal.Head, error) {
+				<-release
+				return journal.Head{Seq: 7, First: 1}, nil
+			})
+		}()
+		synctest.Wait()
+		type answer struct {
+			ok  bool
+			err error
+		}
+		answers := map[stream.Seq]chan answer{7: make(chan answer, 1), 8: make(chan answer, 1)}
+		for n, told := range answers {
+			go func() {
+				ok, err := b.mayResume(t.Context(), a, n)
+				told <- answer{ok, err}
+			}()
+		}
+		synctest.Wait()
+		close(release)
+		if got := <-answers[7]; !got.ok || got.err != nil {
+			t.Errorf("7, which that answer shows: %t, %v", got.ok, got.err)
+		}
+		if got := <-answers[8]; got.ok || !errors.Is(got.err, stream.ErrUnavailable) {
+			t.Errorf("8, for which it must ask once more: %t, %v", got.ok, got.err)
+		}
+	})
+}
+
+func TestWhereAStandbyIsReadANumberAheadWaitsForItInItsEpochAlone(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		pool, err := postgres.NewPool(t.Context(), nobody)
+		must(t, err)
+		defer pool.Close()
+		b := loneBus(t, func(c *Config) { c.Replica = pool })
+		a := placed(t, b, "a", 5)
+		for n, waits := range map[stream.Seq]time.Duration{6: b.cfg.LagWait, 1<<32 + 6: 0} {
+			began := time.Now()
+			ok, err := b.mayResume(t.Context(), a, n)
+			if ok || !errors.Is(err, stream.ErrUnavailable) || time.Since(began) != waits {
+				t.Errorf("%d: %t, %v after %s, want %s", n, ok, err, time.Since(began), waits)
+			}
+		}
+	})
+}
+
+func TestADeletedTopologyServesNumbersOfItsHeadsEpochAlone(t *testing.T) {
+	t.Parallel()
+	const epoch = stream.Seq(1) << 32
 	b := loneBus(t, nil)
-	a := placed(t, b, "a", 5)
-	must(t, b.reach(t.Context(), a, 5)) // it is there
-	b.backfill.done(b.backfill.take(), nil)
-	must(t, b.reach(t.Context(), a, 5))
-	if queued(b, a) {
-		t.Error("a feed that is there is read")
+	for after, want := range map[stream.Seq]bool{5: false, epoch: true, epoch + 9: true, epoch + 10: false} {
+		gone := deletedTopology{head: journal.Head{Seq: epoch + 10, First: 1}}
+		sub, err := b.subscribeDeleted(stream.AttachRequest{Topology: "a", Resume: true, After: after}, gone)
+		if (err == nil) != want || want && sub.Cursor.Last() != after {
+			t.Errorf("%d: %v", after, err)
+		}
 	}
-	gone := errors.New("the client has gone")
-	ctx, cancel := context.WithCancelCause(t.Context())
-	answer := make(chan error, 1)
-	go func() { answer <- b.reach(ctx, a, 7) }()
-	pgtest.Eventually(t, "the read to be asked for", func() bool { return queued(b, a) })
-	cancel(gone)
-	if err := <-answer; !errors.Is(err, gone) || a.backfill.cause != stream.ReadCatchUp {
-		t.Errorf("%v, read because of %v", err, a.backfill.cause)
-	}
-	go func() { answer <- b.reach(t.Context(), a, 7) }()
-	b.append(a, *event(b, 6))
-	b.append(a, *event(b, 7))
-	must(t, <-answer)
-	go func() { answer <- b.reach(t.Context(), a, 9) }()
-	b.append(a, *event(b, 8))
-	b.registry.end(a, stream.ErrReset)
-	if err := <-answer; !errors.Is(err, errEnded) {
-		t.Errorf("%v, want the end", err)
-	}
-	if err := b.reach(t.Context(), a, 6); !errors.Is(err, errEnded) {
-		t.Errorf("%v of a feed that has ended, want its end", err)
+}
+
+func TestOnlyADocumentWithoutTheGraphIsKeptForThoseWhoComeNext(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	id := makeTopologies(t, db.Conn(t), 1)[0]
+	b, _ := stillBus(t, db, nil)
+	attachAt(t, b, id, 1)
+	for i, c := range []struct {
+		graph bool
+		reads uint64
+	}{{true, 1}, {false, 2}, {false, 2}, {true, 3}} {
+		sub, err := b.Attach(t.Context(), stream.AttachRequest{Topology: id, Graph: c.graph})
+		must(t, err)
+		sub.Snapshot.Release()
+		sub.Close()
+		if n := b.stats.SnapshotReads.Load(); n != c.reads {
+			t.Errorf("%d: %d reads, want %d", i, n, c.reads)
+		}
 	}
 }
 
