@@ -235,3 +235,49 @@ func TestAnAttachThatSeesANewHistoryEndsWhatIsOfTheOlderOne(t *testing.T) {
 	fresh.Snapshot.Release()
 	old.Snapshot.Release()
 }
+
+func TestADatabaseWhoseHistoryTheAttachRefusesIsMendedOrLeft(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	conn := db.Conn(t)
+	ids := makeTopologies(t, conn, 1)
+	b, _ := stillBus(t, db, nil)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() { defer close(done); b.sources.listener.Run(ctx, notifySink{sink{b, stream.ReadHole}}) }()
+	defer func() { cancel(); <-done }()
+	var h postgres.History
+	listens := func() bool { // and reads by that connection
+		_, now, subscribed, err := b.readLights(ctx, ids)
+		h = now
+		return subscribed && err == nil
+	}
+	pgtest.Eventually(t, "LISTEN", listens)
+	old := h
+	pgtest.Exec(t, conn, `UPDATE topology_settings SET timeline = timeline + 1`) // as a copy that was restored
+	lights, _, subscribed, err := b.readLights(ctx, ids)
+	if !errors.Is(err, postgres.ErrUnraised) || subscribed || lights != nil {
+		t.Errorf("%v, subscribed %t, %v; want that its epoch is not raised", lights, subscribed, err)
+	}
+	pgtest.Eventually(t, "LISTEN in the new epoch", listens)
+	if h.Epoch <= old.Epoch {
+		t.Errorf("epoch %d follows %d", h.Epoch, old.Epoch)
+	}
+	const backend = `SELECT coalesce(max(pid), 0) FROM pg_stat_activity
+ WHERE application_name = 'topostream listen' AND datname = current_database()`
+	pid := pgtest.Scan[int](t, conn, backend)
+	pgtest.Exec(t, conn, `UPDATE topology_settings SET epoch = $1, history = $2::text::uuid`, old.Epoch, old.ID)
+	reading, stop := context.WithCancel(ctx) // an old primary: the pool looks for another server for as long as it may
+	read := make(chan struct{})
+	go func() {
+		defer close(read)
+		if _, _, subscribed, err := b.readLights(reading, ids); err == nil || subscribed {
+			t.Errorf("subscribed %t, %v to what is over", subscribed, err)
+		}
+	}()
+	pgtest.Eventually(t, "another LISTEN connection", func() bool {
+		return pgtest.Scan[int](t, conn, backend) != pid
+	})
+	stop()
+	<-read
+}
