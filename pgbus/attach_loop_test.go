@@ -53,11 +53,12 @@ func (a *attachTries) take() []attachTry {
 	return a.tries
 }
 
-// attachingBus is a bus in a bubble that attaches, in a database that does not answer.
-func attachingBus(t *testing.T, change func(*Config)) (b *Bus, tries *attachTries, ask func(n int) (gone func())) {
+// attachingBus runs a bus in a bubble that attaches, in a database that does not answer. ask asks for n topologies, and
+// gone takes that back.
+func attachingBus(t *testing.T, change func(*Config)) (tries *attachTries, ask func(n int) (gone func())) {
 	t.Helper()
 	tries = &attachTries{Handler: slog.DiscardHandler, since: time.Now()}
-	b = loneBus(t, func(c *Config) {
+	b := loneBus(t, func(c *Config) {
 		c.Logger = slog.New(tries)
 		if change != nil {
 			change(c)
@@ -68,7 +69,7 @@ func attachingBus(t *testing.T, change func(*Config)) (b *Bus, tries *attachTrie
 	go func() { defer close(done); b.attachLoop(ctx) }()
 	t.Cleanup(func() { cancel(); <-done })
 	asked := 0
-	return b, tries, func(n int) func() {
+	return tries, func(n int) func() {
 		requests := make([]*attachRequest, n)
 		for i := range requests {
 			asked++
@@ -88,7 +89,7 @@ func attachingBus(t *testing.T, change func(*Config)) (b *Bus, tries *attachTrie
 func TestTheFirstToAskDoesNotWaitAndAStormCostsFewTransactions(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		_, tries, ask := attachingBus(t, nil)
+		tries, ask := attachingBus(t, nil)
 		const second = time.Second
 		expect := func(what string, want ...attachTry) {
 			t.Helper()
@@ -129,7 +130,7 @@ func TestTheFirstToAskDoesNotWaitAndAStormCostsFewTransactions(t *testing.T) {
 func TestAnAttachThatFailedIsTriedAgainWithoutAnybodyAsking(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		_, tries, ask := attachingBus(t, nil)
+		tries, ask := attachingBus(t, nil)
 		gone := ask(1)
 		time.Sleep(time.Minute)
 		got := tries.take()
@@ -149,13 +150,13 @@ func TestAttachesWaitALittleForAListenConnection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		listen, err := pgx.ParseConfig(nobody)
 		must(t, err)
-		_, tries, ask := attachingBus(t, func(c *Config) { c.Bus, c.Listen = "", listen })
+		tries, ask := attachingBus(t, func(c *Config) { c.Bus, c.Listen = "", listen })
 		gone := ask(1)
-		time.Sleep(listenGrace - 1)
+		time.Sleep(listenGrace - time.Nanosecond)
 		if got := tries.take(); len(got) != 0 {
 			t.Errorf("%v while it may come", got)
 		}
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		if got := tries.take(); !slices.Equal(got, []attachTry{{listenGrace, 1}}) {
 			t.Errorf("%v, want a try after %s", got, listenGrace)
 		}

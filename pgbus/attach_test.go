@@ -281,3 +281,29 @@ func TestADatabaseWhoseHistoryTheAttachRefusesIsMendedOrLeft(t *testing.T) {
 	stop()
 	<-read
 }
+
+func TestATopologyThatIsMadeBesideAnAttachThatCannotSeeItYetIsFound(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	conn, maker := db.Conn(t), db.Conn(t)
+	b, start := stillBus(t, db, nil)
+	start()
+	pgtest.Exec(t, maker, `BEGIN`)
+	pgtest.Exec(t, maker, `LOCK TABLE topology_heads IN ACCESS EXCLUSIVE MODE`)
+	id := makeTopologies(t, maker, 1)[0]
+	answer := make(chan error, 1)
+	go func() {
+		sub, err := b.Attach(t.Context(), stream.AttachRequest{Topology: id})
+		if err == nil {
+			sub.Snapshot.Release()
+			sub.Close()
+		}
+		answer <- err
+	}()
+	pgtest.Eventually(t, "the attach to wait, in a transaction that has begun", func() bool {
+		return pgtest.Scan[bool](t, conn, `SELECT EXISTS (SELECT FROM pg_locks l JOIN pg_stat_activity a USING (pid)
+ WHERE NOT l.granted AND a.datname = current_database())`)
+	})
+	pgtest.Exec(t, maker, `COMMIT`)
+	must(t, <-answer)
+}

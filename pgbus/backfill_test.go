@@ -2,9 +2,9 @@ package pgbus
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"slices"
+	"strconv"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -55,11 +55,11 @@ func place(t *testing.T, b *Bus, lights ...journal.Light) []attachResult {
 	return results
 }
 
-// placed gives the attachment of a topology whose head was at seq.
-func placed(t *testing.T, b *Bus, id stream.TopologyID, seq stream.Seq) *attachment {
+// placed gives the attachment of topology a, whose head was at seq.
+func placed(t *testing.T, b *Bus, seq stream.Seq) *attachment {
 	t.Helper()
 	head := journal.Head{Seq: seq, First: 1}
-	a := place(t, b, journal.Light{Topology: id, Head: head, Alive: true})[0].attachment
+	a := place(t, b, journal.Light{Topology: "a", Head: head, Alive: true})[0].attachment
 	if a == nil {
 		t.Fatal("it is not attached")
 	}
@@ -84,7 +84,7 @@ func isSet(signal <-chan struct{}) bool {
 func queueOf(n int) (f backfiller, attachments []*attachment) {
 	for i := range n {
 		feed := stream.NewFeed(stream.FeedConfig{})
-		attachments = append(attachments, &attachment{id: stream.TopologyID(fmt.Sprint(i)), feed: feed})
+		attachments = append(attachments, &attachment{id: stream.TopologyID(strconv.Itoa(i)), feed: feed})
 	}
 	return newBackfiller(), attachments
 }
@@ -177,7 +177,7 @@ func TestARowThatDoesNotContinueAFeedEndsItAndNothingMoreIsRead(t *testing.T) {
 		"what is in doubt and contradicts": {[]read{at(9, 8, 8)}, true, 5, stream.ErrBehind, false, true},
 	} {
 		b := loneBus(t, nil)
-		a := placed(t, b, "a", epoch+5)
+		a := placed(t, b, epoch+5)
 		r := feedRead{attachment: a, last: epoch + 5, inDoubt: c.doubt}
 		for _, got := range c.rows {
 			if got.seq > 0 {
@@ -201,7 +201,7 @@ func TestARowThatDoesNotContinueAFeedEndsItAndNothingMoreIsRead(t *testing.T) {
 func TestAnEventIsAppendedOnceAndAHoleIsRead(t *testing.T) {
 	t.Parallel()
 	b := loneBus(t, nil)
-	a := placed(t, b, "a", 5)
+	a := placed(t, b, 5)
 	b.backfill.done(b.backfill.take(), nil) // the catch-up
 	for _, n := range []stream.Seq{6, 6, 7} {
 		b.append(a, *event(b, n))
@@ -241,7 +241,7 @@ func TestAForgedEventThrowsTheFeedAwayAndTheLogSaysSoOnce(t *testing.T) {
 	t.Parallel()
 	var log sharedLog
 	b := loneBus(t, func(c *Config) { c.Logger = slog.New(slog.NewTextHandler(&log, nil)) })
-	a := placed(t, b, "a", 5)
+	a := placed(t, b, 5)
 	b.append(a, *event(b, 6))
 	forged := event(b, 6)
 	forged.Bytes = append(slices.Clone(forged.Bytes), "forged"...)
@@ -261,7 +261,7 @@ func TestAJournalThatCannotBeReadIsReadAgainLessAndLessOften(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		tries := &attachTries{Handler: slog.DiscardHandler}
 		b := loneBus(t, func(c *Config) { c.Logger = slog.New(tries) })
-		a := placed(t, b, "a", 5)
+		a := placed(t, b, 5)
 		more, err := b.readBatch(t.Context(), []*attachment{a})
 		if err == nil || !more[a] || b.stats.JournalReads[stream.ReadCatchUp].Load() != 1 {
 			t.Errorf("%v, more: %t", err, more[a])

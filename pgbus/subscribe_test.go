@@ -53,7 +53,7 @@ func TestWhoWaitsForATopologyInVainLearnsWhyAndWhoGoesAwayDoesNot(t *testing.T) 
 func TestAClientIsCountedFromItsAttachToItsCloseOnce(t *testing.T) {
 	t.Parallel()
 	b := loneBus(t, func(c *Config) { c.AttachWait = 20 * time.Millisecond })
-	a := placed(t, b, "a", 5) // with one client
+	a := placed(t, b, 5) // with one client
 	clients := func() int {
 		b.registry.mu.Lock()
 		defer b.registry.mu.Unlock()
@@ -90,7 +90,7 @@ func TestOnlyANumberAboveAllThatIsKnownAsksTheDatabase(t *testing.T) {
 	t.Parallel()
 	const epoch = stream.Seq(2) << 32
 	b := loneBus(t, nil) // where a question is an error
-	a := placed(t, b, "a", epoch+5)
+	a := placed(t, b, epoch+5)
 	b.append(a, *event(b, epoch+6))
 	behind := &attachment{id: "a", attachedAt: epoch + 9, feed: a.feed}
 	for _, c := range []struct {
@@ -236,7 +236,7 @@ func heldDocument(t *testing.T, b *Bus, seq stream.Seq) *stream.Snapshot {
 func TestEachWhoWaitsForADocumentGetsAHandleOfItsOwn(t *testing.T) {
 	t.Parallel()
 	b := loneBus(t, nil)
-	a := placed(t, b, "a", 5)
+	a := placed(t, b, 5)
 	d := newDocumentReads()
 	key := documentKey{a, false}
 	one, first := d.join(key)
@@ -280,7 +280,7 @@ func TestEachWhoWaitsForADocumentGetsAHandleOfItsOwn(t *testing.T) {
 func TestAKeptDocumentIsGivenWhileItIsFreshButNotInThePlaceOfOneWithTheGraph(t *testing.T) {
 	t.Parallel()
 	b := loneBus(t, nil)
-	a := placed(t, b, "a", 5)
+	a := placed(t, b, 5)
 	a.feed.SetDocument(stream.NewSnapshot(5, []byte("document"), nil))
 	b.append(a, *event(b, 6))
 	s, err := b.document(t.Context(), a, false)
@@ -312,7 +312,7 @@ func TestADocumentWaitsForItsFeedWhichMayEndBefore(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		b := loneBus(t, nil)
-		a := placed(t, b, "a", 5)
+		a := placed(t, b, 5)
 		b.backfill.done(b.backfill.take(), nil)
 		must(t, b.reach(t.Context(), a, 5))
 		if queued(b, a) {
@@ -363,7 +363,7 @@ func TestWhoseAttachmentEndsUnderItTriesAgainAndAnyOtherErrorIsFinal(t *testing.
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		b := loneBus(t, nil)
-		a := placed(t, b, "a", 5)
+		a := placed(t, b, 5)
 		answer := make(chan error, 1)
 		attach := func() {
 			sub, err := b.Attach(t.Context(), stream.AttachRequest{Topology: "a"})
@@ -405,7 +405,7 @@ func TestAClientWaitsForItsDocumentAsLongAsForAllElseUnlessAStandbyReadsIt(t *te
 					c.Replica = pool
 				}
 			})
-			a := placed(t, b, "a", 5)
+			a := placed(t, b, 5)
 			finish := reading(b, a)
 			answer := make(chan error, 1)
 			began := time.Now()
@@ -430,7 +430,7 @@ func TestAnAnswerThatSomebodyAskedForEarlierDoesNotRefuseANumber(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		b := loneBus(t, nil) // where a question is an error
-		a := placed(t, b, "a", 5)
+		a := placed(t, b, 5)
 		release := make(chan struct{})
 		go func() {
 			_, _, _ = b.heads.do(t.Context(), &b.tasks, "a", func(context.Context) (journal.Head, error) {
@@ -468,7 +468,7 @@ func TestWhereAStandbyIsReadANumberAheadWaitsForItInItsEpochAlone(t *testing.T) 
 		must(t, err)
 		defer pool.Close()
 		b := loneBus(t, func(c *Config) { c.Replica = pool })
-		a := placed(t, b, "a", 5)
+		a := placed(t, b, 5)
 		for n, waits := range map[stream.Seq]time.Duration{6: b.cfg.LagWait, 1<<32 + 6: 0} {
 			began := time.Now()
 			ok, err := b.mayResume(t.Context(), a, n)
