@@ -189,7 +189,21 @@ func TestTopologiesEnterTheNewEpochWithTheAttachThatFindsThemBelowIt(t *testing.
 	if a := b.registry.find(ids[0]); a == nil || a.attachedAt.Epoch() != uint32(epoch) {
 		t.Errorf("%+v, want it in epoch %d", a, epoch)
 	}
+	if b.tasks.running.Wait(); isSet(b.attaches) {
+		t.Error("what is in the epoch is raised once more")
+	}
 	pgtest.Exec(t, holder, `ROLLBACK`)
+	b.registry.pending[ids[1]].notBefore = time.Time{}
+	for range 2 { // it is raised alone, and then attached
+		if taken, _ = b.registry.take(time.Now()); !slices.Equal(taken, ids[1:]) {
+			t.Fatalf("%v are attached, want %v", taken, ids[1:])
+		}
+		b.attachBatch(t.Context(), taken)
+		b.tasks.running.Wait()
+	}
+	if b.registry.find(ids[1]) == nil {
+		t.Error("who was held is not attached")
+	}
 }
 
 func TestWithoutAListenConnectionTopologiesAreAttachedByThePoolAndFollowed(t *testing.T) {
