@@ -426,6 +426,22 @@ func TestAClientWaitsForItsDocumentAsLongAsForAllElseUnlessAStandbyReadsIt(t *te
 	})
 }
 
+func TestADocumentThatCannotBeReadIsTriedForAsLongAsItMay(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := loneBus(t, nil)
+		a := placed(t, b, 5)
+		began := time.Now()
+		_, err := b.document(t.Context(), a, false)
+		if took := time.Since(began); !errors.Is(err, stream.ErrUnavailable) || took != b.documentPatience(t.Context()) {
+			t.Errorf("%v after %s", err, took)
+		}
+		if a.feed.Cause() != nil {
+			t.Errorf("ended by %v", a.feed.Cause())
+		}
+	})
+}
+
 func TestAnAnswerThatSomebodyAskedForEarlierDoesNotRefuseANumber(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
