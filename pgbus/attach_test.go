@@ -222,8 +222,9 @@ func TestWithoutAListenConnectionTopologiesAreAttachedByThePoolAndFollowed(t *te
 	}
 	holder := db.Conn(t)
 	pgtest.Exec(t, holder, `BEGIN; LOCK TABLE mutations IN ACCESS EXCLUSIVE MODE`)
-	if _, _, _, err := b.readLights(t.Context(), []stream.TopologyID{id}); err == nil { // nor does the pool try
-		t.Error("it was read past a lock")
+	_, _, subscribed, err = b.readLights(t.Context(), []stream.TopologyID{id})
+	if err == nil || subscribed { // nor does the pool try
+		t.Errorf("it was read past a lock: subscribed %t, %v", subscribed, err)
 	}
 	cancel()
 	<-done
