@@ -468,3 +468,24 @@ func TestABatchIsNoLargerThanEachOfItsTopologiesAllows(t *testing.T) {
 		}
 	}
 }
+
+func TestWhoHasGoneKeepsNobodyElseFromBeingTold(t *testing.T) {
+	t.Parallel()
+	for name, ends := range map[string]func(r *rig){
+		"there is none":     func(r *rig) { r.absent("a", attachResult{err: stream.ErrNotFound}) },
+		"the bus is closed": func(r *rig) { r.close() },
+		"it is attached":    func(r *rig) { r.attaches(postgres.History{}) },
+	} {
+		r := newRig()
+		goes, stays := r.waits(t), r.waits(t)
+		r.takes(t, true)
+		_ = r.abandon(goes)
+		ends(r)
+		if _, ok := toldOf(stays); !ok {
+			t.Errorf("%s, and who waits for it is not told", name)
+		}
+		if _, ok := toldOf(goes); ok {
+			t.Errorf("%s, and who has gone is told", name)
+		}
+	}
+}
