@@ -126,12 +126,12 @@ func (b *Bus) readBatch(ctx context.Context, batch []*attachment) (more map[*att
 	more = map[*attachment]bool{}
 	reqs := make([]journal.PageRequest, len(batch))
 	reads := make([]feedRead, len(batch))
-	causes := map[stream.Cause]bool{}
+	causes := map[stream.Cause]struct{}{}
 	for i, a := range batch {
 		last := a.feed.Last()
 		reqs[i] = journal.PageRequest{Topology: a.id, After: last}
 		reads[i] = feedRead{attachment: a, last: last, inDoubt: b.inDoubt(a.id, last)}
-		causes[a.backfill.cause] = true
+		causes[a.backfill.cause] = struct{}{}
 		more[a] = true
 	}
 	for c := range causes {

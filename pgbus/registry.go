@@ -64,7 +64,7 @@ type registry struct {
 	closed   bool
 	newest   postgres.History // attachments of older ones have ended
 	attached map[stream.TopologyID]*attachment
-	pending  map[stream.TopologyID]*pendingAttach
+	pending  map[stream.TopologyID]*pendingAttach // none of which is attached
 }
 
 func newRegistry(forget func(stream.TopologyID)) *registry {
@@ -124,9 +124,7 @@ func (r *registry) dropUnwantedLocked(id stream.TopologyID, p *pendingAttach) {
 		return
 	}
 	delete(r.pending, id)
-	if r.attached[id] == nil {
-		r.forget(id)
-	}
+	r.forget(id)
 }
 
 // waitAgainLocked has the requests of a transaction wait for another one.
@@ -236,11 +234,8 @@ func (r *registry) add(
 		return nil
 	}
 	all := withoutAbandoned(append(p.underWay, p.waiting...)) // in place: what it was given is not to be used any more
-	a := r.attached[id]
-	if a == nil {
-		a = newAttachment(all)
-		r.attached[id] = a
-	}
+	a := newAttachment(all)
+	r.attached[id] = a
 	delete(r.pending, id)
 	r.finishLocked(all, attachResult{attachment: a})
 	return a

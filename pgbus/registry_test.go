@@ -3,6 +3,7 @@ package pgbus
 import (
 	"errors"
 	"slices"
+	"strconv"
 	"testing"
 	"time"
 
@@ -285,6 +286,206 @@ func TestAFreshFeedBeginsAtTheLowestNumberThatWaitsButNotTooFarBelow(t *testing.
 		}
 		if got := lowest(requests, c.head); got != c.want {
 			t.Errorf("%s: it begins at %d, want %d", name, got, c.want)
+		}
+	}
+}
+
+func TestTakeTellsWhenTheNextTryIsDue(t *testing.T) {
+	t.Parallel()
+	r := newRig()
+	now := time.Now()
+	if ids, next := r.take(now); len(ids) != 0 || !next.IsZero() {
+		t.Errorf("%v, next %s of nothing", ids, next)
+	}
+	for id, wait := range map[stream.TopologyID]time.Duration{"late": 2 * time.Second, "soon": time.Second, "now": 0} {
+		_, _, err := r.acquire(stream.AttachRequest{Topology: id})
+		must(t, err)
+		r.pending[id].notBefore = now.Add(wait)
+	}
+	for range 2 { // what is under way is not due
+		ids, next := r.take(now)
+		if len(ids) > 1 || len(ids) == 1 && ids[0] != "now" || !next.Equal(now.Add(time.Second)) {
+			t.Errorf("%v, next in %s", ids, next.Sub(now))
+		}
+	}
+	if r.pending["now"].underWay == nil || r.pending["soon"].underWay != nil || r.count() != 3 {
+		t.Error("what is due is not under way")
+	}
+}
+
+func TestMoreThanABatchIsDueAtOnce(t *testing.T) {
+	t.Parallel()
+	r := newRig()
+	for i := range attachBatch + 1 {
+		_, _, err := r.acquire(stream.AttachRequest{Topology: stream.TopologyID(strconv.Itoa(i))})
+		must(t, err)
+	}
+	now := time.Now()
+	ids, _ := r.take(now)
+	rest, next := r.take(now)
+	if len(ids) != attachBatch || len(rest) != 1 || !next.IsZero() {
+		t.Errorf("%d and %d topologies, next %s", len(ids), len(rest), next)
+	}
+}
+
+func TestAllWhoHaveGoneAreForgottenWhateverBecomesOfTheirTransaction(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		ends      func(r *rig)
+		forgotten int
+		attached  bool
+	}{
+		"it fails":         {func(r *rig) { r.failed("a", errors.New("no reason")) }, 1, false},
+		"it is to be anew": {func(r *rig) { r.again("a") }, 1, false},
+		"there is none":    {func(r *rig) { r.absent("a", attachResult{err: stream.ErrNotFound}) }, 1, false},
+		"it is attached":   {func(r *rig) { r.attaches(postgres.History{}) }, 0, true},
+		"its history is over": {func(r *rig) {
+			r.endOlder(postgres.History{Epoch: 1})
+			r.attaches(postgres.History{})
+		}, 1, false},
+		"the bus is closed": {func(r *rig) { r.close() }, 0, false},
+	} {
+		r := newRig()
+		q := r.waits(t)
+		r.takes(t, true)
+		if _ = r.abandon(q); r.count() != 1 || len(r.forgotten) != 0 {
+			t.Errorf("%s: forgotten while its transaction is under way", name)
+		}
+		c.ends(r)
+		if _, ok := toldOf(q); ok || r.count() != 0 || len(r.forgotten) != c.forgotten {
+			t.Errorf("%s: told %t; %d topologies wait; forgotten: %v", name, ok, r.count(), r.forgotten)
+		}
+		a := r.find("a")
+		if (a != nil) != c.attached || c.attached && a.clients != 0 {
+			t.Errorf("%s: attached: %+v", name, a)
+		}
+	}
+}
+
+func TestAnAnswerThatComesTooLateChangesNothing(t *testing.T) {
+	t.Parallel()
+	r := newRig()
+	q := r.waits(t)
+	r.again("a") // nothing is under way
+	r.failed("a", errors.New("no reason"))
+	if p := r.pending["a"]; p.tries != 0 || p.failure != nil || len(p.waiting) != 1 || !p.notBefore.IsZero() {
+		t.Errorf("%d tries, failed by %v, %d wait", p.tries, p.failure, len(p.waiting))
+	}
+	r.failed("b", errors.New("no reason")) // of nobody's
+	r.takes(t, true)
+	a := r.attaches(postgres.History{})
+	r.failed("a", errors.New("no reason"))
+	r.again("a")
+	r.absent("b", attachResult{})
+	if got, ok := toldOf(q); !ok || got.attachment != a || r.count() != 0 || len(r.forgotten) != 0 {
+		t.Errorf("told %t; %d topologies wait; forgotten: %v", ok, r.count(), r.forgotten)
+	}
+}
+
+func TestWhoComesAfterATopologyWasAbsentStartsWithoutItsFailures(t *testing.T) {
+	t.Parallel()
+	r := newRig()
+	r.waits(t)
+	r.takes(t, true)
+	r.failed("a", errors.New("no reason"))
+	r.pending["a"].notBefore = time.Time{}
+	r.takes(t, true)
+	late := r.waits(t)
+	r.absent("a", attachResult{err: stream.ErrNotFound})
+	if p := r.pending["a"]; p.tries != 0 || p.failure != nil || p.underWay != nil || len(p.waiting) != 1 {
+		t.Errorf("%d tries, failed by %v", p.tries, p.failure)
+	}
+	if why := r.abandon(late); why != nil || r.count() != 0 || len(r.forgotten) != 2 {
+		t.Errorf("abandoned because of %v; forgotten: %v", why, r.forgotten)
+	}
+}
+
+func TestWhoIsGoneWhileOthersWaitLeavesThemTheirPlace(t *testing.T) {
+	t.Parallel()
+	r := newRig()
+	stays, goes := r.waits(t), r.waits(t)
+	if _ = r.abandon(goes); r.count() != 1 || len(r.forgotten) != 0 {
+		t.Errorf("%d topologies wait; forgotten: %v", r.count(), r.forgotten)
+	}
+	r.takes(t, true)
+	a := r.attaches(postgres.History{})
+	if got, ok := toldOf(stays); !ok || got.attachment != a || a.clients != 1 {
+		t.Errorf("told %t; %d clients", ok, a.clients)
+	}
+	r.release(a)
+	if idle := a.idle; a.clients != 0 || len(r.all()) != 1 || r.all()[0] != a || idle.IsZero() {
+		t.Errorf("%d clients", a.clients)
+	}
+}
+
+func TestAClosedRegistryEndsItsFeeds(t *testing.T) {
+	t.Parallel()
+	r := newRig()
+	r.waits(t)
+	r.takes(t, true)
+	a := r.attaches(postgres.History{})
+	r.close()
+	if a.feed.Cause() != stream.ErrClosed || r.find("a") != nil || len(r.all()) != 0 { //nolint:errorlint // the sentinel
+		t.Errorf("ended by %v; %d are left", a.feed.Cause(), len(r.all()))
+	}
+}
+
+func TestOneWhoResumesAndOneWhoDoesNotAreTwoClientsAndTheLastToLeaveStartsTheWait(t *testing.T) {
+	t.Parallel()
+	r := newRig()
+	r.waits(t)
+	r.waits(t)
+	r.takes(t, true)
+	a := r.attaches(postgres.History{})
+	a.idle = time.Time{}
+	if r.release(a); a.clients != 1 || !a.idle.IsZero() {
+		t.Errorf("%d clients, idle since %v", a.clients, a.idle)
+	}
+	if r.release(a); a.clients != 0 || a.idle.IsZero() {
+		t.Errorf("%d clients, idle since %v", a.clients, a.idle)
+	}
+}
+
+func TestABatchIsNoLargerThanEachOfItsTopologiesAllows(t *testing.T) {
+	t.Parallel()
+	r := newRig()
+	const topologies = 300
+	for i := range topologies {
+		id := stream.TopologyID(strconv.Itoa(i))
+		_, _, err := r.acquire(stream.AttachRequest{Topology: id})
+		must(t, err)
+		r.pending[id].tries = i % 3
+	}
+	for left := topologies; left > 0; {
+		ids, _ := r.take(time.Now())
+		for _, id := range ids {
+			if most := r.pending[id].batch(); len(ids) > most {
+				t.Fatalf("%d topologies in a transaction, one of which allows %d", len(ids), most)
+			}
+		}
+		if left -= len(ids); len(ids) == 0 {
+			t.Fatalf("%d topologies are left", left)
+		}
+	}
+}
+
+func TestWhoHasGoneKeepsNobodyElseFromBeingTold(t *testing.T) {
+	t.Parallel()
+	for name, ends := range map[string]func(r *rig){
+		"there is none":     func(r *rig) { r.absent("a", attachResult{err: stream.ErrNotFound}) },
+		"the bus is closed": func(r *rig) { r.close() },
+		"it is attached":    func(r *rig) { r.attaches(postgres.History{}) },
+	} {
+		r := newRig()
+		goes, stays := r.waits(t), r.waits(t)
+		r.takes(t, true)
+		_ = r.abandon(goes)
+		ends(r)
+		if _, ok := toldOf(stays); !ok {
+			t.Errorf("%s, and who waits for it is not told", name)
+		}
+		if _, ok := toldOf(goes); ok {
+			t.Errorf("%s, and who has gone is told", name)
 		}
 	}
 }

@@ -65,7 +65,7 @@ func mutantsOf(p goPackage, o options) (all []mutant, err error) {
 		if err != nil {
 			return nil, err
 		}
-		if o.exclude.MatchString(file) {
+		if o.exclude.MatchString(file) || !o.only.MatchString(file) {
 			continue
 		}
 		text, err := os.ReadFile(filepath.Join(p.Dir, name))
