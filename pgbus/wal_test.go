@@ -298,6 +298,9 @@ func TestSwitchingTheBusBackAndForthUnderWritersLosesNothing(t *testing.T) {
 // A transaction that began on the bus wal does not NOTIFY when the bus is notify by the time that it commits.
 func TestATransactionThatBeganBeforeTheSwitchIsHeardOf(t *testing.T) {
 	t.Parallel()
+	if testing.Short() {
+		t.Skip("the WAL source has a shorter one: left out with -short")
+	}
 	db := onWAL(t, pgtest.New(t))
 	conn, early := db.Conn(t), db.Conn(t)
 	id := makeTopologies(t, conn, 1)[0]
@@ -359,6 +362,9 @@ func TestAForcedBusThatIsNotTheDatabasesWorksWithAWarning(t *testing.T) {
 
 func TestWithoutAPublicationStreamsRunOnPollAndTheLogSaysWhatToDo(t *testing.T) {
 	t.Parallel()
+	if testing.Short() {
+		t.Skip("it waits for a slot: left out with -short")
+	}
 	db := pgtest.New(t)
 	conn := db.Conn(t)
 	id := makeTopologies(t, conn, 1)[0]

@@ -41,7 +41,7 @@ func counted(t interface {
 func TestHeadsCountWhatIsInFlightWhateverTwoWritersDo(t *testing.T) {
 	t.Parallel()
 	if testing.Short() {
-		must(t, flag.Set("rapid.checks", "25"))
+		must(t, flag.Set("rapid.checks", "10"))
 	}
 	db := pgtest.New(t)
 	writers, admin := []*pgx.Conn{db.Conn(t), db.Conn(t)}, db.Conn(t)

@@ -186,6 +186,9 @@ func everyCallOfTheStore(t *testing.T, databaseURL string) {
 
 func TestDumpAndRestoreKeepHeadsAndJournalAndRaiseTheEpochOnce(t *testing.T) {
 	t.Parallel()
+	if testing.Short() {
+		t.Skip("it runs pg_dump: left out with -short")
+	}
 	db := pgtest.New(t)
 	conn := db.Conn(t)
 	needDumpFor(t, conn)

@@ -349,6 +349,9 @@ func TestTheSchemaGoesBackToTheVersionBeforeAndUpAgain(t *testing.T) {
 
 func TestUpGetsThroughBetweenTheTransactionsOfOthers(t *testing.T) {
 	t.Parallel()
+	if testing.Short() {
+		t.Skip("it waits: left out with -short")
+	}
 	db := pgtest.New(t)
 	conn := db.Conn(t)
 	topologies(t, conn, 5)

@@ -71,6 +71,9 @@ func TestABulkUpdateMakesAllEventsInOrderWithOneHeadUpdateEach(t *testing.T) {
 
 func TestNoSizeUpTo16MiBFailsAWriter(t *testing.T) {
 	t.Parallel()
+	if testing.Short() {
+		t.Skip("it moves much: left out with -short")
+	}
 	conn := pgtest.New(t).Conn(t)
 	id := pgtest.Scan[string](t, conn, `INSERT INTO topologies (name) VALUES ('demo') RETURNING id::text`)
 	for n := 7500; n < 8100; n += 7 {

@@ -153,6 +153,7 @@ func TestAWrongCommandLineIsTwoLinesAndExitCode2(t *testing.T) {
 // process's.
 func TestEnvironmentVariablesStandForFlags(t *testing.T) {
 	t.Parallel()
+	long(t)
 	binary := buildProgram(t)
 	db := pgtest.New(t)
 	for name, c := range map[string]struct {

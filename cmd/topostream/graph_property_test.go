@@ -19,6 +19,7 @@ func TestWhateverIsEditedTheGraphIsTheModels(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
 	conn := db.Conn(t)
+	long(t) // pgbus/graph has shorter ones
 	rapid.Check(t, func(rt *rapid.T) {
 		pgtest.Exec(t, conn, `DELETE FROM topologies`)
 		id := live(t, conn, 1)[0]

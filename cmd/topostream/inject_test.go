@@ -233,6 +233,7 @@ func TestNoTextThatAPersonNotifiesBreaksAStream(t *testing.T) {
 
 func TestForgedMarksWithTheRightKeyLoseNothing(t *testing.T) {
 	t.Parallel()
+	long(t)
 	injectAndListen(t, fewer(400), true)
 }
 

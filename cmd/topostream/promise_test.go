@@ -87,6 +87,7 @@ func TestTransactionsThatCommitInOppositeOrderLeaveNoHole(t *testing.T) {
 
 func TestLargeEventsArriveWhole(t *testing.T) {
 	t.Parallel()
+	long(t)
 	db := pgtest.New(t)
 	conn := db.Conn(t)
 	id := demo(t, conn)

@@ -36,10 +36,10 @@ func inTime(t testing.TB, what string, took, limit time.Duration) {
 
 func isAlone() bool { return os.Getenv("TOPOSTREAM_LONG") == "1" }
 
-// fewer gives n, and a quarter of it with -short: of tries that differ at random.
+// fewer gives n, and a tenth of it with -short: of tries that differ at random.
 func fewer(n int) int {
 	if testing.Short() {
-		return n / 4
+		return max(n/10, 2)
 	}
 	return n
 }

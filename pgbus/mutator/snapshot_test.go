@@ -70,7 +70,7 @@ func TestAnAppliedEditIsInTheGraphOfItsSeqAndInNoneBefore(t *testing.T) {
 		reading <- nil
 	}()
 	var last stream.MutationID
-	for i := range shorter(40, 10) {
+	for i := range shorter(40, 3) {
 		for _, m := range []struct{ op, payload string }{
 			{"add_lan", fmt.Sprintf(`{"name":"a%d"}`, i)},
 			{"add_lan", fmt.Sprintf(`{"name":"b%d","x":%d}`, i, i)},

@@ -60,6 +60,9 @@ func TestAWorkerOnTheBusWALDoesNotWaitForThePoll(t *testing.T) {
 
 func TestAWorkerFollowsTheDatabasesBus(t *testing.T) {
 	t.Parallel()
+	if testing.Short() {
+		t.Skip("pgbus has a shorter one: left out with -short")
+	}
 	db := pgtest.New(t)
 	conn := db.Conn(t)
 	id := active(t, conn, 1)[0]
@@ -81,6 +84,9 @@ func TestAWorkerFollowsTheDatabasesBus(t *testing.T) {
 // number yet when the bus changes.
 func TestWhatAnOldSnapshotEnqueuesAfterTheBusHasChangedIsStillReadFromTheWAL(t *testing.T) {
 	t.Parallel()
+	if testing.Short() {
+		t.Skip("the WAL source has a shorter one: left out with -short")
+	}
 	db := pgtest.New(t)
 	conn, old := db.Conn(t), db.Conn(t)
 	must(t, setting.Set(t.Context(), conn, setting.WAL))

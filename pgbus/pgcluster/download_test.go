@@ -31,6 +31,9 @@ var serverArchive struct {
 
 func packServer(t *testing.T) []byte {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("it packs an installation: left out with -short")
+	}
 	serverArchive.once.Do(func() { serverArchive.txz = pgjar.Pack(t, mustBinaries(t)) })
 	if serverArchive.txz == nil {
 		t.Skip("there is no archive: the first test that needed one says why")

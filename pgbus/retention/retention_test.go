@@ -45,6 +45,9 @@ SELECT $1, 'ada', h::text, '', gen_random_uuid(), now() - h * interval '1 hour' 
 
 func TestFinishedMutationsAndOldKeysGoInBatchesByOneServerAtATime(t *testing.T) {
 	t.Parallel()
+	if testing.Short() {
+		t.Skip("it removes much: left out with -short")
+	}
 	db := pgtest.New(t)
 	conn, pool := db.Conn(t), db.Pool(t)
 	manyMutations(t, conn, activeTopology(t, conn))

@@ -49,7 +49,7 @@ func testConfig(t *testing.T) Config {
 	}
 }
 
-// long leaves a measurement out of `go test -short`: Writers has most of its parts.
+// long leaves a measurement out of `go test -short`.
 func long(t *testing.T) {
 	t.Helper()
 	if testing.Short() {
@@ -68,6 +68,7 @@ func wantTable(t *testing.T, report fmt.Stringer, rows int) {
 // Writers gives an error when what arrived is not what was committed, so that a report is a proof.
 func TestEveryEventOfTheWritersArrivesOnEachBus(t *testing.T) {
 	t.Parallel()
+	long(t)
 	r, err := Writers(t.Context(), testConfig(t), []int{2, 4})
 	if err != nil {
 		t.Fatal(err)
