@@ -93,7 +93,9 @@ func TestTheCheckerFindsBugsPlantedInTheServer(t *testing.T) {
 		"no lock on the head": {
 			nil,
 			[]edit{
-				{"sql/001_core.sql", "WHERE h.topology_id IN (SELECT topology_id FROM named) ORDER BY h.topology_id FOR NO KEY UPDATE)", "WHERE h.topology_id IN (SELECT topology_id FROM named))"},
+				{"sql/001_core.sql",
+					"WHERE h.topology_id IN (SELECT topology_id FROM named) ORDER BY h.topology_id FOR NO KEY UPDATE)",
+					"WHERE h.topology_id IN (SELECT topology_id FROM named))"},
 				{"sql/001_core.sql", "WHERE h.topology_id = _id FOR NO KEY UPDATE;", "WHERE h.topology_id = _id;"},
 			},
 			undisturbed, check.Refused,

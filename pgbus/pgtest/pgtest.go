@@ -60,7 +60,7 @@ func Main(m *testing.M) {
 	}
 	flag.Parse()
 	if testing.Short() { // short tests wait more than they work
-		if err := flag.Set("test.parallel", "16"); err != nil {
+		if err := flag.Set("test.parallel", "8"); err != nil {
 			fmt.Fprintln(os.Stderr, "pgtest:", err)
 			os.Exit(1)
 		}
