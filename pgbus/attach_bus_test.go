@@ -122,8 +122,11 @@ func attachAt(t *testing.T, b *Bus, id stream.TopologyID, seq stream.Seq) *attac
 	_, q, err := b.registry.acquire(stream.AttachRequest{Topology: id})
 	must(t, err)
 	ids, _ := b.registry.take(time.Now())
-	_, h, err := b.reader.Lights(t.Context(), ids)
-	must(t, err)
+	var h postgres.History
+	pgtest.Eventually(t, "the history", func() bool { // on a busy machine a read may take longer than it may
+		_, h, err = b.reader.Lights(t.Context(), ids)
+		return err == nil
+	})
 	b.attached(ids, []journal.Light{{Topology: id, Head: journal.Head{Seq: seq, First: 1}, Alive: true}}, h, true)
 	return (<-q.done).attachment
 }
