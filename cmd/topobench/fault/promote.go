@@ -37,10 +37,8 @@ func promote(ctx context.Context, e *Env, r *rand.Rand) error {
 	switch {
 	case ctx.Err() != nil && err == nil:
 		return errors.Join(spoiled(ctx.Err()), standby.Discard(mend))
-	case ctx.Err() != nil:
+	case err != nil: // the campaign ends, or the database has just crashed by another fault and cannot be copied
 		return spoiled(err)
-	case err != nil:
-		return err
 	}
 	if err := standby.Part(mend); err != nil {
 		return err
