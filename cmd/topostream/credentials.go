@@ -33,9 +33,8 @@ func (c *serveCmd) verifier(ctx context.Context, log *slog.Logger) (*auth.Verifi
 func (c *serveCmd) credentials() (auth.Config, error) {
 	var given []string
 	for _, flag := range []struct{ name, value string }{
-		{"--jwt-secret", c.JWTSecret}, {
-			"--jwt-secret-file", c.JWTSecretFile,
-		}, {"--jwt-public-key", c.JWTPublicKey}, {"--jwks-url", c.JWKSURL},
+		{"--jwt-secret", c.JWTSecret}, {"--jwt-secret-file", c.JWTSecretFile},
+		{"--jwt-public-key", c.JWTPublicKey}, {"--jwks-url", c.JWKSURL},
 	} {
 		if flag.value != "" {
 			given = append(given, flag.name)

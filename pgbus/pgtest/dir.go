@@ -18,11 +18,7 @@ func clusterRoot() string {
 		return dir
 	}
 	var fs syscall.Statfs_t
-	if err := syscall.Statfs(
-		memory,
-		&fs,
-	); err != nil ||
-		fs.Bavail*uint64(fs.Bsize) < memoryFree {
+	if err := syscall.Statfs(memory, &fs); err != nil || fs.Bavail*uint64(fs.Bsize) < memoryFree {
 		return os.TempDir()
 	}
 	return memory

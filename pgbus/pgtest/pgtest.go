@@ -349,8 +349,8 @@ func stopLater(t testing.TB, c *pgcluster.Cluster) {
 	})
 }
 
-// Eventually asks again and again until the answer is yes, for at most two minutes: that
-// is how long a test takes to fail, and says nothing of how long the answer may take.
+// Eventually asks again and again until the answer is yes, for at most two minutes: that is how long a test
+// takes to fail, and says nothing of how long the answer may take.
 func Eventually(t testing.TB, what string, yes func() bool) {
 	t.Helper()
 	timeout := time.NewTimer(2 * time.Minute)
