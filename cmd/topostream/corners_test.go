@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net/http"
-	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -28,14 +27,7 @@ func TestTheHeartbeatDeliversWhileTheQueueIsHalfFullAndNobodyIsLetIn(t *testing.
 	conn, listener := db.Conn(t), db.Conn(t)
 	id := demo(t, conn)
 	queueIsHalfFull(t, db)
-	u, err := url.Parse(db.URL)
-	if err != nil {
-		t.Fatal(err)
-	}
-	query := u.Query()
-	query.Set("search_path", "public,pg_catalog")
-	u.RawQuery = query.Encode()
-	server := serve(t, u.String(), nil)
+	server := serve(t, pgtest.With(t, db.URL, "search_path", "public,pg_catalog"), nil)
 	awaitBus(t, server.url, setting.Notify)
 	c := newClient(t, server.url, id, "").watch()
 	c.awaitSeq(1)

@@ -149,8 +149,8 @@ func NewOn(t testing.TB, server string) *DB {
 	db := &DB{URL: made.URL()}
 	t.Cleanup(func() { db.awaitSlots(t) })
 	// A copy of the template is another database; it shall not begin with a raised epoch.
-	db.Exec(t, `UPDATE topology_settings SET system_identifier = NULL, history = gen_random_uuid()`)
-	db.Exec(t, `SELECT topology_identify()`)
+	db.script(t, `UPDATE topology_settings SET system_identifier = NULL, history = gen_random_uuid();
+		SELECT topology_identify()`)
 	return db
 }
 
@@ -239,6 +239,19 @@ func (migrator) Migrate(ctx context.Context, _ *stdsql.DB, cfg pgtestdb.Config) 
 	return errors.Join(sql.Up(ctx, conn), conn.Close(ctx))
 }
 
+// With gives a database's URL with one more parameter.
+func With(t testing.TB, database, name, value string) string {
+	t.Helper()
+	u, err := url.Parse(database)
+	if err != nil {
+		t.Fatal(err)
+	}
+	query := u.Query()
+	query.Set(name, value)
+	u.RawQuery = query.Encode()
+	return u.String()
+}
+
 // Conn opens a connection that ends with the test.
 func (db *DB) Conn(t testing.TB) *pgx.Conn {
 	t.Helper()
@@ -270,6 +283,19 @@ func (db *DB) Exec(t testing.TB, statement string, args ...any) {
 	}
 	defer conn.Close(context.Background())
 	if _, err := conn.Exec(context.Background(), statement, args...); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// script runs statements without parameters, in one transaction.
+func (db *DB) script(t testing.TB, statements string) {
+	t.Helper()
+	conn, err := pgx.Connect(context.Background(), db.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(context.Background())
+	if _, err := conn.PgConn().Exec(context.Background(), statements).ReadAll(); err != nil {
 		t.Fatal(err)
 	}
 }
