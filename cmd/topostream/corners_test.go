@@ -202,11 +202,7 @@ func TestATopologyThatWasMadeByRESTIsOpenedAtOnceAndNever404(t *testing.T) {
 					http.MethodPost,
 					"/topologies",
 					fmt.Sprintf(`{"name":"t-%d-%d"}`, creator, i),
-				).into(
-					t,
-					http.StatusCreated,
-					&made,
-				)
+				).into(t, http.StatusCreated, &made)
 				status, err := opens(server.url+"/api/v1/topologies/"+string(made.ID)+"/events", token)
 				if err != nil {
 					t.Error(err)
@@ -247,11 +243,8 @@ func TestAnOldSnapshotThatWritesAfterTheSwitchFromWALToNotifyIsHeardSoon(t *test
 		pgtest.Exec(t, old, `COMMIT`)
 		clients[id].awaitSeq(seq)
 		inTime(t, "an event of an old snapshot", time.Since(begun), 2*time.Second)
-		pgtest.Eventually(
-			t,
-			"the end of the WAL's stream",
-			func() bool { return metric(t, server, "topostream_streaming_wal") == 0 },
-		)
+		pgtest.Eventually(t, "the end of the WAL's stream",
+			func() bool { return metric(t, server, "topostream_streaming_wal") == 0 })
 	}
 }
 
