@@ -43,6 +43,8 @@ import (
 
 const (
 	equivalentList = "testdata/mutants/equivalent.txt"
+	// patience is how long a test waits for what a mutant has made impossible (pgbus/pgtest).
+	patience = "TEST_PATIENCE=30s"
 	// kept are statements that stay: of logs nobody makes tests, and a lock that is missing shows at once or never.
 	kept = `\b[lL]og(ger)?\.|\bslog\.|\.R?(Lock|Unlock)\(\)`
 )
@@ -370,7 +372,7 @@ func (l *laboratory) test(
 	defer cancel()
 	var out bytes.Buffer
 	test := exec.CommandContext(ctx, binary, append(slices.Clone(s.flags), flags...)...)
-	test.Env = append(os.Environ(), fmt.Sprintf("%s=%d", activeEnv, number))
+	test.Env = append(os.Environ(), fmt.Sprintf("%s=%d", activeEnv, number), patience)
 	test.Dir, test.Stdout, test.Stderr = l.p.Dir, &out, &out
 	test.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	test.Cancel = func() error { return syscall.Kill(-test.Process.Pid, syscall.SIGKILL) }
