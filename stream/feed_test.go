@@ -160,6 +160,19 @@ func TestARingDropsItsOldestBeyondItsBounds(t *testing.T) {
 	}
 }
 
+func TestARingHoldsWhatFollowsTheEventBeforeItsOldest(t *testing.T) {
+	t.Parallel()
+	f := stream.NewFeed(stream.FeedConfig{Base: 5, MaxEvents: 2})
+	for n := 6; n <= 9; n++ {
+		f.Append(frame(n))
+	}
+	for after, want := range map[stream.Seq]bool{5: false, 6: false, 7: true, 8: true, 9: true} {
+		if f.Holds(after) != want {
+			t.Errorf("it holds all after %d: %v", after, !want)
+		}
+	}
+}
+
 func TestTheBytesOfARingAreBoundedByDefault(t *testing.T) {
 	t.Parallel()
 	j := &pagedJournal{first: 1, page: 1}

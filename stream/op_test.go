@@ -26,6 +26,8 @@ func TestAPayloadIsReadAsItsOp(t *testing.T) {
 		{"update_lan", `{"name":"a","x":1,"y":-2.5}`, stream.UpdateLAN{"a", nil, &one, &minus}},
 		{"update_lan", `{"name":"a","patch":{"name":"b","y":1}}`, stream.UpdateLAN{"a", &name, nil, &one}},
 		{"add_decky", `{"name":"a","lan":"b"}`, stream.AddDecky{Name: "a", LAN: "b"}},
+		{"add_decky", `{"name":"a","lan":"b","services":["` + strings.Repeat("ä", 200) + `"]}`,
+			stream.AddDecky{Name: "a", LAN: "b", Services: []string{strings.Repeat("ä", 200)}}},
 		{"add_decky", `{"name":"a","lan":"b","services":["c"],"archetype":"d","forwards_l3":true,"ip":"10.0.0.2","x":1}`,
 			stream.AddDecky{"a", "b", []string{"c"}, "d", true, netip.MustParseAddr("10.0.0.2"), &one, nil}},
 		{"attach_decky", `{"decky":"a","lan":"b","ip":"::1","forwards_l3":true}`,
@@ -111,6 +113,16 @@ func TestAPayloadThatIsNotItsOpsIsRefusedByTheNameOfTheFieldAndTheFix(t *testing
 	_, err := stream.ParseOpAt("lans[3]", "add_lan", []byte(`{}`))
 	if err == nil || err.Error() != "lans[3].name: is missing" {
 		t.Errorf("at another path: %v", err)
+	}
+}
+
+func TestAFieldThatIsMissingOrWrongIsNotTaken(t *testing.T) {
+	t.Parallel()
+	for object, want := range map[string]bool{`{"n":1}`: true, `{}`: false, `{"n":null}`: false, `{"n":"1"}`: false} {
+		var n int
+		if got := stream.NewObject("", json.RawMessage(object)).Into("n", &n, "give a number"); got != want {
+			t.Errorf("%s is taken: %v", object, got)
+		}
 	}
 }
 

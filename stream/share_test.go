@@ -43,7 +43,10 @@ func TestAShareGrantsItsPartAndNoMore(t *testing.T) {
 		if stats.HeldBytes.Load() != 25 || room(t, quarter, 11) != nil {
 			t.Errorf("after shrinking %d bytes are held", stats.HeldBytes.Load())
 		}
-		third := room(t, quarter, 10)
+		if first.Shrink(9); stats.HeldBytes.Load() != 24 {
+			t.Errorf("after shrinking by one byte %d are held", stats.HeldBytes.Load())
+		}
+		third := room(t, quarter, 11)
 		for _, r := range []*stream.Room{first, second, third} {
 			r.Release()
 		}

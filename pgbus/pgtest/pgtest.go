@@ -2,7 +2,8 @@
 //
 // It uses the server of TEST_DATABASE_URL where that is set. Otherwise all test binaries of a run share one private
 // cluster (run.go), of the installation in TEST_PG_BIN or of what the machine has; it ends by itself when the run has
-// ended. Clusters are made in TEST_PG_DATA, or in memory where there is much of it.
+// ended. Clusters are made in TEST_PG_DATA, or in memory where there is much of it. A test fails when it has waited for
+// two minutes, or for TEST_PATIENCE.
 package pgtest
 
 import (
@@ -103,7 +104,7 @@ var failed atomic.Bool //nolint:gochecknoglobals // one for the process
 // in t.Parallel.
 func failFast(t testing.TB) {
 	t.Helper()
-	if f := flag.Lookup("test.failfast"); failed.Load() && f != nil && f.Value.String() == "true" {
+	if failedFast() {
 		t.Skip("another test has failed")
 	}
 	t.Cleanup(func() {
@@ -111,6 +112,12 @@ func failFast(t testing.TB) {
 			failed.Store(true)
 		}
 	})
+}
+
+// failedFast tells that a test with a database has failed, and that nobody wants to know more.
+func failedFast() bool {
+	f := flag.Lookup("test.failfast")
+	return failed.Load() && f != nil && f.Value.String() == "true"
 }
 
 // Bin is the path of one of PostgreSQL's programs, of the installation that the tests use.
@@ -260,10 +267,10 @@ func stopLater(t testing.TB, c *pgcluster.Cluster) {
 }
 
 // Eventually asks again and again until the answer is yes, for at most two minutes: that is how long a test
-// takes to fail, and says nothing of how long the answer may take.
+// takes to fail, and says nothing of how long the answer may take. Under -failfast another failure ends it, too.
 func Eventually(t testing.TB, what string, yes func() bool) {
 	t.Helper()
-	timeout := time.NewTimer(2 * time.Minute)
+	timeout := time.NewTimer(patience(t))
 	defer timeout.Stop()
 	again := time.NewTicker(10 * time.Millisecond)
 	defer again.Stop()
@@ -273,7 +280,23 @@ func Eventually(t testing.TB, what string, yes func() bool) {
 		case <-timeout.C:
 			t.Fatalf("waited for %s in vain", what)
 		}
+		if failedFast() {
+			t.Fatalf("another test has failed before %s", what)
+		}
 	}
+}
+
+func patience(t testing.TB) time.Duration {
+	t.Helper()
+	given := os.Getenv("TEST_PATIENCE")
+	if given == "" {
+		return 2 * time.Minute
+	}
+	d, err := time.ParseDuration(given)
+	if err != nil {
+		t.Fatalf("TEST_PATIENCE: %v", err)
+	}
+	return d
 }
 
 // FreeAddress is one of loopback that nobody serves on now, for a process that cannot be asked for its own, or that

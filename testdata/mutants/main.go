@@ -34,6 +34,7 @@ import (
 	"regexp"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -42,6 +43,8 @@ import (
 
 const (
 	equivalentList = "testdata/mutants/equivalent.txt"
+	// patience is how long a test waits for what a mutant has made impossible (pgbus/pgtest).
+	patience = "TEST_PATIENCE=30s"
 	// kept are statements that stay: of logs nobody makes tests, and a lock that is missing shows at once or never.
 	kept = `\b[lL]og(ger)?\.|\bslog\.|\.R?(Lock|Unlock)\(\)`
 )
@@ -82,7 +85,7 @@ func main() {
 }
 
 func run(ctx context.Context, o options, patterns []string) (ok bool, err error) {
-	packages, err := list(patterns)
+	packages, err := list(ctx, patterns)
 	if err != nil {
 		return false, err
 	}
@@ -104,6 +107,7 @@ func run(ctx context.Context, o options, patterns []string) (ok bool, err error)
 // A goPackage is what go list tells.
 type goPackage struct {
 	Dir, ImportPath string
+	Name            string
 	GoFiles         []string
 	Deps            []string
 	Module          struct{ Dir string }
@@ -111,9 +115,9 @@ type goPackage struct {
 }
 
 // list gives the packages, each with what its tests import.
-func list(patterns []string) ([]goPackage, error) {
-	args := []string{"list", "-test", "-json=Dir,ImportPath,GoFiles,Deps,Module,ForTest"}
-	out, err := exec.Command("go", append(args, patterns...)...).Output()
+func list(ctx context.Context, patterns []string) ([]goPackage, error) {
+	args := []string{"list", "-test", "-json=Dir,ImportPath,Name,GoFiles,Deps,Module,ForTest"}
+	out, err := exec.CommandContext(ctx, "go", append(args, patterns...)...).Output()
 	if err != nil {
 		return nil, fmt.Errorf("go list: %w%s", err, stderr(err))
 	}
@@ -150,7 +154,7 @@ func (o options) try(ctx context.Context, p goPackage, equivalents map[string]st
 	if err != nil {
 		return false, err
 	}
-	stale := staleEquivalents(p, all, equivalents)
+	stale := staleEquivalents(all, equivalents)
 	chosen := all
 	if o.sample > 0 && o.sample < len(all) {
 		fmt.Printf("%s: %d of %d mutants, -seed %d\n", p.ImportPath, o.sample, len(all), o.seed)
@@ -170,13 +174,16 @@ func (o options) try(ctx context.Context, p goPackage, equivalents map[string]st
 		return false, err
 	}
 	defer l.close()
+	if err := l.buildAll(ctx, chosen); err != nil {
+		return false, err
+	}
 	t := l.tryAll(ctx, chosen, equivalents)
 	t.stale = append(t.stale, stale...)
 	return t.report(p, o.threshold), nil
 }
 
 // staleEquivalents gives those entries of the package that match none of its mutants.
-func staleEquivalents(p goPackage, all []mutant, equivalents map[string]string) (stale []string) {
+func staleEquivalents(all []mutant, equivalents map[string]string) (stale []string) {
 	known, files := map[string]bool{}, map[string]bool{}
 	for _, m := range all {
 		known[m.String()], files[m.file] = true, true
@@ -250,6 +257,9 @@ type laboratory struct {
 	p      goPackage
 	dir    string // for what is built
 	stages []stage
+
+	all     string       // the binary that has every mutant of a function
+	compile map[int]bool // those that it has, by their numbers
 }
 
 // A stage is some of the tests. A mutant that outlives one meets the next.
@@ -294,10 +304,10 @@ func (l *laboratory) newStage(ctx context.Context, binary string, which []string
 	}
 	profile := filepath.Join(l.dir, "cover")
 	began := time.Now()
-	if v, out := l.test(ctx, binary, s, "-test.coverprofile="+profile); v != lived {
+	if v, out := l.test(ctx, binary, 0, s, "-test.coverprofile="+profile); v != lived {
 		return s, fmt.Errorf("the tests fail as they are: %s", out)
 	}
-	s.limit = 5*time.Second + 10*time.Since(began)
+	s.limit = 10*time.Second + 5*time.Since(began)
 	s.cover, err = readCoverage(profile)
 	return s, err
 }
@@ -327,27 +337,27 @@ func (l *laboratory) tryAll(ctx context.Context, mutants []mutant, equivalents m
 	return t
 }
 
-// try builds the tests with one mutant and runs them.
+// try runs the tests with one mutant. One that is outside of functions is built first.
 func (l *laboratory) try(ctx context.Context, worker int, m mutant) verdict {
-	dir := filepath.Join(l.dir, fmt.Sprint(worker))
-	source := filepath.Join(dir, filepath.Base(m.file))
-	overlay, binary := filepath.Join(dir, "overlay.json"), filepath.Join(dir, "test")
-	original := filepath.Join(l.p.Module.Dir, m.file)
-	replace, err := json.Marshal(map[string]map[string]string{"Replace": {original: source}})
-	must(err)
-	must(os.MkdirAll(dir, 0o700))
-	must(os.WriteFile(source, m.source(), 0o600))
-	must(os.WriteFile(overlay, replace, 0o600))
-	build := exec.CommandContext(ctx, "go", "test", "-c", "-vet=off", "-ldflags=-s -w", // which links in half the time
-		"-overlay", overlay, "-o", binary, l.p.ImportPath)
-	if build.Run() != nil {
+	binary := l.all
+	if m.decl == nil {
+		dir := filepath.Join(l.dir, strconv.Itoa(worker))
+		source := filepath.Join(dir, filepath.Base(m.file))
+		must(os.MkdirAll(dir, 0o700))
+		must(os.WriteFile(source, m.source(), 0o600))
+		binary = filepath.Join(dir, "test")
+		replace := map[string]string{filepath.Join(l.p.Module.Dir, m.file): source}
+		if _, err := l.build(ctx, dir, replace, binary); err != nil {
+			return doesNotCompile
+		}
+	} else if !l.compile[m.number] {
 		return doesNotCompile
 	}
 	for _, s := range l.stages {
 		if !s.cover.reaches(filepath.Join(l.p.ImportPath, filepath.Base(m.file)), m.line) {
 			continue
 		}
-		if v, _ := l.test(ctx, binary, s); v != lived {
+		if v, _ := l.test(ctx, binary, m.number, s); v != lived {
 			return v
 		}
 	}
@@ -355,11 +365,14 @@ func (l *laboratory) try(ctx context.Context, worker int, m mutant) verdict {
 }
 
 // test runs the tests in a process group of their own, so that nothing that they start outlives them.
-func (l *laboratory) test(ctx context.Context, binary string, s stage, flags ...string) (verdict, []byte) {
+func (l *laboratory) test(
+	ctx context.Context, binary string, number int, s stage, flags ...string,
+) (verdict, []byte) {
 	ctx, cancel := context.WithTimeout(ctx, s.limit)
 	defer cancel()
 	var out bytes.Buffer
 	test := exec.CommandContext(ctx, binary, append(slices.Clone(s.flags), flags...)...)
+	test.Env = append(os.Environ(), fmt.Sprintf("%s=%d", activeEnv, number), patience)
 	test.Dir, test.Stdout, test.Stderr = l.p.Dir, &out, &out
 	test.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	test.Cancel = func() error { return syscall.Kill(-test.Process.Pid, syscall.SIGKILL) }

@@ -21,7 +21,13 @@ type mutant struct {
 	line     int
 	from, to int // what of text is replaced
 	by       string
+
+	positions *token.File
+	decl      *ast.FuncDecl // whose body it is in; nil: it is in none
+	number    int           // among those that are built into one binary
 }
+
+func (m mutant) offset(p token.Pos) int { return m.positions.Offset(p) }
 
 // place is for people, and to sort by.
 func (m mutant) place() string { return fmt.Sprintf("%s:%d", m.file, m.line) }
@@ -77,7 +83,8 @@ func mutantsOf(p goPackage, o options) (all []mutant, err error) {
 		if err != nil {
 			return nil, err
 		}
-		f := &finder{options: o, files: files, mutant: mutant{file: file, text: text}}
+		positions := files.File(tree.Pos())
+		f := &finder{options: o, mutant: mutant{file: file, text: text, positions: positions}}
 		for _, d := range tree.Decls {
 			f.declaration(d)
 		}
@@ -90,16 +97,15 @@ func mutantsOf(p goPackage, o options) (all []mutant, err error) {
 type finder struct {
 	options
 
-	files  *token.FileSet
 	mutant mutant // what all that are found now have in common
 	found  []mutant
 }
 
 func (f *finder) declaration(d ast.Decl) {
-	f.mutant.function = "-"
+	f.mutant.function, f.mutant.decl = "-", nil
 	switch d := d.(type) {
 	case *ast.FuncDecl:
-		f.mutant.function = d.Name.Name
+		f.mutant.function, f.mutant.decl = d.Name.Name, d
 	case *ast.GenDecl:
 		if d.Tok == token.IMPORT {
 			return
@@ -169,7 +175,7 @@ func (f *finder) removals(statements []ast.Stmt) {
 		default:
 			continue
 		}
-		if from, to := f.offset(s.Pos()), f.offset(s.End()); !f.keep.Match(f.mutant.text[from:to]) {
+		if from, to := f.mutant.offset(s.Pos()), f.mutant.offset(s.End()); !f.keep.Match(f.mutant.text[from:to]) {
 			f.add(s.Pos(), s.End(), "")
 		}
 	}
@@ -177,11 +183,12 @@ func (f *finder) removals(statements []ast.Stmt) {
 
 func (f *finder) add(from, to token.Pos, by string) {
 	m := f.mutant
-	m.line, m.from, m.to, m.by = f.files.Position(from).Line, f.offset(from), f.offset(to), by
+	m.line, m.from, m.to, m.by = m.positions.Line(from), m.offset(from), m.offset(to), by
+	if m.decl != nil && (m.decl.Body == nil || from < m.decl.Body.Pos()) {
+		m.decl = nil
+	}
 	f.found = append(f.found, m)
 }
-
-func (f *finder) offset(p token.Pos) int { return f.files.Position(p).Offset }
 
 // readEquivalents reads the list: an entry at the beginning of a line, as mutant.String gives it, and its reason in the
 // indented lines below.

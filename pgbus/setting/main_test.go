@@ -1,0 +1,9 @@
+package setting
+
+import (
+	"testing"
+
+	"topostream/pgbus/pgtest"
+)
+
+func TestMain(m *testing.M) { pgtest.Main(m) }
