@@ -257,10 +257,8 @@ func mustPage(t *testing.T, b *Bus, id stream.TopologyID, n stream.Seq) stream.F
 	t.Helper()
 	var frame stream.Frame
 	reqs := []journal.PageRequest{{Topology: id, After: n}}
-	must(
-		t,
-		b.reader.Rows(t.Context(), journal.Live, reqs, 1, pageBytes, func(_ int, row journal.Row) { frame = *row.Frame }),
-	)
+	must(t,
+		b.reader.Rows(t.Context(), journal.Live, reqs, 1, pageBytes, func(_ int, row journal.Row) { frame = *row.Frame }))
 	return frame
 }
 

@@ -35,14 +35,8 @@ func TestABatchThatFailedIsTriedAgainInSmallerOnes(t *testing.T) {
 			}
 		}
 		if largest != want || tried != topologies {
-			t.Errorf(
-				"round %d: up to %d topologies in a transaction, %d in all; want %d, %d",
-				round,
-				largest,
-				tried,
-				want,
-				topologies,
-			)
+			t.Errorf("round %d: up to %d topologies in a transaction, %d in all; want %d, %d", round, largest, tried, want,
+				topologies)
 		}
 		for _, p := range r.pending {
 			p.notBefore = time.Time{}

@@ -235,11 +235,8 @@ func TestFeedsOfTopologiesWithoutClientsGoAway(t *testing.T) {
 		sub, err := b.Attach(t.Context(), stream.AttachRequest{Topology: id})
 		must(t, err)
 		sub.Close()
-		pgtest.Eventually(
-			t,
-			"the end of the feed",
-			func() bool { return b.stats.Feeds.Load() == 0 && b.stats.Channels.Load() == 0 },
-		)
+		pgtest.Eventually(t, "the end of the feed",
+			func() bool { return b.stats.Feeds.Load() == 0 && b.stats.Channels.Load() == 0 })
 	})
 }
 
@@ -286,9 +283,7 @@ func TestWhatADatabaseInAnotherEncodingHoldsComesAsUTF8(t *testing.T) {
 				pgtest.Exec(t, conn, `SELECT topology_emit($1::text::uuid, 'x', jsonb_build_object('name', 'Zoé ü'))`, id)
 				frames, err := next(t.Context(), sub.Cursor)
 				must(t, err)
-				if got := string(
-					frames[0].Bytes,
-				); !strings.Contains(got, `{"name": "Zoé ü"}`) ||
+				if got := string(frames[0].Bytes); !strings.Contains(got, `{"name": "Zoé ü"}`) ||
 					got != string(mustPage(t, b, id, frames[0].Seq-1).Bytes) {
 					t.Errorf("%s", got)
 				}

@@ -53,11 +53,8 @@ func TestAPinnedNotifyQueueCostsADelayAndNoEventAndSaysWhoPinsIt(t *testing.T) {
 			want++
 		}
 	}
-	pgtest.Eventually(
-		t,
-		"the pid that pins the queue",
-		func() bool { return b.stats.QueuePinnedBy.Load() == int64(pin.PgConn().PID()) },
-	)
+	pgtest.Eventually(t, "the pid that pins the queue",
+		func() bool { return b.stats.QueuePinnedBy.Load() == int64(pin.PgConn().PID()) })
 	if u := b.stats.QueueUsage.Load(); u < 500_000 || u > 1_000_000 {
 		t.Errorf("usage %d millionths", u)
 	}

@@ -95,10 +95,7 @@ func TestStreamsAreReadFromAStandby(t *testing.T) {
 	// What people NOTIFY comes from the primary.
 	pgtest.Eventually(t, "LISTEN", func() bool { return b.stats.Channels.Load() == 2 })
 	pgtest.Exec(t, p.conn, `SELECT pg_notify('topology.' || $1::text, 'by hand')`, ids[0])
-	if frames, err := next(
-		t.Context(),
-		sub.Cursor,
-	); err != nil || frames[0].Seq != 0 ||
+	if frames, err := next(t.Context(), sub.Cursor); err != nil || frames[0].Seq != 0 ||
 		!strings.Contains(string(frames[0].Bytes), "by hand") {
 		t.Errorf("%v, %v", frames, err)
 	}
@@ -151,10 +148,7 @@ func TestANumberAheadOfTheStandbyIsWaitedFor(t *testing.T) {
 	if sub, err := b.Attach(t.Context(), ahead); !errors.Is(err, stream.ErrUnavailable) {
 		t.Errorf("%+v, %v", sub, err)
 	}
-	if sub, err := b.Attach(
-		t.Context(),
-		stream.AttachRequest{Topology: id, Resume: true, After: 1<<32 + 1},
-	); err != nil ||
+	if sub, err := b.Attach(t.Context(), stream.AttachRequest{Topology: id, Resume: true, After: 1<<32 + 1}); err != nil ||
 		sub.Snapshot == nil {
 		t.Errorf("another epoch: %+v, %v", sub, err)
 	}
@@ -163,10 +157,7 @@ func TestANumberAheadOfTheStandbyIsWaitedFor(t *testing.T) {
 	if _, err := b.Attach(t.Context(), stream.AttachRequest{Topology: fresh}); !errors.Is(err, stream.ErrUnavailable) {
 		t.Errorf("a fresh topology: %v", err)
 	}
-	if j, err := b.Journal(
-		t.Context(),
-		stream.JournalRequest{Topology: fresh, Limit: 10, Most: 1 << 20},
-	); err != nil ||
+	if j, err := b.Journal(t.Context(), stream.JournalRequest{Topology: fresh, Limit: 10, Most: 1 << 20}); err != nil ||
 		j.Head != 1 {
 		t.Errorf("a fresh topology's journal: %+v, %v", j, err)
 	}
@@ -204,11 +195,8 @@ func TestAStandbyServesStreamsWhileThePrimaryIsAwayAndOutlivesItsOwnRestart(t *t
 	b := p.bus(t, func(c *Config) { c.Logger = log.logger() })
 	f := follow(t, attach(t, b, ids[0]))
 	must(t, p.primary.Stop(t.Context(), pgcluster.Fast))
-	pgtest.Eventually(
-		t,
-		"the server to say what is missing",
-		func() bool { return log.has("what people NOTIFY does not reach") },
-	)
+	pgtest.Eventually(t, "the server to say what is missing",
+		func() bool { return log.has("what people NOTIFY does not reach") })
 	attach(t, b, ids[1])
 	if err := b.Ready(); err != nil || b.Mode() != setting.WAL {
 		t.Errorf("%v, %s", err, b.Mode())

@@ -351,11 +351,8 @@ func TestAForcedBusThatIsNotTheDatabasesWorksWithAWarning(t *testing.T) {
 				return
 			}
 			must(t, setting.Set(t.Context(), conn, setting.Notify))
-			pgtest.Eventually(
-				t,
-				"the end of the warning",
-				func() bool { return (b.Notice() == "") == (c.forced == setting.Notify) },
-			)
+			pgtest.Eventually(t, "the end of the warning",
+				func() bool { return (b.Notice() == "") == (c.forced == setting.Notify) })
 		})
 	}
 }
@@ -401,11 +398,8 @@ func TestWhileASlotWaitsStreamsRunOnPollAndTheServerSaysSo(t *testing.T) {
 	pgtest.Exec(t, elsewhere, `BEGIN; CREATE TABLE held (n int)`)
 	pgtest.Exec(t, conn, `SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots`)
 	want := fmt.Sprintf("pids=[%d]", elsewhere.PgConn().PID())
-	pgtest.Eventually(
-		t,
-		"the server to say what the slot waits for",
-		func() bool { return b.stats.SlotWaiting.Load() && log.has(want) },
-	)
+	pgtest.Eventually(t, "the server to say what the slot waits for",
+		func() bool { return b.stats.SlotWaiting.Load() && log.has(want) })
 	if !strings.HasPrefix(b.Mode(), "poll: the replication slot waits for transactions that are open") ||
 		b.Ready() != nil {
 		t.Errorf("%s, %v", b.Mode(), b.Ready())

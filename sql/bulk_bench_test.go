@@ -27,11 +27,8 @@ func BenchmarkBulkUpdate(b *testing.B) {
 	b.ReportMetric(warm.Seconds()/float64(b.N), "s/warm")
 	b.ReportMetric(ratio, "warm/fresh")
 	if ratio > maxBulkRatio {
-		b.Errorf(
-			"a bulk update takes %.1f × as long on a connection that has updated single rows, at most %d × is promised",
-			ratio,
-			maxBulkRatio,
-		)
+		b.Errorf("a bulk update takes %.1f × as long on a connection that has updated single rows, at most %d × is promised",
+			ratio, maxBulkRatio)
 	}
 }
 

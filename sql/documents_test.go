@@ -131,10 +131,7 @@ func TestALightSnapshotHoldsTheIdentityTheHeadAndTheWholeDocument(t *testing.T) 
 	}
 
 	r := found[busy]
-	if d := parse(
-		t,
-		*r.Document,
-	); d.Seq != *r.Seq || *r.Seq != 6 || d.Status != "deploying" ||
+	if d := parse(t, *r.Document); d.Seq != *r.Seq || *r.Seq != 6 || d.Status != "deploying" ||
 		*d.Reason != `a "reason" of ü` {
 		t.Errorf("the document at %d is %s", *r.Seq, *r.Document)
 	}

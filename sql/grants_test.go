@@ -173,10 +173,8 @@ func everyCallOfTheStore(t *testing.T, databaseURL string) {
 	_, err = retention.Keys(t.Context(), pool)
 	must(t, err)
 	tickets := store.NewTickets(pool)
-	ticket, _, err := tickets.Mint(
-		t.Context(),
-		stream.Principal{Subject: "ada", Role: stream.RoleViewer, Topologies: []stream.TopologyID{made.ID}},
-	)
+	ticket, _, err := tickets.Mint(t.Context(),
+		stream.Principal{Subject: "ada", Role: stream.RoleViewer, Topologies: []stream.TopologyID{made.ID}})
 	must(t, err)
 	_, err = tickets.Redeem(t.Context(), ticket)
 	must(t, err)

@@ -128,11 +128,8 @@ func Check(ctx context.Context, conn *pgx.Conn) (warn string, err error) {
 	case v.Current > v.Latest && !v.Additive:
 		return "", fmt.Errorf("%w (it is at %d, the program knows %d)", ErrNewer, v.Current, v.Latest)
 	case v.Current > v.Latest:
-		return fmt.Sprintf(
-			"the database's schema is at %d, this program knows %d; the migrations between are additive",
-			v.Current,
-			v.Latest,
-		), nil
+		return fmt.Sprintf("the database's schema is at %d, this program knows %d; the migrations between are additive",
+			v.Current, v.Latest), nil
 	}
 	return "", nil
 }

@@ -85,7 +85,7 @@ func startStage(ctx context.Context, cfg stageConfig) (_ *stage, err error) {
 	}
 	out := &stage{
 		// Writers that wait for a lock that a fault holds for half a minute would be none of the load by then.
-		urls: func() []string { return []string{s.URL()} }, databaseURL: s.DatabaseURL() + "?lock_timeout=1s",
+		urls: func() []string { return []string{s.URL()} }, databaseURL: s.DatabaseURL() + "&lock_timeout=1s",
 		secret: s.Secret(), idle: 3 * stageKeepalive,
 		close: func() error { return closeStage(ctx, s, before, cfg) },
 	}

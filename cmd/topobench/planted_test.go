@@ -231,19 +231,8 @@ func (s *server) start(t *testing.T) {
 	t.Helper()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.cmd = exec.Command(
-		s.binary,
-		"serve",
-		"--migrate",
-		"--addr",
-		s.address,
-		"--keepalive",
-		"1s",
-		"--drain",
-		"100ms",
-		"--max-streams-per-user",
-		"0",
-	)
+	s.cmd = exec.Command(s.binary, "serve", "--migrate", "--addr", s.address, "--keepalive", "1s", "--drain", "100ms",
+		"--max-streams-per-user", "0")
 	s.cmd.Env = append(os.Environ(), "TOPOSTREAM_DATABASE_URL="+s.databaseURL, "TOPOSTREAM_JWT_SECRET="+testSecret)
 	s.cmd.Stdout, s.cmd.Stderr = &s.out, &s.out
 	if err := s.cmd.Start(); err != nil {

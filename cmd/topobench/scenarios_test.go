@@ -53,17 +53,22 @@ func TestRetentionUnderTheRunIsNoLoss(t *testing.T) {
 	report := runPlanted(t, build(t, module),
 		func(ctx context.Context, t *testing.T, servers []*server, m check.Monitor) error {
 			// A server's ring holds more than the journal: only one that has just started leaves a client behind.
-			wait(ctx, 2*time.Second)
-			for _, s := range servers {
-				s.stop(os.Kill)
+			for range 3 { // it may leave none behind where the machine is busy
+				wait(ctx, 2*time.Second)
+				for _, s := range servers {
+					s.stop(os.Kill)
+				}
+				few, cancel := context.WithTimeout(ctx, time.Second)
+				err := prune(few, t, servers, m)
+				cancel()
+				for _, s := range servers {
+					s.start(t)
+				}
+				if err != nil {
+					return err
+				}
 			}
-			few, cancel := context.WithTimeout(ctx, time.Second)
-			defer cancel()
-			err := prune(few, t, servers, m)
-			for _, s := range servers {
-				s.start(t)
-			}
-			return errors.Join(err, prune(ctx, t, servers, m))
+			return prune(ctx, t, servers, m)
 		})
 	if !report.Clean() {
 		t.Errorf("violations %v", report.Violations)

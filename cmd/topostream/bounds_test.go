@@ -386,7 +386,8 @@ func goroutines(t *testing.T) (n int) {
 	if err := pprof.Lookup("goroutine").WriteTo(&profile, 1); err != nil {
 		t.Fatal(err)
 	}
-	for group := range strings.SplitSeq(profile.String(), "\n\n") { // "N @ addresses", labels, frames
+	_, groups, _ := strings.Cut(profile.String(), "\n") // after "goroutine profile: total N"
+	for group := range strings.SplitSeq(groups, "\n\n") { // "N @ addresses", labels, frames
 		if !strings.Contains(group, `"test":"`+t.Name()+`"`) {
 			continue
 		}

@@ -54,11 +54,7 @@ func (p *page) until(js string) {
 	p.t.Helper()
 	if _, err := chromedp.Run(
 		p.ctx,
-		chromedp.Poll[bool](
-			js,
-			chromedp.WithPollingInterval(20*time.Millisecond),
-			chromedp.WithPollingTimeout(time.Minute),
-		),
+		chromedp.Poll[bool](js, chromedp.WithPollingInterval(20*time.Millisecond), chromedp.WithPollingTimeout(time.Minute)),
 	); err != nil {
 		state, _ := chromedp.Run(
 			p.ctx,

@@ -271,11 +271,9 @@ func TestAServerThatCannotStartSaysTheFixInOneLine(t *testing.T) {
 		"run `topostream migrate up`": {
 			"--jwt-secret", testSecret, "--database-url", empty.URL,
 		},
-		"is taken by another program: stop it or choose another --addr": append(
-			url(same), "--addr", busy.Addr().String(),
-		),
-		"give host:port, for example 127.0.0.1:8080":                append(url(same), "--addr", "8080"),
-		"no secret: set TOPOSTREAM_JWT_SECRET or --jwt-secret-file": {"--database-url", db.URL},
+		"is taken by another program: stop it or choose another --addr": append(url(same), "--addr", busy.Addr().String()),
+		"give host:port, for example 127.0.0.1:8080":                    append(url(same), "--addr", "8080"),
+		"no secret: set TOPOSTREAM_JWT_SECRET or --jwt-secret-file":     {"--database-url", db.URL},
 		"it needs 32 or more": {
 			"--database-url", db.URL, "--jwt-secret", "hunter2",
 		},

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net/http"
-	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -28,14 +27,7 @@ func TestTheHeartbeatDeliversWhileTheQueueIsHalfFullAndNobodyIsLetIn(t *testing.
 	conn, listener := db.Conn(t), db.Conn(t)
 	id := demo(t, conn)
 	queueIsHalfFull(t, db)
-	u, err := url.Parse(db.URL)
-	if err != nil {
-		t.Fatal(err)
-	}
-	query := u.Query()
-	query.Set("search_path", "public,pg_catalog")
-	u.RawQuery = query.Encode()
-	server := serve(t, u.String(), nil)
+	server := serve(t, pgtest.With(t, db.URL, "search_path", "public,pg_catalog"), nil)
 	awaitBus(t, server.url, setting.Notify)
 	c := newClient(t, server.url, id, "").watch()
 	c.awaitSeq(1)
@@ -210,11 +202,7 @@ func TestATopologyThatWasMadeByRESTIsOpenedAtOnceAndNever404(t *testing.T) {
 					http.MethodPost,
 					"/topologies",
 					fmt.Sprintf(`{"name":"t-%d-%d"}`, creator, i),
-				).into(
-					t,
-					http.StatusCreated,
-					&made,
-				)
+				).into(t, http.StatusCreated, &made)
 				status, err := opens(server.url+"/api/v1/topologies/"+string(made.ID)+"/events", token)
 				if err != nil {
 					t.Error(err)
@@ -255,11 +243,8 @@ func TestAnOldSnapshotThatWritesAfterTheSwitchFromWALToNotifyIsHeardSoon(t *test
 		pgtest.Exec(t, old, `COMMIT`)
 		clients[id].awaitSeq(seq)
 		inTime(t, "an event of an old snapshot", time.Since(begun), 2*time.Second)
-		pgtest.Eventually(
-			t,
-			"the end of the WAL's stream",
-			func() bool { return metric(t, server, "topostream_streaming_wal") == 0 },
-		)
+		pgtest.Eventually(t, "the end of the WAL's stream",
+			func() bool { return metric(t, server, "topostream_streaming_wal") == 0 })
 	}
 }
 

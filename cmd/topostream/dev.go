@@ -87,9 +87,7 @@ func (c *devCmd) Run(ctx context.Context, o output) error {
 		LogFormat:         "text",
 		Mutator:           true,
 		ready: func(addr string) {
-			welcome(
-				o.out, reachable(addr), id, token, psqlCommand(cluster), databaseURL,
-			)
+			welcome(o.out, reachable(addr), id, token, psqlCommand(cluster), databaseURL)
 		},
 	}
 	return serve.Run(ctx, o)
@@ -169,10 +167,8 @@ func (c *devCmd) dataDir() (string, error) {
 func (c *devCmd) binaries(ctx context.Context, progress io.Writer) (pgcluster.Binaries, error) {
 	b, err := pgcluster.Find(ctx)
 	if errors.Is(err, pgcluster.ErrNoBinaries) {
-		return pgcluster.Download(
-			ctx,
-			pgcluster.DownloadConfig{URL: c.DownloadURL, CacheDir: c.DownloadDir, Progress: progress},
-		)
+		return pgcluster.Download(ctx,
+			pgcluster.DownloadConfig{URL: c.DownloadURL, CacheDir: c.DownloadDir, Progress: progress})
 	}
 	return b, err
 }

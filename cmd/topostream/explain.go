@@ -31,10 +31,8 @@ func explain(err error) string {
 		if c := connectErr.Config; c != nil && strings.Contains(c.Host+c.Database, "@") {
 			return badConnectionString
 		}
-		return fmt.Sprintf(
-			"cannot reach PostgreSQL: is it running, and is --database-url right? (%s)",
-			oneLine(connectErr.Error()),
-		)
+		return fmt.Sprintf("cannot reach PostgreSQL: is it running, and is --database-url right? (%s)",
+			oneLine(connectErr.Error()))
 	}
 	var opErr *net.OpError
 	if errors.As(err, &opErr) && opErr.Op == "listen" {

@@ -153,11 +153,8 @@ func raisedWhileHeld(t *testing.T, server string, db *pgtest.DB, ids []string, c
 		t.Error("the held topology has a snapshot of the new epoch")
 	}
 	pgtest.Exec(t, h.conn, `COMMIT`)
-	pgtest.Eventually(
-		t,
-		"a snapshot of the new epoch for the one that was held",
-		func() bool { return clients[held].inEpoch(1) },
-	)
+	pgtest.Eventually(t, "a snapshot of the new epoch for the one that was held",
+		func() bool { return clients[held].inEpoch(1) })
 	conn := db.Conn(t)
 	for _, id := range ids {
 		clients[id].awaitSeq(emit(t, conn, id))

@@ -105,10 +105,8 @@ func checkOrigins(origins []string) error {
 			)
 		}
 		if origin != strings.ToLower(origin) || u.Port() == map[string]string{"http": "80", "https": "443"}[u.Scheme] {
-			return fmt.Errorf(
-				"--allow-origin: browsers never send %q: write it in lower case and without the scheme's own port",
-				origin,
-			)
+			return fmt.Errorf("--allow-origin: browsers never send %q: write it in lower case and without the scheme's own port",
+				origin)
 		}
 	}
 	return nil

@@ -51,7 +51,7 @@ func hosts(t *testing.T, attrs string, clusters ...*pgcluster.Cluster) string {
 		all.Host += "," + u.Host
 	}
 	if attrs != "" {
-		all.RawQuery = "target_session_attrs=" + attrs
+		all.RawQuery += "&target_session_attrs=" + attrs
 	}
 	return all.String()
 }

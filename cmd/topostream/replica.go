@@ -45,10 +45,8 @@ func (c *serveCmd) replica(ctx context.Context, log *slog.Logger) (*pgxpool.Pool
 		func(conn *pgx.Conn) error { return conn.QueryRow(ctx, facts).Scan(&version, &level, &standby) })
 	switch {
 	case err != nil:
-		err = fmt.Errorf(
-			"--replica-database-url: %s: correct it, or leave it out",
-			oneLine(err.Error()),
-		) // not wrapped: what explains errors names --database-url
+		err = fmt.Errorf("--replica-database-url: %s: correct it, or leave it out",
+			oneLine(err.Error())) // not wrapped: what explains errors names --database-url
 	case version < oldestReplica && standby:
 		err = fmt.Errorf(
 			"--replica-database-url leads to PostgreSQL %d, whose standbys cannot decode their WAL: use 16 or newer, or leave "+

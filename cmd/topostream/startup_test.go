@@ -61,10 +61,8 @@ func relayTo(t *testing.T, databaseURL string, after int64) (*relay, string) {
 		r.wg.Wait()
 	})
 	u.Host = l.Addr().String()
-	query := u.Query()
-	query.Set("sslmode", "disable") // else the first answer is a byte and no message
-	u.RawQuery = query.Encode()
-	return r, u.String()
+	// With TLS asked for, the first answer is a byte and no message.
+	return r, pgtest.With(t, u.String(), "sslmode", "disable")
 }
 
 // lead ends all connections, and leads those to come to another server.

@@ -157,10 +157,8 @@ func refusal(r *http.Response) error {
 	case http.StatusOK:
 		return fmt.Errorf("the server answered with %q, not with a stream of events: is --url right?", contentType)
 	case http.StatusUnauthorized:
-		return fmt.Errorf(
-			"the server does not take the token (%s): give one that is valid by --token or TOPOSTREAM_TOKEN",
-			said,
-		)
+		return fmt.Errorf("the server does not take the token (%s): give one that is valid by --token or TOPOSTREAM_TOKEN",
+			said)
 	case http.StatusForbidden:
 		return fmt.Errorf("the token is not for this topology (%s)", said)
 	case http.StatusNotFound:

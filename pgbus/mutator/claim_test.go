@@ -50,7 +50,7 @@ func TestAClaimSeesAParkThatCameAfterItsSnapshot(t *testing.T) {
 	db := pgtest.New(t)
 	conn, gate := db.Conn(t), db.Conn(t)
 	pgtest.Exec(t, conn, makeGate)
-	late := newWorker(t, asWorker(t, db)+"?application_name=late", nil)
+	late := newWorker(t, pgtest.With(t, asWorker(t, db), "application_name", "late"), nil)
 	id := active(t, conn, 1)[0]
 	first := enqueue(t, conn, id, "add_lan", `{"name":"a"}`)
 	second := enqueue(t, conn, id, "add_lan", `{"name":"b"}`)
@@ -100,7 +100,8 @@ func TestAClaimInOneStatementRunsTwoMutationsOfOneTopologyAtOnce(t *testing.T) {
 			conn, gate := db.Conn(t), db.Conn(t)
 			pgtest.Exec(t, conn, makeGate)
 			url := asWorker(t, db)
-			first, late := newWorker(t, url+"?application_name=first", nil), newWorker(t, url+"?application_name=late", nil)
+			first := newWorker(t, pgtest.With(t, url, "application_name", "first"), nil)
+			late := newWorker(t, pgtest.With(t, url, "application_name", "late"), nil)
 			for range trials {
 				id := active(t, conn, 1)[0]
 				for i := range 3 {

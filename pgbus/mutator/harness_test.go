@@ -205,7 +205,7 @@ func asWorker(t testing.TB, db *pgtest.DB) string {
 	db.Exec(t, strings.ReplaceAll(string(grants[1]), "topostream_worker", name))
 	u, err := url.Parse(db.URL)
 	must(t, err)
-	u.User, u.RawQuery, u.ForceQuery = url.UserPassword(name, "x"), "", false
+	u.User = url.UserPassword(name, "x")
 	return u.String()
 }
 

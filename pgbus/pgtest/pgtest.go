@@ -8,13 +8,8 @@ package pgtest
 
 import (
 	"context"
-	stdsql "database/sql"
-	"encoding/hex"
-	"errors"
 	"flag"
 	"fmt"
-	"hash/fnv"
-	"io/fs"
 	"math/rand/v2"
 	"net"
 	"net/url"
@@ -29,12 +24,9 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
-	_ "github.com/jackc/pgx/v5/stdlib" // pgtestdb's driver
-	"github.com/peterldowns/pgtestdb"
 	"go.uber.org/goleak"
 
 	"topostream/pgbus/pgcluster"
-	"topostream/sql"
 )
 
 // A DB is a database of one test, migrated. It is dropped when the test has passed.
@@ -105,13 +97,6 @@ func serverURL(t testing.TB) string {
 	return run.url
 }
 
-// New gives the test a database.
-func New(t testing.TB) *DB {
-	t.Helper()
-	failFast(t)
-	return NewOn(t, serverURL(t))
-}
-
 // failed tells that a test with a database has failed.
 var failed atomic.Bool //nolint:gochecknoglobals // one for the process
 
@@ -135,83 +120,6 @@ func failedFast() bool {
 	return failed.Load() && f != nil && f.Value.String() == "true"
 }
 
-// quiet keeps pgtestdb from logging connection strings: they hold a password.
-type quiet struct{ testing.TB }
-
-func (quiet) Logf(string, ...any) {}
-
-// NewOn gives the test a database on a server of its choice.
-func NewOn(t testing.TB, server string) *DB {
-	t.Helper()
-	u, err := url.Parse(server)
-	if err != nil {
-		t.Fatalf("TEST_DATABASE_URL: %v", err)
-	}
-	password, _ := u.User.Password()
-	made := pgtestdb.Custom(quiet{t}, pgtestdb.Config{
-		DriverName: "pgx", User: u.User.Username(), Password: password, Host: u.Hostname(), Port: u.Port(),
-		Database: strings.TrimPrefix(u.Path, "/"), Options: u.RawQuery,
-		TestRole: &pgtestdb.Role{Username: u.User.Username(), Password: password},
-	}, migrator{})
-	db := &DB{URL: made.URL()}
-	t.Cleanup(func() { db.awaitSlots(t) })
-	// A copy of the template is another database; it shall not begin with a raised epoch.
-	db.Exec(t, `UPDATE topology_settings SET system_identifier = NULL, history = gen_random_uuid()`)
-	db.Exec(t, `SELECT topology_identify()`)
-	return db
-}
-
-// awaitSlots waits until the replication connections that have been closed have taken their slots with them: a
-// database with one cannot be dropped.
-func (db *DB) awaitSlots(t testing.TB) {
-	t.Helper()
-	if t.Failed() { // the database stays
-		return
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-	defer cancel()
-	conn, err := pgx.Connect(ctx, db.URL)
-	if err != nil { // it may be down by now
-		return
-	}
-	defer conn.Close(context.Background())
-	Eventually(t, "the replication slots to be gone", func() bool {
-		return Scan[int](t, conn, `SELECT count(*) FROM pg_replication_slots WHERE database = current_database()`) == 0
-	})
-}
-
-// NewEncoded gives the test a database in another encoding than UTF8, migrated.
-func NewEncoded(t testing.TB, encoding string) *DB {
-	t.Helper()
-	db := newEmpty(t, ` TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C' ENCODING `+pgx.Identifier{encoding}.Sanitize())
-	if err := sql.Up(context.Background(), db.Conn(t)); err != nil {
-		t.Fatal(err)
-	}
-	return db
-}
-
-// NewEmpty gives the test a database without the schema.
-func NewEmpty(t testing.TB) *DB {
-	t.Helper()
-	return newEmpty(t, "")
-}
-
-func newEmpty(t testing.TB, options string) *DB {
-	t.Helper()
-	u, err := url.Parse(serverURL(t))
-	if err != nil {
-		t.Fatalf("TEST_DATABASE_URL: %v", err)
-	}
-	server := &DB{URL: u.String()}
-	u.Path = fmt.Sprintf("/empty_%d", time.Now().UnixNano())
-	name := pgx.Identifier{u.Path[1:]}.Sanitize()
-	server.Exec(t, `CREATE DATABASE `+name+options)
-	t.Cleanup(func() { server.Exec(t, `DROP DATABASE `+name+` WITH (FORCE)`) })
-	db := &DB{URL: u.String()}
-	t.Cleanup(func() { db.awaitSlots(t) })
-	return db
-}
-
 // Bin is the path of one of PostgreSQL's programs, of the installation that the tests use.
 func Bin(t testing.TB, name string) string {
 	t.Helper()
@@ -222,28 +130,17 @@ func Bin(t testing.TB, name string) string {
 	return b.Bin(name)
 }
 
-// migrator makes pgtestdb's template with our own migrations.
-type migrator struct{}
-
-func (migrator) Hash() (string, error) {
-	h := fnv.New128a()
-	err := fs.WalkDir(sql.Files, ".", func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
-			return err
-		}
-		b, err := sql.Files.ReadFile(path)
-		_, _ = h.Write(b) // never fails (hash.Hash)
-		return err
-	})
-	return hex.EncodeToString(h.Sum(nil)), err
-}
-
-func (migrator) Migrate(ctx context.Context, _ *stdsql.DB, cfg pgtestdb.Config) error {
-	conn, err := pgx.Connect(ctx, cfg.URL())
+// With gives a database's URL with one more parameter.
+func With(t testing.TB, database, name, value string) string {
+	t.Helper()
+	u, err := url.Parse(database)
 	if err != nil {
-		return err
+		t.Fatal(err)
 	}
-	return errors.Join(sql.Up(ctx, conn), conn.Close(ctx))
+	query := u.Query()
+	query.Set(name, value)
+	u.RawQuery = query.Encode()
+	return u.String()
 }
 
 // Conn opens a connection that ends with the test.
@@ -277,6 +174,19 @@ func (db *DB) Exec(t testing.TB, statement string, args ...any) {
 	}
 	defer conn.Close(context.Background())
 	if _, err := conn.Exec(context.Background(), statement, args...); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// script runs statements without parameters, in one transaction.
+func (db *DB) script(t testing.TB, statements string) {
+	t.Helper()
+	conn, err := pgx.Connect(context.Background(), db.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(context.Background())
+	if _, err := conn.PgConn().Exec(context.Background(), statements).ReadAll(); err != nil {
 		t.Fatal(err)
 	}
 }

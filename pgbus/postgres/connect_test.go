@@ -35,12 +35,8 @@ func TestAHostThatAnswersNothingCostsItsOwnTimeAlone(t *testing.T) {
 	silent, err := net.Listen("tcp", "127.0.0.1:0") // nobody accepts
 	must(t, err)
 	defer silent.Close()
-	u, err := url.Parse(hosts(t, pgtest.New(t).URL, silent.Addr().String()))
-	must(t, err)
-	query := u.Query()
-	query.Set("sslmode", "disable") // each host is tried once
-	u.RawQuery = query.Encode()
-	cfg := parse(t, u.String())
+	both := hosts(t, pgtest.New(t).URL, silent.Addr().String())
+	cfg := parse(t, pgtest.With(t, both, "sslmode", "disable")) // each host is tried once
 	cfg.ConnectTimeout = 2 * time.Second
 	conn, err := Connect(t.Context(), cfg)
 	must(t, err)

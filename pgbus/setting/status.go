@@ -88,10 +88,8 @@ SELECT s.slot_name, s.active_pid, coalesce(a.application_name, ''),
  WHERE s.database = current_database() AND starts_with(s.slot_name, $1) ORDER BY 1`
 	)
 	err := conn.QueryRow(ctx, facts).
-		Scan(
-			&s.Setting, &s.Publication.Name, &s.WALLevel, &s.Version, &s.Slots.Used, &s.Slots.Most, &s.Senders.Used,
-			&s.Senders.Most, &s.Servers,
-		)
+		Scan(&s.Setting, &s.Publication.Name, &s.WALLevel, &s.Version, &s.Slots.Used, &s.Slots.Most, &s.Senders.Used,
+			&s.Senders.Most, &s.Servers)
 	if err != nil {
 		return s, fmt.Errorf("read the bus: %w", err)
 	}
@@ -158,11 +156,8 @@ func (s Status) Missing() (problems []string) {
 		add("role %s may not replicate: ALTER ROLE %s REPLICATION", r.Name, pgx.Identifier{r.Name}.Sanitize())
 	}
 	if p := s.Publication; p.Exists && !p.Table {
-		add(
-			"publication %s does not hold topology_events: ALTER PUBLICATION %s ADD TABLE topology_events",
-			p.Name,
-			pgx.Identifier{p.Name}.Sanitize(),
-		)
+		add("publication %s does not hold topology_events: ALTER PUBLICATION %s ADD TABLE topology_events", p.Name,
+			pgx.Identifier{p.Name}.Sanitize())
 	}
 	return problems
 }

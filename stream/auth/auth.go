@@ -68,13 +68,10 @@ func New(cfg Config) (*Verifier, error) {
 		return nil, err
 	}
 	// The library has one leeway for exp, nbf and iat. Authenticate checks exp again, without.
-	return &Verifier{keys, cfg.Cookie, cfg.Now, jwt.NewParser(
-		jwt.WithLeeway(clockSkew), jwt.WithIssuedAt(),
-		jwt.WithValidMethods(keys.algorithms()),
-		jwt.WithExpirationRequired(), jwt.WithTimeFunc(cfg.Now), jwt.WithStrictDecoding(),
-		optional(cfg.Issuer, jwt.WithIssuer),
-		optional(cfg.Audience, func(a string) jwt.ParserOption { return jwt.WithAudience(a) }),
-	)}, nil
+	return &Verifier{keys, cfg.Cookie, cfg.Now, jwt.NewParser(jwt.WithLeeway(clockSkew), jwt.WithIssuedAt(),
+		jwt.WithValidMethods(keys.algorithms()), jwt.WithExpirationRequired(), jwt.WithTimeFunc(cfg.Now),
+		jwt.WithStrictDecoding(), optional(cfg.Issuer, jwt.WithIssuer),
+		optional(cfg.Audience, func(a string) jwt.ParserOption { return jwt.WithAudience(a) }))}, nil
 }
 
 func newKeySource(cfg Config) (keySource, error) {

@@ -107,7 +107,10 @@ func (s *Stage) openPath(ctx context.Context, attributes string, to ...*address)
 	if err != nil {
 		return path{}, err
 	}
-	all.Host, all.RawQuery = "", attributes
+	all.Host = ""
+	if attributes != "" {
+		all.RawQuery += "&" + attributes
+	}
 	p := path{link: proxy.NewLink()}
 	for i, a := range to {
 		opened, err := proxy.Listen(ctx, a.targets(p.link))

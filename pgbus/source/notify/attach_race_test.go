@@ -18,9 +18,8 @@ import (
 
 // A raceAttach takes a snapshot's seq and LISTENs, and gives the seqs that a catch-up read afterwards, if the
 // protocol has one.
-type raceAttach func(
-	ctx context.Context, conn *pgx.Conn, id stream.TopologyID,
-) (s stream.Seq, caughtUp []stream.Seq, err error)
+type raceAttach func(ctx context.Context, conn *pgx.Conn,
+	id stream.TopologyID) (s stream.Seq, caughtUp []stream.Seq, err error)
 
 func attachSeparately(
 	ctx context.Context,

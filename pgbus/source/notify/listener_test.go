@@ -294,9 +294,8 @@ func TestAConnectionIsMadeAnewWhereThatIsAskedFor(t *testing.T) {
 	l := newConnected(t)
 	ids := l.follow(t, 1)
 	l.Reconnect()
-	l.sink.expect(
-		t, away+errGivenUp.Error(), subscribedTo(stream.ReadReconnect, ids...), "connected", "setting changed", "work",
-	)
+	l.sink.expect(t, away+errGivenUp.Error(), subscribedTo(stream.ReadReconnect, ids...), "connected", "setting changed",
+		"work")
 	l.nothing(t)
 }
 
