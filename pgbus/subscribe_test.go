@@ -477,6 +477,40 @@ func TestAnAnswerThatSomebodyAskedForEarlierDoesNotRefuseANumber(t *testing.T) {
 	})
 }
 
+func TestANumberThatTwoAnswersDoNotShowIsRefused(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := loneBus(t, nil) // where a question is an error
+		a := placed(t, b, 5)
+		ask := func() (answer chan struct{}) {
+			answer = make(chan struct{})
+			go func() {
+				_, _, _ = b.heads.do(t.Context(), &b.tasks, "a", func(context.Context) (journal.Head, error) {
+					<-answer
+					return journal.Head{Seq: 7, First: 1}, nil
+				})
+			}()
+			synctest.Wait()
+			return answer
+		}
+		first := ask()
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			if ok, err := b.mayResume(t.Context(), a, 8); ok || err != nil {
+				t.Errorf("%t, %v", ok, err)
+			}
+		}()
+		synctest.Wait()
+		b.heads.group.Forget("a")
+		second := ask() // of somebody who came before the first answer did
+		close(first)
+		synctest.Wait()
+		close(second)
+		<-done
+	})
+}
+
 func TestWhereAStandbyIsReadANumberAheadWaitsForItInItsEpochAlone(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

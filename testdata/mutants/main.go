@@ -30,6 +30,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"regexp"
 	"runtime"
@@ -74,7 +75,9 @@ func main() {
 	flag.BoolVar(&o.list, "list", false, "print the mutants and try none")
 	flag.Parse()
 	o.exclude, o.only, o.keep = regexp.MustCompile(*exclude), regexp.MustCompile(*only), regexp.MustCompile(*keep)
-	ok, err := run(context.Background(), o, flag.Args())
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ok, err := run(ctx, o, flag.Args())
+	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "mutants:", err)
 		os.Exit(2)
@@ -149,7 +152,7 @@ func stderr(err error) string {
 
 // try tries the mutants of one package and prints what became of them. It returns false below the threshold, and where
 // the list of equivalents is wrong.
-func (o options) try(ctx context.Context, p goPackage, equivalents map[string]string) (bool, error) {
+func (o options) try(ctx context.Context, p goPackage, equivalents map[string]string) (ok bool, err error) {
 	all, err := mutantsOf(p, o)
 	if err != nil {
 		return false, err
@@ -157,7 +160,7 @@ func (o options) try(ctx context.Context, p goPackage, equivalents map[string]st
 	stale := staleEquivalents(all, equivalents)
 	chosen := all
 	if o.sample > 0 && o.sample < len(all) {
-		fmt.Printf("%s: %d of %d mutants, -seed %d\n", p.ImportPath, o.sample, len(all), o.seed)
+		fmt.Fprintf(os.Stdout, "%s: %d of %d mutants, -seed %d\n", p.ImportPath, o.sample, len(all), o.seed)
 		random := rand.New(rand.NewPCG(o.seed, 0))
 		random.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
 		chosen = slices.Clone(all[:o.sample])
@@ -165,7 +168,7 @@ func (o options) try(ctx context.Context, p goPackage, equivalents map[string]st
 	}
 	if o.list {
 		for _, m := range chosen {
-			fmt.Println(m.place(), m)
+			fmt.Fprintln(os.Stdout, m.place(), m)
 		}
 		return len(stale) == 0, nil
 	}
@@ -173,11 +176,14 @@ func (o options) try(ctx context.Context, p goPackage, equivalents map[string]st
 	if err != nil {
 		return false, err
 	}
-	defer l.close()
+	defer func() { err = errors.Join(err, l.close()) }()
 	if err := l.buildAll(ctx, chosen); err != nil {
 		return false, err
 	}
 	t := l.tryAll(ctx, chosen, equivalents)
+	if ctx.Err() != nil {
+		return false, context.Cause(ctx)
+	}
 	t.stale = append(t.stale, stale...)
 	return t.report(p, o.threshold), nil
 }
@@ -207,15 +213,15 @@ type tally struct {
 func (t *tally) report(p goPackage, threshold float64) bool {
 	slices.Sort(t.survivors)
 	for _, s := range t.survivors {
-		fmt.Println(s)
+		fmt.Fprintln(os.Stdout, s)
 	}
 	for _, s := range t.stale {
-		fmt.Println(s)
+		fmt.Fprintln(os.Stdout, s)
 	}
 	tried := t.killed + len(t.survivors)
 	percent := 100 * float64(t.killed) / float64(max(tried, 1))
-	fmt.Printf("%s: %.1f %% killed, %.0f are asked for: %d killed (%d by the time limit), %d lived; %d equivalent, "+
-		"%d do not compile\n",
+	fmt.Fprintf(os.Stdout, "%s: %.1f %% killed, %.0f are asked for: %d killed (%d by the time limit), %d lived; "+
+		"%d equivalent, %d do not compile\n",
 		p.ImportPath, percent, threshold, t.killed, t.timedOut, len(t.survivors), t.excepted, t.broken)
 	return percent >= threshold && len(t.stale) == 0
 }
@@ -327,6 +333,9 @@ func (l *laboratory) tryAll(ctx context.Context, mutants []mutant, equivalents m
 		})
 	}
 	for n, m := range mutants {
+		if ctx.Err() != nil {
+			break
+		}
 		if n%50 == 0 {
 			fmt.Fprintf(os.Stderr, "%s: %d of %d\n", l.p.ImportPath, n, len(mutants))
 		}

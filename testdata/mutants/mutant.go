@@ -50,7 +50,7 @@ func (m mutant) source() []byte {
 }
 
 // swaps are what becomes of a token.
-var swaps = map[token.Token][]token.Token{
+var swaps = map[token.Token][]token.Token{ //nolint:gochecknoglobals // a constant
 	token.EQL: {token.NEQ}, token.NEQ: {token.EQL},
 	token.LSS: {token.LEQ, token.GEQ}, token.GEQ: {token.GTR, token.LSS},
 	token.GTR: {token.GEQ, token.LEQ}, token.LEQ: {token.LSS, token.GTR},
