@@ -220,7 +220,7 @@ func TestAClientThatDoesNotReadCostsTheOthersNothingAndIsEnded(t *testing.T) {
 	db := pgtest.New(t)
 	conn := db.Conn(t)
 	id := demo(t, conn)
-	server := serve(t, db.URL, func(c *serveCmd) { c.WriteTimeout = 4 * time.Second; c.FeedMemory = 4 << 20 })
+	server := serve(t, db.URL, func(c *serveCmd) { c.WriteTimeout = 20 * time.Second; c.FeedMemory = 4 << 20 })
 	stuck, err := net.Dial("tcp", strings.TrimPrefix(server.url, "http://"))
 	if err != nil {
 		t.Fatal(err)
