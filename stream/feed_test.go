@@ -160,6 +160,20 @@ func TestARingDropsItsOldestBeyondItsBounds(t *testing.T) {
 	}
 }
 
+func TestACursorGivesNoMoreFramesThanTheBufferHas(t *testing.T) {
+	t.Parallel()
+	f := stream.NewFeed(stream.FeedConfig{})
+	c := f.Cursor(0)
+	for n := 1; n <= 5; n++ {
+		f.Append(frame(n))
+	}
+	for _, want := range []int{2, 2, 1} {
+		if got, _, err := c.Next(t.Context(), make([]stream.Frame, 0, 2)); err != nil || len(got) != want {
+			t.Errorf("%d frames, %v, want %d", len(got), err, want)
+		}
+	}
+}
+
 func TestARingHoldsWhatFollowsTheEventBeforeItsOldest(t *testing.T) {
 	t.Parallel()
 	f := stream.NewFeed(stream.FeedConfig{Base: 5, MaxEvents: 2})

@@ -226,14 +226,14 @@ func (t *tally) report(p goPackage, threshold float64) bool {
 	return percent >= threshold && len(t.stale) == 0
 }
 
-func (t *tally) add(m mutant, v verdict, equivalent bool) {
+func (t *tally) add(m mutant, v verdict, why string, equivalent bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	switch {
 	case v == doesNotCompile:
 		t.broken++
-	case equivalent && v == killed:
-		t.stale = append(t.stale, m.String()+"\n\tis listed as equivalent and was killed")
+	case equivalent && v != lived:
+		t.stale = append(t.stale, m.String()+"\n\tis listed as equivalent and was killed: "+why)
 	case equivalent:
 		t.excepted++
 	case v == lived:
@@ -328,7 +328,11 @@ func (l *laboratory) tryAll(ctx context.Context, mutants []mutant, equivalents m
 		workers.Go(func() {
 			for m := range next {
 				_, equivalent := equivalents[m.String()]
-				t.add(m, l.try(ctx, i, m), equivalent)
+				v, why := l.try(ctx, i, m)
+				if equivalent && v != lived { // a test may fail by itself on a busy machine
+					v, why = l.try(ctx, i, m)
+				}
+				t.add(m, v, why, equivalent)
 			}
 		})
 	}
@@ -346,8 +350,8 @@ func (l *laboratory) tryAll(ctx context.Context, mutants []mutant, equivalents m
 	return t
 }
 
-// try runs the tests with one mutant. One that is outside of functions is built first.
-func (l *laboratory) try(ctx context.Context, worker int, m mutant) verdict {
+// try runs the tests with one mutant, and says what killed it. One that is outside of functions is built first.
+func (l *laboratory) try(ctx context.Context, worker int, m mutant) (v verdict, why string) {
 	binary := l.all
 	if m.decl == nil {
 		dir := filepath.Join(l.dir, strconv.Itoa(worker))
@@ -357,21 +361,24 @@ func (l *laboratory) try(ctx context.Context, worker int, m mutant) verdict {
 		binary = filepath.Join(dir, "test")
 		replace := map[string]string{filepath.Join(l.p.Module.Dir, m.file): source}
 		if _, err := l.build(ctx, dir, replace, binary); err != nil {
-			return doesNotCompile
+			return doesNotCompile, ""
 		}
 	} else if !l.compile[m.number] {
-		return doesNotCompile
+		return doesNotCompile, ""
 	}
 	for _, s := range l.stages {
 		if !s.cover.reaches(filepath.Join(l.p.ImportPath, filepath.Base(m.file)), m.line) {
 			continue
 		}
-		if v, _ := l.test(ctx, binary, m.number, s); v != lived {
-			return v
+		if v, out := l.test(ctx, binary, m.number, s); v != lived {
+			return v, string(failure.Find(out))
 		}
 	}
-	return lived
+	return lived, ""
 }
+
+// failure is the line that names a test's.
+var failure = regexp.MustCompile(`(?m)^(--- FAIL: .*|panic: .*|goroutines stayed: .*)$`)
 
 // test runs the tests in a process group of their own, so that nothing that they start outlives them.
 func (l *laboratory) test(

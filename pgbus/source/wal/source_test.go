@@ -471,7 +471,11 @@ func TestAnErrorThatNoRetryMendsComesWithAdviceAndIsTriedLessOften(t *testing.T)
 			t.Errorf("%v: %q, want %q", c.err, got, c.advice)
 		}
 		told := newSink()
-		seldom := New(Config{}).lost(c.err, told).Most > New(Config{}).lost(io.EOF, newSink()).Most
+		pauses := New(Config{}).lost(c.err, told)
+		if pauses.First <= 0 {
+			t.Errorf("%v is tried again without a pause", c.err)
+		}
+		seldom := pauses.Most > New(Config{}).lost(io.EOF, newSink()).Most
 		if seldom != (c.advice != "") || <-told.told != c.err.Error() {
 			t.Errorf("%v is tried seldom: %v", c.err, seldom)
 		}
