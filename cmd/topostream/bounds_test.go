@@ -386,7 +386,7 @@ func goroutines(t *testing.T) (n int) {
 	if err := pprof.Lookup("goroutine").WriteTo(&profile, 1); err != nil {
 		t.Fatal(err)
 	}
-	_, groups, _ := strings.Cut(profile.String(), "\n") // after "goroutine profile: total N"
+	_, groups, _ := strings.Cut(profile.String(), "\n")   // after "goroutine profile: total N"
 	for group := range strings.SplitSeq(groups, "\n\n") { // "N @ addresses", labels, frames
 		if !strings.Contains(group, `"test":"`+t.Name()+`"`) {
 			continue
