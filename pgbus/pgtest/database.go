@@ -34,7 +34,7 @@ func NewOn(t testing.TB, url string) *DB {
 // copyOfTemplate makes a database.
 //
 // It is a copy of a template, which the first test makes and migrates. github.com/peterldowns/pgtestdb does the same
-// with three connections more for each database, which cost a whole run as much as its tests of SQL.
+// with three connections more for each database, and a run makes hundreds of them.
 func (s server) copyOfTemplate(t testing.TB) *DB {
 	t.Helper()
 	name, err := templateName()
