@@ -140,6 +140,7 @@ func TestAThousandStreamsOfOneTopologyCostOneChannelAndOneAttach(t *testing.T) {
 		const count = `SELECT count(*) FILTER (WHERE application_name = $1) FROM pg_stat_activity WHERE datname = current_database()`
 		return pgtest.Scan[int](t, conn, count, "topostream listen"), pgtest.Scan[int](t, conn, count, "topostream")
 	}
+	pgtest.Eventually(t, "LISTEN", func() bool { return metric(t, server, "topostream_listening") == 1 })
 	clients := make([]*client, 1000)
 	for i := range clients {
 		clients[i] = newClient(t, server, id, "").watch()
