@@ -127,7 +127,7 @@ func TestTheConsoleLeavesNoTokenInTheAddressAndGoesOnWithANewOne(t *testing.T) {
 		!strings.Contains(hash, id) {
 		t.Errorf("the address bar shows %q", redact(hash))
 	}
-	short, err := auth.Sign([]byte(testSecret), auth.Claims{Subject: "x", Role: stream.RoleViewer, TTL: 3 * time.Second},
+	short, err := auth.Sign([]byte(testSecret), auth.Claims{Subject: "x", Role: stream.RoleViewer, TTL: 6 * time.Second},
 		time.Now())
 	if err != nil {
 		t.Fatal(err)

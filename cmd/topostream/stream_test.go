@@ -203,7 +203,7 @@ func TestAStreamEndsWhenItsTokenExpires(t *testing.T) {
 	id := demo(t, db.Conn(t))
 	server := startServer(t, db.URL)
 	newClient(t, server, id, "").watch().awaitSeq(1) // so that the topology is attached, which may take longer
-	token, err := auth.Sign([]byte(testSecret), auth.Claims{Subject: "x", Role: stream.RoleViewer, TTL: 2 * time.Second},
+	token, err := auth.Sign([]byte(testSecret), auth.Claims{Subject: "x", Role: stream.RoleViewer, TTL: 6 * time.Second},
 		time.Now())
 	if err != nil {
 		t.Fatal(err)

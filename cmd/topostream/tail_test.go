@@ -516,7 +516,8 @@ func TestTailGoesOnWithATokenThatIsRenewedInTime(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	renew(sign(2 * time.Second))
+	newClient(t, server, id, "").watch().awaitSeq(1) // so that the topology is attached
+	renew(sign(6 * time.Second))                     // enough to begin with on a busy machine
 	f := startTail(t, tailCmd{Topology: id, URL: server, TokenFile: file, JSON: true})
 	f.out.await(t, `"seq":1`, f.ended)
 	renew(sign(time.Hour))
