@@ -86,6 +86,9 @@ func TestAThousandWhoRaceForOneTicketOnTwoServersGetOneStream(t *testing.T) {
 	conn := db.Conn(t)
 	id := demo(t, conn)
 	servers := []*testServer{serve(t, db.URL, nil), serve(t, db.URL, nil)}
+	for _, s := range servers {
+		attachFirst(t, s.url, id)
+	}
 	ticket := newOperator(t, servers[0].url, "ada", stream.RoleViewer).ticket()
 	const clients = 1000
 	var (

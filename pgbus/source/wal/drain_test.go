@@ -161,7 +161,7 @@ func TestWhatSnapshotsAreInUseMustBeKnownBeforeAStreamEnds(t *testing.T) {
 	for name, column := range map[string]string{"no number": `'x'`, "no text": `1 / 0`} {
 		pool := faked(t, pgtest.New(t), `
 CREATE VIEW fake.pg_stat_activity AS
-SELECT datname, pid + 1 AS pid, `+column+` AS backend_xmin
+SELECT datname, pid + 5000000 AS pid, `+column+` AS backend_xmin
   FROM pg_catalog.pg_stat_activity WHERE datname = current_database()`)
 		d := &draining{source: New(Config{Pool: pool, Wanted: func() bool { return false }})}
 		if d.done(t.Context()) || d.horizon == nil || d.last != nil {
