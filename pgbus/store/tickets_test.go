@@ -251,7 +251,8 @@ func TestWhatCannotBeATicketCostsNoStatement(t *testing.T) {
 	ticket := mint(t, tickets, stream.Principal{Role: stream.RoleViewer})
 	for _, garbage := range []string{
 		"", "x", ticket[1:], ticket + "A", ticket + "=", ticket[:42] + "=", ticket[:42] + "+", ticket[:42] + "B",
-		ticket[:42] + "\n", ticket[:41] + "A\n", ticket[:40] + "\nA\n", strings.Repeat("A", 1<<20), strings.Repeat("\x00", 43),
+		ticket[:42] + "\n", ticket[:41] + "A\n", ticket[:40] + "\nA\n",
+		strings.Repeat("A", 1<<20), strings.Repeat("\x00", 43),
 	} {
 		_, err := tickets.Redeem(t.Context(), garbage)
 		if err != stream.ErrNoTicket { //nolint:errorlint // bare, so that it quotes nothing
