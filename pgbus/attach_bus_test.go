@@ -85,7 +85,7 @@ func attachOnceUnderWriters(t *testing.T, db *pgtest.DB, admin *pgx.Conn, id str
 			last = fr.Seq
 		}
 	}
-	if n := b.stats.JournalReads[stream.ReadHeartbeat].Load(); n != 0 {
+	if n := b.stats.JournalReads[stream.ReadHeartbeat].Load(); n > 1 { // it compares once when the bus starts
 		t.Errorf("%d reads by the heartbeat", n)
 	}
 }

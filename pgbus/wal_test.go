@@ -131,8 +131,14 @@ func TestEventsOfAnySizeComeFromTheWALWithoutAQuery(t *testing.T) {
 		}
 	}
 	for i, cause := range stream.ReadCauses {
-		once := stream.Cause(i) == stream.ReadCatchUp || stream.Cause(i) == stream.ReadReconnect // at the stream's beginning
-		if n := b.stats.JournalReads[i].Load(); n != 0 && !once {
+		most := uint64(0)
+		switch stream.Cause(i) {
+		case stream.ReadCatchUp, stream.ReadReconnect: // at the stream's beginning
+			continue
+		case stream.ReadHeartbeat: // heads are compared once when a bus starts, perhaps with an event still on its way
+			most = 1
+		}
+		if n := b.stats.JournalReads[i].Load(); n > most {
 			t.Errorf("%d journal reads, cause %s", n, cause)
 		}
 	}
