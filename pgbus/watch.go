@@ -189,4 +189,32 @@ func NewEpoch(ctx context.Context, conn *pgx.Conn) (epoch int64, err error) {
 	return epoch, nil
 }
 
+// Repair makes the heads that are missing and counts anew what is in flight, for rows that came or changed while
+// triggers were off. It gives how many heads were made or corrected. Each topology has a transaction of its own, so
+// that no other one waits for it; one that somebody holds for 5 s ends the repair, which can be begun again.
+func Repair(ctx context.Context, conn *pgx.Conn) (repaired int64, err error) {
+	const (
+		all    = `SELECT id::text FROM topologies ORDER BY id`
+		repair = `SELECT topology_repair($1::text::uuid)`
+	)
+	rows, err := conn.Query(ctx, all)
+	if err != nil {
+		return 0, fmt.Errorf("read the topologies: %w", err)
+	}
+	ids, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return 0, fmt.Errorf("read the topologies: %w", err)
+	}
+	for _, id := range ids {
+		var wrong bool
+		if err := conn.QueryRow(ctx, repair, id).Scan(&wrong); err != nil {
+			return repaired, fmt.Errorf("repair the head of topology %s: %w", id, err)
+		}
+		if wrong {
+			repaired++
+		}
+	}
+	return repaired, nil
+}
+
 var _ stream.Bus = (*Bus)(nil)

@@ -79,6 +79,14 @@ func TestTheDocumentedGrantsAreEnoughWithAnEmptySearchPathAndNoMore(t *testing.T
 	refused(injector, `INSERT INTO public.topology_events SELECT * FROM public.topology_events`)
 	refused(injector, `UPDATE public.topology_heads SET seq = 0`)
 	refused(injector, `SELECT public.topology_new_epoch()`)
+	refused(injector, `INSERT INTO public.topology_edits (topology_id) VALUES ('`+id+`')`) // it could be silent
+	refused(injector, `DELETE FROM public.topology_untold`)
+
+	deployer, _ := as("deployer")
+	pgtest.Exec(t, deployer, `UPDATE deckies SET state = 'running'`)
+	refused(deployer, `INSERT INTO topology_edits (topology_id) VALUES ('`+id+`')`)
+	refused(deployer, `DELETE FROM topology_untold`)
+	refused(deployer, `UPDATE deckies SET name = 'x'`)
 
 	reader, _ := as("reader")
 	pgtest.Exec(t, reader, `SELECT * FROM topology_events, topology_heads, topologies, mutations, lans, deckies, edges`)
@@ -123,6 +131,9 @@ func TestTheDocumentedGrantsAreEnoughWithAnEmptySearchPathAndNoMore(t *testing.T
 	pgtest.Exec(t, worker, `SELECT public.topology_identify() FROM public.topology_identity()`)
 	refused(worker, `SELECT public.topology_raise_epoch(gen_random_uuid())`)
 	refused(worker, `SELECT public.topology_raise('{}')`)
+	refused(worker, `DELETE FROM public.topology_edits`)
+	refused(worker, `INSERT INTO public.topology_edits (xid, topology_id) VALUES ('7', '`+id+`')`) // another's
+	refused(worker, `DELETE FROM public.topology_untold`)
 	refused(worker, `DELETE FROM public.topologies`)
 	refused(worker, `UPDATE public.topology_heads SET seq = 0`)
 	refused(worker, `SELECT public.topology_emit('`+id+`', 'x', '{}')`)
@@ -137,7 +148,7 @@ func everyCallOfTheStore(t *testing.T, databaseURL string) {
 	pool, err := postgres.NewPool(t.Context(), databaseURL)
 	must(t, err)
 	defer pool.Close()
-	rest := store.New(pool, nil)
+	rest := store.New(pool, 0, nil)
 	made, err := rest.CreateTopology(t.Context(), stream.NewTopology{
 		Name:    "rest",
 		LANs:    []stream.AddLAN{{Name: "a", IsDMZ: true}, {Name: "b"}},

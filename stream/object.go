@@ -89,11 +89,24 @@ func (o *Object) Text(name string) (s string) {
 	return s
 }
 
-// Name is a required name.
+// Name is the required name of something that is there. It may be older than the rules for new names.
 func (o *Object) Name(name string) string {
 	s := o.Text(name)
-	if o.err == nil && (s == "" || len([]rune(s)) > maxName || strings.ContainsFunc(s, unicode.IsControl)) {
-		o.Fail(name, fmt.Sprintf("give 1 to %d characters without control characters", maxName))
+	if o.err == nil && (s == "" || len([]rune(s)) > maxName || strings.Contains(s, "\x00")) {
+		o.Fail(name, fmt.Sprintf("give 1 to %d characters", maxName))
+	}
+	return s
+}
+
+// NewName is the required name of something that is made or renamed.
+func (o *Object) NewName(name string) string {
+	s := o.Name(name)
+	switch {
+	case o.err != nil:
+	case strings.ContainsFunc(s, unicode.IsControl):
+		o.Fail(name, "has a control character: leave it out")
+	case strings.TrimSpace(s) != s:
+		o.Fail(name, "begins or ends with a space: leave it out")
 	}
 	return s
 }
@@ -143,10 +156,22 @@ func (o *Object) prefix(name string) (p netip.Prefix) {
 		o.Fail(name, "give a subnet, for example 10.0.0.0/24")
 	case p != p.Masked():
 		o.Fail(name, fmt.Sprintf("has bits set behind its mask: give %s", p.Masked()))
-	case p.Addr().BitLen()-p.Bits() < 2:
-		o.Fail(name, "holds no addresses for deckies: give a larger one")
+	case p.Addr().Is4() && (p.Bits() < 8 || p.Bits() > 30), p.Addr().Is6() && (p.Bits() < 32 || p.Bits() > 126):
+		o.Fail(name, "give a network of /8 to /30 (IPv4) or /32 to /126 (IPv6)")
+	default:
+		for _, taken := range noHosts() {
+			if p.Overlaps(netip.MustParsePrefix(taken)) {
+				o.Fail(name,
+					fmt.Sprintf("is in %s, which no LAN can have: give a network of hosts, for example 10.0.0.0/24", taken))
+			}
+		}
 	}
 	return p
+}
+
+// noHosts are networks whose addresses no host has (RFC 6890); IPv4-mapped IPv6 is in ::/16.
+func noHosts() []string {
+	return []string{"0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", "240.0.0.0/4", "::/16", "ff00::/8"}
 }
 
 func (o *Object) addr(name string) (a netip.Addr) {

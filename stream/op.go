@@ -3,6 +3,7 @@ package stream
 import (
 	"encoding/json"
 	"fmt"
+	"iter"
 	"maps"
 	"net/netip"
 	"slices"
@@ -19,6 +20,7 @@ const (
 	OpDetachDecky = "detach_decky"
 	OpRemoveDecky = "remove_decky"
 	OpUpdateDecky = "update_decky"
+	OpChangeset   = "changeset"
 )
 
 // AddLAN adds a LAN.
@@ -72,6 +74,12 @@ type UpdateDecky struct {
 	Force    bool // forwards_l3 may flip
 }
 
+// Changeset makes several edits as one: each is one of the types above.
+type Changeset struct{ Ops []any }
+
+// maxChangeset is how many edits a changeset holds at most.
+const maxChangeset = 100
+
 // A FieldError says what is wrong with one field of what somebody sent, and the fix.
 type FieldError struct {
 	Field   string // as a path: payload.patch.name
@@ -93,11 +101,15 @@ func ParseOp(op string, payload json.RawMessage) (any, error) {
 func ParseOpAt(path, op string, payload json.RawMessage) (any, error) {
 	read, ok := payloads()[op]
 	if !ok {
-		return nil, &FieldError{"op", fmt.Sprintf("%.80q is no op: use one of %s", op, strings.Join(Ops(), ", "))}
+		return nil, &FieldError{"op", noOp(op, Ops())}
 	}
 	o := NewObject(path, payload)
 	v := read(o)
 	return v, o.Close()
+}
+
+func noOp(op string, ops []string) string {
+	return fmt.Sprintf("%.80q is no op: use one of %s", op, strings.Join(ops, ", "))
 }
 
 // Ops are all ops, sorted.
@@ -106,13 +118,13 @@ func Ops() []string { return slices.Sorted(maps.Keys(payloads())) }
 func payloads() map[string]func(*Object) any {
 	return map[string]func(*Object) any{
 		OpAddLAN: func(o *Object) any {
-			return AddLAN{o.Name("name"), o.prefix("subnet"), o.flag("is_dmz"), o.number("x"), o.number("y")}
+			return AddLAN{o.NewName("name"), o.prefix("subnet"), o.flag("is_dmz"), o.number("x"), o.number("y")}
 		},
 		OpRemoveLAN: func(o *Object) any { return RemoveLAN{o.Name("name")} },
 		OpUpdateLAN: readUpdateLAN,
 		OpAddDecky: func(o *Object) any {
 			return AddDecky{
-				Name: o.Name("name"), LAN: o.Name("lan"), Services: o.words("services"), Archetype: o.optionalName("archetype"),
+				Name: o.NewName("name"), LAN: o.Name("lan"), Services: o.words("services"), Archetype: o.optionalName("archetype"),
 				ForwardsL3: o.flag("forwards_l3"), IP: o.addr("ip"), X: o.number("x"), Y: o.number("y"),
 			}
 		},
@@ -122,6 +134,7 @@ func payloads() map[string]func(*Object) any {
 		OpDetachDecky: func(o *Object) any { return DetachDecky{o.Name("decky"), o.Name("lan")} },
 		OpRemoveDecky: func(o *Object) any { return RemoveDecky{o.Name("decky")} },
 		OpUpdateDecky: readUpdateDecky,
+		OpChangeset:   readChangeset,
 	}
 }
 
@@ -137,7 +150,7 @@ func readUpdateLAN(o *Object) any {
 	}
 	patch := NewObject(o.At("patch"), raw)
 	if patch.Has("name") {
-		name := patch.Name("name")
+		name := patch.NewName("name")
 		u.NewName = &name
 	}
 	u.X, u.Y = patch.number("x"), patch.number("y")
@@ -162,6 +175,14 @@ func readUpdateDecky(o *Object) any {
 		Decky: o.Name("decky"), Patch: o.object("patch"), Services: o.words("services"),
 		X: o.number("x"), Y: o.number("y"), Force: o.flag("force"),
 	}
+	if raw, ok := u.Patch["decky_config"]; ok { // who patches the column means what is in it
+		var nested map[string]json.RawMessage
+		if json.Unmarshal(raw, &nested) != nil || nested == nil {
+			o.Fail("patch.decky_config", "give an object")
+		}
+		delete(u.Patch, "decky_config")
+		maps.Copy(u.Patch, nested)
+	}
 	if raw, ok := u.Patch["forwards_l3"]; ok {
 		var flag *bool // null removes it
 		if json.Unmarshal(raw, &flag) != nil {
@@ -169,4 +190,75 @@ func readUpdateDecky(o *Object) any {
 		}
 	}
 	return u
+}
+
+func readChangeset(o *Object) any {
+	var (
+		set Changeset
+		ops []json.RawMessage
+	)
+	problem := fmt.Sprintf("give an array of 1 to %d objects of op and payload", maxChangeset)
+	if !o.Has("ops") {
+		o.Fail("ops", "is missing: "+problem)
+	}
+	if o.Into("ops", &ops, problem) && (len(ops) < 1 || len(ops) > maxChangeset) {
+		o.Fail("ops", fmt.Sprintf("holds %d: %s", len(ops), problem))
+	}
+	for i, raw := range ops {
+		if o.Err() != nil {
+			break
+		}
+		one := NewObject(o.At(fmt.Sprintf("ops[%d]", i)), raw)
+		set.Ops = append(set.Ops, readOneOf(one))
+		if err := one.Close(); err != nil {
+			o.FailWith(err)
+		}
+	}
+	return set
+}
+
+// readOneOf reads an edit of a changeset.
+func readOneOf(o *Object) any {
+	op := o.Text("op")
+	payload, ok := o.Take("payload")
+	if !ok {
+		o.Fail("payload", "is missing")
+	}
+	simple := payloads()
+	delete(simple, OpChangeset)
+	if simple[op] == nil {
+		o.Fail("op", noOp(op, slices.Sorted(maps.Keys(simple))))
+	}
+	if o.Err() != nil {
+		return nil
+	}
+	v, err := ParseOpAt(o.At("payload"), op, payload)
+	if err != nil {
+		o.FailWith(err)
+	}
+	return v
+}
+
+// NewNames gives the names that an op gives to what it makes or renames, each after its path below path.
+func NewNames(path string, op any) iter.Seq2[string, string] {
+	return func(yield func(path, name string) bool) {
+		switch op := op.(type) {
+		case AddLAN:
+			yield(JoinPath(path, "name"), op.Name)
+		case AddDecky:
+			yield(JoinPath(path, "name"), op.Name)
+		case UpdateLAN:
+			if op.NewName != nil {
+				yield(JoinPath(path, "patch.name"), *op.NewName)
+			}
+		case Changeset:
+			for i, one := range op.Ops {
+				for at, name := range NewNames(JoinPath(path, fmt.Sprintf("ops[%d].payload", i)), one) {
+					if !yield(at, name) {
+						return
+					}
+				}
+			}
+		}
+	}
 }

@@ -3,6 +3,7 @@ package stream_test
 import (
 	"encoding/json"
 	"errors"
+	"maps"
 	"net/netip"
 	"reflect"
 	"slices"
@@ -39,6 +40,14 @@ func TestAPayloadIsReadAsItsOp(t *testing.T) {
 				"a", map[string]json.RawMessage{"p": json.RawMessage("null"), "forwards_l3": json.RawMessage("null")},
 				[]string{}, &one, &minus, true,
 			}},
+		{"update_decky", `{"decky":"a","patch":{"decky_config":{"p":1,"q":2},"q":3,"r":4}}`, stream.UpdateDecky{
+			Decky: "a", Patch: map[string]json.RawMessage{
+				"p": json.RawMessage("1"), "q": json.RawMessage("2"), "r": json.RawMessage("4"),
+			},
+		}},
+		{"remove_lan", `{"name":" old\n"}`, stream.RemoveLAN{" old\n"}}, // what is there has the name that it has
+		{"changeset", `{"ops":[{"op":"add_lan","payload":{"name":"a"}},{"op":"remove_decky","payload":{"decky":"b"}}]}`,
+			stream.Changeset{[]any{stream.AddLAN{Name: "a"}, stream.RemoveDecky{"b"}}}},
 	} {
 		got, err := stream.ParseOp(c.op, json.RawMessage(c.payload))
 		if err != nil || !reflect.DeepEqual(got, c.want) {
@@ -51,25 +60,37 @@ func TestAPayloadIsReadAsItsOp(t *testing.T) {
 func wrongPayloads() map[string]map[string]string {
 	long := strings.Repeat("ä", 201)
 	return map[string]map[string]string{
-		"explode": {`{}`: `op: "explode" is no op: use one of add_decky, add_lan, attach_decky, detach_decky,`},
+		"explode": {`{}`: `op: "explode" is no op: use one of add_decky, add_lan, attach_decky, changeset, `},
 		"add_lan": {
 			``: "payload: give a JSON object", `null`: "payload: give a JSON object", `[]`: "payload: give a JSON object",
 			`{} {}`: "payload: give a JSON object", `{}`: "payload.name: is missing", `{"Name":"a"}`: "payload.name: is missing",
 			`{"name":null}`: "payload.name: give a string", `{"name":""}`: "payload.name: give 1 to 200 characters",
-			`{"name":"` + long + `"}`:                 "payload.name: give 1 to 200 characters",
-			`{"name":"a\n"}`:                          "payload.name: give 1 to 200 characters without control characters",
-			`{"name":"a","x":"1"}`:                    "payload.x: give a number",
-			`{"name":"a","x":null}`:                   "payload.x: give a number",
-			`{"name":"a","is_dmz":1}`:                 "payload.is_dmz: give true or false",
-			`{"name":"a","subnet":1}`:                 "payload.subnet: give a string",
-			`{"name":"a","subnet":"a"}`:               "payload.subnet: give a subnet, for example 10.0.0.0/24",
-			`{"name":"a","subnet":"10.0.0.1/24"}`:     "payload.subnet: has bits set behind its mask: give 10.0.0.0/24",
-			`{"name":"a","subnet":"10.0.0.0/31"}`:     "payload.subnet: holds no addresses for deckies",
-			`{"name":"a","b":1,"a":1}`:                "payload.a: is no field of this object: remove it",
-			`{"name":"a","` + long + `":1}`:           "payload." + strings.Repeat("ä", 80) + "…: is no field",
-			`{"name":"a","` + long[:160] + `":1}`:     "payload." + strings.Repeat("ä", 80) + ": is no field",
-			`{"name":"a","":1}`:                       `payload."": is no field`,
-			`{"name":"","subnet":"a","what":"first"}`: "payload.name: give 1 to 200 characters",
+			`{"name":"` + long + `"}`:                     "payload.name: give 1 to 200 characters",
+			`{"name":"a\n"}`:                              "payload.name: has a control character: leave it out",
+			`{"name":"a","x":"1"}`:                        "payload.x: give a number",
+			`{"name":"a","x":null}`:                       "payload.x: give a number",
+			`{"name":"a","is_dmz":1}`:                     "payload.is_dmz: give true or false",
+			`{"name":"a","subnet":1}`:                     "payload.subnet: give a string",
+			`{"name":"a","subnet":"a"}`:                   "payload.subnet: give a subnet, for example 10.0.0.0/24",
+			`{"name":"a","subnet":"10.0.0.1/24"}`:         "payload.subnet: has bits set behind its mask: give 10.0.0.0/24",
+			`{"name":" a"}`:                               "payload.name: begins or ends with a space: leave it out",
+			`{"name":"a "}`:                               "payload.name: begins or ends with a space: leave it out",
+			`{"name":"a","subnet":"10.0.0.0/31"}`:         "payload.subnet: give a network of /8 to /30",
+			`{"name":"a","subnet":"10.0.0.0/7"}`:          "payload.subnet: give a network of /8 to /30",
+			`{"name":"a","subnet":"2001:db8::/31"}`:       "payload.subnet: give a network of /8 to /30",
+			`{"name":"a","subnet":"2001:db8::/127"}`:      "payload.subnet: give a network of /8 to /30",
+			`{"name":"a","subnet":"0.1.0.0/16"}`:          "payload.subnet: is in 0.0.0.0/8, which no LAN can have",
+			`{"name":"a","subnet":"127.0.0.0/8"}`:         "payload.subnet: is in 127.0.0.0/8",
+			`{"name":"a","subnet":"169.254.1.0/24"}`:      "payload.subnet: is in 169.254.0.0/16",
+			`{"name":"a","subnet":"224.0.0.0/8"}`:         "payload.subnet: is in 224.0.0.0/4",
+			`{"name":"a","subnet":"255.255.255.0/24"}`:    "payload.subnet: is in 240.0.0.0/4",
+			`{"name":"a","subnet":"::ffff:10.0.0.0/120"}`: "payload.subnet: is in ::/16",
+			`{"name":"a","subnet":"ff02::/32"}`:           "payload.subnet: is in ff00::/8",
+			`{"name":"a","b":1,"a":1}`:                    "payload.a: is no field of this object: remove it",
+			`{"name":"a","` + long + `":1}`:               "payload." + strings.Repeat("ä", 80) + "…: is no field",
+			`{"name":"a","` + long[:160] + `":1}`:         "payload." + strings.Repeat("ä", 80) + ": is no field",
+			`{"name":"a","":1}`:                           `payload."": is no field`,
+			`{"name":"","subnet":"a","what":"first"}`:     "payload.name: give 1 to 200 characters",
 		},
 		"update_lan": {
 			`{"name":"a","patch":1}`:             "payload.patch: give a JSON object",
@@ -93,9 +114,23 @@ func wrongPayloads() map[string]map[string]string {
 			`{"name":"a","lan":"b","forwards_l3":"yes","is_dmz":1}`: "payload.forwards_l3: give true or false",
 		},
 		"update_decky": {
-			`{"decky":"a","patch":null}`:              "payload.patch: give an object",
-			`{"decky":"a","patch":[]}`:                "payload.patch: give an object",
-			`{"decky":"a","patch":{"forwards_l3":1}}`: "payload.patch.forwards_l3: give true or false",
+			`{"decky":"a","patch":null}`:                               "payload.patch: give an object",
+			`{"decky":"a","patch":[]}`:                                 "payload.patch: give an object",
+			`{"decky":"a","patch":{"forwards_l3":1}}`:                  "payload.patch.forwards_l3: give true or false",
+			`{"decky":"a","patch":{"decky_config":1}}`:                 "payload.patch.decky_config: give an object",
+			`{"decky":"a","patch":{"decky_config":{"forwards_l3":1}}}`: "payload.patch.forwards_l3: give true or false",
+		},
+		"changeset": {
+			`{}`:         "payload.ops: is missing: give an array of 1 to 100 objects",
+			`{"ops":{}}`: "payload.ops: give an array of 1 to 100 objects of op and payload",
+			`{"ops":[]}`: "payload.ops: holds 0: give an array of 1 to 100",
+			`{"ops":[` + strings.Repeat("1,", 100) + `1]}`: "payload.ops: holds 101: give an array of 1 to 100",
+			`{"ops":[1]}`: "payload.ops[0]: give a JSON object",
+			`{"ops":[{"op":"remove_decky","payload":{"decky":"a"}},{"payload":{}}]}`: "payload.ops[1].op: is missing",
+			`{"ops":[{"op":"add_lan"}]}`:                              "payload.ops[0].payload: is missing",
+			`{"ops":[{"op":"add_lan","payload":{}}]}`:                 "payload.ops[0].payload.name: is missing",
+			`{"ops":[{"op":"add_lan","payload":{"name":"a"},"x":1}]}`: "payload.ops[0].x: is no field",
+			`{"ops":[{"op":"changeset","payload":{"ops":[]}}]}`:       `payload.ops[0].op: "changeset" is no op: use one of`,
 		},
 	}
 }
@@ -126,9 +161,29 @@ func TestAFieldThatIsMissingOrWrongIsNotTaken(t *testing.T) {
 	}
 }
 
+func TestNewNamesAreThoseOfWhatIsMadeOrRenamed(t *testing.T) {
+	t.Parallel()
+	const payload = `{"ops":[{"op":"add_lan","payload":{"name":"a"}},{"op":"remove_lan","payload":{"name":"b"}},
+		{"op":"update_lan","payload":{"name":"c","patch":{"name":"d"}}},{"op":"update_lan","payload":{"name":"c","x":1}},
+		{"op":"add_decky","payload":{"name":"e","lan":"f"}}]}`
+	op, err := stream.ParseOp("changeset", []byte(payload))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]string{
+		"payload.ops[0].payload.name": "a", "payload.ops[2].payload.patch.name": "d", "payload.ops[4].payload.name": "e",
+	}
+	if got := maps.Collect(stream.NewNames("payload", op)); !maps.Equal(got, want) {
+		t.Errorf("%v", got)
+	}
+	for range stream.NewNames("payload", op) {
+		break // it stops where its reader does
+	}
+}
+
 func TestOpsAreSorted(t *testing.T) {
 	t.Parallel()
-	if ops := stream.Ops(); len(ops) != 8 || !slices.IsSorted(ops) {
+	if ops := stream.Ops(); len(ops) != 9 || !slices.IsSorted(ops) {
 		t.Errorf("%v", ops)
 	}
 }

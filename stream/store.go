@@ -60,6 +60,7 @@ var (
 	ErrVersionConflict   = errors.New("the topology has another version")
 	ErrNameTaken         = errors.New("the name is taken")
 	ErrKeyReused         = errors.New("the idempotency key stands for another body")
+	ErrTooMany           = errors.New("too many mutations wait") // a retry helps when some have finished
 )
 
 // ErrBusy means that somebody's transaction holds what this one needs; a retry will help when that has ended.
@@ -111,7 +112,8 @@ type Store interface {
 	// DeleteTopology deletes it with all that it has, in-flight mutations included.
 	DeleteTopology(ctx context.Context, id TopologyID) error
 	// Enqueue queues a mutation, or finds the one that was queued for the same subject, topology, key and body within
-	// KeyLife. It returns a *ConflictError: ErrKeyReused, else ErrNotAccepting, else ErrVersionConflict.
+	// KeyLife. It returns a *ConflictError: ErrKeyReused, else ErrNotAccepting, else ErrVersionConflict, else
+	// ErrTooMany; or a *FieldError that names the payload, where the database cannot keep it.
 	Enqueue(ctx context.Context, id TopologyID, m NewMutation) (MutationID, error)
 	// Mutations gives a page of mutation rows as a JSON array. The page that follows is the one Before next; 0: there is
 	// none.

@@ -102,7 +102,7 @@ func TestDefaultsAreTheInterfaces(t *testing.T) {
 		"dev": {`--addr="127.0.0.1:8080"`},
 		"serve": {
 			`--addr="127.0.0.1:8080"`, "--max-streams-per-user=16", "--rate-limit=60000", "--keepalive=15s", "--retention=24h",
-			"--mutation-retention=720h",
+			"--mutation-retention=720h", "--max-in-flight=10000",
 		},
 		"mutator": {"--max-attempts=3"},
 	} {
@@ -399,6 +399,7 @@ func TestAServerAcceptsANewerSchemaOnlyIfAllThatItDoesNotKnowIsAdditive(t *testi
 		WriteTimeout:      time.Second,
 		FeedMemory:        1 << 20,
 		MutationRetention: defaultMutationRetention,
+		MaxInFlight:       defaultMaxInFlight,
 		LogFormat:         "text",
 		ready:             func(string) { cancel() },
 	}

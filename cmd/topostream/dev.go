@@ -84,6 +84,7 @@ func (c *devCmd) Run(ctx context.Context, o output) error {
 		FeedMemory:        256 << 20,
 		Retention:         24 * time.Hour,
 		MutationRetention: defaultMutationRetention,
+		MaxInFlight:       defaultMaxInFlight,
 		LogFormat:         "text",
 		Mutator:           true,
 		ready: func(addr string) {

@@ -48,7 +48,6 @@ func edit(t *testing.T, conn *pgx.Conn, id, op string, payload json.RawMessage) 
 		return err
 	}
 	return pgx.BeginFunc(t.Context(), conn, func(tx pgx.Tx) error {
-		_, err := graph.Apply(t.Context(), tx, stream.TopologyID(id), parsed)
-		return err
+		return graph.Apply(t.Context(), tx, stream.TopologyID(id), parsed)
 	})
 }

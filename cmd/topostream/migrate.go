@@ -18,6 +18,7 @@ type migrateCmd struct {
 	Down     migrateDown     `cmd:"" help:"Take the schema back by one version, or to the version --to. Version 0 is an empty database: all topologies and the journal are gone."`
 	Status   migrateStatus   `cmd:"" help:"Say which version the schema has."`
 	NewEpoch migrateNewEpoch `cmd:"" help:"Begin a new history: whoever resumes gets a snapshot. For after a restore that the servers cannot notice."`
+	Repair   migrateRepair   `cmd:"" help:"Make heads that are missing and count anew what is in flight, for rows that came or changed while triggers were off."`
 }
 
 // database is the flag that every command that goes to PostgreSQL has.
@@ -127,10 +128,26 @@ func printAdvice(ctx context.Context, conn *pgx.Conn, o output) error {
 	return err
 }
 
-type migrateNewEpoch struct{ database }
+type migrateRepair struct{ database }
 
-func (c *migrateNewEpoch) Run(ctx context.Context, o output) error {
-	return c.with(ctx, func(conn *pgx.Conn) error {
+func (c *migrateRepair) Run(ctx context.Context, o output) error {
+	return c.withSchema(ctx, o, func(conn *pgx.Conn) error {
+		n, err := pgbus.Repair(ctx, conn)
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(o.out, "%d heads repaired\n", n)
+		if n > 0 {
+			fmt.Fprintln(o.out, "clients that were open meanwhile know nothing of it: `topostream migrate new-epoch` gives "+
+				"them snapshots")
+		}
+		return nil
+	})
+}
+
+// withSchema is with for a database that has a schema that this program knows, or a newer one.
+func (d database) withSchema(ctx context.Context, o output, f func(*pgx.Conn) error) error {
+	return d.with(ctx, func(conn *pgx.Conn) error {
 		warn, err := sql.Check(ctx, conn)
 		if err != nil && !errors.Is(err, sql.ErrNewer) {
 			return err
@@ -138,6 +155,14 @@ func (c *migrateNewEpoch) Run(ctx context.Context, o output) error {
 		if warn != "" {
 			fmt.Fprintln(o.err, "topostream:", warn)
 		}
+		return f(conn)
+	})
+}
+
+type migrateNewEpoch struct{ database }
+
+func (c *migrateNewEpoch) Run(ctx context.Context, o output) error {
+	return c.withSchema(ctx, o, func(conn *pgx.Conn) error {
 		epoch, err := pgbus.NewEpoch(ctx, conn)
 		if err != nil {
 			return err

@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net/netip"
 )
@@ -79,8 +80,40 @@ func (m *model) apply(op string, p map[string]any) bool {
 		return ok
 	case "update_decky":
 		return m.updateDecky(p)
+	case "changeset":
+		return m.changeset(p["ops"].([]map[string]any)) //nolint:forcetypeassert // randomEdit made it
 	}
 	panic(op)
+}
+
+// changeset makes all edits or none.
+func (m *model) changeset(ops []map[string]any) bool {
+	after := m.clone()
+	for _, one := range ops {
+		if !after.apply(one["op"].(string), one["payload"].(map[string]any)) { //nolint:forcetypeassert // as above
+			return false
+		}
+	}
+	*m = *after
+	return true
+}
+
+func (m *model) clone() *model {
+	c := newModel()
+	for name, l := range m.lans {
+		copied := *l
+		c.lans[name] = &copied
+	}
+	for name, d := range m.deckies {
+		copied := *d
+		copied.Config, copied.Edges = maps.Clone(d.Config), map[string]*modelEdge{}
+		for lan, e := range d.Edges {
+			edge := *e
+			copied.Edges[lan] = &edge
+		}
+		c.deckies[name] = &copied
+	}
+	return c
 }
 
 func (m *model) addLAN(name, subnet string, dmz bool, x *float64) bool {
@@ -282,7 +315,20 @@ func (m *model) randomEdit(r *rand.Rand) (op string, payload map[string]any) {
 			p["ip"] = fmt.Sprintf("172.16.%d.%d", r.IntN(4), r.IntN(8))
 		}
 	}
-	switch n := r.IntN(20); {
+	switch n := r.IntN(22); {
+	case n >= 20:
+		after, ops := m.clone(), []map[string]any{}
+		for range 1 + r.IntN(4) {
+			op, payload := after.randomEdit(r)
+			if op != "changeset" {
+				after.apply(op, payload)
+				ops = append(ops, map[string]any{"op": op, "payload": payload})
+			}
+		}
+		if len(ops) == 0 {
+			return m.randomEdit(r)
+		}
+		return "changeset", map[string]any{"ops": ops}
 	case n < 3 || len(m.lans) == 0:
 		p := map[string]any{"name": lan(false), "is_dmz": r.IntN(5) == 0}
 		if r.IntN(3) == 0 {

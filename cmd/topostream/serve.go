@@ -52,6 +52,7 @@ type serveCmd struct {
 	Retention          time.Duration `default:"24h" help:"Age at which journal rows go; 0 keeps them."`
 	RetentionCount     int64         `default:"0" help:"Newest journal rows kept of each topology; 0 is no limit."`
 	MutationRetention  time.Duration `default:"720h" help:"Age at which finished mutations go; 0 keeps them."`
+	MaxInFlight        int64         `default:"10000" help:"Mutations that wait in one topology when more are refused; so are more than 64 MiB of them; 0 is no limit."`
 	MetricsAddr        string        `help:"Serve /metrics here instead." placeholder:"ADDR"`
 	TLSCert            string        `name:"tls-cert" help:"Certificate file, PEM." placeholder:"FILE"`
 	TLSKey             string        `name:"tls-key" help:"Key file, PEM." placeholder:"FILE"`
@@ -63,13 +64,16 @@ type serveCmd struct {
 	linger     time.Duration     // 0: the bus's own
 }
 
-const defaultMutationRetention = 720 * time.Hour
+const (
+	defaultMutationRetention = 720 * time.Hour
+	defaultMaxInFlight       = 10_000
+)
 
 func (c *serveCmd) check() error {
 	for what, negative := range map[string]bool{
 		"--keepalive": c.Keepalive < 0, "--write-timeout": c.WriteTimeout < 0, "--drain": c.Drain < 0,
 		"--retention": c.Retention < 0, "--mutation-retention": c.MutationRetention < 0,
-		"--retention-count": c.RetentionCount < 0, "--max-streams": c.MaxStreams < 0,
+		"--retention-count": c.RetentionCount < 0, "--max-in-flight": c.MaxInFlight < 0, "--max-streams": c.MaxStreams < 0,
 		"--max-streams-per-user": c.MaxStreamsPerUser < 0, "--rate-limit": c.RateLimit < 0, "--feed-memory": c.FeedMemory < 0,
 	} {
 		if negative {
@@ -153,7 +157,7 @@ func (c *serveCmd) Run(ctx context.Context, o output) error {
 	})
 	cfg := api.Config{
 		Bus:               bus,
-		Store:             store.New(pool, log),
+		Store:             store.New(pool, c.MaxInFlight, log),
 		Tickets:           store.NewTickets(pool),
 		Auth:              verifier.Authenticate,
 		Memory:            memory,

@@ -102,7 +102,7 @@ func TestTheSnapshotHoldsTheGraphWhenAsked(t *testing.T) {
 				LanID     string `json:"lan_id"`
 			}
 		}
-		if err := json.Unmarshal([]byte(data), &body); err != nil || body.Seq != 1 {
+		if err := json.Unmarshal([]byte(data), &body); err != nil || body.Seq != 4 {
 			t.Fatalf("%s: %v", data, err)
 		}
 		has := len(body.Lans) == 1 && len(body.Deckies) == 1 && len(body.Edges) == 1

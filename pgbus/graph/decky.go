@@ -98,14 +98,12 @@ SELECT coalesce(g.ip, d.ip), d.name FROM edges g JOIN deckies d ON d.uuid = g.de
 }
 
 const insertEdge = `INSERT INTO edges (topology_id, decky_uuid, lan_id, ip, is_bridge, forwards_l3)
-VALUES ($1::text::uuid, $2::text::uuid, $3::text::uuid, $4, $5, $6) RETURNING id::text`
+VALUES ($1::text::uuid, $2::text::uuid, $3::text::uuid, $4, $5, $6)`
 
 func (e *edit) connect(ctx context.Context, d decky, l lan, ip netip.Addr, bridge, forwardsL3 bool) error {
-	var id string
-	if err := e.tx.QueryRow(ctx, insertEdge, e.topology, d.UUID, l.ID, ip, bridge, forwardsL3).Scan(&id); err != nil {
+	if err := e.exec(ctx, insertEdge, e.topology, d.UUID, l.ID, ip, bridge, forwardsL3); err != nil {
 		return fmt.Errorf("attach decky %q to LAN %q: %w", d.Name, l.Name, err)
 	}
-	e.edges = append(e.edges, id)
 	return nil
 }
 
@@ -137,7 +135,6 @@ VALUES ($1::text::uuid, $2, $3, $4, $5, $6, $7) RETURNING uuid::text`
 	if err := row.Scan(&d.UUID); err != nil {
 		return fmt.Errorf("insert decky %q: %w", op.Name, err)
 	}
-	e.deckies = append(e.deckies, d.UUID)
 	return e.connect(ctx, d, l, ip, false, op.ForwardsL3)
 }
 
@@ -170,7 +167,6 @@ func (e *edit) detachDecky(ctx context.Context, op stream.DetachDecky) error {
 	if err := e.exec(ctx, remove, at.ID); err != nil {
 		return fmt.Errorf("detach decky %q from LAN %q: %w", op.Decky, op.LAN, err)
 	}
-	e.removed = append(e.removed, removal{"edges", at.ID})
 	return nil
 }
 
@@ -188,20 +184,19 @@ func (e *edit) ends(ctx context.Context, deckyName, lanName string) (d decky, l 
 
 func (e *edit) removeDecky(ctx context.Context, op stream.RemoveDecky) error {
 	const (
-		detach = `DELETE FROM edges WHERE decky_uuid = $1::text::uuid RETURNING id::text`
+		detach = `DELETE FROM edges WHERE decky_uuid = $1::text::uuid`
 		remove = `DELETE FROM deckies WHERE uuid = $1::text::uuid`
 	)
 	d, err := e.decky(ctx, op.Decky)
 	if err != nil {
 		return err
 	}
-	if err := e.removeEdges(ctx, detach, d.UUID); err != nil {
-		return err
+	if _, err := e.tx.Exec(ctx, detach, d.UUID); err != nil {
+		return fmt.Errorf("remove the edges of decky %q: %w", op.Decky, err)
 	}
 	if err := e.exec(ctx, remove, d.UUID); err != nil {
 		return fmt.Errorf("remove decky %q: %w", op.Decky, err)
 	}
-	e.removed = append(e.removed, removal{"deckies", d.UUID})
 	return nil
 }
 
@@ -243,7 +238,6 @@ UPDATE deckies
 			if err := e.exec(ctx, forward, home.ID, after); err != nil {
 				return fmt.Errorf("update the home edge of decky %q: %w", op.Decky, err)
 			}
-			e.edges = append(e.edges, home.ID)
 		}
 	}
 	var services any // NULL: left as they are
@@ -253,7 +247,6 @@ UPDATE deckies
 	if err := e.exec(ctx, update, d.UUID, config, services, op.X, op.Y); err != nil {
 		return fmt.Errorf("update decky %q: %w", op.Decky, err)
 	}
-	e.deckies = append(e.deckies, d.UUID)
 	return nil
 }
 

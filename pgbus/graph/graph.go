@@ -6,7 +6,6 @@ package graph
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 
@@ -17,34 +16,61 @@ import (
 )
 
 // A RefusedError says which of the graph's rules an edit breaks. It is one sentence for operators.
-type RefusedError struct{ Reason string }
+type RefusedError struct {
+	Reason string
+	err    error // PostgreSQL's, whose own text may name what only its operators know
+}
 
 func (e *RefusedError) Error() string { return e.Reason }
 
-func refuse(format string, args ...any) error { return &RefusedError{fmt.Sprintf(format, args...)} }
+func (e *RefusedError) Unwrap() error { return e.err }
 
-// Apply makes one edit of a topology and gives what it changed:
-// {"lans":[…],"deckies":[…],"edges":[…],"removed":[{"table","id"}]}, rows as topology_graph_json makes them. op is a
-// value from [stream.ParseOp]. The caller holds the topology's row lock, so that edits of one topology go one after
-// another.
+func refuse(format string, args ...any) error {
+	return &RefusedError{Reason: fmt.Sprintf(format, args...)}
+}
+
+// Apply makes one edit of a topology, which the triggers record as `graph` events. op is a value from
+// [stream.ParseOp]. The caller holds the topology's row lock, so that edits of one topology go one after another.
 //
 // An edit that breaks a rule is a [*RefusedError]; it has changed nothing, and tx can be used on. So is one that
 // collides with what somebody writes by hand at the same moment, who does not hold that lock, and what the tables'
 // constraints or an installation's own triggers refuse. After any other error tx can only be rolled back.
-func Apply(ctx context.Context, tx pgx.Tx, topology stream.TopologyID, op any) (json.RawMessage, error) {
-	savepoint, err := tx.Begin(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("begin the edit: %w", err)
+func Apply(ctx context.Context, tx pgx.Tx, topology stream.TopologyID, op any) error {
+	e := &edit{topology: topology}
+	return e.apply(ctx, tx, func(ctx context.Context) error { return e.run(ctx, op) })
+}
+
+// ApplyMutation makes the edit of a mutation, which tx then sets to applied. The triggers record what it changes as
+// the result of that mutation, and as no event of its own; tx cannot commit before. Otherwise it is as [Apply].
+func ApplyMutation(ctx context.Context, tx pgx.Tx, topology stream.TopologyID, op any) error {
+	const open = `INSERT INTO topology_edits (topology_id) VALUES ($1::text::uuid)`
+	e := &edit{topology: topology}
+	return e.apply(ctx, tx, func(ctx context.Context) error {
+		if err := e.exec(ctx, open, topology); err != nil {
+			return fmt.Errorf("open the edit: %w", err)
+		}
+		return e.run(ctx, op)
+	})
+}
+
+// An edit is one call of Apply.
+type edit struct {
+	tx       pgx.Tx
+	topology stream.TopologyID
+}
+
+// apply runs do in a savepoint.
+func (e *edit) apply(ctx context.Context, tx pgx.Tx, do func(context.Context) error) (err error) {
+	if e.tx, err = tx.Begin(ctx); err != nil {
+		return fmt.Errorf("begin the edit: %w", err)
 	}
-	e := &edit{tx: savepoint, topology: topology, removed: []removal{}}
-	result, err := e.run(ctx, op)
-	if err == nil {
-		return result, savepoint.Commit(ctx)
+	if err = do(ctx); err == nil {
+		return e.tx.Commit(ctx)
 	}
-	if undo := savepoint.Rollback(ctx); undo != nil {
-		return nil, fmt.Errorf("undo the edit: %w", errors.Join(undo, err))
+	if undo := e.tx.Rollback(ctx); undo != nil {
+		return fmt.Errorf("undo the edit: %w", errors.Join(undo, err))
 	}
-	return nil, asRefusal(err)
+	return asRefusal(err)
 }
 
 // asRefusal turns what PostgreSQL refuses for what the edit says, and would refuse again, into a RefusedError.
@@ -53,83 +79,51 @@ func asRefusal(err error) error {
 	if !ok || len(pgErr.Code) != 5 {
 		return err
 	}
-	switch pgErr.Code[:2] {
-	case "23": // integrity constraint violation
-		return refuse("the edit collides with what somebody wrote by hand: %s", pgErr.Message)
-	case "22", "P0": // data exception, an exception raised by a trigger
-		return refuse("PostgreSQL refused the edit: %s", pgErr.Message)
+	switch class := pgErr.Code[:2]; {
+	case class == "22", class == "P0", pgErr.Code == "23514": // data, a trigger's exception, a rule of the tables
+		return &RefusedError{"PostgreSQL refused the edit: " + pgErr.Message, err}
+	case class == "23": // integrity constraint violation
+		return &RefusedError{"the edit collides with what somebody wrote by hand: " + pgErr.Message, err}
 	}
 	return err
 }
 
-// An edit is one call of Apply.
-type edit struct {
-	tx       pgx.Tx
-	topology stream.TopologyID
-
-	lans, deckies, edges []string // ids of the rows that it made or changed
-	removed              []removal
-}
-
-// A removal is a row that is gone.
-type removal struct {
-	Table string `json:"table"`
-	ID    string `json:"id"`
-}
-
-func (e *edit) run(ctx context.Context, op any) (json.RawMessage, error) {
-	var err error
+func (e *edit) run(ctx context.Context, op any) error {
 	switch op := op.(type) {
 	case stream.AddLAN:
-		err = e.addLAN(ctx, op)
+		return e.addLAN(ctx, op)
 	case stream.RemoveLAN:
-		err = e.removeLAN(ctx, op)
+		return e.removeLAN(ctx, op)
 	case stream.UpdateLAN:
-		err = e.updateLAN(ctx, op)
+		return e.updateLAN(ctx, op)
 	case stream.AddDecky:
-		err = e.addDecky(ctx, op)
+		return e.addDecky(ctx, op)
 	case stream.AttachDecky:
-		err = e.attachDecky(ctx, op)
+		return e.attachDecky(ctx, op)
 	case stream.DetachDecky:
-		err = e.detachDecky(ctx, op)
+		return e.detachDecky(ctx, op)
 	case stream.RemoveDecky:
-		err = e.removeDecky(ctx, op)
+		return e.removeDecky(ctx, op)
 	case stream.UpdateDecky:
-		err = e.updateDecky(ctx, op)
-	default:
-		err = fmt.Errorf("%T is no op", op)
+		return e.updateDecky(ctx, op)
+	case stream.Changeset:
+		return e.changeset(ctx, op)
 	}
-	if err != nil {
-		return nil, err
-	}
-	return e.result(ctx)
+	return fmt.Errorf("%T is no op", op)
 }
 
-// result reads the changed rows as topology_graph_json would give them.
-func (e *edit) result(ctx context.Context) (json.RawMessage, error) {
-	const query = `
-SELECT json_build_object(
-    'lans', (SELECT coalesce(json_agg(json_build_object('id', l.id, 'topology_id', l.topology_id, 'name', l.name,
-        'subnet', l.subnet, 'is_dmz', l.is_dmz, 'x', l.x, 'y', l.y) ORDER BY l.name), '[]')
-        FROM lans l WHERE l.id = ANY ($1::text[]::uuid[])),
-    'deckies', (SELECT coalesce(json_agg(json_build_object('uuid', d.uuid, 'topology_id', d.topology_id, 'name', d.name,
-        'services', d.services, 'decky_config', d.decky_config, 'ip', host(d.ip), 'state', d.state,
-        'x', d.x, 'y', d.y) ORDER BY d.name), '[]')
-        FROM deckies d WHERE d.uuid = ANY ($2::text[]::uuid[])),
-    'edges', (SELECT coalesce(json_agg(json_build_object('id', g.id, 'topology_id', g.topology_id,
-        'decky_uuid', g.decky_uuid, 'lan_id', g.lan_id, 'ip', host(g.ip), 'is_bridge', g.is_bridge,
-        'forwards_l3', g.forwards_l3) ORDER BY g.decky_uuid, g.lan_id), '[]')
-        FROM edges g WHERE g.id = ANY ($3::text[]::uuid[])),
-    'removed', $4::json)::text`
-	removed, err := json.Marshal(e.removed)
-	if err != nil {
-		return nil, fmt.Errorf("encode what was removed: %w", err)
+// changeset makes all of its edits. What refuses one refuses all.
+func (e *edit) changeset(ctx context.Context, set stream.Changeset) error {
+	for i, op := range set.Ops {
+		err := asRefusal(e.run(ctx, op))
+		if refused, ok := errors.AsType[*RefusedError](err); ok {
+			return refuse("ops[%d]: %s", i, refused.Reason)
+		}
+		if err != nil {
+			return fmt.Errorf("ops[%d]: %w", i, err)
+		}
 	}
-	var result string
-	if err := e.tx.QueryRow(ctx, query, e.lans, e.deckies, e.edges, string(removed)).Scan(&result); err != nil {
-		return nil, fmt.Errorf("read what the edit changed: %w", err)
-	}
-	return json.RawMessage(result), nil
+	return nil
 }
 
 // rows collects the rows of a query.

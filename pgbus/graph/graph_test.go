@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"strings"
 	"testing"
 
@@ -47,25 +48,45 @@ func newBench(t *testing.T) *bench {
 	return &bench{t, conn, pgtest.Scan[stream.TopologyID](t, conn, makeDemo)}
 }
 
+// try has a mutation claimed and makes its edit.
 func (b *bench) try(op, payload string) (json.RawMessage, error) {
 	b.t.Helper()
+	return b.work(b.claim(op, payload), op, payload)
+}
+
+func (b *bench) claim(op, payload string) (mutation string) {
+	b.t.Helper()
+	const enqueue = `
+INSERT INTO mutations (topology_id, op, payload) VALUES ($1::text::uuid, $2, $3::text::jsonb) RETURNING id::text`
+	mutation = pgtest.Scan[string](b.t, b.conn, enqueue, b.id, op, payload)
+	pgtest.Exec(b.t, b.conn, `UPDATE mutations SET state = 'applying' WHERE id = $1::text::uuid`, mutation)
+	return mutation
+}
+
+func (b *bench) work(mutation, op, payload string) (json.RawMessage, error) {
+	b.t.Helper()
+	const (
+		lock   = `SELECT FROM topologies WHERE id = $1::text::uuid FOR NO KEY UPDATE`
+		finish = `UPDATE mutations SET state = 'applied' WHERE id = $1::text::uuid RETURNING result::text`
+	)
 	parsed, err := stream.ParseOp(op, json.RawMessage(payload))
 	must(b.t, err)
-	var result json.RawMessage
+	var result string
 	err = pgx.BeginFunc(b.t.Context(), b.conn, func(tx pgx.Tx) error {
-		const lock = `SELECT FROM topologies WHERE id = $1::text::uuid FOR NO KEY UPDATE`
 		if _, err := tx.Exec(b.t.Context(), lock, b.id); err != nil {
 			return err
 		}
-		var applyErr error
-		result, applyErr = Apply(b.t.Context(), tx, b.id, parsed)
+		applyErr := ApplyMutation(b.t.Context(), tx, b.id, parsed)
 		if isRefusal(applyErr) {
 			_, err := tx.Exec(b.t.Context(), `SELECT 1`) // the transaction can be used on
 			must(b.t, err)
 		}
-		return applyErr
+		if applyErr != nil {
+			return applyErr
+		}
+		return tx.QueryRow(b.t.Context(), finish, mutation).Scan(&result)
 	})
-	return result, err
+	return json.RawMessage(result), err
 }
 
 // do makes an edit that is allowed, and checks its result against what a reader sees before and after.
@@ -110,21 +131,29 @@ func (b *bench) read() graph {
 	return g
 }
 
-// check fails unless result holds exactly the rows by which after differs from before, as a reader gets them.
+// changed is what a result has of each table.
+type changed struct{ Lans, Deckies, Edges []map[string]any }
+
+func (c changed) tables() map[string][]map[string]any {
+	return map[string][]map[string]any{"lans": c.Lans, "deckies": c.Deckies, "edges": c.Edges}
+}
+
+// check fails unless result holds exactly the rows by which after differs from before, as a reader gets them, and
+// leads back from after to before.
 func (b *bench) check(raw json.RawMessage, before, after graph) {
 	b.t.Helper()
 	var result struct {
-		Lans, Deckies, Edges []map[string]any
-		Removed              []removal
+		changed
+
+		Removed []struct{ Table, ID string }
+		Before  changed
 	}
 	must(b.t, json.Unmarshal(raw, &result))
 	removed := map[string]bool{}
 	for _, r := range result.Removed {
 		removed[r.Table+r.ID] = true
 	}
-	for table, rows := range map[string][]map[string]any{
-		"lans": result.Lans, "deckies": result.Deckies, "edges": result.Edges,
-	} {
+	for table, rows := range result.tables() {
 		given := map[string]bool{}
 		for _, row := range rows {
 			id := fmt.Sprint(row[ids()[table]])
@@ -142,6 +171,23 @@ func (b *bench) check(raw json.RawMessage, before, after graph) {
 			if _, ok := after[table][id]; ok == removed[table+id] {
 				b.t.Errorf("%s: removed tells %t of %v", table, removed[table+id], row)
 			}
+		}
+		back := maps.Clone(after[table])
+		for id := range given {
+			if _, ok := before[table][id]; !ok {
+				delete(back, id)
+			}
+		}
+		for _, old := range result.Before.tables()[table] {
+			row := maps.Clone(back[fmt.Sprint(old[ids()[table]])])
+			if row == nil {
+				row = map[string]any{}
+			}
+			maps.Copy(row, old)
+			back[fmt.Sprint(old[ids()[table]])] = row
+		}
+		if fmt.Sprint(back) != fmt.Sprint(before[table]) {
+			b.t.Errorf("%s: backwards it gives\n%v, and before was\n%v", table, back, before[table])
 		}
 	}
 }
@@ -265,7 +311,13 @@ func TestWhatTheRulesForbidIsRefusedInOneSentenceAndChangesNothing(t *testing.T)
 		b.refused(c.op, c.payload, c.want)
 	}
 	b.do("update_decky", `{"decky":"web","patch":{"forwards_l3":true}}`) // it flips nothing
-	for range 3 {                                                        // .4 to .6: .2 and .3 are taken
+	large := strings.Repeat("x", 262_100)
+	b.do("update_decky", `{"decky":"db","patch":{"a":"`+large+`"}}`)
+	b.refused("update_decky", `{"decky":"db","patch":{"b":"`+large+`"}}`,
+		`PostgreSQL refused the edit: deckies.decky_config: 524240 bytes are more than 262144 (256 KiB): make it smaller`)
+	// Each is six bytes in Go's JSON.
+	b.do("update_decky", `{"decky":"db","patch":{"a":"`+strings.Repeat("<", 262_100)+`"}}`)
+	for range 3 { // .4 to .6: .2 and .3 are taken
 		b.do("add_decky", fmt.Sprintf(`{"name":"d%d","lan":"a"}`, len(b.read()["deckies"])))
 	}
 	b.refused("add_decky", `{"name":"x","lan":"a"}`, `LAN "a" has no free address in 10.0.0.0/29`)
@@ -294,11 +346,13 @@ func TestARaceWithHandWrittenSQLIsARefusal(t *testing.T) {
 	conn, hand, admin := db.Conn(t), db.Conn(t), db.Conn(t)
 	b := &bench{t, conn, pgtest.Scan[stream.TopologyID](t, conn, makeDemo)}
 	pid := conn.PgConn().PID()
+	const op, payload = "add_lan", `{"name":"a"}`
+	mutation := b.claim(op, payload)
 	pgtest.Exec(t, hand, `BEGIN`)
 	pgtest.Exec(t, hand, `INSERT INTO lans (topology_id, name, subnet) SELECT id, 'a', '10.0.0.0/24' FROM topologies`)
 	done := make(chan error, 1)
 	go func() {
-		_, err := b.try("add_lan", `{"name":"a"}`)
+		_, err := b.work(mutation, op, payload)
 		done <- err
 	}()
 	pgtest.Eventually(t, "the edit to wait", func() bool {
@@ -348,10 +402,32 @@ func TestACancelledEditIsNoRefusal(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	err := pgx.BeginFunc(t.Context(), b.conn, func(tx pgx.Tx) error {
 		cancel()
-		_, err := Apply(ctx, tx, b.id, stream.AddLAN{Name: "a"})
-		return err
+		return Apply(ctx, tx, b.id, stream.AddLAN{Name: "a"})
 	})
 	if err == nil || isRefusal(err) {
 		t.Errorf("%v", err)
 	}
+}
+
+func TestAChangesetIsMadeWholeOrNotAtAll(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	b.do("add_lan", `{"name":"a"}`)
+	g := b.do("changeset", `{"ops":[
+		{"op":"add_lan","payload":{"name":"b"}},
+		{"op":"add_decky","payload":{"name":"web","lan":"b"}},
+		{"op":"attach_decky","payload":{"decky":"web","lan":"a"}},
+		{"op":"update_lan","payload":{"name":"b","x":1}},
+		{"op":"remove_lan","payload":{"name":"a"}}]}`)
+	if g.named("lans", "b")["x"] != 1.0 || len(g["deckies"]) != 1 || len(g["edges"]) != 1 || len(g["lans"]) != 1 {
+		t.Errorf("%v", g)
+	}
+	b.refused("changeset", `{"ops":[
+		{"op":"add_lan","payload":{"name":"c"}},
+		{"op":"remove_decky","payload":{"decky":"web"}},
+		{"op":"add_decky","payload":{"name":"x","lan":"nowhere"}}]}`, `ops[2]: LAN "nowhere" does not exist`)
+	pgtest.Exec(t, b.conn, `CREATE UNIQUE INDEX one_x ON lans (topology_id, x)`)
+	b.refused("changeset",
+		`{"ops":[{"op":"add_lan","payload":{"name":"c"}},{"op":"add_lan","payload":{"name":"d","x":1}}]}`,
+		`ops[1]: the edit collides with what somebody wrote by hand: duplicate key value violates unique constraint "one_x"`)
 }

@@ -42,7 +42,7 @@ func (e *edit) lan(ctx context.Context, name string) (lan, error) {
 func (e *edit) addLAN(ctx context.Context, op stream.AddLAN) error {
 	const insert = `
 INSERT INTO lans (topology_id, name, subnet, is_dmz, x, y)
-VALUES ($1::text::uuid, $2, $3, $4, $5, $6) RETURNING id::text`
+VALUES ($1::text::uuid, $2, $3, $4, $5, $6)`
 	lans, err := e.allLANs(ctx)
 	if err != nil {
 		return err
@@ -66,11 +66,9 @@ VALUES ($1::text::uuid, $2, $3, $4, $5, $6) RETURNING id::text`
 			return refuse("no /24 of %s is free: give a subnet", pool())
 		}
 	}
-	var id string
-	if err := e.tx.QueryRow(ctx, insert, e.topology, op.Name, subnet, op.IsDMZ, op.X, op.Y).Scan(&id); err != nil {
+	if err := e.exec(ctx, insert, e.topology, op.Name, subnet, op.IsDMZ, op.X, op.Y); err != nil {
 		return fmt.Errorf("insert LAN %q: %w", op.Name, err)
 	}
-	e.lans = append(e.lans, id)
 	return nil
 }
 
@@ -79,7 +77,7 @@ func (e *edit) removeLAN(ctx context.Context, op stream.RemoveLAN) error {
 		homes = `
 SELECT d.name FROM edges g JOIN deckies d ON d.uuid = g.decky_uuid
  WHERE g.lan_id = $1::text::uuid AND NOT g.is_bridge ORDER BY d.name LIMIT 4`
-		detach = `DELETE FROM edges WHERE lan_id = $1::text::uuid RETURNING id::text`
+		detach = `DELETE FROM edges WHERE lan_id = $1::text::uuid`
 		remove = `DELETE FROM lans WHERE id = $1::text::uuid`
 	)
 	l, err := e.lan(ctx, op.Name)
@@ -100,24 +98,11 @@ SELECT d.name FROM edges g JOIN deckies d ON d.uuid = g.decky_uuid
 		}
 		return refuse("LAN %q is the home of decky %s: remove that first", op.Name, strings.Join(names, ", "))
 	}
-	if err := e.removeEdges(ctx, detach, l.ID); err != nil {
-		return err
+	if _, err := e.tx.Exec(ctx, detach, l.ID); err != nil {
+		return fmt.Errorf("remove the edges of LAN %q: %w", op.Name, err)
 	}
 	if err := e.exec(ctx, remove, l.ID); err != nil {
 		return fmt.Errorf("remove LAN %q: %w", op.Name, err)
-	}
-	e.removed = append(e.removed, removal{"lans", l.ID})
-	return nil
-}
-
-// removeEdges runs a DELETE that returns the edges' ids.
-func (e *edit) removeEdges(ctx context.Context, statement, id string) error {
-	gone, err := rows[struct{ ID string }](ctx, e, statement, id)
-	if err != nil {
-		return fmt.Errorf("remove edges: %w", err)
-	}
-	for _, g := range gone {
-		e.removed = append(e.removed, removal{"edges", g.ID})
 	}
 	return nil
 }
@@ -140,6 +125,5 @@ UPDATE lans SET name = coalesce($2, name), x = coalesce($3, x), y = coalesce($4,
 	if err := e.exec(ctx, update, l.ID, op.NewName, op.X, op.Y); err != nil {
 		return fmt.Errorf("update LAN %q: %w", op.Name, err)
 	}
-	e.lans = append(e.lans, l.ID)
 	return nil
 }

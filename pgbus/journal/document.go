@@ -56,7 +56,7 @@ func (r *Reader) LightsOn(
 	ctx context.Context, conn *pgx.Conn, ids []stream.TopologyID,
 ) (lights []Light, _ postgres.History, _ error) {
 	const query = `SELECT ` + postgres.Columns + `,
-       topology_id::text, coalesce(seq, 0), coalesce(first, 0), coalesce(in_flight, 0), coalesce(alive, false), document
+       topology_id::text, coalesce(seq, 0), coalesce(first, 0), greatest(in_flight, 0), coalesce(alive, false), document
   FROM topology_light($1::text[]::uuid[])`
 	var (
 		id       *stream.TopologyID

@@ -2,7 +2,6 @@ package mutator
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -92,11 +91,11 @@ func (w *Worker) record(ctx context.Context, tx pgx.Tx, j *job) (reason string, 
 	}
 	reason = j.reason
 	if reason == "" {
-		result, err := graph.Apply(ctx, tx, j.mutation.Topology, j.op)
+		err := graph.ApplyMutation(ctx, tx, j.mutation.Topology, j.op)
 		refused, ok := errors.AsType[*graph.RefusedError](err)
 		switch {
 		case err == nil:
-			return "", applied(ctx, tx, j, result)
+			return "", applied(ctx, tx, j)
 		case !ok:
 			return "", fmt.Errorf("make the edit: %w", err)
 		case j.acted:
@@ -109,11 +108,10 @@ func (w *Worker) record(ctx context.Context, tx pgx.Tx, j *job) (reason string, 
 	return reason, w.failed(ctx, tx, j, reason)
 }
 
-func applied(ctx context.Context, tx pgx.Tx, j *job, result json.RawMessage) error {
+func applied(ctx context.Context, tx pgx.Tx, j *job) error {
 	const update = `
-UPDATE mutations SET state = 'applied', result = $2::text::jsonb, lease = NULL, leased_until = NULL
- WHERE id = $1::text::uuid`
-	if _, err := tx.Exec(ctx, update, j.mutation.ID, string(result)); err != nil {
+UPDATE mutations SET state = 'applied', lease = NULL, leased_until = NULL WHERE id = $1::text::uuid`
+	if _, err := tx.Exec(ctx, update, j.mutation.ID); err != nil {
 		return fmt.Errorf("record that the mutation is applied: %w", err)
 	}
 	return nil

@@ -190,19 +190,25 @@ func startWorker(t testing.TB, db *pgtest.DB, change func(*Config)) *testWorker 
 // asWorker makes a role with the README's grants for a worker, and gives the URL that it connects with.
 func asWorker(t testing.TB, db *pgtest.DB) string {
 	t.Helper()
+	return as(t, db, "worker")
+}
+
+// as does that for any role of the README.
+func as(t testing.TB, db *pgtest.DB, role string) string {
+	t.Helper()
 	readme, err := os.ReadFile("../../README.md")
 	must(t, err)
-	grants := regexp.MustCompile(`(?s)-- worker\n(.*?)\n\n`).FindSubmatch(readme)
+	grants := regexp.MustCompile(`(?s)-- ` + role + `\n(.*?)\n\n`).FindSubmatch(readme)
 	if grants == nil {
-		t.Fatal("the README has no grants for worker")
+		t.Fatalf("the README has no grants for %s", role)
 	}
-	name := fmt.Sprintf("worker_%d", time.Now().UnixNano()) // roles are the cluster's, not the database's
+	name := fmt.Sprintf("%s_%d", role, time.Now().UnixNano()) // roles are the cluster's, not the database's
 	db.Exec(t, `CREATE ROLE `+name+` LOGIN PASSWORD 'x'`)
 	t.Cleanup(func() {
 		db.Exec(t, `DROP OWNED BY `+name)
 		db.Exec(t, `DROP ROLE `+name)
 	})
-	db.Exec(t, strings.ReplaceAll(string(grants[1]), "topostream_worker", name))
+	db.Exec(t, strings.ReplaceAll(string(grants[1]), "topostream_"+role, name))
 	u, err := url.Parse(db.URL)
 	must(t, err)
 	u.User = url.UserPassword(name, "x")

@@ -52,7 +52,10 @@ func TestATopologyInTroubleDoesNotHoldTheOthersUp(t *testing.T) {
 	ids := active(t, conn, 2)
 	w := newWorker(t, db.URL, func(c *Config) { c.Poll, c.Concurrency = time.Hour, 1 })
 	enqueue(t, conn, ids[0], "add_lan", `{"name":"a"}`)
-	pgtest.Exec(t, conn, `DELETE FROM topology_heads WHERE topology_id = $1::text::uuid`, ids[0])
+	pgtest.Exec(t, conn, `CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+		$$ BEGIN RAISE EXCEPTION 'not this one'; END $$`)
+	pgtest.Exec(t, conn, fmt.Sprintf(`CREATE TRIGGER refuse BEFORE UPDATE ON mutations FOR EACH ROW
+		WHEN (NEW.topology_id = '%s') EXECUTE FUNCTION refuse()`, ids[0]))
 	m := enqueue(t, conn, ids[1], "add_lan", `{"name":"a"}`)
 	w.run(t)
 	awaitState(t, conn, m, "applied")

@@ -110,7 +110,7 @@ func (w *Worker) rehearse(j *job) (done bool) {
 		if err := lockLease(ctx, tx, j); err != nil {
 			return err
 		}
-		if _, err := graph.Apply(ctx, tx, j.mutation.Topology, j.op); err != nil {
+		if err := graph.ApplyMutation(ctx, tx, j.mutation.Topology, j.op); err != nil {
 			return err
 		}
 		return errRehearsed

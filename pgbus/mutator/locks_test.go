@@ -96,7 +96,7 @@ func TestATransactionThatStandsStillIsEndedWithTheLease(t *testing.T) {
 			}
 			close(locked)
 			<-thaw
-			return applied(ctx, tx, j, []byte(`{}`))
+			return applied(ctx, tx, j)
 		})
 	}()
 	receive(t, locked, "the lock")

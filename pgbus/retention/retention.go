@@ -63,6 +63,7 @@ func (p *Pruner) round(ctx context.Context) {
 	}
 	p.report(ctx, "idempotency keys")(Keys(ctx, c.Pool))
 	p.report(ctx, "tickets")(Tickets(ctx, c.Pool))
+	p.report(ctx, "rows untold")(Untold(ctx, c.Pool))
 }
 
 func (p *Pruner) report(ctx context.Context, what string) func(removed int64, err error) {
@@ -128,6 +129,15 @@ DELETE FROM sse_tickets WHERE hash IN (
        SELECT t.hash FROM sse_tickets t WHERE t.expires < clock_timestamp()
         ORDER BY t.expires LIMIT $1 FOR UPDATE OF t SKIP LOCKED)`
 	return inBatches(ctx, pool, remove, batchRows)
+}
+
+// Untold removes what statements left behind that changed nothing in the end. Otherwise as Events.
+func Untold(ctx context.Context, pool *pgxpool.Pool) (removed int64, err error) {
+	const sweep = `SELECT topology_sweep()`
+	if err := pool.QueryRow(ctx, sweep).Scan(&removed); err != nil {
+		return 0, fmt.Errorf("prune: %w", err)
+	}
+	return removed, nil
 }
 
 // inBatches runs a statement that removes some rows, each time in a transaction of its own, until there are none for

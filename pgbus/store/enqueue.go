@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
+	"unicode"
 
 	"github.com/jackc/pgx/v5"
 
@@ -23,31 +25,51 @@ RETURNING id::text`
 		if err := lockTopology(ctx, tx, id); err != nil {
 			return err
 		}
+		if m.RequestedBy, err = keepable(ctx, tx, m.RequestedBy); err != nil {
+			return err
+		}
 		if enqueued, err = findKey(ctx, tx, id, m); err != nil || enqueued != "" {
 			return err
 		}
-		if err := mayEnqueue(ctx, tx, id, m.ExpectedVersion); err != nil {
+		if err := s.mayEnqueue(ctx, tx, id, m.ExpectedVersion); err != nil {
 			return err
 		}
 		if err := tx.QueryRow(ctx, insert, string(id), m.Op, string(m.Payload), m.RequestedBy).Scan(&enqueued); err != nil {
-			return fmt.Errorf("insert a mutation: %w", err)
+			return fmt.Errorf("insert a mutation: %w", refusedField("payload", err))
 		}
 		return keepKey(ctx, tx, id, m, enqueued)
 	})
 	return enqueued, err
 }
 
+// keepable gives a subject as this database can keep it: what its encoding lacks is written as in a Go string.
+func keepable(ctx context.Context, tx pgx.Tx, subject string) (string, error) {
+	const query = `SELECT $1::text`
+	if strings.IndexFunc(subject, func(c rune) bool { return c > unicode.MaxASCII }) < 0 {
+		return subject, nil
+	}
+	err := pgx.BeginFunc(ctx, tx, func(tx pgx.Tx) error {
+		_, err := tx.Exec(ctx, query, subject)
+		return err
+	})
+	if _, lacks := errors.AsType[*stream.FieldError](refusedField("sub", err)); lacks {
+		quoted := strconv.QuoteToASCII(subject)
+		return quoted[1 : len(quoted)-1], nil
+	}
+	return subject, err
+}
+
 // mayEnqueue compares the topology, whose row is locked, with what the request expects. It is a statement of its own,
 // because one that waits for the lock sees the head that was there before.
-func mayEnqueue(ctx context.Context, tx pgx.Tx, id stream.TopologyID, expected *int64) error {
+func (s *Store) mayEnqueue(ctx context.Context, tx pgx.Tx, id stream.TopologyID, expected *int64) error {
 	const query = `
-SELECT t.status, t.version, h.in_flight FROM topologies t JOIN topology_heads h ON h.topology_id = t.id
+SELECT t.status, t.version, h.in_flight, h.in_flight_bytes FROM topologies t JOIN topology_heads h ON h.topology_id = t.id
  WHERE t.id = $1::text::uuid`
 	var (
-		status            string
-		version, inFlight int64
+		status                   string
+		version, inFlight, bytes int64
 	)
-	if err := tx.QueryRow(ctx, query, string(id)).Scan(&status, &version, &inFlight); err != nil {
+	if err := tx.QueryRow(ctx, query, string(id)).Scan(&status, &version, &inFlight, &bytes); err != nil {
 		return fmt.Errorf("read the topology's version: %w", err)
 	}
 	switch {
@@ -58,6 +80,10 @@ SELECT t.status, t.version, h.in_flight FROM topologies t JOIN topology_heads h 
 		return conflict(stream.ErrVersionConflict,
 			"expected_version is %d, but the topology is at %d: version %d and %d mutations in flight; read it again",
 			*expected, version+inFlight, version, inFlight)
+	case s.maxFlight > 0 && (inFlight >= s.maxFlight || bytes >= maxFlightBytes):
+		return conflict(stream.ErrTooMany,
+			"%d mutations of %d bytes wait already (at most %d, or %d bytes): try again when some have finished",
+			inFlight, bytes, s.maxFlight, maxFlightBytes)
 	}
 	return nil
 }

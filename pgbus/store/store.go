@@ -25,18 +25,23 @@ type Store struct {
 	log        *slog.Logger
 	transactor *postgres.Transactor
 	slots      *semaphore.Weighted
+	maxFlight  int64      // mutations of one topology; 0: any
 	writers    keyedMutex // by topology
 }
 
 var _ stream.Store = (*Store)(nil)
 
-// New makes a store on a pool from postgres.NewPool. log may be nil.
-func New(pool *pgxpool.Pool, log *slog.Logger) *Store {
+// maxFlightBytes is what the mutations that wait in one topology may have.
+const maxFlightBytes = 64 << 20
+
+// New makes a store on a pool from postgres.NewPool. Where maxInFlight mutations of a topology wait, or 64 MiB of them,
+// more are refused; 0: never. log may be nil.
+func New(pool *pgxpool.Pool, maxInFlight int64, log *slog.Logger) *Store {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
 	return &Store{
-		log: log, slots: semaphore.NewWeighted(int64(max(pool.Config().MaxConns/3, 1))),
+		log: log, maxFlight: maxInFlight, slots: semaphore.NewWeighted(int64(max(pool.Config().MaxConns/3, 1))),
 		transactor: &postgres.Transactor{
 			Pool: pool, LockTimeout: patience, IdleTimeout: longestIdle,
 			Tries: conflictTries, Retry: wait.Steps{First: 20 * time.Millisecond, Most: 500 * time.Millisecond},

@@ -24,7 +24,7 @@ INSERT INTO topologies (name) VALUES ($1) RETURNING id::text, name, status, reas
 			return conflict(stream.ErrNameTaken, "there is a topology %q already: choose another name", t.Name)
 		}
 		if err != nil {
-			return fmt.Errorf("insert a topology: %w", err)
+			return fmt.Errorf("insert a topology: %w", refusedField("name", err))
 		}
 		for i, lan := range t.LANs {
 			if err := begin(ctx, tx, created.ID, lan, "lans", i); err != nil {
@@ -43,11 +43,13 @@ INSERT INTO topologies (name) VALUES ($1) RETURNING id::text, name, status, reas
 
 // begin applies an op to a topology that is being made. Whatever it refuses is wrong within the request.
 func begin(ctx context.Context, tx pgx.Tx, id stream.TopologyID, op any, list string, i int) error {
-	_, err := graph.Apply(ctx, tx, id, op)
-	if refused, ok := errors.AsType[*graph.RefusedError](err); ok {
-		return &stream.FieldError{Field: fmt.Sprintf("%s[%d]", list, i), Problem: refused.Reason}
+	err := graph.Apply(ctx, tx, id, op)
+	field := fmt.Sprintf("%s[%d]", list, i)
+	refused, ok := errors.AsType[*graph.RefusedError](err)
+	if problem := refusedField(field, err); !ok || problem != err { //nolint:errorlint // the same
+		return problem
 	}
-	return err
+	return &stream.FieldError{Field: field, Problem: refused.Reason}
 }
 
 func scanTopology(row pgx.Row) (t stream.Topology, err error) {
@@ -135,7 +137,7 @@ RETURNING id::text, name, status, reason, version,
 		case errors.As(err, &pgErr) && pgErr.Code == "23514": // check_violation
 			return conflict(stream.ErrIllegalTransition, "%s", pgErr.Message)
 		case err != nil:
-			return fmt.Errorf("change the status: %w", err)
+			return fmt.Errorf("change the status: %w", refusedField("reason", err))
 		}
 		return nil
 	})

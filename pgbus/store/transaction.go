@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -78,15 +79,11 @@ func domainError(ctx context.Context, err error) error {
 	switch pgErr.Code {
 	case "55P03": // lock_not_available: lock_timeout
 		return fmt.Errorf("%w: %w", stream.ErrBusy, err)
-	case "54000": // program_limit_exceeded: an event that is too large
-		return refusedBody(pgErr)
 	case "25006", // read_only_sql_transaction: a standby, or one that is being failed over
 		"25P03": // idle_in_transaction_session_timeout: this server stood still
 		return fmt.Errorf("%w: %w", stream.ErrUnavailable, err)
 	}
 	switch pgErr.Code[:min(2, len(pgErr.Code))] {
-	case "22": // data that PostgreSQL does not take
-		return refusedBody(pgErr)
 	case "08", "53", "57", "58": // connection, resources, an operator's intervention, the system beneath
 		return fmt.Errorf("%w: %w", stream.ErrUnavailable, err)
 	}
@@ -107,6 +104,32 @@ func ofDomain(err error) bool {
 	return errors.Is(err, stream.ErrNotFound) || errors.Is(err, stream.ErrBusy) || errors.Is(err, stream.ErrUnavailable)
 }
 
-func refusedBody(err *pgconn.PgError) error {
-	return &stream.FieldError{Field: "body", Problem: "PostgreSQL refuses what it holds: " + err.Message}
+// refusedField says what PostgreSQL does not take of a request's field, in the request's words: its own speak of types
+// and indexes. Other errors stay as they are.
+func refusedField(field string, err error) error {
+	pgErr, ok := errors.AsType[*pgconn.PgError](err)
+	if !ok {
+		return err
+	}
+	var problem string
+	switch code := pgErr.Code; {
+	case code == "22P05", code == "22021": // untranslatable_character, character_not_in_repertoire
+		problem = "has a character that the database cannot keep: leave it out"
+	case code == "22003": // numeric_value_out_of_range
+		problem = "has a number that the database cannot keep: give fewer digits"
+	case strings.HasPrefix(code, "22"):
+		problem = "has what the database cannot keep: give something simpler"
+	case code == "54000": // program_limit_exceeded
+		problem = "is too large for an event (16 MiB): give less"
+	case code == "23514" && pgErr.ConstraintName == "": // our own triggers' sentences, which name the column
+		_, problem, ok = strings.Cut(pgErr.Message, ": ")
+		if !ok {
+			problem = pgErr.Message
+		}
+	case strings.HasPrefix(code, "23"): // a constraint of the tables, or one that an installation has added
+		problem = "is refused by a rule of this installation's database: its operator knows which"
+	default:
+		return err
+	}
+	return &stream.FieldError{Field: field, Problem: problem}
 }

@@ -34,6 +34,9 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 		problem(w, http.StatusBadRequest, field.Error())
 	case errors.Is(err, stream.ErrNotFound):
 		notFound(w)
+	case errors.Is(err, stream.ErrTooMany):
+		w.Header().Set("Retry-After", "5")
+		problem(w, http.StatusTooManyRequests, err.Error())
 	case errors.As(err, &conflict):
 		problem(w, http.StatusConflict, conflict.Detail)
 	case errors.Is(err, stream.ErrNoMemory): // before what may be wrapped with it: why it waited no longer

@@ -8,7 +8,10 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode"
 	"unicode/utf8"
+
+	"golang.org/x/text/unicode/norm"
 
 	"topostream/stream"
 )
@@ -35,8 +38,14 @@ func parseNewMutation(body []byte) (stream.NewMutation, error) {
 		return stream.NewMutation{}, err
 	}
 	m.Payload = payload
-	if _, err := stream.ParseOp(m.Op, payload); err != nil {
+	op, err := stream.ParseOp(m.Op, payload)
+	if err != nil {
 		return stream.NewMutation{}, err
+	}
+	for path, name := range stream.NewNames("payload", op) {
+		if err := checkName(path, name); err != nil {
+			return stream.NewMutation{}, err
+		}
 	}
 	return m, nil
 }
@@ -63,10 +72,11 @@ func parseNewTopology(body []byte) (stream.NewTopology, error) {
 		return stream.NewTopology{}, err
 	}
 	t := stream.NewTopology{
-		Name:    o.Name("name"),
+		Name:    o.NewName("name"),
 		LANs:    payloadsOf[stream.AddLAN](o, "lans", stream.OpAddLAN),
 		Deckies: payloadsOf[stream.AddDecky](o, "deckies", stream.OpAddDecky),
 	}
+	checkNames(o, t)
 	lans, deckies := map[string]int{}, map[string]int{}
 	for i, lan := range t.LANs {
 		if before, ok := lans[lan.Name]; ok {
@@ -84,6 +94,36 @@ func parseNewTopology(body []byte) (stream.NewTopology, error) {
 		deckies[decky.Name] = i
 	}
 	return t, o.Close()
+}
+
+func checkNames(o *stream.Object, t stream.NewTopology) {
+	check := func(path, name string) {
+		if err := checkName(path, name); err != nil {
+			o.FailWith(err)
+		}
+	}
+	check("name", t.Name)
+	for i, lan := range t.LANs {
+		check(fmt.Sprintf("lans[%d].name", i), lan.Name)
+	}
+	for i, decky := range t.Deckies {
+		check(fmt.Sprintf("deckies[%d].name", i), decky.Name)
+	}
+}
+
+// checkName refuses names that look like others, which the database does not: with characters that nobody sees, and in
+// another form than NFC. What is wrong is a *stream.FieldError.
+func checkName(path, name string) error {
+	for _, c := range name {
+		if unicode.Is(unicode.Cf, c) || unicode.Is(unicode.Bidi_Control, c) {
+			return &stream.FieldError{Field: path, Problem: fmt.Sprintf("has U+%04X, which nobody sees: leave it out", c)}
+		}
+	}
+	if !norm.NFC.IsNormalString(name) {
+		return &stream.FieldError{Field: path, Problem: fmt.Sprintf("is not in Unicode's normal form C: give %q",
+			norm.NFC.String(name))}
+	}
+	return nil
 }
 
 // payloadsOf reads an array of payloads of one op.

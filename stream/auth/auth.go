@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net/http"
 	"time"
+	"unicode/utf8"
 
 	"github.com/golang-jwt/jwt/v5"
 
@@ -113,6 +114,9 @@ func (v *Verifier) Run(ctx context.Context) error {
 	return nil
 }
 
+// maxSubject is the longest sub in characters, as OpenID Connect has it.
+const maxSubject = 255
+
 // Authenticate says who the request speaks for. Every error is an ErrUnauthenticated.
 func (v *Verifier) Authenticate(r *http.Request) (stream.Principal, error) {
 	found, err := credentialOf(r, v.cookie)
@@ -131,6 +135,10 @@ func (v *Verifier) Authenticate(r *http.Request) (stream.Principal, error) {
 		return stream.Principal{}, fmt.Errorf("%w: %w", ErrUnauthenticated, jwt.ErrTokenExpired)
 	}
 	p := stream.Principal{Subject: c.Subject, Role: c.Role, Expires: c.ExpiresAt.Time, Ambient: found.ambient}
+	if n := utf8.RuneCountInString(p.Subject); n > maxSubject {
+		return stream.Principal{}, fmt.Errorf("%w: sub has %d characters, at most %d are allowed", ErrUnauthenticated, n,
+			maxSubject)
+	}
 	if p.Role != stream.RoleViewer && p.Role != stream.RoleAdmin {
 		return stream.Principal{}, fmt.Errorf("%w: the role is neither viewer nor admin", ErrUnauthenticated)
 	}

@@ -469,6 +469,18 @@ func TestASignedTokenSaysWhoAndWhat(t *testing.T) {
 	}
 }
 
+func TestASubjectHas255CharactersAtMost(t *testing.T) {
+	t.Parallel()
+	server := serve(t, verifier(t, auth.Config{Secret: secret}), nil)
+	for n, want := range map[int]int{255: http.StatusOK, 256: http.StatusUnauthorized} {
+		claims := good()
+		claims["sub"] = strings.Repeat("ä", n)
+		if got := status(t, server, sign(t, secret, jwt.SigningMethodHS256, claims)); got != want {
+			t.Errorf("%d characters: %d", n, got)
+		}
+	}
+}
+
 func TestATokenOfNobodyIsTaken(t *testing.T) {
 	t.Parallel()
 	v := verifier(t, auth.Config{Secret: secret})

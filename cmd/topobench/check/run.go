@@ -34,6 +34,8 @@ type run struct {
 	followed   int         // of the plain ones, the first, that clients follow all the time
 	clients    []*client
 
+	graphEvents bool // the schema records what is written to the graph by hand, which the version before did not
+
 	calmed atomic.Bool   // the writers have stopped: clients are calm
 	calm   chan struct{} // closed with it
 }
@@ -121,6 +123,10 @@ func (r *run) makeTopologies(ctx context.Context) error {
 		return err
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
+	const recorded = `SELECT to_regproc('topology_graph_changed') IS NOT NULL`
+	if err := conn.QueryRow(ctx, recorded).Scan(&r.graphEvents); err != nil {
+		return fmt.Errorf("look at the schema: %w", err)
+	}
 	if r.plain, err = r.insertTopologies(ctx, conn, "", r.cfg.Topologies); err != nil {
 		return err
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/netip"
 	"strconv"
 	"strings"
 	"time"
@@ -42,6 +43,7 @@ func shapes() []shape {
 		{40, (*writer).patchStatus},
 		{60, (*writer).rawNotify},
 		{120, (*writer).backlogged},
+		{60, (*writer).graphByHand},
 	}
 }
 
@@ -314,6 +316,49 @@ func (w *writer) shrinking() (op, payload string) {
 	default:
 		return "detach_decky", fmt.Sprintf(`{"decky":"decky-%d","lan":"lan-%d"}`, decky, lan)
 	}
+}
+
+// graphByHand changes LANs and deckies as somebody in psql or a deployer does, who locks nothing first.
+func (w *writer) graphByHand(ctx context.Context) {
+	if !w.run.graphEvents {
+		return
+	}
+	w.transact(ctx, pgx.TxOptions{}, func(ctx context.Context, x *transaction) error {
+		const (
+			state = `UPDATE deckies SET state = $2 WHERE topology_id = $1::text::uuid`
+			note  = `
+UPDATE deckies SET decky_config = decky_config || jsonb_build_object('hand', $2::text)
+ WHERE uuid = (SELECT min(uuid::text)::uuid FROM deckies WHERE topology_id = $1::text::uuid)`
+			move   = `UPDATE lans SET y = length($2) WHERE topology_id = $1::text::uuid`
+			insert = `
+INSERT INTO lans (topology_id, name, subnet)
+SELECT $1::text::uuid, 'hand-' || $2 || n, '192.168.0.0/24' FROM generate_series(1, 3) n ON CONFLICT DO NOTHING`
+			remove = `DELETE FROM lans WHERE topology_id = $1::text::uuid AND name LIKE 'hand-' || $2 || '%'`
+			link   = `
+INSERT INTO edges (topology_id, decky_uuid, lan_id, is_bridge) SELECT d.topology_id, d.uuid, l.id, true
+  FROM deckies d JOIN lans l ON l.topology_id = d.topology_id AND l.name LIKE 'hand-' || $2 || '%'
+ WHERE d.topology_id = $1::text::uuid ON CONFLICT DO NOTHING`
+			cut = `
+DELETE FROM edges e USING lans l
+ WHERE l.id = e.lan_id AND e.topology_id = $1::text::uuid AND l.name LIKE 'hand-' || $2 || '%'`
+		)
+		t := w.pick()
+		statements := []string{state, note, move, insert, remove, link, cut}
+		for range 1 + w.rng.IntN(3) {
+			statement, words := statements[w.rng.IntN(len(statements))], []string{"running", "failed", "Größe"}
+			if _, err := x.Exec(ctx, statement, t.id, words[w.rng.IntN(len(words))]); err != nil {
+				return err
+			}
+		}
+		if w.rng.IntN(3) > 0 {
+			return nil
+		}
+		rows := pgx.CopyFromSlice(1+w.rng.IntN(3), func(int) ([]any, error) {
+			return []any{t.id, fmt.Sprintf("hand-Größe-%d", w.rng.Uint64()), netip.MustParsePrefix("192.168.1.0/24")}, nil
+		})
+		_, err := w.conn.CopyFrom(ctx, pgx.Identifier{"lans"}, []string{"topology_id", "name", "subnet"}, rows)
+		return err
+	})
 }
 
 // crowded is how many mutations of a topology may be in flight before a writer works some off by hand.

@@ -82,6 +82,8 @@ func (s *state) apply(e event) error {
 	switch e.Type {
 	case "status":
 		return s.applyStatus(e.Payload)
+	case "graph":
+		return s.merge(e.Type, e.Payload)
 	case "mutation.enqueued", "mutation.applying", "mutation.requeued", "mutation.failed", "mutation.applied":
 		return s.applyMutation(e)
 	}
@@ -152,7 +154,7 @@ func (s *state) applyMutation(e event) error {
 		if p.Version == nil {
 			return fmt.Errorf("mutation.applied of %s has no version", p.ID)
 		}
-		return errors.Join(s.raise(e.Type, p.ID, *p.Version), s.merge(p.Result))
+		return errors.Join(s.raise(e.Type, p.ID, *p.Version), s.merge(e.Type, p.Result))
 	}
 	return nil
 }
@@ -198,8 +200,8 @@ func flightHash(seed maphash.Seed, id, op, state string, payload []byte) uint64 
 	return h.Sum64()
 }
 
-// merge takes the result of an applied mutation into the graph.
-func (s *state) merge(result []byte) error {
+// merge takes what changed into the graph: the result of an applied mutation, or the payload of a graph event.
+func (s *state) merge(what string, result []byte) error {
 	var r struct {
 		LANs    []json.RawMessage `json:"lans"`
 		Deckies []json.RawMessage `json:"deckies"`
@@ -210,7 +212,7 @@ func (s *state) merge(result []byte) error {
 		} `json:"removed"`
 	}
 	if err := json.Unmarshal(result, &r); err != nil {
-		return fmt.Errorf("the result of mutation.applied is %q", short(result))
+		return fmt.Errorf("what %s changed is %q", what, short(result))
 	}
 	for _, x := range r.Removed {
 		s.setRow(x.Table+" "+x.ID, 0)
