@@ -27,7 +27,7 @@ func TestAMeasurementPrintsATableAndWritesJSON(t *testing.T) {
 	var errOut strings.Builder
 	cmd.Stderr = &errOut
 	out, err := cmd.Output()
-	if err != nil || strings.Count(string(out), "\n| ") != 1+2*3 || !strings.Contains(string(out), "seed 7;") {
+	if err != nil || strings.Count(string(out), "\n| ") != 1+2*6+1+2*3 || !strings.Contains(string(out), "seed 7;") {
 		t.Fatalf("%v\n%s%s", err, errOut.String(), out)
 	}
 	body, err := os.ReadFile(file)

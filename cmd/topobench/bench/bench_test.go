@@ -73,7 +73,12 @@ func TestEveryEventOfTheWritersArrivesOnEachBus(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	wantTable(t, r, 2*2*3)
+	wantTable(t, r, 2*2*3+1+2*6)
+	for _, row := range r.Costs {
+		if row.Micros <= 0 || row.Ratio <= 0 || row.Statement == bareEmit && row.Ratio != 1 {
+			t.Errorf("%+v", row)
+		}
+	}
 	for _, row := range r.Rows {
 		if row.Rate <= 0 || row.Ratio <= 0 || row.Bus == journal && row.Ratio != 1 {
 			t.Errorf("%+v", row)
@@ -88,9 +93,14 @@ func TestEveryEventReachesAClientOnEachBusAndIsTimed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	wantTable(t, r, 4)
+	wantTable(t, r, 4+1+2)
+	for _, row := range r.Edits {
+		if row.P50 <= 0 || row.P99 < row.P50 || row.At == editsAtListen && row.RatioP50 != 1 {
+			t.Errorf("%+v", row)
+		}
+	}
 	for _, row := range r.Rows {
-		if row.P50 <= 0 || row.Reached <= 0 || row.P99 < row.P50 || row.Bus == setting.Notify && row.RatioP50 != 1 {
+		if row.P50 <= 0 || row.Reached <= 0 || row.P99 < row.P50 || row.Bus == rawListen && row.RatioP50 != 1 {
 			t.Errorf("%+v", row)
 		}
 	}

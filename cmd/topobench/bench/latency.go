@@ -23,20 +23,22 @@ type LatencyRow struct {
 	Reached  float64 `json:"reached_events_per_second"` // less than the rate where writers could not commit so fast
 	P50      float64 `json:"p50_ms"`
 	P99      float64 `json:"p99_ms"`
-	RatioP50 float64 `json:"p50_ratio_to_notify"`
-	RatioP99 float64 `json:"p99_ratio_to_notify"`
+	RatioP50 float64 `json:"p50_ratio_to_raw_listen"`
+	RatioP99 float64 `json:"p99_ratio_to_raw_listen"`
 }
 
 // A LatencyReport is what Latency found.
 type LatencyReport struct {
 	About
 
-	Rows []LatencyRow `json:"rows"`
+	Rows  []LatencyRow `json:"rows"`
+	Edits []EditRow    `json:"edits"`
 }
 
 // Latency measures the time from COMMIT to the frame in a client's hands, of one server process with a client on a
 // socket for each topology, on each bus and at each rate; and beside them that of a bare LISTEN, which no bus on NOTIFY
-// can beat. program is topostream's path; empty: it is built from this module.
+// can beat. Then it measures the time of edits, from the POST on. program is topostream's path; empty: it is built from
+// this module.
 func Latency(ctx context.Context, cfg Config, program string, rates []float64) (_ *LatencyReport, err error) {
 	if program == "" {
 		dir, err := os.MkdirTemp("", "topobench-")
@@ -66,7 +68,8 @@ func Latency(ctx context.Context, cfg Config, program string, rates []float64) (
 		}
 		report.Rows = append(report.Rows, rows...)
 	}
-	return report, nil
+	report.Edits, err = cfg.compareEdits(ctx, program, p)
+	return report, err
 }
 
 func (c Config) compareLatency(ctx context.Context, program string, p *place, l *load,
@@ -89,8 +92,8 @@ func (c Config) compareLatency(ctx context.Context, program string, p *place, l 
 	}
 	for _, bus := range buses {
 		rows = append(rows, LatencyRow{
-			rate, bus, median(reached[bus]), median(p50[bus]), median(p99[bus]), ratio(p50[bus], p50[setting.Notify]),
-			ratio(p99[bus], p99[setting.Notify]),
+			rate, bus, median(reached[bus]), median(p50[bus]), median(p99[bus]), ratio(p50[bus], p50[rawListen]),
+			ratio(p99[bus], p99[rawListen]),
 		})
 	}
 	return rows, nil
@@ -148,7 +151,7 @@ func (c Config) latencyUnder(ctx context.Context, program string, p *place, l *l
 
 // String is the report as a table.
 func (r *LatencyReport) String() string {
-	t := newTable(len(r.Rows), "events/s", "bus", "reached", "p50", "p99", "p50 of notify's", "p99 of notify's")
+	t := newTable(len(r.Rows), "events/s", "bus", "reached", "p50", "p99", "p50 of raw LISTEN's", "p99 of raw LISTEN's")
 	for _, row := range r.Rows {
 		t = append(t, []string{
 			fmt.Sprint(row.Rate), row.Bus, fmt.Sprintf("%.0f/s", row.Reached), fmt.Sprintf("%.2f ms", row.P50),
@@ -156,5 +159,10 @@ func (r *LatencyReport) String() string {
 			fmt.Sprintf("%.2f ×", row.RatioP50), fmt.Sprintf("%.2f ×", row.RatioP99),
 		})
 	}
-	return r.About.String() + t.String()
+	edits := newTable(len(r.Edits), "from POST to mutation.applied at", "p50", "p99", "p50 of raw LISTEN's")
+	for _, row := range r.Edits {
+		edits = append(edits, []string{row.At, fmt.Sprintf("%.2f ms", row.P50), fmt.Sprintf("%.2f ms", row.P99),
+			fmt.Sprintf("%.2f ×", row.RatioP50)})
+	}
+	return r.About.String() + t.String() + "\n" + edits.String()
 }

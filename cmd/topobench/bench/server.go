@@ -37,10 +37,10 @@ func buildTopostream(ctx context.Context, dir string) (string, error) {
 }
 
 // startServer returns when the server's bus is up. The caller stops it.
-func startServer(ctx context.Context, program string, p *place, bus string) (_ *server, err error) {
+func startServer(ctx context.Context, program string, p *place, bus string, args ...string) (_ *server, err error) {
 	const secret = "of a server that lives for one round"
 	env := append(os.Environ(), "TOPOSTREAM_JWT_SECRET="+secret, "TOPOSTREAM_DATABASE_URL="+p.url)
-	sign := exec.CommandContext(ctx, program, "token")
+	sign := exec.CommandContext(ctx, program, "token", "--role", "admin")
 	sign.Env = env
 	token, err := sign.Output()
 	if err != nil {
@@ -51,6 +51,7 @@ func startServer(ctx context.Context, program string, p *place, bus string) (_ *
 		command: exec.CommandContext(ctx, program, "serve", "--addr", "127.0.0.1:0", "--log-format", "json",
 			"--max-streams-per-user", "0", "--drain", "0s"),
 	}
+	s.command.Args = append(s.command.Args, args...)
 	if bus == setting.Poll { // the others follow the database
 		s.command.Args = append(s.command.Args, "--bus", bus)
 	}

@@ -23,19 +23,25 @@ type WritersRow struct {
 type WritersReport struct {
 	About
 
-	Rows []WritersRow `json:"rows"`
+	Costs []CostRow    `json:"costs"`
+	Rows  []WritersRow `json:"rows"`
 }
 
 // Writers measures transactions a second of writers that commit durably as fast as they can: with the journal alone,
 // with one server on notify, and with one on wal, each attached to all topologies; with the disk as it is and with a
-// slow flush.
+// slow flush. Before, it measures what a statement costs a writer that is alone, beside the least that an event can
+// cost.
 func Writers(ctx context.Context, cfg Config, writers []int) (_ *WritersReport, err error) {
+	costs, err := cfg.compareCosts(ctx)
+	if err != nil {
+		return nil, err
+	}
 	p, err := openPlace(ctx, cfg)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = p.close(err) }()
-	report := &WritersReport{About: cfg.about(p)}
+	report := &WritersReport{About: cfg.about(p), Costs: costs}
 	for _, slow := range []bool{false, true} {
 		for _, n := range writers {
 			rows, err := cfg.compareWriters(ctx, p, n, slow)
@@ -109,6 +115,11 @@ func (c Config) writeUnder(ctx context.Context, p *place, l *load, bus string) (
 
 // String is the report as a table.
 func (r *WritersReport) String() string {
+	costs := newTable(len(r.Costs), "bus", "one event by", "µs", "against", "ratio")
+	for _, row := range r.Costs {
+		costs = append(costs, []string{row.Bus, row.Statement, fmt.Sprintf("%.0f", row.Micros), row.Against,
+			fmt.Sprintf("%.2f", row.Ratio)})
+	}
 	t := newTable(len(r.Rows), "flush", "writers", "bus", "transactions/s", "of journal alone", "last event came after")
 	for _, row := range r.Rows {
 		flush := "the disk's"
@@ -122,5 +133,5 @@ func (r *WritersReport) String() string {
 		t = append(t, []string{flush, strconv.Itoa(row.Writers), row.Bus, fmt.Sprintf("%.0f", row.Rate),
 			fmt.Sprintf("%.0f %%", 100*row.Ratio), behind})
 	}
-	return r.About.String() + t.String()
+	return r.About.String() + costs.String() + "\n" + t.String()
 }
