@@ -314,13 +314,17 @@ CREATE FUNCTION {{.schema}}.topologies_changed() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off
 AS $f$
 DECLARE
-    _c record; _t record; _id uuid; _made bigint; _moved uuid[]; _locked bigint; _named bigint; _x text; _wake boolean := false;
+    _c record; _t record; _id uuid; _made bigint; _moved uuid[]; _named bigint; _alive bigint; _x text; _wake boolean := false;
+    _lock CONSTANT text := $q$WITH locked AS MATERIALIZED (SELECT h.in_flight FROM {{.schema}}.topology_heads h
+        WHERE h.topology_id IN (SELECT n.id FROM new_rows n) ORDER BY h.topology_id FOR NO KEY UPDATE)
+        SELECT count(*) FILTER (WHERE in_flight >= 0) FROM locked$q$;
     _source CONSTANT text := $q$
-        SELECT t.id AS topology_id, 1 AS ord, 'status'::text AS type, jsonb_build_object('state', t.status, 'reason', t.reason) AS payload
-          FROM new_rows n JOIN {{.schema}}.topologies t ON t.id = n.id JOIN {{.schema}}.topology_heads h ON h.topology_id = t.id
-         WHERE h.told IS NULL OR h.told <> {{.schema}}.topology_told(t.status, t.reason)
+        SELECT t.id AS topology_id, 1 AS ord, 'status'::text AS type, jsonb_build_object('state', t.status, 'reason', t.reason) AS payload, t.told
+          FROM (SELECT t.id, t.status, t.reason, {{.schema}}.topology_told(t.status, t.reason) AS told
+                  FROM new_rows n JOIN {{.schema}}.topologies t ON t.id = n.id OFFSET 0) t
+          JOIN {{.schema}}.topology_heads h ON h.topology_id = t.id WHERE h.told IS NULL OR h.told <> t.told
         UNION ALL
-        SELECT t.id, 0, 'status', '{"state": "pending", "reason": null}' FROM {{.schema}}.topologies t
+        SELECT t.id, 0, 'status', '{"state": "pending", "reason": null}', NULL FROM {{.schema}}.topologies t
          WHERE t.id = ANY ($5)$q$;
 BEGIN
     IF TG_OP = 'UPDATE' THEN
@@ -345,23 +349,27 @@ BEGIN
         _wake := _t.status IN ('active', 'degraded');
     ELSE
         _x := set_config('enable_seqscan', 'on', true); -- where all is joined
-        EXECUTE 'WITH made AS (
-                INSERT INTO {{.schema}}.topology_heads AS h (topology_id, seq, first)
-                SELECT n.id, greatest(s.epoch << 32, j.last), CASE WHEN j.last IS NULL THEN (s.epoch << 32) + 1
-                       ELSE (SELECT min(e.seq) FROM {{.schema}}.topology_events e WHERE e.topology_id = n.id) END
-                  FROM new_rows n CROSS JOIN {{.schema}}.topology_settings s
-                  CROSS JOIN LATERAL (SELECT max(e.seq) AS last FROM {{.schema}}.topology_events e WHERE e.topology_id = n.id) j
-                 WHERE NOT EXISTS (SELECT FROM {{.schema}}.topology_heads h WHERE h.topology_id = n.id AND h.in_flight >= 0)
-                   AND EXISTS (SELECT FROM {{.schema}}.topologies t WHERE t.id = n.id) ORDER BY n.id
-                    ON CONFLICT (topology_id) DO UPDATE SET in_flight = 0, told = NULL WHERE h.in_flight < 0 RETURNING h.topology_id)
-            SELECT count(*), array_agg(t.id) FILTER (WHERE t.status <> ''pending'') FROM made m JOIN {{.schema}}.topologies t ON t.id = m.topology_id'
-            INTO _made, _moved;
-        IF TG_OP = 'UPDATE' OR _made < (SELECT count(*) FROM new_rows) THEN -- who makes a head has locked it
-            EXECUTE {{.schema}}.topology_lock_sql('SELECT n.id AS topology_id FROM new_rows n') INTO _locked, _named;
-            _x := {{.schema}}.topology_check_heads(_locked, _named)::text;
+        SELECT count(*) INTO STRICT _named FROM new_rows;
+        IF TG_OP = 'UPDATE' THEN
+            EXECUTE _lock INTO _alive;
         END IF;
-        EXECUTE {{.schema}}.topology_record_sql(_source, ', told = {{.schema}}.topology_told(t.status, t.reason)',
-                ' JOIN {{.schema}}.topologies t ON t.id = r.topology_id')
+        IF _alive IS DISTINCT FROM _named THEN
+            EXECUTE 'WITH made AS (
+                    INSERT INTO {{.schema}}.topology_heads AS h (topology_id, seq, first)
+                    SELECT n.id, greatest(s.epoch << 32, j.last), CASE WHEN j.last IS NULL THEN (s.epoch << 32) + 1
+                           ELSE (SELECT min(e.seq) FROM {{.schema}}.topology_events e WHERE e.topology_id = n.id) END
+                      FROM new_rows n CROSS JOIN {{.schema}}.topology_settings s
+                      CROSS JOIN LATERAL (SELECT max(e.seq) AS last FROM {{.schema}}.topology_events e WHERE e.topology_id = n.id) j
+                     WHERE NOT EXISTS (SELECT FROM {{.schema}}.topology_heads h WHERE h.topology_id = n.id AND h.in_flight >= 0)
+                       AND EXISTS (SELECT FROM {{.schema}}.topologies t WHERE t.id = n.id) ORDER BY n.id
+                        ON CONFLICT (topology_id) DO UPDATE SET in_flight = 0, told = NULL WHERE h.in_flight < 0 RETURNING h.topology_id)
+                SELECT count(*), array_agg(t.id) FILTER (WHERE t.status <> ''pending'') FROM made m JOIN {{.schema}}.topologies t ON t.id = m.topology_id'
+                INTO _made, _moved;
+            IF _made < _named THEN -- who makes a head has locked it
+                EXECUTE _lock INTO _alive;
+            END IF;
+        END IF;
+        EXECUTE {{.schema}}.topology_record_sql(_source, ', told = c.told', ' JOIN changed c ON c.topology_id = r.topology_id AND c.ord = 1')
             USING clock_timestamp(), _c.notify, _c.inner_pad, _c.outer_pad, _moved;
         IF TG_OP = 'UPDATE' THEN
             EXECUTE 'DELETE FROM {{.schema}}.topology_parked p USING new_rows n, old_rows o

@@ -147,34 +147,41 @@ func mutateMany(b *testing.B, conn *pgx.Conn, id string, n int) time.Duration {
 	return time.Since(start)
 }
 
-// maxManyRowsRatio is how much longer a statement of many rows may take than with the version before. (Measured: 0.4 to
-// 1; the rest is this machine's noise.)
+// maxManyRowsRatio is how much longer a statement of many rows may take than with the version before. (Measured: 0.7 to
+// 1.1; the rest is this machine's noise.)
 const maxManyRowsRatio = 1.3
 
-// BenchmarkStatementsOfManyRows compares them with migration 5, which had no other way to record.
+// BenchmarkStatementsOfManyRows compares them with migration 5, which had no other way to record: the quickest of five
+// each, on a connection that has done each of them before.
 func BenchmarkStatementsOfManyRows(b *testing.B) {
-	const rows = 3000
+	const rounds, few, rows = 5, 10, 3000
 	statements := []string{
-		`INSERT INTO topologies (name) SELECT 't' || n FROM generate_series(1, $1::int) n`,
+		`INSERT INTO topologies (name) SELECT $1::int || 't' || n FROM generate_series(1, $1::int) n`,
 		`UPDATE topologies SET reason = 'r' || $1::int`,
 		`INSERT INTO mutations (topology_id, op) SELECT id, 'add_lan' FROM topologies LIMIT $1::int`,
 		`INSERT INTO mutations (topology_id, op)
 		 SELECT (SELECT min(id::text)::uuid FROM topologies), 'add_lan' FROM generate_series(1, $1::int)`,
-		`UPDATE mutations SET state = 'applying' WHERE $1::int > 0`,
-		`UPDATE mutations SET state = 'applied' WHERE $1::int > 0`,
+		`UPDATE mutations SET state = 'applying' WHERE state = 'pending' AND $1::int > 0`,
+		`UPDATE mutations SET state = 'applied' WHERE state = 'applying' AND $1::int > 0`,
 	}
 	took := map[int][]time.Duration{5: make([]time.Duration, len(statements)), 6: make([]time.Duration, len(statements))}
 	for b.Loop() {
-		for version, each := range took {
-			conn := pgtest.New(b).Conn(b)
-			if err := sql.Down(b.Context(), conn, int32(version)); err != nil {
-				b.Fatal(err)
-			}
-			for i, statement := range statements {
-				pgtest.Exec(b, conn, `VACUUM (ANALYZE) topologies, topology_heads, mutations`)
-				start := time.Now()
-				pgtest.Exec(b, conn, statement, rows)
-				each[i] += time.Since(start)
+		for range rounds {
+			for version, each := range took {
+				conn := pgtest.New(b).Conn(b)
+				if err := sql.Down(b.Context(), conn, int32(version)); err != nil {
+					b.Fatal(err)
+				}
+				for _, n := range []int{few, rows} {
+					for i, statement := range statements {
+						pgtest.Exec(b, conn, `VACUUM (ANALYZE) topologies, topology_heads, mutations`)
+						start := time.Now()
+						pgtest.Exec(b, conn, statement, n)
+						if t := time.Since(start); n == rows && (each[i] == 0 || t < each[i]) {
+							each[i] = t
+						}
+					}
+				}
 			}
 		}
 	}
