@@ -42,7 +42,8 @@ func (f *form) exec(t *rapid.T, statement string, args ...any) {
 // journal is what a topology's journal says, with numbers in place of ids.
 func (f *form) journal(t *rapid.T, topology int) string {
 	const query = `
-SELECT string_agg(concat_ws(' ', seq, type, payload::text), E'\n' ORDER BY seq) FROM topology_events WHERE topology_id = $1`
+SELECT string_agg(concat_ws(' ', seq, type, payload::text), E'\n' ORDER BY seq) FROM topology_events
+ WHERE topology_id = $1`
 	var text string
 	if err := f.conn.QueryRow(background, query, f.ids[topology]).Scan(&text); err != nil {
 		t.Fatal(err)

@@ -97,7 +97,8 @@ func (b *graphBench) wrote(statement string, want ...string) []graphEvent {
 func TestWhateverAPersonWritesToTheGraphIsAnEventWithWhatWasBefore(t *testing.T) {
 	t.Parallel()
 	b := newGraphBench(t)
-	g := b.wrote(`UPDATE deckies SET state = 'running' WHERE topology_id = $1`, "0 1 0 removed map[] before 0 1 0 more false")
+	g := b.wrote(`UPDATE deckies SET state = 'running'
+		WHERE topology_id = $1`, "0 1 0 removed map[] before 0 1 0 more false")
 	if d, old := g[0].Deckies[0], g[0].Before.Deckies[0]; d["state"] != "running" || d["name"] != "web" ||
 		d["ip"] != "10.0.0.2" || fmt.Sprint(old) != fmt.Sprint(map[string]any{"uuid": d["uuid"], "state": "pending"}) {
 		t.Errorf("%v, before %v", d, old)
@@ -145,7 +146,8 @@ func TestAStatementOfManyRowsIsSplitIntoEventsOfABoundedSize(t *testing.T) {
 	b.wrote(`INSERT INTO deckies (topology_id, name) SELECT $1, 'd' || n FROM generate_series(1, 1001) n`,
 		"0 500 0 removed map[] before 0 0 0 more true", "0 500 0 removed map[] before 0 0 0 more true",
 		"0 1 0 removed map[] before 0 0 0 more false")
-	b.wrote(`UPDATE deckies SET decky_config = jsonb_build_object('x', repeat('x', 100000)) WHERE name IN ('d1', 'd2', 'd3')`,
+	b.wrote(`UPDATE deckies SET decky_config = jsonb_build_object('x', repeat('x', 100000))
+		WHERE name IN ('d1', 'd2', 'd3')`,
 		"0 2 0 removed map[] before 0 2 0 more true", "0 1 0 removed map[] before 0 1 0 more false")
 	b.wrote(`DELETE FROM deckies WHERE name LIKE 'd1%' AND length(name) < 5`,
 		"0 0 0 removed map[deckies:111] before 0 111 0 more false")
@@ -323,7 +325,8 @@ func TestARepairCountsAnewAndMakesHeads(t *testing.T) {
 	counted(t, b.conn)
 	b.exec(`SELECT topology_emit(id, 'x', '{}') FROM topologies WHERE name <> 'late-3'`)
 	const wrong = `SELECT count(*) FROM topologies t WHERE t.name LIKE 'late-%' AND 'status pending, x' <> (
-		SELECT string_agg(concat_ws(' ', type, payload ->> 'state'), ', ' ORDER BY seq) FROM topology_events WHERE topology_id = t.id)`
+		SELECT string_agg(concat_ws(' ', type, payload ->> 'state'), ', ' ORDER BY seq) FROM topology_events
+			WHERE topology_id = t.id)`
 	if n := pgtest.Scan[int](t, b.conn, wrong); n != 0 {
 		t.Errorf("%d journals of those that came without triggers are not as they should be", n)
 	}
@@ -334,7 +337,8 @@ func TestARepairCountsAnewAndMakesHeads(t *testing.T) {
 	if n := pgtest.Scan[int](t, b.conn, repair); n != 4 {
 		t.Errorf("%d heads are made anew", n)
 	}
-	const gaps = `SELECT count(*) FROM (SELECT topology_id FROM topology_events GROUP BY 1 HAVING max(seq) - min(seq) + 1 <> count(*)) g`
+	const gaps = `SELECT count(*) FROM (SELECT topology_id FROM topology_events GROUP BY 1
+		HAVING max(seq) - min(seq) + 1 <> count(*)) g`
 	if n := pgtest.Scan[int](t, b.conn, gaps); n != 0 {
 		t.Errorf("%d journals have gaps", n)
 	}

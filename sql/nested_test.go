@@ -23,7 +23,8 @@ func (b *graphBench) trigger(on, when, statement string) {
 // told gives the types of the events since the last call, each with what a test looks at.
 func (b *graphBench) told() string {
 	b.t.Helper()
-	const query = `SELECT coalesce(string_agg(concat_ws(' ', type, payload ->> 'state', payload ->> 'version'), ', ' ORDER BY seq), ''),
+	const query = `SELECT coalesce(string_agg(concat_ws(' ', type, payload ->> 'state', payload ->> 'version'), ', '
+		ORDER BY seq), ''),
 	coalesce(max(seq), $2) FROM topology_events WHERE topology_id = $1 AND seq > $2`
 	var told string
 	must(b.t, b.conn.QueryRow(b.t.Context(), query, b.id, b.seen).Scan(&told, &b.seen))
@@ -33,7 +34,8 @@ func (b *graphBench) told() string {
 func TestWhatATriggerOfTheirOwnWritesAgainIsToldAsTheTableHasIt(t *testing.T) {
 	t.Parallel()
 	b := newGraphBench(t)
-	b.trigger(`UPDATE ON topologies`, `NEW.status = 'deploying'`, `UPDATE topologies SET status = 'active' WHERE id = NEW.id`)
+	b.trigger(`UPDATE ON topologies`, `NEW.status = 'deploying'`, `UPDATE topologies SET status = 'active'
+		WHERE id = NEW.id`)
 	b.exec(`UPDATE topologies SET status = 'deploying'`)
 	if told := b.told(); told != "status active" {
 		t.Errorf("a status that is changed on: %s", told)
@@ -43,7 +45,8 @@ func TestWhatATriggerOfTheirOwnWritesAgainIsToldAsTheTableHasIt(t *testing.T) {
 	if told := b.told(); told != "" {
 		t.Errorf("a reason that is taken back: %s", told)
 	}
-	b.trigger(`INSERT ON mutations`, `NEW.requested_by = 'fast'`, `UPDATE mutations SET state = 'applying' WHERE id = NEW.id`)
+	b.trigger(`INSERT ON mutations`, `NEW.requested_by = 'fast'`, `UPDATE mutations SET state = 'applying'
+		WHERE id = NEW.id`)
 	b.trigger(`UPDATE ON mutations`, `NEW.state = 'applying'`, `UPDATE mutations SET state = 'failed' WHERE id = NEW.id`)
 	b.exec(`INSERT INTO mutations (topology_id, op, requested_by) VALUES ($1, 'add_lan', 'fast')`)
 	if told := b.told(); told != "mutation.enqueued, mutation.failed 1" {
@@ -77,14 +80,16 @@ func TestAMutationIsEnqueuedBeforeAFunctionOfItsStatementChangesIt(t *testing.T)
 			_other uuid;
 		BEGIN
 			UPDATE mutations SET state = 'applying' WHERE id = _id;
-			INSERT INTO mutations (topology_id, op) SELECT topology_id, 'add_lan' FROM mutations WHERE id = _id RETURNING id INTO _other;
+			INSERT INTO mutations (topology_id, op) SELECT topology_id, 'add_lan' FROM mutations WHERE id = _id
+				RETURNING id INTO _other;
 			UPDATE mutations SET state = 'applying' WHERE id = _other;
 			UPDATE mutations SET state = 'failed' WHERE id = _other;
 			RETURN true;
 		END $f$`)
 	b.exec(`SET topostream.inserting = 'no id'`) // whoever may write may set this
 	for _, n := range []int{1, 3} {
-		b.exec(fmt.Sprintf(`INSERT INTO mutations (topology_id, op) SELECT $1, 'add_lan' FROM generate_series(1, %d) RETURNING claim(id)`, n))
+		b.exec(fmt.Sprintf(`INSERT INTO mutations (topology_id, op) SELECT $1, 'add_lan' FROM generate_series(1, %d)
+			RETURNING claim(id)`, n))
 		want := "mutation.enqueued, mutation.applying, mutation.enqueued, mutation.applying, mutation.failed "
 		var wanted []string
 		for i := range n {
@@ -128,7 +133,8 @@ func TestATopologysCreationComesBeforeWhatTheirTriggersMakeOfIt(t *testing.T) {
 		INSERT INTO lans (topology_id, name, subnet) VALUES (NEW.id, 'first', '10.0.0.0/24');
 		INSERT INTO mutations (topology_id, op) VALUES (NEW.id, 'add_lan');
 		UPDATE topologies SET status = 'deploying' WHERE id = NEW.id`)
-	const all = `SELECT coalesce(string_agg(concat_ws(' ', type, payload ->> 'state'), ', ' ORDER BY seq), '') FROM topology_events WHERE topology_id = $1`
+	const all = `SELECT coalesce(string_agg(concat_ws(' ', type, payload ->> 'state'), ', ' ORDER BY seq), '')
+		FROM topology_events WHERE topology_id = $1`
 	const want = "status pending, graph, mutation.enqueued, status deploying"
 	id := pgtest.Scan[string](t, b.conn, `INSERT INTO topologies (name) VALUES ('with one') RETURNING id::text`)
 	if told := pgtest.Scan[string](t, b.conn, all, id); told != want {
@@ -136,7 +142,8 @@ func TestATopologysCreationComesBeforeWhatTheirTriggersMakeOfIt(t *testing.T) {
 	}
 	b.exec(`INSERT INTO topologies (name) VALUES ('with two'), ('with three')`)
 	const wrong = `SELECT count(*) FROM topologies t WHERE t.name LIKE 'with t%' AND $1 <> (
-		SELECT string_agg(concat_ws(' ', type, payload ->> 'state'), ', ' ORDER BY seq) FROM topology_events WHERE topology_id = t.id)`
+		SELECT string_agg(concat_ws(' ', type, payload ->> 'state'), ', ' ORDER BY seq) FROM topology_events
+			WHERE topology_id = t.id)`
 	if n := pgtest.Scan[int](t, b.conn, wrong, want); n != 0 {
 		t.Errorf("%d of two are told otherwise", n)
 	}
@@ -152,7 +159,8 @@ func TestATopologysCreationComesBeforeWhatTheirTriggersMakeOfIt(t *testing.T) {
 func TestWhatIsWrittenWhileAMutationFinishesIsInItsResult(t *testing.T) {
 	t.Parallel()
 	b := newGraphBench(t)
-	b.trigger(`UPDATE ON mutations`, `NEW.state = 'applied' AND OLD.state <> NEW.state`, `UPDATE deckies SET state = 'from applied'`)
+	b.trigger(`UPDATE ON mutations`, `NEW.state = 'applied'
+		AND OLD.state <> NEW.state`, `UPDATE deckies SET state = 'from applied'`)
 	b.trigger(`UPDATE ON deckies`, `NEW.y = 1`, `UPDATE deckies SET y = 2 WHERE uuid = NEW.uuid`)
 	b.exec(`INSERT INTO mutations (topology_id, op) SELECT $1, 'update_decky' FROM generate_series(1, 3)`)
 	b.exec(`UPDATE mutations SET state = 'applying'`)
@@ -252,7 +260,8 @@ func TestEveryChangeOfADocumentIsAnEventInTheDocumentsForm(t *testing.T) {
 		if changed := now != before; changed != (len(graph) == 1) {
 			t.Errorf("%s: the document changed: %v, events: %v", statement, changed, graph)
 		}
-		const last = `SELECT coalesce(payload #>> '{deckies,0}', payload #>> '{lans,0}') FROM topology_events ORDER BY seq DESC LIMIT 1`
+		const last = `SELECT coalesce(payload #>> '{deckies,0}', payload #>> '{lans,0}') FROM topology_events
+			ORDER BY seq DESC LIMIT 1`
 		if row := pgtest.Scan[string](t, b.conn, last); !strings.Contains(now, row) || strings.Contains(row, "secret") {
 			t.Errorf("%s: the event's row %s is not the document's %s", statement, row, now)
 		}
@@ -341,11 +350,14 @@ func TestColumnsThatSomebodyHasAddedDisturbNothing(t *testing.T) {
 		`INSERT INTO topologies (name) VALUES ('one')`, `INSERT INTO topologies (name) VALUES ('two'), ('three')`,
 		`UPDATE topologies SET reason = 'x' WHERE name = 'one'`, `UPDATE topologies SET reason = 'y'`,
 		`INSERT INTO mutations (topology_id, op) SELECT id, 'add_lan' FROM topologies, generate_series(1, 3)`,
-		`UPDATE mutations SET state = 'applying' WHERE position = 1`, `UPDATE mutations SET state = 'applying' WHERE position > 1`,
+		`UPDATE mutations SET state = 'applying' WHERE position = 1`, `UPDATE mutations SET state = 'applying'
+			WHERE position > 1`,
 		`UPDATE mutations SET state = 'applied' WHERE position = 1`,
-		`UPDATE mutations SET state = CASE position % 3 WHEN 0 THEN 'failed' WHEN 1 THEN 'pending' ELSE 'applied' END WHERE position > 1`,
+		`UPDATE mutations SET state = CASE position % 3 WHEN 0 THEN 'failed' WHEN 1 THEN 'pending' ELSE 'applied' END
+			WHERE position > 1`,
 		`UPDATE deckies SET x = 1`, `UPDATE lans SET x = 1`, `DELETE FROM edges WHERE is_bridge`,
-		`SELECT topology_document(id, true), topology_light(ARRAY[id]), topology_emit(id, 'x', '{}'), topology_repair(id) FROM topologies`,
+		`SELECT topology_document(id, true), topology_light(ARRAY[id]), topology_emit(id, 'x', '{}'), topology_repair(id)
+			FROM topologies`,
 		`DELETE FROM topologies WHERE name = 'one'`, `DELETE FROM topologies`,
 	} {
 		b.exec(statement)
@@ -362,9 +374,11 @@ func TestAnInsertThatFindsItsRowThereLeavesNothingBehindThatMatters(t *testing.T
 	b.exec(`BEGIN`)
 	b.exec(`INSERT INTO mutations (id, topology_id, op) SELECT id, topology_id, op FROM mutations ON CONFLICT DO NOTHING`)
 	b.exec(`INSERT INTO topologies (id, name) SELECT id, 'again' FROM topologies ON CONFLICT DO NOTHING`)
-	b.exec(`INSERT INTO lans (id, topology_id, name, subnet) SELECT id, topology_id, name, subnet FROM lans ON CONFLICT DO NOTHING`)
+	b.exec(`INSERT INTO lans (id, topology_id, name, subnet) SELECT id, topology_id, name, subnet FROM lans
+		ON CONFLICT DO NOTHING`)
 	b.exec(`UPDATE lans SET x = 7 WHERE name = 'a'`)
-	b.exec(`INSERT INTO lans (id, topology_id, name, subnet) SELECT id, topology_id, name, '10.9.0.0/24' FROM lans WHERE name = 'b'
+	b.exec(`INSERT INTO lans (id, topology_id, name, subnet) SELECT id, topology_id, name, '10.9.0.0/24' FROM lans
+		WHERE name = 'b'
 		ON CONFLICT (id) DO UPDATE SET y = 8`)
 	b.exec(`COMMIT`)
 	types, graph := b.events()

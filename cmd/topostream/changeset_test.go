@@ -78,10 +78,12 @@ func TestAWorkerThatIsKilledInTheMiddleOfAChangesetLeavesNothing(t *testing.T) {
 	binary := buildProgram(t)
 	pgtest.Exec(t, conn, `INSERT INTO lans (topology_id, name, subnet) VALUES ($1::text::uuid, 'a', '10.0.0.0/24')`, id)
 	pgtest.Exec(t, conn, `INSERT INTO deckies (topology_id, name, ip) VALUES ($1::text::uuid, 'web', '10.0.0.2')`, id)
-	pgtest.Exec(t, conn, `INSERT INTO edges (topology_id, decky_uuid, lan_id) SELECT l.topology_id, d.uuid, l.id FROM lans l, deckies d`)
+	pgtest.Exec(t, conn, `INSERT INTO edges (topology_id, decky_uuid, lan_id) SELECT l.topology_id, d.uuid, l.id
+		FROM lans l, deckies d`)
 	pgtest.Exec(t, conn, `CREATE FUNCTION hold() RETURNS trigger LANGUAGE plpgsql AS
 		$$ BEGIN PERFORM pg_advisory_xact_lock(7); RETURN NEW; END $$`)
-	pgtest.Exec(t, conn, `CREATE TRIGGER hold BEFORE INSERT ON edges FOR EACH ROW WHEN (NEW.is_bridge) EXECUTE FUNCTION hold()`)
+	pgtest.Exec(t, conn, `CREATE TRIGGER hold BEFORE INSERT ON edges FOR EACH ROW WHEN (NEW.is_bridge)
+		EXECUTE FUNCTION hold()`)
 	pgtest.Exec(t, holder, `SELECT pg_advisory_lock(7)`)
 	first := mutate(t, binary, db.URL, "--lease", "2s")
 	mutation := enqueueOp(t, conn, id, "changeset", bridged)

@@ -340,7 +340,9 @@ func checkJournals(t *testing.T, conn *pgx.Conn) {
 			FROM topology_events e JOIN mutations m ON m.id = (e.payload ->> 'mutation_id')::uuid WHERE e.type IN ('mutation.applied', 'mutation.failed')) o WHERE before > position`,
 		"mutations that began while another was under way": `SELECT count(*) FROM (SELECT e.type, lag(e.type) OVER (PARTITION BY e.topology_id ORDER BY e.seq) AS before
 			FROM topology_events e WHERE e.type IN ('mutation.applying', 'mutation.applied', 'mutation.failed', 'mutation.requeued')) o WHERE type = 'mutation.applying' AND before = 'mutation.applying'`,
-		"topologies with another version than mutations that ended": `SELECT count(*) FROM topologies t WHERE t.version <> (SELECT count(*) FROM mutations m WHERE m.topology_id = t.id AND m.state IN ('applied', 'failed'))`,
+		"topologies with another version than mutations that ended": `SELECT count(*) FROM topologies t
+			WHERE t.version <> (SELECT count(*) FROM mutations m WHERE m.topology_id = t.id
+			AND m.state IN ('applied', 'failed'))`,
 	} {
 		if n := pgtest.Scan[int](t, conn, query); n != 0 {
 			t.Errorf("%d %s", n, what)

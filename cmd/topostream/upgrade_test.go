@@ -28,7 +28,8 @@ func TestWritersHardlyWaitForAMigrationOfAFullDatabase(t *testing.T) {
 		events = 1_000_000
 	}
 	fillAsTheVersionBefore(t, db, events)
-	ids := pgtest.Scan[[]string](t, conn, `SELECT array_agg(id::text ORDER BY name) FROM topologies WHERE status = 'active'`)
+	ids := pgtest.Scan[[]string](t, conn, `SELECT array_agg(id::text ORDER BY name) FROM topologies
+		WHERE status = 'active'`)
 	for again := range 2 {
 		w := writeTo(t, db, ids[:4])
 		baseline := w.baseline(t)

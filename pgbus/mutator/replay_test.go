@@ -194,13 +194,16 @@ var triggersOfTheirOwn = []string{
 		UPDATE public.deckies SET state = 'checked', x = -0.5 WHERE uuid = NEW.uuid; RETURN NULL; END $$`,
 	`CREATE TRIGGER a_checks AFTER UPDATE ON deckies FOR EACH ROW WHEN (NEW.state = 'running') EXECUTE FUNCTION checks()`,
 	`CREATE FUNCTION counts() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN
-		UPDATE public.lans SET y = coalesce(y, 0) + 1 WHERE topology_id = NEW.topology_id AND name = 'l1'; RETURN NULL; END $$`,
-	`CREATE TRIGGER a_counts AFTER UPDATE ON mutations FOR EACH ROW WHEN (NEW.state = 'applied') EXECUTE FUNCTION counts()`,
+		UPDATE public.lans SET y = coalesce(y, 0) + 1 WHERE topology_id = NEW.topology_id
+			AND name = 'l1'; RETURN NULL; END $$`,
+	`CREATE TRIGGER a_counts AFTER UPDATE ON mutations FOR EACH ROW WHEN (NEW.state = 'applied')
+		EXECUTE FUNCTION counts()`,
 	`CREATE TRIGGER z_counts AFTER INSERT ON deckies FOR EACH ROW EXECUTE FUNCTION counts()`,
 }
 
 func readReplayed(conn *pgx.Conn, id stream.TopologyID) (seq int64, d replayed, err error) {
-	const read = `SELECT max(seq), string_agg(convert_from(chunk, 'UTF8'), '') FROM topology_document($1::text::uuid, true)`
+	const read = `SELECT max(seq), string_agg(convert_from(chunk, 'UTF8'), '')
+		FROM topology_document($1::text::uuid, true)`
 	var (
 		text string
 		doc  struct {
@@ -302,10 +305,12 @@ func psql(random *rand.Rand, conn *pgx.Conn, id stream.TopologyID) error {
 	statements := []string{
 		`UPDATE deckies SET x = $2, y = CASE WHEN y IS NULL THEN 1 END WHERE topology_id = $1::text::uuid`,
 		`UPDATE lans SET x = $2 WHERE topology_id = $1::text::uuid`,
-		`INSERT INTO lans (topology_id, name, subnet) SELECT $1::text::uuid, 'hand-' || $2::int, '10.0.0.0/24' ON CONFLICT DO NOTHING`,
+		`INSERT INTO lans (topology_id, name, subnet) SELECT $1::text::uuid, 'hand-' || $2::int, '10.0.0.0/24'
+			ON CONFLICT DO NOTHING`,
 		`DELETE FROM lans WHERE topology_id = $1::text::uuid AND name = 'hand-' || $2::int`,
 		`INSERT INTO edges (topology_id, decky_uuid, lan_id, is_bridge) SELECT d.topology_id, d.uuid, l.id, $2::int = 1
-		   FROM deckies d, lans l WHERE d.topology_id = $1::text::uuid AND l.topology_id = d.topology_id ON CONFLICT DO NOTHING`,
+		   FROM deckies d, lans l WHERE d.topology_id = $1::text::uuid AND l.topology_id = d.topology_id
+		   	ON CONFLICT DO NOTHING`,
 		`UPDATE deckies SET decky_config = decky_config || jsonb_build_object('z', 1.0 + $2::numeric / 100,
 			'big', repeat('x', CASE $2::int WHEN 2 THEN 140000 ELSE 1 END)) WHERE topology_id = $1::text::uuid`,
 		`DELETE FROM edges WHERE topology_id = $1::text::uuid AND is_bridge AND $2::int > 0`,

@@ -63,7 +63,8 @@ func keepable(ctx context.Context, tx pgx.Tx, subject string) (string, error) {
 // because one that waits for the lock sees the head that was there before.
 func (s *Store) mayEnqueue(ctx context.Context, tx pgx.Tx, id stream.TopologyID, expected *int64) error {
 	const query = `
-SELECT t.status, t.version, h.in_flight, h.in_flight_bytes FROM topologies t JOIN topology_heads h ON h.topology_id = t.id
+SELECT t.status, t.version, h.in_flight, h.in_flight_bytes FROM topologies t
+ JOIN topology_heads h ON h.topology_id = t.id
  WHERE t.id = $1::text::uuid`
 	var (
 		status                   string
