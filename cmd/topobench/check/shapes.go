@@ -334,10 +334,12 @@ UPDATE deckies SET decky_config = decky_config || jsonb_build_object('hand', $2:
 INSERT INTO lans (topology_id, name, subnet)
 SELECT $1::text::uuid, 'hand-' || $2 || n, '192.168.0.0/24' FROM generate_series(1, 3) n ON CONFLICT DO NOTHING`
 			remove = `DELETE FROM lans WHERE topology_id = $1::text::uuid AND name LIKE 'hand-' || $2 || '%'`
-			link   = `
+			// KEY SHARE, as the foreign keys take it later: what somebody else removes meanwhile is left out. Without
+			// it PostgreSQL refuses the edge (23503), rightly.
+			link = `
 INSERT INTO edges (topology_id, decky_uuid, lan_id, is_bridge) SELECT d.topology_id, d.uuid, l.id, true
   FROM deckies d JOIN lans l ON l.topology_id = d.topology_id AND l.name LIKE 'hand-' || $2 || '%'
- WHERE d.topology_id = $1::text::uuid ON CONFLICT DO NOTHING`
+ WHERE d.topology_id = $1::text::uuid FOR KEY SHARE OF d, l ON CONFLICT DO NOTHING`
 			cut = `
 DELETE FROM edges e USING lans l
  WHERE l.id = e.lan_id AND e.topology_id = $1::text::uuid AND l.name LIKE 'hand-' || $2 || '%'`
