@@ -18,12 +18,10 @@ import (
 // worker stops, or lost.
 func (w *Worker) finish(j *job) (done bool) {
 	var reason string
-	j.recording.Lock()
-	err := w.transact(j.ctx, func(ctx context.Context, tx pgx.Tx) (err error) {
+	err := w.transactFor(j, func(ctx context.Context, tx pgx.Tx) (err error) {
 		reason, err = w.record(ctx, tx, j)
 		return err
 	})
-	j.recording.Unlock()
 	switch {
 	case err == nil && reason == "":
 		j.log(w).Debug("a mutation is applied")

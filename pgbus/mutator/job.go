@@ -25,7 +25,7 @@ type job struct {
 	ctx       context.Context //nolint:containedctx
 	cancel    context.CancelCauseFunc
 	heartbeat sync.WaitGroup
-	recording sync.Mutex // held while the end is recorded: then the lease has no more to say
+	recording sync.Mutex // held by a transaction that locks the mutation: the heartbeat would wait for its end
 
 	op     any    // from stream.ParseOp
 	acted  bool   // the applier did, so that the outside world is ahead of the graph
@@ -100,13 +100,29 @@ func (w *Worker) act(j *job) (done bool) {
 	return true
 }
 
+// transactFor runs a transaction of a job. All jobs that try again share w.retries: what they wait for may last, and
+// the heartbeats of all need connections meanwhile.
+func (w *Worker) transactFor(j *job, do func(context.Context, pgx.Tx) error) error {
+	if j.tries > 0 {
+		select {
+		case w.retries <- struct{}{}:
+			defer func() { <-w.retries }()
+		case <-j.ctx.Done():
+			return j.ctx.Err()
+		}
+	}
+	j.recording.Lock()
+	defer j.recording.Unlock()
+	return w.transact(j.ctx, do)
+}
+
 // errRehearsed rolls a rehearsal back.
 var errRehearsed = errors.New("rehearsed")
 
 // rehearse makes the edit and takes it back, so that nothing happens outside for what the rules refuse. It tells
 // whether it could.
 func (w *Worker) rehearse(j *job) (done bool) {
-	err := w.transact(j.ctx, func(ctx context.Context, tx pgx.Tx) error {
+	err := w.transactFor(j, func(ctx context.Context, tx pgx.Tx) error {
 		if err := lockLease(ctx, tx, j); err != nil {
 			return err
 		}

@@ -47,7 +47,7 @@ func (w *Worker) extendOnce(j *job, until time.Time) time.Time {
 	const update = `
 UPDATE mutations SET leased_until = clock_timestamp() + $3::interval
  WHERE id = $1::text::uuid AND state = 'applying' AND lease = $2::text::uuid`
-	// Recording the end may wait for a lock again and again: the lease is extended between two tries, at once.
+	// A job may wait for a lock again and again: the lease is extended between two tries, at once.
 	j.recording.Lock()
 	defer j.recording.Unlock()
 	if j.ctx.Err() != nil {

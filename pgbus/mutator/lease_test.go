@@ -233,18 +233,24 @@ func TestALeaseOutlivesALockThatIsHeldForLonger(t *testing.T) {
 	}
 	db := pgtest.New(t)
 	conn, holder := db.Conn(t), db.Conn(t)
-	ids := active(t, conn, 12)
+	ids := active(t, conn, 24) // more than the worker has places and connections for
 	pgtest.Exec(t, holder, `BEGIN; LOCK TABLE lans`)
-	const lease = 4 * time.Second
+	const lease = 6 * time.Second
 	startWorker(t, db, func(c *Config) { c.Lease, c.LockTimeout, c.MaxAttempts = lease, 1200*time.Millisecond, 1 })
 	for _, id := range ids {
 		newLAN(t, conn, id)
 	}
 	start := pgtest.Scan[time.Time](t, conn, `SELECT clock_timestamp()`)
+	most := 0 // connections that wait at once: the others are for the heartbeats
 	pgtest.Eventually(t, "each lease to last for longer than two", func() bool {
+		most = max(most, pgtest.Scan[int](t, conn, `SELECT count(*) FROM pg_locks WHERE NOT granted
+			AND relation = 'lans'::regclass`))
 		const query = `SELECT coalesce(min(leased_until), 'epoch') FROM mutations`
 		return pgtest.Scan[time.Time](t, conn, query).Sub(start) > 3*lease
 	})
+	if all := int(Connections(4)); most > all-2 {
+		t.Errorf("%d of %d connections wait for the table at once", most, all)
+	}
 	pgtest.Exec(t, holder, `ROLLBACK`)
 	pgtest.Eventually(t, "all edits", func() bool {
 		return pgtest.Scan[int](t, conn, `SELECT count(*) FROM mutations WHERE state = 'applied'`) == len(ids)

@@ -71,8 +71,8 @@ func (c *Config) setDefaults() {
 	}
 }
 
-// Connections is how many connections a worker uses at most: each job's transaction and heartbeat, and one each for
-// the poll and for asking who blocks.
+// Connections is how many connections a worker needs: a transaction in each of its loops, as many of jobs that try
+// again, one for the poll, and one for the heartbeats and for asking who blocks, which are short.
 func Connections(concurrency int) int32 { return int32(2*concurrency + 2) }
 
 // A Worker applies mutations. Make it with New, run it with Run.
@@ -88,9 +88,11 @@ type Worker struct {
 	wake   wait.Signal
 	idle   atomic.Int64  // loops that wait to be woken
 	later  chan struct{} // a place for each job that waits to be finished while its loop goes on
-	outage outage
-	held   held
-	jobs   sync.WaitGroup
+	// a place for each transaction of a job that tries again
+	retries chan struct{}
+	outage  outage
+	held    held
+	jobs    sync.WaitGroup
 }
 
 // New makes a worker; nothing runs before Run.
@@ -98,7 +100,7 @@ func New(cfg Config) *Worker {
 	cfg.setDefaults()
 	w := &Worker{
 		cfg: cfg, log: cfg.Logger, database: newDatabase(), wake: wait.NewSignal(),
-		later: make(chan struct{}, 4*cfg.Concurrency),
+		later: make(chan struct{}, 4*cfg.Concurrency), retries: make(chan struct{}, cfg.Concurrency),
 	}
 	w.newSources()
 	w.transactor = postgres.Transactor{
