@@ -97,8 +97,8 @@ func (b *graphBench) wrote(statement string, want ...string) []graphEvent {
 func TestWhateverAPersonWritesToTheGraphIsAnEventWithWhatWasBefore(t *testing.T) {
 	t.Parallel()
 	b := newGraphBench(t)
-	g := b.wrote(`UPDATE deckies SET state = 'running'
-		WHERE topology_id = $1`, "0 1 0 removed map[] before 0 1 0 more false")
+	g := b.wrote(`UPDATE deckies SET state = 'running' WHERE topology_id = $1`,
+		"0 1 0 removed map[] before 0 1 0 more false")
 	if d, old := g[0].Deckies[0], g[0].Before.Deckies[0]; d["state"] != "running" || d["name"] != "web" ||
 		d["ip"] != "10.0.0.2" || fmt.Sprint(old) != fmt.Sprint(map[string]any{"uuid": d["uuid"], "state": "pending"}) {
 		t.Errorf("%v, before %v", d, old)

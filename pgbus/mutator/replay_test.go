@@ -310,7 +310,7 @@ func psql(random *rand.Rand, conn *pgx.Conn, id stream.TopologyID) error {
 		`DELETE FROM lans WHERE topology_id = $1::text::uuid AND name = 'hand-' || $2::int`,
 		`INSERT INTO edges (topology_id, decky_uuid, lan_id, is_bridge) SELECT d.topology_id, d.uuid, l.id, $2::int = 1
 		   FROM deckies d, lans l WHERE d.topology_id = $1::text::uuid AND l.topology_id = d.topology_id
-		   	ON CONFLICT DO NOTHING`,
+		    ON CONFLICT DO NOTHING`,
 		`UPDATE deckies SET decky_config = decky_config || jsonb_build_object('z', 1.0 + $2::numeric / 100,
 			'big', repeat('x', CASE $2::int WHEN 2 THEN 140000 ELSE 1 END)) WHERE topology_id = $1::text::uuid`,
 		`DELETE FROM edges WHERE topology_id = $1::text::uuid AND is_bridge AND $2::int > 0`,

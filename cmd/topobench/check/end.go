@@ -155,7 +155,7 @@ func (r *run) closeLedger(t *topology) {
 	for m, e := range t.ledger.entries {
 		switch {
 		case e.outcome != committed || e.excused:
-		case r.cfg.MayLose && e.at < t.ledger.epochAt:
+		case r.cfg.MayLose && e.sent < t.ledger.epochAt:
 			r.stats.lostByFailover.Add(1)
 		default:
 			r.violations.add(Violation{Kind: Journal, Topology: t.name, At: e.at,

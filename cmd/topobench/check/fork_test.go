@@ -92,13 +92,13 @@ func TestWhatAPromotionTakesBackNeedNotBeFoundAgainButMay(t *testing.T) {
 			t.Fatal(problem)
 		}
 	}
-	l.decide(decided, committed, time.Second)
+	l.decide(decided, committed, time.Second, time.Second)
 	l.fork(1, 2*time.Second)
 	if _, problem := l.find(asked, 2); problem != "" { // a request was sent again
 		t.Error(problem)
 	}
-	l.decide(asked, committed, 3*time.Second)
-	l.decide(kept, committed, 3*time.Second)
+	l.decide(asked, committed, 3*time.Second, 3*time.Second)
+	l.decide(kept, committed, 3*time.Second, 3*time.Second)
 	if len(l.entries) != 0 {
 		t.Errorf("entries stay: %v", fmt.Sprint(l.entries))
 	}

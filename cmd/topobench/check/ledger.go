@@ -34,6 +34,7 @@ const (
 type entry struct {
 	outcome outcome
 	seq     uint64        // where it was found; 0: not yet
+	sent    time.Duration // when COMMIT was
 	at      time.Duration // when COMMIT returned
 	excused bool          // retention may have removed it before it was read
 }
@@ -51,8 +52,8 @@ func newLedger() ledger { return ledger{entries: map[tag]*entry{}, last: map[int
 // begin says that a statement with this tag is about to run.
 func (l *ledger) begin(m tag) { l.entries[m] = &entry{} }
 
-// decide says what became of it; problem is what the journal has wrong.
-func (l *ledger) decide(m tag, o outcome, at time.Duration) (found uint64, problem string) {
+// decide says what became of it, by COMMIT sent and returned then; problem is what the journal has wrong.
+func (l *ledger) decide(m tag, o outcome, sent, at time.Duration) (found uint64, problem string) {
 	e := l.entries[m]
 	if e == nil {
 		return 0, ""
@@ -65,7 +66,7 @@ func (l *ledger) decide(m tag, o outcome, at time.Duration) (found uint64, probl
 		delete(l.entries, m)
 		return e.seq, ""
 	}
-	e.outcome, e.at = o, at
+	e.outcome, e.sent, e.at = o, sent, at
 	return 0, ""
 }
 

@@ -15,14 +15,14 @@ func TestTheLedgerFindsWhatTheJournalHasWrong(t *testing.T) {
 	}{
 		"committed, then found": {func(l *ledger) string {
 			l.begin(first)
-			l.decide(first, committed, time.Second)
+			l.decide(first, committed, time.Second, time.Second)
 			_, problem := l.find(first, 1)
 			return problem
 		}, ""},
 		"found, then committed": {func(l *ledger) string {
 			l.begin(first)
 			_, before := l.find(first, 1)
-			seq, problem := l.decide(first, committed, time.Second)
+			seq, problem := l.decide(first, committed, time.Second, time.Second)
 			if seq != 1 {
 				return "the seq is not known"
 			}
@@ -30,19 +30,19 @@ func TestTheLedgerFindsWhatTheJournalHasWrong(t *testing.T) {
 		}, ""},
 		"rolled back, then found": {func(l *ledger) string {
 			l.begin(first)
-			l.decide(first, rolledBack, 0)
+			l.decide(first, rolledBack, 0, 0)
 			_, problem := l.find(first, 1)
 			return problem
 		}, "w3-7, which was not committed"},
 		"found, then rolled back": {func(l *ledger) string {
 			l.begin(first)
 			l.find(first, 1)
-			_, problem := l.decide(first, rolledBack, 0)
+			_, problem := l.decide(first, rolledBack, 0, 0)
 			return problem
 		}, "w3-7, which was rolled back"},
 		"found twice": {func(l *ledger) string {
 			l.begin(first)
-			l.decide(first, committed, 0)
+			l.decide(first, committed, 0, 0)
 			l.find(first, 1)
 			_, problem := l.find(first, 2)
 			return problem
@@ -60,17 +60,17 @@ func TestTheLedgerFindsWhatTheJournalHasWrong(t *testing.T) {
 		"in the other order": {func(l *ledger) string {
 			l.begin(first)
 			l.begin(second)
-			l.decide(first, committed, 0)
-			l.decide(second, committed, 0)
+			l.decide(first, committed, 0, 0)
+			l.decide(second, committed, 0, 0)
 			l.find(second, 1)
 			_, problem := l.find(first, 2)
 			return problem
 		}, "w3-7 after w3-8"},
 		"unknown, and committed late": {func(l *ledger) string {
 			l.begin(first)
-			l.decide(first, unknown, 0)
+			l.decide(first, unknown, 0, 0)
 			l.begin(second)
-			l.decide(second, committed, 0)
+			l.decide(second, committed, 0, 0)
 			_, a := l.find(second, 1)
 			_, b := l.find(first, 2)
 			return a + b
@@ -93,11 +93,15 @@ func TestWhatWasCommittedAndIsNotInTheJournalIsReportedAtTheEnd(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
 		outcome outcome
+		sent    time.Duration
 		mayLose bool
 		want    uint64
 	}{
-		"committed": {committed, false, 1}, "committed, and it may be lost": {committed, true, 0},
-		"unknown": {unknown, false, 0},
+		"committed": {committed, time.Second, false, 1},
+		// the answer came after the epoch, which proves nothing of when it was done
+		"committed, and it may be lost": {committed, time.Second, true, 0},
+		"committed in the new epoch":    {committed, 2500 * time.Millisecond, true, 1},
+		"unknown":                       {unknown, time.Second, false, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -105,7 +109,7 @@ func TestWhatWasCommittedAndIsNotInTheJournalIsReportedAtTheEnd(t *testing.T) {
 			r.cfg.MayLose = c.mayLose
 			topology := newTopology(r, "id", "name", 3)
 			topology.begin(newTag(0, 1))
-			topology.decide(newTag(0, 1), c.outcome, time.Second)
+			topology.decide(newTag(0, 1), c.outcome, c.sent, 3*time.Second)
 			topology.ledger.newEpoch(2 * time.Second)
 			r.closeLedger(topology)
 			if got := r.violations.count[Journal]; got != c.want {
@@ -122,9 +126,9 @@ func TestWhatRetentionMayHaveRemovedIsExcusedAndWhatIsWrittenLaterIsNot(t *testi
 	before, after := newTag(0, 1), newTag(0, 2)
 	topology.begin(before)
 	topology.ledger.excuse()
-	topology.decide(before, committed, time.Second)
+	topology.decide(before, committed, time.Second, time.Second)
 	topology.begin(after)
-	topology.decide(after, committed, time.Second)
+	topology.decide(after, committed, time.Second, time.Second)
 	r.closeLedger(topology)
 	if got := r.violations.count[Journal]; got != 1 {
 		t.Errorf("%d journal faults, want that of %s", got, after)

@@ -30,6 +30,7 @@ func (w *writer) request(ctx context.Context, method string, t *topology, path s
 	if key != "" {
 		req.Header.Set("Idempotency-Key", key)
 	}
+	w.sent = w.run.since()
 	res, err := w.client.Do(req)
 	if err != nil {
 		return 0, nil

@@ -189,11 +189,11 @@ const (
 	emitPrefix   = "topobench."
 )
 
-// decide tells the ledger what became of a tag.
-func (t *topology) decide(m tag, o outcome, at time.Duration) {
+// decide tells the ledger what became of a tag, and when that was asked for and known.
+func (t *topology) decide(m tag, o outcome, sent, at time.Duration) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	seq, problem := t.ledger.decide(m, o, at)
+	seq, problem := t.ledger.decide(m, o, sent, at)
 	if problem != "" {
 		t.problem(seq, problem)
 	}

@@ -26,6 +26,7 @@ type writer struct {
 	conn    *pgx.Conn
 	client  *http.Client
 	claimed map[*topology][]string // mutations that this writer works on by hand
+	sent    time.Duration          // when it sent COMMIT, or what is a transaction of its own
 }
 
 // errUndo asks for a rollback that is meant.
@@ -116,7 +117,7 @@ func (w *writer) newTag(topologies ...*topology) (tag, []taggedTopology) {
 func (w *writer) decide(tagged []taggedTopology, o outcome) {
 	at := w.run.since()
 	for _, x := range tagged {
-		x.t.decide(x.m, o, at)
+		x.t.decide(x.m, o, w.sent, at)
 	}
 	if len(tagged) == 0 {
 		return
@@ -159,6 +160,7 @@ func (w *writer) transact(ctx context.Context, options pgx.TxOptions,
 		w.failed(err, "a transaction")
 		return false
 	}
+	w.sent = w.run.since()
 	return w.ended(x, tx.Commit(ctx), "COMMIT")
 }
 
@@ -170,6 +172,7 @@ func (w *writer) alone(ctx context.Context, do func(context.Context, *transactio
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), writeTimeout)
 	defer cancel()
 	x := &transaction{executor: w.conn, w: w}
+	w.sent = w.run.since()
 	return w.ended(x, do(ctx, x), "a statement")
 }
 
