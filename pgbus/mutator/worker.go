@@ -85,11 +85,10 @@ type Worker struct {
 	database   database
 	transactor postgres.Transactor
 
-	wake   wait.Signal
-	idle   atomic.Int64  // loops that wait to be woken
-	later  chan struct{} // a place for each job that waits to be finished while its loop goes on
-	// a place for each transaction of a job that tries again
-	retries chan struct{}
+	wake    wait.Signal
+	idle    atomic.Int64  // loops that wait to be woken
+	later   chan struct{} // a place for each job that waits to be finished while its loop goes on
+	retries chan struct{} // a place for each transaction of a job that tries again
 	outage  outage
 	held    held
 	jobs    sync.WaitGroup
