@@ -122,19 +122,8 @@ func TestTheCheckerReportsAsWhatItIsWhateverBreaksThePromiseOnTheWay(t *testing.
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			var (
-				proxy  *evilProxy
-				code   int
-				report check.Report
-			)
-			for _, duration := range []string{"3s", "20s", "60s"} { // a busy machine moves too little in a short run
-				proxy = newEvilProxy(t, server, c.evil())
-				args := append([]string{"--duration", duration, "--topologies", "2", "--clients", "4", "--writers", "2"},
-					c.args...)
-				if code, _, report = runCheck(t, proxy.URL, db.URL, args...); len(report.Violations) > 0 {
-					break
-				}
-			}
+			proxy, code, report := checkThrough(t, db.URL, func() *evilProxy { return newEvilProxy(t, server, c.evil()) },
+				append([]string{"--topologies", "2", "--clients", "4", "--writers", "2"}, c.args...)...)
 			if !proxy.done.Load() {
 				t.Fatal("nothing evil was done")
 			}
@@ -148,10 +137,11 @@ func TestTheCheckerReportsAsWhatItIsWhateverBreaksThePromiseOnTheWay(t *testing.
 	}
 	t.Run("a number that does not reach the server", func(t *testing.T) {
 		t.Parallel()
-		proxy := newEvilProxy(t, server, nil)
-		proxy.forget = true
-		code, _, report := runCheck(t, proxy.URL, db.URL, "--duration", "3s", "--topologies", "1", "--clients", "4",
-			"--writers", "2")
+		_, code, report := checkThrough(t, db.URL, func() *evilProxy {
+			proxy := newEvilProxy(t, server, nil)
+			proxy.forget = true
+			return proxy
+		}, "--topologies", "1", "--clients", "4", "--writers", "2")
 		kinds := maps.Clone(report.Violations)
 		delete(kinds, check.Lost)          // a snapshot jumped over what the journal held
 		delete(kinds, check.WrongSnapshot) // a snapshot came though nothing was missing
@@ -161,24 +151,42 @@ func TestTheCheckerReportsAsWhatItIsWhateverBreaksThePromiseOnTheWay(t *testing.
 	})
 	t.Run("nothing after the snapshot for those who come anew", func(t *testing.T) {
 		t.Parallel()
-		proxy := newEvilProxy(t, server, nil)
-		proxy.mute = true
-		code, _, report := runCheck(t, proxy.URL, db.URL, "--duration", "3s", "--topologies", "1", "--clients", "32",
-			"--writers", "2", "--catch-up", "5s")
+		_, code, report := checkThrough(t, db.URL, func() *evilProxy {
+			proxy := newEvilProxy(t, server, nil)
+			proxy.mute = true
+			return proxy
+		}, "--topologies", "1", "--clients", "32", "--writers", "2", "--catch-up", "5s")
 		if code != exitBroken || report.Violations[check.Lost] == 0 || len(report.Violations) != 1 {
 			t.Errorf("exit code %d, violations %v", code, report.Violations)
 		}
 	})
 	t.Run("an answer that a browser does not come back after", func(t *testing.T) {
 		t.Parallel()
-		proxy := newEvilProxy(t, server, nil)
-		proxy.refuse = true
-		code, _, report := runCheck(t, proxy.URL, db.URL, "--duration", "5s", "--topologies", "1", "--clients", "4",
-			"--writers", "2")
+		_, code, report := checkThrough(t, db.URL, func() *evilProxy {
+			proxy := newEvilProxy(t, server, nil)
+			proxy.refuse = true
+			return proxy
+		}, "--topologies", "1", "--clients", "4", "--writers", "2")
 		if code != exitBroken || report.Violations[check.Refused] != 1 || len(report.Violations) != 1 {
 			t.Errorf("exit code %d, violations %v", code, report.Violations)
 		}
 	})
+}
+
+// checkThrough runs the checker through a proxy, for longer while it finds nothing: a busy machine moves too little in a
+// short run.
+func checkThrough(t *testing.T, database string, newProxy func() *evilProxy, args ...string) (
+	proxy *evilProxy, code int, report check.Report,
+) {
+	t.Helper()
+	for _, duration := range []string{"3s", "20s", "60s"} {
+		proxy = newProxy()
+		code, _, report = runCheck(t, proxy.URL, database, append([]string{"--duration", duration}, args...)...)
+		if len(report.Violations) > 0 {
+			break
+		}
+	}
+	return proxy, code, report
 }
 
 // errSilent has the rest of a stream swallowed.

@@ -15,8 +15,10 @@ import (
 
 // awaitClients waits until every client that stays has everything. What has not come when the time is over is lost.
 func (r *run) awaitClients(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, r.cfg.CatchUp)
+	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	limit := time.AfterFunc(max(r.cfg.CatchUp, headsTimeout), cancel)
+	defer limit.Stop()
 	var (
 		conn *pgx.Conn
 		err  error
@@ -45,11 +47,17 @@ func (r *run) awaitClients(ctx context.Context) error {
 		if now, err = r.lags(ctx, conn); err != nil {
 			continue
 		}
+		if !known { // what it took to ask is not the clients'
+			limit.Reset(r.cfg.CatchUp)
+		}
 		if behind, known = now, true; len(behind) == 0 {
 			return nil
 		}
 	}
 }
+
+// headsTimeout is how long the heads may take to be read for the first time: the database may be on its way up.
+const headsTimeout = time.Minute
 
 // A lag is a client that does not have everything.
 type lag struct {
