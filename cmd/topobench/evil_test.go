@@ -173,8 +173,8 @@ func TestTheCheckerReportsAsWhatItIsWhateverBreaksThePromiseOnTheWay(t *testing.
 	})
 }
 
-// checkThrough runs the checker through a proxy, for longer while it finds nothing: a busy machine moves too little in a
-// short run.
+// checkThrough runs the checker through a proxy, for longer while it finds nothing: a busy machine moves too little in
+// a short run.
 func checkThrough(t *testing.T, database string, newProxy func() *evilProxy, args ...string) (
 	proxy *evilProxy, code int, report check.Report,
 ) {
