@@ -259,26 +259,38 @@ func (c *Cluster) Running() bool {
 func (c *Cluster) Log() string { return filepath.Join(c.cfg.DataDir, "log") }
 
 // Freeze stops the postmaster and all its backends by SIGSTOP (Linux); Thaw lets them go on.
-func (c *Cluster) Freeze() { c.signalAll(syscall.SIGSTOP) }
+func (c *Cluster) Freeze() {
+	// A process may take its time to stop, and the first one to be told may have made another meanwhile.
+	for c.signalAll(syscall.SIGSTOP) > 0 {
+		time.Sleep(10 * time.Millisecond)
+	}
+}
 
 // Thaw undoes Freeze.
 func (c *Cluster) Thaw() { c.signalAll(syscall.SIGCONT) }
 
-func (c *Cluster) signalAll(sig syscall.Signal) {
-	pid := c.command.Process.Pid
-	_ = syscall.Kill(pid, sig) // it may have exited
-	children, _ := filepath.Glob("/proc/[0-9]*/stat")
-	for _, path := range children {
+// signalAll signals PostgreSQL's first process and its children, and gives how many of them were not stopped yet.
+func (c *Cluster) signalAll(sig syscall.Signal) (running int) {
+	first := strconv.Itoa(c.command.Process.Pid)
+	_ = syscall.Kill(c.command.Process.Pid, sig) // it may have exited
+	processes, _ := filepath.Glob("/proc/[0-9]*/stat")
+	for _, path := range processes {
 		b, err := os.ReadFile(path)
 		if err != nil {
 			continue // it has ended meanwhile
 		}
 		// pid (name) state ppid …: the name may hold anything, so count from its closing parenthesis.
 		fields := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
-		if len(fields) > 1 && fields[1] == strconv.Itoa(pid) {
-			if child, err := strconv.Atoi(filepath.Base(filepath.Dir(path))); err == nil {
-				_ = syscall.Kill(child, sig) // it may have exited
-			}
+		pid := filepath.Base(filepath.Dir(path))
+		if len(fields) < 2 || pid != first && fields[1] != first {
+			continue
+		}
+		if !strings.Contains("TtZX", fields[0]) { // stopped, or it has ended
+			running++
+		}
+		if child, err := strconv.Atoi(pid); err == nil && pid != first {
+			_ = syscall.Kill(child, sig) // it may have exited
 		}
 	}
+	return running
 }
