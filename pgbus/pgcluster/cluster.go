@@ -285,7 +285,7 @@ func (c *Cluster) signalAll(sig syscall.Signal) (running int) {
 		if len(fields) < 2 || pid != first && fields[1] != first {
 			continue
 		}
-		if !strings.Contains("TtZX", fields[0]) { // stopped, or it has ended
+		if !slices.Contains([]string{"T", "t", "Z", "X"}, fields[0]) { // stopped, or it has ended
 			running++
 		}
 		if child, err := strconv.Atoi(pid); err == nil && pid != first {
