@@ -46,6 +46,10 @@ type Config struct {
 	Stats   *stream.Stats
 	Logger  *slog.Logger
 
+	// Odd looks, at the heartbeat's pace, for what is odd about the database though streams are served, and gives a
+	// sentence for [Bus.Notice] and the log; nil: nothing does.
+	Odd func(context.Context) (string, error)
+
 	// Bus is setting.Notify or setting.WAL, whatever the database says, or setting.Poll: never LISTEN; empty: what the
 	// database says.
 	Bus        string
@@ -234,9 +238,18 @@ func (b *Bus) Ready() error {
 // Mode says how the bus hears of events now, for people: "notify", "wal", or "poll" and why.
 func (b *Bus) Mode() string { return b.sources.mode.String() }
 
-// Notice says that this server is forced to another bus than the database's; empty if it is not. It works on all the
-// same, at the pace that it then can.
-func (b *Bus) Notice() string { return b.sources.mode.notice() }
+// Notice says that this server is forced to another bus than the database's, and what Odd found last, on a line each;
+// empty for neither. It works on all the same, as it then can.
+func (b *Bus) Notice() string {
+	forced, odd := b.sources.mode.notice(), b.watch.odd.Load()
+	if odd == nil || *odd == "" {
+		return forced
+	}
+	if forced == "" {
+		return *odd
+	}
+	return forced + "\n" + *odd
+}
 
 // Journal implements stream.Bus. It reads the database, not the feeds; the primary, if a standby does not have the
 // topology yet.

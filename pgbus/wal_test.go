@@ -403,7 +403,7 @@ func TestWhileASlotWaitsStreamsRunOnPollAndTheServerSaysSo(t *testing.T) {
 	defer elsewhere.Close(t.Context())
 	pgtest.Exec(t, elsewhere, `BEGIN; CREATE TABLE held (n int)`)
 	pgtest.Exec(t, conn, `SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots`)
-	want := fmt.Sprintf("pids=[%d]", elsewhere.PgConn().PID())
+	want := fmt.Sprintf(`waits_for="[pid %d]"`, elsewhere.PgConn().PID())
 	pgtest.Eventually(t, "the server to say what the slot waits for",
 		func() bool { return b.stats.SlotWaiting.Load() && log.has(want) })
 	if !strings.HasPrefix(b.Mode(), "poll: the replication slot waits for transactions that are open") ||

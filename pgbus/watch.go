@@ -28,6 +28,9 @@ const (
 	// its channels for each notification of the database (IsListeningOn, as above), so that an event costs the more the
 	// more topologies are attached.
 	listWalked = 190000
+	// silentPings is for how many pings a LISTEN connection of ours may be silent before it is taken for one of a process
+	// that has stopped.
+	silentPings = 7
 	// watchTimeout bounds one look.
 	watchTimeout = 5 * time.Second
 )
@@ -36,6 +39,7 @@ const (
 type watch struct {
 	again   wait.Signal // the setting may have changed
 	advised atomic.Bool // wal was advised
+	odd     atomic.Pointer[string]
 }
 
 // watchLoop looks at start, at the heartbeat's pace, and when the setting may have changed.
@@ -85,16 +89,36 @@ func (b *Bus) diagnose(ctx context.Context, used float64) {
 	defer cancel()
 	checks := []func(context.Context) error{
 		b.adviseWAL,
+		b.endStopped,
 		func(ctx context.Context) error { return b.watchQueue(ctx, used) },
 	}
 	if b.cfg.Replica != nil { // whose NOTIFY queue is another one
-		checks = []func(context.Context) error{b.watchLag}
+		checks = []func(context.Context) error{b.watchLag, b.endStopped}
+	}
+	if b.cfg.Odd != nil {
+		checks = append(checks, b.watchOdd)
 	}
 	for _, check := range checks {
 		if err := check(ctx); err != nil && ctx.Err() == nil {
 			b.log.Warn("a diagnosis failed", "error", err)
 		}
 	}
+}
+
+// watchOdd says once what Odd finds, and that it is gone.
+func (b *Bus) watchOdd(ctx context.Context) error {
+	odd, err := b.cfg.Odd(ctx)
+	if err != nil {
+		return err
+	}
+	before := b.watch.odd.Swap(&odd)
+	switch {
+	case odd != "" && (before == nil || *before != odd):
+		b.log.Warn(odd)
+	case odd == "" && before != nil && *before != "":
+		b.log.Info("gone: " + *before)
+	}
+	return nil
 }
 
 // watchQueue keeps the metrics of PostgreSQL's NOTIFY queue: a listener that stops reading fills it for everybody.
@@ -130,7 +154,7 @@ func (b *Bus) queuePinnedBy(ctx context.Context) (pid int64, err error) {
 			pid, _ = strconv.ParseInt(m[1], 10, 64) // digits, so at worst too many
 		}
 	}
-	conn, err := pgx.ConnectConfig(ctx, cfg)
+	conn, err := postgres.Connect(ctx, cfg)
 	if err != nil {
 		return 0, fmt.Errorf("look for what pins the NOTIFY queue: %w", err)
 	}
@@ -139,6 +163,39 @@ func (b *Bus) queuePinnedBy(ctx context.Context) (pid int64, err error) {
 		return 0, fmt.Errorf("look for what pins the NOTIFY queue: %w", err)
 	}
 	return pid, nil
+}
+
+// endStopped ends LISTEN connections of servers and workers that have stopped. One that lives asks something on its
+// connection at each ping; over TCP PostgreSQL ends one that does not (tcp_user_timeout), but on a socket of the same
+// machine a stopped process keeps its backend, the NOTIFY queue behind it and, while that writes, its snapshot. Who is
+// ended by mistake, because it was slow, connects anew. Of backends of other roles PostgreSQL tells us what they do
+// only as a member of pg_read_all_stats, and lets us end them only as one of pg_signal_backend.
+func (b *Bus) endStopped(ctx context.Context) error {
+	const query = `
+WITH stopped AS MATERIALIZED (
+     SELECT pid, round(extract(epoch FROM clock_timestamp() - state_change))::bigint AS silent,
+            pg_has_role(usesysid, 'USAGE') OR pg_has_role('pg_signal_backend', 'USAGE') AS may_end
+       FROM pg_stat_activity
+      WHERE datname = current_database() AND application_name LIKE 'topostream%listen' AND client_addr IS NULL
+        AND state_change < clock_timestamp() - $1::bigint * interval '1 microsecond')
+SELECT pid, silent, CASE WHEN may_end THEN pg_terminate_backend(pid) ELSE false END FROM stopped`
+	var (
+		pid    int32
+		silent int64
+		ended  bool
+	)
+	rows, err := b.cfg.Pool.Query(ctx, query, (silentPings * b.cfg.Ping).Microseconds())
+	if err == nil {
+		_, err = pgx.ForEachRow(rows, []any{&pid, &silent, &ended}, func() error {
+			b.log.Warn("a server or worker has stopped: it does not read its notifications, and PostgreSQL keeps them",
+				"pid", pid, "silent_s", silent, "backend_ended", ended)
+			return nil
+		})
+	}
+	if err != nil {
+		return fmt.Errorf("look for servers that have stopped, to end their backends: %w", err)
+	}
+	return nil
 }
 
 // adviseWAL says once that so many topologies are attached on notify that wal would serve them better.
@@ -189,13 +246,15 @@ func NewEpoch(ctx context.Context, conn *pgx.Conn) (epoch int64, err error) {
 	return epoch, nil
 }
 
-// Repair makes the heads that are missing and counts anew what is in flight, for rows that came or changed while
-// triggers were off. It gives how many heads were made or corrected. Each topology has a transaction of its own, so
-// that no other one waits for it; one that somebody holds for 5 s ends the repair, which can be begun again.
+// Repair makes the heads that are missing, counts anew what is in flight, and records what was deleted, for rows that
+// came, changed or went while triggers were off. It gives how many heads were made or corrected. Each topology has a
+// transaction of its own, so that no other one waits for it; one that somebody holds for 5 s ends the repair, which can
+// be begun again.
 func Repair(ctx context.Context, conn *pgx.Conn) (repaired int64, err error) {
 	const (
 		all    = `SELECT id::text FROM topologies ORDER BY id`
 		repair = `SELECT topology_repair($1::text::uuid)`
+		gone   = `SELECT topology_repair_gone()`
 	)
 	rows, err := conn.Query(ctx, all)
 	if err != nil {
@@ -214,7 +273,11 @@ func Repair(ctx context.Context, conn *pgx.Conn) (repaired int64, err error) {
 			repaired++
 		}
 	}
-	return repaired, nil
+	var deleted int64
+	if err := conn.QueryRow(ctx, gone).Scan(&deleted); err != nil {
+		return repaired, fmt.Errorf("record what was deleted: %w", err)
+	}
+	return repaired + deleted, nil
 }
 
 var _ stream.Bus = (*Bus)(nil)

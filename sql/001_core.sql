@@ -19,8 +19,8 @@ CREATE TABLE {{.schema}}.topology_settings (
     timeline          bigint,
     database_oid      bigint,
     key               bytea NOT NULL,                 -- HMAC-SHA-256 key, 32 bytes (RFC 2104)
-    inner_pad         bytea NOT NULL,                 -- key ⊕ ipad
-    outer_pad         bytea NOT NULL                  -- key ⊕ opad
+    inner_pad         bytea NOT NULL,                 -- key XOR ipad
+    outer_pad         bytea NOT NULL                  -- key XOR opad
 );
 REVOKE ALL ON {{.schema}}.topology_settings FROM PUBLIC;
 
@@ -107,7 +107,7 @@ CREATE INDEX edges_lan ON {{.schema}}.edges (lan_id);
 -- Head and journal have no foreign key: they outlive their topology until retention removes them.
 CREATE TABLE {{.schema}}.topology_heads (
     topology_id uuid PRIMARY KEY,
-    seq         bigint NOT NULL,                       -- head: epoch·2³² + n
+    seq         bigint NOT NULL,                       -- head: epoch * 2^32 + n
     first       bigint NOT NULL                        -- oldest seq kept; seq + 1 when none is
 ) WITH (fillfactor = 50);                              -- room for HOT updates: this row changes with every event
 
@@ -186,7 +186,7 @@ CREATE FUNCTION {{.schema}}.topology_lock_sql(_source text) RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $f$
     SELECT 'WITH named AS MATERIALIZED (SELECT DISTINCT topology_id FROM (' || _source || ') s),
-        locked AS MATERIALIZED (SELECT h.topology_id FROM {{.schema}}.topology_heads h
+        locked AS MATERIALIZED (SELECT h.topology_id FROM {{.literal}}.topology_heads h
             WHERE h.topology_id IN (SELECT topology_id FROM named) ORDER BY h.topology_id FOR NO KEY UPDATE)
         SELECT (SELECT count(*) FROM locked), (SELECT count(*) FROM named)'
 $f$;
@@ -198,24 +198,24 @@ LANGUAGE sql IMMUTABLE
 AS $f$
     SELECT 'WITH changed AS MATERIALIZED (' || _source || '),
         recorded AS (
-            INSERT INTO {{.schema}}.topology_events (topology_id, seq, type, payload, at)
+            INSERT INTO {{.literal}}.topology_events (topology_id, seq, type, payload, at)
             SELECT c.topology_id, h.seq + row_number() OVER (PARTITION BY c.topology_id ORDER BY c.ord), c.type, c.payload, $1
-              FROM changed c JOIN {{.schema}}.topology_heads h USING (topology_id)
+              FROM changed c JOIN {{.literal}}.topology_heads h USING (topology_id)
             RETURNING topology_id, seq, type, payload, at),
         moved AS (
-            UPDATE {{.schema}}.topology_heads h SET seq = r.seq
+            UPDATE {{.literal}}.topology_heads h SET seq = r.seq
               FROM (SELECT topology_id, max(seq) AS seq FROM recorded GROUP BY topology_id) r
              WHERE h.topology_id = r.topology_id),
         encoded AS MATERIALIZED (
-            SELECT topology_id, seq, type, {{.schema}}.topology_event_json(topology_id, seq, type, payload, at) AS event FROM recorded),
+            SELECT topology_id, seq, type, {{.literal}}.topology_event_json(topology_id, seq, type, payload, at) AS event FROM recorded),
         sized AS MATERIALIZED (
             SELECT topology_id, seq, topology_id || '':'' || seq AS name,
-                   CASE WHEN octet_length(event) > 16777216 THEN {{.schema}}.topology_refuse_size(type, octet_length(event))
+                   CASE WHEN octet_length(event) > 16777216 THEN {{.literal}}.topology_refuse_size(type, octet_length(event))
                         WHEN octet_length(event) < 7940 THEN '' '' || event
                         ELSE '''' END AS inline
               FROM encoded ORDER BY topology_id, seq)
         SELECT count(CASE WHEN $2 THEN pg_notify(''topology.'' || topology_id,
-                   ''~'' || {{.schema}}.topology_mark($3, $4, name || inline) || '':'' || seq || inline)::text ELSE inline END)
+                   ''~'' || {{.literal}}.topology_mark($3, $4, name || inline) || '':'' || seq || inline)::text ELSE inline END)
           FROM sized'
 $f$;
 
@@ -641,7 +641,7 @@ DECLARE
     _h record; _upto bigint; _n bigint; _removed bigint := 0;
     _before CONSTANT timestamptz := clock_timestamp() - _age;
 BEGIN
-    IF NOT pg_try_advisory_xact_lock(hashtext('topostream.prune'), ('{{.schema}}.topology_events'::regclass)::oid::int) THEN
+    IF NOT pg_try_advisory_xact_lock(hashtext('topostream.prune'), ('{{.literal}}.topology_events'::regclass)::oid::int) THEN
         RETURN -1;
     END IF;
     FOR _h IN
@@ -692,7 +692,7 @@ DECLARE
     _f regprocedure;
 BEGIN
     FOR _f IN SELECT p.oid::regprocedure FROM pg_proc p
-               WHERE p.pronamespace = '{{.schema}}'::regnamespace
+               WHERE p.pronamespace = '{{.literal}}'::regnamespace
                  AND p.proname ~ '^(topology_|topologies_|mutations_)' LOOP
         EXECUTE format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', _f);
     END LOOP;

@@ -33,9 +33,9 @@ AS $f$
 BEGIN
     IF NOT EXISTS (SELECT FROM {{.schema}}.topology_parked) THEN RETURN NULL; END IF;
     IF TG_TABLE_NAME = 'mutations' THEN
-        EXECUTE 'DELETE FROM {{.schema}}.topology_parked p USING new_rows n WHERE p.topology_id = n.topology_id';
+        EXECUTE 'DELETE FROM {{.literal}}.topology_parked p USING new_rows n WHERE p.topology_id = n.topology_id';
     ELSE
-        EXECUTE 'DELETE FROM {{.schema}}.topology_parked p USING new_rows n, old_rows o
+        EXECUTE 'DELETE FROM {{.literal}}.topology_parked p USING new_rows n, old_rows o
                   WHERE p.topology_id = n.id AND o.id = n.id AND o.status <> n.status';
     END IF;
     RETURN NULL;

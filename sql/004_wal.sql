@@ -12,7 +12,7 @@ CREATE FUNCTION {{.schema}}.topology_publication() RETURNS text
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $f$
     SELECT CASE nspname WHEN 'public' THEN 'topostream' ELSE left('topostream_' || nspname, 63) END
-      FROM pg_namespace WHERE oid = '{{.schema}}'::regnamespace
+      FROM pg_namespace WHERE oid = '{{.literal}}'::regnamespace
 $f$;
 
 -- Whatever changes the bus or the epoch tells servers and workers at once, on any bus; it happens a few times a year.

@@ -70,24 +70,24 @@ LANGUAGE sql IMMUTABLE
 AS $f$
     SELECT 'WITH changed AS MATERIALIZED (' || _source || '),
         recorded AS (
-            INSERT INTO {{.schema}}.topology_events (topology_id, seq, type, payload, at)
+            INSERT INTO {{.literal}}.topology_events (topology_id, seq, type, payload, at)
             SELECT c.topology_id, h.seq + row_number() OVER (PARTITION BY c.topology_id ORDER BY c.ord), c.type, c.payload, $1
-              FROM changed c JOIN {{.schema}}.topology_heads h USING (topology_id)
+              FROM changed c JOIN {{.literal}}.topology_heads h USING (topology_id)
             RETURNING topology_id, seq, type, payload, at),
         moved AS (
-            UPDATE {{.schema}}.topology_heads h SET seq = r.seq' || _set || '
+            UPDATE {{.literal}}.topology_heads h SET seq = r.seq' || _set || '
               FROM (SELECT topology_id, max(seq) AS seq FROM recorded GROUP BY topology_id) r' || _join || '
              WHERE h.topology_id = r.topology_id),
         encoded AS MATERIALIZED (
-            SELECT topology_id, seq, type, {{.schema}}.topology_event_json(topology_id, seq, type, payload, at) AS event FROM recorded),
+            SELECT topology_id, seq, type, {{.literal}}.topology_event_json(topology_id, seq, type, payload, at) AS event FROM recorded),
         sized AS MATERIALIZED (
             SELECT topology_id, seq, topology_id || '':'' || seq AS name,
-                   CASE WHEN octet_length(event) > 16777216 THEN {{.schema}}.topology_refuse_size(type, octet_length(event))
+                   CASE WHEN octet_length(event) > 16777216 THEN {{.literal}}.topology_refuse_size(type, octet_length(event))
                         WHEN octet_length(event) < 7940 THEN '' '' || event
                         ELSE '''' END AS inline
               FROM encoded ORDER BY topology_id, seq)
         SELECT count(CASE WHEN $2 THEN pg_notify(''topology.'' || topology_id,
-                   ''~'' || {{.schema}}.topology_mark($3, $4, name || inline) || '':'' || seq || inline)::text ELSE inline END)
+                   ''~'' || {{.literal}}.topology_mark($3, $4, name || inline) || '':'' || seq || inline)::text ELSE inline END)
           FROM sized'
 $f$;
 
@@ -104,7 +104,7 @@ AS $f$
     SELECT {{.schema}}.topology_record_sql(_source, ',
             in_flight = h.in_flight + c.flight, in_flight_bytes = h.in_flight_bytes + c.bytes,
             in_flight_from = CASE WHEN c.finished OR h.in_flight + c.flight <= 0
-                THEN (SELECT m.position FROM {{.schema}}.mutations m WHERE m.state IN (''pending'', ''applying'')
+                THEN (SELECT m.position FROM {{.literal}}.mutations m WHERE m.state IN (''pending'', ''applying'')
                          AND (m.topology_id, m.position) >= (h.topology_id, coalesce(least(h.in_flight_from, c.added), 0))
                          AND (m.topology_id, m.position) <= (h.topology_id, 9223372036854775807)
                        ORDER BY m.topology_id, m.position LIMIT 1)
@@ -457,7 +457,7 @@ BEGIN
       LEFT JOIN LATERAL (
           SELECT count(q.json) AS n, string_agg(q.json, ',' ORDER BY q.position) AS list FROM (
               SELECT m.position, CASE WHEN coalesce(octet_length(m.reason), 0) <= 1024 AND coalesce(octet_length(m.requested_by), 0) <= m.payload_bytes
-                                      THEN {{.schema}}.topology_mutation_json(m) END AS json
+                                      THEN {{.schema}}.topology_mutation_json(m.*) END AS json
                 FROM {{.schema}}.mutations m
                WHERE m.state IN ('pending', 'applying') AND (m.topology_id, m.position) >= (f.topology_id, f.in_flight_from)
                  AND (m.topology_id, m.position) <= (f.topology_id, 9223372036854775807)
@@ -497,7 +497,7 @@ BEGIN
                    AND (m.topology_id, m.position) <= (_id, 9223372036854775807)
                  ORDER BY m.topology_id, m.position LIMIT least(_h.in_flight, 1000)) m) s;
         SELECT string_agg(q.json, ',' ORDER BY q.position) INTO _in_flight FROM (
-            SELECT m.position, {{.schema}}.topology_mutation_json(m) AS json FROM {{.schema}}.mutations m
+            SELECT m.position, {{.schema}}.topology_mutation_json(m.*) AS json FROM {{.schema}}.mutations m
              WHERE m.state IN ('pending', 'applying') AND (m.topology_id, m.position) >= (_id, _h.in_flight_from)
                AND (m.topology_id, m.position) <= (_id, 9223372036854775807)
              ORDER BY m.topology_id, m.position LIMIT _n) q;
@@ -555,14 +555,14 @@ DECLARE
 BEGIN
     FOR _g IN SELECT p.proname, CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE a.grantee::regrole::text END AS grantee
                 FROM pg_proc p, aclexplode(p.proacl) a
-               WHERE p.pronamespace = '{{.schema}}'::regnamespace AND a.grantee <> p.proowner
+               WHERE p.pronamespace = '{{.literal}}'::regnamespace AND a.grantee <> p.proowner
                  AND p.proname IN ('topology_check_epoch', 'topology_snapshots') LOOP
         IF _g.proname = 'topology_check_epoch' THEN
-            EXECUTE format('GRANT EXECUTE ON FUNCTION {{.schema}}.topology_identity, {{.schema}}.topology_identify TO %s', _g.grantee);
+            EXECUTE format('GRANT EXECUTE ON FUNCTION {{.format}}.topology_identity, {{.format}}.topology_identify TO %s', _g.grantee);
         ELSE
-            EXECUTE format('GRANT EXECUTE ON FUNCTION {{.schema}}.topology_identity, {{.schema}}.topology_raise_epoch, {{.schema}}.topology_raise,
-                {{.schema}}.topology_light, {{.schema}}.topology_document, {{.schema}}.topology_document_json, {{.schema}}.topology_heads_of,
-                {{.schema}}.topology_pages TO %s', _g.grantee);
+            EXECUTE format('GRANT EXECUTE ON FUNCTION {{.format}}.topology_identity, {{.format}}.topology_raise_epoch, {{.format}}.topology_raise,
+                {{.format}}.topology_light, {{.format}}.topology_document, {{.format}}.topology_document_json, {{.format}}.topology_heads_of,
+                {{.format}}.topology_pages TO %s', _g.grantee);
         END IF;
     END LOOP;
 END
@@ -597,24 +597,24 @@ LANGUAGE sql IMMUTABLE
 AS $f$
     SELECT 'WITH changed AS MATERIALIZED (' || _source || '),
         recorded AS (
-            INSERT INTO {{.schema}}.topology_events (topology_id, seq, type, payload, at)
+            INSERT INTO {{.literal}}.topology_events (topology_id, seq, type, payload, at)
             SELECT c.topology_id, h.seq + row_number() OVER (PARTITION BY c.topology_id ORDER BY c.ord), c.type, c.payload, $1
-              FROM changed c JOIN {{.schema}}.topology_heads h USING (topology_id)
+              FROM changed c JOIN {{.literal}}.topology_heads h USING (topology_id)
             RETURNING topology_id, seq, type, payload, at),
         moved AS (
-            UPDATE {{.schema}}.topology_heads h SET seq = r.seq
+            UPDATE {{.literal}}.topology_heads h SET seq = r.seq
               FROM (SELECT topology_id, max(seq) AS seq FROM recorded GROUP BY topology_id) r
              WHERE h.topology_id = r.topology_id),
         encoded AS MATERIALIZED (
-            SELECT topology_id, seq, type, {{.schema}}.topology_event_json(topology_id, seq, type, payload, at) AS event FROM recorded),
+            SELECT topology_id, seq, type, {{.literal}}.topology_event_json(topology_id, seq, type, payload, at) AS event FROM recorded),
         sized AS MATERIALIZED (
             SELECT topology_id, seq, topology_id || '':'' || seq AS name,
-                   CASE WHEN octet_length(event) > 16777216 THEN {{.schema}}.topology_refuse_size(type, octet_length(event))
+                   CASE WHEN octet_length(event) > 16777216 THEN {{.literal}}.topology_refuse_size(type, octet_length(event))
                         WHEN octet_length(event) < 7940 THEN '' '' || event
                         ELSE '''' END AS inline
               FROM encoded ORDER BY topology_id, seq)
         SELECT count(CASE WHEN $2 THEN pg_notify(''topology.'' || topology_id,
-                   ''~'' || {{.schema}}.topology_mark($3, $4, name || inline) || '':'' || seq || inline)::text ELSE inline END)
+                   ''~'' || {{.literal}}.topology_mark($3, $4, name || inline) || '':'' || seq || inline)::text ELSE inline END)
           FROM sized'
 $f$;
 

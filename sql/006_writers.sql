@@ -130,7 +130,7 @@ $f$;
 -- by a statement that begins when the head is locked: what committed while the lock was waited for is seen. Who
 -- inserted below it has not had the lock yet, and lowers the bound then.
 --
--- A row that one transaction changes n times has a chain of n versions, which an index scan walks each time: n² in all.
+-- A row that one transaction changes n times has a chain of n versions, which an index scan walks each time: n * n.
 -- So a setting of this transaction remembers where the row is. That is only a guess: it is used with the id and what is
 -- visible, and the index is taken if it finds nothing. A rollback to a savepoint takes the guess back as it does the
 -- row. There are 16 such settings, for the id's first digit.
@@ -384,19 +384,19 @@ BEGIN
         END IF;
         IF _alive IS DISTINCT FROM _named THEN
             EXECUTE 'WITH made AS (
-                    INSERT INTO {{.schema}}.topology_heads AS h (topology_id, seq, first)
+                    INSERT INTO {{.literal}}.topology_heads AS h (topology_id, seq, first)
                     SELECT n.id, greatest(s.epoch << 32, j.last), CASE WHEN j.last IS NULL THEN (s.epoch << 32) + 1
-                           ELSE (SELECT min(e.seq) FROM {{.schema}}.topology_events e WHERE e.topology_id = n.id) END
-                      FROM new_rows n CROSS JOIN {{.schema}}.topology_settings s
-                      CROSS JOIN LATERAL (SELECT max(e.seq) AS last FROM {{.schema}}.topology_events e
+                           ELSE (SELECT min(e.seq) FROM {{.literal}}.topology_events e WHERE e.topology_id = n.id) END
+                      FROM new_rows n CROSS JOIN {{.literal}}.topology_settings s
+                      CROSS JOIN LATERAL (SELECT max(e.seq) AS last FROM {{.literal}}.topology_events e
                           WHERE e.topology_id = n.id) j
-                     WHERE NOT EXISTS (SELECT FROM {{.schema}}.topology_heads h WHERE h.topology_id = n.id
+                     WHERE NOT EXISTS (SELECT FROM {{.literal}}.topology_heads h WHERE h.topology_id = n.id
                          AND h.in_flight >= 0)
-                       AND EXISTS (SELECT FROM {{.schema}}.topologies t WHERE t.id = n.id) ORDER BY n.id
+                       AND EXISTS (SELECT FROM {{.literal}}.topologies t WHERE t.id = n.id) ORDER BY n.id
                         ON CONFLICT (topology_id) DO UPDATE SET in_flight = 0, told = NULL WHERE h.in_flight < 0
                             RETURNING h.topology_id)
                 SELECT count(*), array_agg(t.id) FILTER (WHERE t.status <> ''pending'') FROM made m
-                    JOIN {{.schema}}.topologies t ON t.id = m.topology_id'
+                    JOIN {{.literal}}.topologies t ON t.id = m.topology_id'
                 INTO _made, _moved;
             IF _made < _named THEN -- who makes a head has locked it
                 EXECUTE _lock INTO _alive;
@@ -406,7 +406,7 @@ BEGIN
             ' JOIN changed c ON c.topology_id = r.topology_id AND c.ord = 1')
             USING clock_timestamp(), _c.notify, _c.inner_pad, _c.outer_pad, _moved;
         IF TG_OP = 'UPDATE' THEN
-            EXECUTE 'DELETE FROM {{.schema}}.topology_parked p USING new_rows n, old_rows o
+            EXECUTE 'DELETE FROM {{.literal}}.topology_parked p USING new_rows n, old_rows o
                 WHERE p.topology_id = n.id AND o.id = n.id AND o.status <> n.status';
             _wake := EXISTS (SELECT FROM new_rows n WHERE n.status IN ('active', 'degraded'));
         END IF;
@@ -432,7 +432,7 @@ BEGIN
         RETURN NULL;
     END IF;
     _c := {{.schema}}.topology_context();
-    EXECUTE 'DELETE FROM {{.schema}}.topology_untold u USING old_rows o WHERE u.xid = pg_current_xact_id()
+    EXECUTE 'DELETE FROM {{.literal}}.topology_untold u USING old_rows o WHERE u.xid = pg_current_xact_id()
         AND u.topology_id = o.id';
     EXECUTE {{.schema}}.topology_lock_sql(_source) INTO _locked, _named;
     EXECUTE {{.schema}}.topology_record_sql(_source, ', in_flight = -1, in_flight_bytes = 0, in_flight_from = NULL', '')
@@ -451,7 +451,7 @@ AS $f$
     SELECT {{.schema}}.topology_record_sql(_source, ',
             in_flight = greatest(h.in_flight + c.flight, 0), in_flight_bytes = greatest(h.in_flight_bytes + c.bytes, 0),
             in_flight_from = CASE WHEN c.finished
-                THEN (SELECT m.position FROM {{.schema}}.mutations m WHERE m.state IN (''pending'', ''applying'')
+                THEN (SELECT m.position FROM {{.literal}}.mutations m WHERE m.state IN (''pending'', ''applying'')
                          AND (m.topology_id, m.position) >= (h.topology_id, coalesce(least(h.in_flight_from, c.added),
                              0))
                          AND (m.topology_id, m.position) <= (h.topology_id, 9223372036854775807)
@@ -558,26 +558,26 @@ BEGIN
     ELSE
         EXECUTE {{.schema}}.topology_lock_sql('SELECT n.topology_id FROM new_rows n') INTO _locked, _named;
         IF _locked < _named OR pg_trigger_depth() > 1 THEN
-            FOR _id IN EXECUTE 'SELECT DISTINCT n.topology_id FROM new_rows n LEFT JOIN {{.schema}}.topology_heads h
+            FOR _id IN EXECUTE 'SELECT DISTINCT n.topology_id FROM new_rows n LEFT JOIN {{.literal}}.topology_heads h
                     ON h.topology_id = n.topology_id AND h.in_flight >= 0 WHERE h.topology_id IS NULL ORDER BY 1' LOOP
                 _x := {{.schema}}.topology_born(_id)::text;
             END LOOP;
         END IF;
-        EXECUTE 'SELECT array_agg(n.id) FROM new_rows n WHERE EXISTS (SELECT FROM {{.schema}}.topology_untold u
+        EXECUTE 'SELECT array_agg(n.id) FROM new_rows n WHERE EXISTS (SELECT FROM {{.literal}}.topology_untold u
              WHERE u.xid = pg_current_xact_id() AND u.topology_id = n.topology_id AND u.kind = ''enqueued''
                  AND u.id = n.id OFFSET 0)' INTO _early;
         INSERT INTO {{.schema}}.topology_untold (topology_id, kind, id)
             SELECT n.topology_id, 'enqueued', n.id FROM new_rows n WHERE n.enqueued_in IS DISTINCT FROM _own
                 ON CONFLICT DO NOTHING;
         IF _early IS NOT NULL THEN
-            EXECUTE 'DELETE FROM {{.schema}}.topology_untold u USING new_rows n WHERE u.xid = pg_current_xact_id()
+            EXECUTE 'DELETE FROM {{.literal}}.topology_untold u USING new_rows n WHERE u.xid = pg_current_xact_id()
                 AND u.topology_id = n.topology_id AND u.kind = ''enqueued'' AND u.id = n.id
                     AND n.enqueued_in = $1' USING _own;
         END IF;
         _x := set_config('enable_seqscan', 'on', true); -- where all is joined
         EXECUTE {{.schema}}.topology_counted_sql(_source) USING clock_timestamp(), _c.notify, _c.inner_pad,
             _c.outer_pad, _early;
-        EXECUTE 'DELETE FROM {{.schema}}.topology_parked p USING new_rows n WHERE p.topology_id = n.topology_id';
+        EXECUTE 'DELETE FROM {{.literal}}.topology_parked p USING new_rows n WHERE p.topology_id = n.topology_id';
     END IF;
     IF _c.notify THEN
         _x := pg_notify('topology_mutations', '')::text;
@@ -664,8 +664,8 @@ BEGIN
         _wake := _m.state = 'pending' OR _m.state_before = 'applying' AND _m.by_hand;
     ELSE
         EXECUTE 'SELECT array_agg(n.id), bool_or(n.state = ''pending'' OR o.state = ''applying'' AND o.lease IS NULL)
-              FROM new_rows n JOIN old_rows o ON o.id = n.id LEFT JOIN {{.schema}}.mutations m ON m.id = n.id
-             WHERE n.state <> o.state AND EXISTS (SELECT FROM {{.schema}}.topologies t WHERE t.id = n.topology_id)
+              FROM new_rows n JOIN old_rows o ON o.id = n.id LEFT JOIN {{.literal}}.mutations m ON m.id = n.id
+             WHERE n.state <> o.state AND EXISTS (SELECT FROM {{.literal}}.topologies t WHERE t.id = n.topology_id)
                AND (m.state = n.state AND m.attempt = n.attempt OR m.id IS NULL AND n.state
                    IN (''applied'', ''failed''))' INTO _ids, _wake;
         IF _ids IS NULL THEN
@@ -1260,17 +1260,17 @@ DECLARE
     _t text;
 BEGIN
     FOREACH _t IN ARRAY '{lans,deckies,edges}'::text[] LOOP
-        EXECUTE format('CREATE TRIGGER guard BEFORE INSERT OR UPDATE OR DELETE ON {{.schema}}.%I FOR EACH ROW
-            EXECUTE FUNCTION {{.schema}}.topology_graph_rules()', _t);
-        EXECUTE format('CREATE TRIGGER record_insert AFTER INSERT ON {{.schema}}.%I REFERENCING NEW TABLE AS new_rows
-            FOR EACH STATEMENT EXECUTE FUNCTION {{.schema}}.topology_graph_changed()', _t);
-        EXECUTE format('CREATE TRIGGER record_update AFTER UPDATE ON {{.schema}}.%I
+        EXECUTE format('CREATE TRIGGER guard BEFORE INSERT OR UPDATE OR DELETE ON {{.format}}.%I FOR EACH ROW
+            EXECUTE FUNCTION {{.format}}.topology_graph_rules()', _t);
+        EXECUTE format('CREATE TRIGGER record_insert AFTER INSERT ON {{.format}}.%I REFERENCING NEW TABLE AS new_rows
+            FOR EACH STATEMENT EXECUTE FUNCTION {{.format}}.topology_graph_changed()', _t);
+        EXECUTE format('CREATE TRIGGER record_update AFTER UPDATE ON {{.format}}.%I
             REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows
-            FOR EACH STATEMENT EXECUTE FUNCTION {{.schema}}.topology_graph_changed()', _t);
-        EXECUTE format('CREATE TRIGGER record_delete AFTER DELETE ON {{.schema}}.%I REFERENCING OLD TABLE AS old_rows
-            FOR EACH STATEMENT EXECUTE FUNCTION {{.schema}}.topology_graph_changed()', _t);
-        EXECUTE format('CREATE TRIGGER refuse_truncate BEFORE TRUNCATE ON {{.schema}}.%I
-            FOR EACH STATEMENT EXECUTE FUNCTION {{.schema}}.topology_refuse_truncate()', _t);
+            FOR EACH STATEMENT EXECUTE FUNCTION {{.format}}.topology_graph_changed()', _t);
+        EXECUTE format('CREATE TRIGGER record_delete AFTER DELETE ON {{.format}}.%I REFERENCING OLD TABLE AS old_rows
+            FOR EACH STATEMENT EXECUTE FUNCTION {{.format}}.topology_graph_changed()', _t);
+        EXECUTE format('CREATE TRIGGER refuse_truncate BEFORE TRUNCATE ON {{.format}}.%I
+            FOR EACH STATEMENT EXECUTE FUNCTION {{.format}}.topology_refuse_truncate()', _t);
     END LOOP;
 END
 $do$;
@@ -1318,7 +1318,7 @@ DECLARE
     _f regprocedure; _g record;
 BEGIN
     FOR _f IN SELECT p.oid::regprocedure FROM pg_proc p
-               WHERE p.pronamespace = '{{.schema}}'::regnamespace AND p.proname
+               WHERE p.pronamespace = '{{.literal}}'::regnamespace AND p.proname
                    IN ('topology_edit_unfinished', 'topology_sweep', 'topology_context', 'topology_next',
                    'topology_make_head', 'topology_born', 'topology_told', 'topology_edit_opened',
                  'topology_raise_version', 'topology_tell', 'topology_tell_status', 'topologies_gone',
@@ -1337,24 +1337,24 @@ BEGIN
     FOR _g IN SELECT DISTINCT c.relname, CASE a.grantee WHEN 0 THEN 'PUBLIC'
         ELSE a.grantee::regrole::text END AS grantee
                 FROM pg_class c, aclexplode(c.relacl) a
-               WHERE c.oid IN ('{{.schema}}.topology_edits'::regclass, '{{.schema}}.topology_untold'::regclass)
+               WHERE c.oid IN ('{{.literal}}.topology_edits'::regclass, '{{.literal}}.topology_untold'::regclass)
                    AND a.grantee <> c.relowner LOOP
-        EXECUTE format('REVOKE ALL ON {{.schema}}.%I FROM %s', _g.relname, _g.grantee);
+        EXECUTE format('REVOKE ALL ON {{.format}}.%I FROM %s', _g.relname, _g.grantee);
     END LOOP;
     FOR _g IN SELECT DISTINCT p.proname, CASE a.grantee WHEN 0 THEN 'PUBLIC'
         ELSE a.grantee::regrole::text END AS grantee
                 FROM pg_proc p, aclexplode(p.proacl) a
-               WHERE p.pronamespace = '{{.schema}}'::regnamespace AND p.proname
+               WHERE p.pronamespace = '{{.literal}}'::regnamespace AND p.proname
                    IN ('topology_prune', 'topology_graph_json') AND a.grantee <> p.proowner LOOP
         EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %s', CASE _g.proname WHEN 'topology_prune'
-            THEN '{{.schema}}.topology_sweep'
-            ELSE '{{.schema}}.topology_lan, {{.schema}}.topology_decky, {{.schema}}.topology_edge' END, _g.grantee);
+            THEN '{{.literal}}.topology_sweep'
+            ELSE '{{.literal}}.topology_lan, {{.literal}}.topology_decky, {{.literal}}.topology_edge' END, _g.grantee);
     END LOOP;
     FOR _g IN SELECT DISTINCT CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE a.grantee::regrole::text END AS grantee
                 FROM pg_class c, aclexplode(c.relacl) a
-               WHERE c.oid = '{{.schema}}.topology_parked'::regclass AND a.privilege_type = 'INSERT'
+               WHERE c.oid = '{{.literal}}.topology_parked'::regclass AND a.privilege_type = 'INSERT'
                    AND a.grantee <> c.relowner LOOP
-        EXECUTE format('GRANT INSERT (topology_id) ON {{.schema}}.topology_edits TO %s', _g.grantee);
+        EXECUTE format('GRANT INSERT (topology_id) ON {{.format}}.topology_edits TO %s', _g.grantee);
     END LOOP;
 END
 $do$;
@@ -1374,9 +1374,9 @@ BEGIN
             'are applied or failed, and wait for the others';
     END IF;
     FOREACH _t IN ARRAY '{lans,deckies,edges}'::text[] LOOP
-        EXECUTE format('DROP TRIGGER guard ON {{.schema}}.%1$I;
-            DROP TRIGGER record_insert ON {{.schema}}.%1$I; DROP TRIGGER record_update ON {{.schema}}.%1$I;
-            DROP TRIGGER record_delete ON {{.schema}}.%1$I; DROP TRIGGER refuse_truncate ON {{.schema}}.%1$I', _t);
+        EXECUTE format('DROP TRIGGER guard ON {{.format}}.%1$I;
+            DROP TRIGGER record_insert ON {{.format}}.%1$I; DROP TRIGGER record_update ON {{.format}}.%1$I;
+            DROP TRIGGER record_delete ON {{.format}}.%1$I; DROP TRIGGER refuse_truncate ON {{.format}}.%1$I', _t);
     END LOOP;
 END
 $do$;
@@ -1468,17 +1468,17 @@ AS $f$
     SELECT '"lans":[' || coalesce((SELECT string_agg(json_build_object('id', l.id, 'topology_id', l.topology_id, 'name',
         l.name,
                   'subnet', l.subnet, 'is_dmz', l.is_dmz, 'x', l.x, 'y', l.y)::text, ',' ORDER BY l.name)
-             FROM {{.schema}}.lans l WHERE l.topology_id = _id), '')
+             FROM {{.schema}}.lans l WHERE l.topology_id = $1), '')
         || '],"deckies":[' || coalesce((SELECT string_agg(json_build_object('uuid', d.uuid, 'topology_id',
             d.topology_id, 'name', d.name,
                   'services', d.services, 'decky_config', d.decky_config, 'ip', host(d.ip), 'state', d.state, 'x', d.x,
                       'y', d.y)::text, ',' ORDER BY d.name)
-             FROM {{.schema}}.deckies d WHERE d.topology_id = _id), '')
+             FROM {{.schema}}.deckies d WHERE d.topology_id = $1), '')
         || '],"edges":[' || coalesce((SELECT string_agg(json_build_object('id', g.id, 'topology_id', g.topology_id,
             'decky_uuid', g.decky_uuid,
                   'lan_id', g.lan_id, 'ip', host(g.ip), 'is_bridge', g.is_bridge, 'forwards_l3', g.forwards_l3)::text,
                       ',' ORDER BY g.decky_uuid, g.lan_id)
-             FROM {{.schema}}.edges g WHERE g.topology_id = _id), '') || ']'
+             FROM {{.schema}}.edges g WHERE g.topology_id = $1), '') || ']'
 $f$;
 
 DROP TABLE {{.schema}}.topology_edits, {{.schema}}.topology_untold;

@@ -9,6 +9,7 @@ import (
 	"embed"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -26,6 +27,9 @@ var (
 	ErrMissing = errors.New("the database has no topostream schema: run `topostream migrate up`")
 	ErrOlder   = errors.New("the database's schema is older than this program: run `topostream migrate up`")
 	ErrNewer   = errors.New("the database's schema is newer than this program: upgrade topostream")
+	ErrHidden  = errors.New("the database hides its rows")
+	ErrMixed   = errors.New("the search path leads to tables that are none of this installation's")
+	ErrSilent  = errors.New("what is written with this role makes no events")
 )
 
 // Version is the state of a database's schema.
@@ -42,11 +46,30 @@ const (
 	lockPause = time.Second
 )
 
-// Up brings the database to the newest version. Migrations run in the first schema of conn's search path, each in a
-// transaction; several programs may call it at once (tern takes an advisory lock). While others hold the tables it
-// tries again, for about a minute.
-func Up(ctx context.Context, conn *pgx.Conn) error {
-	m, err := migrator(ctx, conn)
+// ErrElsewhere says that Up would make an installation beside another one.
+var ErrElsewhere = errors.New("this database has a topostream schema already")
+
+// Up brings the database to the newest version. Migrations run in the schema of the search path that has been migrated
+// before, in a fresh database in the path's first, each in a transaction; several programs may call it at once (tern
+// takes an advisory lock). While others hold the tables it tries again, for about a minute. Where only a schema that
+// the path does not name has been migrated, Up gives ErrElsewhere and makes nothing: nobody expects a second, empty
+// installation.
+func Up(ctx context.Context, conn *pgx.Conn) error { return up(ctx, conn, false) }
+
+// UpBeside is Up, which makes a second installation where that is what is wanted.
+func UpBeside(ctx context.Context, conn *pgx.Conn) error { return up(ctx, conn, true) }
+
+func up(ctx context.Context, conn *pgx.Conn, beside bool) error {
+	p, err := find(ctx, conn)
+	if err != nil {
+		return err
+	}
+	if !p.migrated && p.elsewhere != "" && !beside {
+		return fmt.Errorf("%w, in %s, which the search path of this connection (%s) does not name: "+
+			"put it into the path (ALTER ROLE … SET search_path), or make another installation beside it with "+
+			"`topostream migrate up --beside`", ErrElsewhere, p.elsewhere, p.path)
+	}
+	m, err := migrator(ctx, conn, p.schema)
 	if err != nil {
 		return err
 	}
@@ -58,7 +81,11 @@ func Up(ctx context.Context, conn *pgx.Conn) error {
 
 // Down takes the schema back to version; 0 removes everything, journal included. It tries again as Up does.
 func Down(ctx context.Context, conn *pgx.Conn, version int32) error {
-	m, err := migrator(ctx, conn)
+	p, err := find(ctx, conn)
+	if err != nil {
+		return err
+	}
+	m, err := migrator(ctx, conn, p.schema)
 	if err != nil {
 		return err
 	}
@@ -128,23 +155,67 @@ func Check(ctx context.Context, conn *pgx.Conn) (warn string, err error) {
 	case v.Current > v.Latest && !v.Additive:
 		return "", fmt.Errorf("%w (it is at %d, the program knows %d)", ErrNewer, v.Current, v.Latest)
 	case v.Current > v.Latest:
-		return fmt.Sprintf("the database's schema is at %d, this program knows %d; the migrations between are additive",
-			v.Current, v.Latest), nil
+		warn = fmt.Sprintf("the database's schema is at %d, this program knows %d; the migrations between are additive",
+			v.Current, v.Latest)
 	}
-	return "", nil
+	if err := usable(ctx, conn); err != nil {
+		return warn, err
+	}
+	hidden, all, err := Hidden(ctx, conn)
+	switch {
+	case err != nil:
+		return warn, err
+	case all:
+		return warn, fmt.Errorf("%w: %s", ErrHidden, hidden)
+	case hidden != "" && warn != "":
+		warn += "; "
+	}
+	return warn + hidden, nil
 }
 
-func migrator(ctx context.Context, conn *pgx.Conn) (*migrate.Migrator, error) {
-	var schema string
-	const current = `SELECT quote_ident(current_schema())`
-	if err := conn.QueryRow(ctx, current).Scan(&schema); err != nil {
-		return nil, fmt.Errorf("find the schema to migrate (does the search_path name one that exists?): %w", err)
+// A place is where a connection finds our tables, or would make them.
+type place struct {
+	path      string // the search path, as it is set
+	schema    string // quoted, as the next one
+	migrated  bool
+	elsewhere string // other schemas that have been migrated
+}
+
+func find(ctx context.Context, conn *pgx.Conn) (p place, _ error) {
+	const query = `
+SELECT current_setting('search_path'), quote_ident(coalesce(here.nspname, current_schema())), here.nspname IS NOT NULL,
+       (SELECT coalesce(string_agg(quote_ident(n.nspname), ', ' ORDER BY n.nspname), '')
+          FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+         WHERE c.relname = 'topology_migrations' AND c.relkind = 'r' AND n.nspname IS DISTINCT FROM here.nspname)
+  FROM (SELECT) one LEFT JOIN (pg_class t JOIN pg_namespace here ON here.oid = t.relnamespace)
+    ON t.oid = to_regclass('topology_migrations')`
+	var schema *string
+	if err := conn.QueryRow(ctx, query).Scan(&p.path, &schema, &p.migrated, &p.elsewhere); err != nil {
+		return p, fmt.Errorf("find the schema to migrate: %w", err)
+	}
+	if schema == nil {
+		return p, fmt.Errorf("the search path (%s) names no schema that exists and that this role may use: create one, "+
+			"or set another path", p.path)
+	}
+	p.schema = *schema
+	return p, nil
+}
+
+func migrator(ctx context.Context, conn *pgx.Conn, schema string) (*migrate.Migrator, error) {
+	for _, tag := range []string{"$f$", "$q$", "$do$"} { // what functions are quoted with
+		if strings.Contains(schema, tag) {
+			return nil, fmt.Errorf("the schema %s has %s in its name, which migrations cannot be run in: choose another",
+				schema, tag)
+		}
 	}
 	m, err := migrate.NewMigrator(ctx, conn, schema+".topology_schema_version")
 	if err != nil {
 		return nil, fmt.Errorf("prepare migrations: %w", err)
 	}
-	m.Data["schema"] = schema
+	// In a string the name's own quotes are doubled, in one that format() reads its percent signs, too.
+	literal := strings.ReplaceAll(schema, "'", "''")
+	m.Data["schema"], m.Data["literal"] = schema, literal
+	m.Data["format"] = strings.ReplaceAll(literal, "%", "%%")
 	if err := m.LoadMigrations(Files); err != nil {
 		return nil, fmt.Errorf("load migrations: %w", err)
 	}

@@ -7,6 +7,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"topostream/pgbus/postgres"
 	"topostream/pgbus/setting"
 	"topostream/pgbus/source/wal"
 	"topostream/sql"
@@ -73,7 +74,7 @@ func (c *busWAL) tryReplication(ctx context.Context, conn *pgx.Conn) error {
 	if len(s.Missing()) > 0 { // which says more
 		return nil
 	}
-	cfg, err := pgx.ParseConfig(c.DatabaseURL)
+	cfg, err := postgres.Parse(c.DatabaseURL)
 	if err != nil {
 		return fmt.Errorf("--database-url: %w", err)
 	}
@@ -119,7 +120,12 @@ func printBusStatus(o output, s setting.Status) {
 		}
 		fmt.Fprintf(o.out, "slot:                  %s of %s (%s), %d bytes of WAL kept\n", r.Slot, r.Name, pid, r.Retained)
 	}
-	if problems := s.Missing(); len(problems) > 0 {
+	problems := s.Missing()
+	for _, gid := range s.Prepared {
+		problems = append(problems, fmt.Sprintf("a replication slot is made only when the prepared transaction %q has "+
+			"ended: COMMIT PREPARED or ROLLBACK PREPARED it in its database, if nobody does", gid))
+	}
+	if len(problems) > 0 {
 		fmt.Fprintf(o.out, "for the bus wal:\n  %s\n", strings.Join(problems, "\n  "))
 		return
 	}

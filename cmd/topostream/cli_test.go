@@ -102,7 +102,7 @@ func TestDefaultsAreTheInterfaces(t *testing.T) {
 		"dev": {`--addr="127.0.0.1:8080"`},
 		"serve": {
 			`--addr="127.0.0.1:8080"`, "--max-streams-per-user=16", "--rate-limit=60000", "--keepalive=15s", "--retention=24h",
-			"--mutation-retention=720h", "--max-in-flight=10000",
+			"--mutation-retention=720h", "--max-in-flight=10000", "--pool-size=0",
 		},
 		"mutator": {"--max-attempts=3"},
 	} {
@@ -267,6 +267,12 @@ func TestAServerThatCannotStartSaysTheFixInOneLine(t *testing.T) {
 		),
 		`database "nowhere" does not exist: create it`: url(
 			func(u string) string { return u[:strings.LastIndexByte(u, '/')] + "/nowhere" },
+		),
+		`refused the connection (unrecognized configuration parameter "nonsense"): correct --database-url`: url(
+			func(u string) string { return pgtest.With(t, u, "nonsense", "hunter2") },
+		),
+		"the connection string has sslcrl: leave it out": url(
+			func(u string) string { return pgtest.With(t, u, "sslcrl", "hunter2") },
 		),
 		"run `topostream migrate up`": {
 			"--jwt-secret", testSecret, "--database-url", empty.URL,

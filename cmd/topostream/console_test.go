@@ -212,3 +212,33 @@ func BenchmarkPostToBrowser(b *testing.B) {
 		b.ReportMetric(times[len(times)*99/100], name+"-p99-ms")
 	}
 }
+
+// A browser opens six connections to one address over HTTP/1.1: what comes then waits, and the console says for what.
+func TestTheConsoleSaysThatOtherTabsHoldAllConnections(t *testing.T) {
+	t.Parallel()
+	long(t)
+	db := pgtest.New(t)
+	id := live(t, db.Conn(t), 1)[0]
+	server := serve(t, db.URL, withWorker)
+	token := operatorToken(t)
+	page := openPage(t, server.url+"/#token="+token+"&topology="+id)
+	page.until(`!!window.topostream && window.topostream.state === 'open'`)
+	others := fmt.Sprintf(`window.others = Array.from({ length: 5 }, () => new EventSource(
+		'/api/v1/topologies/%s/events?token=%s')); true`, id, token)
+	if _, err := chromedp.Run(page.ctx, chromedp.Evaluate[bool](others)); err != nil {
+		t.Fatal(err)
+	}
+	page.until(`window.others.every((other) => other.readyState === EventSource.OPEN)`)
+	const enqueue = `document.getElementById('op').value = 'add_lan';
+		document.getElementById('payload').value = '{"name":"a"}';
+		document.getElementById('enqueue').requestSubmit(); true`
+	if _, err := chromedp.Run(page.ctx, chromedp.Evaluate[bool](enqueue)); err != nil {
+		t.Fatal(err)
+	}
+	page.until(`document.getElementById('message').textContent.includes('six connections')`)
+	if _, err := chromedp.Run(page.ctx, chromedp.Evaluate[bool](`window.others[0].close(); true`)); err != nil {
+		t.Fatal(err)
+	}
+	page.until(`document.getElementById('answer').textContent.startsWith('queued') &&
+		document.getElementById('message').textContent === ''`)
+}

@@ -193,7 +193,8 @@ func TestPagesOfAllowedOriginsMayUseTheAPIAndNoOthers(t *testing.T) {
 	}
 	for _, method := range []string{"GET", "POST", "PATCH", "DELETE"} {
 		h := preflight(friend, "/api/v1/topologies/"+id+"/mutations", method,
-			"authorization,content-type,idempotency-key,last-event-id")
+			"authorization,baggage,cache-control,content-type,idempotency-key,last-event-id,pragma,traceparent,tracestate,"+
+				"x-requested-with")
 		if h.Get("Access-Control-Allow-Origin") != friend || h.Get("Access-Control-Allow-Credentials") != "true" ||
 			h.Get("Access-Control-Allow-Methods") != method ||
 			h.Get("Access-Control-Allow-Headers") == "" {

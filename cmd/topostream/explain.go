@@ -9,6 +9,8 @@ import (
 	"syscall"
 
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"topostream/pgbus/postgres"
 )
 
 // explain turns the failures that a stranger meets first into one line with the fix. It never holds a password.
@@ -30,6 +32,10 @@ func explain(err error) string {
 		// An unencoded @ or / in a password moves its end into the host or the database.
 		if c := connectErr.Config; c != nil && strings.Contains(c.Host+c.Database, "@") {
 			return badConnectionString
+		}
+		// Such as a parameter that it does not know.
+		if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok && !postgres.Away(pgErr) {
+			return fmt.Sprintf("PostgreSQL refused the connection (%s): correct --database-url", oneLine(pgErr.Message))
 		}
 		return fmt.Sprintf("cannot reach PostgreSQL: is it running, and is --database-url right? (%s)",
 			oneLine(connectErr.Error()))

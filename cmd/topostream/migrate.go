@@ -27,7 +27,7 @@ type database struct {
 }
 
 func (d database) connect(ctx context.Context) (*pgx.Conn, error) {
-	cfg, err := pgx.ParseConfig(d.DatabaseURL)
+	cfg, err := postgres.Parse(d.DatabaseURL)
 	if err != nil {
 		return nil, fmt.Errorf("--database-url: %w", err)
 	}
@@ -51,13 +51,21 @@ func (d database) with(ctx context.Context, f func(*pgx.Conn) error) error {
 	return f(conn)
 }
 
-type migrateUp struct{ database }
+type migrateUp struct {
+	database
+
+	Beside bool `help:"Make an installation of its own in this search path, beside one that another schema of the database has."`
+}
 
 // Run may be cut off at any point and begun again: each migration records itself in its own transaction.
 func (c *migrateUp) Run(ctx context.Context, o output) error {
 	start := startup{connect: c.connect, log: newLogger(o.err, "text"), again: within(commandPatience)}
 	return start.do(ctx, func(conn *pgx.Conn) error {
-		if err := sql.Up(ctx, conn); err != nil {
+		up := sql.Up
+		if c.Beside {
+			up = sql.UpBeside
+		}
+		if err := up(ctx, conn); err != nil {
 			return err
 		}
 		return printVersion(ctx, conn, o)

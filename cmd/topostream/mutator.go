@@ -66,6 +66,7 @@ func (c *mutatorCmd) Run(ctx context.Context, o output) error {
 	if err := c.check(); err != nil {
 		return err
 	}
+	defer surviveHangups()()
 	applier, err := c.applier()
 	if err != nil {
 		return err
@@ -82,7 +83,7 @@ func (c *mutatorCmd) Run(ctx context.Context, o output) error {
 	if err != nil {
 		return err
 	}
-	listen, err := pgx.ParseConfig(c.DatabaseURL)
+	listen, err := postgres.Parse(c.DatabaseURL)
 	if err != nil {
 		return fmt.Errorf("--database-url: %w", err)
 	}
@@ -117,5 +118,6 @@ func runMutator(ctx context.Context, databaseURL string, listen *pgx.ConnConfig,
 	cfg.Pool, cfg.Listen = pool, listen.Copy()
 	postgres.Name(cfg.Listen, "topostream mutator listen")
 	cfg.Logger.Info("working on mutations", slog.Int("concurrency", cfg.Concurrency))
-	return mutator.New(cfg).Run(ctx)
+	renew := func(ctx context.Context) error { return onHangup(ctx, cfg.Logger, pool) }
+	return alongside(mutator.New(cfg).Run, renew)(ctx)
 }

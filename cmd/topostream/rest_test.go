@@ -696,7 +696,7 @@ func TestALockThatSomebodyForgotIsA503After5sAndTheLogNamesTheBackend(t *testing
 	newClient(t, server.url, other, "").follow(t.Context(), 23)
 	inTime(t, "what the others did", time.Since(begun), 4*time.Second)
 	wg.Wait()
-	if want := fmt.Sprintf("blocked_by_pid=[%d]", pid); !strings.Contains(server.log.String(), want) {
+	if want := fmt.Sprintf(`blocked_by="[pid %d]"`, pid); !strings.Contains(server.log.String(), want) {
 		t.Errorf("the log does not say %s", want)
 	}
 	pgtest.Exec(t, holder, `ROLLBACK`)

@@ -6,9 +6,13 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"slices"
+	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 	"golang.org/x/sync/errgroup"
 
 	"topostream/pgbus"
@@ -53,6 +57,7 @@ type serveCmd struct {
 	RetentionCount     int64         `default:"0" help:"Newest journal rows kept of each topology; 0 is no limit."`
 	MutationRetention  time.Duration `default:"720h" help:"Age at which finished mutations go; 0 keeps them."`
 	MaxInFlight        int64         `default:"10000" help:"Mutations that wait in one topology when more are refused; so are more than 64 MiB of them; 0 is no limit."`
+	PoolSize           int           `default:"0" help:"Connections to the database that are shared, 10 to 10000; 0 is pool_max_conns of --database-url or the number of CPUs, but 10 at least. LISTEN, the WAL and --mutator have theirs beside them."`
 	MetricsAddr        string        `help:"Serve /metrics here instead." placeholder:"ADDR"`
 	TLSCert            string        `name:"tls-cert" help:"Certificate file, PEM." placeholder:"FILE"`
 	TLSKey             string        `name:"tls-key" help:"Key file, PEM." placeholder:"FILE"`
@@ -62,6 +67,7 @@ type serveCmd struct {
 	pruneEvery time.Duration     // 0: the bus's own
 	deadAfter  time.Duration     // 0: deadAfter
 	linger     time.Duration     // 0: the bus's own
+	heartbeat  time.Duration     // 0: the bus's own
 }
 
 const (
@@ -81,6 +87,11 @@ func (c *serveCmd) check() error {
 		}
 	}
 	switch {
+	case c.PoolSize > mostConns:
+		return fmt.Errorf("--pool-size: %d is more than %d", c.PoolSize, mostConns)
+	case c.PoolSize != 0 && c.PoolSize < postgres.LeastConns:
+		return fmt.Errorf("--pool-size: %d is less than %d: heads, documents and REST would wait for each other", c.PoolSize,
+			postgres.LeastConns)
 	case c.Bus != "" && c.Bus != setting.Notify && c.Bus != setting.WAL && c.Bus != setting.Poll:
 		return fmt.Errorf("--bus: %q is no bus: use notify, wal or poll", c.Bus)
 	case c.ReplicaDatabaseURL != "" && c.Bus == setting.Notify:
@@ -94,11 +105,15 @@ func (c *serveCmd) check() error {
 	return checkOrigins(c.AllowOrigin)
 }
 
+// mostConns is more than any PostgreSQL is set up for.
+const mostConns = 10_000
+
 // Run serves until ctx ends, then drains.
 func (c *serveCmd) Run(ctx context.Context, o output) error {
 	if err := c.check(); err != nil {
 		return err
 	}
+	defer surviveHangups()()
 	log := newLogger(o.err, c.LogFormat)
 	listeners, err := c.listen(ctx)
 	if err != nil {
@@ -125,7 +140,11 @@ func (c *serveCmd) Run(ctx context.Context, o output) error {
 		return err
 	}
 
-	pool, err := postgres.NewPool(ctx, c.DatabaseURL)
+	pool, err := postgres.NewPool(ctx, c.DatabaseURL, func(cfg *pgxpool.Config) {
+		if c.PoolSize > 0 {
+			cfg.MaxConns = int32(c.PoolSize)
+		}
+	})
 	if err != nil {
 		return err
 	}
@@ -141,20 +160,30 @@ func (c *serveCmd) Run(ctx context.Context, o output) error {
 	if listenURL == "" {
 		listenURL = c.DatabaseURL
 	}
-	listenConfig, err := pgx.ParseConfig(listenURL)
+	listenConfig, err := postgres.Parse(listenURL)
 	if err != nil {
 		return fmt.Errorf("--listen-database-url: %w", err)
 	}
 	stats := &stream.Stats{}
+	var blind atomic.Bool // row level security hides all rows
 	memory := stream.NewMemory(c.FeedMemory, stats)
 	bus := pgbus.New(pgbus.Config{
 		Pool: pool, Replica: replica, Listen: listenConfig, Memory: memory,
 		Encoder: sse.Encoder{}, Stats: stats, Logger: log, Bus: c.Bus, Linger: c.linger,
+		Heartbeat: c.heartbeat,
+		Odd: func(ctx context.Context) (odd string, err error) {
+			var all bool
+			odd, all, err = sql.Odd(ctx, pool)
+			blind.Store(all)
+			return odd, err
+		},
 	})
 	pruner := retention.New(retention.Config{
 		Pool: pool, Events: c.Retention, EventCount: c.RetentionCount, Mutations: c.MutationRetention,
 		Every: c.pruneEvery, Logger: log,
 	})
+	var working atomic.Pointer[string] // what keeps the worker from its work
+	working.Store(new(string))
 	cfg := api.Config{
 		Bus:               bus,
 		Store:             store.New(pool, c.MaxInFlight, log),
@@ -170,8 +199,20 @@ func (c *serveCmd) Run(ctx context.Context, o output) error {
 		RateLimit:         c.RateLimit,
 		AllowOrigin:       c.AllowOrigin,
 		ConsoleHandler:    console.Handler(),
-		Ready:             bus.Ready,
-		Notice:            bus.Notice,
+		Ready: func() error {
+			if blind.Load() {
+				return fmt.Errorf("%w: %s", sql.ErrHidden, bus.Notice())
+			}
+			return bus.Ready()
+		},
+		Blind: func(ctx context.Context) error {
+			hidden, all, err := sql.Hidden(ctx, pool)
+			if err == nil && all {
+				err = fmt.Errorf("%w: %s", sql.ErrHidden, hidden)
+			}
+			return err
+		},
+		Notice: func() string { return lines(bus.Notice(), *working.Load()) },
 	}
 	if listeners.metrics == nil {
 		cfg.MetricsHandler = metrics.Handler(stats)
@@ -179,10 +220,22 @@ func (c *serveCmd) Run(ctx context.Context, o output) error {
 	worker := func(context.Context) error { return nil }
 	if c.Mutator {
 		worker = func(ctx context.Context) error {
-			return runMutator(ctx, c.DatabaseURL, listenConfig, mutator.Config{Logger: log})
+			return runMutator(ctx, c.DatabaseURL, listenConfig, mutator.Config{
+				Logger: log, Notice: func(outage string) { working.Store(&outage) },
+			})
 		}
 	}
-	return c.serve(ctx, listeners, api.New(cfg), bus, alongside(worker, verifier.Run, pruner.Run), stats, log)
+	pools := []*pgxpool.Pool{pool}
+	if replica != nil {
+		pools = append(pools, replica)
+	}
+	renew := func(ctx context.Context) error { return onHangup(ctx, log, pools...) }
+	return c.serve(ctx, listeners, api.New(cfg), bus, alongside(worker, verifier.Run, pruner.Run, renew), stats, log)
+}
+
+// lines joins what there is to say.
+func lines(sentences ...string) string {
+	return strings.Join(slices.DeleteFunc(sentences, func(s string) bool { return s == "" }), "\n")
 }
 
 // serve runs the bus, the worker and the HTTP servers, drains when ctx ends, and returns when all goroutines are gone.

@@ -29,7 +29,8 @@ func TestAStreamBeginsAsTheInterfaceSays(t *testing.T) {
 	for _, path := range []string{"/events", "/events/"} {
 		res := open(t, server.url+"/api/v1/topologies/"+strings.ToUpper(id)+path)
 		for name, want := range map[string]string{
-			"Content-Type": "text/event-stream", "Cache-Control": "no-cache", "X-Accel-Buffering": "no", "Content-Length": "",
+			"Content-Type": "text/event-stream", "Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no",
+			"Content-Length": "",
 		} {
 			if got := res.Header.Get(name); got != want {
 				t.Errorf("%s: %q, want %q", name, got, want)

@@ -107,6 +107,16 @@ func (e *edit) connect(ctx context.Context, d decky, l lan, ip netip.Addr, bridg
 	return nil
 }
 
+// jsonArray is for a column of jsonb: where PostgreSQL is not asked for the types of parameters, a slice would become
+// one of its own arrays.
+func jsonArray(values []string) json.RawMessage {
+	text, err := json.Marshal(append([]string{}, values...))
+	if err != nil {
+		panic(err) // strings
+	}
+	return text
+}
+
 func (e *edit) addDecky(ctx context.Context, op stream.AddDecky) error {
 	const insert = `
 INSERT INTO deckies (topology_id, name, services, decky_config, ip, x, y)
@@ -130,8 +140,7 @@ VALUES ($1::text::uuid, $2, $3, $4, $5, $6, $7) RETURNING uuid::text`
 		config["archetype"] = op.Archetype
 	}
 	d := decky{Name: op.Name}
-	services := append([]string{}, op.Services...)
-	row := e.tx.QueryRow(ctx, insert, e.topology, op.Name, services, config, ip, op.X, op.Y)
+	row := e.tx.QueryRow(ctx, insert, e.topology, op.Name, jsonArray(op.Services), config, ip, op.X, op.Y)
 	if err := row.Scan(&d.UUID); err != nil {
 		return fmt.Errorf("insert decky %q: %w", op.Name, err)
 	}
@@ -240,9 +249,9 @@ UPDATE deckies
 			}
 		}
 	}
-	var services any // NULL: left as they are
+	var services json.RawMessage // NULL: left as they are
 	if op.Services != nil {
-		services = op.Services
+		services = jsonArray(op.Services)
 	}
 	if err := e.exec(ctx, update, d.UUID, config, services, op.X, op.Y); err != nil {
 		return fmt.Errorf("update decky %q: %w", op.Decky, err)

@@ -137,8 +137,10 @@ func (r *Reader) Journal(ctx context.Context, req stream.JournalRequest) (stream
 	switch {
 	case isTooLarge(err):
 		return stream.JournalPage{}, err
-	case err != nil:
+	case postgres.Away(err):
 		return stream.JournalPage{}, fmt.Errorf("%w: read the journal: %w", stream.ErrUnavailable, err)
+	case err != nil:
+		return stream.JournalPage{}, fmt.Errorf("read the journal: %w", err)
 	case !found:
 		return stream.JournalPage{}, stream.ErrNotFound
 	}

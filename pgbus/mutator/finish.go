@@ -54,7 +54,7 @@ func (w *Worker) decided(j *job, err error) bool {
 		return true
 	case isHeld:
 		j.log(w).Warn("somebody holds the topology or its rows; trying again beside other work",
-			"blocked_by_pid", timeout.PIDs, "waited", w.cfg.LockTimeout, "error", timeout.Err)
+			"blocked_by", timeout.By, "waited", w.cfg.LockTimeout, "error", timeout.Err)
 	case fromServer && refusedForGood(pgErr):
 		j.log(w).Warn("PostgreSQL refuses the edit; the mutation fails", "error", err)
 		if j.reason != "" { // it refuses the reason, too, in which there may be what this database's encoding lacks
@@ -62,8 +62,10 @@ func (w *Worker) decided(j *job, err error) bool {
 		} else {
 			j.reason = "PostgreSQL refused the edit: " + pgErr.Message
 		}
-	default:
+	case postgres.Away(err):
 		j.log(w).Warn("a mutation waits for the database", "error", err)
+	default:
+		j.log(w).Error("a mutation cannot be finished until somebody mends this; trying again", "error", err)
 	}
 	return false
 }

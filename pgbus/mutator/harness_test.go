@@ -23,6 +23,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"topostream/pgbus/pgtest"
+	"topostream/pgbus/postgres"
 	"topostream/stream"
 )
 
@@ -152,6 +153,7 @@ func newWorker(t testing.TB, url string, change func(*Config)) *testWorker {
 	}
 	pool, err := pgxpool.ParseConfig(url)
 	must(t, err)
+	pool.AfterConnect = postgres.Prepare
 	pool.MaxConns = Connections(max(cfg.Concurrency, 4))
 	pool.ConnConfig.DialFunc, pool.ConnConfig.AfterConnect = tw.network.dial, tw.network.letIn
 	cfg.Pool, err = pgxpool.NewWithConfig(context.Background(), pool)

@@ -52,7 +52,7 @@ func (w *Worker) leaveAlone(id stream.TopologyID) {
 // leaveToHolder leaves a topology alone that somebody else holds, and says who.
 func (w *Worker) leaveToHolder(id stream.TopologyID, timeout *postgres.LockTimeoutError) {
 	w.log.Warn("somebody holds a topology or its rows; going on with others",
-		"topology", id, "blocked_by_pid", timeout.PIDs, "waited", w.cfg.LockTimeout, "error", timeout.Err)
+		"topology", id, "blocked_by", timeout.By, "waited", w.cfg.LockTimeout, "error", timeout.Err)
 	w.leaveAlone(id)
 }
 

@@ -39,7 +39,7 @@ func TestATableThatSomebodyLocksIsAnOutageThatNamesTheHolder(t *testing.T) {
 	m := newLAN(t, conn, id)
 	pgtest.Exec(t, operator, `BEGIN; LOCK TABLE topologies`)
 	w := startWorker(t, db, func(c *Config) { c.LockTimeout, c.Poll = 300*time.Millisecond, time.Hour })
-	w.log.says(t, "waiting for the database", fmt.Sprintf("held by pid [%d]", operator.PgConn().PID()))
+	w.log.says(t, "waiting for the database", fmt.Sprintf("held by pid %d)", operator.PgConn().PID()))
 	pgtest.Exec(t, operator, `ROLLBACK`)
 	awaitState(t, conn, m, "applied")
 	w.log.says(t, "can be claimed again")
@@ -77,7 +77,7 @@ func TestALockThatSomebodyHoldsCostsTheOtherTopologiesNothingAndTheLogNamesWho(t
 			pgtest.Exec(t, operator, `BEGIN`)
 			pgtest.Exec(t, operator, hold, ids[0])
 			w := startWorker(t, db, impatient)
-			w.log.says(t, "going on with others", fmt.Sprintf("blocked_by_pid=[%d]", operator.PgConn().PID()), string(ids[0]))
+			w.log.says(t, "going on with others", fmt.Sprintf(`blocked_by="[pid %d]"`, operator.PgConn().PID()), string(ids[0]))
 			for range 5 {
 				awaitState(t, conn, newLAN(t, conn, ids[1]), "applied")
 			}

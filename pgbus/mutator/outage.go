@@ -1,9 +1,12 @@
 package mutator
 
 import (
+	"context"
 	"log/slog"
 	"sync"
 	"time"
+
+	"topostream/pgbus/postgres"
 )
 
 // An outage is logged when it begins, from time to time, and when it is over, however many loops notice.
@@ -14,7 +17,7 @@ type outage struct {
 
 const outageLogged = 30 * time.Second
 
-func (o *outage) failed(log *slog.Logger, err error) {
+func (o *outage) failed(log *slog.Logger, notice func(string), err error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	now := time.Now()
@@ -23,16 +26,22 @@ func (o *outage) failed(log *slog.Logger, err error) {
 	}
 	if now.Sub(o.logged) >= outageLogged {
 		o.logged = now
-		log.Warn("mutations cannot be claimed; waiting for the database",
-			"since", o.since.UTC().Format(time.RFC3339), "error", err)
+		what := "mutations cannot be claimed; waiting for the database"
+		level := slog.LevelWarn
+		if !postgres.Away(err) {
+			what, level = "mutations cannot be claimed until somebody mends this; trying again", slog.LevelError
+		}
+		notice(what)
+		log.Log(context.Background(), level, what, "since", o.since.UTC().Format(time.RFC3339), "error", err)
 	}
 }
 
-func (o *outage) over(log *slog.Logger) {
+func (o *outage) over(log *slog.Logger, notice func(string)) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if !o.since.IsZero() {
 		log.Info("mutations can be claimed again", "after", time.Since(o.since).Round(time.Millisecond))
+		notice("")
 		o.since, o.logged = time.Time{}, time.Time{}
 	}
 }

@@ -73,7 +73,7 @@ func TestADatabaseThatGoesAwayBetweenConnectingAndReadingIsWaitedFor(t *testing.
 	w.listens.silent.Store(true)
 	w.run(t)
 	w.log.says(t, "waiting for the database")
-	w.log.says(t, "the LISTEN connection is lost", "EOF")
+	w.log.says(t, "the LISTEN connection is lost", "ask whether this is a primary")
 	w.network.silent.Store(false)
 	awaitState(t, conn, m, "applied")
 	w.listens.silent.Store(false)

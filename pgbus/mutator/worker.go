@@ -43,6 +43,8 @@ type Config struct {
 	Grace       time.Duration // what is under way may take when the worker stops, before it is given back: 10 s
 	LockTimeout time.Duration // after which a transaction gives up a lock that somebody else holds: 5 s
 	Ping        time.Duration // of the LISTEN connection: 4 s
+	// is told what keeps the worker from claiming anything, and nothing when that is over; nil: nobody is
+	Notice func(outage string)
 }
 
 func (c *Config) setDefaults() {
@@ -65,6 +67,9 @@ func (c *Config) setDefaults() {
 	}
 	if c.MaxAttempts == 0 {
 		c.MaxAttempts = 3
+	}
+	if c.Notice == nil {
+		c.Notice = func(string) {}
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
@@ -163,7 +168,7 @@ func (w *Worker) loop(ctx, work context.Context) {
 		j, more, err := w.claim(work)
 		switch {
 		case err != nil:
-			w.outage.failed(w.log, err)
+			w.outage.failed(w.log, w.cfg.Notice, err)
 			wait.Pause(ctx, wait.Backoff(try, 100*time.Millisecond, 5*time.Second))
 			try++
 			continue
@@ -178,7 +183,7 @@ func (w *Worker) loop(ctx, work context.Context) {
 				skipped = 0
 			}
 		}
-		w.outage.over(w.log)
+		w.outage.over(w.log, w.cfg.Notice)
 		try = 0
 	}
 }
@@ -219,7 +224,7 @@ func (w *Worker) poll(ctx context.Context) {
 
 // handOver wakes other workers where there is something to claim that this one is not going to.
 func (w *Worker) handOver(ctx context.Context) {
-	const notify = `SELECT pg_notify('topology_mutations', '') WHERE EXISTS (` + candidates + `)`
+	const notify = `SELECT pg_catalog.pg_notify('topology_mutations', '') WHERE EXISTS (` + candidates + `)`
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
 	if _, err := w.cfg.Pool.Exec(ctx, notify, []string{}); err != nil {

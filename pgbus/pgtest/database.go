@@ -9,6 +9,8 @@ import (
 	"io/fs"
 	"math/rand/v2"
 	"net/url"
+	"os"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -66,6 +68,49 @@ func NewEmpty(t testing.TB) *DB {
 	return runServer(t).create(t, "")
 }
 
+// NewOwned gives the test a database without the schema that belongs to a role of its own, which is no superuser and
+// may replicate, as most installations have it. The first URL is the role's, the second a superuser's.
+func NewOwned(t testing.TB, role, encoding string) (owner, superuser *DB) {
+	t.Helper()
+	return runServer(t).owned(t, role, encoding)
+}
+
+// NewOwnedOn is NewOwned on a server of the test's choice.
+func NewOwnedOn(t testing.TB, url, role, encoding string) (owner, superuser *DB) {
+	t.Helper()
+	return server{url: url}.owned(t, role, encoding)
+}
+
+func (s server) owned(t testing.TB, role, encoding string) (owner, superuser *DB) {
+	t.Helper()
+	const password = "the owner's"
+	role = fmt.Sprintf("%s_%08x", role, rand.Uint32())
+	quoted := pgx.Identifier{role}.Sanitize()
+	s.administer(t, func(ctx context.Context, conn *pgx.Conn) error {
+		_, err := conn.Exec(ctx,
+			`CREATE ROLE `+quoted+` LOGIN REPLICATION PASSWORD '`+strings.ReplaceAll(password, "'", "''")+`'`)
+		return err
+	})
+	t.Cleanup(func() {
+		if t.Failed() {
+			return
+		}
+		s.administer(t, func(ctx context.Context, conn *pgx.Conn) error {
+			_, err := conn.Exec(ctx, `DROP ROLE `+quoted)
+			return err
+		})
+	})
+	options := ` OWNER ` + quoted + ` TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C' ENCODING ` +
+		pgx.Identifier{encoding}.Sanitize()
+	superuser = s.create(t, options)
+	u, err := url.Parse(superuser.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	u.User = url.UserPassword(role, password)
+	return &DB{URL: u.String()}, superuser
+}
+
 // create makes a database and drops it after the test, unless that has failed.
 func (s server) create(t testing.TB, options string) *DB {
 	t.Helper()
@@ -89,8 +134,19 @@ func (s server) create(t testing.TB, options string) *DB {
 			return err
 		})
 	})
+	if mode := os.Getenv("TEST_EXEC_MODE"); mode != "" {
+		if mode == "simple_protocol" && strings.Contains(options, "SQL_ASCII") {
+			mode = "exec" // the other is refused there
+		}
+		q := u.Query()
+		q.Set(execMode, mode)
+		u.RawQuery = q.Encode()
+	}
 	return &DB{URL: u.String()}
 }
+
+// execMode is pgx's keyword for how queries go to PostgreSQL.
+const execMode = "default_query_exec_mode"
 
 // awaitSlots waits until the replication connections that have been closed have taken their slots with them: a
 // database with one cannot be dropped.

@@ -143,10 +143,23 @@ func With(t testing.TB, database, name, value string) string {
 	return u.String()
 }
 
+// plain is the URL without the mode of TEST_EXEC_MODE, which is for the program's connections: a test's own statements
+// are no part of what it shows.
+func (db *DB) plain() string {
+	u, err := url.Parse(db.URL)
+	if err != nil {
+		return db.URL
+	}
+	q := u.Query()
+	q.Del(execMode)
+	u.RawQuery = q.Encode()
+	return u.String()
+}
+
 // Conn opens a connection that ends with the test.
 func (db *DB) Conn(t testing.TB) *pgx.Conn {
 	t.Helper()
-	conn, err := pgx.Connect(context.Background(), db.URL)
+	conn, err := pgx.Connect(context.Background(), db.plain())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -168,7 +181,7 @@ func (db *DB) Pool(t testing.TB) *pgxpool.Pool {
 // Exec runs one statement on a connection of its own.
 func (db *DB) Exec(t testing.TB, statement string, args ...any) {
 	t.Helper()
-	conn, err := pgx.Connect(context.Background(), db.URL)
+	conn, err := pgx.Connect(context.Background(), db.plain())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -181,7 +194,7 @@ func (db *DB) Exec(t testing.TB, statement string, args ...any) {
 // script runs statements without parameters, in one transaction.
 func (db *DB) script(t testing.TB, statements string) {
 	t.Helper()
-	conn, err := pgx.Connect(context.Background(), db.URL)
+	conn, err := pgx.Connect(context.Background(), db.plain())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -194,7 +207,7 @@ func (db *DB) script(t testing.TB, statements string) {
 // Psql runs a script through psql's own binary and gives what it printed.
 func (db *DB) Psql(t testing.TB, script string) (string, error) {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), Bin(t, "psql"), "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", db.URL)
+	cmd := exec.CommandContext(t.Context(), Bin(t, "psql"), "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", db.plain())
 	cmd.Stdin = strings.NewReader(script)
 	out, err := cmd.CombinedOutput()
 	return strings.TrimSpace(string(out)), err

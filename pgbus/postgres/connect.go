@@ -26,11 +26,19 @@ const closeTimeout = time.Second
 // (host1,host2 with target_session_attrs). It returns after 4 s for each host at the latest, and 4 s more for their
 // names.
 func Connect(ctx context.Context, cfg *pgx.ConnConfig) (*pgx.Conn, error) {
-	cfg, patience := Primary(cfg)
+	cfg, patience := Primary(Fresh(cfg))
 	withoutNamedStatements(cfg)
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	return pgx.ConnectConfig(ctx, cfg)
+	conn, err := pgx.ConnectConfig(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	if err := speak(ctx, conn); err != nil {
+		Close(conn)
+		return nil, err
+	}
+	return conn, nil
 }
 
 // Close ends a connection. It waits a second at most: the connection is gone either way.
@@ -75,23 +83,16 @@ func Name(cfg *pgx.ConnConfig, name string) {
 }
 
 // withoutNamedStatements makes a connection fit for a transaction pooler, where a prepared statement stays behind on a
-// backend that others get, unless the connection string chooses a mode (default_query_exec_mode).
+// backend that others get, unless the connection string chooses a mode (default_query_exec_mode). In simple_protocol
+// pgx writes parameters into the text, for which it wants two settings: as the session's own they outlive RESET ALL.
 func withoutNamedStatements(cfg *pgx.ConnConfig) {
-	if cfg.DefaultQueryExecMode == pgx.QueryExecModeCacheStatement { // pgx's own choice
+	switch cfg.DefaultQueryExecMode {
+	case pgx.QueryExecModeCacheStatement: // pgx's own choice
 		cfg.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
+	case pgx.QueryExecModeSimpleProtocol:
+		cfg.RuntimeParams["client_encoding"], cfg.RuntimeParams["standard_conforming_strings"] = "UTF8", "on"
+	case pgx.QueryExecModeDescribeExec, pgx.QueryExecModeExec, pgx.QueryExecModeCacheDescribe:
 	}
-}
-
-// UseUTF8 has PostgreSQL speak UTF-8 whatever the database's encoding is: by default it speaks that. From a database in
-// SQL_ASCII it can only take what is there, and would refuse to send what is no UTF-8.
-func UseUTF8(ctx context.Context, conn *pgconn.PgConn) error {
-	if conn.ParameterStatus("client_encoding") == "UTF8" || conn.ParameterStatus("server_encoding") == "SQL_ASCII" {
-		return nil
-	}
-	if err := conn.Exec(ctx, "SET client_encoding = 'UTF8'").Close(); err != nil {
-		return fmt.Errorf("ask for UTF-8: %w", err)
-	}
-	return nil
 }
 
 // BeginLight begins a transaction for what must never wait long: it sees one moment, a lock that somebody else holds
@@ -102,7 +103,7 @@ const BeginLight = `BEGIN ISOLATION LEVEL REPEATABLE READ;
 // Prepare is for every new connection that writes, or that streams are read on: it must lead to a primary.
 func Prepare(ctx context.Context, conn *pgx.Conn) error {
 	const query = `SELECT pg_is_in_recovery()`
-	if err := UseUTF8(ctx, conn.PgConn()); err != nil {
+	if err := speak(ctx, conn); err != nil {
 		return err
 	}
 	var standby bool

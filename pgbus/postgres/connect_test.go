@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net"
 	"net/url"
+	"strings"
 	"testing"
 	"time"
 
@@ -28,6 +29,59 @@ func parse(t *testing.T, url string) *pgx.ConnConfig {
 	cfg, err := pgx.ParseConfig(url)
 	must(t, err)
 	return cfg
+}
+
+func TestAConnectionStringOfLibpqIsTakenAsAWholeByPoolsAndByConnectionsAlone(t *testing.T) {
+	t.Parallel()
+	database := pgtest.New(t).URL
+	for _, params := range []string{
+		"pool_max_conns=14&pool_max_conn_idle_time=30s", "gssencmode=prefer&gsslib=gssapi&gssdelegation=0",
+		"keepalives=1&keepalives_idle=30&keepalives_interval=10&keepalives_count=3&tcp_user_timeout=9000",
+		"sslcompression=0&ssl_min_protocol_version=TLSv1.2", "client_encoding=auto&load_balance_hosts=random&tty=x",
+		"statement_timeout=5000&search_path=public",
+	} {
+		cfg, err := Parse(database + "&" + params)
+		if err != nil {
+			t.Errorf("%s: %v", params, err)
+			continue
+		}
+		conn, err := Connect(t.Context(), cfg)
+		if err != nil {
+			t.Errorf("%s: %v", params, err)
+			continue
+		}
+		Close(conn)
+		pool, err := NewPool(t.Context(), database+"&"+params)
+		must(t, err)
+		if err := pool.Ping(t.Context()); err != nil {
+			t.Errorf("%s: %v", params, err)
+		}
+		if most := pool.Config().MaxConns; strings.HasPrefix(params, "pool_") && most != 14 {
+			t.Errorf("%s: %d connections", params, most)
+		}
+		pool.Close()
+	}
+	for _, c := range []struct{ params, name string }{
+		{"fallback_application_name=a", "a"}, {"fallback_application_name=a&application_name=b", "b"},
+	} {
+		cfg, err := Parse(database + "&" + c.params)
+		must(t, err)
+		if got := cfg.RuntimeParams["application_name"]; got != c.name {
+			t.Errorf("%s: %q", c.params, got)
+		}
+	}
+	for _, refused := range []string{"sslcrl", "sslcrldir", "requirepeer", "hostaddr", "replication"} {
+		_, err := Parse(database + "&" + refused + "=hunter2")
+		if keyword, ok := errors.AsType[*KeywordError](err); !ok || keyword.Keyword != refused ||
+			strings.Contains(err.Error(), "hunter2") {
+			t.Errorf("%s: %v", refused, err)
+		}
+	}
+	for _, refused := range []string{"gssencmode=require", "requiressl=1", "ssl_min_protocol_version=TLSv1.3"} {
+		if _, err := NewPool(t.Context(), database+"&"+refused); err == nil {
+			t.Errorf("%s is taken", refused)
+		}
+	}
 }
 
 func TestAHostThatAnswersNothingCostsItsOwnTimeAlone(t *testing.T) {
@@ -137,5 +191,10 @@ func TestADatabaseInAnotherEncodingSpeaksUTF8(t *testing.T) {
 			t.Errorf("%s: %s, want %s", encoding, got, want)
 		}
 		Close(conn)
+	}
+	db := pgtest.NewEncoded(t, "SQL_ASCII")
+	_, err := Connect(t.Context(), parse(t, pgtest.With(t, db.URL, "default_query_exec_mode", "simple_protocol")))
+	if !errors.Is(err, errSimpleASCII) {
+		t.Error(err)
 	}
 }

@@ -12,9 +12,9 @@ import (
 const (
 	// pingTimeout is how long an idle connection may take to show that it lives before another one is opened.
 	pingTimeout = 2 * time.Second
-	// leastConns is the smallest pool: REST takes up to a third of it, pages for clients that are behind two, documents
+	// LeastConns is the smallest pool: REST takes up to a third of it, pages for clients that are behind two, documents
 	// two, and live reads find one whatever the others do.
-	leastConns = 10
+	LeastConns = 10
 )
 
 // NewPool opens a pool that leads to the primary. It connects lazily; url is a PostgreSQL connection string. Changes
@@ -29,16 +29,16 @@ func NewPool(ctx context.Context, url string, changes ...func(*pgxpool.Config)) 
 // NewReplicaPool opens a pool to read from a standby, which may be promoted one day.
 func NewReplicaPool(ctx context.Context, url string) (*pgxpool.Pool, error) {
 	return newPool(ctx, url, []func(*pgxpool.Config){func(cfg *pgxpool.Config) {
-		cfg.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error { return UseUTF8(ctx, conn.PgConn()) }
+		cfg.AfterConnect = speak
 	}})
 }
 
 func newPool(ctx context.Context, url string, changes []func(*pgxpool.Config)) (*pgxpool.Pool, error) {
-	cfg, err := pgxpool.ParseConfig(url)
+	cfg, err := parsePool(url)
 	if err != nil {
 		return nil, fmt.Errorf("database url: %w", err)
 	}
-	cfg.MaxConns = max(cfg.MaxConns, leastConns)
+	cfg.MaxConns = max(cfg.MaxConns, LeastConns)
 	for _, change := range changes {
 		change(cfg)
 	}
@@ -46,6 +46,10 @@ func newPool(ctx context.Context, url string, changes []func(*pgxpool.Config)) (
 	cfg.PingTimeout = pingTimeout
 	Name(cfg.ConnConfig, "topostream")
 	withoutNamedStatements(cfg.ConnConfig)
+	cfg.BeforeConnect = func(_ context.Context, conn *pgx.ConnConfig) error {
+		conn.Password = Fresh(conn).Password
+		return nil
+	}
 	pool, err := pgxpool.NewWithConfig(ctx, cfg)
 	if err != nil {
 		return nil, fmt.Errorf("open the pool: %w", err)

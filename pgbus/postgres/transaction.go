@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -32,11 +33,14 @@ type Transactor struct {
 
 // A LockTimeoutError says whom a transaction waited for in vain.
 type LockTimeoutError struct {
-	PIDs []int32 // backends; 0 is a prepared transaction; empty where PostgreSQL did not say
-	Err  error
+	By  []string // as [Blockers] has them; empty where PostgreSQL did not say
+	Err error
 }
 
-func (e *LockTimeoutError) Error() string { return fmt.Sprintf("%v (held by pid %v)", e.Err, e.PIDs) }
+func (e *LockTimeoutError) Error() string {
+	return fmt.Sprintf("%v (held by %s)", e.Err, strings.Join(e.By, ", "))
+}
+
 func (e *LockTimeoutError) Unwrap() error { return e.Err }
 
 // ErrConflicts wraps the error of a transaction that PostgreSQL ended for the sake of others in each of its tries.
@@ -91,9 +95,9 @@ func (t *Transactor) once(
 		}
 		return do(ctx, tx)
 	})
-	pids := blockers.stop()
+	by := blockers.stop()
 	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok && pgErr.Code == "55P03" { // lock_not_available
-		return &LockTimeoutError{pids, err}
+		return &LockTimeoutError{by, err}
 	}
 	return err
 }
@@ -115,12 +119,11 @@ type blockers struct {
 	timer   *time.Timer
 	stopped bool
 	asking  sync.WaitGroup
-	pids    []int32
+	by      []string
 }
 
 // watchBlockers asks twice in each wait that ends by lock_timeout.
 func watchBlockers(ctx context.Context, pool *pgxpool.Pool, pid uint32, lock time.Duration) *blockers {
-	const query = `SELECT pg_blocking_pids($1)`
 	b := &blockers{}
 	every := lock / 3
 	ask := func() {
@@ -134,12 +137,11 @@ func watchBlockers(ctx context.Context, pool *pgxpool.Pool, pid uint32, lock tim
 		defer b.asking.Done()
 		ctx, cancel := context.WithTimeout(ctx, every)
 		defer cancel()
-		var pids []int32
-		err := pool.QueryRow(ctx, query, pid).Scan(&pids)
+		by, err := Blockers(ctx, pool, pid)
 		b.mu.Lock()
 		defer b.mu.Unlock()
-		if err == nil && len(pids) > 0 {
-			b.pids = pids
+		if err == nil && len(by) > 0 {
+			b.by = by
 		}
 		if !b.stopped {
 			b.timer.Reset(every)
@@ -152,11 +154,39 @@ func watchBlockers(ctx context.Context, pool *pgxpool.Pool, pid uint32, lock tim
 }
 
 // stop ends the watch, waits until nobody asks any more, and gives the last answer that named somebody.
-func (b *blockers) stop() []int32 {
+func (b *blockers) stop() []string {
 	b.mu.Lock()
 	b.stopped = true
 	b.timer.Stop()
 	b.mu.Unlock()
 	b.asking.Wait()
-	return b.pids
+	return b.by
+}
+
+// Blockers says whom a backend waits for: "pid 4711", or "prepared transaction 'x'", which is nobody's until somebody
+// ends it (COMMIT PREPARED, ROLLBACK PREPARED).
+func Blockers(ctx context.Context, pool *pgxpool.Pool, pid uint32) (by []string, _ error) {
+	// Of prepared transactions pg_blocking_pids says 0: which of them it is, only the locks tell.
+	const query = `
+WITH blocking AS (SELECT DISTINCT unnest(pg_blocking_pids($1)) AS pid)
+SELECT 'pid ' || b.pid FROM blocking b WHERE b.pid <> 0
+ UNION ALL
+SELECT coalesce('prepared transaction ' || quote_literal(x.gid), 'a prepared transaction') FROM blocking b
+  LEFT JOIN pg_prepared_xacts x ON EXISTS (
+       SELECT FROM pg_locks w, pg_locks h, pg_locks own -- what is waited for, who holds it, and that one's own number
+        WHERE w.pid = $1 AND NOT w.granted AND h.granted AND h.pid IS NULL AND h.locktype = w.locktype
+          AND (h.database, h.relation, h.page, h.tuple, h.transactionid, h.classid, h.objid, h.objsubid)
+              IS NOT DISTINCT FROM
+              (w.database, w.relation, w.page, w.tuple, w.transactionid, w.classid, w.objid, w.objsubid)
+          AND own.pid IS NULL AND own.locktype = 'transactionid' AND own.virtualtransaction = h.virtualtransaction
+          AND own.transactionid = x.transaction)
+ WHERE b.pid = 0 ORDER BY 1`
+	rows, err := pool.Query(ctx, query, pid)
+	if err == nil {
+		by, err = pgx.CollectRows(rows, pgx.RowTo[string])
+	}
+	if err != nil {
+		return nil, fmt.Errorf("ask whom a backend waits for: %w", err)
+	}
+	return by, nil
 }

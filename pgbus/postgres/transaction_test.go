@@ -3,6 +3,7 @@ package postgres
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"testing"
 	"time"
@@ -145,11 +146,46 @@ func TestALockThatIsNotGotInTimeNamesTheHolder(t *testing.T) {
 				return exec(ctx, tx, add, 1)
 			})
 			held, ok := errors.AsType[*LockTimeoutError](err)
-			if !ok || !slices.Equal(held.PIDs, []int32{int32(holder.PgConn().PID())}) {
+			if !ok || !slices.Equal(held.By, []string{fmt.Sprint("pid ", holder.PgConn().PID())}) {
 				t.Errorf("%v", err)
 			}
 		})
 	}
+}
+
+func TestAPreparedTransactionThatHoldsALockIsNamed(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long: a cluster of its own")
+	}
+	t.Parallel()
+	db := pgtest.NewOn(t, pgtest.Cluster(t, "max_prepared_transactions=5").URL("postgres"))
+	conn, holder := db.Conn(t), db.Conn(t)
+	pgtest.Exec(t, conn, makeRows)
+	for gid, statement := range map[string]string{"it''s mine": add, "another": `CREATE TABLE others ()`} {
+		pgtest.Exec(t, holder, `BEGIN`)
+		if statement == add {
+			pgtest.Exec(t, holder, statement, 1)
+		} else {
+			pgtest.Exec(t, holder, statement)
+		}
+		pgtest.Exec(t, holder, `PREPARE TRANSACTION '`+gid+`'`)
+	}
+	tr := transactor(t, db)
+	tr.LockTimeout = 3 * time.Second
+	wait := func(statement string, args ...any) {
+		t.Helper()
+		err := tr.Do(t.Context(), t.Context(), pgx.TxOptions{}, func(ctx context.Context, tx pgx.Tx) error {
+			return exec(ctx, tx, statement, args...)
+		})
+		held, ok := errors.AsType[*LockTimeoutError](err)
+		if !ok || !slices.Equal(held.By, []string{"prepared transaction 'it''s mine'"}) {
+			t.Errorf("%s: %v", statement, err)
+		}
+	}
+	wait(add, 1)
+	wait(`LOCK TABLE rows`)
+	pgtest.Exec(t, conn, `ROLLBACK PREPARED 'it''s mine'`)
+	pgtest.Exec(t, conn, `ROLLBACK PREPARED 'another'`)
 }
 
 func TestWhatATransactionReturnsIsTheErrorAndNothingIsLeft(t *testing.T) {

@@ -30,6 +30,7 @@ type Status struct {
 	Senders     Usage
 	Roles       []Role   // this connection's, and those that servers and workers are connected with
 	Readers     []Reader // connections of this program that read this database's WAL
+	Prepared    []string // prepared transactions of the cluster: a slot is made only when they have ended
 	Servers     int      // servers and workers that are connected to this database and LISTEN
 }
 
@@ -69,10 +70,14 @@ func Read(ctx context.Context, conn *pgx.Conn) (s Status, _ error) {
 SELECT topology_bus(), topology_publication(), current_setting('wal_level'), current_setting('server_version_num')::int,
        (SELECT count(*) FROM pg_replication_slots), current_setting('max_replication_slots')::int,
        (SELECT count(*) FROM pg_stat_replication), current_setting('max_wal_senders')::int,
+       (SELECT coalesce(array_agg(x.gid::text ORDER BY x.prepared), '{}') FROM pg_prepared_xacts x),
        (SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name IN ('topostream listen', 'topostream mutator listen'))`
 		publication = `
 SELECT p.pubinsert, p.pubupdate OR p.pubdelete OR p.pubtruncate,
-       EXISTS (SELECT FROM pg_publication_tables t WHERE t.pubname = p.pubname AND (quote_ident(t.schemaname) || '.' || quote_ident(t.tablename))::regclass = 'topology_events'::regclass)
+       EXISTS (SELECT FROM pg_publication_tables t
+                 WHERE t.pubname = p.pubname AND (t.schemaname, t.tablename) = (
+                       SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+                        WHERE c.oid = 'topology_events'::regclass))
   FROM pg_publication p WHERE p.pubname = $1`
 		roles = `
 SELECT r.rolname, r.rolreplication OR r.rolsuper OR EXISTS (SELECT FROM pg_roles x WHERE x.rolname = 'rds_replication' AND pg_has_role(r.oid, x.oid, 'MEMBER')),
@@ -89,7 +94,7 @@ SELECT s.slot_name, s.active_pid, coalesce(a.application_name, ''),
 	)
 	err := conn.QueryRow(ctx, facts).
 		Scan(&s.Setting, &s.Publication.Name, &s.WALLevel, &s.Version, &s.Slots.Used, &s.Slots.Most, &s.Senders.Used,
-			&s.Senders.Most, &s.Servers)
+			&s.Senders.Most, &s.Prepared, &s.Servers)
 	if err != nil {
 		return s, fmt.Errorf("read the bus: %w", err)
 	}

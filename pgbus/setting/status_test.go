@@ -15,6 +15,7 @@ import (
 
 	"topostream/pgbus/pgtest"
 	"topostream/pgbus/source/wal"
+	"topostream/sql"
 )
 
 func must(t *testing.T, err error) {
@@ -175,6 +176,30 @@ func TestTheBusOfADatabaseIsChangedWithItsPublication(t *testing.T) {
 	}
 }
 
+// Whoever owns the tables and nothing else may not even look into most schemas.
+func TestAPlainOwnerChangesTheBusThereAndBack(t *testing.T) {
+	t.Parallel()
+	db := pgtest.NewEmpty(t)
+	owner, asOwner := newRole(t, db, `REPLICATION`)
+	database := pgtest.Scan[string](t, db.Conn(t), `SELECT quote_ident(current_database())`)
+	db.Exec(t, `GRANT CREATE ON DATABASE `+database+` TO `+owner)
+	t.Cleanup(func() { db.Exec(t, `DROP OWNED BY `+owner) })
+	db.Exec(t, `CREATE SCHEMA topo AUTHORIZATION `+owner)
+	conn := connect(t, db, func(cfg *pgx.ConnConfig) {
+		asOwner(cfg)
+		cfg.RuntimeParams["search_path"] = "topo"
+	})
+	must(t, sql.Up(t.Context(), conn))
+	for _, bus := range []string{WAL, WAL, Notify, WAL, Notify} {
+		must(t, Set(t.Context(), conn, bus))
+		s, err := Read(t.Context(), conn)
+		must(t, err)
+		if s.Setting != bus || !s.Publication.Table || len(s.Missing()) > 0 {
+			t.Errorf("%s: %+v: %v", bus, s, s.Missing())
+		}
+	}
+}
+
 func TestAStatusNamesWhoReadsAndWhoMayRead(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
@@ -260,4 +285,28 @@ func TestWhoLacksARightIsToldWhoHasIt(t *testing.T) {
 	if err := advise(io.EOF, "none"); !errors.Is(err, io.EOF) {
 		t.Errorf("%v", err)
 	}
+}
+
+func TestAStatusNamesThePreparedTransactionsThatASlotWaitsFor(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long: a cluster of its own")
+	}
+	t.Parallel()
+	db := pgtest.NewOn(t, pgtest.Cluster(t, "max_prepared_transactions=5").URL("postgres"))
+	conn := db.Conn(t)
+	for _, want := range [][]string{{}, {"forgotten"}} {
+		s, err := Read(t.Context(), conn)
+		must(t, err)
+		if !slices.Equal(s.Prepared, want) {
+			t.Errorf("%v, want %v", s.Prepared, want)
+		}
+		pgtest.Exec(t, conn, `BEGIN`)
+		pgtest.Exec(t, conn, `SELECT pg_current_xact_id()`)
+		if len(want) == 0 {
+			pgtest.Exec(t, conn, `PREPARE TRANSACTION 'forgotten'`)
+		} else {
+			pgtest.Exec(t, conn, `ROLLBACK`)
+		}
+	}
+	pgtest.Exec(t, conn, `ROLLBACK PREPARED 'forgotten'`)
 }

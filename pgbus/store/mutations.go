@@ -14,14 +14,14 @@ import (
 const mutations = `
 WITH RECURSIVE page AS (
      SELECT 1 AS n, m.position, m.json, octet_length(m.json)::bigint AS bytes
-       FROM (SELECT m.position, topology_mutation_json(m) AS json FROM mutations m
+       FROM (SELECT m.position, topology_mutation_json(m.*) AS json FROM mutations m
               WHERE m.topology_id = $2::text::uuid AND m.state = ANY ($3::text[])
                 AND ($4::bigint = 0 OR m.position < $4)
               ORDER BY m.position DESC LIMIT 1) m
       UNION ALL
      SELECT p.n + 1, m.position, m.json, p.bytes + 1 + octet_length(m.json)
        FROM page p CROSS JOIN LATERAL (
-            SELECT m.position, topology_mutation_json(m) AS json FROM mutations m
+            SELECT m.position, topology_mutation_json(m.*) AS json FROM mutations m
              WHERE m.topology_id = $2::text::uuid AND m.state = ANY ($3::text[]) AND m.position < p.position
              ORDER BY m.position DESC LIMIT 1) m
       WHERE p.n < $5 AND p.bytes < $6),

@@ -2,6 +2,7 @@ package store
 
 import (
 	"errors"
+	"log/slog"
 	"net/netip"
 	"strings"
 	"testing"
@@ -54,6 +55,25 @@ func TestASubjectThatTheEncodingLacksIsKeptInASCII(t *testing.T) {
 		const by = `SELECT requested_by FROM mutations WHERE id = $1::text::uuid`
 		if got := pgtest.Scan[string](t, conn, by, string(first)); got != want || again != first {
 			t.Errorf("%q is %q, want %q; again: %v", subject, got, want, again == first)
+		}
+	}
+}
+
+// What somebody has to mend is no absent database: a client that tries again in a moment gets it again.
+func TestWhatIsToBeMendedIsNotTakenForAnAbsentDatabase(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	s := newStore(t, db, slog.New(slog.DiscardHandler))
+	tickets, _ := newTickets(t, db)
+	id := active(t, s)
+	db.Exec(t, `ALTER TABLE sse_tickets RENAME COLUMN hash TO digest`)
+	db.Exec(t, `ALTER TABLE mutations RENAME COLUMN requested_by TO author`)
+	_, _, minted := tickets.Mint(t.Context(), stream.Principal{Subject: "x"})
+	_, _, listed := s.Mutations(t.Context(), id, stream.MutationQuery{Limit: 1, Bytes: 1 << 20}, 1<<20)
+	_, enqueued := s.Enqueue(t.Context(), id, removeLAN(nil))
+	for what, err := range map[string]error{"a ticket": minted, "the list": listed, "a mutation": enqueued} {
+		if err == nil || errors.Is(err, stream.ErrUnavailable) {
+			t.Errorf("%s: %v", what, err)
 		}
 	}
 }

@@ -209,7 +209,7 @@ func TestALockThatIsNotHadInTimeNamesWhoHoldsIt(t *testing.T) {
 	if err := s.DeleteTopology(t.Context(), id); !errors.Is(err, stream.ErrBusy) {
 		t.Errorf("%v, want ErrBusy", err)
 	}
-	if want := fmt.Sprintf("blocked_by_pid=[%d]", holder.PgConn().PID()); !strings.Contains(log.String(), want) {
+	if want := fmt.Sprintf(`blocked_by="[pid %d]"`, holder.PgConn().PID()); !strings.Contains(log.String(), want) {
 		t.Errorf("the log does not say %s:\n%s", want, log.String())
 	}
 	pgtest.Exec(t, holder, `ROLLBACK`)

@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"topostream/pgbus/postgres"
 	"topostream/stream"
 )
 
@@ -209,14 +210,15 @@ RETURNING t.hash, t.subject, t.role, t.topologies::text[], t.token_expires`
 // transaction runs do once, for all who wait for it. At a stricter isolation level, which a database may have as its
 // default, who comes second to a ticket would fail with all that wait with it.
 func (t *Tickets) transaction(ctx context.Context, do func(context.Context, pgx.Tx) error) error {
-	const begin = `BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL lock_timeout = '3s'`
+	const begin = `
+BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL lock_timeout = '3s'; SET LOCAL array_nulls = on`
 	ctx, cancel := context.WithTimeout(ctx, ticketStatement)
 	defer cancel()
 	err := pgx.BeginTxFunc(ctx, t.pool, pgx.TxOptions{BeginQuery: begin}, func(tx pgx.Tx) error { return do(ctx, tx) })
-	if err != nil {
+	if postgres.Away(err) {
 		return fmt.Errorf("%w: %w", stream.ErrUnavailable, err)
 	}
-	return nil
+	return err
 }
 
 // arrayOf is an array as PostgreSQL writes it, null for nil: unnest would take an array of arrays apart.

@@ -57,7 +57,7 @@ func (s *Store) transact(
 	defer s.slots.Release(1)
 	err := s.transactor.Do(ctx, waiting, options, do)
 	if held, ok := errors.AsType[*postgres.LockTimeoutError](err); ok {
-		s.log.Warn("a transaction waited for a lock in vain", "blocked_by_pid", held.PIDs, "error", held.Err)
+		s.log.Warn("a transaction waited for a lock in vain", "blocked_by", held.By, "error", held.Err)
 	}
 	return domainError(ctx, err)
 }
@@ -73,18 +73,9 @@ func domainError(ctx context.Context, err error) error {
 		return context.Cause(ctx)
 	case errors.Is(err, postgres.ErrConflicts):
 		return fmt.Errorf("%w: %w", stream.ErrBusy, err)
-	case !fromServer:
-		return fmt.Errorf("%w: %w", stream.ErrUnavailable, err)
-	}
-	switch pgErr.Code {
-	case "55P03": // lock_not_available: lock_timeout
+	case fromServer && pgErr.Code == "55P03": // lock_not_available: lock_timeout
 		return fmt.Errorf("%w: %w", stream.ErrBusy, err)
-	case "25006", // read_only_sql_transaction: a standby, or one that is being failed over
-		"25P03": // idle_in_transaction_session_timeout: this server stood still
-		return fmt.Errorf("%w: %w", stream.ErrUnavailable, err)
-	}
-	switch pgErr.Code[:min(2, len(pgErr.Code))] {
-	case "08", "53", "57", "58": // connection, resources, an operator's intervention, the system beneath
+	case postgres.Away(err):
 		return fmt.Errorf("%w: %w", stream.ErrUnavailable, err)
 	}
 	return err

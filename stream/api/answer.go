@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"strconv"
 
@@ -26,7 +27,7 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 		request  *requestError
 		conflict *stream.ConflictError
 	)
-	switch {
+	switch err = s.seen(r, err); {
 	case errors.As(err, &request): // first: a body that ends too early ends the request's context, too
 		problem(w, request.status, request.detail)
 	case r.Context().Err() != nil: // the client has gone
@@ -55,6 +56,18 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 		s.cfg.Logger.Error("a request failed", "method", r.Method, "path", r.URL.Path, "error", err)
 		problem(w, http.StatusInternalServerError, "something is wrong here; the log says more")
 	}
+}
+
+// seen is err, but where this server cannot see what there is, "not there" would be a guess, which browsers take as
+// final.
+func (s *Server) seen(r *http.Request, err error) error {
+	if s.cfg.Blind == nil || !errors.Is(err, stream.ErrNotFound) {
+		return err
+	}
+	if blind := s.cfg.Blind(r.Context()); blind != nil {
+		return fmt.Errorf("%w: %w", stream.ErrUnavailable, blind)
+	}
+	return err
 }
 
 // malformed answers a request for a topology that says something wrong, if there is that topology: 404 comes first.

@@ -100,9 +100,13 @@ func (s *Server) shared(next http.Handler) http.Handler {
 		return next // for the library, none is all
 	}
 	withCORS := cors.Handler(cors.Options{
-		AllowedOrigins:   s.cfg.AllowOrigin,
-		AllowedMethods:   []string{http.MethodGet, http.MethodPost, http.MethodPatch, http.MethodDelete},
-		AllowedHeaders:   []string{"Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID"},
+		AllowedOrigins: s.cfg.AllowOrigin,
+		AllowedMethods: []string{http.MethodGet, http.MethodPost, http.MethodPatch, http.MethodDelete},
+		AllowedHeaders: []string{
+			"Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID",
+			// What HTTP libraries, EventSource polyfills and tracers add by themselves.
+			"Cache-Control", "Pragma", "X-Requested-With", "Traceparent", "Tracestate", "Baggage",
+		},
 		ExposedHeaders:   []string{"Link", "Retry-After"},
 		AllowCredentials: true,
 		MaxAge:           600, // seconds

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"math/rand/v2"
 	"net/http"
+	"net/url"
 	"os"
 	"strconv"
+	"strings"
 	"time"
 
 	"topostream/stream"
@@ -64,13 +66,31 @@ func causeOr(ctx context.Context, err error) error {
 	return err
 }
 
-// lastEventID reads the number that the client knows; the header that a browser sends wins.
+// lastEventID reads the number that the client knows; the header that a browser sends wins. Clients that cannot set it
+// append a parameter to an address that may have one already: of several the last is the newest.
 func lastEventID(r *http.Request) (stream.Seq, bool) {
 	v := r.Header.Get("Last-Event-ID")
-	if v == "" {
-		v = r.URL.Query().Get("last_event_id")
+	for pair := range strings.SplitSeq(r.URL.RawQuery, "&") {
+		name, value, _ := strings.Cut(pair, "=")
+		name, value = unescaped(name), unescaped(value)
+		if r.Header.Get("Last-Event-ID") == "" && isLastEventID(name) {
+			v = value
+		}
 	}
 	return stream.ParseSeq(v)
+}
+
+// unescaped is a part of a query, as it is where it is malformed.
+func unescaped(s string) string {
+	if u, err := url.QueryUnescape(s); err == nil {
+		return u
+	}
+	return s
+}
+
+// isLastEventID knows the names that native clients and polyfills give the parameter.
+func isLastEventID(name string) bool {
+	return name == "last_event_id" || name == "lastEventId" || name == "Last-Event-ID"
 }
 
 // stream sends the snapshot and what follows, attaching again whenever the feed does not continue what the client has:
@@ -185,7 +205,7 @@ func (s *Server) goodbye(w *frameWriter, id stream.TopologyID, err error) {
 // retry would help it gets one, with a longer retry time and the reason. Without id it is no request for a stream.
 func (s *Server) refuse(w http.ResponseWriter, r *http.Request, writer *frameWriter, id stream.TopologyID, err error) {
 	status, after := http.StatusServiceUnavailable, 5*time.Second
-	switch {
+	switch err = s.seen(r, err); {
 	case errors.Is(err, context.Canceled):
 		return // the client has gone
 	case errors.Is(err, stream.ErrNotFound), errors.Is(err, stream.ErrDeleted):

@@ -39,6 +39,8 @@ type Config struct {
 	// AllowOrigin are origins of pages, beside this server's own, that may use it: scheme://host or scheme://host:port.
 	AllowOrigin []string
 	Ready       func() error
+	// Blind is asked before something is said not to be there: an error says that this server may only not see it.
+	Blind func(context.Context) error
 	// Notice says what is odd though streams are served, for /readyz; empty: nothing.
 	Notice         func() string
 	ConsoleHandler http.Handler

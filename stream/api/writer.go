@@ -27,7 +27,7 @@ func newFrameWriter(w http.ResponseWriter, timeout time.Duration, stats *stream.
 func (f *frameWriter) headers(retry int) {
 	h := f.w.Header()
 	h.Set("Content-Type", "text/event-stream")
-	h.Set("Cache-Control", "no-cache")
+	h.Set("Cache-Control", "no-cache, no-transform") // proxies that compress hold frames back
 	h.Set("X-Accel-Buffering", "no")
 	f.w.WriteHeader(http.StatusOK)
 	_ = f.write(sse.AppendOpening(nil, retry)) // the next write tells

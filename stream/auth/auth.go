@@ -150,8 +150,11 @@ func (v *Verifier) Authenticate(r *http.Request) (stream.Principal, error) {
 
 // reason names the kind of failure; the library's own texts may quote the token.
 func reason(err error) string {
+	if claim, ok := errors.AsType[claimError](err); ok {
+		return claim.Error()
+	}
 	for _, kind := range []error{
-		errNoSuchKey, errWrongAlgorithm,
+		errNoSuchKey, errWrongAlgorithm, errClaims,
 		jwt.ErrTokenExpired, jwt.ErrTokenNotValidYet, jwt.ErrTokenUsedBeforeIssued, jwt.ErrTokenSignatureInvalid,
 		jwt.ErrTokenInvalidIssuer,
 		jwt.ErrTokenInvalidAudience, jwt.ErrTokenRequiredClaimMissing, jwt.ErrTokenMalformed, jwt.ErrTokenUnverifiable,

@@ -517,6 +517,29 @@ func TestATokenIsGoodToTheSecondOfItsExp(t *testing.T) {
 	}
 }
 
+// What is wrong is for the log; of the token it quotes nothing.
+func TestAClaimThatIsRefusedIsNamedWithTheReason(t *testing.T) {
+	t.Parallel()
+	v := verifier(t, auth.Config{Secret: secret})
+	soon := time.Now().Add(time.Hour).Unix()
+	for format, want := range map[string]string{
+		`{"exp":%d.5,"role":"viewer"}`:                          "the claim exp: it is no whole number of seconds",
+		`{"exp":%d,"iat":1700000000.25,"role":"viewer"}`:        "the claim iat: it is no whole number of seconds",
+		`{"exp":%d,"nbf":"soon","role":"viewer"}`:               "the claim nbf: it is no whole number of seconds",
+		`{"exp":%d,"role":7}`:                                   "the claim role: it is of another type",
+		`{"exp":%d,"role":"viewer","role":"admin"}`:             "the claim role: it is of another type or given twice",
+		`{"exp":%d,"role":"viewer","topologies":["hush"]}`:      "the claim topologies: it is no array of ids",
+		`{"exp":%d,"role":"viewer","hush":{"hush":1,"hush":2}}`: "the claims are malformed",
+	} {
+		claims := fmt.Sprintf(format, soon)
+		token := raw(t, `{"alg":"HS256","typ":"JWT"}`, claims)
+		_, err := v.Authenticate(httptest.NewRequest(http.MethodGet, "/?token="+token, nil))
+		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "hush") {
+			t.Errorf("%s: %v, want %s", claims, err, want)
+		}
+	}
+}
+
 func TestAWrongConfigurationIsRefusedWithTheFix(t *testing.T) {
 	t.Parallel()
 	small := must(rsa.GenerateKey(rand.Reader, 1024))

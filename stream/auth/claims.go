@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -23,8 +24,9 @@ var (
 	errTooLong   = fmt.Errorf("longer than %d bytes", maxToken)
 	errForm      = errors.New("it does not have the form of a signed token")
 	errHeader    = errors.New("its header is malformed, names something twice, or asks for an extension")
-	errScope     = errors.New("topologies is no array of ids")
-	errNoSeconds = errors.New("a time is no whole number of seconds since 1970")
+	errScope     = errors.New("it is no array of ids")
+	errNoSeconds = errors.New("it is no whole number of seconds since 1970, without fraction or exponent")
+	errMalformed = errors.New("it is of another type or given twice")
 	errClaims    = errors.New("the claims are malformed or name something twice")
 )
 
@@ -81,7 +83,7 @@ func (c *claims) UnmarshalJSON(raw []byte) error {
 		Topologies scope       `json:"topologies"`
 	}
 	if err := jsonv2.Unmarshal(raw, &wire); err != nil {
-		return errClaims // its own text may quote the token
+		return claimsError(err)
 	}
 	*c = claims{
 		RegisteredClaims: jwt.RegisteredClaims{
@@ -92,6 +94,36 @@ func (c *claims) UnmarshalJSON(raw []byte) error {
 	}
 	return nil
 }
+
+// claimsError names the claim that is wrong, and quotes nothing of the token: the names are ours.
+func claimsError(err error) error {
+	var at jsontext.Pointer
+	if e, ok := errors.AsType[*jsonv2.SemanticError](err); ok {
+		at = e.JSONPointer
+	} else if e, ok := errors.AsType[*jsontext.SyntacticError](err); ok {
+		at = e.JSONPointer
+	}
+	for token := range at.Tokens() {
+		if !slices.Contains([]string{"iss", "sub", "aud", "exp", "nbf", "iat", "role", "topologies"}, token) {
+			break
+		}
+		for _, why := range []error{errNoSeconds, errScope} {
+			if errors.Is(err, why) {
+				return claimError{token, why}
+			}
+		}
+		return claimError{token, errMalformed}
+	}
+	return errClaims
+}
+
+// A claimError is what is wrong with a claim.
+type claimError struct {
+	claim string
+	why   error
+}
+
+func (e claimError) Error() string { return "the claim " + e.claim + ": " + e.why.Error() }
 
 // seconds is a NumericDate (RFC 7519, section 2) without a fraction: 1 to 12 digits, which end long after year 9999.
 // The RFC allows fractions, exponents and signs; what they would mean for a token that ends a stream to the second is

@@ -2,6 +2,7 @@ package auth
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -12,10 +13,10 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/MicahParks/jwkset"
-	"github.com/MicahParks/keyfunc/v3"
 	"github.com/golang-jwt/jwt/v5"
 	"golang.org/x/sync/singleflight"
 	"golang.org/x/time/rate"
@@ -37,8 +38,9 @@ type jwks struct {
 	url       string
 	public    string // the URL for logs and errors
 	client    *http.Client
-	set       *usableKeys
-	keyfunc   keyfunc.Keyfunc
+	set       atomic.Pointer[[]publishedKey]
+	mu        sync.Mutex
+	said      string // what was logged last
 	interval  time.Duration
 	now       func() time.Time
 	log       *slog.Logger
@@ -52,19 +54,15 @@ func newJWKS(cfg Config) (*jwks, error) {
 		// Nothing of it is quoted: it may hold a password.
 		return nil, errors.New("the JWKS URL is none: give one that begins with https://")
 	}
-	set := &usableKeys{MemoryJWKSet: jwkset.NewMemoryStorage(), log: cfg.Logger}
-	lookup, err := keyfunc.New(keyfunc.Options{Storage: set})
-	if err != nil {
-		return nil, err
-	}
 	if cfg.Refresh <= 0 {
 		cfg.Refresh = jwksRefresh
 	}
 	j := &jwks{
-		url: cfg.JWKSURL, public: withoutSecrets(u), client: jwksClient(), set: set, keyfunc: lookup,
-		interval: cfg.Refresh, now: cfg.Now, log: cfg.Logger,
+		url: cfg.JWKSURL, public: withoutSecrets(u), client: jwksClient(), interval: cfg.Refresh, now: cfg.Now,
+		log:     cfg.Logger,
 		unknown: rate.NewLimiter(rate.Every(unknownKeyEvery), 1),
 	}
+	j.set.Store(&[]publishedKey{})
 	if u.Scheme == "http" && !isLoopback(u.Hostname()) {
 		j.log.Warn("whoever is on the way to the JWKS URL can replace its keys: use https", "url", j.public)
 	}
@@ -113,32 +111,45 @@ func (*jwks) algorithms() []string {
 	return []string{"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"}
 }
 
+// key gives the keys of the token's kid that fit its algorithm: keys of several kinds may have one kid (RFC 7517,
+// section 4.5).
 func (j *jwks) key(ctx context.Context, token *jwt.Token) (any, error) {
 	id, named := token.Header[jwkset.HeaderKID].(string) // a string if it is there: checkForm
-	if !named {
-		// OpenID Connect Core 1.0, section 10.1: a token need not name the only key.
-		all, err := j.set.KeyReadAll(ctx)
-		if err != nil || len(all) != 1 {
-			return nil, errNoSuchKey
-		}
-		token.Header[jwkset.HeaderKID] = all[0].Marshal().KID
-	} else if !j.knows(ctx, id) {
+	var found []publishedKey
+	if named {
+		found = j.find(ctx, id)
+	} else if all := *j.set.Load(); len(all) == 1 {
+		found = all // OpenID Connect Core 1.0, section 10.1: a token need not name the only key.
+	}
+	if len(found) == 0 {
 		return nil, errNoSuchKey
 	}
-	key, err := j.keyfunc.KeyfuncCtx(ctx)(token) // refuses another algorithm than the JWK's alg
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", errWrongAlgorithm, err)
+	var fit jwt.VerificationKeySet
+	for _, k := range found {
+		if slices.Contains(k.algorithms, token.Method.Alg()) {
+			fit.Keys = append(fit.Keys, k.key)
+		}
 	}
-	if algorithms, err := algorithmsOf(key); err != nil || !slices.Contains(algorithms, token.Method.Alg()) {
+	if len(fit.Keys) == 0 {
 		return nil, errWrongAlgorithm
 	}
-	return key, nil
+	return fit, nil
 }
 
-// knows tells whether the set has the key, also after it has been read again.
-func (j *jwks) knows(ctx context.Context, id string) bool {
-	if _, err := j.set.KeyRead(ctx, id); err == nil {
-		return true
+// known gives the keys of a kid.
+func (j *jwks) known(id string) (keys []publishedKey) {
+	for _, k := range *j.set.Load() {
+		if k.id == id {
+			keys = append(keys, k)
+		}
+	}
+	return keys
+}
+
+// find gives the keys of a kid, also after the set has been read again.
+func (j *jwks) find(ctx context.Context, id string) []publishedKey {
+	if keys := j.known(id); len(keys) > 0 {
+		return keys
 	}
 	// Others wait for this read, too: it does not end with this request.
 	_, err, _ := j.refreshes.Do("", func() (any, error) {
@@ -151,8 +162,7 @@ func (j *jwks) knows(ctx context.Context, id string) bool {
 		j.log.Debug("a key that is unknown", "error", err)
 	}
 	// Whatever came of it: another read may have ended between the look above and this one.
-	_, err = j.set.KeyRead(ctx, id)
-	return err == nil
+	return j.known(id)
 }
 
 func (j *jwks) load(ctx context.Context) error {
@@ -188,78 +198,115 @@ func (j *jwks) refresh(ctx context.Context) error {
 
 // read puts the keys of the URL in the place of those that are there, or leaves them. Its error quotes no URL.
 func (j *jwks) read(ctx context.Context) error {
-	_, err := jwkset.NewStorageFromHTTP(j.url, jwkset.HTTPClientStorageOptions{
-		Client: j.client, Ctx: ctx, HTTPTimeout: jwksTimeout, Storage: j.set,
-		// One key that we would not use does not make the others worse: usableKeys leaves it out.
-		ValidateOptions: jwkset.JWKValidateOptions{SkipUse: true, SkipKeyOps: true, SkipX5UScheme: true},
-	})
+	given, err := j.get(ctx)
 	if u, ok := errors.AsType[*url.Error](err); ok { // its text has the URL, or the one of a redirect
 		return u.Err
 	}
-	return err
-}
-
-// usableKeys is a set without the keys that verify no token: those for encryption, of a kind or an algorithm that we do
-// not take, and those that are no secret any more, since the URL publishes them: symmetric keys and private ones.
-type usableKeys struct {
-	*jwkset.MemoryJWKSet
-
-	log  *slog.Logger
-	mu   sync.Mutex
-	said string // what was logged last
-}
-
-var _ jwkset.Storage = (*usableKeys)(nil)
-
-var (
-	errNoUsableKey = errors.New("the set has no key that verifies tokens")
-	errTooSoon     = errors.New("the set was read for an unknown key less than a minute ago")
-)
-
-// KeyReplaceAll refuses a set of which no key can be used: rather a broken answer than the end of all keys.
-func (s *usableKeys) KeyReplaceAll(ctx context.Context, given []jwkset.JWK) error {
-	var usable []jwkset.JWK
+	if err != nil {
+		return err
+	}
+	var usable []publishedKey
 	var kept, left []string
-	for _, jwk := range given {
-		m := jwk.Marshal()
-		if err := checkJWK(jwk); err != nil {
-			left = append(left, fmt.Sprintf("%.80q: %s", m.KID, err))
+	for _, raw := range given {
+		key, err := parseJWK(raw)
+		if err != nil {
+			left = append(left, fmt.Sprintf("%.80q: %.200s", key.id, err))
 			continue
 		}
-		usable = append(usable, jwk)
-		kept = append(kept, fmt.Sprintf("%.80q", m.KID))
+		usable = append(usable, key)
+		kept = append(kept, fmt.Sprintf("%.80q", key.id))
 	}
-	if len(usable) == 0 {
+	if len(usable) == 0 { // rather a broken answer than the end of all keys
 		return fmt.Errorf("%w; left out: [%s]", errNoUsableKey, strings.Join(left, ", "))
 	}
-	s.say(strings.Join(kept, ", "), strings.Join(left, ", "))
-	return s.MemoryJWKSet.KeyReplaceAll(ctx, usable)
+	j.say(strings.Join(kept, ", "), strings.Join(left, ", "))
+	j.set.Store(&usable)
+	return nil
+}
+
+// get gives the keys of the URL as they are written.
+func (j *jwks) get(ctx context.Context) ([]json.RawMessage, error) {
+	ctx, cancel := context.WithTimeout(ctx, jwksTimeout)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, j.url, nil) //nolint:gosec // who configures it, chooses
+	if err != nil {
+		return nil, err
+	}
+	res, err := j.client.Do(req) //nolint:gosec // the same
+	if err != nil {
+		return nil, err
+	}
+	defer res.Body.Close()
+	if res.StatusCode != http.StatusOK {
+		return nil, errors.New(res.Status)
+	}
+	var set struct {
+		Keys []json.RawMessage `json:"keys"`
+	}
+	if err := json.NewDecoder(res.Body).Decode(&set); err != nil {
+		return nil, fmt.Errorf("the answer is no JWK set: %w", err)
+	}
+	return set.Keys, nil
 }
 
 // say logs what is new.
-func (s *usableKeys) say(kept, left string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if said := kept + "\n" + left; said != s.said {
-		s.said = said
-		s.log.Info("JWK set", "keys", kept, "left_out", left)
+func (j *jwks) say(kept, left string) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if said := kept + "\n" + left; said != j.said {
+		j.said = said
+		j.log.Info("JWK set", "keys", kept, "left_out", left)
 	}
 }
 
-func checkJWK(jwk jwkset.JWK) error {
+var (
+	errNoUsableKey = errors.New("the set has no key that verifies tokens")
+	errPublished   = errors.New("the URL publishes it, so that anybody can sign with it")
+	errTooSoon     = errors.New("the set was read for an unknown key less than a minute ago")
+)
+
+// A publishedKey is a key of the set that verifies tokens.
+type publishedKey struct {
+	id         string // its kid
+	key        jwt.VerificationKey
+	algorithms []string
+}
+
+// parseJWK refuses a key that verifies no token: one that is malformed, which makes the others no worse (RFC 7517,
+// section 5), one for encryption, of a kind or an algorithm that we do not take, and one that is no secret any more,
+// since the URL publishes it: a symmetric or private one.
+func parseJWK(raw json.RawMessage) (key publishedKey, err error) {
+	var named struct {
+		ID      string          `json:"kid"`
+		Private json.RawMessage `json:"d"` // the library takes no notice of one that is incomplete
+	}
+	if err := json.Unmarshal(raw, &named); err != nil {
+		return key, errors.New("it is no object, or its kid no string")
+	}
+	if key.id = named.ID; named.Private != nil {
+		return key, errPublished
+	}
+	jwk, err := jwkset.NewJWKFromRawJSON(raw, jwkset.JWKMarshalOptions{Private: true},
+		jwkset.JWKValidateOptions{SkipUse: true, SkipKeyOps: true, SkipX5UScheme: true})
+	if err != nil {
+		return key, err
+	}
 	m := jwk.Marshal()
-	algorithms, err := algorithmsOf(jwk.Key())
+	key.key = jwk.Key()
+	key.algorithms, err = algorithmsOf(jwk.Key())
 	switch {
 	case m.USE != "" && m.USE != jwkset.UseSig:
-		return fmt.Errorf("its use is %.40q", m.USE)
+		return key, fmt.Errorf("its use is %.40q", m.USE)
 	case len(m.KEYOPS) > 0 && !slices.Contains(m.KEYOPS, jwkset.KeyOpsVerify):
-		return errors.New("its key_ops are without verify")
-	case m.KTY == jwkset.KtyOct, m.D != "":
-		return errors.New("the URL publishes it, so that anybody can sign with it")
+		return key, errors.New("its key_ops are without verify")
+	case m.KTY == jwkset.KtyOct:
+		return key, errPublished
 	case err != nil:
-		return err
-	case m.ALG != "" && !slices.Contains(algorithms, m.ALG.String()):
-		return fmt.Errorf("its alg is %.40q", m.ALG)
+		return key, err
+	case m.ALG != "" && !slices.Contains(key.algorithms, m.ALG.String()):
+		return key, fmt.Errorf("its alg is %.40q", m.ALG)
+	case m.ALG != "":
+		key.algorithms = []string{m.ALG.String()}
 	}
-	return nil
+	return key, nil
 }

@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"crypto/rsa"
 	"encoding/base64"
+	"encoding/json"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -250,6 +251,83 @@ func TestKeysOfASetThatVerifyNoTokensAreLeftOut(t *testing.T) {
 	if text := log.String(); strings.Count(text, "anybody can sign with it") != 2 ||
 		strings.Count(text, "its alg is") != 3 {
 		t.Error(text)
+	}
+}
+
+// RFC 7517, section 5: who reads a set ignores the keys that it cannot use.
+func TestAKeyThatIsBrokenMakesTheOthersNoWorse(t *testing.T) {
+	t.Parallel()
+	but := func(key map[string]any, name string, value any) map[string]any {
+		key["kid"] = "broken"
+		if key[name] = value; value == nil {
+			delete(key, name)
+		}
+		return key
+	}
+	for what, broken := range map[string]any{
+		"RSA without n":        but(jwk("", rsaKey()), "n", nil),
+		"RSA without e":        but(jwk("", rsaKey()), "e", nil),
+		"RSA, n is no base64":  but(jwk("", rsaKey()), "n", "!"),
+		"RSA, e is a number":   but(jwk("", rsaKey()), "e", 65537),
+		"RSA, e is 0":          but(jwk("", rsaKey()), "e", "AA"),
+		"RSA, a short d":       but(jwk("", rsaKey()), "d", "AA"),
+		"EC off its curve":     but(jwk("", p256Key()), "x", jwk("", p256Key())["y"]),
+		"EC without y":         but(jwk("", p256Key()), "y", nil),
+		"EC of another curve":  but(jwk("", p256Key()), "crv", "P-384"),
+		"EC, no such curve":    but(jwk("", p256Key()), "crv", "P-1"),
+		"Ed25519, short":       but(jwk("", ed25519Key()), "x", "AAAA"),
+		"Ed25519 without x":    but(jwk("", ed25519Key()), "x", nil),
+		"x5c is no base64":     but(jwk("", rsaKey()), "x5c", []string{"!"}),
+		"x5c is another's":     but(jwk("", rsaKey()), "x5c", []string{"MIIB"}),
+		"x5c is a text":        but(jwk("", rsaKey()), "x5c", "MIIB"),
+		"no kty":               but(jwk("", rsaKey()), "kty", nil),
+		"a kty of the future":  but(jwk("", rsaKey()), "kty", "PQC"),
+		"key_ops is a text":    but(jwk("", rsaKey()), "key_ops", "verify"),
+		"kid is a number":      map[string]any{"kid": 7, "kty": "RSA"},
+		"nothing":              nil,
+		"a text":               "RSA",
+		"an object of nothing": map[string]any{},
+	} {
+		set := publish(t)
+		body := must(json.Marshal(map[string]any{"keys": []any{broken, jwk("good", p256Key())}}))
+		set.change(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(body) })
+		var log bytes.Buffer
+		v := must(auth.New(auth.Config{JWKSURL: set.url, Logger: slog.New(slog.NewTextHandler(&log, nil))}))
+		if err := v.Load(t.Context()); err != nil {
+			t.Errorf("%s: %v", what, err)
+			continue
+		}
+		if !authenticates(t, v, signAs(t, p256Key(), jwt.SigningMethodES256, good(), named("good"))) {
+			t.Errorf("%s: the good key is not found", what)
+		}
+		if authenticates(t, v, signAs(t, rsaKey(), jwt.SigningMethodRS256, good(), named("broken"))) {
+			t.Errorf("%s: the broken key is taken", what)
+		}
+		if _, left, _ := strings.Cut(log.String(), "left_out="); len(left) < 10 {
+			t.Errorf("%s: the log does not say why it is left out: %s", what, log.String())
+		}
+	}
+}
+
+func TestKeysOfOneKidAreToldApartByKindAndAlgorithm(t *testing.T) {
+	t.Parallel()
+	set := publish(t, jwk("k", p256Key()), jwk("k", rsaKey(), "alg", "RS256"), jwk("k", otherRSA()))
+	v := verifier(t, auth.Config{JWKSURL: set.url})
+	for name, c := range map[string]struct {
+		token string
+		taken bool
+	}{
+		"EC":                      {signAs(t, p256Key(), jwt.SigningMethodES256, good(), named("k")), true},
+		"RSA":                     {signAs(t, rsaKey(), jwt.SigningMethodRS256, good(), named("k")), true},
+		"the other RSA":           {signAs(t, otherRSA(), jwt.SigningMethodRS256, good(), named("k")), true},
+		"not the alg of its key":  {signAs(t, rsaKey(), jwt.SigningMethodPS256, good(), named("k")), false},
+		"any alg where none is":   {signAs(t, otherRSA(), jwt.SigningMethodPS256, good(), named("k")), true},
+		"no key of the algorithm": {signAs(t, ed25519Key(), jwt.SigningMethodEdDSA, good(), named("k")), false},
+		"none is named, of three": {sign(t, rsaKey(), jwt.SigningMethodRS256, good()), false},
+	} {
+		if got := authenticates(t, v, c.token); got != c.taken {
+			t.Errorf("%s: %v", name, got)
+		}
 	}
 }
 

@@ -80,7 +80,7 @@ async function enqueue(e) {
   let payload;
   try { payload = JSON.parse($('payload').value); } catch (err) { $('answer').textContent = 'payload: ' + err.message; return; }
   try {
-    const response = await fetch('/api/v1/topologies/' + encodeURIComponent($('topology').value) + '/mutations', {
+    const response = await ask('/api/v1/topologies/' + encodeURIComponent($('topology').value) + '/mutations', {
       method: 'POST',
       headers: { 'Content-Type': 'application/json', ...authorization() },
       body: JSON.stringify({ op: $('op').value, payload }),
@@ -118,6 +118,19 @@ async function read(response, onEvent, onRetry) {
   }
 }
 
+const crowded = 'No answer yet. Over HTTP/1.1 a browser opens six connections to one address, and each tab of this page holds one: close another tab.';
+
+// ask fetches, and says after 5 s what may be in the way.
+async function ask(path, options) {
+  const late = setTimeout(() => { $('message').textContent = crowded; }, 5000);
+  try {
+    return await fetch(path, options);
+  } finally {
+    clearTimeout(late);
+    if ($('message').textContent === crowded) $('message').textContent = '';
+  }
+}
+
 // authorization is empty where there is no token: then a cookie may speak for the page. A token goes into a header, never into an address.
 function authorization() { return $('token').value ? { Authorization: 'Bearer ' + $('token').value } : {}; }
 
@@ -144,7 +157,7 @@ async function open(topology) {
     try {
       const headers = { Accept: 'text/event-stream', ...authorization() };
       if (topostream.lastSeq !== null) headers['Last-Event-ID'] = String(topostream.lastSeq);
-      const response = await fetch('/api/v1/topologies/' + encodeURIComponent(topology) + '/events', { headers, cache: 'no-store', signal: mine });
+      const response = await ask('/api/v1/topologies/' + encodeURIComponent(topology) + '/events', { headers, cache: 'no-store', signal: mine });
       if (mine.aborted) return;
       if (!response.ok) {
         const problem = await response.json().catch(() => ({}));

@@ -57,7 +57,7 @@ func Feeds(ctx context.Context, cfg FeedsConfig, in io.Reader, out io.Writer) er
 		return err
 	}
 	defer pool.Close()
-	listen, err := pgx.ParseConfig(cfg.DatabaseURL)
+	listen, err := postgres.Parse(cfg.DatabaseURL)
 	if err != nil {
 		return err
 	}

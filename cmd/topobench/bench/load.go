@@ -10,6 +10,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"golang.org/x/sync/errgroup"
+
+	"topostream/pgbus/postgres"
 )
 
 // A load is some writers, each with a connection of its own, that commit one event a transaction, in topologies taken
@@ -28,7 +30,7 @@ var slowFlush = map[string]string{"commit_delay": "2000", "commit_siblings": "0"
 // newLoad connects n writers with these settings. The caller closes it.
 func newLoad(ctx context.Context, p *place, n int, seed uint64, settings map[string]string) (*load, error) {
 	l := &load{topologies: p.topologies}
-	cfg, err := pgx.ParseConfig(p.url)
+	cfg, err := postgres.Parse(p.url)
 	if err != nil {
 		return nil, err
 	}

@@ -14,6 +14,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"golang.org/x/time/rate"
+
+	"topostream/pgbus/postgres"
 )
 
 // run is one run of the checker.
@@ -34,6 +36,7 @@ type run struct {
 	followed   int         // of the plain ones, the first, that clients follow all the time
 	clients    []*client
 
+	ascii       bool // the database's encoding is another one than UTF8: not every text can be written
 	graphEvents bool // the schema records what is written to the graph by hand, which the version before did not
 
 	calmed atomic.Bool   // the writers have stopped: clients are calm
@@ -71,11 +74,12 @@ func (r *run) connect(ctx context.Context, name string) (*pgx.Conn, error) {
 }
 
 func (r *run) connectTo(ctx context.Context, databaseURL, name string) (*pgx.Conn, error) {
-	cfg, err := pgx.ParseConfig(databaseURL)
+	cfg, err := postgres.Parse(databaseURL)
 	if err != nil {
 		return nil, fmt.Errorf("the address of the database: %w", err)
 	}
 	cfg.RuntimeParams["application_name"] = "topobench " + name
+	cfg.RuntimeParams["client_encoding"], cfg.RuntimeParams["standard_conforming_strings"] = "UTF8", "on"
 	conn, err := pgx.ConnectConfig(ctx, cfg)
 	if err != nil {
 		return nil, fmt.Errorf("connect to the database: %w", err)
@@ -123,8 +127,8 @@ func (r *run) makeTopologies(ctx context.Context) error {
 		return err
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
-	const recorded = `SELECT to_regproc('topology_graph_changed') IS NOT NULL`
-	if err := conn.QueryRow(ctx, recorded).Scan(&r.graphEvents); err != nil {
+	const look = `SELECT to_regproc('topology_graph_changed') IS NOT NULL, current_setting('server_encoding') <> 'UTF8'`
+	if err := conn.QueryRow(ctx, look).Scan(&r.graphEvents, &r.ascii); err != nil {
 		return fmt.Errorf("look at the schema: %w", err)
 	}
 	if r.plain, err = r.insertTopologies(ctx, conn, "", r.cfg.Topologies); err != nil {

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -142,12 +143,25 @@ func (w *writer) payload(size int) string {
 		}
 		text.WriteString(words[w.rng.IntN(len(words))])
 	}
-	body, err := json.Marshal(map[string]any{"text": text.String(), "n": w.rng.Int64N(1 << 40),
+	body, err := json.Marshal(map[string]any{"text": w.text(text.String()), "n": w.rng.Int64N(1 << 40),
 		"deep": []any{nil, true, map[string]any{"x": 1.5}}})
 	if err != nil {
 		panic(err) // strings and numbers always marshal
 	}
 	return string(body)
+}
+
+// text is s as the database's encoding has it.
+func (w *writer) text(s string) string {
+	if !w.run.ascii {
+		return s
+	}
+	return strings.Map(func(r rune) rune {
+		if r > unicode.MaxASCII {
+			return '?'
+		}
+		return r
+	}, s)
 }
 
 func (w *writer) changeOne(ctx context.Context) {
@@ -298,8 +312,8 @@ func (w *writer) op(m tag) (op, payload string) {
 	case 3:
 		return "update_lan", fmt.Sprintf(`{"name":"lan-%d","x":%d}`, lan, m)
 	default:
-		return "update_decky", fmt.Sprintf(`{"decky":"decky-%d","patch":{"note":"Größe %d"},"x":%d}`, decky,
-			m.counter(), m)
+		return "update_decky", w.text(fmt.Sprintf(`{"decky":"decky-%d","patch":{"note":"Größe %d"},"x":%d}`, decky,
+			m.counter(), m))
 	}
 }
 
@@ -348,7 +362,7 @@ DELETE FROM edges e USING lans l
 		statements := []string{state, note, move, insert, remove, link, cut}
 		for range 1 + w.rng.IntN(3) {
 			statement, words := statements[w.rng.IntN(len(statements))], []string{"running", "failed", "Größe"}
-			if _, err := x.Exec(ctx, statement, t.id, words[w.rng.IntN(len(words))]); err != nil {
+			if _, err := x.Exec(ctx, statement, t.id, w.text(words[w.rng.IntN(len(words))])); err != nil {
 				return err
 			}
 		}
@@ -356,7 +370,8 @@ DELETE FROM edges e USING lans l
 			return nil
 		}
 		rows := pgx.CopyFromSlice(1+w.rng.IntN(3), func(int) ([]any, error) {
-			return []any{t.id, fmt.Sprintf("hand-Größe-%d", w.rng.Uint64()), netip.MustParsePrefix("192.168.1.0/24")}, nil
+			name := w.text(fmt.Sprintf("hand-Größe-%d", w.rng.Uint64()))
+			return []any{t.id, name, netip.MustParsePrefix("192.168.1.0/24")}, nil
 		})
 		_, err := w.conn.CopyFrom(ctx, pgx.Identifier{"lans"}, []string{"topology_id", "name", "subnet"}, rows)
 		return err
@@ -458,7 +473,7 @@ func (w *writer) rawNotify(ctx context.Context) {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), writeTimeout)
 	defer cancel()
-	_, err := w.conn.Exec(ctx, notify, w.pick().id, texts[w.rng.IntN(len(texts))])
+	_, err := w.conn.Exec(ctx, notify, w.pick().id, w.text(texts[w.rng.IntN(len(texts))]))
 	var refused *pgconn.PgError
 	switch {
 	case err == nil:

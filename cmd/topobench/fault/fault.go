@@ -14,6 +14,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"topostream/cmd/topobench/stage"
+	"topostream/pgbus/postgres"
 )
 
 // Env is what faults are injected into.
@@ -119,7 +120,7 @@ func mending(ctx context.Context) (context.Context, context.CancelFunc) {
 const name = "topobench fault"
 
 func (e *Env) connect(ctx context.Context) (*pgx.Conn, error) {
-	cfg, err := pgx.ParseConfig(e.DatabaseURL)
+	cfg, err := postgres.Parse(e.DatabaseURL)
 	if err != nil {
 		return nil, err
 	}

@@ -239,7 +239,7 @@ func (c *connection) tell(n *pgconn.Notification) {
 func (c *connection) probe(ctx context.Context) error {
 	const (
 		listen = `LISTEN "` + probeChannel + `"`
-		notify = `SELECT pg_notify('` + probeChannel + `', $1)`
+		notify = `SELECT pg_catalog.pg_notify('` + probeChannel + `', $1)`
 	)
 	ctx, cancel := context.WithTimeout(ctx, c.cfg.Patience)
 	defer cancel()

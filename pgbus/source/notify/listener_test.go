@@ -366,6 +366,17 @@ func (l *lab) instead(t *testing.T, function string) (remove func()) {
 	return func() { l.db.Exec(t, `DROP SCHEMA `+l.name+` CASCADE`) }
 }
 
+// notifyIs gives pg_notify another body in the lab's database. It returns what gives it its own.
+func (l *lab) notifyIs(t *testing.T, body string) (remove func()) {
+	t.Helper()
+	l.db.Exec(t, `ALTER FUNCTION pg_catalog.pg_notify(text, text) RENAME TO pg_notify_true`)
+	l.db.Exec(t, `CREATE FUNCTION pg_catalog.pg_notify(text, text) RETURNS void LANGUAGE sql AS $$`+body+`$$`)
+	return func() {
+		l.db.Exec(t, `DROP FUNCTION pg_catalog.pg_notify(text, text)`)
+		l.db.Exec(t, `ALTER FUNCTION pg_catalog.pg_notify_true(text, text) RENAME TO pg_notify`)
+	}
+}
+
 // lookInto has a connection look into the lab's schema first.
 func lookInto(cfg *pgx.ConnConfig, lab string) {
 	cfg.RuntimeParams["search_path"] = lab + ", pg_catalog, public"
@@ -426,13 +437,8 @@ func TestAConnectionToAnotherDatabaseOfTheServerIsNotUsed(t *testing.T) {
 
 func TestAConnectionThroughWhichNoNotificationComesIsNotUsed(t *testing.T) {
 	t.Parallel()
-	l := newLab(t, func(cfg *Config) {
-		cfg.Patience = time.Second
-		pool := cfg.Pool.Config()
-		lookInto(pool.ConnConfig, cfg.Channels[0])
-		cfg.Pool = poolOf(t, pool)
-	})
-	remove := l.instead(t, `pg_notify(text, text) RETURNS void LANGUAGE sql AS ''`)
+	l := newLabOn(t, pgtest.New(t), func(cfg *Config) { cfg.Patience = time.Second })
+	remove := l.notifyIs(t, ``)
 	l.start(t)
 	l.sink.expect(t, away+errProbe.Error()+": a NOTIFY did not arrive within 1s")
 	remove()
@@ -443,13 +449,8 @@ func TestAConnectionThroughWhichNoNotificationComesIsNotUsed(t *testing.T) {
 
 func TestAConnectionThatIsLostWhileItIsTriedIsNotTakenForAPooler(t *testing.T) {
 	t.Parallel()
-	l := newLab(t, func(cfg *Config) {
-		pool := cfg.Pool.Config()
-		lookInto(pool.ConnConfig, cfg.Channels[0])
-		cfg.Pool = poolOf(t, pool)
-	})
-	defer l.instead(t, `pg_notify(text, text) RETURNS void LANGUAGE sql AS
-		$$ SELECT pg_terminate_backend(split_part($2, ' ', 1)::int) $$`)()
+	l := newLabOn(t, pgtest.New(t))
+	defer l.notifyIs(t, `SELECT pg_terminate_backend(split_part($2, ' ', 1)::int)`)()
 	l.start(t)
 	l.sink.expect(t, away+"probe: …")
 }

@@ -3,8 +3,10 @@ package wal
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
+	"topostream/pgbus/postgres"
 	"topostream/pgbus/source"
 	"topostream/pgbus/wait"
 )
@@ -29,20 +31,19 @@ func (s *Source) sayWhatTheSlotWaitsFor(ctx context.Context, pid uint32, sink so
 }
 
 func (s *Source) sayWhoIsWaitedFor(ctx context.Context, pid uint32, sink source.Sink) {
-	const blocking = `SELECT pg_blocking_pids($1)`
 	pause := time.Second
 	for wait.Pause(ctx, pause) {
-		var pids []int32
-		if err := s.cfg.Pool.QueryRow(ctx, blocking, pid).Scan(&pids); err != nil {
+		by, err := postgres.Blockers(ctx, s.cfg.Pool, pid)
+		if err != nil {
 			s.cfg.Logger.Debug("cannot ask what the replication slot waits for", "error", err)
 			continue
 		}
 		s.cfg.Stats.SlotWaiting.Store(true)
 		sink.State(source.State{
-			Detail: fmt.Sprintf("the replication slot waits for transactions that are open (pids %v)", pids),
+			Detail: fmt.Sprintf("the replication slot waits for transactions that are open (%s)", strings.Join(by, ", ")),
 		})
 		s.cfg.Logger.Warn("a replication slot is made only when every transaction that is open in the cluster has ended",
-			"pids", pids, "meanwhile", s.cfg.Without)
+			"waits_for", by, "meanwhile", s.cfg.Without)
 		pause = sayEvery
 	}
 }

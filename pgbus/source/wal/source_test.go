@@ -502,7 +502,7 @@ func TestPeopleAreToldWhomASlotWaitsFor(t *testing.T) {
 	dials.fail.Store(1) // the first question
 	s, told := New(cfg), newSink()
 	stop := s.sayWhatTheSlotWaitsFor(t.Context(), waiting.PgConn().PID(), told)
-	told.awaits(t, "waits for transactions", fmt.Sprintf("(pids [%d])", holder.PgConn().PID()))
+	told.awaits(t, "waits for transactions", fmt.Sprintf("(pid %d)", holder.PgConn().PID()))
 	if !s.cfg.Stats.SlotWaiting.Load() {
 		t.Error("no slot waits")
 	}

@@ -41,7 +41,7 @@ type Conn struct {
 
 // Connect opens a replication connection. cfg must not lead through a pooler; its role needs the attribute REPLICATION.
 func Connect(ctx context.Context, cfg *pgx.ConnConfig, name string) (*Conn, error) {
-	c := cfg.Copy()
+	c := postgres.Fresh(cfg)
 	// What a person has named keeps its name.
 	if given := c.RuntimeParams["application_name"]; given == "" || strings.HasPrefix(given, "topostream ") {
 		c.RuntimeParams["application_name"] = name
@@ -54,7 +54,7 @@ func Connect(ctx context.Context, cfg *pgx.ConnConfig, name string) (*Conn, erro
 	if err != nil {
 		return nil, fmt.Errorf("connect for replication: %w", err)
 	}
-	if err := postgres.UseUTF8(ctx, conn); err != nil {
+	if err := postgres.Pin(ctx, conn); err != nil {
 		(&Conn{conn}).Close()
 		return nil, err
 	}

@@ -1,0 +1,107 @@
+package main
+
+import (
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+
+	"topostream/pgbus/pgtest"
+	"topostream/stream"
+)
+
+// Who rotates a password writes the new one to the passfile and ends the connections that the old one opened.
+func TestAPasswordThatIsRotatedInItsPassfileIsReadAgain(t *testing.T) {
+	t.Parallel()
+	owner, superuser := pgtest.NewOwned(t, "rotated", "UTF8")
+	u, err := url.Parse(owner.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	role := u.User.Username()
+	old, _ := u.User.Password()
+	passfile := filepath.Join(t.TempDir(), "passfile")
+	keep := func(password string) {
+		t.Helper()
+		if err := os.WriteFile(passfile, []byte("*:*:*:"+role+":"+password+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	keep(old)
+	u.User = url.User(role)
+	u.RawQuery += "&passfile=" + url.QueryEscape(passfile)
+	if code, _, errOut := program(t, "migrate", "up", "--database-url", u.String()); code != exitOK {
+		t.Fatal(errOut)
+	}
+	process, server := serveBinary(t, buildProgram(t), u.String(), "--mutator")
+	admin := newOperator(t, server, "admin", stream.RoleAdmin)
+	id := admin.create(`{"name":"rotated"}`)
+	c := newClient(t, server, id, "").watch()
+	c.awaitSeq(3)
+
+	conn := superuser.Conn(t)
+	for _, password := range []string{"the second", "the third"} {
+		pgtest.Exec(t, conn, `ALTER ROLE `+pgx.Identifier{role}.Sanitize()+` PASSWORD '`+password+`'`)
+		keep(password)
+		if password == "the third" { // all of the pool's connections are new after this
+			process.signal(syscall.SIGHUP)
+			pgtest.Eventually(t, "SIGHUP to be heard", func() bool { return strings.Contains(process.err.String(), "SIGHUP") })
+		}
+		pgtest.Exec(t, conn, `SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE usename = $1`, role)
+		before := pgtest.Scan[uint64](t, conn, `SELECT seq FROM topology_heads`)
+		pgtest.Eventually(t, "an edit that is taken", func() bool {
+			return admin.do("POST", "/topologies/"+id+"/mutations", `{"op":"add_lan","payload":{"name":"x"}}`).status ==
+				http.StatusAccepted
+		})
+		c.awaitSeq(before + 3) // enqueued, applying, applied or failed
+	}
+	if strings.Contains(process.err.String(), "the second") || strings.Contains(process.err.String(), "the third") {
+		t.Error("the log holds a password")
+	}
+	select {
+	case <-process.ended:
+		t.Error("SIGHUP has ended the server")
+	default:
+	}
+}
+
+// A terminal that is closed, or a supervisor that renews passwords while a server stops, cuts nothing off.
+func TestSIGHUPDoesNotCutADrainShort(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	conn := db.Conn(t)
+	process, server := serveBinary(t, buildProgram(t), db.URL)
+	admin := newOperator(t, server, "admin", stream.RoleAdmin)
+	id := admin.create(`{"name":"drained"}`)
+	pgtest.Exec(t, conn, `BEGIN; SELECT FROM topologies FOR UPDATE`)
+	answered := make(chan int, 1)
+	go func() {
+		answered <- admin.do("POST", "/topologies/"+id+"/mutations", `{"op":"add_lan","payload":{"name":"x"}}`).status
+	}()
+	watcher := db.Conn(t)
+	const waits = `SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()`
+	pgtest.Eventually(t, "a request that waits", func() bool { return pgtest.Scan[int](t, watcher, waits) > 0 })
+	ended := process.signal(syscall.SIGTERM)
+	pgtest.Eventually(t, "the drain", func() bool {
+		res, err := http.Get(server + "/readyz")
+		if err != nil {
+			return true // nobody is let in any more
+		}
+		_ = res.Body.Close() // its status says it
+		return res.StatusCode != http.StatusOK
+	})
+	process.signal(syscall.SIGHUP)
+	pgtest.Exec(t, conn, `ROLLBACK`)
+	if status := <-answered; status != http.StatusAccepted {
+		t.Errorf("the request that waited: %d", status)
+	}
+	<-ended
+	if code := process.cmd.ProcessState.ExitCode(); code != exitOK {
+		t.Errorf("exit code %d: %s", code, process.err.String())
+	}
+}
