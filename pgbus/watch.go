@@ -111,7 +111,8 @@ func (b *Bus) watchOdd(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	before := b.watch.odd.Swap(&odd)
+	before := b.watch.odd.Load() // it alone stores
+	defer b.watch.odd.Store(&odd)
 	switch {
 	case odd != "" && (before == nil || *before != odd):
 		b.log.Warn(odd)

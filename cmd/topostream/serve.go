@@ -173,8 +173,9 @@ func (c *serveCmd) Run(ctx context.Context, o output) error {
 		Heartbeat: c.heartbeat,
 		Odd: func(ctx context.Context) (odd string, err error) {
 			var all bool
-			odd, all, err = sql.Odd(ctx, pool)
-			blind.Store(all)
+			if odd, all, err = sql.Odd(ctx, pool); err == nil {
+				blind.Store(all)
+			}
 			return odd, err
 		},
 	})
