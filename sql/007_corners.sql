@@ -51,8 +51,8 @@ BEGIN
 END
 $do$;
 
--- Records that topologies are deleted of which only the heads are left: they went while triggers were off. It gives their
--- number.
+-- Records that topologies are deleted of which only the heads are left: they went while triggers were off. It gives
+-- their number.
 CREATE FUNCTION {{.schema}}.topology_repair_gone() RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '5s'
 AS $f$
@@ -64,7 +64,8 @@ DECLARE
 BEGIN
     IF row_security_active('{{.literal}}.topologies') THEN
         RAISE EXCEPTION 'row level security hides topologies from their owner, and what is hidden is not gone'
-            USING ERRCODE = 'insufficient_privilege', HINT = 'Give the owner BYPASSRLS, or a policy that shows it every row.';
+            USING ERRCODE = 'insufficient_privilege',
+                HINT = 'Give the owner BYPASSRLS, or a policy that shows it every row.';
     END IF;
     EXECUTE {{.schema}}.topology_lock_sql(_source) INTO _locked, _named;
     IF _locked = 0 THEN

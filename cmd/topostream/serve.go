@@ -14,6 +14,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sync/singleflight"
 
 	"topostream/pgbus"
 	"topostream/pgbus/mutator"
@@ -165,7 +166,10 @@ func (c *serveCmd) Run(ctx context.Context, o output) error {
 		return fmt.Errorf("--listen-database-url: %w", err)
 	}
 	stats := &stream.Stats{}
-	var blind atomic.Bool // row level security hides all rows
+	var (
+		blind  atomic.Bool        // row level security hides all rows
+		asking singleflight.Group // whether it does: all who ask at once take one connection
+	)
 	memory := stream.NewMemory(c.FeedMemory, stats)
 	bus := pgbus.New(pgbus.Config{
 		Pool: pool, Replica: replica, Listen: listenConfig, Memory: memory,
@@ -207,10 +211,15 @@ func (c *serveCmd) Run(ctx context.Context, o output) error {
 			return bus.Ready()
 		},
 		Blind: func(ctx context.Context) error {
-			hidden, all, err := sql.Hidden(ctx, pool)
-			if err == nil && all {
-				err = fmt.Errorf("%w: %s", sql.ErrHidden, hidden)
-			}
+			_, err, _ := asking.Do("", func() (any, error) {
+				ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), blindTimeout)
+				defer cancel()
+				hidden, all, err := sql.Hidden(ctx, pool)
+				if err == nil && all {
+					err = fmt.Errorf("%w: %s", sql.ErrHidden, hidden)
+				}
+				return nil, err
+			})
 			return err
 		},
 		Notice: func() string { return lines(bus.Notice(), *working.Load()) },
@@ -233,6 +242,9 @@ func (c *serveCmd) Run(ctx context.Context, o output) error {
 	renew := func(ctx context.Context) error { return onHangup(ctx, log, pools...) }
 	return c.serve(ctx, listeners, api.New(cfg), bus, alongside(worker, verifier.Run, pruner.Run, renew), stats, log)
 }
+
+// blindTimeout is how long it may take to ask whether rows are hidden.
+const blindTimeout = 2 * time.Second
 
 // lines joins what there is to say.
 func lines(sentences ...string) string {

@@ -19,7 +19,7 @@ func Away(err error) bool {
 		}
 		switch pgErr.Code {
 		case "25006", // read_only_sql_transaction: a standby, or one that is being failed over
-			"25P03": // idle_in_transaction_session_timeout: this program stood still
+			"25P03", "25P04": // a timeout of a session's transaction: this program stood still, or the database did
 			return true
 		}
 		switch pgErr.Code[:2] {
