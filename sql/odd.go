@@ -19,8 +19,8 @@ func usable(ctx context.Context, conn querier) error {
 	const query = `
 SELECT current_setting('session_replication_role') = 'replica', quote_ident(current_user),
        (SELECT coalesce(string_agg(c.oid::regclass::text, ', ' ORDER BY c.relname), '')
-          FROM unnest('{topologies,mutations,lans,deckies,edges,topology_heads,topology_events,topology_settings,sse_tickets,
-                        topology_parked}'::text[]) n
+          FROM unnest('{topologies,mutations,lans,deckies,edges,topology_heads,topology_events,topology_settings,
+                        sse_tickets,topology_parked}'::text[]) n
           JOIN pg_class c ON c.oid = to_regclass(n)
          WHERE c.relnamespace <> (SELECT m.relnamespace FROM pg_class m WHERE m.oid = to_regclass('topology_migrations')))`
 	var (

@@ -69,7 +69,8 @@ func everySurroundings(t *testing.T) []surroundings {
 			set("idle_in_transaction_session_timeout", "'10s'"))},
 
 		{name: "a schema of the role's name", before: []string{`CREATE SCHEMA AUTHORIZATION {role}`}},
-		{name: "a search path", before: append([]string{`CREATE SCHEMA topo AUTHORIZATION {role}`}, set("search_path", "topo, public")...)},
+		{name: "a search path", before: append(
+			[]string{`CREATE SCHEMA topo AUTHORIZATION {role}`}, set("search_path", "topo, public")...)},
 		{name: "all names used by others", before: []string{
 			`CREATE SCHEMA others; GRANT USAGE ON SCHEMA others TO {role}`,
 			`CREATE FUNCTION others.pg_notify(text, text) RETURNS void LANGUAGE sql AS 'SELECT'`,
