@@ -283,7 +283,7 @@ func parseJWK(raw json.RawMessage) (key publishedKey, err error) {
 	if err := json.Unmarshal(raw, &named); err != nil {
 		return key, errors.New("it is no object, or its kid no string")
 	}
-	if key.id = named.ID; named.Private != nil {
+	if key.id = named.ID; named.Private != nil && string(named.Private) != "null" {
 		return key, errPublished
 	}
 	jwk, err := jwkset.NewJWKFromRawJSON(raw, jwkset.JWKMarshalOptions{Private: true},
