@@ -156,7 +156,7 @@ func (b *Bus) newReader(pool *pgxpool.Pool, standbys bool, changed func(postgres
 
 func (b *Bus) newListener() *notify.Listener {
 	conn := b.cfg.Listen.Copy()
-	postgres.Name(conn, "topostream listen")
+	postgres.NameListen(conn, postgres.ServerListens)
 	without := "streams run on poll, or on the WAL, and what people NOTIFY does not reach them"
 	return notify.New(notify.Config{
 		Conn: conn, Pool: b.cfg.Pool, Keyed: true, Ping: b.cfg.Ping, Stats: b.stats, Logger: b.log,

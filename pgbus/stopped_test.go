@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"topostream/pgbus/pgtest"
+	"topostream/pgbus/postgres"
 )
 
 // A process that is stopped (SIGSTOP) asks nothing on its LISTEN connection any more, and on a unix socket nothing else
@@ -26,6 +27,7 @@ func TestAStoppedServersListenBackendOnASocketIsEnded(t *testing.T) {
 	must(t, err)
 	q := u.Query()
 	q.Set("host", dir)
+	q.Set("application_name", "a name of one's own")
 	q.Set("port", u.Port())
 	u.Host, u.RawQuery = "", q.Encode()
 	listens := func(name string) *pgx.Conn {
@@ -41,7 +43,7 @@ func TestAStoppedServersListenBackendOnASocketIsEnded(t *testing.T) {
 	}
 	stopped, other := listens("topostream listen"), listens("psql")
 	socket := &pgtest.DB{URL: u.String()}
-	b := startBus(t, socket, func(c *Config) { c.Ping, c.Heartbeat = 500*time.Millisecond, 300*time.Millisecond })
+	b := startBus(t, socket, func(c *Config) { c.Ping, c.Heartbeat = time.Second, 300*time.Millisecond })
 	admin := socket.Conn(t)
 	const there = `SELECT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $1)`
 	pgtest.Eventually(t, "the stopped server's backend to be ended", func() bool {
@@ -49,6 +51,10 @@ func TestAStoppedServersListenBackendOnASocketIsEnded(t *testing.T) {
 	})
 	if !pgtest.Scan[bool](t, admin, there, other.PgConn().PID()) {
 		t.Error("somebody else's was ended, too")
+	}
+	const named = `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = $1`
+	if n := pgtest.Scan[int](t, admin, named, postgres.ServerListens); n != 1 {
+		t.Errorf("%d backends are named as one that LISTENs", n)
 	}
 	if err := b.Ready(); err != nil || !b.stats.Listening.Load() {
 		t.Errorf("the one that lives: %v", err)

@@ -170,14 +170,15 @@ func (b *Bus) queuePinnedBy(ctx context.Context) (pid int64, err error) {
 // connection at each ping; over TCP PostgreSQL ends one that does not (tcp_user_timeout), but on a socket of the same
 // machine a stopped process keeps its backend, the NOTIFY queue behind it and, while that writes, its snapshot. Who is
 // ended by mistake, because it was slow, connects anew. Of backends of other roles PostgreSQL tells us what they do
-// only as a member of pg_read_all_stats, and lets us end them only as one of pg_signal_backend.
+// only as a member of pg_read_all_stats, and lets us end them only as one of pg_signal_backend, a superuser's never.
 func (b *Bus) endStopped(ctx context.Context) error {
 	const query = `
 WITH stopped AS MATERIALIZED (
      SELECT pid, round(extract(epoch FROM clock_timestamp() - state_change))::bigint AS silent,
-            pg_has_role(usesysid, 'USAGE') OR pg_has_role('pg_signal_backend', 'USAGE') AS may_end
-       FROM pg_stat_activity
-      WHERE datname = current_database() AND application_name LIKE 'topostream%listen' AND client_addr IS NULL
+            (pg_has_role(usesysid, 'USAGE') OR pg_has_role('pg_signal_backend', 'USAGE'))
+            AND (current_setting('is_superuser') = 'on' OR NOT r.rolsuper) AS may_end
+       FROM pg_stat_activity JOIN pg_roles r ON r.oid = usesysid
+      WHERE datname = current_database() AND application_name = ANY ($2::text[]) AND client_addr IS NULL
         AND state_change < clock_timestamp() - $1::bigint * interval '1 microsecond')
 SELECT pid, silent, CASE WHEN may_end THEN pg_terminate_backend(pid) ELSE false END FROM stopped`
 	var (
@@ -185,7 +186,8 @@ SELECT pid, silent, CASE WHEN may_end THEN pg_terminate_backend(pid) ELSE false 
 		silent int64
 		ended  bool
 	)
-	rows, err := b.cfg.Pool.Query(ctx, query, (silentPings * b.cfg.Ping).Microseconds())
+	rows, err := b.cfg.Pool.Query(ctx, query, (silentPings * b.cfg.Ping).Microseconds(),
+		[]string{postgres.ServerListens, postgres.WorkerListens})
 	if err == nil {
 		_, err = pgx.ForEachRow(rows, []any{&pid, &silent, &ended}, func() error {
 			b.log.Warn("a server or worker has stopped: it does not read its notifications, and PostgreSQL keeps them",

@@ -1,6 +1,7 @@
 package sql_test
 
 import (
+	"crypto/rand"
 	"errors"
 	"strings"
 	"testing"
@@ -12,6 +13,7 @@ import (
 func TestWhatSomebodyShouldMendIsNamed(t *testing.T) {
 	t.Parallel()
 	conn := pgtest.New(t).Conn(t)
+	role := "forced_" + strings.ToLower(rand.Text())
 	odd := func() string {
 		t.Helper()
 		s, _, err := sql.Odd(t.Context(), conn)
@@ -20,6 +22,7 @@ func TestWhatSomebodyShouldMendIsNamed(t *testing.T) {
 	}
 	pgtest.Exec(t, conn, `INSERT INTO topologies (name) VALUES ('goes'), ('stays')`)
 	gone := pgtest.Scan[string](t, conn, `SELECT id::text FROM topologies WHERE name = 'goes'`)
+	stays := pgtest.Scan[string](t, conn, `SELECT id::text FROM topologies WHERE name = 'stays'`)
 	if s := odd(); s != "" {
 		t.Errorf("in a whole database: %s", s)
 	}
@@ -27,6 +30,12 @@ func TestWhatSomebodyShouldMendIsNamed(t *testing.T) {
 		{
 			`ALTER TABLE lans DISABLE TRIGGER record_insert`, "triggers are off (lans.record_insert)",
 			`ALTER TABLE lans ENABLE TRIGGER record_insert`,
+		},
+		{
+			`CREATE ROLE {role}; ALTER TABLE lans OWNER TO {role};
+			 ALTER TABLE lans ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY`,
+			"row level security is forced on lans for their owner",
+			`ALTER TABLE lans DISABLE ROW LEVEL SECURITY; ALTER TABLE lans OWNER TO CURRENT_USER; DROP ROLE {role}`,
 		},
 		{`SET default_transaction_read_only = on`, "transactions are read-only", `RESET default_transaction_read_only`},
 		{
@@ -39,10 +48,26 @@ func TestWhatSomebodyShouldMendIsNamed(t *testing.T) {
 			 RESET session_replication_role`, "topologies without a head (such as ",
 			`SELECT topology_repair(id) FROM topologies`,
 		},
+		{
+			`SET session_replication_role = replica; INSERT INTO mutations (topology_id, op, payload)
+			 SELECT id, 'add_lan', '{"name":"x"}' FROM topologies WHERE name = 'stays';
+			 RESET session_replication_role`, "mutations that were not counted (such as in topology " + stays + ")",
+			`SELECT topology_repair(id) FROM topologies`,
+		},
+		{
+			`SET session_replication_role = replica; UPDATE topologies SET status = 'failed', reason = 'by hand'
+			  WHERE name = 'stays'; RESET session_replication_role`, "whose status no event says (such as " + stays + ")",
+			`SELECT topology_repair(id) FROM topologies`,
+		},
+		{
+			`SET session_replication_role = replica; UPDATE topologies SET status = 'pending', reason = NULL
+			  WHERE name = 'stays'; RESET session_replication_role`, "whose status no event says (such as " + stays + ")",
+			`SELECT topology_repair(id) FROM topologies`,
+		},
 	} {
 		exec := func(statements string) {
 			t.Helper()
-			_, err := conn.PgConn().Exec(t.Context(), statements).ReadAll()
+			_, err := conn.PgConn().Exec(t.Context(), strings.ReplaceAll(statements, "{role}", role)).ReadAll()
 			must(t, err)
 		}
 		exec(c.do)

@@ -95,6 +95,9 @@ func TestRowLevelSecurityThatHidesRowsFromTheServerIsNamed(t *testing.T) {
 	if r := operator.do("GET", "/topologies/"+id, ""); r.status != http.StatusServiceUnavailable {
 		t.Errorf("what cannot be seen: %d %s", r.status, r.body)
 	}
+	if r := operator.do("GET", "/topologies", ""); r.status != http.StatusServiceUnavailable {
+		t.Errorf("a list of what cannot be seen: %d %s", r.status, r.body)
+	}
 	status, _, body := get(t, server.url+"/api/v1/topologies/"+id+"/events", "Accept", "text/event-stream")
 	if status != http.StatusOK || !strings.Contains(body, "unavailable") { // to which a browser comes back
 		t.Errorf("a stream of what cannot be seen: %d %s", status, body)

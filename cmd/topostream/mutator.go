@@ -116,7 +116,6 @@ func runMutator(ctx context.Context, databaseURL string, listen *pgx.ConnConfig,
 	}
 	defer pool.Close()
 	cfg.Pool, cfg.Listen = pool, listen.Copy()
-	postgres.Name(cfg.Listen, "topostream mutator listen")
 	cfg.Logger.Info("working on mutations", slog.Int("concurrency", cfg.Concurrency))
 	renew := func(ctx context.Context) error { return onHangup(ctx, cfg.Logger, pool) }
 	return alongside(mutator.New(cfg).Run, renew)(ctx)

@@ -9,10 +9,12 @@ import (
 	"topostream/pgbus/postgres"
 )
 
-// An outage is logged when it begins, from time to time, and when it is over, however many loops notice.
+// An outage is logged when it begins, when it becomes one of another kind, from time to time, and when it is over,
+// however many loops notice.
 type outage struct {
 	mu            sync.Mutex
 	since, logged time.Time
+	said          string
 }
 
 const outageLogged = 30 * time.Second
@@ -24,13 +26,13 @@ func (o *outage) failed(log *slog.Logger, notice func(string), err error) {
 	if o.since.IsZero() {
 		o.since = now
 	}
-	if now.Sub(o.logged) >= outageLogged {
-		o.logged = now
-		what := "mutations cannot be claimed; waiting for the database"
-		level := slog.LevelWarn
-		if !postgres.Away(err) {
-			what, level = "mutations cannot be claimed until somebody mends this; trying again", slog.LevelError
-		}
+	what := "mutations cannot be claimed; waiting for the database"
+	level := slog.LevelWarn
+	if !postgres.Away(err) {
+		what, level = "mutations cannot be claimed until somebody mends this; trying again", slog.LevelError
+	}
+	if what != o.said || now.Sub(o.logged) >= outageLogged {
+		o.logged, o.said = now, what
 		notice(what)
 		log.Log(context.Background(), level, what, "since", o.since.UTC().Format(time.RFC3339), "error", err)
 	}
@@ -42,6 +44,6 @@ func (o *outage) over(log *slog.Logger, notice func(string)) {
 	if !o.since.IsZero() {
 		log.Info("mutations can be claimed again", "after", time.Since(o.since).Round(time.Millisecond))
 		notice("")
-		o.since, o.logged = time.Time{}, time.Time{}
+		o.since, o.logged, o.said = time.Time{}, time.Time{}, ""
 	}
 }

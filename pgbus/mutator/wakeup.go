@@ -22,9 +22,11 @@ func walCheck() wait.Steps { return wait.Steps{First: time.Millisecond, Most: 25
 // newSources makes what wakes the worker: LISTEN, also for changes of the setting, and the WAL, where the triggers do
 // not NOTIFY.
 func (w *Worker) newSources() {
+	conn := w.cfg.Listen.Copy()
+	postgres.NameListen(conn, postgres.WorkerListens)
 	without := fmt.Sprintf("the worker looks for mutations every %s", w.cfg.Poll)
 	w.listener = notify.New(notify.Config{
-		Conn: w.cfg.Listen, Pool: w.cfg.Pool, Channels: []string{wakeUpChannel}, Ping: w.cfg.Ping,
+		Conn: conn, Pool: w.cfg.Pool, Channels: []string{wakeUpChannel}, Ping: w.cfg.Ping,
 		Logger: w.log, Without: without,
 	})
 	primary, patience := postgres.Primary(w.cfg.Listen)

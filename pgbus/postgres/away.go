@@ -19,7 +19,8 @@ func Away(err error) bool {
 		}
 		switch pgErr.Code {
 		case "25006", // read_only_sql_transaction: a standby, or one that is being failed over
-			"25P03", "25P04": // a timeout of a session's transaction: this program stood still, or the database did
+			"25P03", "25P04", // a timeout of a session's transaction: this program stood still, or the database did
+			"28P01", "28000": // the password is being changed: the database has the new one, and the passfile not yet
 			return true
 		}
 		switch pgErr.Code[:2] {

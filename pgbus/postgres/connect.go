@@ -82,6 +82,16 @@ func Name(cfg *pgx.ConnConfig, name string) {
 	}
 }
 
+// The names of the connections that LISTEN.
+const (
+	ServerListens = "topostream listen"
+	WorkerListens = "topostream mutator listen"
+)
+
+// NameListen names a connection that LISTENs, whatever its connection string says: by this name the servers know the
+// backend of one of theirs that has stopped, and `topostream bus` counts them.
+func NameListen(cfg *pgx.ConnConfig, name string) { cfg.RuntimeParams["application_name"] = name }
+
 // withoutNamedStatements makes a connection fit for a transaction pooler, where a prepared statement stays behind on a
 // backend that others get, unless the connection string chooses a mode (default_query_exec_mode). In simple_protocol
 // pgx writes parameters into the text, for which it wants two settings: as the session's own they outlive RESET ALL.

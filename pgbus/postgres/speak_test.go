@@ -118,6 +118,7 @@ func TestWhatTimeMendsIsToldFromWhatSomebodyHasTo(t *testing.T) {
 		&pgconn.PgError{Code: "53300"}:      true,
 		&pgconn.PgError{Code: "55P03"}:      true,
 		&pgconn.PgError{Code: "25006"}:      true,
+		&pgconn.PgError{Code: "28P01"}:      true,
 		&pgconn.PgError{Code: "42501"}:      false,
 		nil:                                 false,
 		&pgconn.PgError{Code: "42P01"}:      false,

@@ -1,8 +1,12 @@
 package api
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"net/http"
+
+	"topostream/stream"
 )
 
 // listTopologies is GET /topologies.
@@ -21,6 +25,13 @@ func (s *Server) listTopologies(w http.ResponseWriter, r request) {
 	list, room, err := reading(r.Context(), s.forAnswers, listRoom, func(ctx context.Context, most int64) ([]byte, error) {
 		return s.cfg.Store.Topologies(ctx, r.principal.Topologies, int(limit), offset, most)
 	})
+	if err == nil && bytes.HasPrefix(list, []byte(`{"total":0,`)) {
+		if err = s.seen(r.Request, stream.ErrNotFound); errors.Is(err, stream.ErrNotFound) {
+			err = nil // there is really none
+		} else {
+			room.Release()
+		}
+	}
 	if err != nil {
 		s.fail(w, r.Request, err)
 		return

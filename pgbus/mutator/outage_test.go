@@ -1,0 +1,29 @@
+package mutator
+
+import (
+	"io"
+	"log/slog"
+	"slices"
+	"testing"
+
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+func TestAnOutageThatBecomesOneOfAnotherKindIsSaidAtOnce(t *testing.T) {
+	t.Parallel()
+	var (
+		o    outage
+		said []string
+	)
+	notice := func(what string) { said = append(said, what) }
+	log := slog.New(slog.DiscardHandler)
+	for _, err := range []error{io.EOF, io.EOF, &pgconn.PgError{Code: "42501"}, &pgconn.PgError{Code: "42501"}, io.EOF} {
+		o.failed(log, notice, err)
+	}
+	o.over(log, notice)
+	const away, forGood = "mutations cannot be claimed; waiting for the database",
+		"mutations cannot be claimed until somebody mends this; trying again"
+	if want := []string{away, forGood, away, ""}; !slices.Equal(said, want) {
+		t.Errorf("%q, want %q", said, want)
+	}
+}
