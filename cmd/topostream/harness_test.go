@@ -146,7 +146,7 @@ type client struct {
 	data      []string // their JSON
 	snapshots []uint64
 	raw       []gosse.Event // events that are not journaled
-	connects  int
+	connects  int           // but for those before the first snapshot, to which a busy server said: later
 	heard     chan struct{} // one place: something came
 
 	connected bool // what last is came from this connection
@@ -293,6 +293,9 @@ func (c *client) event(e gosse.Event) uint64 {
 			64); err == nil && body.Seq < last && body.Seq>>32 == last>>32 && c.connected &&
 			!c.forged {
 			c.t.Errorf("a snapshot at %d came after %d", body.Seq, last)
+		}
+		if len(c.snapshots) == 0 && len(c.seqs) == 0 {
+			c.connects = 1
 		}
 		c.snapshots = append(c.snapshots, body.Seq)
 		c.last = e.LastEventID
