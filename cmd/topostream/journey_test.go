@@ -33,6 +33,7 @@ type surroundings struct {
 	after    []string // what the owner does when the schema is there
 	keywords string   // of the connection strings
 	socket   bool     // by a unix socket, to a PostgreSQL of its own
+	wal      bool     // what is odd here matters to the bus wal above all
 }
 
 // everySurroundings are the rows of the matrix.
@@ -99,8 +100,10 @@ func everySurroundings(t *testing.T) []surroundings {
 		`o'brien`, strings.Repeat("ж", 30), `Mixed Case`, `a"b`, `select`, `a$b$`, `100%s`, `{{.schema}}`, `a.b`, `a\b`,
 	} {
 		quoted := pgx.Identifier{schema}.Sanitize()
-		all = append(all, surroundings{name: "a schema called " + schema, before: append(
-			[]string{`CREATE SCHEMA ` + quoted + ` AUTHORIZATION {role}`}, set("search_path", quoted)...)})
+		all = append(all, surroundings{
+			name: "a schema called " + schema, wal: len(schema) > 32, // the publication's name has 63 bytes
+			before: append([]string{`CREATE SCHEMA ` + quoted + ` AUTHORIZATION {role}`}, set("search_path", quoted)...),
+		})
 	}
 	return all
 }
@@ -166,6 +169,9 @@ func TestTheMainJourneyInEverySurroundings(t *testing.T) {
 			buses = buses[:1]
 		case i > 0 && !isAlone():
 			buses = buses[i%2:][:1]
+			if s.wal {
+				buses = []string{setting.WAL}
+			}
 		}
 		t.Run(s.name, func(t *testing.T) {
 			t.Parallel()
@@ -448,14 +454,18 @@ func (j *journey) end() {
 	j.client.mu.Unlock()
 	tailed := strings.Split(strings.TrimSpace(j.tail.out.String()), "\n")
 	for who, lines := range map[string][]string{"the client": came, "tail": tailed} {
-		next := first // tail attached later, and says where
-		for _, line := range lines {
+		next := first
+		for i, line := range lines {
 			var e struct {
 				Seq       int
 				Journaled bool
 			}
-			if err := json.Unmarshal([]byte(line), &e); err != nil || !e.Journaled {
-				next = max(next, e.Seq+1) // a snapshot's; a raw NOTIFY has none
+			err := json.Unmarshal([]byte(line), &e)
+			if i == 0 && who == "tail" { // the snapshot: it attached later
+				next = e.Seq + 1
+				continue
+			}
+			if err != nil || !e.Journaled { // a raw NOTIFY, which has no seq
 				continue
 			}
 			if e.Seq != next || !reflect.DeepEqual(parsed(j.t, line), parsed(j.t, events[e.Seq-1])) {
@@ -467,14 +477,31 @@ func (j *journey) end() {
 			j.t.Errorf("%s ends before %d, the head is %d", who, next, head)
 		}
 	}
-	replayed := graphRows{}
+	replayed, said := graphRows{}, told{mutations: map[string]string{}}
 	for _, event := range events {
 		replayed.apply(j.t, event)
+		said.apply(j.t, event)
 	}
-	var document changedRows
+	var document struct {
+		changedRows
+
+		Topology struct {
+			Status, Reason string
+			Version        int
+		}
+	}
 	getJSON(j.t, j.server+"/api/v1/topologies/"+j.id, &document)
 	tables := graphRows{}
-	tables.change(document)
+	tables.change(document.changedRows)
+	is := told{document.Topology.Status, document.Topology.Reason, document.Topology.Version, map[string]string{}}
+	var mutations []struct{ ID, State string }
+	getJSON(j.t, j.server+"/api/v1/topologies/"+j.id+"/mutations?limit=200", &mutations)
+	for _, m := range mutations {
+		is.mutations[m.ID] = m.State
+	}
+	if len(is.mutations) < 3 || !reflect.DeepEqual(said, is) {
+		j.t.Errorf("the journal makes\n%v, the tables have\n%v", said, is)
+	}
 	if len(tables) < 2 || !reflect.DeepEqual(replayed, tables) {
 		j.t.Errorf("the journal makes\n%v, the tables have\n%v", replayed, tables)
 	}
@@ -482,6 +509,38 @@ func (j *journey) end() {
 		want := map[string]any{"lans": 0.1234567890123456, "deckies": 0.7999999999999999}[strings.Fields(key)[0]]
 		if row["x"] != want {
 			j.t.Errorf("%s is at %v, want %v", key, row["x"], want)
+		}
+	}
+}
+
+// told is what a topology's row and its mutations have, as its events tell it.
+type told struct {
+	status, reason string
+	version        int
+	mutations      map[string]string // the state of each
+}
+
+func (s *told) apply(t *testing.T, event string) {
+	t.Helper()
+	var e struct {
+		Type    string
+		Payload struct {
+			State, Reason string
+			Version       int
+			Mutation      string `json:"mutation_id"`
+		}
+	}
+	if err := json.Unmarshal([]byte(event), &e); err != nil {
+		t.Errorf("%s: %v", event, err)
+	}
+	state, isMutation := strings.CutPrefix(e.Type, "mutation.")
+	switch {
+	case e.Type == "status":
+		s.status, s.reason = e.Payload.State, e.Payload.Reason
+	case isMutation:
+		s.mutations[e.Payload.Mutation] = strings.Replace(state, "enqueued", "pending", 1)
+		if state == "applied" || state == "failed" {
+			s.version = e.Payload.Version
 		}
 	}
 }

@@ -211,8 +211,10 @@ func TestKeysOfASetThatVerifyNoTokensAreLeftOut(t *testing.T) {
 	t.Parallel()
 	private := jwk("published", p256Key())
 	private["d"] = base64.RawURLEncoding.EncodeToString(must(p256Key().Bytes()))
+	public := jwk("public", p384Key())
+	public["d"] = nil
 	set := publish(
-		t, map[string]any{"kid": "oct", "kty": "oct", "k": base64.RawURLEncoding.EncodeToString(secret)}, private,
+		t, public, map[string]any{"kid": "oct", "kty": "oct", "k": base64.RawURLEncoding.EncodeToString(secret)}, private,
 		jwk("enc", otherRSA(), "use", "enc"), jwk("oaep", otherRSA(), "alg", "RSA-OAEP"),
 		jwk("confused", otherRSA(), "alg", "HS256"), jwk("other curve", p384Key(), "alg", "ES256"),
 		map[string]any{"kid": "wrap", "kty": "RSA", "n": jwk("", otherRSA())["n"], "e": "AQAB",
@@ -228,6 +230,7 @@ func TestKeysOfASetThatVerifyNoTokensAreLeftOut(t *testing.T) {
 		token string
 		taken bool
 	}{
+		"null": {signAs(t, p384Key(), jwt.SigningMethodES384, good(), named("public")), true},
 		"good": {signAs(t, ed25519Key(), jwt.SigningMethodEdDSA, good(), named("good")), true},
 		"x5u":  {signAs(t, rsaKey(), jwt.SigningMethodRS256, good(), named("far")), true},
 		"oct":  {signAs(t, secret, jwt.SigningMethodHS256, good(), named("oct")), false},
