@@ -36,7 +36,7 @@ func TestNumbersAreTheSameWhicheverProgramWritesThem(t *testing.T) {
 	for i, c := range clients {
 		c.awaitSeq(head)
 		c.mu.Lock()
-		if len(c.data) == 0 || !strings.Contains(c.data[len(c.data)-1], `"x":`+x+`,`) {
+		if len(c.data) == 0 || !strings.Contains(c.data[len(c.data)-1], `"x": `+x+`,`) {
 			t.Errorf("the event by server %d: %q", i, c.data)
 		}
 		c.mu.Unlock()
