@@ -2,6 +2,7 @@ package pgbus
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/url"
@@ -102,8 +103,16 @@ func (f *follower) reaches(t *testing.T, n stream.Seq) {
 
 func attach(t *testing.T, b *Bus, id stream.TopologyID) *stream.Subscription {
 	t.Helper()
-	sub, err := b.Attach(t.Context(), stream.AttachRequest{Topology: id})
-	must(t, err)
+	var sub *stream.Subscription
+	pgtest.Eventually(t, "an attach", func() bool {
+		var err error
+		sub, err = b.Attach(t.Context(), stream.AttachRequest{Topology: id})
+		if errors.Is(err, stream.ErrUnavailable) { // a busy machine took longer than a client waits, who comes back
+			return false
+		}
+		must(t, err)
+		return true
+	})
 	return sub
 }
 

@@ -126,9 +126,6 @@ func (n *network) cut() {
 	clear(n.conns)
 }
 
-// listenName is the application_name of a worker's LISTEN connection.
-const listenName = "worker that listens"
-
 // A testWorker runs until the test ends or stop is called, which waits.
 type testWorker struct {
 	*Worker
@@ -145,7 +142,6 @@ func newWorker(t testing.TB, url string, change func(*Config)) *testWorker {
 	listen, err := pgx.ParseConfig(url)
 	must(t, err)
 	listen.DialFunc, listen.AfterConnect = tw.listens.dial, tw.listens.letIn
-	listen.RuntimeParams["application_name"] = listenName
 	handler := slog.NewTextHandler(tw.log, &slog.HandlerOptions{Level: slog.LevelDebug})
 	cfg := Config{Listen: listen, Logger: slog.New(handler)}
 	if change != nil {

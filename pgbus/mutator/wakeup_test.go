@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"topostream/pgbus/pgtest"
+	"topostream/pgbus/postgres"
 )
 
 const listeners = `FROM pg_stat_activity WHERE datname = current_database() AND application_name = $1`
@@ -23,7 +24,7 @@ func TestAWorkerWhoseLISTENIsCutWorksOnAtThePollsPaceAndSaysSo(t *testing.T) {
 	}
 	w.listens.down.Store(false)
 	pgtest.Eventually(t, "LISTEN to be back", func() bool {
-		return pgtest.Scan[int](t, conn, `SELECT count(*) `+listeners, listenName) == 1
+		return pgtest.Scan[int](t, conn, `SELECT count(*) `+listeners, postgres.WorkerListens) == 1
 	})
 }
 
@@ -35,7 +36,7 @@ func TestAWokenWorkerDoesNotWaitForThePoll(t *testing.T) {
 	w := startWorker(t, db, func(c *Config) { c.Poll = time.Hour })
 	awaitState(t, conn, enqueue(t, conn, id, "add_lan", `{"name":"a"}`), "applied")
 	// A LISTEN backend that somebody terminates comes back, and what was enqueued meanwhile is found at once.
-	pgtest.Exec(t, conn, `SELECT pg_terminate_backend(pid) `+listeners, listenName)
+	pgtest.Exec(t, conn, `SELECT pg_terminate_backend(pid) `+listeners, postgres.WorkerListens)
 	m := enqueue(t, conn, id, "add_lan", `{"name":"b"}`)
 	awaitState(t, conn, m, "applied")
 	w.log.says(t, "the LISTEN connection is lost")
@@ -106,7 +107,7 @@ func TestAWorkerWhosePoolIsLedToAnotherServerListensThere(t *testing.T) {
 	w.log.says(t, "the LISTEN connection is lost")
 	promoted := (&pgtest.DB{URL: to.String()}).Conn(t)
 	pgtest.Eventually(t, "the worker to LISTEN there", func() bool {
-		return pgtest.Scan[int](t, promoted, `SELECT count(*) `+listeners, listenName) == 1
+		return pgtest.Scan[int](t, promoted, `SELECT count(*) `+listeners, postgres.WorkerListens) == 1
 	})
 	awaitState(t, promoted, newLAN(t, promoted, id), "applied")
 }

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"topostream/pgbus/postgres"
 )
 
 // backends are the times that PostgreSQL has worked for the connections of the feeds, the WAL sender included, by
@@ -26,8 +28,9 @@ func (b backends) since(before backends) (sum time.Duration) {
 
 // backendsCPU reads them from /proc.
 func (p *place) backendsCPU(ctx context.Context) (backends, error) {
-	const find = `SELECT pid FROM pg_stat_activity WHERE application_name = $1`
-	rows, err := p.conn.Query(ctx, find, feedsName)
+	const find = `
+SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name = ANY ($1::text[])`
+	rows, err := p.conn.Query(ctx, find, []string{feedsName, postgres.ServerListens})
 	if err != nil {
 		return nil, fmt.Errorf("find the feeds' connections: %w", err)
 	}
