@@ -28,7 +28,9 @@ func TestNumbersAreTheSameWhicheverProgramWritesThem(t *testing.T) {
 	id := live(t, conn, 1)[0]
 	clients := make([]*client, 0, len(servers))
 	for _, server := range servers {
-		clients = append(clients, newClient(t, server, id, "").watch())
+		c := newClient(t, server, id, "").watch()
+		c.await("its snapshot", func() bool { return len(c.snapshots) > 0 })
+		clients = append(clients, c)
 	}
 	const x = "0.1234567890123456"
 	awaitMutation(t, conn, enqueueOp(t, conn, id, "add_lan", `{"name":"a","x":`+x+`}`), "applied")
