@@ -85,7 +85,7 @@ func TestSIGHUPDoesNotCutADrainShort(t *testing.T) {
 	body, rest := io.Pipe()
 	under := make(chan struct{})
 	ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{Got100Continue: func() { close(under) }})
-	req, err := http.NewRequestWithContext(ctx, "POST", admin.base+"/topologies/"+id+"/mutations", body)
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, admin.base+"/topologies/"+id+"/mutations", body)
 	if err != nil {
 		t.Fatal(err)
 	}
