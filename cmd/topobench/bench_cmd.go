@@ -18,7 +18,7 @@ import (
 // benchCmds are the commands that measure the buses.
 type benchCmds struct {
 	Writers    writersCmd    `cmd:"" help:"Measure what each bus takes from writers that commit as fast as they can."`
-	Latency    latencyCmd    `cmd:"" help:"Measure how long an event takes from COMMIT to a client, on each bus."`
+	Latency    latencyCmd    `cmd:"" help:"Measure how long an event takes from COMMIT to a client: of our server on each bus, or of the one at --url."`
 	Topologies topologiesCmd `cmd:"" help:"Measure what an event costs a server that has many topologies attached."`
 	Feeds      feedsCmd      `cmd:"" hidden:"" help:"A server without sockets, which the other commands start."`
 }
@@ -96,18 +96,19 @@ func (c *writersCmd) Run(ctx context.Context, o output) error {
 }
 
 type latencyCmd struct {
-	benchFlags
+	targetFlags
 
-	DatabaseURL string        `env:"TOPOBENCH_DATABASE_URL" help:"${help_bench_databaseurl}" placeholder:"DSN"`
-	Topostream  string        `help:"${help_bench_topostream}" type:"path" placeholder:"FILE"`
-	Rate        []float64     `default:"100,2000" help:"Events a second."`
-	Topologies  int           `default:"100" help:"Topologies, each with a client on a socket."`
-	Rounds      int           `default:"5" help:"Rounds of each measurement; the table has medians."`
-	Duration    time.Duration `default:"5s" help:"Length of a round."`
+	Rate       []float64     `default:"100,2000" help:"Events a second."`
+	Topologies int           `default:"100" help:"Topologies, each with a client on a socket."`
+	Rounds     int           `default:"5" help:"Rounds of each measurement; the table has medians."`
+	Duration   time.Duration `default:"5s" help:"Length of a round."`
 }
 
-// Run measures and prints.
+// Run measures and prints. Without --url it compares our server's buses.
 func (c *latencyCmd) Run(ctx context.Context, o output) error {
+	if c.URL != "" {
+		return c.runAny(ctx, o)
+	}
 	if c.Topologies < 1 || slices.Min(c.Rate) <= 0 {
 		return usageError{errors.New("--rate and --topologies must be above 0")}
 	}
@@ -115,9 +116,9 @@ func (c *latencyCmd) Run(ctx context.Context, o output) error {
 	if err != nil {
 		return err
 	}
-	cfg.DatabaseURL, cfg.Topologies = c.DatabaseURL, c.Topologies
+	cfg.DatabaseURL, cfg.Topologies, cfg.ServeFlags = c.DatabaseURL, c.Topologies, c.ServeFlag
 	report, err := bench.Latency(ctx, cfg, c.Topostream, c.Rate)
-	return c.write(o, report, err)
+	return c.show(o, report, err)
 }
 
 type topologiesCmd struct {

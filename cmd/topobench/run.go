@@ -17,8 +17,9 @@ const (
 )
 
 type cli struct {
-	Check checkCmd  `cmd:"" help:"${help_check}"`
-	Bench benchCmds `embed:""`
+	Check   checkCmd    `cmd:"" help:"${help_check}"`
+	Bench   benchCmds   `embed:""`
+	Measure measureCmds `embed:""`
 }
 
 // output is where a command writes: the report on out, everything else on err.

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"topostream/cmd/topobench/baseline"
 	"topostream/pgbus/pgtest"
 	"topostream/pgbus/setting"
 )
@@ -18,7 +19,25 @@ import (
 // feedsEnv makes this program the process of feeds that the experiments start.
 const feedsEnv = "TOPOBENCH_TEST_FEEDS"
 
+// bareEnv makes it a bare server.
+const bareEnv = "TOPOBENCH_TEST_BARE"
+
 func TestMain(m *testing.M) {
+	if os.Getenv(strangerEnv) != "" {
+		fmt.Fprintln(os.Stderr, serveStranger(os.Args[1]))
+		os.Exit(1)
+	}
+	if os.Getenv(bareEnv) != "" {
+		n, err := strconv.Atoi(os.Args[2])
+		if err == nil {
+			err = baseline.Serve(context.Background(), baseline.Config{Kind: os.Args[1], Document: n}, os.Stdin, os.Stdout)
+		}
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	if os.Getenv(feedsEnv) != "" {
 		n, err := strconv.Atoi(os.Args[2])
 		if err == nil {

@@ -1,5 +1,7 @@
 // Package bench measures what the buses cost: [Writers] what they take from who writes, [Latency] how long an event
-// takes to its client, and [Topologies] what an event costs a server that has many topologies attached.
+// takes to its client, and [Topologies] what an event costs a server that has many topologies attached. And it measures
+// what clients cost a server of any make: [Connect], [Fanout], [Spread] and [Storm], ours beside the least that could
+// do it, and [Compare], ours beside others.
 //
 // What is compared is measured in one run, in rounds that take turns (A B C A B C …), so that a noisy machine hits all
 // alike; a figure is the median of the rounds, and a ratio the median of the rounds' ratios. Every event that was
@@ -23,6 +25,7 @@ type Config struct {
 	Rounds      int           // of each measurement
 	Duration    time.Duration // of one round
 	Seed        uint64        // of which topology is written to when
+	ServeFlags  []string      // further flags of our server
 
 	// Feeds makes the command of a process that calls [Feeds] with this bus and number of topologies, its standard
 	// input and output, and the database that its environment names (FeedsDatabase): a command line would show the

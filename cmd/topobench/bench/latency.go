@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"topostream/cmd/topobench/chart"
 	"topostream/pgbus/setting"
 
 	"golang.org/x/sync/errgroup"
@@ -120,7 +121,7 @@ func (c Config) latencyUnder(ctx context.Context, program string, p *place, l *l
 		err = e.listen(gctx, g, p, p.topologies)
 	} else {
 		var s *server
-		if s, err = startServer(ctx, program, p, bus); err != nil {
+		if s, err = startServer(ctx, program, p, bus, c.ServeFlags...); err != nil {
 			return nil, 0, err
 		}
 		defer func() {
@@ -147,6 +148,18 @@ func (c Config) latencyUnder(ctx context.Context, program string, p *place, l *l
 	took = time.Since(start)
 	times, err = e.latencies(gctx, events, len(warm))
 	return times, took, err
+}
+
+// Panels are the report as drawings.
+func (r *LatencyReport) Panels() (panels []chart.Panel) {
+	for i, row := range r.Rows {
+		if i == 0 || r.Rows[i-1].Rate != row.Rate {
+			panels = append(panels, chart.Panel{Title: fmt.Sprintf("p99 in ms at %g events/s", row.Rate)})
+		}
+		p := &panels[len(panels)-1]
+		p.Bars = append(p.Bars, chart.Bar{Name: row.Bus, Value: row.P99})
+	}
+	return panels
 }
 
 // String is the report as a table.

@@ -89,8 +89,8 @@ type cost struct{ server, postgres, idle float64 }
 
 func (c cost) event() float64 { return c.server + c.postgres }
 
-func each[T any](values []T, f func(T) float64) []float64 {
-	out := make([]float64, len(values))
+func each[T, U any](values []T, f func(T) U) []U {
+	out := make([]U, len(values))
 	for i, v := range values {
 		out[i] = f(v)
 	}

@@ -1,0 +1,142 @@
+package bench
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"topostream/cmd/topobench/fleet"
+)
+
+// A source of events publishes marked events in topologies of a server. Each topology belongs to one publisher, so that
+// its serials are published in their order.
+type eventSource struct {
+	topologies []string
+	stamps     *fleet.Stamps
+	batch      int // events of one topology that are published together
+	size       int // bytes of a payload, at least
+	publishers []publisher
+}
+
+// maxPublishers of one run.
+const maxPublishers = 16
+
+// newEventSource has no publishers before it is connected. The caller closes it.
+func newEventSource(r *running, batch, size int) *eventSource {
+	return &eventSource{topologies: r.topologies, stamps: fleet.NewStamps(len(r.topologies)), batch: batch, size: size}
+}
+
+// connect connects publishers, where there are none.
+func (s *eventSource) connect(ctx context.Context, r *running) error {
+	for range min(maxPublishers, len(r.topologies)) {
+		p, err := r.publish(ctx)
+		if err != nil {
+			return errors.Join(err, s.close())
+		}
+		s.publishers = append(s.publishers, p)
+	}
+	return nil
+}
+
+func (s *eventSource) close() (err error) {
+	for _, p := range s.publishers {
+		err = errors.Join(err, p.close())
+	}
+	s.publishers = nil
+	return err
+}
+
+// publish publishes n events in a topology, together.
+func (s *eventSource) publish(ctx context.Context, p publisher, topology, n int) error {
+	payloads := make([]string, n)
+	serials := make([]uint64, n)
+	for i := range payloads {
+		serials[i] = s.stamps.Next(topology)
+		payloads[i] = s.payload(fleet.Mark{Serial: serials[i], Nanos: time.Now().UnixNano()})
+	}
+	return p.publish(ctx, s.topologies[topology], payloads, func() {
+		now := time.Now().UnixNano()
+		for _, serial := range serials {
+			s.stamps.Sent(topology, serial, now)
+		}
+	})
+}
+
+func (s *eventSource) payload(m fleet.Mark) string {
+	b := m.Append([]byte(`{"decky_name":"web-1","services":["ssh"],"mark":"`))
+	b = append(b, `"}`...)
+	if missing := s.size - len(b) - len(`,"pad":""`); missing > 0 {
+		b = append(b[:len(b)-1], `,"pad":"`+strings.Repeat("x", missing)+`"}`...)
+	}
+	return string(b)
+}
+
+// deliveries are all events that were published so far, each as often as its topology has clients: client i follows
+// topology i modulo their number.
+func (s *eventSource) deliveries(clients int) (n uint64) {
+	for t := range s.topologies {
+		followers := clients / len(s.topologies)
+		if t < clients%len(s.topologies) {
+			followers++
+		}
+		n += s.stamps.Last(t) * uint64(followers)
+	}
+	return n
+}
+
+// each publishes n events in each topology, as fast as it goes, and gives the number of transactions.
+func (s *eventSource) each(ctx context.Context, n int) (transactions int, err error) {
+	g, ctx := errgroup.WithContext(ctx)
+	for i, p := range s.publishers {
+		g.Go(func() error {
+			for t := i; t < len(s.topologies); t += len(s.publishers) {
+				if err := s.publish(ctx, p, t, n); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	return len(s.topologies), g.Wait()
+}
+
+// pace publishes events at a rate, in each topology in turn, whatever becomes of those before: one that is late goes
+// at once, and what is later than twice the time does not go at all. It gives how many events were published, and how
+// long it took.
+func (s *eventSource) pace(ctx context.Context, rate float64, d time.Duration) (events int, took time.Duration,
+	err error) {
+	start := time.Now()
+	gap := time.Duration(float64(len(s.publishers)*s.batch) / rate * float64(time.Second)) // of one publisher
+	calls := max(1, int(d/gap))
+	published := make([]int, len(s.publishers))
+	g, ctx := errgroup.WithContext(ctx)
+	for i, p := range s.publishers {
+		first := gap * time.Duration(i) / time.Duration(len(s.publishers))
+		g.Go(func() error {
+			timer := time.NewTimer(0)
+			defer timer.Stop()
+			own := (len(s.topologies) - i + len(s.publishers) - 1) / len(s.publishers)
+			for k := 0; k < calls && time.Since(start) < 2*d; k++ {
+				timer.Reset(time.Until(start.Add(first + gap*time.Duration(k))))
+				select {
+				case <-timer.C:
+				case <-ctx.Done():
+					return context.Cause(ctx)
+				}
+				if err := s.publish(ctx, p, i+k%own*len(s.publishers), s.batch); err != nil {
+					return err
+				}
+				published[i] += s.batch
+			}
+			return nil
+		})
+	}
+	err = g.Wait()
+	for _, n := range published {
+		events += n
+	}
+	return events, time.Since(start), err
+}

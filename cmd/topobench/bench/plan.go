@@ -1,0 +1,264 @@
+package bench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"time"
+
+	"topostream/cmd/topobench/fleet"
+	"topostream/pgbus/setting"
+
+	"github.com/HdrHistogram/hdrhistogram-go"
+	"github.com/jackc/pgx/v5"
+)
+
+// Plan is what the measurements of any server are told: [Connect], [Fanout], [Spread], [Storm] and [Compare].
+//
+// Without Target.URL the server is ours: it is started anew for each round, on a database of the run's own, which
+// Config.DatabaseURL says where to make. With it the server runs already, and Config.DatabaseURL is the database where
+// events are published.
+type Plan struct {
+	Config
+
+	Target     Target   // of a server that runs; without URL only its GC is used, where {base} is our server's address
+	IDs        []string // topologies of that server; without any, they are made in its database, or named bench-<n>
+	Topostream string   // path of our program; empty: it is built from this module
+	Bus        string   // of our server
+	Peers      []Peer   // of Compare
+
+	Clients int
+	Rate    float64 // events a second of all topologies together
+	Batch   int     // events that are published together
+	Payload int     // bytes of a payload, at least
+	Window  int     // connections that are made at once
+	Missed  int     // events of each topology that a client misses in a storm
+
+	Hold         time.Duration // how long idle connections are watched
+	MemorySettle time.Duration // how long at most memory may fall before it is read
+	StatsSettle  time.Duration // how long PostgreSQL's backends may take to report their transactions: 10 s
+
+	// Bare makes the command of a process that serves as baseline.Serve does, with this kind and size of the document.
+	Bare func(ctx context.Context, args ...string) *exec.Cmd
+}
+
+// open makes the place of a run, and our program where it is needed. The caller calls done with the run's error.
+func (plan *Plan) open(ctx context.Context) (p *place, done func(err error) error, err error) {
+	if err := fleet.AllowFiles(plan.Clients + 1000); err != nil {
+		return nil, nil, err
+	}
+	if plan.Target.URL != "" {
+		if p, err = plan.openGiven(ctx); err != nil {
+			return nil, nil, err
+		}
+		return p, p.close, nil
+	}
+	var dir string
+	if plan.Topostream == "" {
+		if dir, err = os.MkdirTemp("", "topobench-"); err != nil {
+			return nil, nil, err
+		}
+		if plan.Topostream, err = buildTopostream(ctx, dir); err != nil {
+			return nil, nil, errors.Join(err, os.RemoveAll(dir))
+		}
+	}
+	done = func(err error) error {
+		if p != nil {
+			err = p.close(err)
+		}
+		if dir != "" {
+			err = errors.Join(err, os.RemoveAll(dir))
+		}
+		return err
+	}
+	if p, err = openPlace(ctx, plan.Config); err == nil {
+		err = p.use(ctx, plan.Bus)
+	}
+	if err != nil {
+		return nil, nil, done(err)
+	}
+	return p, done, nil
+}
+
+// openGiven finds or makes the topologies of a server that runs.
+func (plan *Plan) openGiven(ctx context.Context) (p *place, err error) {
+	if err := plan.Target.Publish.check(); err != nil {
+		return nil, err
+	}
+	p = &place{url: plan.DatabaseURL, version: "not asked", topologies: plan.IDs}
+	if plan.Target.Publish.usesDatabase() {
+		if p.conn, err = pgx.Connect(ctx, p.url); err != nil {
+			return nil, fmt.Errorf("--database-url: %w", err)
+		}
+		p.undo = append(p.undo, p.conn.Close)
+		if err := p.conn.QueryRow(ctx, `SHOW server_version`).Scan(&p.version); err != nil {
+			return nil, p.close(err)
+		}
+	}
+	switch {
+	case len(p.topologies) > 0:
+	case plan.Target.Publish.SQL == EmitSQL:
+		if err := p.lend(ctx, plan.Topologies); err != nil {
+			return nil, p.close(err)
+		}
+	default:
+		for i := range plan.Topologies {
+			p.topologies = append(p.topologies, fmt.Sprintf("bench-%d", i))
+		}
+	}
+	return p, nil
+}
+
+// lend makes topologies in somebody's database, and removes them at the end.
+func (p *place) lend(ctx context.Context, n int) error {
+	const insert = `
+INSERT INTO topologies (name) SELECT $2 || n FROM generate_series(1, $1) n RETURNING id::text`
+	rows, err := p.conn.Query(ctx, insert, n, fmt.Sprintf("%s-%d-", ownName, time.Now().UnixNano()))
+	if err == nil {
+		p.topologies, err = pgx.CollectRows(rows, pgx.RowTo[string])
+	}
+	if err != nil {
+		return fmt.Errorf("make topologies: %w", err)
+	}
+	p.undo = append(p.undo, func(ctx context.Context) error {
+		_, err := p.conn.Exec(ctx, `DELETE FROM topologies WHERE id = ANY($1::uuid[])`, p.topologies)
+		return err
+	})
+	return nil
+}
+
+// bus of our server.
+func (plan *Plan) fill() {
+	if plan.Bus == "" {
+		plan.Bus = setting.Notify
+	}
+	plan.Batch = max(1, plan.Batch)
+}
+
+// receivers get the events of a run: a fleet of clients, or a bare LISTEN.
+type receivers interface {
+	// Await waits until n events have come in all, and judges that each receiver has the newest.
+	Await(ctx context.Context, n uint64) error
+	Delivered() uint64
+	Take() *fleet.Tally
+}
+
+// A window is what was measured while events were published at a rate.
+type window struct {
+	events    int           // that were published
+	took      time.Duration // to publish them
+	delivered time.Duration // until all had come
+	tally     *fleet.Tally
+	server    time.Duration // its CPU time; 0: not known
+	generator time.Duration // CPU time of this process
+}
+
+// awaitPatience is how long deliveries may take after the last event was published.
+const awaitPatience = time.Minute
+
+var errLate = errors.New("they are waited for no longer")
+
+// measure warms the way up, then publishes events at the rate and waits for them, of a server with this pid and so many
+// clients.
+func (plan Plan) measure(ctx context.Context, s *eventSource, to receivers, clients, pid int) (w window, err error) {
+	if _, err := plan.deliver(ctx, s, to, clients, min(plan.Duration, time.Second)); err != nil {
+		return w, err
+	}
+	if err := to.Take().Err(); err != nil {
+		return w, err
+	}
+	before, own, err := cpuOf(pid)
+	if err != nil {
+		return w, err
+	}
+	start := time.Now()
+	if w, err = plan.deliver(ctx, s, to, clients, plan.Duration); err != nil {
+		return w, err
+	}
+	w.delivered = time.Since(start)
+	after, ownAfter, err := cpuOf(pid)
+	if err != nil {
+		return w, err
+	}
+	w.server, w.generator, w.tally = after-before, ownAfter-own, to.Take()
+	return w, w.tally.Err()
+}
+
+// deliver publishes events and waits until all receivers have them.
+func (plan Plan) deliver(ctx context.Context, s *eventSource, to receivers, clients int, d time.Duration) (w window,
+	err error) {
+	want := to.Delivered() - s.deliveries(clients)
+	if w.events, w.took, err = s.pace(ctx, plan.Rate, d); err != nil {
+		return w, err
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, awaitPatience, errLate)
+	defer cancel()
+	return w, to.Await(ctx, want+s.deliveries(clients))
+}
+
+// cpuOf reads a process's CPU time, and our own.
+func cpuOf(pid int) (server, own time.Duration, err error) {
+	if pid != 0 {
+		if server, err = processTime(pid); err != nil {
+			return 0, 0, err
+		}
+	}
+	own, err = ownCPU()
+	return server, own, err
+}
+
+// fleet makes a fleet for a server that runs. The caller closes it.
+func (plan Plan) fleet(r *running, s *eventSource) (*fleet.Fleet, error) {
+	return fleet.New(fleet.Config{Spec: r.target.spec(), Topologies: r.topologies, Stamps: s.stamps, Window: plan.Window})
+}
+
+// inRounds measures each subject in each round, in turn, and gives what was found by subject.
+func inRounds[T any](plan Plan, subjects []subject, measure func(subject) (T, error), tell func(T) string) (
+	map[string][]T, error) {
+	found := map[string][]T{}
+	for round := range plan.Rounds {
+		for _, s := range subjects {
+			v, err := measure(s)
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", s.name, err)
+			}
+			plan.Log("round %d of %d, %s: %s", round+1, plan.Rounds, s.name, tell(v))
+			found[s.name] = append(found[s.name], v)
+		}
+	}
+	return found, nil
+}
+
+// with starts a subject, has its events published by a source, and stops both after use.
+func (plan Plan) with(ctx context.Context, sub subject, as shape,
+	use func(r *running, s *eventSource) error) (err error) {
+	r, err := sub.start(ctx, as)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, r.stop()) }()
+	size := plan.Payload
+	if as.event > 0 {
+		size = as.event
+	}
+	s := newEventSource(r, plan.Batch, size)
+	defer func() { err = errors.Join(err, s.close()) }()
+	if err := s.connect(ctx, r); err != nil {
+		return err
+	}
+	return use(r, s)
+}
+
+// perSecond is n by a time; 0 where there is no time.
+func perSecond[N int | uint64](n N, d time.Duration) float64 {
+	if d <= 0 {
+		return 0
+	}
+	return float64(n) / d.Seconds()
+}
+
+func milliseconds(h *hdrhistogram.Histogram, percentile float64) float64 {
+	return float64(h.ValueAtPercentile(percentile)) / 1e6
+}
