@@ -215,10 +215,11 @@ func runSpread(ctx context.Context, f targetFlags, plan bench.Plan, rate float64
 type stormCmd struct {
 	targetFlags
 
-	Clients    int `default:"10000" help:"Clients."`
-	Topologies int `default:"1000" help:"Topologies that they follow, in turn."`
-	Missed     int `default:"1" help:"Events of each topology that are published while the clients are away."`
-	Rounds     int `default:"3" help:"Rounds of each server; the table has medians."`
+	Clients    int     `default:"10000" help:"Clients."`
+	Topologies int     `default:"1000" help:"Topologies that they follow, in turn."`
+	Missed     int     `default:"1" help:"Events of each topology that are published while the clients are away."`
+	Fresh      float64 `default:"0" help:"Share of the clients, from 0 to 1, that come back without Last-Event-ID."`
+	Rounds     int     `default:"3" help:"Rounds of each server; the table has medians."`
 }
 
 // Run measures and prints.
@@ -227,10 +228,10 @@ func (c *stormCmd) Run(ctx context.Context, o output) error {
 	if err != nil {
 		return err
 	}
-	if c.Clients < 1 || c.Missed < 1 {
-		return usageError{errors.New("--clients and --missed must be above 0")}
+	if c.Clients < 1 || c.Missed < 1 || c.Fresh < 0 || c.Fresh > 1 {
+		return usageError{errors.New("--clients and --missed must be above 0, --fresh from 0 to 1")}
 	}
-	plan.Clients, plan.Missed = c.Clients, c.Missed
+	plan.Clients, plan.Missed, plan.Fresh = c.Clients, c.Missed, c.Fresh
 	report, err := bench.Storm(ctx, plan)
 	return c.show(o, report, err)
 }

@@ -13,7 +13,7 @@ import (
 type writer struct {
 	epoll, listener int
 	answer          []byte
-	clients         map[int]*peer // by descriptor
+	clients         []*peer // by descriptor; nil: there is none
 	buffer          []byte
 	in              *input
 	frames          uint64
@@ -27,7 +27,7 @@ type peer struct {
 const inputReady = -1
 
 func serveWrite(document []byte, in io.Reader, out io.Writer) error {
-	w := &writer{answer: append([]byte(head), document...), clients: map[int]*peer{}, buffer: make([]byte, 16<<10)}
+	w := &writer{answer: append([]byte(head), document...), buffer: make([]byte, 16<<10)}
 	var err error
 	if w.epoll, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
 		return fmt.Errorf("epoll: %w", err)
@@ -82,8 +82,10 @@ func (w *writer) watch(fd int, name int32, events uint32) error {
 }
 
 func (w *writer) closeAll() {
-	for fd := range w.clients {
-		_ = unix.Close(fd) // it is open
+	for fd, c := range w.clients {
+		if c != nil {
+			_ = unix.Close(fd) // it is open
+		}
 	}
 	if w.listener > 0 {
 		_ = unix.Close(w.listener) // it is open
@@ -133,6 +135,7 @@ func (w *writer) accept() error {
 			return fmt.Errorf("accept: %w", err)
 		}
 		_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1) // a socket of TCP has it
+		w.clients = append(w.clients, make([]*peer, max(0, fd+1-len(w.clients)))...)
 		w.clients[fd] = &peer{request: []byte{}}
 		const all = unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLET
 		if err := w.watch(fd, int32(fd), all); err != nil {
@@ -157,7 +160,7 @@ func (w *writer) event(fd int, events uint32) {
 	}
 	if gone {
 		_ = unix.Close(fd) // it is open
-		delete(w.clients, fd)
+		w.clients[fd] = nil
 	}
 }
 
@@ -204,7 +207,7 @@ func (w *writer) broadcast(payload []byte) {
 	w.frames++
 	frame := AppendFrame(nil, w.frames, payload)
 	for fd, c := range w.clients {
-		if c.request == nil {
+		if c != nil && c.request == nil {
 			_ = w.send(fd, c, frame) // its end is an event of its own
 		}
 	}

@@ -161,7 +161,7 @@ func (plan Plan) hold(ctx context.Context, r *running, clients *fleet.Fleet, c *
 // oneMore sends an event to each topology, which each client must get.
 func (plan Plan) oneMore(ctx context.Context, s *eventSource, clients *fleet.Fleet) error {
 	want := clients.Delivered() - s.deliveries(plan.Clients)
-	if _, err := s.each(ctx, 1); err != nil {
+	if err := s.each(ctx, 1); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, awaitPatience, errLate)

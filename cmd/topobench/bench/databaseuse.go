@@ -16,15 +16,14 @@ type databaseUse struct{ backends, transactions int }
 
 // A databaseWatch counts it.
 type databaseWatch struct {
-	conn      *pgx.Conn
-	name      string // of the database
-	settle    time.Duration
-	before    int
-	own       int // transactions of the watch since before
-	published int // transactions of publishers since before
-	stop      context.CancelFunc
-	most      chan int // backends
-	failed    error
+	conn   *pgx.Conn
+	name   string // of the database
+	settle time.Duration
+	before int
+	own    int // transactions of the watch since before
+	stop   context.CancelFunc
+	most   chan int // backends
+	failed error
 }
 
 // watchDatabase begins to count; it is nil where nothing is in a database. Backends report what they did once a second,
@@ -90,13 +89,6 @@ SELECT count(*) FROM pg_stat_activity
 	}
 }
 
-// ownTransactions tells of transactions that are the run's.
-func (w *databaseWatch) ownTransactions(n int) {
-	if w != nil {
-		w.published += n
-	}
-}
-
 // end ends the watch and says what it saw.
 func (w *databaseWatch) end(ctx context.Context) (use databaseUse, err error) {
 	if w == nil {
@@ -109,6 +101,6 @@ func (w *databaseWatch) end(ctx context.Context) (use databaseUse, err error) {
 		return use, fmt.Errorf("pg_stat_activity: %w", w.failed)
 	}
 	after, err := w.transactions(ctx)
-	use.transactions = max(0, after-w.before-w.own-w.published)
+	use.transactions = max(0, after-w.before-w.own)
 	return use, err
 }

@@ -87,8 +87,8 @@ func (s *eventSource) deliveries(clients int) (n uint64) {
 	return n
 }
 
-// each publishes n events in each topology, as fast as it goes, and gives the number of transactions.
-func (s *eventSource) each(ctx context.Context, n int) (transactions int, err error) {
+// each publishes n events in each topology, together, as fast as it goes.
+func (s *eventSource) each(ctx context.Context, n int) error {
 	g, ctx := errgroup.WithContext(ctx)
 	for i, p := range s.publishers {
 		g.Go(func() error {
@@ -100,7 +100,7 @@ func (s *eventSource) each(ctx context.Context, n int) (transactions int, err er
 			return nil
 		})
 	}
-	return len(s.topologies), g.Wait()
+	return g.Wait()
 }
 
 // pace publishes events at a rate, in each topology in turn, whatever becomes of those before: one that is late goes

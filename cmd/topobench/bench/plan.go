@@ -35,6 +35,7 @@ type Plan struct {
 	Payload int     // bytes of a payload, at least
 	Window  int     // connections that are made at once
 	Missed  int     // events of each topology that a client misses in a storm
+	Fresh   float64 // share of the clients that come back in a storm without Last-Event-ID, for a document
 
 	Hold         time.Duration // how long idle connections are watched
 	MemorySettle time.Duration // how long at most memory may fall before it is read
@@ -211,7 +212,8 @@ func cpuOf(pid int) (server, own time.Duration, err error) {
 
 // fleet makes a fleet for a server that runs. The caller closes it.
 func (plan Plan) fleet(r *running, s *eventSource) (*fleet.Fleet, error) {
-	return fleet.New(fleet.Config{Spec: r.target.spec(), Topologies: r.topologies, Stamps: s.stamps, Window: plan.Window})
+	return fleet.New(fleet.Config{Spec: r.target.spec(), Topologies: r.topologies, Stamps: s.stamps, Window: plan.Window,
+		Fresh: plan.Fresh})
 }
 
 // inRounds measures each subject in each round, in turn, and gives what was found by subject.

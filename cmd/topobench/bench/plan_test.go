@@ -109,7 +109,9 @@ func TestASpreadIsTimedBesideABareListen(t *testing.T) {
 
 func TestAStormIsComparedWithConnecting(t *testing.T) {
 	t.Parallel()
-	r, err := Storm(t.Context(), testPlan(t))
+	plan := testPlan(t)
+	plan.Fresh = 0.5
+	r, err := Storm(t.Context(), plan)
 	if err != nil {
 		t.Fatal(err)
 	}

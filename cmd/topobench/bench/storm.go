@@ -89,13 +89,12 @@ func (plan Plan) storm(ctx context.Context, sub subject, p *place) (found storme
 		if err := plan.oneMore(ctx, s, clients); err != nil { // each client has a number to come back with
 			return err
 		}
-		if err := s.close(); err != nil { // what these have done is counted before
+		clients.Take()
+		clients.Cut()
+		if err := s.each(ctx, max(1, plan.Missed)); err != nil {
 			return err
 		}
-		if err := plan.comeBack(ctx, r, s, clients, p, &found); err != nil {
-			return err
-		}
-		if err := s.connect(ctx, r); err != nil {
+		if err := plan.comeBack(ctx, r, clients, p, &found); err != nil {
 			return err
 		}
 		return plan.oneMore(ctx, s, clients)
@@ -103,9 +102,9 @@ func (plan Plan) storm(ctx context.Context, sub subject, p *place) (found storme
 	return found, err
 }
 
-// comeBack cuts the clients and waits until they are back.
-func (plan Plan) comeBack(ctx context.Context, r *running, s *eventSource, clients *fleet.Fleet, p *place,
-	found *stormed) (err error) {
+// comeBack waits until the clients are back. They are away for plan.StatsSettle: that the LISTEN connection reads a
+// notification of what they miss is a transaction, too, and none of the storm's.
+func (plan Plan) comeBack(ctx context.Context, r *running, clients *fleet.Fleet, p *place, found *stormed) (err error) {
 	watch, err := watchDatabase(ctx, p, plan.StatsSettle)
 	if err != nil {
 		return err
@@ -116,19 +115,6 @@ func (plan Plan) comeBack(ctx context.Context, r *running, s *eventSource, clien
 			err = end
 		}
 	}()
-	clients.Take()
-	clients.Cut()
-	if err := s.connect(ctx, r); err != nil {
-		return err
-	}
-	transactions, err := s.each(ctx, max(1, plan.Missed))
-	if err != nil {
-		return err
-	}
-	if err := s.close(); err != nil { // a backend that ends reports its transactions
-		return err
-	}
-	watch.ownTransactions(transactions)
 	cpu, _, err := cpuOf(r.target.PID)
 	if err != nil {
 		return err

@@ -14,6 +14,7 @@ import (
 type client struct {
 	topology int
 	slot     int32 // its place in the loop
+	fresh    bool  // it comes again as one that knows nothing
 	fd       int
 	state    clientState
 	life     int32  // how many sockets it has had: an event of an older one is none
@@ -26,7 +27,9 @@ type client struct {
 	ws       wsSplitter
 
 	id     uint64 // the newest that came; 0: none
-	serial uint64 // of the newest event, also of one that the document holds
+	serial uint64 // of the newest event
+	known  bool   // serial is: a document says nothing of serials, and older ones may follow it
+	base   uint64 // the newest serial of all when it became ready
 	heard  int64  // when bytes came last, Unix time in ns
 }
 
@@ -100,7 +103,7 @@ func (l *loop) readHead(c *client, p []byte) (after []byte, err error) {
 		}
 	}
 	if l.fleet.cfg.Spec.Snapshot == "" && l.fleet.cfg.Spec.Ready == "" {
-		l.isReady(c)
+		l.begins(c)
 	}
 	return p[size:], nil
 }
@@ -153,8 +156,7 @@ func (l *loop) frame(c *client, frame []byte, now, silence int64) {
 		return
 	}
 	if snapshot := l.fleet.cfg.Spec.Snapshot; snapshot != "" && string(f.event) == snapshot {
-		c.id, _ = strconv.ParseUint(string(f.id), 10, 64) // 0 where it has none
-		l.isReady(c)
+		l.snapshot(c, f.id)
 		return
 	}
 	if l.fleet.cfg.Spec.Numbered {
@@ -162,7 +164,7 @@ func (l *loop) frame(c *client, frame []byte, now, silence int64) {
 	}
 	l.becomesReady(c, frame)
 	l.events(c, frame, now)
-	if !c.ready && c.serial >= l.fleet.cfg.Stamps.Last(c.topology) {
+	if !c.ready && c.known && c.serial >= l.fleet.cfg.Stamps.Last(c.topology) {
 		l.isReady(c) // it has all that it missed
 	}
 }
@@ -170,7 +172,7 @@ func (l *loop) frame(c *client, frame []byte, now, silence int64) {
 // becomesReady looks for the text that says that the server has taken the client.
 func (l *loop) becomesReady(c *client, frame []byte) {
 	if ready := l.fleet.cfg.Spec.Ready; !c.ready && ready != "" && bytes.Contains(frame, []byte(ready)) {
-		l.isReady(c)
+		l.begins(c)
 	}
 }
 
@@ -200,10 +202,10 @@ func (l *loop) events(c *client, frame []byte, now int64) {
 		case !found:
 			return
 		}
-		if m.Serial != c.serial+1 {
+		if c.known && m.Serial != c.serial+1 {
 			l.broken(c, "event %d came after %d", m.Serial, c.serial)
 		}
-		c.serial = m.Serial
+		c.serial, c.known = m.Serial, true
 		l.tally.Deliveries++
 		Record(l.tally.Latency, now-l.fleet.cfg.Stamps.When(c.topology, m))
 		l.delivered.Add(1)
@@ -211,19 +213,39 @@ func (l *loop) events(c *client, frame []byte, now int64) {
 	}
 }
 
-// isReady is called once for each socket. Nothing is published while clients connect: a document holds all there is.
+// isReady is called once for each socket. Nothing is published while clients connect.
 func (l *loop) isReady(c *client) {
-	if c.ready {
-		if l.fleet.cfg.Spec.Snapshot != "" {
-			l.broken(c, "a second document came")
-		}
-		return
-	}
 	c.ready = true
-	c.serial = l.fleet.cfg.Stamps.Last(c.topology)
+	c.base = l.fleet.cfg.Stamps.Last(c.topology)
 	c.heard = time.Now().UnixNano()
 	l.connecting--
 	l.ready.Add(1)
+}
+
+// snapshot takes a document: events follow it.
+func (l *loop) snapshot(c *client, id []byte) {
+	if c.ready {
+		l.broken(c, "a second document came")
+		return
+	}
+	c.id, _ = strconv.ParseUint(string(id), 10, 64) // 0 where it has none
+	c.known = false
+	l.isReady(c)
+}
+
+// begins is for a server without documents: a client gets whatever is published from now on.
+func (l *loop) begins(c *client) {
+	if c.ready {
+		return
+	}
+	c.serial, c.known = l.fleet.cfg.Stamps.Last(c.topology), true
+	l.isReady(c)
+}
+
+// isCurrent tells whether nothing that was published is still to come.
+func (l *loop) isCurrent(c *client) bool {
+	last := l.fleet.cfg.Stamps.Last(c.topology)
+	return c.known && c.serial == last || !c.known && c.base == last
 }
 
 func (l *loop) broken(c *client, format string, args ...any) {

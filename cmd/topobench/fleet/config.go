@@ -13,6 +13,7 @@ type Config struct {
 	Topologies []string
 	Stamps     *Stamps      // of these topologies
 	Window     int          // connections that are made at once; 0: 128
+	Fresh      float64      // share of the clients that come again without Last-Event-ID
 	Sources    []netip.Addr // to connect from, in turn; none: 16 of 127.0.1.0/24 for a server there, else the kernel's
 }
 

@@ -77,12 +77,17 @@ func (f *Fleet) ask(c *client) []byte {
 	head := f.requests[c.topology].head
 	out := make([]byte, 0, len(head)+48)
 	out = append(out, head...)
-	if f.cfg.Spec.Resume && c.id != 0 {
+	if f.cfg.Spec.Resume && c.id != 0 && !c.fresh {
 		out = append(out, "Last-Event-ID: "...)
 		out = strconv.AppendUint(out, c.id, 10)
 		out = append(out, "\r\n"...)
 	}
 	return append(out, "\r\n"...)
+}
+
+// isFresh spreads the fresh ones over all clients.
+func (f *Fleet) isFresh(n int) bool {
+	return int(float64(n+1)*f.cfg.Fresh) > int(float64(n)*f.cfg.Fresh)
 }
 
 // Connect adds n clients, and returns when all are ready: client i follows topology i modulo their number. The time is
@@ -100,7 +105,7 @@ func (f *Fleet) Connect(ctx context.Context, n int) (took time.Duration, err err
 	for i, l := range f.loops {
 		l.do(func() {
 			for k := have + i; k < have+n; k += len(f.loops) {
-				c := &client{topology: k % len(f.requests), slot: int32(len(l.clients))}
+				c := &client{topology: k % len(f.requests), slot: int32(len(l.clients)), fresh: f.isFresh(k)}
 				l.clients = append(l.clients, c)
 				l.queue = append(l.queue, c)
 			}
@@ -186,7 +191,7 @@ func (f *Fleet) Delivered() (n uint64) {
 	return n
 }
 
-// Await waits until n events have come to all clients together, and each client has its topology's newest.
+// Await waits until n events have come to all clients together, or more, and each client has its topology's newest.
 func (f *Fleet) Await(ctx context.Context, n uint64) error {
 	err := f.await(ctx, func() error {
 		if got := f.Delivered(); got < n {
@@ -197,16 +202,28 @@ func (f *Fleet) Await(ctx context.Context, n uint64) error {
 	if err != nil {
 		return err
 	}
+	return f.await(ctx, func() error { // more than n come where events follow documents
+		if behind, which := f.behind(); behind > 0 {
+			return fmt.Errorf("%d clients are behind: %s", behind, which)
+		}
+		return nil
+	})
+}
+
+// behind counts the clients for which there is something to come, and describes one.
+func (f *Fleet) behind() (n int, which string) {
 	for _, l := range f.loops {
 		l.do(func() {
 			for _, c := range l.clients {
-				if last := f.cfg.Stamps.Last(c.topology); c.serial != last {
-					l.broken(c, "event %d is the newest, and %d came last", last, c.serial)
+				if !l.isCurrent(c) {
+					n++
+					last := f.cfg.Stamps.Last(c.topology)
+					which = fmt.Sprintf("of %s %d is the newest, and %d came last", f.cfg.Topologies[c.topology], last, c.serial)
 				}
 			}
 		})
 	}
-	return nil
+	return n, which
 }
 
 // Cut resets the connections of all clients.
