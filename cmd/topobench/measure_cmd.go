@@ -30,29 +30,30 @@ type measureCmds struct {
 type targetFlags struct {
 	benchFlags
 
-	SVG           string   `name:"svg" help:"Draw the figures into this file." placeholder:"FILE"`
-	DatabaseURL   string   `env:"TOPOBENCH_DATABASE_URL" help:"${help_measure_databaseurl}" placeholder:"DSN"`
-	Topostream    string   `help:"${help_bench_topostream}" type:"path" placeholder:"FILE"`
-	ServeFlag     []string `help:"${help_serveflag}" placeholder:"FLAG"`
-	Bus           string   `default:"notify" enum:"notify,wal,poll" help:"Bus of our server."`
-	URL           string   `name:"url" help:"${help_measure_url}" placeholder:"URL"`
-	Token         string   `help:"${help_measure_token}" placeholder:"JWT"`
-	Header        []string `sep:"none" help:"Header of the clients' requests, \"Name: value\" (repeatable)." placeholder:"HEADER"`
-	Send          []string `sep:"none" help:"Message that a WebSocket client sends first (repeatable)." placeholder:"TEXT"`
-	Snapshot      *string  `help:"${help_snapshot}" placeholder:"EVENT"`
-	Ready         string   `help:"${help_ready}" placeholder:"TEXT"`
-	Numbered      bool     `default:"true" negatable:"" help:"Ids count up by 1 in each topology: judge them, too."`
-	Resume        bool     `default:"true" negatable:"" help:"The server understands Last-Event-ID."`
-	Topology      []string `help:"${help_topology}" placeholder:"ID"`
-	PublishSQL    string   `name:"publish-sql" help:"${help_publishsql}" placeholder:"SQL"`
-	PublishNotify string   `help:"Publish by NOTIFY on this channel, for example topology.{topology}." placeholder:"CHANNEL"`
-	PublishHTTP   string   `name:"publish-http" help:"Publish by a POST to this URL." placeholder:"URL"`
-	PublishBody   string   `help:"Body of that POST; {payload} is the event's JSON. Default: it alone." placeholder:"TEXT"`
-	PublishHeader []string `sep:"none" help:"Header of that POST (repeatable)." placeholder:"HEADER"`
-	PID           int      `name:"pid" help:"${help_pid}" placeholder:"PID"`
-	GCURL         string   `name:"gc-url" help:"${help_gcurl}" placeholder:"URL"`
-	Payload       int      `default:"0" help:"Bytes of an event's payload, at least."`
-	Window        int      `default:"128" help:"Connections that are made at once."`
+	SVG           string        `name:"svg" help:"Draw the figures into this file." placeholder:"FILE"`
+	DatabaseURL   string        `env:"TOPOBENCH_DATABASE_URL" help:"${help_measure_databaseurl}" placeholder:"DSN"`
+	Topostream    string        `help:"${help_bench_topostream}" type:"path" placeholder:"FILE"`
+	ServeFlag     []string      `help:"${help_serveflag}" placeholder:"FLAG"`
+	Bus           string        `default:"notify" enum:"notify,wal,poll" help:"Bus of our server."`
+	URL           string        `name:"url" help:"${help_measure_url}" placeholder:"URL"`
+	Token         string        `help:"${help_measure_token}" placeholder:"JWT"`
+	Header        []string      `sep:"none" help:"Header of the clients' requests, \"Name: value\" (repeatable)." placeholder:"HEADER"`
+	Send          []string      `sep:"none" help:"Message that a WebSocket client sends first (repeatable)." placeholder:"TEXT"`
+	Snapshot      *string       `help:"${help_snapshot}" placeholder:"EVENT"`
+	Ready         string        `help:"${help_ready}" placeholder:"TEXT"`
+	Numbered      bool          `default:"true" negatable:"" help:"Ids count up by 1 in each topology: judge them, too."`
+	Resume        bool          `default:"true" negatable:"" help:"The server understands Last-Event-ID."`
+	Topology      []string      `help:"${help_topology}" placeholder:"ID"`
+	PublishSQL    string        `name:"publish-sql" help:"${help_publishsql}" placeholder:"SQL"`
+	PublishNotify string        `help:"Publish by NOTIFY on this channel, for example topology.{topology}." placeholder:"CHANNEL"`
+	PublishHTTP   string        `name:"publish-http" help:"Publish by a POST to this URL." placeholder:"URL"`
+	PublishBody   string        `help:"Body of that POST; {payload} is the event's JSON. Default: it alone." placeholder:"TEXT"`
+	PublishHeader []string      `sep:"none" help:"Header of that POST (repeatable)." placeholder:"HEADER"`
+	PID           int           `name:"pid" help:"${help_pid}" placeholder:"PID"`
+	GCURL         string        `name:"gc-url" help:"${help_gcurl}" placeholder:"URL"`
+	Payload       int           `default:"0" help:"Bytes of an event's payload, at least."`
+	Patience      time.Duration `default:"1m" help:"How long deliveries may take after the last event was published."`
+	Window        int           `default:"128" help:"Connections that are made at once."`
 }
 
 // plan is what the flags ask for.
@@ -77,7 +78,7 @@ func (f targetFlags) plan(rounds int, duration time.Duration, topologies int, o 
 	}
 	p.DatabaseURL, p.Topologies = f.DatabaseURL, topologies
 	p.Topostream, p.ServeFlags, p.Bus = f.Topostream, f.ServeFlag, f.Bus
-	p.IDs, p.Payload, p.Window = f.Topology, f.Payload, f.Window
+	p.IDs, p.Payload, p.Window, p.Patience = f.Topology, f.Payload, f.Window, f.Patience
 	p.MemorySettle, p.StatsSettle = memorySettle, statsSettle
 	return p, nil
 }

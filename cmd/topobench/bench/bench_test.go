@@ -23,8 +23,9 @@ const feedsEnv = "TOPOBENCH_TEST_FEEDS"
 const bareEnv = "TOPOBENCH_TEST_BARE"
 
 func TestMain(m *testing.M) {
-	if os.Getenv(strangerEnv) != "" {
-		fmt.Fprintln(os.Stderr, serveStranger(os.Args[1]))
+	if times := os.Getenv(strangerEnv); times != "" {
+		n, err := strconv.Atoi(times)
+		fmt.Fprintln(os.Stderr, err, serveStranger(os.Args[1], n))
 		os.Exit(1)
 	}
 	if os.Getenv(bareEnv) != "" {

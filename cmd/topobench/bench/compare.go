@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 
 	"go.yaml.in/yaml/v3"
 )
@@ -24,12 +25,21 @@ type Comparison struct {
 	Clients int             `json:"clients"`
 	Rate    float64         `json:"events_per_second"`
 	Rows    []ComparisonRow `json:"rows"`
+	Failed  []PeerFailure   `json:"failed,omitempty"`
 	Fanout  []Curve         `json:"fanout_curves"`
 	Spread  []Curve         `json:"spread_curves"`
 }
 
+// A PeerFailure is a measurement that a peer did not stand.
+type PeerFailure struct {
+	Server      string `json:"server"`
+	Measurement string `json:"measurement"`
+	Reason      string `json:"reason"`
+}
+
 // Compare measures our server and others in one run: connections and a fan-out with plan.Clients clients of one
-// topology, then the spread over plan.Topologies, each with one client.
+// topology, then the spread over plan.Topologies, each with one client. A peer that fails in one has no figure there, and
+// the report says why.
 func Compare(ctx context.Context, plan Plan) (_ *Comparison, err error) {
 	plan.fill()
 	for _, peer := range plan.Peers {
@@ -45,17 +55,17 @@ func Compare(ctx context.Context, plan Plan) (_ *Comparison, err error) {
 	report := &Comparison{About: plan.about(p), Clients: plan.Clients, Rate: plan.Rate}
 	one := *p
 	one.topologies = p.topologies[:1]
-	connects, err := plan.connects(ctx, append(plan.servers(&one), plan.bareHijack(&one)))
+	connects, err := plan.connects(ctx, append(plan.servers(&one, "connect", report), plan.bareHijack(&one)))
 	if err != nil {
 		return nil, fmt.Errorf("connect: %w", err)
 	}
-	fanouts, curves, err := plan.fanouts(ctx, append(plan.servers(&one), plan.bareWrite(&one)))
+	fanouts, curves, err := plan.fanouts(ctx, append(plan.servers(&one, "fan-out", report), plan.bareWrite(&one)))
 	if err != nil {
 		return nil, fmt.Errorf("fan-out: %w", err)
 	}
 	report.Fanout = curves
 	plan.Clients = len(p.topologies)
-	spreads, curves, err := plan.spreads(ctx, append(plan.servers(p), plan.rawListeners(p)...))
+	spreads, curves, err := plan.spreads(ctx, append(plan.servers(p, "spread", report), plan.rawListeners(p)...))
 	if err != nil {
 		return nil, fmt.Errorf("spread: %w", err)
 	}
@@ -64,11 +74,15 @@ func Compare(ctx context.Context, plan Plan) (_ *Comparison, err error) {
 	return report, nil
 }
 
-// servers are ours and the peers.
-func (plan Plan) servers(p *place) []subject {
+// servers are ours and the peers, whose failures are reported.
+func (plan Plan) servers(p *place, measurement string, report *Comparison) []subject {
 	subjects := plan.subjects(p)
 	for _, peer := range plan.Peers {
-		subjects = append(subjects, plan.peer(peer, p))
+		sub := plan.peer(peer, p)
+		sub.failed = func(err error) {
+			report.Failed = append(report.Failed, PeerFailure{peer.Name, measurement, err.Error()})
+		}
+		subjects = append(subjects, sub)
 	}
 	return subjects
 }
@@ -159,6 +173,10 @@ func (r *Comparison) String() string {
 		}
 		t = append(t, cells)
 	}
+	var failed strings.Builder
+	for _, f := range r.Failed {
+		fmt.Fprintf(&failed, "\n%s failed in %s: %s\n", f.Server, f.Measurement, f.Reason)
+	}
 	return r.About.String() + fmt.Sprintf("%d clients of one topology, then one of each; %g events/s\n\n", r.Clients,
-		r.Rate) + t.String()
+		r.Rate) + t.String() + failed.String()
 }

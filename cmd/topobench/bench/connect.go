@@ -32,7 +32,7 @@ type ConnectReport struct {
 
 // Connect measures how many clients a second a server takes, each with its token and its document, and then what an
 // idle connection costs in memory and whether keepalives come on time; beside it two bare servers, whose document has
-// the same size. At the end each client must get one more event.
+// the same size. At the end each client must get two more events.
 func Connect(ctx context.Context, plan Plan) (_ *ConnectReport, err error) {
 	plan.fill()
 	p, done, err := plan.open(ctx)
@@ -47,7 +47,7 @@ func Connect(ctx context.Context, plan Plan) (_ *ConnectReport, err error) {
 
 func (plan Plan) connects(ctx context.Context, subjects []subject) (rows []ConnectRow, err error) {
 	var as shape
-	found, err := inRounds(plan, subjects, func(sub subject) (c connected, err error) {
+	found, err := inRounds(ctx, plan, subjects, func(sub subject) (c connected, err error) {
 		c, err = plan.connect(ctx, sub, as)
 		if err == nil && as.document == 0 {
 			as.document = max(1, int(c.bytes)-bareHead)
@@ -62,6 +62,9 @@ func (plan Plan) connects(ctx context.Context, subjects []subject) (rows []Conne
 	speed := func(c connected) float64 { return c.perSecond }
 	for _, sub := range subjects {
 		cs := found[sub.name]
+		if len(cs) == 0 { // a peer that failed
+			continue
+		}
 		row := ConnectRow{
 			Server: sub.name, PerSecond: median(each(cs, speed)),
 			PerCPUSecond: median(each(cs, func(c connected) float64 { return c.perCPU })),
@@ -115,7 +118,7 @@ func (plan Plan) connect(ctx context.Context, sub subject, as shape) (c connecte
 			}
 			c.idle = (float64(after) - float64(before)) / 1024 / float64(plan.Clients)
 		}
-		return plan.oneMore(ctx, s, clients)
+		return plan.twoMore(ctx, s, clients)
 	})
 	return c, err
 }
@@ -158,13 +161,14 @@ func (plan Plan) hold(ctx context.Context, r *running, clients *fleet.Fleet, c *
 	return tally.Err()
 }
 
-// oneMore sends an event to each topology, which each client must get.
-func (plan Plan) oneMore(ctx context.Context, s *eventSource, clients *fleet.Fleet) error {
+// twoMore sends two events to each topology, which each client must get: were the first one doubled, its double would
+// come before the second.
+func (plan Plan) twoMore(ctx context.Context, s *eventSource, clients *fleet.Fleet) error {
 	want := clients.Delivered() - s.deliveries(plan.Clients)
-	if err := s.each(ctx, 1); err != nil {
+	if err := s.each(ctx, 2); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, awaitPatience, errLate)
+	ctx, cancel := context.WithTimeoutCause(ctx, plan.Patience, errLate)
 	defer cancel()
 	if err := clients.Await(ctx, want+s.deliveries(plan.Clients)); err != nil {
 		return err

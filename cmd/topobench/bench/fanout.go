@@ -49,7 +49,7 @@ func Fanout(ctx context.Context, plan Plan) (_ *FanoutReport, err error) {
 // fanouts measures subjects; the first one's frames are the size of all bare ones'.
 func (plan Plan) fanouts(ctx context.Context, subjects []subject) (rows []FanoutRow, curves []Curve, err error) {
 	var as shape
-	found, err := inRounds(plan, subjects, func(sub subject) (f fannedOut, err error) {
+	found, err := inRounds(ctx, plan, subjects, func(sub subject) (f fannedOut, err error) {
 		f, err = plan.fanout(ctx, sub, as)
 		if err == nil && as.event == 0 {
 			as.event = max(1, int(f.bytes)-bareFrame)
@@ -65,6 +65,9 @@ func (plan Plan) fanouts(ctx context.Context, subjects []subject) (rows []Fanout
 	perCPU := func(f fannedOut) float64 { return f.perCPU }
 	for _, sub := range subjects {
 		fs := found[sub.name]
+		if len(fs) == 0 { // a peer that failed
+			continue
+		}
 		row := FanoutRow{
 			Server:       sub.name,
 			Reached:      median(each(fs, func(f fannedOut) float64 { return f.reached })),

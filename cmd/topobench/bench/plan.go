@@ -37,6 +37,7 @@ type Plan struct {
 	Missed  int     // events of each topology that a client misses in a storm
 	Fresh   float64 // share of the clients that come back in a storm without Last-Event-ID, for a document
 
+	Patience     time.Duration // how long deliveries may take after the last event was published; 0: a minute
 	Hold         time.Duration // how long idle connections are watched
 	MemorySettle time.Duration // how long at most memory may fall before it is read
 	StatsSettle  time.Duration // how long PostgreSQL's backends may take to report their transactions: 10 s
@@ -130,12 +131,15 @@ INSERT INTO topologies (name) SELECT $2 || n FROM generate_series(1, $1) n RETUR
 	return nil
 }
 
-// bus of our server.
+// fill sets what was left out.
 func (plan *Plan) fill() {
 	if plan.Bus == "" {
 		plan.Bus = setting.Notify
 	}
 	plan.Batch = max(1, plan.Batch)
+	if plan.Patience == 0 {
+		plan.Patience = time.Minute
+	}
 }
 
 // receivers get the events of a run: a fleet of clients, or a bare LISTEN.
@@ -155,9 +159,6 @@ type window struct {
 	server    time.Duration // its CPU time; 0: not known
 	generator time.Duration // CPU time of this process
 }
-
-// awaitPatience is how long deliveries may take after the last event was published.
-const awaitPatience = time.Minute
 
 var errLate = errors.New("they are waited for no longer")
 
@@ -194,7 +195,7 @@ func (plan Plan) deliver(ctx context.Context, s *eventSource, to receivers, clie
 	if w.events, w.took, err = s.pace(ctx, plan.Rate, d); err != nil {
 		return w, err
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, awaitPatience, errLate)
+	ctx, cancel := context.WithTimeoutCause(ctx, plan.Patience, errLate)
 	defer cancel()
 	return w, to.Await(ctx, want+s.deliveries(clients))
 }
@@ -216,18 +217,29 @@ func (plan Plan) fleet(r *running, s *eventSource) (*fleet.Fleet, error) {
 		Fresh: plan.Fresh})
 }
 
-// inRounds measures each subject in each round, in turn, and gives what was found by subject.
-func inRounds[T any](plan Plan, subjects []subject, measure func(subject) (T, error), tell func(T) string) (
-	map[string][]T, error) {
-	found := map[string][]T{}
+// inRounds measures each subject in each round, in turn, and gives what was found by subject. A peer that fails is left
+// out from then on, and failed is told; anybody else's failure is an error.
+func inRounds[T any](ctx context.Context, plan Plan, subjects []subject, measure func(subject) (T, error),
+	tell func(T) string) (map[string][]T, error) {
+	found, out := map[string][]T{}, map[string]bool{}
 	for round := range plan.Rounds {
 		for _, s := range subjects {
-			v, err := measure(s)
-			if err != nil {
-				return nil, fmt.Errorf("%s: %w", s.name, err)
+			if out[s.name] {
+				continue
 			}
-			plan.Log("round %d of %d, %s: %s", round+1, plan.Rounds, s.name, tell(v))
-			found[s.name] = append(found[s.name], v)
+			v, err := measure(s)
+			switch {
+			case err != nil && s.failed != nil && ctx.Err() == nil:
+				plan.Log("round %d of %d, %s: %v", round+1, plan.Rounds, s.name, err)
+				s.failed(err)
+				out[s.name] = true
+				delete(found, s.name)
+			case err != nil:
+				return nil, fmt.Errorf("%s: %w", s.name, err)
+			default:
+				plan.Log("round %d of %d, %s: %s", round+1, plan.Rounds, s.name, tell(v))
+				found[s.name] = append(found[s.name], v)
+			}
 		}
 	}
 	return found, nil

@@ -45,7 +45,7 @@ func Spread(ctx context.Context, plan Plan) (_ *SpreadReport, err error) {
 }
 
 func (plan Plan) spreads(ctx context.Context, subjects []subject) (rows []SpreadRow, curves []Curve, err error) {
-	found, err := inRounds(plan, subjects, func(sub subject) (fannedOut, error) {
+	found, err := inRounds(ctx, plan, subjects, func(sub subject) (fannedOut, error) {
 		if sub.name == rawListen {
 			return plan.rawListen(ctx, sub)
 		}
@@ -61,6 +61,9 @@ func (plan Plan) spreads(ctx context.Context, subjects []subject) (rows []Spread
 	}
 	for _, sub := range subjects {
 		fs := found[sub.name]
+		if len(fs) == 0 { // a peer that failed
+			continue
+		}
 		row := SpreadRow{
 			Server:       sub.name,
 			Reached:      median(each(fs, func(f fannedOut) float64 { return f.reached })),
@@ -85,7 +88,7 @@ func (plan Plan) rawListeners(p *place) []subject {
 	if plan.Target.URL != "" {
 		publish = plan.Target.Publish
 	}
-	return []subject{{rawListen, func(context.Context, shape) (*running, error) {
+	return []subject{{name: rawListen, start: func(context.Context, shape) (*running, error) {
 		t := Target{URL: p.url, Publish: publish}
 		return &running{t, p.topologies, t.publishIn(p), func() error { return nil }, false}, nil
 	}}}

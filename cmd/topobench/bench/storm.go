@@ -31,7 +31,7 @@ type StormReport struct {
 
 // Storm connects clients, cuts all of them, has events published that they miss, and lets them come back at once,
 // whatever `retry` they were told, until each has its document or its missing events. Meanwhile it counts what the
-// server does to its database. In the end each client must get one more event.
+// server does to its database. In the end each client must get two more events.
 func Storm(ctx context.Context, plan Plan) (_ *StormReport, err error) {
 	plan.fill()
 	p, done, err := plan.open(ctx)
@@ -41,7 +41,7 @@ func Storm(ctx context.Context, plan Plan) (_ *StormReport, err error) {
 	defer func() { err = done(err) }()
 	report := &StormReport{About: plan.about(p), Clients: plan.Clients, Missed: plan.Missed}
 	subjects := plan.subjects(p)
-	found, err := inRounds(plan, subjects, func(sub subject) (stormed, error) {
+	found, err := inRounds(ctx, plan, subjects, func(sub subject) (stormed, error) {
 		return plan.storm(ctx, sub, p)
 	}, func(s stormed) string {
 		return fmt.Sprintf("connect %.2fs, storm %.2fs, %d transactions", s.connect.Seconds(), s.storm.Seconds(),
@@ -86,7 +86,7 @@ func (plan Plan) storm(ctx context.Context, sub subject, p *place) (found storme
 		if found.connect, err = clients.Connect(ctx, plan.Clients); err != nil {
 			return err
 		}
-		if err := plan.oneMore(ctx, s, clients); err != nil { // each client has a number to come back with
+		if err := plan.twoMore(ctx, s, clients); err != nil { // each client has a number to come back with
 			return err
 		}
 		clients.Take()
@@ -97,7 +97,7 @@ func (plan Plan) storm(ctx context.Context, sub subject, p *place) (found storme
 		if err := plan.comeBack(ctx, r, clients, p, &found); err != nil {
 			return err
 		}
-		return plan.oneMore(ctx, s, clients)
+		return plan.twoMore(ctx, s, clients)
 	})
 	return found, err
 }

@@ -21,6 +21,8 @@ import (
 type subject struct {
 	name  string
 	start func(ctx context.Context, as shape) (*running, error)
+
+	failed func(err error) // nil: its failure is the run's
 }
 
 // A shape is what a bare server imitates: the sizes of another one's document and event.
@@ -48,7 +50,7 @@ func (plan Plan) subjects(p *place, others ...subject) []subject {
 
 // given is the server at --url.
 func (plan Plan) given(p *place) subject {
-	return subject{"the server", func(context.Context, shape) (*running, error) {
+	return subject{name: "the server", start: func(context.Context, shape) (*running, error) {
 		return &running{plan.Target, p.topologies, plan.Target.publishIn(p), func() error { return nil }, false}, nil
 	}}
 }
@@ -59,7 +61,7 @@ func (t Target) publishIn(p *place) func(ctx context.Context) (publisher, error)
 
 // ours is a server of this module, which is started.
 func (plan Plan) ours(name string, p *place, flags []string) subject {
-	return subject{name, func(ctx context.Context, _ shape) (*running, error) {
+	return subject{name: name, start: func(ctx context.Context, _ shape) (*running, error) {
 		args := append([]string{"--rate-limit", "0"}, flags...)
 		s, err := startServer(ctx, plan.Topostream, p, plan.Bus, args...)
 		if err != nil {
@@ -74,7 +76,7 @@ func (plan Plan) ours(name string, p *place, flags []string) subject {
 
 // bare is one of the least servers, in a process of its own.
 func (plan Plan) bare(kind, name string, p *place) subject {
-	return subject{name, func(ctx context.Context, as shape) (*running, error) {
+	return subject{name: name, start: func(ctx context.Context, as shape) (*running, error) {
 		cmd := plan.Bare(ctx, kind, strconv.Itoa(as.document))
 		in, err := cmd.StdinPipe()
 		if err != nil {
@@ -117,7 +119,7 @@ func (plan Plan) peer(peer Peer, p *place) subject {
 	if len(peer.Serve) > 0 {
 		return plan.ours(peer.Name, p, peer.Serve)
 	}
-	return subject{peer.Name, func(ctx context.Context, _ shape) (*running, error) {
+	return subject{name: peer.Name, start: func(ctx context.Context, _ shape) (*running, error) {
 		port, err := freePort(ctx)
 		if err != nil {
 			return nil, err
