@@ -296,6 +296,43 @@ func TestAServerOfAnotherMakeIsMeasured(t *testing.T) {
 	}
 }
 
+func TestATopostreamThatRunsIsMeasuredAndItsDatabaseLeftAsItWas(t *testing.T) {
+	t.Parallel()
+	plan := testPlan(t)
+	p, err := openPlace(t.Context(), plan.Config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := p.close(nil); err != nil {
+			t.Error(err)
+		}
+	})
+	server, err := startServer(context.Background(), plan.Topostream, p, "notify")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := server.stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	plan.Target, plan.DatabaseURL = topostreamTarget(server.url, server.token), p.url
+	plan.Target.PID = server.command.Process.Pid
+	r, err := Spread(t.Context(), plan)
+	if err != nil || len(r.Rows) != 2 || r.Rows[0].Server != "the server" || r.Rows[0].P50 <= 0 {
+		t.Error(r, err)
+	}
+	storm, err := Storm(t.Context(), plan)
+	if err != nil || storm.Rows[0].Storm <= 0 || storm.Rows[0].Backends < 1 {
+		t.Error(storm, err)
+	}
+	var n int
+	if err := p.conn.QueryRow(t.Context(), `SELECT count(*) FROM topologies`).Scan(&n); err != nil || n != plan.Topologies {
+		t.Error(n, err)
+	}
+}
+
 func TestAServerThatDropsOrDoublesAnEventFailsEachMeasurement(t *testing.T) {
 	t.Parallel()
 	for name, measure := range map[string]func(context.Context, Plan) error{
