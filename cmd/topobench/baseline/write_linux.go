@@ -32,7 +32,7 @@ func serveWrite(document []byte, in io.Reader, out io.Writer) error {
 	if w.epoll, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
 		return fmt.Errorf("epoll: %w", err)
 	}
-	defer unix.Close(w.epoll)
+	defer func() { _ = unix.Close(w.epoll) }() // it is open
 	defer w.closeAll()
 	addr, err := w.listen()
 	if err != nil {

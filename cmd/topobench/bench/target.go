@@ -85,13 +85,13 @@ func topostreamTarget(base, token string) Target {
 
 // A Peer is another server's program, which is run beside ours.
 type Peer struct {
+	Target `yaml:",inline"`
+
 	Name    string            `yaml:"name"`
 	Command []string          `yaml:"command"` // {port} is a free port, {database} the run's database
 	Env     map[string]string `yaml:"env"`     // the same
 	Up      string            `yaml:"up"`      // URL that answers once it serves, whatever the status
 	Serve   []string          `yaml:"serve"`   // instead of all others but the name: our own server with these flags
-
-	Target `yaml:",inline"`
 }
 
 func (p Peer) check() error {

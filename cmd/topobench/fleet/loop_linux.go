@@ -266,7 +266,7 @@ func (l *loop) lost(c *client, err error) {
 		l.connecting--
 	}
 	l.hangUp(c)
-	var answer errAnswer
+	var answer answerError
 	switch {
 	case wasReady:
 		l.broken(c, "%v", err)

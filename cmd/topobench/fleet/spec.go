@@ -103,13 +103,13 @@ func (s Spec) address() (netip.AddrPort, error) {
 	return netip.AddrPortFrom(at.Addr().Unmap(), at.Port()), nil
 }
 
-// errAnswer is an answer that is no stream.
-type errAnswer struct {
+// answerError is an answer that is no stream.
+type answerError struct {
 	status string
 	final  bool // asking again would not help
 }
 
-func (e errAnswer) Error() string { return "the server answered " + e.status }
+func (e answerError) Error() string { return "the server answered " + e.status }
 
 // maxHead is more than any server's.
 const maxHead = 64 << 10
@@ -127,7 +127,7 @@ func answerHead(b []byte, wantStatus string) (size int, chunked bool, err error)
 	_, code, _ := bytes.Cut(status, []byte{' '})
 	if !bytes.HasPrefix(code, []byte(wantStatus)) {
 		body := strings.TrimSpace(string(b[end:min(len(b), end+300)]))
-		return 0, false, errAnswer{strings.TrimSpace(string(code) + " " + body), bytes.HasPrefix(code, []byte("4"))}
+		return 0, false, answerError{strings.TrimSpace(string(code) + " " + body), bytes.HasPrefix(code, []byte("4"))}
 	}
 	for len(fields) > 0 {
 		var line []byte
