@@ -1,4 +1,5 @@
-// Command topobench proves topostream's promise from outside: it writes, reads and compares, while things break.
+// Command topobench proves topostream's promise from outside: it writes, reads and compares, while things break. It
+// measures servers, too: ours and others, beside the least that could do the same.
 package main
 
 import (

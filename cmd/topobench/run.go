@@ -36,8 +36,8 @@ func run(ctx context.Context, args []string, out, errOut io.Writer) int {
 	)
 	parser, err := kong.New(&c,
 		kong.Name("topobench"),
-		kong.Description("Proves topostream's promise from outside. The exit code is 0 when it was kept, 1 when it was "+
-			"broken or could not be judged, 2 for a wrong command line."),
+		kong.Description("Proves topostream's promise from outside, and measures what it costs. The exit code is 0 when it "+
+			"was kept, 1 when it was broken or could not be judged, 2 for a wrong command line."),
 		kong.DefaultEnvars("TOPOBENCH"),
 		flagHelp(),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
@@ -58,7 +58,7 @@ func run(ctx context.Context, args []string, out, errOut io.Writer) int {
 		return *exited
 	}
 	if err != nil {
-		fmt.Fprintf(errOut, "topobench: %s\nSee `topobench check --help`.\n", err)
+		fmt.Fprintf(errOut, "topobench: %s\nSee `topobench --help`.\n", err)
 		return exitUsage
 	}
 	err = command.Run()
