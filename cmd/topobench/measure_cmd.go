@@ -33,7 +33,7 @@ type targetFlags struct {
 	SVG           string        `name:"svg" help:"Draw the figures into this file." placeholder:"FILE"`
 	DatabaseURL   string        `env:"TOPOBENCH_DATABASE_URL" help:"${help_measure_databaseurl}" placeholder:"DSN"`
 	Topostream    string        `help:"${help_bench_topostream}" type:"path" placeholder:"FILE"`
-	ServeFlag     []string      `help:"${help_serveflag}" placeholder:"FLAG"`
+	ServeFlag     []string      `sep:"none" help:"${help_serveflag}" placeholder:"FLAG"`
 	Bus           string        `default:"notify" enum:"notify,wal,poll" help:"Bus of our server; latency measures each."`
 	URL           string        `name:"url" help:"${help_measure_url}" placeholder:"URL"`
 	Token         string        `help:"${help_measure_token}" placeholder:"JWT"`
