@@ -124,28 +124,32 @@ func (k *keeper) close() {
 	k.wake = make(chan struct{})
 }
 
-// after gives the frames from n on; n below 0 is the next one.
-func (k *keeper) after(n int) (at int, frames [][]byte, wake <-chan struct{}, ended bool) {
+// next is the number of the frame that comes next.
+func (k *keeper) next() int {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if n < 0 {
-		n = k.first + len(k.frames)
-	}
+	return k.first + len(k.frames)
+}
+
+// after gives the frames from n on.
+func (k *keeper) after(n int) (frames [][]byte, wake <-chan struct{}, ended bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
 	if n < k.first {
-		return n, nil, nil, true
+		return nil, nil, true
 	}
-	return n, k.frames[n-k.first:], k.wake, k.ended
+	return k.frames[n-k.first:], k.wake, k.ended
 }
 
 func (k *keeper) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	at, _, _, _ := k.after(-1)
+	at := k.next()
 	w.Header().Set("Content-Type", "text/event-stream")
 	_, err := w.Write(k.document)
 	for flush := http.NewResponseController(w); err == nil; {
 		if err = flush.Flush(); err != nil {
 			return
 		}
-		_, frames, wake, ended := k.after(at)
+		frames, wake, ended := k.after(at)
 		for _, f := range frames {
 			if _, err = w.Write(f); err != nil {
 				return

@@ -23,7 +23,8 @@ func start(t *testing.T, kind string) (url string, send io.Writer) {
 	ended := make(chan error, 1)
 	go func() { ended <- Serve(t.Context(), Config{kind, 500}, in, out) }()
 	t.Cleanup(func() {
-		if err := send.(io.Closer).Close(); err != nil {
+		closer, _ := send.(io.Closer)
+		if err := closer.Close(); err != nil {
 			t.Error(err)
 		}
 		if err := <-ended; err != nil {

@@ -38,8 +38,8 @@ type PeerFailure struct {
 }
 
 // Compare measures our server and others in one run: connections and a fan-out with plan.Clients clients of one
-// topology, then the spread over plan.Topologies, each with one client. A peer that fails in one has no figure there, and
-// the report says why.
+// topology, then the spread over plan.Topologies, each with one client. A peer that fails in one has no figure there,
+// and the report says why.
 func Compare(ctx context.Context, plan Plan) (_ *Comparison, err error) {
 	plan.fill()
 	for _, peer := range plan.Peers {
@@ -75,7 +75,7 @@ func Compare(ctx context.Context, plan Plan) (_ *Comparison, err error) {
 }
 
 // servers are ours and the peers, whose failures are reported.
-func (plan Plan) servers(p *place, measurement string, report *Comparison) []subject {
+func (plan *Plan) servers(p *place, measurement string, report *Comparison) []subject {
 	subjects := plan.subjects(p)
 	for _, peer := range plan.Peers {
 		sub := plan.peer(peer, p)

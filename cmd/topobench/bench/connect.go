@@ -45,7 +45,7 @@ func Connect(ctx context.Context, plan Plan) (_ *ConnectReport, err error) {
 	return report, err
 }
 
-func (plan Plan) connects(ctx context.Context, subjects []subject) (rows []ConnectRow, err error) {
+func (plan *Plan) connects(ctx context.Context, subjects []subject) (rows []ConnectRow, err error) {
 	var as shape
 	found, err := inRounds(ctx, plan, subjects, func(sub subject) (c connected, err error) {
 		c, err = plan.connect(ctx, sub, as)
@@ -92,7 +92,7 @@ type connected struct {
 }
 
 // connect is one round of one subject.
-func (plan Plan) connect(ctx context.Context, sub subject, as shape) (c connected, err error) {
+func (plan *Plan) connect(ctx context.Context, sub subject, as shape) (c connected, err error) {
 	err = plan.with(ctx, sub, as, func(r *running, s *eventSource) error {
 		var before uint64
 		if r.has() {
@@ -124,7 +124,7 @@ func (plan Plan) connect(ctx context.Context, sub subject, as shape) (c connecte
 }
 
 // connectAll has all clients connect.
-func (plan Plan) connectAll(ctx context.Context, r *running, clients *fleet.Fleet) (c connected, err error) {
+func (plan *Plan) connectAll(ctx context.Context, r *running, clients *fleet.Fleet) (c connected, err error) {
 	cpu, _, err := cpuOf(r.target.PID)
 	if err != nil {
 		return c, err
@@ -144,7 +144,7 @@ func (plan Plan) connectAll(ctx context.Context, r *running, clients *fleet.Flee
 }
 
 // hold leaves the connections idle. A bare server sends no keepalives.
-func (plan Plan) hold(ctx context.Context, r *running, clients *fleet.Fleet, c *connected) error {
+func (plan *Plan) hold(ctx context.Context, r *running, clients *fleet.Fleet, c *connected) error {
 	if r.bare {
 		return nil
 	}
@@ -163,7 +163,7 @@ func (plan Plan) hold(ctx context.Context, r *running, clients *fleet.Fleet, c *
 
 // twoMore sends two events to each topology, which each client must get: were the first one doubled, its double would
 // come before the second.
-func (plan Plan) twoMore(ctx context.Context, s *eventSource, clients *fleet.Fleet) error {
+func (plan *Plan) twoMore(ctx context.Context, s *eventSource, clients *fleet.Fleet) error {
 	want := clients.Delivered() - s.deliveries(plan.Clients)
 	if err := s.each(ctx, 2); err != nil {
 		return err

@@ -47,7 +47,7 @@ func Fanout(ctx context.Context, plan Plan) (_ *FanoutReport, err error) {
 }
 
 // fanouts measures subjects; the first one's frames are the size of all bare ones'.
-func (plan Plan) fanouts(ctx context.Context, subjects []subject) (rows []FanoutRow, curves []Curve, err error) {
+func (plan *Plan) fanouts(ctx context.Context, subjects []subject) (rows []FanoutRow, curves []Curve, err error) {
 	var as shape
 	found, err := inRounds(ctx, plan, subjects, func(sub subject) (f fannedOut, err error) {
 		f, err = plan.fanout(ctx, sub, as)
@@ -97,7 +97,7 @@ type fannedOut struct {
 }
 
 // fanout is one round of one subject.
-func (plan Plan) fanout(ctx context.Context, sub subject, as shape) (f fannedOut, err error) {
+func (plan *Plan) fanout(ctx context.Context, sub subject, as shape) (f fannedOut, err error) {
 	err = plan.with(ctx, sub, as, func(r *running, s *eventSource) error {
 		clients, err := plan.fleet(r, s)
 		if err != nil {

@@ -164,7 +164,7 @@ var errLate = errors.New("they are waited for no longer")
 
 // measure warms the way up, then publishes events at the rate and waits for them, of a server with this pid and so many
 // clients.
-func (plan Plan) measure(ctx context.Context, s *eventSource, to receivers, clients, pid int) (w window, err error) {
+func (plan *Plan) measure(ctx context.Context, s *eventSource, to receivers, clients, pid int) (w window, err error) {
 	if _, err := plan.deliver(ctx, s, to, clients, min(plan.Duration, time.Second)); err != nil {
 		return w, err
 	}
@@ -189,7 +189,7 @@ func (plan Plan) measure(ctx context.Context, s *eventSource, to receivers, clie
 }
 
 // deliver publishes events and waits until all receivers have them.
-func (plan Plan) deliver(ctx context.Context, s *eventSource, to receivers, clients int, d time.Duration) (w window,
+func (plan *Plan) deliver(ctx context.Context, s *eventSource, to receivers, clients int, d time.Duration) (w window,
 	err error) {
 	want := to.Delivered() - s.deliveries(clients)
 	if w.events, w.took, err = s.pace(ctx, plan.Rate, d); err != nil {
@@ -212,14 +212,14 @@ func cpuOf(pid int) (server, own time.Duration, err error) {
 }
 
 // fleet makes a fleet for a server that runs. The caller closes it.
-func (plan Plan) fleet(r *running, s *eventSource) (*fleet.Fleet, error) {
+func (plan *Plan) fleet(r *running, s *eventSource) (*fleet.Fleet, error) {
 	return fleet.New(fleet.Config{Spec: r.target.spec(), Topologies: r.topologies, Stamps: s.stamps, Window: plan.Window,
 		Fresh: plan.Fresh})
 }
 
 // inRounds measures each subject in each round, in turn, and gives what was found by subject. A peer that fails is left
 // out from then on, and failed is told; anybody else's failure is an error.
-func inRounds[T any](ctx context.Context, plan Plan, subjects []subject, measure func(subject) (T, error),
+func inRounds[T any](ctx context.Context, plan *Plan, subjects []subject, measure func(subject) (T, error),
 	tell func(T) string) (map[string][]T, error) {
 	found, out := map[string][]T{}, map[string]bool{}
 	for round := range plan.Rounds {
@@ -246,7 +246,7 @@ func inRounds[T any](ctx context.Context, plan Plan, subjects []subject, measure
 }
 
 // with starts a subject, has its events published by a source, and stops both after use.
-func (plan Plan) with(ctx context.Context, sub subject, as shape,
+func (plan *Plan) with(ctx context.Context, sub subject, as shape,
 	use func(r *running, s *eventSource) error) (err error) {
 	r, err := sub.start(ctx, as)
 	if err != nil {

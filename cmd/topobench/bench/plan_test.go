@@ -328,7 +328,8 @@ func TestATopostreamThatRunsIsMeasuredAndItsDatabaseLeftAsItWas(t *testing.T) {
 		t.Error(storm, err)
 	}
 	var n int
-	if err := p.conn.QueryRow(t.Context(), `SELECT count(*) FROM topologies`).Scan(&n); err != nil || n != plan.Topologies {
+	err = p.conn.QueryRow(t.Context(), `SELECT count(*) FROM topologies`).Scan(&n)
+	if err != nil || n != plan.Topologies {
 		t.Error(n, err)
 	}
 }

@@ -44,7 +44,7 @@ func Spread(ctx context.Context, plan Plan) (_ *SpreadReport, err error) {
 	return report, err
 }
 
-func (plan Plan) spreads(ctx context.Context, subjects []subject) (rows []SpreadRow, curves []Curve, err error) {
+func (plan *Plan) spreads(ctx context.Context, subjects []subject) (rows []SpreadRow, curves []Curve, err error) {
 	found, err := inRounds(ctx, plan, subjects, func(sub subject) (fannedOut, error) {
 		if sub.name == rawListen {
 			return plan.rawListen(ctx, sub)
@@ -80,7 +80,7 @@ func (plan Plan) spreads(ctx context.Context, subjects []subject) (rows []Spread
 }
 
 // rawListeners is the bare LISTEN where there is something to hear.
-func (plan Plan) rawListeners(p *place) []subject {
+func (plan *Plan) rawListeners(p *place) []subject {
 	if plan.Target.URL != "" && !plan.Target.Publish.usesDatabase() || plan.Bus != "" && plan.Bus != "notify" {
 		return nil
 	}
@@ -95,7 +95,7 @@ func (plan Plan) rawListeners(p *place) []subject {
 }
 
 // rawListen is one round of the bare LISTEN.
-func (plan Plan) rawListen(ctx context.Context, sub subject) (f fannedOut, err error) {
+func (plan *Plan) rawListen(ctx context.Context, sub subject) (f fannedOut, err error) {
 	err = plan.with(ctx, sub, shape{}, func(r *running, s *eventSource) (err error) {
 		raw, err := newRawListener(ctx, r, s.stamps)
 		if err != nil {

@@ -41,7 +41,7 @@ func Storm(ctx context.Context, plan Plan) (_ *StormReport, err error) {
 	defer func() { err = done(err) }()
 	report := &StormReport{About: plan.about(p), Clients: plan.Clients, Missed: plan.Missed}
 	subjects := plan.subjects(p)
-	found, err := inRounds(ctx, plan, subjects, func(sub subject) (stormed, error) {
+	found, err := inRounds(ctx, &plan, subjects, func(sub subject) (stormed, error) {
 		return plan.storm(ctx, sub, p)
 	}, func(s stormed) string {
 		return fmt.Sprintf("connect %.2fs, storm %.2fs, %d transactions", s.connect.Seconds(), s.storm.Seconds(),
@@ -76,7 +76,7 @@ type stormed struct {
 }
 
 // storm is one round of one subject.
-func (plan Plan) storm(ctx context.Context, sub subject, p *place) (found stormed, err error) {
+func (plan *Plan) storm(ctx context.Context, sub subject, p *place) (found stormed, err error) {
 	err = plan.with(ctx, sub, shape{}, func(r *running, s *eventSource) error {
 		clients, err := plan.fleet(r, s)
 		if err != nil {
@@ -104,7 +104,9 @@ func (plan Plan) storm(ctx context.Context, sub subject, p *place) (found storme
 
 // comeBack waits until the clients are back. They are away for plan.StatsSettle: that the LISTEN connection reads a
 // notification of what they miss is a transaction, too, and none of the storm's.
-func (plan Plan) comeBack(ctx context.Context, r *running, clients *fleet.Fleet, p *place, found *stormed) (err error) {
+func (plan *Plan) comeBack(
+	ctx context.Context, r *running, clients *fleet.Fleet, p *place, found *stormed,
+) (err error) {
 	watch, err := watchDatabase(ctx, p, plan.StatsSettle)
 	if err != nil {
 		return err

@@ -40,7 +40,7 @@ type running struct {
 func (r *running) has() bool { return r.target.PID != 0 }
 
 // subjects are the server that was asked for, and those that the run adds.
-func (plan Plan) subjects(p *place, others ...subject) []subject {
+func (plan *Plan) subjects(p *place, others ...subject) []subject {
 	first := plan.ours("topostream", p, plan.ServeFlags)
 	if plan.Target.URL != "" {
 		first = plan.given(p)
@@ -49,7 +49,7 @@ func (plan Plan) subjects(p *place, others ...subject) []subject {
 }
 
 // given is the server at --url.
-func (plan Plan) given(p *place) subject {
+func (plan *Plan) given(p *place) subject {
 	return subject{name: "the server", start: func(context.Context, shape) (*running, error) {
 		return &running{plan.Target, p.topologies, plan.Target.publishIn(p), func() error { return nil }, false}, nil
 	}}
@@ -60,7 +60,7 @@ func (t Target) publishIn(p *place) func(ctx context.Context) (publisher, error)
 }
 
 // ours is a server of this module, which is started.
-func (plan Plan) ours(name string, p *place, flags []string) subject {
+func (plan *Plan) ours(name string, p *place, flags []string) subject {
 	return subject{name: name, start: func(ctx context.Context, _ shape) (*running, error) {
 		args := append([]string{"--rate-limit", "0"}, flags...)
 		s, err := startServer(ctx, plan.Topostream, p, plan.Bus, args...)
@@ -75,7 +75,7 @@ func (plan Plan) ours(name string, p *place, flags []string) subject {
 }
 
 // bare is one of the least servers, in a process of its own.
-func (plan Plan) bare(kind, name string, p *place) subject {
+func (plan *Plan) bare(kind, name string, p *place) subject {
 	return subject{name: name, start: func(ctx context.Context, as shape) (*running, error) {
 		cmd := plan.Bare(ctx, kind, strconv.Itoa(as.document))
 		in, err := cmd.StdinPipe()
@@ -110,12 +110,12 @@ const (
 	bareHijack = "bare hijack"
 )
 
-func (plan Plan) bareWrite(p *place) subject  { return plan.bare(baseline.Write, bareWrite, p) }
-func (plan Plan) bareHTTP(p *place) subject   { return plan.bare(baseline.HTTP, bareHTTP, p) }
-func (plan Plan) bareHijack(p *place) subject { return plan.bare(baseline.Hijack, bareHijack, p) }
+func (plan *Plan) bareWrite(p *place) subject  { return plan.bare(baseline.Write, bareWrite, p) }
+func (plan *Plan) bareHTTP(p *place) subject   { return plan.bare(baseline.HTTP, bareHTTP, p) }
+func (plan *Plan) bareHijack(p *place) subject { return plan.bare(baseline.Hijack, bareHijack, p) }
 
 // peer is another server's program, or ours with other flags.
-func (plan Plan) peer(peer Peer, p *place) subject {
+func (plan *Plan) peer(peer Peer, p *place) subject {
 	if len(peer.Serve) > 0 {
 		return plan.ours(peer.Name, p, peer.Serve)
 	}
@@ -142,7 +142,7 @@ func (plan Plan) peer(peer Peer, p *place) subject {
 		ended := make(chan error, 1)
 		go func() { ended <- cmd.Wait() }()
 		stop := func() error { return stopPeer(cmd, ended) }
-		t := peer.Target.fill(values)
+		t := peer.fill(values)
 		t.PID = cmd.Process.Pid
 		if err := awaitUp(ctx, fill.Replace(peer.Up), port, ended); err != nil {
 			return nil, errors.Join(fmt.Errorf("%s: %w", peer.Name, err), stop())
@@ -157,10 +157,10 @@ func stopPeer(cmd *exec.Cmd, ended chan error) error {
 	patience := time.NewTimer(10 * time.Second)
 	defer patience.Stop()
 	select {
-	case <-ended:
+	case <-ended: //nolint:errcheck // see above
 	case <-patience.C:
 		_ = cmd.Process.Kill() // it may have ended
-		<-ended
+		<-ended                //nolint:errcheck // as above
 	}
 	return nil
 }

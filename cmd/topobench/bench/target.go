@@ -55,7 +55,7 @@ func (t Target) spec() fleet.Spec {
 
 // fill replaces {name} by its value everywhere in t.
 func (t Target) fill(values map[string]string) Target {
-	var pairs []string
+	pairs := make([]string, 0, 2*len(values))
 	for name, value := range values {
 		pairs = append(pairs, "{"+name+"}", value)
 	}

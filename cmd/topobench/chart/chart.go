@@ -95,7 +95,7 @@ func drawCurves(p *plot.Plot, curves []Curve) error {
 	p.Y.Scale, p.Y.Tick.Marker = plot.LogScale{}, plot.LogTicks{Prec: -1}
 	p.Add(plotter.NewGrid())
 	for i, c := range curves {
-		points := plotter.XYs{}
+		points := make(plotter.XYs, 0, len(c.Points))
 		for _, point := range c.Points {
 			points = append(points, plotter.XY{X: nine(point[0]), Y: max(point[1], 1e-3)})
 		}

@@ -8,6 +8,8 @@ import (
 )
 
 // The load must not take from the server what it measures.
+//
+//nolint:paralleltest // it counts the allocations of the whole program
 func TestADeliveryCostsNoAllocation(t *testing.T) {
 	stamps := NewStamps(1)
 	cfg := Config{Spec: Spec{Snapshot: "snapshot", Numbered: true}, Topologies: []string{"x"}, Stamps: stamps}

@@ -3,6 +3,7 @@ package fleet
 import (
 	"bytes"
 	"errors"
+	"strings"
 )
 
 // chunks takes the chunked transfer coding (RFC 9112, section 7.1) off a body that comes in any parts.
@@ -72,7 +73,7 @@ func (c *chunks) lineEnded() {
 // size reads digits.
 func (c *chunks) size(p []byte) (after []byte, err error) {
 	for i, b := range p {
-		digit := bytes.IndexByte([]byte("0123456789abcdef"), b|0x20)
+		digit := strings.IndexByte("0123456789abcdef", b|0x20)
 		switch {
 		case b >= '0' && b <= '9', digit >= 10:
 			if c.line++; c.line > 8 {

@@ -183,10 +183,10 @@ func (l *loop) number(c *client, id []byte) {
 	case len(id) == 0: // it is not numbered
 		return
 	case err != nil:
-		l.broken(c, "id %q is no number", id)
+		l.brokenf(c, "id %q is no number", id)
 		return
 	case c.id != 0 && n != c.id+1:
-		l.broken(c, "id %d came after %d", n, c.id)
+		l.brokenf(c, "id %d came after %d", n, c.id)
 	}
 	c.id = n
 }
@@ -197,13 +197,13 @@ func (l *loop) events(c *client, frame []byte, now int64) {
 		m, rest, found, err := NextMark(frame)
 		switch {
 		case err != nil:
-			l.broken(c, "%v", err)
+			l.brokenf(c, "%v", err)
 			return
 		case !found:
 			return
 		}
 		if c.known && m.Serial != c.serial+1 {
-			l.broken(c, "event %d came after %d", m.Serial, c.serial)
+			l.brokenf(c, "event %d came after %d", m.Serial, c.serial)
 		}
 		c.serial, c.known = m.Serial, true
 		l.tally.Deliveries++
@@ -225,7 +225,7 @@ func (l *loop) isReady(c *client) {
 // snapshot takes a document: events follow it.
 func (l *loop) snapshot(c *client, id []byte) {
 	if c.ready {
-		l.broken(c, "a second document came")
+		l.brokenf(c, "a second document came")
 		return
 	}
 	c.id, _ = strconv.ParseUint(string(id), 10, 64) // 0 where it has none
@@ -248,6 +248,6 @@ func (l *loop) isCurrent(c *client) bool {
 	return c.known && c.serial == last || !c.known && c.base == last
 }
 
-func (l *loop) broken(c *client, format string, args ...any) {
-	l.tally.broken("a client of %s: %s", l.fleet.cfg.Topologies[c.topology], fmt.Sprintf(format, args...))
+func (l *loop) brokenf(c *client, format string, args ...any) {
+	l.tally.brokenf("a client of %s: %s", l.fleet.cfg.Topologies[c.topology], fmt.Sprintf(format, args...))
 }

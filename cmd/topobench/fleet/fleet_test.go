@@ -85,7 +85,7 @@ func (h *hub) webSocket(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		return
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }() // the test is over
 	if text, err := wsutil.ReadClientText(conn); err != nil || string(text) != "follow topology-0" {
 		return
 	}

@@ -269,8 +269,8 @@ func (l *loop) lost(c *client, err error) {
 	var answer answerError
 	switch {
 	case wasReady:
-		l.broken(c, "%v", err)
-	case l.fleet.again.Load() && !(errors.As(err, &answer) && answer.final):
+		l.brokenf(c, "%v", err)
+	case l.fleet.again.Load() && (!errors.As(err, &answer) || !answer.final):
 		l.tally.Again++
 		l.queue = append(l.queue, c)
 	case l.failed == nil:

@@ -28,11 +28,10 @@ func (m Mark) Append(b []byte) []byte {
 
 // NextMark finds the first mark in b, and gives what follows it; found is false where there is none.
 func NextMark(b []byte) (m Mark, rest []byte, found bool, err error) {
-	at := bytes.Index(b, []byte(markBegin))
-	if at < 0 {
+	_, rest, found = bytes.Cut(b, []byte(markBegin))
+	if !found {
 		return m, nil, false, nil
 	}
-	rest = b[at+len(markBegin):]
 	serial, rest, ok := number(rest)
 	if !ok {
 		return m, nil, false, errBadMark

@@ -31,7 +31,7 @@ func newHistogram() *hdrhistogram.Histogram {
 	return hdrhistogram.New(int64(time.Microsecond), maxLatency, 3)
 }
 
-func (t *Tally) broken(format string, args ...any) {
+func (t *Tally) brokenf(format string, args ...any) {
 	if t.BrokenAll++; len(t.Broken) < maxBroken {
 		t.Broken = append(t.Broken, fmt.Sprintf(format, args...))
 	}
