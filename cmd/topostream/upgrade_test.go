@@ -9,7 +9,7 @@ import (
 	"topostream/sql"
 )
 
-// migrationWait is how long a writer may wait for a migration.
+// migrationWait is how long a writer may wait for a lock of a migration.
 const migrationWait = 2 * time.Second
 
 // TestWritersHardlyWaitForAMigrationOfAFullDatabase migrates what the version before filled, while writers write and
@@ -31,8 +31,7 @@ func TestWritersHardlyWaitForAMigrationOfAFullDatabase(t *testing.T) {
 	ids := pgtest.Scan[[]string](t, conn, `SELECT array_agg(id::text ORDER BY name) FROM topologies
 		WHERE status = 'active'`)
 	for again := range 2 {
-		w := writeTo(t, db, ids[:4])
-		baseline := w.baseline(t)
+		w := writeTo(t, db, ids[:4], migrationWait)
 		pgtest.Exec(t, idle, `BEGIN`)
 		pgtest.Exec(t, idle, `SELECT FROM topologies, mutations, lans LIMIT 1`)
 		var migrating sync.WaitGroup
@@ -49,9 +48,7 @@ func TestWritersHardlyWaitForAMigrationOfAFullDatabase(t *testing.T) {
 		}
 		pgtest.Exec(t, idle, `COMMIT`)
 		migrating.Wait()
-		most, n := w.longest()
-		t.Logf("the longest of %d writes took %v, without it %v", n, most, baseline)
-		inTime(t, "a write during the migration", most, max(migrationWait, 3*baseline))
+		w.unhurt(t, "a migration")
 		w.end()
 		if again == 0 {
 			if err := sql.Down(t.Context(), conn, before); err != nil {
