@@ -1,9 +1,14 @@
 package main
 
 import (
+	"fmt"
+	"net/url"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/jackc/pgx/v5"
 
 	"topostream/pgbus/pgtest"
 )
@@ -20,18 +25,32 @@ func TestAServerThatIsStoppedOnAUnixSocketHoldsNothingForLong(t *testing.T) {
 	stopped, stoppedURL := serveBinary(t, binary, owner.URL)
 	live, _ := serveBinary(t, binary, owner.URL)
 	conn := superuser.Conn(t)
+	u, err := url.Parse(owner.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	role := pgx.Identifier{u.User.Username()}.Sanitize()
+	pgtest.Exec(t, conn, `GRANT pg_read_all_stats, pg_signal_backend TO `+role)
 	id := topology(t, conn, "stopped")
 	c := newClient(t, stoppedURL, id, "").watch()
 	c.awaitSeq(emit(t, conn, id))
 	const listens = `SELECT count(*) FROM pg_stat_activity WHERE application_name = 'topostream listen'`
 	pgtest.Eventually(t, "two that listen", func() bool { return pgtest.Scan[int](t, conn, listens) == 2 })
 
+	// A superuser's, which nobody else may end: who tries gets an error, and ends none of the others either.
+	most := superuser.Conn(t)
+	pgtest.Exec(t, most, `SET application_name = 'topostream listen'`)
 	stopped.signal(syscall.SIGSTOP)
-	pgtest.Eventually(t, "its backend to be ended", func() bool { return pgtest.Scan[int](t, conn, listens) == 1 })
+	pgtest.Eventually(t, "its backend to be ended", func() bool { return pgtest.Scan[int](t, conn, listens) == 2 })
 	pgtest.Eventually(t, "a word of it", func() bool {
 		return strings.Contains(live.err.String(), "a server or worker has stopped") &&
 			strings.Contains(live.err.String(), "backend_ended=true")
 	})
+	named := regexp.MustCompile(fmt.Sprintf(`has stopped.* pid=%d .*backend_ended=false`, most.PgConn().PID()))
+	pgtest.Eventually(t, "a word of the superuser's", func() bool { return named.MatchString(live.err.String()) })
+	if n := pgtest.Scan[int](t, conn, listens); n != 2 { // the superuser's, and that of the one that lives
+		t.Errorf("%d listen", n)
+	}
 	last := emit(t, conn, id)
 	stopped.signal(syscall.SIGCONT)
 	c.awaitSeq(last)
