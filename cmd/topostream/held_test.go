@@ -24,8 +24,8 @@ import (
 // heldTopologies are attached while somebody holds one of them: many, so that whatever locks them in order meets it.
 const heldTopologies = 20
 
-// writerWait is how long a writer may wait for what is none of its business, and loadedWait where other tests run, too: a
-// writer that waits for the holder waits for as long as that holds.
+// writerWait is how long a writer may wait for what is none of its business, and loadedWait where other tests run, too:
+// a writer that waits for the holder waits for as long as that holds.
 const (
 	writerWait = 100 * time.Millisecond
 	loadedWait = 3 * time.Second
