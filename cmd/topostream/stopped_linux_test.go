@@ -38,15 +38,15 @@ func TestAServerThatIsStoppedOnAUnixSocketHoldsNothingForLong(t *testing.T) {
 	pgtest.Eventually(t, "two that listen", func() bool { return pgtest.Scan[int](t, conn, listens) == 2 })
 
 	// A superuser's, which nobody else may end: who tries gets an error, and ends none of the others either.
-	most := superuser.Conn(t)
-	pgtest.Exec(t, most, `SET application_name = 'topostream listen'`)
+	theirs := superuser.Conn(t)
+	pgtest.Exec(t, theirs, `SET application_name = 'topostream listen'`)
 	stopped.signal(syscall.SIGSTOP)
 	pgtest.Eventually(t, "its backend to be ended", func() bool { return pgtest.Scan[int](t, conn, listens) == 2 })
 	pgtest.Eventually(t, "a word of it", func() bool {
 		return strings.Contains(live.err.String(), "a server or worker has stopped") &&
 			strings.Contains(live.err.String(), "backend_ended=true")
 	})
-	named := regexp.MustCompile(fmt.Sprintf(`has stopped.* pid=%d .*backend_ended=false`, most.PgConn().PID()))
+	named := regexp.MustCompile(fmt.Sprintf(`has stopped.* pid=%d .*backend_ended=false`, theirs.PgConn().PID()))
 	pgtest.Eventually(t, "a word of the superuser's", func() bool { return named.MatchString(live.err.String()) })
 	if n := pgtest.Scan[int](t, conn, listens); n != 2 { // the superuser's, and that of the one that lives
 		t.Errorf("%d listen", n)
