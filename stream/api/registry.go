@@ -8,14 +8,11 @@ import (
 	"time"
 
 	"topostream/stream"
+	"topostream/stream/delivery"
 )
 
-// Why the registry ends a stream.
-var (
-	errDraining = errors.New("the server is going away")
-	errReplaced = errors.New("another stream of the same user took this one's place")
-	errLimit    = errors.New("too many streams")
-)
+// errLimit refuses a stream for which there is no place.
+var errLimit = errors.New("too many streams")
 
 // The registry of streams, and not http.Server, owns limits and drain.
 type registry struct {
@@ -43,7 +40,7 @@ func (g *registry) add(s *session, resumes bool) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.closing {
-		return errDraining
+		return delivery.ErrDraining
 	}
 	if g.fullLocked(s.user) && (!resumes || !g.replaceLocked(s)) {
 		return errLimit
@@ -61,7 +58,7 @@ func (g *registry) fullLocked(user string) bool {
 func (g *registry) replaceLocked(s *session) bool {
 	for _, old := range g.users[s.user] {
 		if old.topology == s.topology {
-			old.end(errReplaced)
+			old.end(delivery.ErrReplaced)
 			g.removeLocked(old)
 			return true
 		}
@@ -74,7 +71,7 @@ func (g *registry) expire(s *session) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if _, ok := g.streams[s]; ok {
-		s.end(errExpired)
+		s.end(delivery.ErrExpired)
 	}
 }
 
@@ -120,11 +117,11 @@ func (g *registry) drain(ctx context.Context) error {
 	}
 	for s := range g.streams {
 		if len(g.streams) > 1 {
-			timer := time.AfterFunc(rand.N(spread+1), func() { s.cancel(errDraining) })
+			timer := time.AfterFunc(rand.N(spread+1), func() { s.carrier.End(delivery.ErrDraining, time.Time{}) })
 			defer timer.Stop()
 			continue
 		}
-		s.cancel(errDraining)
+		s.carrier.End(delivery.ErrDraining, time.Time{})
 	}
 	g.mu.Unlock()
 	for {
@@ -139,7 +136,7 @@ func (g *registry) drain(ctx context.Context) error {
 		case <-ctx.Done():
 			g.mu.Lock()
 			for s := range g.streams {
-				s.endBy(time.Now())
+				s.carrier.End(delivery.ErrDraining, time.Now())
 			}
 			g.mu.Unlock()
 			return ctx.Err()
@@ -151,8 +148,15 @@ func (g *registry) drain(ctx context.Context) error {
 type session struct {
 	user     string
 	topology stream.TopologyID
-	cancel   context.CancelCauseFunc // ends it in order
-	endBy    func(time.Time)         // ends a write that is blocked
+	carrier  carrier
+}
+
+// A carrier carries one stream to its end.
+//
+// End ends it in order: behind what is being written, with the reason. Any goroutine may call it, again and again. What
+// is blocked is cut at by, unless that is zero; with one it is called under the registry's lock, for a session in it.
+type carrier interface {
+	End(why error, by time.Time)
 }
 
 // lastWords is how long a stream that has lost its right may take to say so.
@@ -160,7 +164,4 @@ const lastWords = time.Second
 
 // end ends a stream that has lost its right: a client that takes what it was sent slowly must not keep it for as long
 // as a write may take. The registry's lock is held, without which the handler does not return.
-func (s *session) end(why error) {
-	s.endBy(time.Now().Add(lastWords))
-	s.cancel(why)
-}
+func (s *session) end(why error) { s.carrier.End(why, time.Now().Add(lastWords)) }

@@ -12,6 +12,7 @@ import (
 	"github.com/go-chi/chi/v5"
 
 	"topostream/stream"
+	"topostream/stream/delivery"
 )
 
 // mintTicket is POST /auth/sse-ticket. The ticket is for whoever has the token, limited to some topologies or not.
@@ -72,7 +73,7 @@ func (s *Server) redeeming(next http.HandlerFunc) http.HandlerFunc {
 			next(w, r)
 			return
 		}
-		holder := ticketHolder{err: errDraining}
+		holder := ticketHolder{err: delivery.ErrDraining}
 		switch {
 		case len(tickets) > 1: // proxies differ in which one they look at
 			holder.err = stream.ErrNoTicket

@@ -1,12 +1,13 @@
 package api
 
 import (
+	"context"
 	"net/http"
 	"sync/atomic"
 	"time"
 
 	"topostream/stream"
-	"topostream/stream/sse"
+	"topostream/stream/delivery"
 )
 
 // A frameWriter writes to one client through http.ResponseController, which serves HTTP/1.0, HTTP/1.1, HTTP/2 and TLS
@@ -23,14 +24,25 @@ func newFrameWriter(w http.ResponseWriter, timeout time.Duration, stats *stream.
 	return &frameWriter{w: w, control: http.NewResponseController(w), timeout: timeout, stats: stats}
 }
 
-// headers begins the stream, at once, with a comment and the reconnection time in milliseconds.
-func (f *frameWriter) headers(retry int) {
-	h := f.w.Header()
+// headers says that a stream begins; the first write sends them.
+func (f *frameWriter) headers() {
+	streamHeaders(f.w.Header())
+	f.w.WriteHeader(http.StatusOK)
+}
+
+// streamHeaders are those of every stream.
+func streamHeaders(h http.Header) {
 	h.Set("Content-Type", "text/event-stream")
 	h.Set("Cache-Control", "no-cache, no-transform") // proxies that compress hold frames back
 	h.Set("X-Accel-Buffering", "no")
-	f.w.WriteHeader(http.StatusOK)
-	_ = f.write(sse.AppendOpening(nil, retry)) // the next write tells
+}
+
+// step writes what a machine says.
+func (f *frameWriter) step(step delivery.Step, batch *stream.Batch) error {
+	if step.Bytes != nil {
+		return f.write(step.Bytes)
+	}
+	return f.frames(batch.Frames)
 }
 
 // frames writes a batch with one deadline and one flush.
@@ -89,4 +101,18 @@ func (f *frameWriter) deadline(next time.Time) error {
 func (f *frameWriter) endBy(at time.Time) {
 	f.latest.Store(&at)
 	_ = f.control.SetWriteDeadline(at)
+}
+
+// A handler carries its stream by itself.
+type handler struct {
+	cancel context.CancelCauseFunc
+	writer *frameWriter
+}
+
+// End implements carrier.
+func (h *handler) End(why error, by time.Time) {
+	if !by.IsZero() {
+		h.writer.endBy(by)
+	}
+	h.cancel(why)
 }

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"topostream/stream"
+	"topostream/stream/delivery"
+	"topostream/stream/sse"
 )
 
 // A discardWriter is a client that takes everything at once.
@@ -28,9 +30,9 @@ type audience struct {
 }
 
 type listener struct {
-	cursor *stream.Cursor
-	writer *frameWriter
-	buf    []stream.Frame
+	machine delivery.Machine
+	writer  *frameWriter
+	batch   *stream.Batch
 }
 
 func newAudience(n int) *audience {
@@ -38,7 +40,10 @@ func newAudience(n int) *audience {
 	a := &audience{feed: stream.NewFeed(stream.FeedConfig{}), next: first}
 	for range n {
 		w := newFrameWriter(&discardWriter{http.Header{}}, time.Second, &stream.Stats{})
-		a.clients = append(a.clients, listener{a.feed.Cursor(0), w, make([]stream.Frame, 0, batchFrames)})
+		sub := &stream.Subscription{Cursor: a.feed.Cursor(0), Close: func() {}}
+		m := delivery.New(stream.AttachRequest{}, sub, 2000, time.Hour)
+		m.Wrote() // the opening
+		a.clients = append(a.clients, listener{m, w, stream.NewBatch(delivery.BatchFrames)})
 	}
 	return a
 }
@@ -49,12 +54,16 @@ func (a *audience) event(tb testing.TB) {
 	a.next.Seq++
 	for i := range a.clients {
 		c := &a.clients[i]
-		frames, _, err := c.cursor.Next(tb.Context(), c.buf)
-		if err != nil || len(frames) != 1 {
-			tb.Fatal(frames, err)
+		step := c.machine.Next(c.batch)
+		if step.Do != delivery.Write || len(c.batch.Frames) != 1 {
+			tb.Fatal(step, c.batch.Frames)
 		}
-		if err := c.writer.frames(frames); err != nil {
+		if err := c.writer.step(step, c.batch); err != nil {
 			tb.Fatal(err)
+		}
+		c.machine.Wrote()
+		if step := c.machine.Next(c.batch); step.Do != delivery.Wait {
+			tb.Fatal(step)
 		}
 	}
 }
@@ -92,7 +101,10 @@ func TestAnIdleStreamOutlivesEveryWriteTimeout(t *testing.T) {
 			t.Parallel()
 			server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				f := newFrameWriter(w, timeout, &stream.Stats{})
-				f.headers(2000)
+				f.headers()
+				if err := f.write(sse.AppendOpening(nil, 2000)); err != nil {
+					t.Error(err)
+				}
 				for range silences {
 					select {
 					case <-time.After(8 * timeout): // silence

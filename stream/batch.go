@@ -1,0 +1,64 @@
+package stream
+
+// maxBatch bounds the bytes of a batch, so that a write deadline covers a bounded write.
+const maxBatch = 256 << 10
+
+// A Batch is what a cursor takes at once: at most as many frames as Frames has room for, and 256 KiB but for a larger
+// first one. It may be used for one cursor after another. Those that are at the same place of a feed take the same
+// frames then, and find them without the feed's lock, until Reset.
+type Batch struct {
+	Frames []Frame
+	All    bool // the feed had no more when it was filled
+
+	size int
+	page []Frame // where the frames are of the journal: they and what followed
+
+	feed     *Feed  // whose other cursors may take the same; nil: none
+	from, to uint64 // positions: of the first frame, behind the last
+	after    Seq    // the cursor's last seq before and after
+	last     Seq
+	final    bool
+
+	joined   []byte
+	isJoined bool
+}
+
+// NewBatch makes one with room for n frames.
+func NewBatch(n int) *Batch { return &Batch{Frames: make([]Frame, 0, n)} }
+
+// Reset lets go of the frames.
+func (b *Batch) Reset() {
+	clear(b.Frames)
+	*b = Batch{Frames: b.Frames[:0], joined: b.joined[:0]}
+}
+
+// Size is how many bytes the frames have.
+func (b *Batch) Size() int { return b.size }
+
+// Bytes are those of all frames in a row. They are the batch's own, until it is filled anew.
+func (b *Batch) Bytes() []byte {
+	if len(b.Frames) == 1 {
+		return b.Frames[0].Bytes
+	}
+	if !b.isJoined {
+		b.joined, b.isJoined = b.joined[:0], true
+		for _, fr := range b.Frames {
+			b.joined = append(b.joined, fr.Bytes...)
+		}
+	}
+	return b.joined
+}
+
+// isFor tells whether b holds what c would take.
+func (b *Batch) isFor(c *Cursor) bool {
+	return b.feed == c.feed && b.from == c.pos && b.after == c.last && c.born <= c.pos && !c.seek
+}
+
+func (b *Batch) hasRoom(fr Frame) bool {
+	return len(b.Frames) < cap(b.Frames) && (b.size == 0 || b.size+len(fr.Bytes) <= maxBatch)
+}
+
+func (b *Batch) add(fr Frame) {
+	b.Frames = append(b.Frames, fr)
+	b.size += len(fr.Bytes)
+}
