@@ -56,6 +56,8 @@ type Feed struct {
 	ringFirst Seq           // a cursor at or above it needs no journal
 	cause     error         // why it has ended
 	changed   chan struct{} // made when somebody waits, closed at the next change
+	watchers  []Watcher
+	pins      map[*byte]int // frames that sockets have taken a part of, by their first byte
 	document  *Snapshot     // the newest that is known; nil: none is kept
 }
 
@@ -252,6 +254,9 @@ func (f *Feed) halveLocked() {
 
 // broadcast wakes all who wait. The channel is made by those who wait, so that a feed without idle clients makes none.
 func (f *Feed) broadcast() {
+	for _, w := range f.watchers {
+		w.Changed()
+	}
 	if f.changed != nil {
 		close(f.changed)
 		f.changed = nil

@@ -9,6 +9,7 @@ import (
 	"math"
 	"net/http"
 	"net/url"
+	"os"
 	"regexp"
 	"strconv"
 	"strings"
@@ -81,6 +82,7 @@ func serve(t testing.TB, databaseURL string, change func(*serveCmd)) *testServer
 		FeedMemory:        64 << 20,
 		MutationRetention: defaultMutationRetention,
 		LogFormat:         "text",
+		Engine:            os.Getenv("TOPOSTREAM_TEST_ENGINE"),
 		ready:             func(a string) { address <- a },
 	}
 	if change != nil {

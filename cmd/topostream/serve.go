@@ -59,6 +59,7 @@ type serveCmd struct {
 	MutationRetention  time.Duration `default:"720h" help:"Age at which finished mutations go; 0 keeps them."`
 	MaxInFlight        int64         `default:"10000" help:"Mutations that wait in one topology when more are refused; so are more than 64 MiB of them; 0 is no limit."`
 	PoolSize           int           `default:"0" help:"Connections to the database that are shared, 10 to 10000; 0 is pool_max_conns of --database-url or the number of CPUs, but 10 at least. LISTEN, the WAL and --mutator have theirs beside them."`
+	Engine             string        `default:"auto" placeholder:"ENGINE" help:"What writes the streams of plain HTTP/1.1: epoll (Linux), portable (net/http), or auto, which is epoll where it can be had."`
 	MetricsAddr        string        `help:"Serve /metrics here instead." placeholder:"ADDR"`
 	TLSCert            string        `name:"tls-cert" help:"Certificate file, PEM." placeholder:"FILE"`
 	TLSKey             string        `name:"tls-key" help:"Key file, PEM." placeholder:"FILE"`
@@ -93,6 +94,8 @@ func (c *serveCmd) check() error {
 	case c.PoolSize != 0 && c.PoolSize < postgres.LeastConns:
 		return fmt.Errorf("--pool-size: %d is less than %d: heads, documents and REST would wait for each other", c.PoolSize,
 			postgres.LeastConns)
+	case !slices.Contains([]string{"", engineAuto, engineEpoll, enginePortable}, c.Engine):
+		return fmt.Errorf("--engine: %q is no engine: use auto, epoll or portable", c.Engine)
 	case c.Bus != "" && c.Bus != setting.Notify && c.Bus != setting.WAL && c.Bus != setting.Poll:
 		return fmt.Errorf("--bus: %q is no bus: use notify, wal or poll", c.Bus)
 	case c.ReplicaDatabaseURL != "" && c.Bus == setting.Notify:
@@ -187,6 +190,10 @@ func (c *serveCmd) Run(ctx context.Context, o output) error {
 		Pool: pool, Events: c.Retention, EventCount: c.RetentionCount, Mutations: c.MutationRetention,
 		Every: c.pruneEvery, Logger: log,
 	})
+	carrier, err := c.newEngine(bus, stats, log)
+	if err != nil {
+		return err
+	}
 	var working atomic.Pointer[string] // what keeps the worker from its work
 	working.Store(new(string))
 	cfg := api.Config{
@@ -204,6 +211,7 @@ func (c *serveCmd) Run(ctx context.Context, o output) error {
 		RateLimit:         c.RateLimit,
 		AllowOrigin:       c.AllowOrigin,
 		ConsoleHandler:    console.Handler(),
+		Engine:            carrier,
 		Ready: func() error {
 			if blind.Load() {
 				return fmt.Errorf("%w: %s", sql.ErrHidden, bus.Notice())

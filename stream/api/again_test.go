@@ -59,6 +59,16 @@ func idsUntil(t *testing.T, lines *bufio.Scanner, last string) (got []string) {
 // A feed that retention has overtaken says nothing about what its clients have: another feed continues it.
 func TestAStreamKeepsItsPlaceWhereItsFeedFellBehindAndNotWhereTheHistoryChanged(t *testing.T) {
 	t.Parallel()
+	for _, protocol := range protocols() {
+		t.Run(protocol, func(t *testing.T) {
+			t.Parallel()
+			keepsItsPlace(t, protocol)
+		})
+	}
+}
+
+func keepsItsPlace(t *testing.T, protocol string) {
+	t.Helper()
 	for cause, want := range map[error][]string{
 		stream.ErrBehind: {"snapshot 7", "x 8", "x 9", "x 10"},
 		stream.ErrReset:  {"snapshot 7", "x 8", "snapshot 10"},
@@ -71,7 +81,7 @@ func TestAStreamKeepsItsPlaceWhereItsFeedFellBehindAndNotWhereTheHistoryChanged(
 		bus.feeds[1] = stream.NewFeed(stream.FeedConfig{Base: 8})
 		bus.feeds[1].Append(event(9))
 		bus.feeds[1].Append(event(10))
-		server := serveStreams(t, bus, time.Hour, "HTTP/1.1", Config{})
+		server := serveStreams(t, bus, time.Hour, protocol, Config{})
 		lines := bufio.NewScanner(get(t, server).Body)
 		got := idsUntil(t, lines, "snapshot 7")
 		bus.feeds[0].Append(event(8))

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"topostream/stream"
+	"topostream/stream/engine"
 )
 
 // aBus attaches everybody to one feed; without a feed, nobody ever.
@@ -40,12 +41,30 @@ func serveStreams(t *testing.T, bus stream.Bus, life time.Duration, protocol str
 	cfg.Auth = func(*http.Request) (stream.Principal, error) {
 		return stream.Principal{Subject: "u", Role: stream.RoleViewer, Expires: expires}, nil
 	}
+	if protocol == overEngine {
+		var err error
+		if cfg.Engine, err = engine.New(engine.Config{
+			Attach: bus.Attach, Stats: cfg.Stats, WriteTimeout: cfg.WriteTimeout,
+		}); err != nil {
+			t.Skip(err)
+		}
+	}
 	server := httptest.NewUnstartedServer(New(cfg).Handler())
 	server.EnableHTTP2 = protocol == "HTTP/2.0"
-	server.StartTLS()
+	if protocol == overEngine {
+		server.Start()
+	} else {
+		server.StartTLS()
+	}
 	t.Cleanup(server.Close)
 	return server
 }
+
+// overEngine is HTTP/1.1 without TLS, which the engine carries.
+const overEngine = "the engine"
+
+// protocols are the ways in which a stream may be carried.
+func protocols() []string { return []string{"HTTP/1.1", "HTTP/2.0", overEngine} }
 
 func get(t *testing.T, server *httptest.Server, header ...string) *http.Response {
 	t.Helper()
@@ -110,7 +129,7 @@ func (endless) Page(_ context.Context, _ stream.TopologyID, after stream.Seq) ([
 // A client that catches up, or whose topology is never still, has the next events ready at each moment.
 func TestAStreamThatIsNeverIdleEndsWithItsToken(t *testing.T) {
 	t.Parallel()
-	for _, protocol := range []string{"HTTP/1.1", "HTTP/2.0"} {
+	for _, protocol := range protocols() {
 		t.Run(protocol, func(t *testing.T) {
 			t.Parallel()
 			feed := stream.NewFeed(stream.FeedConfig{Base: 1 << 50, Journal: endless{}})
@@ -151,7 +170,7 @@ func openUnread(t *testing.T, life time.Duration, protocol string) (server *http
 
 func TestAWriteThatIsBlockedDoesNotOutliveTheToken(t *testing.T) {
 	t.Parallel()
-	for _, protocol := range []string{"HTTP/1.1", "HTTP/2.0"} {
+	for _, protocol := range protocols() {
 		t.Run(protocol, func(t *testing.T) {
 			t.Parallel()
 			_, ended := openUnread(t, time.Second, protocol)
@@ -163,7 +182,7 @@ func TestAWriteThatIsBlockedDoesNotOutliveTheToken(t *testing.T) {
 // Whoever reads nothing could hold any number of streams by resuming again and again.
 func TestAWriteThatIsBlockedDoesNotOutliveTheLossOfItsPlace(t *testing.T) {
 	t.Parallel()
-	for _, protocol := range []string{"HTTP/1.1", "HTTP/2.0"} {
+	for _, protocol := range protocols() {
 		t.Run(protocol, func(t *testing.T) {
 			t.Parallel()
 			server, ended := openUnread(t, time.Hour, protocol)

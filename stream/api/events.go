@@ -13,37 +13,44 @@ import (
 
 	"topostream/stream"
 	"topostream/stream/delivery"
-	"topostream/stream/sse"
 )
+
+// retryAfter is when it may be worth another try, where nothing better is known.
+const retryAfter = 5 * time.Second
 
 // events is GET /topologies/{id}/events.
 func (s *Server) events(w http.ResponseWriter, r request) {
 	ctx, cancel := context.WithCancelCause(r.Context())
 	defer cancel(nil)
 	writer := newFrameWriter(w, s.cfg.WriteTimeout, s.cfg.Stats)
+	r.topology = stream.TopologyID(strings.Clone(string(r.topology))) // of a line of the request, which it would keep
 	req := stream.AttachRequest{Topology: r.topology, Graph: r.URL.Query().Get("graph") == "1"}
 	req.After, req.Resume = lastEventID(r.Request)
 
-	self := &session{user: r.principal.Subject, topology: r.topology, carrier: &handler{cancel, writer}}
+	self := &session{server: s, user: r.principal.Subject, topology: r.topology, carrier: &handler{cancel, writer}}
 	if err := s.registry.add(self, req.Resume); err != nil {
 		s.cfg.Stats.StreamsRefused.Add(1)
 		s.refuse(w, r.Request, writer, r.topology, err)
 		return
 	}
-	defer s.registry.remove(self)
-	if !r.principal.Expires.IsZero() {
-		timer := time.AfterFunc(time.Until(r.principal.Expires), func() { s.registry.expire(self) })
+	expires := r.principal.Expires
+	if !expires.IsZero() {
+		timer := time.AfterFunc(time.Until(expires), func() { s.registry.expire(self) })
 		defer timer.Stop()
 	}
 	sub, err := s.cfg.Bus.Attach(ctx, req)
 	if err != nil {
+		s.registry.remove(self)
 		s.refuse(w, r.Request, writer, r.topology, causeOr(ctx, err))
 		return
 	}
 	s.cfg.Stats.Streams.Add(1)
-	defer s.cfg.Stats.Streams.Add(-1)
-	writer.headers()
 	machine := delivery.New(req, sub, 2000+rand.N(2001), s.cfg.Keepalive)
+	if s.handOver(ctx, w, r.Request, machine, expires, self) {
+		return
+	}
+	defer self.Ended()
+	writer.headers()
 	if err := s.carry(ctx, writer, &machine); errors.Is(err, os.ErrDeadlineExceeded) {
 		s.cfg.Stats.SlowCloses.Add(1)
 	}
@@ -128,7 +135,7 @@ func (s *Server) carry(ctx context.Context, w *frameWriter, m *delivery.Machine)
 // refuse answers instead of a stream. A browser's EventSource gives up for good on any answer but 200, so where a
 // retry would help it gets one, with a longer retry time and the reason. Without id it is no request for a stream.
 func (s *Server) refuse(w http.ResponseWriter, r *http.Request, writer *frameWriter, id stream.TopologyID, err error) {
-	status, after := http.StatusServiceUnavailable, 5*time.Second
+	status, after := http.StatusServiceUnavailable, retryAfter
 	switch err = s.seen(r, err); {
 	case errors.Is(err, context.Canceled):
 		return // the client has gone
@@ -149,8 +156,7 @@ func (s *Server) refuse(w http.ResponseWriter, r *http.Request, writer *frameWri
 	}
 	if id != "" && acceptsEvents(r) {
 		writer.headers()
-		last := sse.AppendOpening(nil, delivery.Spread(after))
-		_ = writer.write(append(last, sse.Reason(id, "unavailable", publicReason(err), time.Now()).Bytes...))
+		_ = writer.write(delivery.TurnAway(id, publicReason(err), after))
 		return
 	}
 	w.Header().Set("Retry-After", strconv.Itoa(int(after.Seconds())))

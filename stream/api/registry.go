@@ -66,6 +66,13 @@ func (g *registry) replaceLocked(s *session) bool {
 	return false
 }
 
+// handOver gives s another carrier. Who has ended the stream until then, has ended it with the one before.
+func (g *registry) handOver(s *session, to carrier) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	s.carrier = to
+}
+
 // expire ends s, if it is still there, because its token has.
 func (g *registry) expire(s *session) {
 	g.mu.Lock()
@@ -146,6 +153,7 @@ func (g *registry) drain(ctx context.Context) error {
 
 // A session is one open stream.
 type session struct {
+	server   *Server
 	user     string
 	topology stream.TopologyID
 	carrier  carrier
@@ -159,9 +167,12 @@ type carrier interface {
 	End(why error, by time.Time)
 }
 
-// lastWords is how long a stream that has lost its right may take to say so.
-const lastWords = time.Second
+// Ended implements engine.Owner.
+func (s *session) Ended() {
+	s.server.cfg.Stats.Streams.Add(-1)
+	s.server.registry.remove(s)
+}
 
 // end ends a stream that has lost its right: a client that takes what it was sent slowly must not keep it for as long
 // as a write may take. The registry's lock is held, without which the handler does not return.
-func (s *session) end(why error) { s.carrier.End(why, time.Now().Add(lastWords)) }
+func (s *session) end(why error) { s.carrier.End(why, time.Now().Add(delivery.LastWords)) }

@@ -15,6 +15,7 @@ import (
 	"github.com/go-chi/chi/v5/middleware"
 
 	"topostream/stream"
+	"topostream/stream/engine"
 )
 
 // basePath is before what needs a token.
@@ -45,6 +46,8 @@ type Config struct {
 	Notice         func() string
 	ConsoleHandler http.Handler
 	MetricsHandler http.Handler
+	// Engine carries the streams of plain HTTP/1.1; nil: net/http carries all.
+	Engine *engine.Engine
 }
 
 // A Server serves HTTP. Make it with New, end its streams with Drain.

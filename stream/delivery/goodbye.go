@@ -16,6 +16,9 @@ var (
 	ErrReplaced = errors.New("another stream of the same user took this one's place")
 )
 
+// LastWords is how long a stream that has lost its right may take to say so.
+const LastWords = time.Second
+
 // CrowdedRetry is the time after which a client may come back for whom there is no place: another try soon is likely in
 // vain.
 const CrowdedRetry = 15 * time.Second
@@ -36,6 +39,11 @@ func goodbye(id stream.TopologyID, why error) []byte {
 		last = sse.AppendOpening(nil, Spread(CrowdedRetry))
 	}
 	return append(last, sse.Reason(id, event, Reason(why), time.Now()).Bytes...)
+}
+
+// TurnAway is all that a stream says that cannot begin now: after which time to come back, and why.
+func TurnAway(id stream.TopologyID, reason string, after time.Duration) []byte {
+	return append(sse.AppendOpening(nil, Spread(after)), sse.Reason(id, "unavailable", reason, time.Now()).Bytes...)
 }
 
 // Spread gives a time of once to twice d in milliseconds, so that those who were sent away together do not come back

@@ -86,6 +86,9 @@ func (m *Machine) Topology() stream.TopologyID { return m.req.Topology }
 // Request is what to attach to again.
 func (m *Machine) Request() stream.AttachRequest { return m.req }
 
+// Keepalive is the silence after which the client gets a comment.
+func (m *Machine) Keepalive() time.Duration { return m.keepalive }
+
 // Cursor is the stream's place in its feed; nil while it has none.
 func (m *Machine) Cursor() *stream.Cursor {
 	if m.sub == nil {

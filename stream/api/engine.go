@@ -1,0 +1,63 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"net"
+	"net/http"
+	"time"
+
+	"topostream/stream"
+	"topostream/stream/delivery"
+)
+
+// handOver gives a stream to the engine, if it can carry it: then the handler is done with it, and nothing of the
+// request is kept. What needs net/http to be written is not the engine's: TLS, HTTP/2, the chunks that HTTP/1.0 lacks.
+func (s *Server) handOver(
+	ctx context.Context, w http.ResponseWriter, r *http.Request, m delivery.Machine, expires time.Time, self *session,
+) bool {
+	if s.cfg.Engine == nil || r.TLS != nil || r.ProtoMajor != 1 || r.ProtoMinor != 1 {
+		return false
+	}
+	streamHeaders(w.Header())
+	conn, buffered, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		return false
+	}
+	head := appendHead(nil, w.Header(), time.Now())
+	c, err := s.cfg.Engine.Carry(conn, buffered.Reader.Buffered(), head, expires, m, self)
+	if err != nil {
+		s.cfg.Logger.Warn("a stream could not be carried", "topology", self.topology, "error", err)
+		s.turnAway(conn, head, &m)
+		self.Ended()
+		return true
+	}
+	s.registry.handOver(self, c)
+	if ctx.Err() != nil {
+		c.End(context.Cause(ctx), time.Now().Add(delivery.LastWords))
+	}
+	return true
+}
+
+// turnAway says to come back, on a connection that is nobody's any more.
+func (s *Server) turnAway(conn net.Conn, head []byte, m *delivery.Machine) {
+	defer func() { _ = conn.Close() }() // what could be said is said
+	m.Fail(stream.ErrUnavailable)
+	text := append(head, delivery.TurnAway(m.Topology(), stream.ErrUnavailable.Error(), retryAfter)...)
+	if conn.SetWriteDeadline(time.Now().Add(delivery.LastWords)) == nil {
+		_, _ = conn.Write(text) // as above
+	}
+}
+
+// appendHead appends the head of an answer whose body ends with the connection (RFC 9112, section 6.3).
+func appendHead(dst []byte, h http.Header, now time.Time) []byte {
+	out := bytes.NewBuffer(dst)
+	out.WriteString("HTTP/1.1 200 OK\r\n")
+	h.Set("Connection", "close")
+	if h.Get("Date") == "" {
+		h.Set("Date", now.UTC().Format(http.TimeFormat))
+	}
+	_ = h.Write(out) // a buffer takes everything
+	out.WriteString("\r\n")
+	return out.Bytes()
+}

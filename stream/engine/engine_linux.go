@@ -1,0 +1,72 @@
+package engine
+
+import (
+	"cmp"
+	"fmt"
+	"log/slog"
+	"net"
+	"runtime"
+	"sync/atomic"
+	"time"
+
+	"topostream/stream/delivery"
+)
+
+const (
+	mostReads    = 32  // of the journal, at a time
+	mostAttaches = 256 // at a time: those that come together share transactions
+)
+
+// An Engine carries streams. It has no goroutines while it has no streams.
+type Engine struct {
+	cfg      Config
+	begun    time.Time
+	shards   []*shard
+	taken    atomic.Uint64 // streams, so that each shard gets as many
+	reads    pool
+	attaches pool
+}
+
+// New makes an engine with a shard for each processor that Go uses.
+func New(cfg Config) (*Engine, error) {
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	cfg.WriteTimeout = cmp.Or(cfg.WriteTimeout, 30*time.Second)
+	e := &Engine{
+		cfg: cfg, begun: time.Now(), reads: pool{most: mostReads}, attaches: pool{most: mostAttaches},
+	}
+	for range runtime.GOMAXPROCS(0) {
+		s, err := newShard(e)
+		if err != nil {
+			return nil, fmt.Errorf("%w: %w", ErrUnsupported, err)
+		}
+		e.shards = append(e.shards, s)
+	}
+	return e, nil
+}
+
+// Carry takes a connection that was hijacked, and the stream of it, which begins with head. unread is how many bytes of
+// the client were read and are not wanted. The stream ends when its token does, at expires; zero: never. The owner is
+// told when it is over; where there is an error it is not, and the connection and the stream are still the caller's.
+func (e *Engine) Carry(
+	conn net.Conn, unread int, head []byte, expires time.Time, m delivery.Machine, owner Owner,
+) (*Stream, error) {
+	fd, err := duplicate(conn)
+	if err != nil {
+		return nil, err
+	}
+	_ = conn.Close() // the connection lives on in fd
+	s := e.shards[e.taken.Add(1)%uint64(len(e.shards))]
+	c := &Stream{
+		shard: s, machine: m, owner: owner, fd: fd, head: head, discarded: unread, expires: never, cutAt: never,
+	}
+	if !expires.IsZero() {
+		c.expires = e.now() + time.Until(expires)
+	}
+	s.post(message{kind: added, stream: c})
+	return c, nil
+}
+
+// now is the time of wheels, which does not jump.
+func (e *Engine) now() time.Duration { return time.Since(e.begun) }

@@ -1,0 +1,425 @@
+package engine
+
+import (
+	"fmt"
+	"math"
+	"os"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"topostream/stream"
+	"topostream/stream/delivery"
+)
+
+// What a turn may do before a shard looks again at who has come, gone, or has room.
+const (
+	turnStreams  = 512
+	turnBytes    = 4 << 20
+	turnMessages = 256
+	turnEvents   = 128
+)
+
+type kind uint8
+
+const (
+	added kind = iota
+	ended
+	hasRead
+	attached
+)
+
+// A message tells a shard of one of its streams.
+type message struct {
+	kind   kind
+	stream *Stream
+	err    error
+	at     time.Duration
+	sub    *stream.Subscription
+}
+
+// A slot is what epoll calls a stream by, with the generation beside it: what it tells of a descriptor that was closed
+// is not taken for its successor.
+type slot struct {
+	stream     *Stream
+	generation int32
+}
+
+// An audience are the streams of one feed on one shard. The feed tells it of changes.
+type audience struct {
+	shard   *shard
+	feed    *stream.Feed
+	streams []*Stream
+	walked  int    // from the end: streams of the walk that is under way are in front of it
+	version uint64 // of the feed when the walk began
+
+	changes atomic.Uint64
+	queued  atomic.Bool
+}
+
+// Changed implements stream.Watcher.
+func (a *audience) Changed() {
+	a.changes.Add(1)
+	a.queue()
+}
+
+func (a *audience) queue() {
+	if !a.queued.Swap(true) {
+		a.shard.call(a)
+	}
+}
+
+// A shard is a goroutine with its streams, and one that waits for their sockets. Neither is there while it has no
+// streams.
+type shard struct {
+	engine *Engine
+	epoll  *os.File
+	raw    syscall.RawConn
+	wake   chan struct{} // one place
+	events chan []unix.EpollEvent
+	taken  chan struct{}
+
+	mu      sync.Mutex // held for a moment; within it nothing else is locked
+	running bool
+	inbox   []message
+	called  []*audience // whose feeds have changed
+
+	// Of the goroutine alone.
+	now       time.Duration
+	wheel     wheel
+	slots     []slot
+	vacant    []int32
+	audiences map[*stream.Feed]*audience
+	streams   int // with those that linger
+	under     int // reads and attaches under way
+	messages  []message
+	walks     []*audience
+	dues      []*Stream
+	batch     *stream.Batch
+	left      int // streams and bytes of this turn
+	bytes     int
+	scratch   [4096]byte
+	tell      func(*Stream) // told, made once
+}
+
+func newShard(e *Engine) (*shard, error) {
+	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("epoll_create1: %w", err)
+	}
+	if err := unix.SetNonblock(fd, true); err != nil { // or os.NewFile gives it no place in Go's poller
+		_ = unix.Close(fd)
+		return nil, fmt.Errorf("epoll: %w", err)
+	}
+	s := &shard{
+		engine: e, epoll: os.NewFile(uintptr(fd), "epoll"), wake: make(chan struct{}, 1),
+		events: make(chan []unix.EpollEvent), taken: make(chan struct{}),
+		audiences: map[*stream.Feed]*audience{}, batch: stream.NewBatch(delivery.BatchFrames),
+	}
+	s.tell = s.told
+	if s.raw, err = s.epoll.SyscallConn(); err == nil {
+		err = s.epoll.SetReadDeadline(time.Time{}) // which only a file in Go's poller has
+	}
+	if err != nil {
+		_ = s.epoll.Close()
+		return nil, fmt.Errorf("epoll: %w", err)
+	}
+	return s, nil
+}
+
+// post gives the shard a message.
+func (s *shard) post(msg message) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.inbox = append(s.inbox, msg)
+	s.rouse()
+}
+
+// call tells that an audience has something to take. The caller holds the lock of its feed.
+func (s *shard) call(a *audience) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.called = append(s.called, a)
+	s.rouse()
+}
+
+// rouse wakes the shard, or begins it. The caller holds mu.
+func (s *shard) rouse() {
+	if !s.running {
+		s.running = true
+		go s.run()
+		return
+	}
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// run works until there are no streams.
+func (s *shard) run() {
+	polled := make(chan struct{})
+	go func() {
+		defer close(polled)
+		s.poll()
+	}()
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for {
+		busy := s.turn()
+		if busy {
+			select {
+			case events := <-s.events:
+				s.take(events)
+			default:
+			}
+			continue
+		}
+		if s.streams+s.under == 0 {
+			s.stopPolling(polled)
+			if s.rest() {
+				return
+			}
+			polled = make(chan struct{})
+			go func() {
+				defer close(polled)
+				s.poll()
+			}()
+			continue
+		}
+		timer.Reset(max(s.wheel.next()-s.engine.now(), 0))
+		select {
+		case events := <-s.events:
+			s.take(events)
+		case <-s.wake:
+		case <-timer.C:
+		}
+	}
+}
+
+// stopPolling waits for the goroutine that waits for sockets. There are none.
+func (s *shard) stopPolling(polled <-chan struct{}) {
+	_ = s.epoll.SetReadDeadline(time.Unix(1, 0)) // it has one: newShard
+	for {
+		select {
+		case <-s.events:
+			s.taken <- struct{}{}
+		case <-polled:
+			_ = s.epoll.SetReadDeadline(time.Time{}) // as above
+			return
+		}
+	}
+}
+
+// rest ends the goroutine, unless somebody has come.
+func (s *shard) rest() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.running = len(s.inbox)+len(s.called) > 0
+	if !s.running {
+		s.messages, s.walks, s.dues = nil, nil, nil
+	}
+	return !s.running
+}
+
+// poll waits for sockets in Go's poller, on the descriptor of epoll itself: a blocking wait would keep a thread, and
+// with it a processor from the other goroutines until the scheduler notices.
+func (s *shard) poll() {
+	var buf [turnEvents]unix.EpollEvent
+	for {
+		var n int
+		if err := s.raw.Read(func(fd uintptr) bool {
+			n, _ = unix.EpollWait(int(fd), buf[:], 0)
+			return n != 0 // with an error, too: it was a signal
+		}); err != nil {
+			return // its deadline: stopPolling
+		}
+		if n > 0 {
+			s.events <- buf[:n]
+			<-s.taken
+		}
+	}
+}
+
+// take takes in what epoll has told, and has it asked again.
+func (s *shard) take(events []unix.EpollEvent) {
+	s.now = s.engine.now()
+	s.hear(events)
+	s.taken <- struct{}{}
+}
+
+func (s *shard) hear(events []unix.EpollEvent) {
+	for _, ev := range events {
+		if slot := s.slots[ev.Fd]; slot.stream != nil && slot.generation == ev.Pad {
+			s.happened(slot.stream, ev.Events)
+		}
+	}
+}
+
+// turn does a part of what there is to do, and tells whether there is more.
+func (s *shard) turn() (more bool) {
+	s.now, s.left, s.bytes = s.engine.now(), turnStreams, turnBytes
+	s.collect()
+	n := min(len(s.messages), turnMessages)
+	for i, msg := range s.messages[:n] {
+		s.messages[i] = message{}
+		s.handle(msg)
+	}
+	s.messages = s.messages[n:]
+	s.wheel.turn(s.now, s.tell)
+	s.work()
+	s.walk()
+	return len(s.messages)+len(s.walks)+len(s.dues) > 0
+}
+
+// collect takes what others have left for the shard.
+func (s *shard) collect() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.messages) == 0 {
+		s.messages, s.inbox = s.inbox, nil // many may have come together, and leave no memory
+	}
+	s.walks = append(s.walks, s.called...)
+	clear(s.called)
+	s.called = s.called[:0]
+}
+
+func (s *shard) handle(msg message) {
+	switch msg.kind {
+	case added:
+		s.add(msg.stream)
+	case ended:
+		s.end(msg.stream, msg.err, msg.at)
+	case hasRead, attached:
+		s.returned(msg.stream, msg)
+	}
+}
+
+// add gives a stream its slot, and its socket to epoll, once and for all.
+func (s *shard) add(c *Stream) {
+	s.streams++
+	if n := len(s.vacant); n > 0 {
+		c.slot, s.vacant = s.vacant[n-1], s.vacant[:n-1]
+	} else {
+		c.slot = int32(len(s.slots))
+		s.slots = append(s.slots, slot{})
+	}
+	s.slots[c.slot].stream = c
+	c.silentAt = s.now
+	var err error
+	if controlErr := s.raw.Control(func(epoll uintptr) {
+		err = unix.EpollCtl(int(epoll), unix.EPOLL_CTL_ADD, c.fd, &unix.EpollEvent{
+			Events: unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLET,
+			Fd:     c.slot, Pad: s.slots[c.slot].generation,
+		})
+	}); controlErr != nil {
+		err = controlErr
+	}
+	if err != nil {
+		s.engine.cfg.Logger.Error("a stream could not begin", "topology", c.machine.Topology(), "error", err)
+		s.fail(c, err)
+		return
+	}
+	c.silentAt = math.MaxInt64
+	s.arm(c)
+	s.later(c)
+}
+
+// later has the shard look at a stream in its turn.
+func (s *shard) later(c *Stream) {
+	if !c.due {
+		c.due = true
+		s.dues = append(s.dues, c)
+	}
+}
+
+func (s *shard) spent() bool { return s.left <= 0 || s.bytes <= 0 }
+
+// work looks at those streams that have something to do by themselves.
+func (s *shard) work() {
+	n := 0
+	for ; n < len(s.dues) && !s.spent(); n++ {
+		c := s.dues[n]
+		s.dues[n], c.due = nil, false
+		s.left--
+		s.batch.Reset()
+		s.advance(c)
+	}
+	s.dues = without(s.dues, n)
+}
+
+// walk visits the streams of each feed that has changed.
+func (s *shard) walk() {
+	n := 0
+	for ; n < len(s.walks) && !s.spent(); n++ {
+		a := s.walks[n]
+		s.walks[n] = nil
+		s.visit(a)
+	}
+	s.walks = without(s.walks, n)
+}
+
+// without takes the first n out of a list, whose memory is kept unless it was a long one.
+func without[T any](list []*T, n int) []*T {
+	if n == len(list) && n > turnStreams {
+		return nil
+	}
+	left := copy(list, list[n:])
+	clear(list[left:])
+	return list[:left]
+}
+
+// visit writes to the streams of one audience what has come. Where the turn does not suffice it goes on in the next.
+func (s *shard) visit(a *audience) {
+	a.queued.Store(false)
+	if a.walked == 0 { // a new walk
+		a.walked, a.version = len(a.streams), a.changes.Load()
+	}
+	s.batch.Reset()
+	for a.walked = min(a.walked, len(a.streams)); a.walked > 0 && !s.spent(); {
+		a.walked--
+		if c := a.streams[a.walked]; c.follows && !c.due {
+			s.left--
+			s.advance(c)
+		}
+		a.walked = min(a.walked, len(a.streams)) // some may have left
+	}
+	s.batch.Reset()
+	if len(a.streams) > 0 && (a.walked > 0 || a.version != a.changes.Load()) {
+		a.queue()
+	}
+}
+
+// join makes a stream one of its feed's audience.
+func (s *shard) join(c *Stream, feed *stream.Feed) {
+	a := s.audiences[feed]
+	if a == nil {
+		a = &audience{shard: s, feed: feed}
+		s.audiences[feed] = a
+		feed.Watch(a)
+	}
+	c.audience, c.index = a, len(a.streams)
+	a.streams = append(a.streams, c)
+}
+
+// part takes a stream out of its audience. The last one takes its place: in a walk it has been visited already, or is
+// behind those that are to be.
+func (s *shard) part(c *Stream) {
+	a := c.audience
+	if a == nil {
+		return
+	}
+	last := len(a.streams) - 1
+	a.streams[c.index] = a.streams[last]
+	a.streams[c.index].index = c.index
+	a.streams[last] = nil
+	a.streams = a.streams[:last]
+	c.audience = nil
+	if last == 0 {
+		delete(s.audiences, a.feed)
+		a.feed.Unwatch(a)
+	}
+}

@@ -1,0 +1,51 @@
+package stream
+
+import "slices"
+
+// A Watcher is told that a feed has changed: that a cursor of it may have something to take, or has come to its end.
+//
+// Changed is called under the feed's lock, by whoever changes it: it must not block, and must not call the feed.
+type Watcher interface{ Changed() }
+
+// Watch has w told of every change from now on, until Unwatch. What comes between two looks at the feed may be told
+// once or more often.
+func (f *Feed) Watch(w Watcher) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.watchers = append(f.watchers, w)
+}
+
+// Unwatch ends a Watch.
+func (f *Feed) Unwatch(w Watcher) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if i := slices.Index(f.watchers, w); i >= 0 {
+		f.watchers = slices.Delete(f.watchers, i, i+1)
+	}
+}
+
+// Pin keeps the bytes of a frame in the account of the feed's memory, because a socket has taken a part of it: the ring
+// may drop it meanwhile. Those who pin the same frame are counted once. They call Unpin when the rest is written, or
+// will not be.
+func (f *Feed) Pin(frame []byte) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.pins == nil {
+		f.pins = map[*byte]int{}
+	}
+	key := &frame[0]
+	if f.pins[key]++; f.pins[key] == 1 {
+		f.cfg.Memory.addRing(int64(len(frame)))
+	}
+}
+
+// Unpin ends a Pin.
+func (f *Feed) Unpin(frame []byte) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	key := &frame[0]
+	if f.pins[key]--; f.pins[key] == 0 {
+		delete(f.pins, key)
+		f.cfg.Memory.addRing(-int64(len(frame)))
+	}
+}
