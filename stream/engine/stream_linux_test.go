@@ -169,10 +169,10 @@ func expiry(life time.Duration) time.Time {
 
 func TestAClientThatDoesNotReadIsEndedAndCostsTheOthersNothing(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, Config{WriteTimeout: 200 * time.Millisecond}, stream.FeedConfig{})
+	r := newRig(t, Config{WriteTimeout: time.Second}, stream.FeedConfig{})
 	stuck, p := r.stalled(options{}), r.open(options{})
 	for range 64 {
-		r.append(1 << 20)
+		r.append(64 << 10)
 		p.until(fmt.Sprint("id: ", r.seq))
 	}
 	stuck.awaitEnd()
