@@ -110,3 +110,16 @@ func TestAnEmptyBatchSaysNothingAboutWhatComesLater(t *testing.T) {
 		t.Fatal(b.Frames, err)
 	}
 }
+
+// A client whose number another server gave waits for its feed at the same place as one that has all of it.
+func TestACursorAheadOfItsFeedSharesNothingThatItHas(t *testing.T) {
+	t.Parallel()
+	feed := stream.NewFeed(stream.FeedConfig{Base: 7})
+	here, ahead, b := feed.Cursor(7), feed.Cursor(9), stream.NewBatch(8)
+	appendAll(t, feed, frame(8), frame(9), frame(10))
+	for c, want := range map[*stream.Cursor][]string{here: {"8", "9", "10"}, ahead: {"10"}} {
+		if _, err := c.Take(b); err != nil || !slices.Equal(names(b.Frames), want) {
+			t.Errorf("%v, want %v, %v", names(b.Frames), want, err)
+		}
+	}
+}

@@ -182,30 +182,29 @@ func TestAClientThatDoesNotReadIsEndedAndCostsTheOthersNothing(t *testing.T) {
 	}
 }
 
-// Whoever takes a byte now and then would never be ended if each began the time anew.
-func TestAClientThatTakesAByteNowAndThenIsEnded(t *testing.T) {
+// Whoever takes a little now and then would never be ended if each write began the time anew.
+func TestAClientThatTakesALittleNowAndThenIsEnded(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, Config{WriteTimeout: 500 * time.Millisecond}, stream.FeedConfig{})
-	p := r.stalled(options{})
-	for range 8 {
-		r.append(1 << 20)
-	}
-	again := time.NewTicker(10 * time.Millisecond) // a very slow line
-	defer again.Stop()
-	var one [1]byte
-	for {
-		select {
-		case <-again.C:
-			_, _ = p.Read(one[:]) // it may have ended
-			continue
-		case <-p.ended:
-		case <-time.After(patience):
-			t.Error("the stream is still there")
+	for _, little := range []int{1, 16 << 10} {
+		r := newRig(t, Config{WriteTimeout: 500 * time.Millisecond}, stream.FeedConfig{})
+		p := r.stalled(options{})
+		r.append(64 << 20)
+		again := time.NewTicker(10 * time.Millisecond) // a slow line
+		defer again.Stop()
+		buf, late := make([]byte, little), time.After(patience)
+		for ended := false; !ended; {
+			select {
+			case <-again.C:
+				_, _ = p.Read(buf) // it may have ended
+			case <-p.ended:
+				ended = true
+			case <-late:
+				t.Fatal("the stream is still there")
+			}
 		}
-		break
-	}
-	if r.stats.SlowCloses.Load() != 1 {
-		t.Errorf("%d slow closes", r.stats.SlowCloses.Load())
+		if r.stats.SlowCloses.Load() != 1 {
+			t.Errorf("%d slow closes", r.stats.SlowCloses.Load())
+		}
 	}
 }
 
@@ -305,6 +304,22 @@ func TestAReadOfTheJournalIsNotOnTheShard(t *testing.T) {
 	<-journal.asked
 	_ = gone.Close()
 	gone.awaitEnd()
+}
+
+// Else a topology that is never still would put off for ever that its journal is read again.
+func TestWhoWaitsForTheJournalIsNotPutOffByTheFeedsChanges(t *testing.T) {
+	t.Parallel()
+	journal := waitingJournal{asked: make(chan struct{}, 1)}
+	b := newBench(t, stream.FeedConfig{Base: 2, Journal: journal}, 1)
+	<-journal.asked
+	c := b.slots[0].stream
+	before := c.silentAt
+	b.rig.append(10)
+	for b.turn() {
+	}
+	if c.silentAt != before {
+		t.Errorf("it was put off from %v to %v", before, c.silentAt)
+	}
 }
 
 func TestAnotherAttachIsNotOnTheShard(t *testing.T) {
