@@ -167,7 +167,8 @@ func TestWhatIsPipelinedBehindAStreamIsDiscarded(t *testing.T) {
 	bus, feed := aFeed()
 	server, _, _ := plainServer(t, true, bus, Config{})
 	const next = "GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
-	res, conn := exchange(t, server, "GET "+anEvents+" HTTP/1.1", "Host: x", "", strings.Repeat(next, 100)+"GET / HTTP/1.1")
+	res, conn := exchange(t, server, "GET "+anEvents+" HTTP/1.1", "Host: x", "",
+		strings.Repeat(next, 100)+"GET / HTTP/1.1")
 	line(t, res, "id: 1")
 	feed.Append(stream.Frame{Seq: 2, Bytes: []byte("event: x\nid: 2\ndata: {}\n\n")})
 	line(t, res, "id: 2")
