@@ -4,6 +4,7 @@ package auth
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -42,11 +43,14 @@ type Verifier struct {
 	cookie string
 	now    func() time.Time
 	parser *jwt.Parser
+	tokens verified
 }
 
-// A keySource has the keys. Its key gives none that its token's algorithm does not fit.
+// A keySource has the keys. Its key gives none that its token's algorithm does not fit. Its generation is another one,
+// by ==, whenever the keys may be others.
 type keySource interface {
 	algorithms() []string
+	generation() any
 	key(ctx context.Context, token *jwt.Token) (any, error)
 	load(ctx context.Context) error
 	run(ctx context.Context)
@@ -69,10 +73,11 @@ func New(cfg Config) (*Verifier, error) {
 		return nil, err
 	}
 	// The library has one leeway for exp, nbf and iat. Authenticate checks exp again, without.
-	return &Verifier{keys, cfg.Cookie, cfg.Now, jwt.NewParser(jwt.WithLeeway(clockSkew), jwt.WithIssuedAt(),
+	parser := jwt.NewParser(jwt.WithLeeway(clockSkew), jwt.WithIssuedAt(),
 		jwt.WithValidMethods(keys.algorithms()), jwt.WithExpirationRequired(), jwt.WithTimeFunc(cfg.Now),
 		jwt.WithStrictDecoding(), optional(cfg.Issuer, jwt.WithIssuer),
-		optional(cfg.Audience, func(a string) jwt.ParserOption { return jwt.WithAudience(a) }))}, nil
+		optional(cfg.Audience, func(a string) jwt.ParserOption { return jwt.WithAudience(a) }))
+	return &Verifier{keys, cfg.Cookie, cfg.Now, parser, newVerified()}, nil
 }
 
 func newKeySource(cfg Config) (keySource, error) {
@@ -117,35 +122,61 @@ func (v *Verifier) Run(ctx context.Context) error {
 // maxSubject is the longest sub in characters, as OpenID Connect has it.
 const maxSubject = 255
 
-// Authenticate says who the request speaks for. Every error is an ErrUnauthenticated.
+// Authenticate says who the request speaks for. Every error is an ErrUnauthenticated. Nobody may change the principal's
+// Topologies: a token that comes again is given the same.
 func (v *Verifier) Authenticate(r *http.Request) (stream.Principal, error) {
 	found, err := credentialOf(r, v.cookie)
-	if err == nil {
-		err = checkForm(found.token)
-	}
 	if err != nil {
 		return stream.Principal{}, fmt.Errorf("%w: %w", ErrUnauthenticated, err)
 	}
+	if len(found.token) > longestKept {
+		t, err := v.verify(r.Context(), found.token)
+		t.principal.Ambient = found.ambient
+		return t.principal, err
+	}
+	hash, generation := tokenHash(sha256.Sum256([]byte(found.token))), v.keys.generation() // before it is verified
+	p, kept := v.tokens.find(hash, generation, v.now())
+	if !kept {
+		t, err := v.verify(r.Context(), found.token)
+		if err != nil {
+			return stream.Principal{}, err
+		}
+		t.generation = generation
+		v.tokens.keep(hash, t)
+		p = t.principal
+	}
+	p.Ambient = found.ambient
+	return p, nil
+}
+
+// verify says who a token speaks for.
+func (v *Verifier) verify(ctx context.Context, token string) (t verifiedToken, _ error) {
+	if err := checkForm(token); err != nil {
+		return t, fmt.Errorf("%w: %w", ErrUnauthenticated, err)
+	}
 	var c claims
-	if _, err := v.parser.ParseWithClaims(found.token, &c,
-		func(t *jwt.Token) (any, error) { return v.keys.key(r.Context(), t) }); err != nil {
-		return stream.Principal{}, fmt.Errorf("%w: %s", ErrUnauthenticated, reason(err))
+	if _, err := v.parser.ParseWithClaims(token, &c,
+		func(t *jwt.Token) (any, error) { return v.keys.key(ctx, t) }); err != nil {
+		return t, fmt.Errorf("%w: %s", ErrUnauthenticated, reason(err))
 	}
 	if !v.now().Before(c.ExpiresAt.Time) {
-		return stream.Principal{}, fmt.Errorf("%w: %w", ErrUnauthenticated, jwt.ErrTokenExpired)
+		return t, fmt.Errorf("%w: %w", ErrUnauthenticated, jwt.ErrTokenExpired)
 	}
-	p := stream.Principal{Subject: c.Subject, Role: c.Role, Expires: c.ExpiresAt.Time, Ambient: found.ambient}
+	p := stream.Principal{Subject: c.Subject, Role: c.Role, Expires: c.ExpiresAt.Time}
 	if n := utf8.RuneCountInString(p.Subject); n > maxSubject {
-		return stream.Principal{}, fmt.Errorf("%w: sub has %d characters, at most %d are allowed", ErrUnauthenticated, n,
-			maxSubject)
+		return t, fmt.Errorf("%w: sub has %d characters, at most %d are allowed", ErrUnauthenticated, n, maxSubject)
 	}
 	if p.Role != stream.RoleViewer && p.Role != stream.RoleAdmin {
-		return stream.Principal{}, fmt.Errorf("%w: the role is neither viewer nor admin", ErrUnauthenticated)
+		return t, fmt.Errorf("%w: the role is neither viewer nor admin", ErrUnauthenticated)
 	}
 	if c.Topologies.limited {
 		p.Topologies = c.Topologies.ids
 	}
-	return p, nil
+	t.principal = p
+	if c.NotBefore != nil {
+		t.notBefore = c.NotBefore.Time
+	}
+	return t, nil
 }
 
 // reason names the kind of failure; the library's own texts may quote the token.

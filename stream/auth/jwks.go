@@ -111,6 +111,9 @@ func (*jwks) algorithms() []string {
 	return []string{"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"}
 }
 
+// generation is the set itself.
+func (j *jwks) generation() any { return j.set.Load() }
+
 // key gives the keys of the token's kid that fit its algorithm: keys of several kinds may have one kid (RFC 7517,
 // section 4.5).
 func (j *jwks) key(ctx context.Context, token *jwt.Token) (any, error) {

@@ -75,6 +75,7 @@ func newSecretKey(secret []byte) (secretKey, error) {
 }
 
 func (secretKey) algorithms() []string                           { return []string{"HS256", "HS384", "HS512"} }
+func (secretKey) generation() any                                { return nil }
 func (k secretKey) key(context.Context, *jwt.Token) (any, error) { return []byte(k), nil }
 func (secretKey) load(context.Context) error                     { return nil }
 func (secretKey) run(context.Context)                            {}
@@ -141,5 +142,6 @@ func (k publicKeys) key(_ context.Context, token *jwt.Token) (any, error) {
 	return jwt.VerificationKeySet{Keys: k[token.Method.Alg()]}, nil // algorithms is checked before
 }
 
+func (publicKeys) generation() any            { return nil }
 func (publicKeys) load(context.Context) error { return nil }
 func (publicKeys) run(context.Context)        {}
