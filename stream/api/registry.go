@@ -3,8 +3,10 @@ package api
 import (
 	"context"
 	"errors"
+	"hash/maphash"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"topostream/stream"
@@ -14,22 +16,41 @@ import (
 // errLimit refuses a stream for which there is no place.
 var errLimit = errors.New("too many streams")
 
-// The registry of streams, and not http.Server, owns limits and drain.
+// registryShards is how many locks those who come and go share.
+const registryShards = 16
+
+// The registry of streams, and not http.Server, owns limits and drain. Each user's streams are in one shard.
 type registry struct {
 	max, maxPerUser int
 
+	seed    maphash.Seed
+	shards  [registryShards]registryShard
+	streams atomic.Int64  // in all shards, and those that are being added
+	gone    chan struct{} // one place: a stream has gone while the server drains
+}
+
+type registryShard struct {
 	mu      sync.Mutex
 	closing bool
-	streams map[*session]struct{}
-	users   map[string][]*session // in the order they came
-	changed chan struct{}         // closed when a stream has gone
+	users   map[string]*userStreams
+}
+
+// userStreams are a user's streams in the order they came.
+type userStreams struct {
+	first, last *session
+	n           int
 }
 
 func newRegistry(limit, perUser int) *registry {
-	return &registry{
-		max: limit, maxPerUser: perUser,
-		streams: map[*session]struct{}{}, users: map[string][]*session{}, changed: make(chan struct{}),
+	g := &registry{max: limit, maxPerUser: perUser, seed: maphash.MakeSeed(), gone: make(chan struct{}, 1)}
+	for i := range g.shards {
+		g.shards[i].users = map[string]*userStreams{}
 	}
+	return g
+}
+
+func (g *registry) shardOf(user string) *registryShard {
+	return &g.shards[maphash.String(g.seed, user)%registryShards]
 }
 
 // add takes a place for s. Where there is none left, one that resumes takes the place of its user's oldest stream of
@@ -37,118 +58,172 @@ func newRegistry(limit, perUser int) *registry {
 // also for a topology that does not exist the answer is errLimit, because a server at its limit does no work in the
 // database for what it refuses.
 func (g *registry) add(s *session, resumes bool) error {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.closing {
+	shard := g.shardOf(s.user)
+	shard.mu.Lock()
+	defer shard.mu.Unlock()
+	if shard.closing {
 		return delivery.ErrDraining
 	}
-	if g.fullLocked(s.user) && (!resumes || !g.replaceLocked(s)) {
-		return errLimit
+	mine := shard.users[s.user]
+	if !g.takePlace(mine) {
+		old := mine.oldest(s.topology)
+		if !resumes || old == nil {
+			return errLimit
+		}
+		old.end(delivery.ErrReplaced)
+		shard.unlink(old) // its place is the new one's
+		mine = shard.users[s.user]
 	}
-	g.streams[s] = struct{}{}
-	g.users[s.user] = append(g.users[s.user], s)
+	if mine == nil {
+		mine = &userStreams{}
+		shard.users[s.user] = mine
+	}
+	mine.append(s)
 	return nil
 }
 
-func (g *registry) fullLocked(user string) bool {
-	return g.max > 0 && len(g.streams) >= g.max || g.maxPerUser > 0 && len(g.users[user]) >= g.maxPerUser
+// takePlace takes one for a stream of a user who has these, unless there is none left.
+func (g *registry) takePlace(mine *userStreams) bool {
+	if g.maxPerUser > 0 && mine != nil && mine.n >= g.maxPerUser {
+		return false
+	}
+	if n := g.streams.Add(1); g.max > 0 && n > int64(g.max) {
+		g.streams.Add(-1)
+		return false
+	}
+	return true
 }
 
-// replaceLocked ends the oldest stream of the same user and topology, if there is one.
-func (g *registry) replaceLocked(s *session) bool {
-	for _, old := range g.users[s.user] {
-		if old.topology == s.topology {
-			old.end(delivery.ErrReplaced)
-			g.removeLocked(old)
-			return true
-		}
+// oldest is the oldest stream of a topology, nil if there is none.
+func (u *userStreams) oldest(id stream.TopologyID) *session {
+	if u == nil {
+		return nil
 	}
-	return false
+	s := u.first
+	for s != nil && s.topology != id {
+		s = s.next
+	}
+	return s
+}
+
+func (u *userStreams) append(s *session) {
+	if s.prev = u.last; u.last == nil {
+		u.first = s
+	} else {
+		u.last.next = s
+	}
+	u.last, s.listed = s, true
+	u.n++
+}
+
+// unlink takes s out of its user's list, and tells whether it was in it.
+func (r *registryShard) unlink(s *session) bool {
+	if !s.listed {
+		return false
+	}
+	u := r.users[s.user]
+	if s.prev == nil {
+		u.first = s.next
+	} else {
+		s.prev.next = s.next
+	}
+	if s.next == nil {
+		u.last = s.prev
+	} else {
+		s.next.prev = s.prev
+	}
+	s.prev, s.next, s.listed = nil, nil, false
+	if u.n--; u.n == 0 {
+		delete(r.users, s.user)
+	}
+	return true
 }
 
 // handOver gives s another carrier. Who has ended the stream until then, has ended it with the one before.
 func (g *registry) handOver(s *session, to carrier) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
+	shard := g.shardOf(s.user)
+	shard.mu.Lock()
+	defer shard.mu.Unlock()
 	s.carrier = to
 }
 
 // expire ends s, if it is still there, because its token has.
 func (g *registry) expire(s *session) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if _, ok := g.streams[s]; ok {
-		s.end(delivery.ErrExpired)
+	g.whileListed(s, func() { s.end(delivery.ErrExpired) })
+}
+
+// whileListed does something with s, if it is still there.
+func (g *registry) whileListed(s *session, do func()) {
+	shard := g.shardOf(s.user)
+	shard.mu.Lock()
+	defer shard.mu.Unlock()
+	if s.listed {
+		do()
 	}
 }
 
 func (g *registry) remove(s *session) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.removeLocked(s)
-}
-
-func (g *registry) removeLocked(s *session) {
-	if _, ok := g.streams[s]; !ok {
-		return
+	shard := g.shardOf(s.user)
+	shard.mu.Lock()
+	defer shard.mu.Unlock()
+	if shard.unlink(s) {
+		g.streams.Add(-1)
 	}
-	delete(g.streams, s)
-	mine := g.users[s.user]
-	for i, old := range mine {
-		if old == s {
-			mine = append(mine[:i:i], mine[i+1:]...)
-			break
+	if shard.closing {
+		select {
+		case g.gone <- struct{}{}:
+		default:
 		}
 	}
-	if len(mine) == 0 {
-		delete(g.users, s.user)
-	} else {
-		g.users[s.user] = mine
-	}
-	close(g.changed)
-	g.changed = make(chan struct{})
 }
 
 func (g *registry) draining() bool {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.closing
+	shard := &g.shards[0] // all close together
+	shard.mu.Lock()
+	defer shard.mu.Unlock()
+	return shard.closing
 }
 
+// drain is what Server.Drain says. Streams are ended one by one, so that those who come back do not come together.
 func (g *registry) drain(ctx context.Context) error {
-	g.mu.Lock()
-	g.closing = true
+	var all []*session
+	for i := range g.shards {
+		all = append(all, g.shards[i].close()...)
+	}
 	var spread time.Duration
-	if deadline, ok := ctx.Deadline(); ok {
+	if deadline, ok := ctx.Deadline(); ok && len(all) > 1 {
 		spread = max(time.Until(deadline)/2, 0)
 	}
-	for s := range g.streams {
-		if len(g.streams) > 1 {
-			timer := time.AfterFunc(rand.N(spread+1), func() { s.carrier.End(delivery.ErrDraining, time.Time{}) })
-			defer timer.Stop()
-			continue
-		}
-		s.carrier.End(delivery.ErrDraining, time.Time{})
+	for _, s := range all {
+		timer := time.AfterFunc(rand.N(spread+1), func() {
+			g.whileListed(s, func() { s.carrier.End(delivery.ErrDraining, time.Time{}) })
+		})
+		defer timer.Stop()
 	}
-	g.mu.Unlock()
-	for {
-		g.mu.Lock()
-		left, changed := len(g.streams), g.changed
-		g.mu.Unlock()
-		if left == 0 {
-			return nil
-		}
+	for g.streams.Load() > 0 {
 		select {
-		case <-changed:
+		case <-g.gone:
 		case <-ctx.Done():
-			g.mu.Lock()
-			for s := range g.streams {
-				s.carrier.End(delivery.ErrDraining, time.Now())
+			for _, s := range all {
+				g.whileListed(s, func() { s.carrier.End(delivery.ErrDraining, time.Now()) })
 			}
-			g.mu.Unlock()
 			return ctx.Err()
 		}
 	}
+	return nil
+}
+
+// close lets nobody in any more, and gives those who are.
+func (r *registryShard) close() (all []*session) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.closing = true
+	for _, u := range r.users {
+		for s := u.first; s != nil; s = s.next {
+			all = append(all, s)
+		}
+	}
+	return all
 }
 
 // A session is one open stream.
@@ -156,13 +231,17 @@ type session struct {
 	server   *Server
 	user     string
 	topology stream.TopologyID
-	carrier  carrier
+	carrier  carrier // of the shard's lock, as what follows
+
+	listed     bool
+	prev, next *session // of its user
 }
 
 // A carrier carries one stream to its end.
 //
 // End ends it in order: behind what is being written, with the reason. Any goroutine may call it, again and again. What
-// is blocked is cut at by, unless that is zero; with one it is called under the registry's lock, for a session in it.
+// is blocked is cut at by, unless that is zero. It is called under the lock of the registry's shard, for a session that
+// is in it.
 type carrier interface {
 	End(why error, by time.Time)
 }
@@ -174,5 +253,5 @@ func (s *session) Ended() {
 }
 
 // end ends a stream that has lost its right: a client that takes what it was sent slowly must not keep it for as long
-// as a write may take. The registry's lock is held, without which the handler does not return.
+// as a write may take. The shard's lock is held, without which the handler does not return.
 func (s *session) end(why error) { s.carrier.End(why, time.Now().Add(delivery.LastWords)) }
