@@ -185,9 +185,13 @@ func TestAClientThatDoesNotReadIsEndedAndCostsTheOthersNothing(t *testing.T) {
 // Whoever takes a little now and then would never be ended if each write began the time anew.
 func TestAClientThatTakesALittleNowAndThenIsEnded(t *testing.T) {
 	t.Parallel()
-	for _, little := range []int{1, 16 << 10} {
-		r := newRig(t, Config{WriteTimeout: 500 * time.Millisecond}, stream.FeedConfig{})
+	for _, little := range []int{1, 64 << 10} {
+		r := newRig(t, Config{WriteTimeout: 2 * time.Second}, stream.FeedConfig{})
 		p := r.stalled(options{})
+		// With a small one the kernel waits between two packets of the loopback device, which are large.
+		if err := p.SetReadBuffer(1 << 20); err != nil {
+			t.Fatal(err)
+		}
 		r.append(64 << 20)
 		again := time.NewTicker(10 * time.Millisecond) // a slow line
 		defer again.Stop()
