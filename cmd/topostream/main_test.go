@@ -87,7 +87,10 @@ func TestStartingErrorsSayTheFix(t *testing.T) {
 		"--replica-database-url:": {
 			"--database-url", db.URL, "--jwt-secret", testSecret, "--replica-database-url", "postgres://x:y@127.0.0.1:1/z",
 		},
-		`"x" is no bus`:                  {"--database-url", db.URL, "--jwt-secret", testSecret, "--bus", "x"},
+		`"x" is no bus`: {"--database-url", db.URL, "--jwt-secret", testSecret, "--bus", "x"},
+		`--engine: "x" is no engine: use auto, epoll or portable`: {
+			"--database-url", db.URL, "--jwt-secret", testSecret, "--engine", "x",
+		},
 		"--pool-size: 4 is less than 10": {"--database-url", db.URL, "--jwt-secret", testSecret, "--pool-size", "4"},
 		"user or the password": {
 			"--database-url", strings.Replace(db.URL, "//postgres:", "//postgres:wrong", 1), "--jwt-secret", testSecret,
