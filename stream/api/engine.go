@@ -5,6 +5,7 @@ import (
 	"context"
 	"net"
 	"net/http"
+	"slices"
 	"time"
 
 	"topostream/stream"
@@ -43,9 +44,9 @@ func (s *Server) handOver(
 func (s *Server) turnAway(conn net.Conn, head []byte, m *delivery.Machine) {
 	defer func() { _ = conn.Close() }() // what could be said is said
 	m.Fail(stream.ErrUnavailable)
-	text := append(head, delivery.TurnAway(m.Topology(), stream.ErrUnavailable.Error(), retryAfter)...)
 	if conn.SetWriteDeadline(time.Now().Add(delivery.LastWords)) == nil {
-		_, _ = conn.Write(text) // as above
+		why := delivery.TurnAway(m.Topology(), stream.ErrUnavailable.Error(), retryAfter)
+		_, _ = conn.Write(slices.Concat(head, why)) // as above
 	}
 }
 

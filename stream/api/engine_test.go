@@ -182,8 +182,9 @@ func TestADrainAndACutEndTheEnginesStreams(t *testing.T) {
 	t.Parallel()
 	bus, _ := aFeed()
 	server, s, _ := plainServer(t, true, bus, Config{WriteTimeout: time.Hour})
-	var last []*http.Response
-	for range 3 {
+	const n = 3
+	last := make([]*http.Response, 0, n)
+	for range n {
 		res, _ := exchange(t, server, "GET "+anEvents+" HTTP/1.1")
 		line(t, res, "id: 1")
 		last = append(last, res)

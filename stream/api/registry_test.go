@@ -95,9 +95,9 @@ func TestNoLimitIsPassedHoweverManyComeAndGo(t *testing.T) {
 func TestADrainEndsAllLetsNobodyInAndWaitsUntilTheyAreGone(t *testing.T) {
 	t.Parallel()
 	g := newRegistry(0, 0)
-	var all []*session
-	var told []*ends
-	for i := range 100 {
+	const n = 100
+	all, told := make([]*session, 0, n), make([]*ends, 0, n)
+	for i := range n {
 		s, e := listed(fmt.Sprint("user ", i), "x")
 		if err := g.add(s, false); err != nil {
 			t.Fatal(err)

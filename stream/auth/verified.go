@@ -17,8 +17,8 @@ const (
 )
 
 // verified are the newest tokens that were verified, by their SHA-256: a client that comes back, as all do when a
-// server restarts, costs no signature. Tokens that were refused are not kept: their number is the attacker's. Each shard
-// has a lock of its own. Any goroutine may use it.
+// server restarts, costs no signature. Tokens that were refused are not kept: their number is the attacker's. Each
+// shard has a lock of its own. Any goroutine may use it.
 type verified [keptShards]*lru.Cache[tokenHash, verifiedToken]
 
 type tokenHash [sha256.Size]byte

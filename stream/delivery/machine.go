@@ -24,16 +24,16 @@ const (
 type Do uint8
 
 const (
-	// Write: Step.Bytes, or the batch's frames where there are none; all of it, then call Wrote. Of frames a driver may
-	// give back those that it has not begun. A driver that cannot write calls Fail.
+	// Write is to write Step.Bytes, or the batch's frames where there are none; all of it, then to call Wrote. Of
+	// frames a driver may give back those that it has not begun. A driver that cannot write calls Fail.
 	Write Do = iota
-	// Wait: for Step.Wait to pass, then call Tick; if Step.Follows, for the feed's next change, too, and ask again.
+	// Wait is to let Step.Wait pass, then to call Tick; if Step.Follows, for the feed's next change, too, and ask again.
 	Wait
-	// Read: call Read of the cursor where it may wait for the journal, then HasRead.
+	// Read is to call Read of the cursor where it may wait for the journal, then HasRead.
 	Read
-	// Attach: ask the bus for Request where that may wait, then call Attached.
+	// Attach is to ask the bus for Request where that may wait, then to call Attached.
 	Attach
-	// Close: the stream is over, and nothing of it is left.
+	// Close says that the stream is over, and nothing of it is left.
 	Close
 )
 

@@ -40,7 +40,9 @@ func (r *rig) subscribe(snapshot *stream.Snapshot, after stream.Seq) *stream.Sub
 	}
 }
 
-func newRig(snapshot *stream.Snapshot, base stream.Seq, journal stream.JournalReader) *rig {
+// newRig makes a stream of a feed that begins behind 7.
+func newRig(snapshot *stream.Snapshot, journal stream.JournalReader) *rig {
+	const base = 7
 	r := &rig{batch: stream.NewBatch(8)}
 	r.feed = stream.NewFeed(stream.FeedConfig{Base: base, Journal: journal})
 	m := delivery.New(stream.AttachRequest{Topology: "t"}, r.subscribe(snapshot, base), 2500, 15*time.Second)
@@ -87,7 +89,7 @@ func TestAStreamBeginsWithASmallSnapshotInOneWriteAndWithALargeOneInTwo(t *testi
 	} {
 		memory := stream.NewMemory(2<<20, nil)
 		hold, _ := memory.TryReserve(int64(size))
-		r := newRig(stream.NewSnapshot(7, []byte(strings.Repeat("x", size)), hold), 7, nil)
+		r := newRig(stream.NewSnapshot(7, []byte(strings.Repeat("x", size)), hold), nil)
 		r.expect(t, want...)
 		if _, all := memory.TryReserve(2 << 20); !all {
 			t.Errorf("%d: the snapshot is written and still held", size)
@@ -97,7 +99,7 @@ func TestAStreamBeginsWithASmallSnapshotInOneWriteAndWithALargeOneInTwo(t *testi
 
 func TestAStreamThatIsSilentGetsAKeepaliveAndThenItsEvents(t *testing.T) {
 	t.Parallel()
-	r := newRig(nil, 7, nil)
+	r := newRig(nil, nil)
 	r.expect(t, opening, "wait 15s true")
 	r.Tick()
 	r.expect(t, "write "+sse.Keepalive, "wait 15s true")
@@ -108,7 +110,7 @@ func TestAStreamThatIsSilentGetsAKeepaliveAndThenItsEvents(t *testing.T) {
 
 func TestAJournalThatIsAwayIsReadAgainForEverAndTheClientSeesKeepalives(t *testing.T) {
 	t.Parallel()
-	r := newRig(nil, 7, emptyJournal{})
+	r := newRig(nil, emptyJournal{})
 	r.feed = stream.NewFeed(stream.FeedConfig{Base: 9})
 	m := delivery.New(stream.AttachRequest{}, r.subscribe(nil, 7), 2500, 15*time.Second)
 	r.Machine = &m
@@ -127,7 +129,7 @@ func TestAJournalThatIsAwayIsReadAgainForEverAndTheClientSeesKeepalives(t *testi
 func TestAFeedThatWasThrownAwayIsAttachedAgainUntilItIsThere(t *testing.T) {
 	t.Parallel()
 	for cause, want := range map[error]string{stream.ErrBehind: "attach true 8", stream.ErrReset: "attach false 0"} {
-		r := newRig(nil, 7, nil)
+		r := newRig(nil, nil)
 		r.feed.Append(event(8))
 		r.expect(t, opening, "write event: x\nid: 8", "wait")
 		r.feed.Close(cause)
@@ -147,7 +149,7 @@ func TestAFeedThatWasThrownAwayIsAttachedAgainUntilItIsThere(t *testing.T) {
 
 func TestWhatComesTooLateIsGivenBack(t *testing.T) {
 	t.Parallel()
-	r := newRig(nil, 7, nil)
+	r := newRig(nil, nil)
 	r.feed.Close(stream.ErrReset)
 	r.expect(t, opening, "attach")
 	r.End(delivery.ErrExpired)
@@ -168,7 +170,7 @@ func TestAStreamSaysWhyItEndsToWhomeverItHelps(t *testing.T) {
 		stream.ErrDeleted:    {"close"},
 		context.Canceled:     {"close"},
 	} {
-		r := newRig(nil, 7, nil)
+		r := newRig(nil, nil)
 		r.feed.Append(event(8))
 		r.End(why)
 		r.End(errors.New("another reason"))
@@ -176,7 +178,7 @@ func TestAStreamSaysWhyItEndsToWhomeverItHelps(t *testing.T) {
 			t.Errorf("%v: the subscription was closed %d times", why, r.closed)
 		}
 	}
-	r := newRig(stream.NewSnapshot(7, make([]byte, 1<<20), nil), 7, nil)
+	r := newRig(stream.NewSnapshot(7, make([]byte, 1<<20), nil), nil)
 	r.expect(t, opening)
 	r.Next(r.batch)
 	r.Fail(errors.New("the client has gone"))
@@ -187,7 +189,7 @@ func TestAStreamSaysWhyItEndsToWhomeverItHelps(t *testing.T) {
 
 func TestADeletedTopologysStreamEndsBehindItsLastEvent(t *testing.T) {
 	t.Parallel()
-	r := newRig(nil, 7, nil)
+	r := newRig(nil, nil)
 	r.feed.Append(sse.Encoder{}.Event(stream.Event{Seq: 8, Type: stream.TypeDeleted, JSON: "{}"}))
 	r.expect(t, opening, "write event: deleted\nid: 8", "close")
 }

@@ -27,5 +27,5 @@ type Config struct {
 // An Owner is told once, by the shard, that its stream is over. It must not block.
 type Owner interface{ Ended() }
 
-// ErrUnsupported: sockets cannot be carried on this system, or this one cannot.
+// ErrUnsupported says that sockets cannot be carried on this system, or that this one cannot.
 var ErrUnsupported = errors.New("the engine needs Linux and a plain TCP connection")

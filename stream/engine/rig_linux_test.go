@@ -21,9 +21,9 @@ const patience = 30 * time.Second
 
 // A rig is an engine with one shard, and a feed.
 type rig struct {
-	tb testing.TB
 	*Engine
 
+	tb       testing.TB
 	stats    *stream.Stats
 	memory   *stream.Memory
 	feed     *stream.Feed
@@ -150,15 +150,14 @@ func (r *rig) open(o options) *peer {
 }
 
 // until reads lines until one begins so.
-func (p *peer) until(prefix string) string {
+func (p *peer) until(prefix string) {
 	p.tb.Helper()
 	for p.lines.Scan() {
 		if strings.HasPrefix(p.lines.Text(), prefix) {
-			return p.lines.Text()
+			return
 		}
 	}
 	p.tb.Fatalf("the stream ended before %q: %v", prefix, p.lines.Err())
-	return ""
 }
 
 func (p *peer) awaitEnd() {
@@ -234,7 +233,7 @@ func record(tb testing.TB, fd int) string {
 	tb.Helper()
 	var buf [64 << 10]byte
 	n, err := unix.Read(fd, buf[:])
-	if err != nil && err != unix.EAGAIN { //nolint:errorlint // an Errno
+	if err != nil && err != unix.EAGAIN {
 		tb.Fatal(err)
 	}
 	return string(buf[:max(n, 0)])

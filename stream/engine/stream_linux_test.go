@@ -318,7 +318,7 @@ func TestWhoWaitsForTheJournalIsNotPutOffByTheFeedsChanges(t *testing.T) {
 	<-journal.asked
 	c := b.slots[0].stream
 	before := c.silentAt
-	b.rig.append(10)
+	b.append(10)
 	for b.turn() {
 	}
 	if c.silentAt != before {
@@ -387,11 +387,12 @@ func TestAFrameThatIsPartlyWrittenStaysInTheAccount(t *testing.T) {
 func TestAllThatWaitsForAClientIsOneWrite(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, stream.FeedConfig{}, 3)
-	want := ""
+	var all strings.Builder
 	for range 10 {
-		b.rig.append(10)
-		want += fmt.Sprintf("event: x\nid: %d\ndata: xxxxxxxxxx\n\n", b.seq)
+		b.append(10)
+		fmt.Fprintf(&all, "event: x\nid: %d\ndata: xxxxxxxxxx\n\n", b.seq)
 	}
+	want := all.String()
 	for b.turn() {
 	}
 	for _, fd := range b.peers {
@@ -438,12 +439,13 @@ func TestATurnHasABudgetAndEverybodyIsVisitedInTheEnd(t *testing.T) {
 		}
 		return written
 	}
-	b.rig.append(10)
+	b.append(10)
 	if more := b.turn(); !more && len(b.called) == 0 || got() != turnStreams {
 		t.Errorf("the first turn says that there is more: %v", more)
 	}
-	b.rig.append(10) // in the midst of the walk
-	for b.turn() || len(b.called) > 0 {
+	b.append(10) // in the midst of the walk
+	for more := true; more; more = b.turn() || len(b.called) > 0 {
+		continue
 	}
 	if written := got(); written != n {
 		t.Errorf("%d of %d got the rest", written, n)
