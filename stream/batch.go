@@ -8,7 +8,7 @@ const maxBatch = 256 << 10
 // frames then, and find them without the feed's lock, until Reset.
 type Batch struct {
 	Frames []Frame
-	All    bool // the feed had no more when it was filled
+	All    bool // there is nothing more to take before the feed changes
 
 	size int
 	page []Frame // where the frames are of the journal: they and what followed

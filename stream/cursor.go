@@ -160,7 +160,8 @@ func (c *Cursor) fromRing(b *Batch) (behind bool, err error) {
 	if len(b.Frames) > 0 && c.born <= b.from {
 		b.feed = f
 	}
-	b.to, b.last, b.final, b.All = c.pos, c.last, c.ended, c.pos == f.end
+	b.to, b.last, b.final = c.pos, c.last, c.ended
+	b.All = c.pos == f.end && f.cause == nil && !c.ended
 	return false, nil
 }
 

@@ -61,18 +61,27 @@ func (l *limits) failed(w http.ResponseWriter, r *http.Request) bool {
 
 // tooMany refuses a request for its rate: one for the stream of a topology as EventSource understands it. Without a
 // topology it is any other request, and one without a valid token, which no retry makes better.
-func (s *Server) tooMany(w http.ResponseWriter, r *http.Request, id stream.TopologyID) {
+func (s *Server) tooMany(w http.ResponseWriter, r *http.Request, a about) {
 	s.cfg.Stats.RequestsLimited.Add(1)
-	s.refuse(w, r, newFrameWriter(w, s.cfg.WriteTimeout, s.cfg.Stats), id, errRate)
+	s.refuse(w, r, newFrameWriter(w, s.cfg.WriteTimeout, s.cfg.Stats), a, errRate)
 }
 
-// topologyOf is the id of a request for a stream, and empty for any other request.
-func topologyOf(r *http.Request) stream.TopologyID {
-	if !strings.HasSuffix(chi.RouteContext(r.Context()).RoutePattern(), "/events") {
-		return ""
+// about is what a request is about.
+type about struct {
+	stream   bool              // it asks for a stream
+	topology stream.TopologyID // empty: for one of many topologies
+}
+
+// aboutOf tells it by the address.
+func aboutOf(r *http.Request) about {
+	switch pattern := chi.RouteContext(r.Context()).RoutePattern(); {
+	case pattern == manyPath:
+		return about{stream: true}
+	case strings.HasSuffix(pattern, "/events"):
+		id, ok := stream.ParseTopologyID(chi.URLParam(r, "id"))
+		return about{ok, id} // who gives none gets problem+json
 	}
-	id, _ := stream.ParseTopologyID(chi.URLParam(r, "id")) // none is for problem+json, too
-	return id
+	return about{}
 }
 
 // secure sets the headers that every answer has. The console replaces the policy with its own.

@@ -10,12 +10,13 @@ import (
 
 	"topostream/stream"
 	"topostream/stream/delivery"
+	"topostream/stream/engine"
 )
 
 // handOver gives a stream to the engine, if it can carry it: then the handler is done with it, and nothing of the
 // request is kept. What needs net/http to be written is not the engine's: TLS, HTTP/2, the chunks that HTTP/1.0 lacks.
 func (s *Server) handOver(
-	ctx context.Context, w http.ResponseWriter, r *http.Request, m delivery.Machine, expires time.Time, self *session,
+	ctx context.Context, w http.ResponseWriter, r *http.Request, h engine.Handover, self *session,
 ) bool {
 	if s.cfg.Engine == nil || r.TLS != nil || r.ProtoMajor != 1 || r.ProtoMinor != 1 {
 		return false
@@ -25,11 +26,11 @@ func (s *Server) handOver(
 	if err != nil {
 		return false
 	}
-	head := appendHead(nil, w.Header(), time.Now())
-	c, err := s.cfg.Engine.Carry(conn, buffered.Reader.Buffered(), head, expires, m, self)
+	h.Head, h.Unread = appendHead(nil, w.Header(), time.Now()), buffered.Reader.Buffered()
+	c, err := s.cfg.Engine.Carry(conn, h, self)
 	if err != nil {
-		s.cfg.Logger.Warn("a stream could not be carried", "topology", self.topology, "error", err)
-		s.turnAway(conn, head, &m)
+		s.cfg.Logger.Warn("a stream could not be carried", "topology", h.Machine.Only(), "error", err)
+		s.turnAway(conn, h)
 		self.Ended()
 		return true
 	}
@@ -41,12 +42,13 @@ func (s *Server) handOver(
 }
 
 // turnAway says to come back, on a connection that is nobody's any more.
-func (s *Server) turnAway(conn net.Conn, head []byte, m *delivery.Machine) {
+func (s *Server) turnAway(conn net.Conn, h engine.Handover) {
 	defer func() { _ = conn.Close() }() // what could be said is said
-	m.Fail(stream.ErrUnavailable)
+	h.Machine.Fail(stream.ErrUnavailable)
+	h.Arrivals.GiveBack()
 	if conn.SetWriteDeadline(time.Now().Add(delivery.LastWords)) == nil {
-		why := delivery.TurnAway(m.Topology(), stream.ErrUnavailable.Error(), retryAfter)
-		_, _ = conn.Write(slices.Concat(head, why)) // as above
+		why := delivery.TurnAway(h.Machine.Only(), stream.ErrUnavailable.Error(), retryAfter)
+		_, _ = conn.Write(slices.Concat(h.Head, why)) // as above
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 
 	"topostream/stream"
 	"topostream/stream/delivery"
+	"topostream/stream/engine"
 )
 
 // retryAfter is when it may be worth another try, where nothing better is known.
@@ -20,17 +21,32 @@ const retryAfter = 5 * time.Second
 
 // events is GET /topologies/{id}/events.
 func (s *Server) events(w http.ResponseWriter, r request) {
+	id := stream.TopologyID(strings.Clone(string(r.topology))) // of a line of the request, which it would keep
+	req := stream.AttachRequest{Topology: id, Graph: r.URL.Query().Get("graph") == "1"}
+	req.After, req.Resume = lastEventID(r.Request)
+	s.begin(w, r, about{stream: true, topology: id}, string(id), req.Resume,
+		func(ctx context.Context) (h engine.Handover, err error) {
+			sub, err := s.cfg.Bus.Attach(ctx, req)
+			if err == nil {
+				h.Machine = delivery.New(req, sub, 2000+rand.N(2001), s.cfg.Keepalive)
+			}
+			return h, err
+		})
+}
+
+// begin serves a stream. set is the same for streams of the same topologies: one of a user's that resumes may take
+// another one's place.
+func (s *Server) begin(
+	w http.ResponseWriter, r request, a about, set string, resumes bool,
+	attach func(context.Context) (engine.Handover, error),
+) {
 	ctx, cancel := context.WithCancelCause(r.Context())
 	defer cancel(nil)
 	writer := newFrameWriter(w, s.cfg.WriteTimeout, s.cfg.Stats)
-	r.topology = stream.TopologyID(strings.Clone(string(r.topology))) // of a line of the request, which it would keep
-	req := stream.AttachRequest{Topology: r.topology, Graph: r.URL.Query().Get("graph") == "1"}
-	req.After, req.Resume = lastEventID(r.Request)
-
-	self := &session{server: s, user: r.principal.Subject, topology: r.topology, carrier: &handler{cancel, writer}}
-	if err := s.registry.add(self, req.Resume); err != nil {
+	self := &session{server: s, user: r.principal.Subject, set: set, carrier: &handler{cancel, writer}}
+	if err := s.registry.add(self, resumes); err != nil {
 		s.cfg.Stats.StreamsRefused.Add(1)
-		s.refuse(w, r.Request, writer, r.topology, err)
+		s.refuse(w, r.Request, writer, a, err)
 		return
 	}
 	expires := r.principal.Expires
@@ -38,20 +54,20 @@ func (s *Server) events(w http.ResponseWriter, r request) {
 		timer := time.AfterFunc(time.Until(expires), func() { s.registry.expire(self) })
 		defer timer.Stop()
 	}
-	sub, err := s.cfg.Bus.Attach(ctx, req)
+	h, err := attach(ctx)
 	if err != nil {
 		s.registry.remove(self)
-		s.refuse(w, r.Request, writer, r.topology, causeOr(ctx, err))
+		s.refuse(w, r.Request, writer, a, causeOr(ctx, err))
 		return
 	}
 	s.cfg.Stats.Streams.Add(1)
-	machine := delivery.New(req, sub, 2000+rand.N(2001), s.cfg.Keepalive)
-	if s.handOver(ctx, w, r.Request, machine, expires, self) {
+	h.Expires = expires
+	if s.handOver(ctx, w, r.Request, h, self) {
 		return
 	}
 	defer self.Ended()
 	writer.headers()
-	if err := s.carry(ctx, writer, &machine); errors.Is(err, os.ErrDeadlineExceeded) {
+	if err := s.carry(ctx, writer, &h.Machine, h.Arrivals); errors.Is(err, os.ErrDeadlineExceeded) {
 		s.cfg.Stats.SlowCloses.Add(1)
 	}
 }
@@ -91,50 +107,9 @@ func isLastEventID(name string) bool {
 	return name == "last_event_id" || name == "lastEventId" || name == "Last-Event-ID"
 }
 
-// carry carries a stream to its end. It returns the error of the write that failed. An idle client costs this goroutine
-// and one timer.
-func (s *Server) carry(ctx context.Context, w *frameWriter, m *delivery.Machine) error {
-	batch := stream.NewBatch(delivery.BatchFrames)
-	timer := time.NewTimer(s.cfg.Keepalive)
-	defer timer.Stop()
-	for {
-		if ctx.Err() != nil { // also while there is always something to send
-			m.End(context.Cause(ctx))
-		}
-		switch step := m.Next(batch); step.Do {
-		case delivery.Write:
-			if err := w.step(step, batch); err != nil {
-				m.Fail(err)
-				return err
-			}
-			m.Wrote()
-		case delivery.Wait:
-			var changed <-chan struct{} // nil: never
-			if step.Follows {
-				if changed = m.Cursor().Changed(); changed == nil {
-					continue
-				}
-			}
-			timer.Reset(step.Wait)
-			select {
-			case <-changed:
-			case <-timer.C:
-				m.Tick()
-			case <-ctx.Done():
-			}
-		case delivery.Read:
-			m.HasRead(m.Cursor().Read(ctx))
-		case delivery.Attach:
-			m.Attached(s.cfg.Bus.Attach(ctx, m.Request())) // which returns after some seconds
-		case delivery.Close:
-			return nil
-		}
-	}
-}
-
 // refuse answers instead of a stream. A browser's EventSource gives up for good on any answer but 200, so where a
-// retry would help it gets one, with a longer retry time and the reason. Without id it is no request for a stream.
-func (s *Server) refuse(w http.ResponseWriter, r *http.Request, writer *frameWriter, id stream.TopologyID, err error) {
+// retry would help it gets one, with a longer retry time and the reason.
+func (s *Server) refuse(w http.ResponseWriter, r *http.Request, writer *frameWriter, a about, err error) {
 	status, after := http.StatusServiceUnavailable, retryAfter
 	switch err = s.seen(r, err); {
 	case errors.Is(err, context.Canceled):
@@ -152,11 +127,11 @@ func (s *Server) refuse(w http.ResponseWriter, r *http.Request, writer *frameWri
 	case errors.Is(err, delivery.ErrDraining), errors.Is(err, stream.ErrClosed):
 		after = 2 * time.Second // another server may be up already
 	default:
-		s.cfg.Logger.Warn("attach", "topology", id, "error", err)
+		s.cfg.Logger.Warn("attach", "topology", a.topology, "error", err)
 	}
-	if id != "" && acceptsEvents(r) {
+	if a.stream && acceptsEvents(r) {
 		writer.headers()
-		_ = writer.write(delivery.TurnAway(id, publicReason(err), after))
+		_ = writer.write(delivery.TurnAway(a.topology, publicReason(err), after))
 		return
 	}
 	w.Header().Set("Retry-After", strconv.Itoa(int(after.Seconds())))

@@ -9,7 +9,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"topostream/stream"
 	"topostream/stream/delivery"
 )
 
@@ -54,7 +53,7 @@ func (g *registry) shardOf(user string) *registryShard {
 }
 
 // add takes a place for s. Where there is none left, one that resumes takes the place of its user's oldest stream of
-// the same topology: the browser that lost it has come back before the server noticed. It costs nothing but this:
+// the same topologies: the browser that lost it has come back before the server noticed. It costs nothing but this:
 // also for a topology that does not exist the answer is errLimit, because a server at its limit does no work in the
 // database for what it refuses.
 func (g *registry) add(s *session, resumes bool) error {
@@ -66,7 +65,7 @@ func (g *registry) add(s *session, resumes bool) error {
 	}
 	mine := shard.users[s.user]
 	if !g.takePlace(mine) {
-		old := mine.oldest(s.topology)
+		old := mine.oldest(s.set)
 		if !resumes || old == nil {
 			return errLimit
 		}
@@ -94,13 +93,13 @@ func (g *registry) takePlace(mine *userStreams) bool {
 	return true
 }
 
-// oldest is the oldest stream of a topology, nil if there is none.
-func (u *userStreams) oldest(id stream.TopologyID) *session {
+// oldest is the oldest stream of a set of topologies, nil if there is none.
+func (u *userStreams) oldest(set string) *session {
 	if u == nil {
 		return nil
 	}
 	s := u.first
-	for s != nil && s.topology != id {
+	for s != nil && s.set != set {
 		s = s.next
 	}
 	return s
@@ -228,10 +227,10 @@ func (r *registryShard) close() (all []*session) {
 
 // A session is one open stream.
 type session struct {
-	server   *Server
-	user     string
-	topology stream.TopologyID
-	carrier  carrier // of the shard's lock, as what follows
+	server  *Server
+	user    string
+	set     string  // of which topologies
+	carrier carrier // of the shard's lock, as what follows
 
 	listed     bool
 	prev, next *session // of its user

@@ -9,7 +9,6 @@ import (
 	"testing"
 	"time"
 
-	"topostream/stream"
 	"topostream/stream/delivery"
 )
 
@@ -23,9 +22,9 @@ func (e *ends) is(why error) bool {
 	return got == nil && why == nil || got != nil && errors.Is(*got, why)
 }
 
-func listed(user, topology string) (*session, *ends) {
+func listed(user, set string) (*session, *ends) {
 	e := &ends{}
-	return &session{user: user, topology: stream.TopologyID(topology), carrier: e}, e
+	return &session{user: user, set: set, carrier: e}, e
 }
 
 func TestWhoResumesTakesThePlaceOfTheOldestStreamOfTheSameTopology(t *testing.T) {

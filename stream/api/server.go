@@ -18,8 +18,10 @@ import (
 	"topostream/stream/engine"
 )
 
-// basePath is before what needs a token.
-const basePath = "/api/v1"
+const (
+	basePath = "/api/v1" // before what needs a token
+	manyPath = basePath + "/events"
+)
 
 // Config is what New needs. Auth's errors become 401; a nil handler means that its route is not served here.
 type Config struct {
@@ -99,6 +101,8 @@ func (s *Server) Handler() http.Handler {
 		problem(w, http.StatusMethodNotAllowed, "this address takes "+allowed)
 	})
 	r.Get(basePath+"/topologies/{id}/events", s.redeeming(s.viewer(s.events)))
+	r.Get(manyPath, s.redeeming(s.authenticated(stream.RoleViewer, s.manyByQuery)))
+	r.Post(manyPath, s.authenticated(stream.RoleViewer, s.manyByBody))
 	r.Group(s.answers)
 	return r
 }
@@ -226,14 +230,14 @@ func (s *Server) authenticated(role stream.Role, next func(http.ResponseWriter, 
 		p, err := s.authenticate(r)
 		switch {
 		case err != nil && s.limits.failed(w, r):
-			s.tooMany(w, r, "")
+			s.tooMany(w, r, about{})
 		case err != nil:
 			s.cfg.Logger.Info("unauthenticated", "path", r.URL.Path, "error", err)
 			unauthenticated(w)
 		case p.Ambient && s.crossOrigin.Check(r) != nil:
 			problem(w, http.StatusForbidden, "cross-origin request refused")
 		case s.limits.exceeded(w, r, p.Subject):
-			s.tooMany(w, r, topologyOf(r))
+			s.tooMany(w, r, aboutOf(r))
 		case !p.May(role):
 			problem(w, http.StatusForbidden, "this takes a token of the role "+string(role))
 		default:

@@ -9,8 +9,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/go-chi/chi/v5"
-
 	"topostream/stream"
 	"topostream/stream/delivery"
 )
@@ -84,9 +82,8 @@ func (s *Server) redeeming(next http.HandlerFunc) http.HandlerFunc {
 			next(w, r.WithContext(context.WithValue(r.Context(), ticketKey{}, holder)))
 			return
 		}
-		// None is none: whether there is such a topology is not asked here.
-		id, _ := stream.ParseTopologyID(chi.URLParam(r, "id"))
-		s.refuse(w, r, newFrameWriter(w, s.cfg.WriteTimeout, s.cfg.Stats), id, holder.err)
+		// Whether there is such a topology is not asked here.
+		s.refuse(w, r, newFrameWriter(w, s.cfg.WriteTimeout, s.cfg.Stats), aboutOf(r), holder.err)
 	}
 }
 

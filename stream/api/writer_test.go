@@ -30,9 +30,9 @@ type audience struct {
 }
 
 type listener struct {
-	machine delivery.Machine
-	writer  *frameWriter
-	batch   *stream.Batch
+	*driver
+
+	batch *stream.Batch
 }
 
 func newAudience(n int) *audience {
@@ -43,7 +43,8 @@ func newAudience(n int) *audience {
 		sub := &stream.Subscription{Cursor: a.feed.Cursor(0), Close: func() {}}
 		m := delivery.New(stream.AttachRequest{}, sub, 2000, time.Hour)
 		m.Wrote() // the opening
-		a.clients = append(a.clients, listener{m, w, stream.NewBatch(delivery.BatchFrames)})
+		d := (&Server{}).newDriver(w, &m)
+		a.clients = append(a.clients, listener{d, stream.NewBatch(delivery.BatchFrames)})
 	}
 	return a
 }
@@ -54,6 +55,7 @@ func (a *audience) event(tb testing.TB) {
 	a.next.Seq++
 	for i := range a.clients {
 		c := &a.clients[i]
+		c.takeIn()
 		step := c.machine.Next(c.batch)
 		if step.Do != delivery.Write || len(c.batch.Frames) != 1 {
 			tb.Fatal(step, c.batch.Frames)

@@ -41,6 +41,14 @@ func goodbye(id stream.TopologyID, why error) []byte {
 	return append(last, sse.Reason(id, event, Reason(why), time.Now()).Bytes...)
 }
 
+// farewell says why one topology's part of a stream ends.
+func farewell(id stream.TopologyID, why error) []byte {
+	if errors.Is(why, stream.ErrNotFound) || errors.Is(why, stream.ErrDeleted) {
+		return sse.Gone(id, time.Now()).Bytes
+	}
+	return sse.Unavailable(id, Reason(why), time.Now()).Bytes
+}
+
 // TurnAway is all that a stream says that cannot begin now: after which time to come back, and why.
 func TurnAway(id stream.TopologyID, reason string, after time.Duration) []byte {
 	return append(sse.AppendOpening(nil, Spread(after)), sse.Reason(id, "unavailable", reason, time.Now()).Bytes...)

@@ -1,10 +1,10 @@
 // Package delivery is what a stream does, from its attach to its end, as a state machine: snapshot, resume, catch-up by
-// pages, events, raw NOTIFYs, keepalives, another attach when the feed was thrown away, and the goodbye. It has neither
-// sockets nor goroutines nor a clock: a driver asks for the next step, does it, and says what came of it.
+// pages, events, raw NOTIFYs, keepalives, another attach when the feed was thrown away, and the goodbye, of one topology
+// or of many. It has neither sockets nor goroutines nor a clock: a driver asks for the next step, does it, and says what
+// came of it.
 package delivery
 
 import (
-	"errors"
 	"time"
 
 	"topostream/stream"
@@ -27,127 +27,133 @@ const (
 	// Write is to write Step.Bytes, or the batch's frames where there are none; all of it, then to call Wrote. Of
 	// frames a driver may give back those that it has not begun. A driver that cannot write calls Fail.
 	Write Do = iota
-	// Wait is to let Step.Wait pass, then to call Tick; if Step.Follows, for the feed's next change, too, and ask again.
+	// Wait is to wait until there is something to tell the machine.
 	Wait
-	// Read is to call Read of the cursor where it may wait for the journal, then HasRead.
+	// Read is to call Read of the part's cursor where it may wait for the journal, then HasRead. The machine goes on
+	// meanwhile.
 	Read
-	// Attach is to ask the bus for Request where that may wait, then to call Attached.
+	// Attach is to ask the bus for Request where that may wait, then to call Attached. The machine goes on meanwhile.
 	Attach
+	// Leave says that the part has nothing to do with its feed any more.
+	Leave
 	// Close says that the stream is over, and nothing of it is left.
 	Close
 )
 
-// A Step is what a driver does next. Bytes are shared: nobody may change them.
+// A Step is what a driver does next, and for which part. Bytes are shared: nobody may change them. Where Retry is set,
+// the machine's Retry is called once when that time has passed, whatever else comes.
 type Step struct {
-	Do      Do
-	Follows bool
-	Bytes   []byte
-	Wait    time.Duration
+	Do    Do
+	Part  int
+	Bytes []byte
+	Retry time.Duration
 }
 
-type state uint8
-
-const (
-	following state = iota
-	pausing         // before the journal is read again
-	reading         // Read is under way
-	detached        // to be attached again
-	attaching       // Attach is under way
-	finished        // behind the goodbye
-)
-
-// A Machine is one stream. It belongs to one goroutine; only the cursor may be used by another one, between Read and
-// HasRead. Make it with New, and ask for steps until Close.
+// A Machine is one stream. It has a part for each of its topologies, and gives their frames as they come, in turn. It
+// belongs to one goroutine; only a cursor may be used by another one, between Read and HasRead. Make it with New or
+// NewMany, tell it of what happens, and ask for steps until Close.
 type Machine struct {
-	req       stream.AttachRequest
-	sub       *stream.Subscription // nil while it is detached
-	why       error                // it ends; nil: it does not
-	out       []byte               // the unit that is written now, unless that is frames
-	keepalive time.Duration
-	state     state
-	document  bool // out is the snapshot's
-	silent    bool // a keepalive is due
+	parts     []part
+	turns     queue         // the parts that may have something to do
+	left      int           // parts that are not over
+	writing   int           // whose frames or document are written now
+	why       error         // it ends; nil: it does not
+	out       []byte        // the unit that is written now, unless that is frames
+	keepalive time.Duration // of silence
+	many      bool          // a part's goodbye says whose it is
+	document  bool          // out is the document of writing
+	silent    bool          // a keepalive is due
+	retries   bool          // a part pauses, and no driver knows yet
+	finished  bool          // behind the goodbye
 }
 
 // New makes the stream of a subscription, which it closes. retry is the client's reconnection time in milliseconds,
 // keepalive the silence after which it gets a comment.
 func New(req stream.AttachRequest, sub *stream.Subscription, retry int, keepalive time.Duration) Machine {
-	m := Machine{req: req, sub: sub, keepalive: keepalive, out: sse.AppendOpening(nil, retry)}
+	m := newMachine([]part{{req: req, sub: sub}}, retry, keepalive)
 	if s := sub.Snapshot; s != nil && len(s.Bytes) <= smallSnapshot {
 		m.out = append(m.out, s.Bytes...)
 		s.Release()
 	}
+	m.turns.add(m.parts, 0)
 	return m
 }
 
-// Topology is whose stream it is.
-func (m *Machine) Topology() stream.TopologyID { return m.req.Topology }
+// NewMany makes the stream of many topologies. Somebody is attaching them: what came of each is told by Attached.
+func NewMany(reqs []stream.AttachRequest, retry int, keepalive time.Duration) Machine {
+	parts := make([]part, len(reqs))
+	for i, req := range reqs {
+		parts[i] = part{req: req, state: attaching}
+	}
+	m := newMachine(parts, retry, keepalive)
+	m.many = true
+	return m
+}
 
-// Request is what to attach to again.
-func (m *Machine) Request() stream.AttachRequest { return m.req }
+func newMachine(parts []part, retry int, keepalive time.Duration) Machine {
+	return Machine{
+		parts: parts, turns: empty, left: len(parts), keepalive: keepalive, out: sse.AppendOpening(nil, retry),
+	}
+}
+
+// Parts is how many topologies the stream began with.
+func (m *Machine) Parts() int { return len(m.parts) }
+
+// Request is what to attach a part to.
+func (m *Machine) Request(part int) stream.AttachRequest { return m.parts[part].req }
 
 // Keepalive is the silence after which the client gets a comment.
 func (m *Machine) Keepalive() time.Duration { return m.keepalive }
 
-// Cursor is the stream's place in its feed; nil while it has none.
-func (m *Machine) Cursor() *stream.Cursor {
-	if m.sub == nil {
-		return nil
+// Cursor is a part's place in its feed; nil while it has none.
+func (m *Machine) Cursor(part int) *stream.Cursor {
+	if sub := m.parts[part].sub; sub != nil {
+		return sub.Cursor
 	}
-	return m.sub.Cursor
+	return nil
 }
 
-// Ending tells whether the stream ends, and why.
-func (m *Machine) Ending() error { return m.why }
+// Changed says that a part's feed has changed. It tells whether there is something to do: the driver asks for a step.
+func (m *Machine) Changed(part int) bool {
+	if m.parts[part].state != following {
+		return false
+	}
+	m.turns.add(m.parts, part)
+	return true
+}
 
 // Next gives the next step. What it takes from the feed is in b.
 func (m *Machine) Next(b *stream.Batch) Step {
+	step := m.next(b)
+	if m.retries {
+		m.retries, step.Retry = false, journalRetry
+	}
+	return step
+}
+
+func (m *Machine) next(b *stream.Batch) Step {
 	switch {
 	case m.out != nil:
-		return Step{Do: Write, Bytes: m.out}
-	case m.state == finished:
+		return Step{Do: Write, Part: m.writing, Bytes: m.out}
+	case m.finished:
 		return Step{Do: Close}
 	case m.why != nil:
-		return m.leave()
+		return m.leave(goodbye(m.Only(), m.why))
 	case m.silent:
 		m.silent = false
 		return m.write([]byte(sse.Keepalive))
 	}
-	switch m.state {
-	case detached:
-		m.state = attaching
-		return Step{Do: Attach}
-	case pausing:
-		return Step{Do: Wait, Wait: min(journalRetry, m.keepalive)} // for ever
-	case reading, attaching:
-		return Step{Do: Wait, Wait: m.keepalive}
-	case following, finished:
+	for i := m.turns.next(m.parts); i != none; i = m.turns.next(m.parts) {
+		if step, has := m.step(i, b); has {
+			return step
+		}
 	}
-	return m.follow(b)
-}
-
-func (m *Machine) follow(b *stream.Batch) Step {
-	if s := m.sub.Snapshot; s != nil && s.Bytes != nil {
-		m.document = true
-		return m.write(s.Bytes)
-	}
-	behind, err := m.sub.Cursor.Take(b)
-	switch {
-	case err != nil:
-		m.lost(err)
-		return m.Next(b)
-	case behind:
-		m.state = reading
-		return Step{Do: Read}
-	case len(b.Frames) > 0:
-		return Step{Do: Write}
-	}
-	return Step{Do: Wait, Wait: m.keepalive, Follows: true}
+	return Step{Do: Wait}
 }
 
 func (m *Machine) write(unit []byte) Step {
 	m.out = unit
-	return Step{Do: Write, Bytes: unit}
+	return Step{Do: Write, Part: m.writing, Bytes: unit}
 }
 
 // Wrote says that all of a Write was written, or was given back.
@@ -155,44 +161,26 @@ func (m *Machine) Wrote() {
 	m.out = nil
 	if m.document {
 		m.document = false
-		m.sub.Snapshot.Release()
+		m.parts[m.writing].sub.Snapshot.Release()
 	}
 }
 
-// Tick says that the time to wait has passed.
-func (m *Machine) Tick() {
-	m.silent = true
-	if m.state == pausing {
-		m.state = following
-	}
+// GiveBack takes back the frames of the Write under way but the first n.
+func (m *Machine) GiveBack(b *stream.Batch, n int) {
+	m.Cursor(m.writing).GiveBack(b, n)
+	m.turns.add(m.parts, m.writing)
 }
 
-// HasRead says what came of Read.
-func (m *Machine) HasRead(err error) {
-	if m.state != reading {
-		return // it is over
-	}
-	switch m.state = following; {
-	case comesBack(err):
-		m.state = pausing
-	case err != nil:
-		m.lost(err)
-	}
-}
+// Tick says that nothing was written for Keepalive.
+func (m *Machine) Tick() { m.silent = true }
 
-// Attached says what came of Attach. It waits for ever for what is not there now: the client has a stream, and sees
-// keepalives. Where somebody can do something about it the stream ends, with the reason.
-func (m *Machine) Attached(sub *stream.Subscription, err error) {
-	switch {
-	case m.state != attaching:
-		release(sub) // it is over
-	case err == nil:
-		m.sub, m.state = sub, following
-	case comesBack(err):
-		m.silent, m.state = true, detached
-	default:
-		m.state = detached
-		m.End(err)
+// Retry says that the time of Step.Retry has passed.
+func (m *Machine) Retry() {
+	for i := range m.parts {
+		if p := &m.parts[i]; p.state == pausing {
+			p.state = following
+			m.turns.add(m.parts, i)
+		}
 	}
 }
 
@@ -206,52 +194,32 @@ func (m *Machine) End(why error) {
 // Fail ends the stream where nothing can be written any more.
 func (m *Machine) Fail(why error) {
 	m.End(why)
-	m.out, m.document, m.state = nil, false, finished
+	m.out, m.document = nil, false
 	m.drop()
-}
-
-// lost says that the feed gives nothing more: the stream is attached again, behind what the client has where the
-// history is the same, else without a number.
-func (m *Machine) lost(err error) {
-	switch {
-	case errors.Is(err, stream.ErrBehind):
-		m.req.Resume, m.req.After = true, m.sub.Cursor.Last()
-	case errors.Is(err, stream.ErrReset):
-		m.req.Resume = false
-	default:
-		m.End(err)
-		return
-	}
-	m.drop()
-	m.state = detached
 }
 
 // leave says goodbye, where there is one to say.
-func (m *Machine) leave() Step {
+func (m *Machine) leave(last []byte) Step {
 	m.drop()
-	m.state = finished
-	if last := goodbye(m.req.Topology, m.why); last != nil {
+	if last != nil {
 		return m.write(last)
 	}
 	return Step{Do: Close}
 }
 
+// drop ends all parts.
 func (m *Machine) drop() {
-	release(m.sub)
-	m.sub = nil
+	for i := range m.parts {
+		m.parts[i].drop()
+		m.parts[i].state = over
+	}
+	m.finished = true
 }
 
-func release(sub *stream.Subscription) {
-	if sub != nil {
-		sub.Snapshot.Release()
-		sub.Close()
+// Only is the topology of a stream that New made; empty: it may have many.
+func (m *Machine) Only() stream.TopologyID {
+	if m.many {
+		return ""
 	}
-}
-
-// comesBack tells whether err says that a client that waits loses nothing.
-func comesBack(err error) bool {
-	if _, ok := errors.AsType[*stream.UnavailableError](err); ok {
-		return false
-	}
-	return errors.Is(err, stream.ErrUnavailable) || errors.Is(err, stream.ErrNoMemory)
+	return m.parts[0].req.Topology
 }

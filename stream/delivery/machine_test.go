@@ -52,23 +52,41 @@ func newRig(snapshot *stream.Snapshot, journal stream.JournalReader) *rig {
 
 // step gives the next step in words; what is written counts as written.
 func (r *rig) step() string {
-	switch step := r.Next(r.batch); step.Do {
-	case delivery.Write:
-		text := string(step.Bytes)
-		if step.Bytes == nil {
-			text = string(r.batch.Bytes())
-		}
-		r.Wrote()
-		return "write " + text
-	case delivery.Wait:
-		return fmt.Sprint("wait ", step.Wait, " ", step.Follows)
-	case delivery.Read:
-		return "read"
-	case delivery.Attach:
-		return fmt.Sprint("attach ", r.Request().Resume, " ", r.Request().After)
-	case delivery.Close:
+	step := r.Next(r.batch)
+	text := ""
+	if step.Retry > 0 {
+		text = fmt.Sprint("retry in ", step.Retry, ": ")
 	}
-	return "close"
+	if r.Parts() > 1 && step.Do != delivery.Wait && step.Do != delivery.Close {
+		text += fmt.Sprint(step.Part, " ")
+	}
+	switch step.Do {
+	case delivery.Write:
+		if step.Bytes == nil {
+			step.Bytes = r.batch.Bytes()
+		}
+		text += "write " + string(step.Bytes)
+		r.Wrote()
+	case delivery.Wait:
+		text += "wait"
+	case delivery.Read:
+		text += "read"
+	case delivery.Attach:
+		text += fmt.Sprint("attach ", r.Request(step.Part).Resume, " ", r.Request(step.Part).After)
+	case delivery.Leave:
+		text += "leave"
+	case delivery.Close:
+		text += "close"
+	}
+	return text
+}
+
+// append appends events, and says so.
+func (r *rig) append(seqs ...stream.Seq) {
+	for _, seq := range seqs {
+		r.feed.Append(event(seq))
+	}
+	r.Changed(0)
 }
 
 func (r *rig) expect(t *testing.T, want ...string) {
@@ -85,7 +103,7 @@ const opening = "write : keepalive\nretry: 2500\n\n"
 func TestAStreamBeginsWithASmallSnapshotInOneWriteAndWithALargeOneInTwo(t *testing.T) {
 	t.Parallel()
 	for size, want := range map[int][]string{
-		10: {opening + "x", "wait 15s true"}, 1 << 20: {opening, "write x", "wait 15s true"},
+		10: {opening + "x", "wait"}, 1 << 20: {opening, "write x", "wait"},
 	} {
 		memory := stream.NewMemory(2<<20, nil)
 		hold, _ := memory.TryReserve(int64(size))
@@ -100,11 +118,10 @@ func TestAStreamBeginsWithASmallSnapshotInOneWriteAndWithALargeOneInTwo(t *testi
 func TestAStreamThatIsSilentGetsAKeepaliveAndThenItsEvents(t *testing.T) {
 	t.Parallel()
 	r := newRig(nil, nil)
-	r.expect(t, opening, "wait 15s true")
+	r.expect(t, opening, "wait")
 	r.Tick()
-	r.expect(t, "write "+sse.Keepalive, "wait 15s true")
-	r.feed.Append(event(8))
-	r.feed.Append(event(9))
+	r.expect(t, "write "+sse.Keepalive, "wait")
+	r.append(8, 9)
 	r.expect(t, "write event: x\nid: 8\ndata: {}\n\nevent: x\nid: 9", "wait")
 }
 
@@ -114,12 +131,16 @@ func TestAJournalThatIsAwayIsReadAgainForEverAndTheClientSeesKeepalives(t *testi
 	r.feed = stream.NewFeed(stream.FeedConfig{Base: 9})
 	m := delivery.New(stream.AttachRequest{}, r.subscribe(nil, 7), 2500, 15*time.Second)
 	r.Machine = &m
-	r.expect(t, opening, "read", "wait 15s false")
-	r.HasRead(fmt.Errorf("%w: really", stream.ErrUnavailable))
-	r.expect(t, "wait 500ms false", "wait 500ms false")
+	r.expect(t, opening, "read", "wait")
+	r.HasRead(0, fmt.Errorf("%w: really", stream.ErrUnavailable))
+	if r.Changed(0) {
+		t.Error("a part that pauses has something to do")
+	}
 	r.Tick()
-	r.expect(t, "write "+sse.Keepalive, "read")
-	r.HasRead(&stream.UnavailableError{Reason: "somebody holds it", Err: errors.New("x")})
+	r.expect(t, "retry in 500ms: write "+sse.Keepalive, "wait")
+	r.Retry()
+	r.expect(t, "read")
+	r.HasRead(0, &stream.UnavailableError{Reason: "somebody holds it", Err: errors.New("x")})
 	r.expect(t, "write event: unavailable\ndata: ", "close", "close")
 	if r.closed != 1 {
 		t.Errorf("the subscription was closed %d times", r.closed)
@@ -130,15 +151,16 @@ func TestAFeedThatWasThrownAwayIsAttachedAgainUntilItIsThere(t *testing.T) {
 	t.Parallel()
 	for cause, want := range map[error]string{stream.ErrBehind: "attach true 8", stream.ErrReset: "attach false 0"} {
 		r := newRig(nil, nil)
-		r.feed.Append(event(8))
+		r.append(8)
 		r.expect(t, opening, "write event: x\nid: 8", "wait")
 		r.feed.Close(cause)
-		r.expect(t, want, "wait 15s false")
-		r.Attached(nil, stream.ErrNoMemory)
+		r.Changed(0)
+		r.expect(t, want, "wait")
+		r.Attached(0, nil, stream.ErrNoMemory)
 		r.expect(t, "write "+sse.Keepalive, want)
 		r.feed = stream.NewFeed(stream.FeedConfig{Base: 8})
-		r.Attached(r.subscribe(stream.NewSnapshot(8, []byte("snapshot"), nil), 8), nil)
-		r.expect(t, "write snapshot", "wait 15s true")
+		r.Attached(0, r.subscribe(stream.NewSnapshot(8, []byte("snapshot"), nil), 8), nil)
+		r.expect(t, "write snapshot", "wait")
 		r.End(delivery.ErrDraining)
 		r.expect(t, "write event: unavailable", "close")
 		if r.closed != 2 {
@@ -154,7 +176,7 @@ func TestWhatComesTooLateIsGivenBack(t *testing.T) {
 	r.expect(t, opening, "attach")
 	r.End(delivery.ErrExpired)
 	r.expect(t, "write event: token_expired", "close")
-	r.Attached(r.subscribe(stream.NewSnapshot(8, nil, nil), 8), nil)
+	r.Attached(0, r.subscribe(stream.NewSnapshot(8, nil, nil), 8), nil)
 	if r.expect(t, "close"); r.closed != 2 {
 		t.Errorf("%d subscriptions were closed, of 2", r.closed)
 	}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"topostream/stream"
+	"topostream/stream/delivery"
 )
 
 // Config is what New needs.
@@ -22,6 +23,15 @@ type Config struct {
 	Stats        *stream.Stats
 	Logger       *slog.Logger
 	WriteTimeout time.Duration // how long one frame, or the document, may take once a part of it is written
+}
+
+// A Handover is a stream that the engine is to carry.
+type Handover struct {
+	Head     []byte // what it begins with
+	Machine  delivery.Machine
+	Arrivals delivery.Arrivals
+	Unread   int       // bytes of the client that were read and are not wanted
+	Expires  time.Time // its token; zero: never
 }
 
 // An Owner is told once, by the shard, that its stream is over. It must not block.

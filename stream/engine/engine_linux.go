@@ -8,8 +8,6 @@ import (
 	"runtime"
 	"sync/atomic"
 	"time"
-
-	"topostream/stream/delivery"
 )
 
 const (
@@ -46,12 +44,9 @@ func New(cfg Config) (*Engine, error) {
 	return e, nil
 }
 
-// Carry takes a connection that was hijacked, and the stream of it, which begins with head. unread is how many bytes of
-// the client were read and are not wanted. The stream ends when its token does, at expires; zero: never. The owner is
-// told when it is over; where there is an error it is not, and the connection and the stream are still the caller's.
-func (e *Engine) Carry(
-	conn net.Conn, unread int, head []byte, expires time.Time, m delivery.Machine, owner Owner,
-) (*Stream, error) {
+// Carry takes a connection that was hijacked, and its stream. The owner is told when it is over; where there is an error
+// it is not, and all is still the caller's.
+func (e *Engine) Carry(conn net.Conn, h Handover, owner Owner) (*Stream, error) {
 	fd, err := duplicate(conn)
 	if err != nil {
 		return nil, err
@@ -59,12 +54,13 @@ func (e *Engine) Carry(
 	_ = conn.Close() // the connection lives on in fd
 	s := e.shards[e.taken.Add(1)%uint64(len(e.shards))]
 	c := &Stream{
-		shard: s, machine: m, owner: owner, fd: fd, head: head, discarded: unread, expires: never, cutAt: never,
+		shard: s, machine: h.Machine, owner: owner, fd: fd, head: h.Head, discarded: h.Unread,
+		seats: make([]seat, h.Machine.Parts()), retryAt: never, expires: never, cutAt: never,
 	}
-	if !expires.IsZero() {
-		c.expires = e.now() + time.Until(expires)
+	if !h.Expires.IsZero() {
+		c.expires = e.now() + time.Until(h.Expires)
 	}
-	s.post(message{kind: added, stream: c})
+	s.post(message{kind: added, stream: c, arrivals: h.Arrivals})
 	return c, nil
 }
 

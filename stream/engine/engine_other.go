@@ -5,8 +5,6 @@ package engine
 import (
 	"net"
 	"time"
-
-	"topostream/stream/delivery"
 )
 
 // An Engine carries nothing on this system.
@@ -19,9 +17,7 @@ type Stream struct{}
 func New(Config) (*Engine, error) { return nil, ErrUnsupported }
 
 // Carry returns ErrUnsupported.
-func (*Engine) Carry(net.Conn, int, []byte, time.Time, delivery.Machine, Owner) (*Stream, error) {
-	return nil, ErrUnsupported
-}
+func (*Engine) Carry(net.Conn, Handover, Owner) (*Stream, error) { return nil, ErrUnsupported }
 
 // End does nothing.
 func (*Stream) End(error, time.Time) {}

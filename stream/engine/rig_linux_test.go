@@ -137,7 +137,9 @@ func (r *rig) open(o options) *peer {
 	if o.life > 0 {
 		expires = time.Now().Add(o.life)
 	}
-	c, err := r.Carry(server, o.unread, []byte("HEAD\n"), expires, r.machine(o), p)
+	c, err := r.Carry(server, Handover{
+		Unread: o.unread, Head: []byte("HEAD\n"), Expires: expires, Machine: r.machine(o),
+	}, p)
 	if err != nil {
 		r.tb.Fatal(err)
 	}
@@ -218,7 +220,8 @@ func (b *bench) join(kind int) *Stream {
 	}
 	b.peers = append(b.peers, pair[1])
 	c := &Stream{
-		shard: b.shard, fd: pair[0], machine: b.machine(options{}), owner: nobody{}, expires: never, cutAt: never,
+		shard: b.shard, fd: pair[0], machine: b.machine(options{}), owner: nobody{}, seats: make([]seat, 1),
+		retryAt: never, expires: never, cutAt: never,
 	}
 	b.post(message{kind: added, stream: c})
 	return c

@@ -2,7 +2,6 @@ package engine
 
 import (
 	"fmt"
-	"math"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -35,10 +34,13 @@ const (
 // A message tells a shard of one of its streams.
 type message struct {
 	kind   kind
+	part   int // of the stream
 	stream *Stream
 	err    error
 	at     time.Duration
 	sub    *stream.Subscription
+
+	arrivals delivery.Arrivals // of one that is added
 }
 
 // A slot is what epoll calls a stream by, with the generation beside it: what it tells of a descriptor that was closed
@@ -48,12 +50,18 @@ type slot struct {
 	generation int32
 }
 
-// An audience are the streams of one feed on one shard. The feed tells it of changes.
+// A member is a part of a stream, of the topology whose feed it is.
+type member struct {
+	stream *Stream
+	part   int
+}
+
+// An audience are those who follow one feed on one shard. The feed tells it of changes.
 type audience struct {
 	shard   *shard
 	feed    *stream.Feed
-	streams []*Stream
-	walked  int    // from the end: streams of the walk that is under way are in front of it
+	members []member
+	walked  int    // from the end: members of the walk that is under way are in front of it
 	version uint64 // of the feed when the walk began
 
 	changes atomic.Uint64
@@ -290,6 +298,7 @@ func (s *shard) collect() {
 func (s *shard) handle(msg message) {
 	switch msg.kind {
 	case added:
+		s.arrive(msg.stream, msg.arrivals)
 		s.add(msg.stream)
 	case ended:
 		s.end(msg.stream, msg.err, msg.at)
@@ -319,11 +328,14 @@ func (s *shard) add(c *Stream) {
 		err = controlErr
 	}
 	if err != nil {
-		s.engine.cfg.Logger.Error("a stream could not begin", "topology", c.machine.Topology(), "error", err)
+		s.engine.cfg.Logger.Error("a stream could not begin", "topology", c.machine.Request(0).Topology, "error", err)
 		s.fail(c, err)
 		return
 	}
-	c.silentAt = math.MaxInt64
+	c.silentAt = never
+	for part := range c.seats {
+		s.join(c, part)
+	}
 	s.arm(c)
 	s.later(c)
 }
@@ -372,52 +384,67 @@ func without[T any](list []*T, n int) []*T {
 	return list[:left]
 }
 
-// visit writes to the streams of one audience what has come. Where the turn does not suffice it goes on in the next.
+// visit writes to the members of one audience what has come. Where the turn does not suffice it goes on in the next.
 func (s *shard) visit(a *audience) {
 	a.queued.Store(false)
 	if a.walked == 0 { // a new walk
-		a.walked, a.version = len(a.streams), a.changes.Load()
+		a.walked, a.version = len(a.members), a.changes.Load()
 	}
 	s.batch.Reset()
-	for a.walked = min(a.walked, len(a.streams)); a.walked > 0 && !s.spent(); {
+	for a.walked = min(a.walked, len(a.members)); a.walked > 0 && !s.spent(); {
 		a.walked--
-		if c := a.streams[a.walked]; c.follows && !c.due {
+		m := a.members[a.walked]
+		if c := m.stream; c.machine.Changed(m.part) && !c.due && !c.blocked {
 			s.left--
 			s.advance(c)
 		}
-		a.walked = min(a.walked, len(a.streams)) // some may have left
+		a.walked = min(a.walked, len(a.members)) // some may have left
 	}
 	s.batch.Reset()
-	if len(a.streams) > 0 && (a.walked > 0 || a.version != a.changes.Load()) {
+	if len(a.members) > 0 && (a.walked > 0 || a.version != a.changes.Load()) {
 		a.queue()
 	}
 }
 
-// join makes a stream one of its feed's audience.
-func (s *shard) join(c *Stream, feed *stream.Feed) {
+// A seat is a part's place in an audience; none where that is nil.
+type seat struct {
+	audience *audience
+	index    int // in members
+}
+
+// join makes a part one of its feed's audience, if it has a feed. Whatever comes from now on is told: the part looks at
+// the feed after that.
+func (s *shard) join(c *Stream, part int) {
+	cursor := c.machine.Cursor(part)
+	if cursor == nil {
+		return
+	}
+	feed := cursor.Feed()
 	a := s.audiences[feed]
 	if a == nil {
 		a = &audience{shard: s, feed: feed}
 		s.audiences[feed] = a
 		feed.Watch(a)
 	}
-	c.audience, c.index = a, len(a.streams)
-	a.streams = append(a.streams, c)
+	c.seats[part] = seat{a, len(a.members)}
+	a.members = append(a.members, member{c, part})
 }
 
-// part takes a stream out of its audience. The last one takes its place: in a walk it has been visited already, or is
+// quit takes a part out of its audience. The last one takes its place: in a walk it has been visited already, or is
 // behind those that are to be.
-func (s *shard) part(c *Stream) {
-	a := c.audience
+func (s *shard) quit(c *Stream, part int) {
+	a, i := c.seats[part].audience, c.seats[part].index
 	if a == nil {
 		return
 	}
-	last := len(a.streams) - 1
-	a.streams[c.index] = a.streams[last]
-	a.streams[c.index].index = c.index
-	a.streams[last] = nil
-	a.streams = a.streams[:last]
-	c.audience = nil
+	c.seats[part] = seat{}
+	last := len(a.members) - 1
+	if m := a.members[last]; i != last {
+		a.members[i] = m
+		m.stream.seats[m.part].index = i
+	}
+	a.members[last] = member{}
+	a.members = a.members[:last]
 	if last == 0 {
 		delete(s.audiences, a.feed)
 		a.feed.Unwatch(a)

@@ -39,23 +39,30 @@ type Stream struct {
 	slot      int32
 	phase     phase
 	blocked   bool // the socket is full: nothing is written before it says that it is not
-	follows   bool // it waits for its feed
 	due       bool // it is in the shard's list of those that have something to do
 	discarded int
 
-	head   []byte // of HTTP, until it is written
-	rest   []byte // of what is partly written
-	pinned []byte // the whole frame, where rest is a part of one
+	head     []byte // of HTTP, until it is written
+	rest     []byte // of what is partly written
+	pinned   []byte // the whole frame, where rest is a part of one
+	pinnedIn *stream.Feed
 
-	audience *audience // nil: it follows no feed
-	index    int       // in audience.streams
+	seats  []seat     // of its parts
+	abroad *elsewhere // reads and attaches under way; nil: there are none
 
 	place     place
+	retryAt   time.Duration // a part tries again
 	silentAt  time.Duration // nothing was written for so long that it gets a comment, or tries again
 	blockedAt time.Duration // what is partly written must be written then
 	expires   time.Duration // the token
 	cutAt     time.Duration // what is blocked ends then, whatever it is
-	cancel    context.CancelFunc
+}
+
+// elsewhere are reads and attaches that are under way on other goroutines.
+type elsewhere struct {
+	ctx    context.Context
+	cancel context.CancelFunc
+	n      int
 }
 
 // End ends the stream in order, with the reason; what is blocked is cut at by, unless that is zero. Any goroutine may
@@ -76,7 +83,7 @@ func (c *Stream) nextTime() time.Duration {
 	case c.blocked:
 		return min(c.blockedAt, c.expires, c.cutAt)
 	}
-	return min(c.silentAt, c.expires)
+	return min(c.silentAt, c.retryAt, c.expires)
 }
 
 // end is End, on the shard.
@@ -105,8 +112,12 @@ func (s *shard) told(c *Stream) {
 		s.engine.cfg.Stats.SlowCloses.Add(1)
 		s.fail(c, errSlow)
 		return
+	case c.retryAt <= s.now:
+		c.retryAt = never
+		c.machine.Retry()
+		s.later(c)
 	default:
-		c.silentAt = s.now + time.Second // until it is known better
+		c.silentAt = s.now + c.machine.Keepalive()
 		c.machine.Tick()
 		s.later(c)
 	}
@@ -119,17 +130,14 @@ func (s *shard) arm(c *Stream) { s.wheel.put(c, c.nextTime()) }
 // advance does what there is to do for a client, until it waits, its socket is full, or the turn's budget is spent.
 func (s *shard) advance(c *Stream) {
 	for c.phase == open && !c.blocked {
-		if cursor := c.machine.Cursor(); cursor != nil && c.audience == nil {
-			s.join(c, cursor.Feed()) // before it looks: what comes between is told
+		step := c.machine.Next(s.batch)
+		if step.Retry > 0 {
+			c.retryAt = min(c.retryAt, s.now+step.Retry)
+			s.arm(c)
 		}
-		c.follows = false
-		switch step := c.machine.Next(s.batch); step.Do {
+		switch step.Do {
 		case delivery.Write:
 			if !s.write(c, step) {
-				return
-			}
-			if step.Bytes == nil && s.batch.All {
-				c.follows = true // what came since is told
 				return
 			}
 			if s.spent() {
@@ -137,15 +145,14 @@ func (s *shard) advance(c *Stream) {
 				return
 			}
 		case delivery.Wait:
-			c.follows = step.Follows
-			c.silentAt = s.now + step.Wait
-			s.arm(c)
 			return
 		case delivery.Read:
-			s.read(c)
+			s.read(c, step.Part)
 		case delivery.Attach:
-			s.part(c)
-			s.attach(c)
+			s.quit(c, step.Part)
+			s.attach(c, step.Part)
+		case delivery.Leave:
+			s.quit(c, step.Part)
 		case delivery.Close:
 			s.over(c)
 			return
@@ -170,7 +177,7 @@ func (s *shard) write(c *Stream, step delivery.Step) bool {
 		s.fail(c, err)
 		return false
 	case step.Bytes == nil:
-		s.wrote(c, n)
+		s.wrote(c, step.Part, n)
 	case n < len(data):
 		c.rest = data[n:]
 	}
@@ -185,7 +192,7 @@ func (s *shard) write(c *Stream, step delivery.Step) bool {
 }
 
 // wrote counts the frames of the batch that n bytes are, and gives back those that were not begun.
-func (s *shard) wrote(c *Stream, n int) {
+func (s *shard) wrote(c *Stream, part, n int) {
 	s.engine.cfg.Stats.FrameBytes.Add(uint64(n))
 	for i, fr := range s.batch.Frames {
 		if n >= len(fr.Bytes) {
@@ -194,11 +201,11 @@ func (s *shard) wrote(c *Stream, n int) {
 		}
 		s.engine.cfg.Stats.Frames.Add(uint64(i))
 		if n > 0 {
-			c.rest, c.pinned = fr.Bytes[n:], fr.Bytes
-			c.audience.feed.Pin(fr.Bytes)
+			c.rest, c.pinned, c.pinnedIn = fr.Bytes[n:], fr.Bytes, c.machine.Cursor(part).Feed()
+			c.pinnedIn.Pin(fr.Bytes)
 			i++
 		}
-		c.machine.Cursor().GiveBack(s.batch, i)
+		c.machine.GiveBack(s.batch, i)
 		s.batch.Reset() // what was given back is nobody's to share
 		return
 	}
@@ -245,9 +252,9 @@ func (s *shard) writable(c *Stream) {
 
 func (s *shard) unpin(c *Stream) {
 	if c.pinned != nil {
-		c.audience.feed.Unpin(c.pinned)
+		c.pinnedIn.Unpin(c.pinned)
 	}
-	c.rest, c.pinned = nil, nil
+	c.rest, c.pinned, c.pinnedIn = nil, nil, nil
 }
 
 // happened takes in what epoll says of a client.
@@ -268,45 +275,65 @@ func (s *shard) happened(c *Stream, events uint32) {
 	}
 }
 
+// begin counts what goes on elsewhere for a client, until returned.
+func (s *shard) begin(c *Stream, n int) context.Context {
+	if c.abroad == nil {
+		ctx, cancel := context.WithCancel(context.Background())
+		c.abroad = &elsewhere{ctx: ctx, cancel: cancel}
+	}
+	c.abroad.n += n
+	s.under += n
+	return c.abroad.ctx
+}
+
+// arrive awaits the parts that somebody has begun to attach.
+func (s *shard) arrive(c *Stream, arrivals delivery.Arrivals) {
+	if arrivals.Left == 0 {
+		return
+	}
+	context.AfterFunc(s.begin(c, arrivals.Left), arrivals.Cancel)
+	go func() {
+		for range arrivals.Left {
+			a := <-arrivals.C
+			s.post(message{kind: attached, stream: c, part: a.Part, err: a.Err, sub: a.Subscription})
+		}
+	}()
+}
+
 // read reads a page of the journal elsewhere.
-func (s *shard) read(c *Stream) {
-	ctx, cancel := context.WithCancel(context.Background())
-	cursor := c.machine.Cursor()
-	c.cancel = cancel
-	s.under++
+func (s *shard) read(c *Stream, part int) {
+	ctx, cursor := s.begin(c, 1), c.machine.Cursor(part)
 	s.engine.reads.do(func() {
 		err := cursor.Read(ctx)
-		s.post(message{kind: hasRead, stream: c, err: err})
+		s.post(message{kind: hasRead, stream: c, part: part, err: err})
 	})
 }
 
 // attach asks for another subscription elsewhere.
-func (s *shard) attach(c *Stream) {
-	ctx, cancel := context.WithCancel(context.Background())
-	req := c.machine.Request()
-	c.cancel = cancel
-	s.under++
+func (s *shard) attach(c *Stream, part int) {
+	ctx, req := s.begin(c, 1), c.machine.Request(part)
 	s.engine.attaches.do(func() {
 		var sub *stream.Subscription
 		err := context.Cause(ctx)
 		if err == nil {
 			sub, err = s.engine.cfg.Attach(ctx, req)
 		}
-		s.post(message{kind: attached, stream: c, err: err, sub: sub})
+		s.post(message{kind: attached, stream: c, part: part, err: err, sub: sub})
 	})
 }
 
 // returned takes in what came of read or attach.
 func (s *shard) returned(c *Stream, msg message) {
 	s.under--
-	if c.cancel != nil {
-		c.cancel()
-		c.cancel = nil
+	if c.abroad.n--; c.abroad.n == 0 {
+		c.abroad.cancel()
+		c.abroad = nil
 	}
 	if msg.kind == hasRead {
-		c.machine.HasRead(msg.err)
+		c.machine.HasRead(msg.part, msg.err)
 	} else {
-		c.machine.Attached(msg.sub, msg.err)
+		c.machine.Attached(msg.part, msg.sub, msg.err)
+		s.join(c, msg.part)
 	}
 	if c.phase == open {
 		s.later(c)
@@ -334,12 +361,13 @@ func (s *shard) over(c *Stream) {
 
 // leave lets go of all but the socket.
 func (s *shard) leave(c *Stream, why error) {
-	if c.cancel != nil {
-		c.cancel()
-		c.cancel = nil
+	if c.abroad != nil {
+		c.abroad.cancel()
 	}
 	s.unpin(c)
-	s.part(c)
+	for part := range c.seats {
+		s.quit(c, part)
+	}
 	c.head = nil
 	c.machine.Fail(why)
 	c.phase = linger

@@ -54,7 +54,7 @@ func TestTheSocketIsTheEnginesOwn(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	c, err := r.Carry(server, 0, nil, time.Time{}, r.machine(options{}), p)
+	c, err := r.Carry(server, Handover{Machine: r.machine(options{})}, p)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -80,7 +80,7 @@ func TestAConnectionThatIsNoTCPIsLeftAlone(t *testing.T) {
 	r := newRig(t, Config{}, stream.FeedConfig{})
 	one, other := net.Pipe()
 	defer func() { _, _ = one.Close(), other.Close() }() // in memory
-	if _, err := r.Carry(one, 0, nil, time.Time{}, r.machine(options{}), nil); !errors.Is(err, ErrUnsupported) {
+	if _, err := r.Carry(one, Handover{Machine: r.machine(options{})}, nil); !errors.Is(err, ErrUnsupported) {
 		t.Error(err)
 	}
 }
@@ -152,7 +152,7 @@ func (r *rig) stalled(o options) *peer {
 	client, server := r.accept()
 	_ = client.SetReadBuffer(4096) // a small window
 	p := &peer{TCPConn: client, tb: r.tb, ended: make(chan struct{})}
-	c, err := r.Carry(server, 0, nil, expiry(o.life), r.machine(o), p)
+	c, err := r.Carry(server, Handover{Machine: r.machine(o), Expires: expiry(o.life)}, p)
 	if err != nil {
 		r.tb.Fatal(err)
 	}

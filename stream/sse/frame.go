@@ -43,10 +43,15 @@ func AppendOpening(dst []byte, ms int) []byte {
 	return append(strconv.AppendInt(dst, int64(ms), 10), "\n\n"...)
 }
 
-// Unjournaled makes the frame of an event that is in no journal. payload is JSON.
+// Unjournaled makes the frame of an event that is in no journal, of a topology or, without one, of the whole stream.
+// payload is JSON.
 func Unjournaled(id stream.TopologyID, event string, payload json.RawMessage, now time.Time) stream.Frame {
+	topic := event
+	if id != "" {
+		topic = "topology." + string(id) + "." + event
+	}
 	var data bytes.Buffer
-	data.WriteString(`{"topic":"topology.` + string(id) + "." + event + `","type":"` + event + `","ts":"` +
+	data.WriteString(`{"topic":"` + topic + `","type":"` + event + `","ts":"` +
 		now.UTC().Format("2006-01-02T15:04:05.000000Z") + `","journaled":false,"payload":`)
 	data.Write(payload)
 	data.WriteByte('}')
@@ -55,13 +60,31 @@ func Unjournaled(id stream.TopologyID, event string, payload json.RawMessage, no
 
 // Reason makes the frame of an event whose payload is {"reason"}: unavailable, token_expired.
 func Reason(id stream.TopologyID, event, reason string, now time.Time) stream.Frame {
-	payload, err := json.Marshal(struct {
-		Reason string `json:"reason"`
-	}{reason})
+	return unjournaled(id, event, ending{Reason: reason}, now)
+}
+
+// Unavailable makes the frame that ends a topology's part of a stream: {"topology_id","reason"}.
+func Unavailable(id stream.TopologyID, reason string, now time.Time) stream.Frame {
+	return unjournaled(id, "unavailable", ending{id, reason}, now)
+}
+
+// Gone makes the frame that ends the part of a topology that is not there: deleted, with {"topology_id"}.
+func Gone(id stream.TopologyID, now time.Time) stream.Frame {
+	return unjournaled(id, stream.TypeDeleted, ending{Topology: id}, now)
+}
+
+// ending is the payload of what ends a stream, or a part of it.
+type ending struct {
+	Topology stream.TopologyID `json:"topology_id,omitempty"`
+	Reason   string            `json:"reason,omitempty"`
+}
+
+func unjournaled(id stream.TopologyID, event string, payload ending, now time.Time) stream.Frame {
+	text, err := json.Marshal(payload)
 	if err != nil {
-		panic(err) // a string always marshals
+		panic(err) // strings always marshal
 	}
-	return Unjournaled(id, event, payload, now)
+	return Unjournaled(id, event, text, now)
 }
 
 // reserved names mean something to EventSource or to this program.

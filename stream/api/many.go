@@ -1,0 +1,199 @@
+package api
+
+import (
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"slices"
+	"strings"
+
+	"topostream/stream"
+	"topostream/stream/delivery"
+	"topostream/stream/engine"
+)
+
+// How many topologies one stream may have: an address has bounds in every proxy.
+const (
+	mostByQuery = 50
+	mostByBody  = 500
+)
+
+// manyByQuery is GET /events.
+func (s *Server) manyByQuery(w http.ResponseWriter, r request) {
+	wanted, err := parseManyQuery(r.Request)
+	if err != nil {
+		s.fail(w, r.Request, err)
+		return
+	}
+	s.many(w, r, wanted)
+}
+
+// manyByBody is POST /events. The answer is the stream.
+func (s *Server) manyByBody(w http.ResponseWriter, r request) {
+	wanted, body, err := parseBody(s, w, r.Request, parseMany)
+	body.release()
+	if err != nil {
+		s.fail(w, r.Request, err)
+		return
+	}
+	s.many(w, r, wanted)
+}
+
+// parseManyQuery reads ?topology=<id>&after=<id>:<seq>&graph=1; what is wrong with it is a *stream.FieldError.
+func parseManyQuery(r *http.Request) ([]stream.AttachRequest, error) {
+	query := r.URL.Query()
+	c := collector{most: mostByQuery, graph: query.Get("graph") == "1"}
+	for _, id := range query["topology"] {
+		c.add("topology", id, stream.AttachRequest{})
+	}
+	for _, after := range query["after"] {
+		id, number, _ := strings.Cut(after, ":")
+		seq, ok := stream.ParseSeq(number)
+		if !ok {
+			c.fail(refused("after", "%.80q is no <id>:<seq>: give the id of a topology and the seq of its last event", after))
+		}
+		c.add("after", id, stream.AttachRequest{Resume: true, After: seq})
+	}
+	return c.all("topology")
+}
+
+// parseMany reads {"topologies":{"<id>":<seq>|null},"graph"?}; what is wrong with it is a *stream.FieldError.
+func parseMany(body []byte) ([]stream.AttachRequest, error) {
+	o, err := newBody(body)
+	if err != nil {
+		return nil, err
+	}
+	var (
+		topologies map[string]json.RawMessage
+		graph      bool
+	)
+	if !o.Into("topologies", &topologies, "give an object of ids and seqs") {
+		o.Fail("topologies", "is missing")
+	}
+	o.Into("graph", &graph, "give true or false")
+	if err := o.Close(); err != nil {
+		return nil, err
+	}
+	c := collector{most: mostByBody, graph: graph}
+	for id, number := range topologies {
+		if string(number) == "null" {
+			c.add("topologies", id, stream.AttachRequest{})
+			continue
+		}
+		field := stream.JoinPath("topologies", id)
+		seq, ok := stream.ParseSeq(string(number))
+		if !ok {
+			c.fail(refused(field, "give the seq of the last event that you have, or null"))
+		}
+		c.add(field, id, stream.AttachRequest{Resume: true, After: seq})
+	}
+	return c.all("topologies")
+}
+
+// A collector puts together what one stream is asked for.
+type collector struct {
+	most   int
+	graph  bool
+	wanted []stream.AttachRequest
+	err    error // the first
+}
+
+func (c *collector) fail(err error) {
+	if c.err == nil {
+		c.err = err
+	}
+}
+
+func (c *collector) add(field, text string, req stream.AttachRequest) {
+	id, ok := stream.ParseTopologyID(text)
+	if !ok {
+		c.fail(refused(field, "%.80q is no id of a topology: give the 36 characters of a UUID", text))
+		return
+	}
+	req.Topology, req.Graph = stream.TopologyID(strings.Clone(string(id))), c.graph
+	c.wanted = append(c.wanted, req)
+}
+
+// all gives each topology once, in an order that is always the same.
+func (c *collector) all(field string) ([]stream.AttachRequest, error) {
+	slices.SortStableFunc(c.wanted, func(a, b stream.AttachRequest) int {
+		return cmp.Or(cmp.Compare(a.Topology, b.Topology), later(a, b))
+	})
+	c.wanted = slices.CompactFunc(c.wanted, func(a, b stream.AttachRequest) bool { return a.Topology == b.Topology })
+	if n := len(c.wanted); n == 0 || n > c.most {
+		c.fail(refused(field, "%d topologies: give 1 to %d", n, c.most))
+	}
+	return c.wanted, c.err
+}
+
+// later puts in front the request that knows most.
+func later(a, b stream.AttachRequest) int {
+	known := func(r stream.AttachRequest) int64 {
+		if r.Resume {
+			return int64(r.After)
+		}
+		return -1
+	}
+	return cmp.Compare(known(b), known(a))
+}
+
+// many serves one stream of many topologies. Each has a part of it, and none waits for another.
+func (s *Server) many(w http.ResponseWriter, r request, wanted []stream.AttachRequest) {
+	for _, req := range wanted {
+		if !r.principal.Sees(req.Topology) {
+			problem(w, http.StatusForbidden, "the token does not cover topology "+string(req.Topology))
+			return
+		}
+	}
+	resumes := slices.ContainsFunc(wanted, func(req stream.AttachRequest) bool { return req.Resume })
+	s.begin(w, r, about{stream: true}, setOf(wanted), resumes,
+		func(ctx context.Context) (h engine.Handover, err error) { return s.attachMany(ctx, r.Request, wanted) })
+}
+
+// setOf is the same for streams of the same topologies.
+func setOf(wanted []stream.AttachRequest) string {
+	hash := sha256.New()
+	for _, req := range wanted {
+		fmt.Fprintln(hash, req.Topology)
+	}
+	return string(hash.Sum(nil))
+}
+
+// attachMany attaches all, and gives the stream as soon as one is there. Where none is, it gives the reason of one that
+// may come back, if there is one.
+func (s *Server) attachMany(ctx context.Context, r *http.Request, wanted []stream.AttachRequest) (
+	h engine.Handover, err error,
+) {
+	h.Machine = delivery.NewMany(wanted, 2000+rand.N(2001), s.cfg.Keepalive)
+	attachCtx, cancel := context.WithCancelCause(context.WithoutCancel(ctx)) // the handler may return before
+	stop := context.AfterFunc(ctx, func() { cancel(context.Cause(ctx)) })
+	arrivals := make(chan delivery.Arrival, len(wanted))
+	for part, req := range wanted {
+		go func() {
+			sub, err := s.cfg.Bus.Attach(attachCtx, req)
+			arrivals <- delivery.Arrival{Part: part, Subscription: sub, Err: s.seen(r.WithContext(attachCtx), err)}
+		}()
+	}
+	h.Arrivals = delivery.Arrivals{C: arrivals, Left: len(wanted), Cancel: func() { cancel(nil) }}
+	failed := stream.ErrNotFound
+	for h.Arrivals.Left > 0 {
+		a := <-arrivals // which comes: Attach heeds ctx
+		h.Arrivals.Left--
+		h.Machine.Attached(a.Part, a.Subscription, a.Err)
+		if a.Err == nil {
+			stop()
+			return h, nil
+		}
+		if !errors.Is(a.Err, stream.ErrNotFound) && !errors.Is(a.Err, stream.ErrDeleted) {
+			failed = a.Err
+		}
+	}
+	cancel(nil)
+	h.Machine.Fail(failed)
+	return h, failed
+}
