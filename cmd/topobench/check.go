@@ -56,7 +56,7 @@ func (c *checkCmd) Run(ctx context.Context, o output) (err error) {
 		Topologies: c.Topologies, Backlog: c.Backlog, Writers: c.Writers, Clients: c.Clients, Duration: c.Duration,
 		CatchUp: c.CatchUp,
 		Idle:    c.Idle, Rate: c.Rate, Seed: rand.Uint64N(1 << 32),
-		MayLose: c.MayLose, Keep: c.Keep,
+		MayLose: c.MayLose, Keep: c.Keep, Single: c.Stage.OldBinary != "",
 		Progress: func(p check.Progress) {
 			if int(p.Elapsed.Seconds())%10 == 0 {
 				fmt.Fprintf(o.err, "%s: %d commits, %d deliveries, %d problems\n", p.Elapsed.Round(time.Second),

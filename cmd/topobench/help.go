@@ -15,7 +15,7 @@ func flagHelp() kong.Vars {
 		"help_topologies":    "Topologies to make; they are named topobench-<seed>-<n> and removed at the end.",
 		"help_backlog": "Mutations in flight in the largest of six more topologies, whose documents are bounded; 0: " +
 			"none.",
-		"help_clients": "Clients, as many of each of four kinds: steady, dropping, slow, arriving.",
+		"help_clients": "Clients, as many of each of five kinds: steady, dropping, slow, arriving, several.",
 		"help_idle":    "After this silence a client comes again: three times the servers' --keepalive.",
 		"help_rate":    "Transactions a second of all writers together; 0 is as fast as it goes.",
 		"help_faults": "Faults to inject: all, none, or families and kinds parted by commas, for example " +

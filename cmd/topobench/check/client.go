@@ -1,6 +1,7 @@
 package check
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -29,9 +30,12 @@ const (
 	// Arriving comes without a number, reads a little, leaves, and comes again to another topology; where the writers' end
 	// finds it, it stays.
 	Arriving ClientKind = "arriving"
+	// Several follows some topologies on one stream, cuts it as a dropping one does, and resumes some of them with what
+	// it has of each.
+	Several ClientKind = "several"
 )
 
-func clientKinds() []ClientKind { return []ClientKind{Steady, Dropping, Slow, Arriving} }
+func clientKinds() []ClientKind { return []ClientKind{Steady, Dropping, Slow, Arriving, Several} }
 
 // A client is one reader. It belongs to one goroutine, but for what is atomic.
 type client struct {
@@ -41,6 +45,7 @@ type client struct {
 	rng   *rand.Rand
 	judge *judge
 	among []*topology // that one that arrives chooses from
+	all   []*judge    // of one of several, of which judge is the first
 
 	shown    atomic.Pointer[judge] // judge, for others
 	retry    time.Duration         // the server's wish; what a browser waits is its own matter before that
@@ -100,7 +105,9 @@ func (c *client) follow(ctx context.Context) {
 		}
 		pause(ctx, c.away())
 	}
-	c.judge.close()
+	for _, j := range c.judges() {
+		j.close()
+	}
 }
 
 // away is how long the client stays away between two connections.
@@ -109,7 +116,7 @@ func (c *client) away() time.Duration {
 	switch {
 	case c.kind == Steady:
 		return c.retry
-	case c.kind == Dropping && c.rng.IntN(20) == 0:
+	case (c.kind == Dropping || c.kind == Several) && c.rng.IntN(20) == 0:
 		return random(5 * time.Second)
 	case c.kind == Slow:
 		return random(100 * time.Millisecond)
@@ -135,21 +142,13 @@ func (c *client) connect(ctx context.Context, browser *http.Client) error {
 	if err != nil {
 		return err
 	}
-	address := server + "/api/v1/topologies/" + c.judge.topology.id + "/events"
-	if graph {
-		address += "?graph=1"
-	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
+	req, err := c.request(ctx, server, graph)
 	if err != nil {
 		return err
 	}
 	req.Header.Set("Accept", "text/event-stream")
 	req.Header.Set("Cache-Control", "no-store")
 	req.Header.Set("Authorization", "Bearer "+token)
-	if c.judge.has {
-		req.Header.Set("Last-Event-ID", strconv.FormatUint(c.judge.last, 10))
-	}
-	c.judge.connect(server, graph)
 	res, err := browser.Do(req)
 	if err != nil {
 		return err
@@ -178,6 +177,27 @@ func (c *client) connect(ctx context.Context, browser *http.Client) error {
 		return io.EOF // where the connection's end is the answer's, an orderly end looks like any other
 	}
 	return err
+}
+
+// request makes the request of a connection.
+func (c *client) request(ctx context.Context, server string, graph bool) (*http.Request, error) {
+	if c.kind == Several {
+		body, err := c.want(server, graph)
+		if err != nil {
+			return nil, err
+		}
+		return http.NewRequestWithContext(ctx, http.MethodPost, server+"/api/v1/events", bytes.NewReader(body))
+	}
+	address := server + "/api/v1/topologies/" + c.judge.topology.id + "/events"
+	if graph {
+		address += "?graph=1"
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
+	if err == nil && c.judge.has {
+		req.Header.Set("Last-Event-ID", strconv.FormatUint(c.judge.last, 10))
+	}
+	c.judge.connect(server, graph)
+	return req, err
 }
 
 // refused is an answer that is no stream. A browser gives up for good; a balancer's own word that nobody is there is
@@ -211,10 +231,18 @@ func (c *client) read(r *frameReader) error {
 		if len(f.event) == 0 {
 			continue
 		}
-		if err := c.judge.frame(f); err != nil {
+		j, err := c.judgeOf(f)
+		if err != nil {
 			return err
 		}
-		c.judge.seq.Store(c.judge.last)
+		if j == nil {
+			c.end()
+			continue
+		}
+		if err := j.frame(f); err != nil {
+			return err
+		}
+		j.seq.Store(j.last)
 		if c.got++; c.got >= leave && !c.run.calmed.Load() {
 			return errCut
 		}
@@ -238,7 +266,7 @@ type body struct {
 func (c *client) body(ctx context.Context, r io.Reader, idle *time.Timer) *body {
 	b := &body{Reader: r, client: c, ctx: ctx, idle: idle}
 	switch c.kind {
-	case Dropping:
+	case Dropping, Several:
 		b.cutAt = max(c.budget, 1+int64(c.rng.ExpFloat64()*20_000))
 		c.budget = b.cutAt
 	case Slow:

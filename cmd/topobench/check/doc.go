@@ -2,6 +2,6 @@
 // N+1, N+2, N+3 … each exactly once, in order, none missing.
 //
 // It knows the program by its interface alone: it writes through SQL and REST, reads through HTTP, and shares no code
-// with the server. [Run] makes topologies of its own, writes to them, follows them with clients of four kinds, and
+// with the server. [Run] makes topologies of its own, writes to them, follows them with clients of five kinds, and
 // compares what they got with the journal, and the journal with what was committed.
 package check

@@ -89,8 +89,10 @@ func (r *run) lags(ctx context.Context, conn *pgx.Conn) (behind []lag, err error
 		}
 	}
 	for _, c := range r.clients {
-		if j := c.shown.Load(); !reaches(j.seq.Load(), head[j.topology.id]) {
-			behind = append(behind, lag{j, j.topology, head[j.topology.id]})
+		for _, j := range c.judges() {
+			if !reaches(j.seq.Load(), head[j.topology.id]) {
+				behind = append(behind, lag{j, j.topology, head[j.topology.id]})
+			}
 		}
 	}
 	return behind, nil

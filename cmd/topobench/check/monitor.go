@@ -78,7 +78,8 @@ type Config struct {
 	Topologies int           // topologies that the run makes, named topobench-<seed>-<n>; optional, 50
 	Backlog    int           // mutations in flight in the largest of some more topologies, which stay pending; 0: none
 	Writers    int           // optional, 8
-	Clients    int           // optional, 40: as many of each of the four kinds as can be
+	Clients    int           // optional, 40: as many of each of the five kinds as can be
+	Single     bool          // no client of several topologies: the servers may know no such streams
 	Duration   time.Duration // how long the writers write; optional, 30 s
 	Rate       float64       // transactions a second of all writers together; 0 is as fast as it goes
 	Seed       uint64        // of everything random but the scheduler

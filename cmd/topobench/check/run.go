@@ -260,12 +260,18 @@ func (r *run) makeClients() {
 	add := func(kind ClientKind, among []*topology, first *topology) {
 		n := len(r.clients)
 		c := &client{run: r, n: n, kind: kind, among: among, rng: rand.New(rand.NewPCG(r.cfg.Seed, uint64(1_000+n)))}
-		c.reads(first)
+		if c.reads(first); kind == Several {
+			c.several(someOf(c.rng, among, first))
+		}
 		r.stats.kinds[kind].clients++
 		r.clients = append(r.clients, c)
 	}
 	for n := range r.cfg.Clients {
-		add(clientKinds()[n%len(clientKinds())], r.plain, r.plain[n/len(clientKinds())%r.followed])
+		kind := clientKinds()[n%len(clientKinds())]
+		if kind == Several && r.cfg.Single {
+			kind = Dropping
+		}
+		add(kind, r.plain, r.plain[n/len(clientKinds())%r.followed])
 	}
 	if len(r.backlogs) == 0 {
 		return
