@@ -47,6 +47,8 @@ type client struct {
 	among []*topology // that one that arrives chooses from
 	all   []*judge    // of one of several, of which judge is the first
 
+	partial bool // this connection is for some of all
+
 	shown    atomic.Pointer[judge] // judge, for others
 	retry    time.Duration         // the server's wish; what a browser waits is its own matter before that
 	budget   int64                 // bytes that the next connection of a dropping client may read
@@ -288,7 +290,7 @@ func (b *body) Read(p []byte) (int, error) {
 		return 0, errCut
 	case b.cutAt > 0 && !calm:
 		p = p[:min(int64(len(p)), b.cutAt-b.read)]
-	case b.slow && calm, !b.until.IsZero() && !calm && time.Now().After(b.until):
+	case b.slow && calm, b.client.partial && calm, !b.until.IsZero() && !calm && time.Now().After(b.until):
 		return 0, errCut
 	case b.slow:
 		p = p[:min(len(p), 1<<10)]

@@ -34,9 +34,10 @@ func someOf(rng *rand.Rand, all []*topology, first *topology) []*topology {
 // client's topologies, so that each is left and come back to while the others go on.
 func (c *client) want(server string, graph bool) ([]byte, error) {
 	vector := map[string]*uint64{}
+	c.partial = false
 	for _, j := range c.all {
 		if !c.run.calmed.Load() && len(vector) > 0 && c.rng.IntN(4) == 0 {
-			j.ended = true // until it is asked for again
+			c.partial, j.ended = true, true // until it is asked for again
 			continue
 		}
 		j.connect(server, graph)
