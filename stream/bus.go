@@ -29,6 +29,14 @@ type Subscription struct {
 	Close    func()
 }
 
+// GiveBack is for a subscription that nobody wants any more, or that never was: it releases the snapshot and closes.
+func (s *Subscription) GiveBack() {
+	if s != nil {
+		s.Snapshot.Release()
+		s.Close()
+	}
+}
+
 // JournalRequest asks for a run of a topology's journal.
 type JournalRequest struct {
 	Topology TopologyID

@@ -7,6 +7,7 @@ import (
 
 	"topostream/stream"
 	"topostream/stream/delivery"
+	"topostream/stream/engine"
 )
 
 // never is a time that does not come.
@@ -27,7 +28,7 @@ type driver struct {
 
 // carry carries a stream to its end. It returns the error of the write that failed.
 func (s *Server) carry(
-	ctx context.Context, w *frameWriter, m *delivery.Machine, arrivals delivery.Arrivals,
+	ctx context.Context, w *frameWriter, m *delivery.Machine, arrivals engine.Arrivals,
 ) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil) // of reads and attaches
@@ -127,7 +128,7 @@ func (d *driver) takeIn() {
 }
 
 // arrive awaits the parts that somebody has begun to attach.
-func (d *driver) arrive(ctx context.Context, arrivals delivery.Arrivals) {
+func (d *driver) arrive(ctx context.Context, arrivals engine.Arrivals) {
 	if arrivals.Left == 0 {
 		return
 	}
@@ -146,7 +147,7 @@ func (d *driver) leave() {
 		d.unwatch(part)
 	}
 	for _, r := range d.inbox.close() {
-		r.release()
+		r.sub.GiveBack()
 	}
 }
 
@@ -198,13 +199,6 @@ type returned struct {
 	err  error
 }
 
-func (r returned) release() {
-	if r.sub != nil {
-		r.sub.Snapshot.Release()
-		r.sub.Close()
-	}
-}
-
 func (b *inbox) changed(w *watch) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -218,7 +212,7 @@ func (b *inbox) changed(w *watch) {
 
 func (b *inbox) put(r returned) {
 	if !b.keeps(r) {
-		r.release()
+		r.sub.GiveBack()
 	}
 }
 

@@ -172,14 +172,14 @@ func (s *Server) attachMany(ctx context.Context, r *http.Request, wanted []strea
 	h.Machine = delivery.NewMany(wanted, 2000+rand.N(2001), s.cfg.Keepalive)
 	attachCtx, cancel := context.WithCancelCause(context.WithoutCancel(ctx)) // the handler may return before
 	stop := context.AfterFunc(ctx, func() { cancel(context.Cause(ctx)) })
-	arrivals := make(chan delivery.Arrival, len(wanted))
+	arrivals := make(chan engine.Arrival, len(wanted))
 	for part, req := range wanted {
 		go func() {
 			sub, err := s.cfg.Bus.Attach(attachCtx, req)
-			arrivals <- delivery.Arrival{Part: part, Subscription: sub, Err: s.seen(r.WithContext(attachCtx), err)}
+			arrivals <- engine.Arrival{Part: part, Subscription: sub, Err: s.seen(r.WithContext(attachCtx), err)}
 		}()
 	}
-	h.Arrivals = delivery.Arrivals{C: arrivals, Left: len(wanted), Cancel: func() { cancel(nil) }}
+	h.Arrivals = engine.Arrivals{C: arrivals, Left: len(wanted), Cancel: func() { cancel(nil) }}
 	failed := stream.ErrNotFound
 	for h.Arrivals.Left > 0 {
 		a := <-arrivals // which comes: Attach heeds ctx

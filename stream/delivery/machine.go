@@ -1,7 +1,7 @@
-// Package delivery is what a stream does, from its attach to its end, as a state machine: snapshot, resume, catch-up by
-// pages, events, raw NOTIFYs, keepalives, another attach when the feed was thrown away, and the goodbye, of one topology
-// or of many. It has neither sockets nor goroutines nor a clock: a driver asks for the next step, does it, and says what
-// came of it.
+// Package delivery is what a stream of one topology or of many does, from its attach to its end, as a state machine:
+// snapshot, resume, catch-up by pages, events, raw NOTIFYs, keepalives, another attach when the feed was thrown away,
+// and the goodbye. It has neither sockets nor goroutines nor a clock: a driver asks for the next step, does it, and
+// says what came of it.
 package delivery
 
 import (
@@ -92,7 +92,7 @@ func NewMany(reqs []stream.AttachRequest, retry int, keepalive time.Duration) Ma
 
 func newMachine(parts []part, retry int, keepalive time.Duration) Machine {
 	return Machine{
-		parts: parts, turns: empty, left: len(parts), keepalive: keepalive, out: sse.AppendOpening(nil, retry),
+		parts: parts, turns: newQueue(), left: len(parts), keepalive: keepalive, out: sse.AppendOpening(nil, retry),
 	}
 }
 

@@ -92,7 +92,7 @@ func (m *Machine) Attached(i int, sub *stream.Subscription, err error) {
 	p := &m.parts[i]
 	switch {
 	case p.state != attaching:
-		release(sub) // it is over
+		sub.GiveBack() // it is over
 	case err == nil:
 		p.sub, p.state = sub, following
 		m.turns.add(m.parts, i)
@@ -154,15 +154,8 @@ func (m *Machine) lastWords(p *part) []byte {
 }
 
 func (p *part) drop() {
-	release(p.sub)
+	p.sub.GiveBack()
 	p.sub = nil
-}
-
-func release(sub *stream.Subscription) {
-	if sub != nil {
-		sub.Snapshot.Release()
-		sub.Close()
-	}
 }
 
 // comesBack tells whether err says that a client that waits loses nothing.
@@ -178,7 +171,7 @@ const none = -1
 // A queue holds parts in the order in which they came, each once.
 type queue struct{ first, last int32 }
 
-var empty = queue{none, none}
+func newQueue() queue { return queue{none, none} }
 
 func (q *queue) add(parts []part, i int) {
 	p := &parts[i]

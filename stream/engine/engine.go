@@ -29,7 +29,7 @@ type Config struct {
 type Handover struct {
 	Head     []byte // what it begins with
 	Machine  delivery.Machine
-	Arrivals delivery.Arrivals
+	Arrivals Arrivals
 	Unread   int       // bytes of the client that were read and are not wanted
 	Expires  time.Time // its token; zero: never
 }

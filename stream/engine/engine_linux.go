@@ -44,8 +44,8 @@ func New(cfg Config) (*Engine, error) {
 	return e, nil
 }
 
-// Carry takes a connection that was hijacked, and its stream. The owner is told when it is over; where there is an error
-// it is not, and all is still the caller's.
+// Carry takes a connection that was hijacked, and its stream. The owner is told when it is over; where there is an
+// error it is not, and all is still the caller's.
 func (e *Engine) Carry(conn net.Conn, h Handover, owner Owner) (*Stream, error) {
 	fd, err := duplicate(conn)
 	if err != nil {

@@ -40,7 +40,7 @@ type message struct {
 	at     time.Duration
 	sub    *stream.Subscription
 
-	arrivals delivery.Arrivals // of one that is added
+	arrivals Arrivals // of one that is added
 }
 
 // A slot is what epoll calls a stream by, with the generation beside it: what it tells of a descriptor that was closed

@@ -60,7 +60,7 @@ type Stream struct {
 
 // elsewhere are reads and attaches that are under way on other goroutines.
 type elsewhere struct {
-	ctx    context.Context
+	ctx    context.Context //nolint:containedctx // of what it counts
 	cancel context.CancelFunc
 	n      int
 }
@@ -287,7 +287,7 @@ func (s *shard) begin(c *Stream, n int) context.Context {
 }
 
 // arrive awaits the parts that somebody has begun to attach.
-func (s *shard) arrive(c *Stream, arrivals delivery.Arrivals) {
+func (s *shard) arrive(c *Stream, arrivals Arrivals) {
 	if arrivals.Left == 0 {
 		return
 	}

@@ -1,4 +1,4 @@
-package delivery
+package engine
 
 import (
 	"context"
@@ -29,7 +29,7 @@ func (a Arrivals) GiveBack() {
 	a.Cancel()
 	go func() {
 		for range a.Left {
-			release((<-a.C).Subscription)
+			(<-a.C).Subscription.GiveBack()
 		}
 	}()
 }
