@@ -96,6 +96,17 @@ func (r *registry) acquire(req stream.AttachRequest) (*attachment, *attachReques
 	return nil, q, nil
 }
 
+// join gives the topology's attachment with one more client; nil if it is not attached.
+func (r *registry) join(id stream.TopologyID) *attachment {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	a := r.attached[id]
+	if a != nil {
+		a.clients++
+	}
+	return a
+}
+
 // abandon takes back a request whose client has gone or waits no more. It gives why the last try failed, nil if none
 // did.
 func (r *registry) abandon(q *attachRequest) error {

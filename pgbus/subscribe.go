@@ -16,6 +16,9 @@ var errEnded = errors.New("the attachment has ended")
 
 // Attach implements stream.Bus.
 func (b *Bus) Attach(ctx context.Context, req stream.AttachRequest) (*stream.Subscription, error) {
+	if sub := b.attachAtOnce(req); sub != nil {
+		return sub, nil
+	}
 	waiting, cancel := context.WithTimeoutCause(ctx, b.cfg.AttachWait, stream.ErrUnavailable)
 	defer cancel()
 	for try := 0; ; try++ {
@@ -40,6 +43,31 @@ func (b *Bus) Attach(ctx context.Context, req stream.AttachRequest) (*stream.Sub
 			return nil, err
 		}
 	}
+}
+
+// attachAtOnce is Attach where nothing has to be waited for: the topology is attached, and what the client needs is in
+// memory. Nil: something has to.
+func (b *Bus) attachAtOnce(req stream.AttachRequest) *stream.Subscription {
+	a := b.registry.join(req.Topology)
+	if a == nil {
+		return nil
+	}
+	sub := &stream.Subscription{Close: sync.OnceFunc(func() { b.registry.release(a) })}
+	known := max(a.feed.Last(), a.attachedAt)
+	switch {
+	case req.Resume && req.After.Epoch() == known.Epoch() && req.After <= known:
+		sub.Cursor = a.feed.Cursor(req.After)
+	case !req.Resume && !req.Graph:
+		if sub.Snapshot = a.feed.Document(staleEvents, staleBytes); sub.Snapshot != nil {
+			sub.Cursor = a.feed.Cursor(sub.Snapshot.Seq)
+		}
+	}
+	if sub.Cursor == nil {
+		sub.Close()
+		return nil
+	}
+	b.stats.Attaches.Add(1)
+	return sub
 }
 
 // again are the pauses between tries of a client whose attachment ended under it.

@@ -47,8 +47,8 @@ func flagHelp() kong.Vars {
 		"help_publishsql": "Publish by this statement: $1 is the topology, $2 the event's JSON. Default, if no other way " +
 			"is given: topostream's topology_emit.",
 		"help_pid": "Process of the server at --url, on this machine: its CPU time and memory are read from /proc.",
-		"help_gcurl": "Asked twice before memory is read, so that the server collects its garbage, for example " +
-			"{base}/debug/pprof/heap?gc=1 where {base} is our server's address. Without it, garbage counts as memory.",
+		"help_gcurl": "Asked twice before memory is read, so that the server collects its garbage and gives free memory " +
+			"back. Our own server that is started here is asked at /debug/free without this, too; none: nobody is asked.",
 		"help_peers": "YAML file of servers to run beside ours; bench.ReadPeers in cmd/topobench/bench/compare.go has an " +
 			"example.",
 		"help_check": "Check that no event is lost, doubled or reordered, while writers write and things break.",

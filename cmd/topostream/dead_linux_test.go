@@ -161,15 +161,21 @@ func TestTheOptionsOfALiveServersConnections(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var timeout, keepalive int
+	var timeout, keepalive, idle, interval, count int
 	if err := raw.Control(func(fd uintptr) {
 		timeout, _ = unix.GetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT)
 		keepalive, _ = unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_KEEPALIVE)
+		idle, _ = unix.GetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_KEEPIDLE)
+		interval, _ = unix.GetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_KEEPINTVL)
+		count, _ = unix.GetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_KEEPCNT)
 	}); err != nil {
 		t.Fatal(err)
 	}
 	if timeout != 30_000 || keepalive != 1 {
 		t.Errorf("TCP_USER_TIMEOUT %d ms, SO_KEEPALIVE %d", timeout, keepalive)
+	}
+	if idle != 15 || interval != 5 || count != 3 {
+		t.Errorf("keepalives after %d s, each %d s, %d of them", idle, interval, count)
 	}
 }
 

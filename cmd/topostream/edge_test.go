@@ -367,6 +367,27 @@ func TestEveryLineOfTheLogIsInItsFormatAlsoNetHTTPsOwn(t *testing.T) {
 	}
 }
 
+func TestProfilesAreOnTheAddressOfMetricsAndHoldNoSecret(t *testing.T) {
+	t.Parallel()
+	if errOut := serveUntilError(t, "--database-url", "postgres://127.0.0.1:1/x", "--jwt-secret", testSecret,
+		"--pprof"); !strings.Contains(errOut, "--pprof needs --metrics-addr") {
+		t.Errorf("without an address: %s", errOut)
+	}
+	metricsAddr := pgtest.FreeAddress(t)
+	server := serve(t, pgtest.New(t).URL, func(c *serveCmd) { c.MetricsAddr, c.Pprof = metricsAddr, true })
+	for path, want := range map[string]int{
+		"/debug/pprof/": 200, "/debug/pprof/heap?gc=1": 200, "/debug/pprof/goroutine?debug=1": 200, "/debug/free": 200,
+		"/debug/pprof/cmdline": 404,
+	} {
+		if status, _, _ := get(t, "http://"+metricsAddr+path); status != want {
+			t.Errorf("%s: %d", path, status)
+		}
+		if status, _, _ := get(t, server.url+path); status != http.StatusNotFound {
+			t.Errorf("%s on the main address: %d", path, status)
+		}
+	}
+}
+
 func TestMetricsAreOnTheirOwnAddressAloneAndAWrongOneIsSaidToBe(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
@@ -380,6 +401,9 @@ func TestMetricsAreOnTheirOwnAddressAloneAndAWrongOneIsSaidToBe(t *testing.T) {
 	}
 	if status, _, _ := get(t, "http://"+metricsAddr+"/livez"); status != http.StatusNotFound {
 		t.Errorf("on the address of metrics: %d", status)
+	}
+	if status, _, _ := get(t, "http://"+metricsAddr+"/debug/pprof/heap"); status != http.StatusNotFound {
+		t.Errorf("profiles, which nobody asked for: %d", status)
 	}
 	for args, want := range map[string]string{
 		"--metrics-addr=" + metricsAddr: metricsAddr + " is taken by another program: stop " +

@@ -58,14 +58,14 @@ func (l listeners) close() {
 	}
 }
 
-// listenOn opens one address. Connections that it accepts have its options: TCP_USER_TIMEOUT for those that are sent
-// something, keepalives for idle ones.
+// listenOn opens one address. Connections that it accepts notice a dead client: one that is sent something by
+// TCP_USER_TIMEOUT, an idle one by keepalives.
 func (c *serveCmd) listenOn(ctx context.Context, flag, addr string) (net.Listener, error) {
-	config := net.ListenConfig{
-		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 15 * time.Second, Interval: 5 * time.Second, Count: 3},
+	config := noticing(
+		net.KeepAliveConfig{Enable: true, Idle: 15 * time.Second, Interval: 5 * time.Second, Count: 3},
 		// a zero window counts, too: --write-timeout may allow a longer one
-		Control: userTimeout(max(cmp.Or(c.deadAfter, deadAfter), c.WriteTimeout)),
-	}
+		max(cmp.Or(c.deadAfter, deadAfter), c.WriteTimeout),
+	)
 	l, err := config.Listen(ctx, "tcp", addr)
 	if err != nil {
 		return nil, &listenError{flag, err}

@@ -10,8 +10,8 @@ import (
 	"topostream/pgbus/pgtest"
 )
 
-// manySource opens a native EventSource of many topologies on the page. It keeps in window: last, the newest seq of each
-// topology; snapshots, how many each got; opens, the number of connections; wrong, whatever breaks the promise.
+// manySource opens a native EventSource of many topologies on the page. It keeps in window: last, the newest seq of
+// each topology; snapshots, how many each got; opens, the number of connections; wrong, whatever breaks the promise.
 func (p *page) manySource(ids []string, token string) {
 	p.t.Helper()
 	const script = `
@@ -51,7 +51,7 @@ func TestARealBrowserFollowsManyTopologiesOnOneConnectionThroughServerRestarts(t
 	page.manySource(ids, testToken(t))
 	page.until(`Object.keys(window.last).length === 20`)
 	heads := func() string {
-		var all []string
+		all := make([]string, 0, len(ids))
 		for i, id := range ids {
 			var head uint64
 			for range i%3 + 1 {

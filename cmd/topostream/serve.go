@@ -61,6 +61,7 @@ type serveCmd struct {
 	PoolSize           int           `default:"0" help:"Connections to the database that are shared, 10 to 10000; 0 is pool_max_conns of --database-url or the number of CPUs, but 10 at least. LISTEN, the WAL and --mutator have theirs beside them."`
 	Engine             string        `default:"auto" placeholder:"ENGINE" help:"What writes the streams of plain HTTP/1.1: epoll (Linux), portable (net/http), or auto, which is epoll where it can be had."`
 	MetricsAddr        string        `help:"Serve /metrics here instead." placeholder:"ADDR"`
+	Pprof              bool          `help:"Serve profiles at /debug/pprof of --metrics-addr."`
 	TLSCert            string        `name:"tls-cert" help:"Certificate file, PEM." placeholder:"FILE"`
 	TLSKey             string        `name:"tls-key" help:"Key file, PEM." placeholder:"FILE"`
 	LogFormat          string        `default:"text" enum:"text,json" help:"text or json."`
@@ -103,6 +104,8 @@ func (c *serveCmd) check() error {
 			"--bus notify and --replica-database-url do not go together, because a standby cannot LISTEN: use --bus wal, or " +
 				"leave --bus out",
 		)
+	case c.Pprof && c.MetricsAddr == "":
+		return errors.New("--pprof needs --metrics-addr: profiles are not for everybody who may reach --addr")
 	case (c.TLSCert == "") != (c.TLSKey == ""):
 		return errors.New("--tls-cert and --tls-key go together: give both or neither")
 	}
@@ -286,11 +289,18 @@ func (c *serveCmd) serve(
 	if listeners.metrics != nil {
 		mux := http.NewServeMux()
 		mux.Handle("/metrics", metrics.Handler(stats))
+		if c.Pprof {
+			profiles(mux)
+		}
 		measured := c.httpServer(mux, log)
 		servers = append(servers, measured)
 		g.Go(func() error { return measured.Serve(listeners.metrics) })
 	}
-	log.Info("serving", "addr", listeners.main.Addr().String())
+	addresses := []any{"addr", listeners.main.Addr().String()}
+	if listeners.metrics != nil {
+		addresses = append(addresses, "metrics", listeners.metrics.Addr().String())
+	}
+	log.Info("serving", addresses...)
 	if c.ready != nil {
 		c.ready(listeners.main.Addr().String())
 	}

@@ -3,10 +3,12 @@
 package main
 
 import (
-	"syscall"
+	"net"
 	"time"
 )
 
-// userTimeout does nothing where there is no TCP_USER_TIMEOUT: keepalives and --write-timeout find dead clients
-// there, later.
-func userTimeout(time.Duration) func(network, address string, c syscall.RawConn) error { return nil }
+// noticing gives connections keepalives. Where there is no TCP_USER_TIMEOUT, they and --write-timeout find dead clients
+// later.
+func noticing(keepalive net.KeepAliveConfig, _ time.Duration) net.ListenConfig {
+	return net.ListenConfig{KeepAliveConfig: keepalive}
+}

@@ -50,7 +50,8 @@ func (s *Server) newDriver(w *frameWriter, m *delivery.Machine) *driver {
 }
 
 func (d *driver) run(ctx context.Context) error {
-	batch := stream.NewBatch(delivery.BatchFrames)
+	batch := takeBatch()
+	defer func() { giveBatch(batch) }()
 	timer := time.NewTimer(d.machine.Keepalive())
 	defer timer.Stop()
 	for {
@@ -71,13 +72,9 @@ func (d *driver) run(ctx context.Context) error {
 			d.machine.Wrote()
 			d.silentAt = d.now() + d.machine.Keepalive()
 		case delivery.Wait:
-			timer.Reset(min(d.silentAt, d.retryAt) - d.now())
-			select {
-			case <-d.inbox.wake:
-			case <-timer.C:
-				d.tick()
-			case <-ctx.Done():
-			}
+			giveBatch(batch)
+			d.wait(ctx, timer)
+			batch = takeBatch()
 		case delivery.Read:
 			cursor := d.machine.Cursor(step.Part)
 			go func() { d.inbox.put(returned{part: step.Part, read: true, err: cursor.Read(ctx)}) }()
@@ -94,6 +91,29 @@ func (d *driver) run(ctx context.Context) error {
 			return nil
 		}
 	}
+}
+
+// wait waits until there may be something to do.
+func (d *driver) wait(ctx context.Context, timer *time.Timer) {
+	timer.Reset(min(d.silentAt, d.retryAt) - d.now())
+	select {
+	case <-d.inbox.wake:
+	case <-timer.C:
+		d.tick()
+	case <-ctx.Done():
+	}
+}
+
+// batches are lent to streams for as long as they write: one that waits has none.
+var batches = sync.Pool{ //nolint:gochecknoglobals // as above
+	New: func() any { return stream.NewBatch(delivery.BatchFrames) },
+}
+
+func takeBatch() *stream.Batch { return batches.Get().(*stream.Batch) } //nolint:forcetypeassert // New's
+
+func giveBatch(b *stream.Batch) {
+	b.Reset()
+	batches.Put(b)
 }
 
 func (d *driver) now() time.Duration { return time.Since(d.begun) }

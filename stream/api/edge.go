@@ -2,6 +2,7 @@ package api
 
 import (
 	"errors"
+	"maps"
 	"net"
 	"net/http"
 	"strings"
@@ -86,17 +87,19 @@ func aboutOf(r *http.Request) about {
 
 // secure sets the headers that every answer has. The console replaces the policy with its own.
 func secure(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		h := w.Header()
-		h.Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
-		h.Set("X-Content-Type-Options", "nosniff")
-		h.Set("X-Frame-Options", "DENY")
-		h.Set("Referrer-Policy", "no-referrer") // an address may hold a token
-		h.Set("Cross-Origin-Opener-Policy", "same-origin")
+	always := http.Header{ // their values are shared by all answers: a handler replaces them by Set, as a whole
+		"Content-Security-Policy":    {"default-src 'none'; frame-ancestors 'none'"},
+		"X-Content-Type-Options":     {"nosniff"},
+		"X-Frame-Options":            {"DENY"},
+		"Referrer-Policy":            {"no-referrer"}, // an address may hold a token
+		"Cross-Origin-Opener-Policy": {"same-origin"},
 		// Requests by CORS are not asked for it (Fetch standard, section 3.7).
-		h.Set("Cross-Origin-Resource-Policy", "same-origin")
+		"Cross-Origin-Resource-Policy": {"same-origin"},
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		maps.Copy(w.Header(), always)
 		if r.TLS != nil {
-			h.Set("Strict-Transport-Security", "max-age=31536000")
+			w.Header().Set("Strict-Transport-Security", "max-age=31536000")
 		}
 		next.ServeHTTP(w, r)
 	})

@@ -21,12 +21,11 @@ func (s *Server) handOver(
 	if s.cfg.Engine == nil || r.TLS != nil || r.ProtoMajor != 1 || r.ProtoMinor != 1 {
 		return false
 	}
-	streamHeaders(w.Header())
 	conn, buffered, err := http.NewResponseController(w).Hijack()
 	if err != nil {
 		return false
 	}
-	h.Head, h.Unread = appendHead(nil, w.Header(), time.Now()), buffered.Reader.Buffered()
+	h.Head, h.Unread = appendHead(make([]byte, 0, usualHead), w.Header(), time.Now()), buffered.Reader.Buffered()
 	c, err := s.cfg.Engine.Carry(conn, h, self)
 	if err != nil {
 		s.cfg.Logger.Warn("a stream could not be carried", "topology", h.Machine.Only(), "error", err)
@@ -52,15 +51,20 @@ func (s *Server) turnAway(conn net.Conn, h engine.Handover) {
 	}
 }
 
-// appendHead appends the head of an answer whose body ends with the connection (RFC 9112, section 6.3).
-func appendHead(dst []byte, h http.Header, now time.Time) []byte {
-	out := bytes.NewBuffer(dst)
-	out.WriteString("HTTP/1.1 200 OK\r\n")
-	h.Set("Connection", "close")
-	if h.Get("Date") == "" {
-		h.Set("Date", now.UTC().Format(http.TimeFormat))
+// usualHead is more than most heads have.
+const usualHead = 1 << 10
+
+// appendHead appends the head of a stream whose body ends with the connection (RFC 9112, section 6.3), with the headers
+// that others have set.
+func appendHead(dst []byte, others http.Header, now time.Time) []byte {
+	dst = append(dst, "HTTP/1.1 200 OK\r\nConnection: close\r\nDate: "...)
+	dst = now.UTC().AppendFormat(dst, http.TimeFormat)
+	dst = append(dst, "\r\n"...)
+	for name, value := range streamHeaders() {
+		dst = append(append(append(append(dst, name...), ": "...), value...), "\r\n"...)
 	}
-	_ = h.Write(out) // a buffer takes everything
+	out := bytes.NewBuffer(dst)
+	_ = others.Write(out) // a buffer takes everything
 	out.WriteString("\r\n")
 	return out.Bytes()
 }

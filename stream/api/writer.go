@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"iter"
 	"net/http"
 	"sync/atomic"
 	"time"
@@ -26,15 +27,19 @@ func newFrameWriter(w http.ResponseWriter, timeout time.Duration, stats *stream.
 
 // headers says that a stream begins; the first write sends them.
 func (f *frameWriter) headers() {
-	streamHeaders(f.w.Header())
+	for name, value := range streamHeaders() {
+		f.w.Header().Set(name, value)
+	}
 	f.w.WriteHeader(http.StatusOK)
 }
 
 // streamHeaders are those of every stream.
-func streamHeaders(h http.Header) {
-	h.Set("Content-Type", "text/event-stream")
-	h.Set("Cache-Control", "no-cache, no-transform") // proxies that compress hold frames back
-	h.Set("X-Accel-Buffering", "no")
+func streamHeaders() iter.Seq2[string, string] {
+	return func(yield func(name, value string) bool) {
+		_ = yield("Content-Type", "text/event-stream") &&
+			yield("Cache-Control", "no-cache, no-transform") && // proxies that compress hold frames back
+			yield("X-Accel-Buffering", "no")
+	}
 }
 
 // step writes what a machine says.

@@ -21,6 +21,7 @@ import (
 // A server is a process of `topostream serve`.
 type server struct {
 	url     string
+	metrics string // where its metrics are
 	token   string
 	command *exec.Cmd
 	logged  chan struct{} // closed when its log has ended
@@ -69,32 +70,42 @@ func startServer(ctx context.Context, program string, p *place, bus string, args
 			err = errors.Join(err, s.stop())
 		}
 	}()
-	address := make(chan string, 1)
+	address := make(chan addresses, 1)
 	go s.readLog(log, address)
 	select {
 	case a, ok := <-address:
 		if !ok {
 			return nil, errors.New("the server ended before it served")
 		}
-		s.url = "http://" + a
+		s.url, s.metrics = "http://"+a.Addr, "http://"+a.Metrics
+		if a.Metrics == "" {
+			s.metrics = s.url
+		}
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
 	return s, s.awaitBus(ctx, p, bus)
 }
 
-// readLog gives the address, and hands warnings on: they may explain a figure.
-func (s *server) readLog(log io.Reader, address chan<- string) {
+// addresses are what a server's log says that it serves on; Metrics is empty where it has none of its own.
+type addresses struct{ Addr, Metrics string }
+
+// readLog gives the addresses, and hands warnings on: they may explain a figure.
+func (s *server) readLog(log io.Reader, address chan<- addresses) {
 	defer close(s.logged)
 	defer close(address)
 	found := false
 	for lines := bufio.NewScanner(log); lines.Scan(); {
-		var line struct{ Level, Msg, Addr string }
+		var line struct {
+			addresses
+
+			Level, Msg string
+		}
 		if err := json.Unmarshal(lines.Bytes(), &line); err != nil || line.Level != "INFO" {
 			fmt.Fprintln(os.Stderr, lines.Text())
 		}
 		if line.Msg == "serving" && !found {
-			address <- line.Addr
+			address <- line.addresses
 			found = true
 		}
 	}
@@ -106,7 +117,7 @@ func (s *server) awaitBus(ctx context.Context, p *place, bus string) error {
 	switch bus {
 	case setting.Notify:
 		return eventually(ctx, "the server to LISTEN", func() (bool, error) {
-			metrics, err := get(ctx, s.url+"/metrics")
+			metrics, err := get(ctx, s.metrics+"/metrics")
 			return strings.Contains(metrics, "\ntopostream_listening 1\n"), err
 		})
 	case setting.WAL:

@@ -63,13 +63,18 @@ func (t Target) publishIn(p *place) func(ctx context.Context) (publisher, error)
 func (plan *Plan) ours(name string, p *place, flags []string) subject {
 	return subject{name: name, start: func(ctx context.Context, _ shape) (*running, error) {
 		args := append([]string{"--rate-limit", "0"}, flags...)
+		if plan.Target.GC == "" {
+			args = append(args, "--metrics-addr", "127.0.0.1:0", "--pprof")
+		}
 		s, err := startServer(ctx, plan.Topostream, p, plan.Bus, args...)
 		if err != nil {
 			return nil, err
 		}
 		t := topostreamTarget(s.url, s.token)
-		t.PID = s.command.Process.Pid
-		t.GC = strings.ReplaceAll(plan.Target.GC, "{base}", s.url)
+		t.PID, t.GC = s.command.Process.Pid, plan.Target.GC
+		if t.GC == "" {
+			t.GC = s.metrics + "/debug/free"
+		}
 		return &running{t, p.topologies, t.publishIn(p), s.stop, false}, nil
 	}}
 }

@@ -22,6 +22,9 @@ type Target struct {
 	PID      int      `yaml:"pid"` // its process on this machine; 0: no figures of CPU time or memory
 }
 
+// NoGC is a Target's GC that is nobody's URL: our own server is not asked, either.
+const NoGC = "none"
+
 // Publish says how an event is published: by one of SQL, Notify and HTTP.
 type Publish struct {
 	SQL    string   `yaml:"sql"`    // a statement; $1 is the topology, $2 the payload, which is JSON

@@ -39,7 +39,7 @@ func anonymous(pid int) (uint64, error) {
 // what Go's scavenger gives back, which it does over some seconds, is waited for.
 func (r *running) settled(ctx context.Context, patience time.Duration) (uint64, error) {
 	for range 2 {
-		if r.target.GC == "" {
+		if r.target.GC == "" || r.target.GC == NoGC {
 			break
 		}
 		if _, err := get(ctx, r.target.GC); err != nil {

@@ -1,0 +1,17 @@
+package main
+
+import (
+	"net/http"
+	"net/http/pprof"
+	"runtime/debug"
+)
+
+// profiles adds what `go tool pprof` reads, and /debug/free, which collects garbage and gives free memory back to the
+// system. The command line is not shown: it may hold a secret.
+func profiles(mux *http.ServeMux) {
+	mux.HandleFunc("/debug/pprof/", pprof.Index)
+	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
+	mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
+	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
+	mux.HandleFunc("/debug/free", func(http.ResponseWriter, *http.Request) { debug.FreeOSMemory() })
+}
