@@ -54,12 +54,13 @@ func (e *Engine) Carry(conn net.Conn, h Handover, owner Owner) (*Stream, error) 
 	_ = conn.Close() // the connection lives on in fd
 	s := e.shards[e.taken.Add(1)%uint64(len(e.shards))]
 	c := &Stream{
-		shard: s, machine: h.Machine, owner: owner, fd: fd, head: h.Head, discarded: h.Unread,
+		shard: s, machine: h.Machine, owner: owner, fd: fd, discarded: h.Unread,
 		seats: make([]seat, h.Machine.Parts()), retryAt: never, expires: never, cutAt: never,
 	}
 	if !h.Expires.IsZero() {
 		c.expires = e.now() + time.Until(h.Expires)
 	}
+	c.begin(h.Head)
 	s.post(message{kind: added, stream: c, arrivals: h.Arrivals})
 	return c, nil
 }

@@ -332,7 +332,7 @@ func (s *shard) add(c *Stream) {
 		s.fail(c, err)
 		return
 	}
-	c.silentAt = never
+	c.silentAt, c.blockedAt = s.now+c.machine.Keepalive(), s.now+s.engine.cfg.WriteTimeout
 	for part := range c.seats {
 		s.join(c, part)
 	}

@@ -42,7 +42,6 @@ type Stream struct {
 	due       bool // it is in the shard's list of those that have something to do
 	discarded int
 
-	head     []byte // of HTTP, until it is written
 	rest     []byte // of what is partly written
 	pinned   []byte // the whole frame, where rest is a part of one
 	pinnedIn *stream.Feed
@@ -63,6 +62,18 @@ type elsewhere struct {
 	ctx    context.Context //nolint:containedctx // of what it counts
 	cancel context.CancelFunc
 	n      int
+}
+
+// begin writes the head and what every stream begins with, before the shard has it: who comes does not wait for the
+// shard's turn. Where it cannot be written, the shard learns why.
+func (c *Stream) begin(head []byte) {
+	data := append(head, c.machine.Next(nil).Bytes...)
+	n, err := write(c.fd, data)
+	if err == nil && n == len(data) {
+		c.machine.Wrote()
+		return
+	}
+	c.rest, c.blocked = data[n:], true
 }
 
 // End ends the stream in order, with the reason; what is blocked is cut at by, unless that is zero. Any goroutine may
@@ -166,9 +177,6 @@ func (s *shard) write(c *Stream, step delivery.Step) bool {
 	data := step.Bytes
 	if data == nil {
 		data = s.batch.Bytes()
-	}
-	if c.head != nil {
-		data, c.head = append(c.head, data...), nil
 	}
 	n, err := write(c.fd, data)
 	s.bytes -= n
@@ -368,7 +376,6 @@ func (s *shard) leave(c *Stream, why error) {
 	for part := range c.seats {
 		s.quit(c, part)
 	}
-	c.head = nil
 	c.machine.Fail(why)
 	c.phase = linger
 	c.owner.Ended()
