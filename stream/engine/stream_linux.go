@@ -67,13 +67,13 @@ type elsewhere struct {
 // begin writes the head and what every stream begins with, before the shard has it: who comes does not wait for the
 // shard's turn. Where it cannot be written, the shard learns why.
 func (c *Stream) begin(head []byte) {
-	data := append(head, c.machine.Next(nil).Bytes...)
-	n, err := write(c.fd, data)
-	if err == nil && n == len(data) {
+	head = append(head, c.machine.Next(nil).Bytes...)
+	n, err := write(c.fd, head)
+	if err == nil && n == len(head) {
 		c.machine.Wrote()
 		return
 	}
-	c.rest, c.blocked = data[n:], true
+	c.rest, c.blocked = head[n:], true
 }
 
 // End ends the stream in order, with the reason; what is blocked is cut at by, unless that is zero. Any goroutine may
