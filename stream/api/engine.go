@@ -25,7 +25,8 @@ func (s *Server) handOver(
 	if err != nil {
 		return false
 	}
-	h.Head, h.Unread = appendHead(make([]byte, 0, usualHead), w.Header(), time.Now()), buffered.Reader.Buffered()
+	head := buffered.Writer.AvailableBuffer() // which nobody else needs any more
+	h.Head, h.Unread = appendHead(head, w.Header(), time.Now()), buffered.Reader.Buffered()
 	c, err := s.cfg.Engine.Carry(conn, h, self)
 	if err != nil {
 		s.cfg.Logger.Warn("a stream could not be carried", "topology", h.Machine.Only(), "error", err)
@@ -50,9 +51,6 @@ func (s *Server) turnAway(conn net.Conn, h engine.Handover) {
 		_, _ = conn.Write(slices.Concat(h.Head, why)) // as above
 	}
 }
-
-// usualHead is more than most heads have.
-const usualHead = 1 << 10
 
 // appendHead appends the head of a stream whose body ends with the connection (RFC 9112, section 6.3), with the headers
 // that others have set.
