@@ -25,8 +25,8 @@ func (f *Feed) Unwatch(w Watcher) {
 }
 
 // Pin keeps the bytes of a frame in the account of the feed's memory, because a socket has taken a part of it: the ring
-// may drop it meanwhile. Those who pin the same frame are counted once. They call Unpin when the rest is written, or
-// will not be.
+// may drop it meanwhile. Those who pin the same frame are counted once, beside the ring itself. They call Unpin when
+// the rest is written, or will not be.
 func (f *Feed) Pin(frame []byte) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -193,7 +193,19 @@ func (c *serveCmd) Run(ctx context.Context, o output) error {
 		Pool: pool, Events: c.Retention, EventCount: c.RetentionCount, Mutations: c.MutationRetention,
 		Every: c.pruneEvery, Logger: log,
 	})
-	carrier, err := c.newEngine(bus, stats, log)
+	seesNothing := func(ctx context.Context) error {
+		_, err, _ := asking.Do("", func() (any, error) {
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), blindTimeout)
+			defer cancel()
+			hidden, all, err := sql.Hidden(ctx, pool)
+			if err == nil && all {
+				err = fmt.Errorf("%w: %s", sql.ErrHidden, hidden)
+			}
+			return nil, err
+		})
+		return err
+	}
+	carrier, err := c.newEngine(api.Seeing(bus, seesNothing), stats, log)
 	if err != nil {
 		return err
 	}
@@ -221,18 +233,7 @@ func (c *serveCmd) Run(ctx context.Context, o output) error {
 			}
 			return bus.Ready()
 		},
-		Blind: func(ctx context.Context) error {
-			_, err, _ := asking.Do("", func() (any, error) {
-				ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), blindTimeout)
-				defer cancel()
-				hidden, all, err := sql.Hidden(ctx, pool)
-				if err == nil && all {
-					err = fmt.Errorf("%w: %s", sql.ErrHidden, hidden)
-				}
-				return nil, err
-			})
-			return err
-		},
+		Blind:  seesNothing,
 		Notice: func() string { return lines(bus.Notice(), *working.Load()) },
 	}
 	if listeners.metrics == nil {

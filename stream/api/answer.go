@@ -3,7 +3,6 @@ package api
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net/http"
 	"strconv"
 
@@ -61,13 +60,7 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 // seen is err, but where this server cannot see what there is, "not there" would be a guess, which browsers take as
 // final.
 func (s *Server) seen(r *http.Request, err error) error {
-	if s.cfg.Blind == nil || !errors.Is(err, stream.ErrNotFound) {
-		return err
-	}
-	if blind := s.cfg.Blind(r.Context()); blind != nil {
-		return fmt.Errorf("%w: %w", stream.ErrUnavailable, blind)
-	}
-	return err
+	return seen(r.Context(), s.cfg.Blind, err)
 }
 
 // malformed answers a request for a topology that says something wrong, if there is that topology: 404 comes first.

@@ -80,7 +80,7 @@ func aboutOf(r *http.Request) about {
 		return about{stream: true}
 	case strings.HasSuffix(pattern, "/events"):
 		id, ok := stream.ParseTopologyID(chi.URLParam(r, "id"))
-		return about{ok, id} // who gives none gets problem+json
+		return about{stream: ok, topology: id} // who gives none gets problem+json
 	}
 	return about{}
 }
@@ -119,7 +119,7 @@ func (s *Server) shared(next http.Handler) http.Handler {
 			// What HTTP libraries, EventSource polyfills and tracers add by themselves.
 			"Cache-Control", "Pragma", "X-Requested-With", "Traceparent", "Tracestate", "Baggage",
 		},
-		ExposedHeaders:   []string{"Link", "Retry-After"},
+		ExposedHeaders:   []string{"Link", "Retry-After", timeHeader},
 		AllowCredentials: true,
 		MaxAge:           600, // seconds
 	})(next)

@@ -25,7 +25,7 @@ func (s *Server) handOver(
 	if err != nil {
 		return false
 	}
-	head := buffered.Writer.AvailableBuffer() // which nobody else needs any more
+	head := buffered.AvailableBuffer() // which nobody else needs any more
 	h.Head, h.Unread = appendHead(head, w.Header(), time.Now()), buffered.Reader.Buffered()
 	c, err := s.cfg.Engine.Carry(conn, h, self)
 	if err != nil {
@@ -47,7 +47,7 @@ func (s *Server) turnAway(conn net.Conn, h engine.Handover) {
 	h.Machine.Fail(stream.ErrUnavailable)
 	h.Arrivals.GiveBack()
 	if conn.SetWriteDeadline(time.Now().Add(delivery.LastWords)) == nil {
-		why := delivery.TurnAway(h.Machine.Only(), stream.ErrUnavailable.Error(), retryAfter)
+		why := delivery.TurnAway(h.Machine.Only(), delivery.NoPlace, delivery.CrowdedRetry)
 		_, _ = conn.Write(slices.Concat(h.Head, why)) // as above
 	}
 }
@@ -58,7 +58,7 @@ func appendHead(dst []byte, others http.Header, now time.Time) []byte {
 	dst = append(dst, "HTTP/1.1 200 OK\r\nConnection: close\r\nDate: "...)
 	dst = now.UTC().AppendFormat(dst, http.TimeFormat)
 	dst = append(dst, "\r\n"...)
-	for name, value := range streamHeaders() {
+	for name, value := range streamHeaders(now) {
 		dst = append(append(append(append(dst, name...), ": "...), value...), "\r\n"...)
 	}
 	out := bytes.NewBuffer(dst)

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net/http"
 	"slices"
@@ -79,13 +80,13 @@ func parseMany(body []byte) ([]stream.AttachRequest, error) {
 	if err := o.Close(); err != nil {
 		return nil, err
 	}
-	c := collector{most: mostByBody, graph: graph}
-	for id, number := range topologies {
+	c := collector{most: mostByBody, once: true, graph: graph}
+	for _, id := range slices.Sorted(maps.Keys(topologies)) { // so that of several mistakes the same one is named
+		number, field := topologies[id], stream.JoinPath("topologies", id)
 		if string(number) == "null" {
-			c.add("topologies", id, stream.AttachRequest{})
+			c.add(field, id, stream.AttachRequest{})
 			continue
 		}
-		field := stream.JoinPath("topologies", id)
 		seq, ok := stream.ParseSeq(string(number))
 		if !ok {
 			c.fail(refused(field, "give the seq of the last event that you have, or null"))
@@ -98,6 +99,7 @@ func parseMany(body []byte) ([]stream.AttachRequest, error) {
 // A collector puts together what one stream is asked for.
 type collector struct {
 	most   int
+	once   bool // a topology may not be named twice
 	graph  bool
 	wanted []stream.AttachRequest
 	err    error // the first
@@ -116,6 +118,9 @@ func (c *collector) add(field, text string, req stream.AttachRequest) {
 		return
 	}
 	req.Topology, req.Graph = stream.TopologyID(strings.Clone(string(id))), c.graph
+	if c.once && slices.ContainsFunc(c.wanted, func(r stream.AttachRequest) bool { return r.Topology == req.Topology }) {
+		c.fail(refused(field, "the topology is there twice, in another spelling: leave one out"))
+	}
 	c.wanted = append(c.wanted, req)
 }
 
@@ -150,9 +155,11 @@ func (s *Server) many(w http.ResponseWriter, r request, wanted []stream.AttachRe
 			return
 		}
 	}
-	resumes := slices.ContainsFunc(wanted, func(req stream.AttachRequest) bool { return req.Resume })
+	// A browser's EventSource that comes back says so by this header alone.
+	resumes := r.Header.Get("Last-Event-ID") != "" ||
+		slices.ContainsFunc(wanted, func(req stream.AttachRequest) bool { return req.Resume })
 	s.begin(w, r, about{stream: true}, setOf(wanted), resumes,
-		func(ctx context.Context) (h engine.Handover, err error) { return s.attachMany(ctx, r.Request, wanted) })
+		func(ctx context.Context) (h engine.Handover, err error) { return s.attachMany(ctx, wanted) })
 }
 
 // setOf is the same for streams of the same topologies.
@@ -166,17 +173,16 @@ func setOf(wanted []stream.AttachRequest) string {
 
 // attachMany attaches all, and gives the stream as soon as one is there. Where none is, it gives the reason of one that
 // may come back, if there is one.
-func (s *Server) attachMany(ctx context.Context, r *http.Request, wanted []stream.AttachRequest) (
-	h engine.Handover, err error,
-) {
+func (s *Server) attachMany(ctx context.Context, wanted []stream.AttachRequest) (h engine.Handover, err error) {
 	h.Machine = delivery.NewMany(wanted, 2000+rand.N(2001), s.cfg.Keepalive)
-	attachCtx, cancel := context.WithCancelCause(context.WithoutCancel(ctx)) // the handler may return before
+	attachCtx, cancel := context.WithCancelCause(context.Background()) // the handler may return before, with its request
 	stop := context.AfterFunc(ctx, func() { cancel(context.Cause(ctx)) })
 	arrivals := make(chan engine.Arrival, len(wanted))
 	for part, req := range wanted {
 		go func() {
 			sub, err := s.cfg.Bus.Attach(attachCtx, req)
-			arrivals <- engine.Arrival{Part: part, Subscription: sub, Err: s.seen(r.WithContext(attachCtx), err)}
+			s.logAttach(req.Topology, err)
+			arrivals <- engine.Arrival{Part: part, Subscription: sub, Err: err}
 		}()
 	}
 	h.Arrivals = engine.Arrivals{C: arrivals, Left: len(wanted), Cancel: func() { cancel(nil) }}
@@ -189,11 +195,22 @@ func (s *Server) attachMany(ctx context.Context, r *http.Request, wanted []strea
 			stop()
 			return h, nil
 		}
-		if !errors.Is(a.Err, stream.ErrNotFound) && !errors.Is(a.Err, stream.ErrDeleted) {
+		if !missing(a.Err) {
 			failed = a.Err
 		}
 	}
 	cancel(nil)
 	h.Machine.Fail(failed)
 	return h, failed
+}
+
+func missing(err error) bool {
+	return errors.Is(err, stream.ErrNotFound) || errors.Is(err, stream.ErrDeleted)
+}
+
+// logAttach says why one topology of many could not be attached.
+func (s *Server) logAttach(id stream.TopologyID, err error) {
+	if err != nil && !missing(err) && !errors.Is(err, context.Canceled) {
+		s.cfg.Logger.Warn("attach", "topology", id, "error", err)
+	}
 }

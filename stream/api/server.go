@@ -76,6 +76,7 @@ func New(cfg Config) *Server {
 	if cfg.Memory == nil {
 		cfg.Memory = stream.NewMemory(defaultMemory, cfg.Stats)
 	}
+	cfg.Bus = Seeing(cfg.Bus, cfg.Blind)
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -102,7 +103,7 @@ func (s *Server) Handler() http.Handler {
 	})
 	r.Get(basePath+"/topologies/{id}/events", s.redeeming(s.viewer(s.events)))
 	r.Get(manyPath, s.redeeming(s.authenticated(stream.RoleViewer, s.manyByQuery)))
-	r.Post(manyPath, s.authenticated(stream.RoleViewer, s.manyByBody))
+	r.Post(manyPath, s.redeeming(s.authenticated(stream.RoleViewer, s.manyByBody)))
 	r.Group(s.answers)
 	return r
 }

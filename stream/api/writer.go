@@ -11,6 +11,9 @@ import (
 	"topostream/stream/delivery"
 )
 
+// timeHeader is the server's clock.
+const timeHeader = "Topostream-Time"
+
 // A frameWriter writes to one client through http.ResponseController, which serves HTTP/1.0, HTTP/1.1, HTTP/2 and TLS
 // alike. It belongs to the handler's goroutine, but for cut.
 type frameWriter struct {
@@ -27,18 +30,19 @@ func newFrameWriter(w http.ResponseWriter, timeout time.Duration, stats *stream.
 
 // headers says that a stream begins; the first write sends them.
 func (f *frameWriter) headers() {
-	for name, value := range streamHeaders() {
+	for name, value := range streamHeaders(time.Now()) {
 		f.w.Header().Set(name, value)
 	}
 	f.w.WriteHeader(http.StatusOK)
 }
 
-// streamHeaders are those of every stream.
-func streamHeaders() iter.Seq2[string, string] {
+// streamHeaders are those of every stream. By the last one a client can tell how long an event took to it.
+func streamHeaders(now time.Time) iter.Seq2[string, string] {
 	return func(yield func(name, value string) bool) {
 		_ = yield("Content-Type", "text/event-stream") &&
 			yield("Cache-Control", "no-cache, no-transform") && // proxies that compress hold frames back
-			yield("X-Accel-Buffering", "no")
+			yield("X-Accel-Buffering", "no") &&
+			yield(timeHeader, now.UTC().Format("2006-01-02T15:04:05.000000Z"))
 	}
 }
 

@@ -23,6 +23,9 @@ const LastWords = time.Second
 // vain.
 const CrowdedRetry = 15 * time.Second
 
+// NoPlace is what a client is told whose connection cannot be carried.
+const NoPlace = "this server cannot take the connection now"
+
 // goodbye says why a stream ends, where the client is still there to hear it; nil: nobody is, or it knows.
 func goodbye(id stream.TopologyID, why error) []byte {
 	event := "unavailable"

@@ -10,9 +10,10 @@ import (
 	"time"
 )
 
+// At a time, of one topology. Those that come together share a read, or a transaction.
 const (
-	mostReads    = 32  // of the journal, at a time
-	mostAttaches = 256 // at a time: those that come together share transactions
+	mostReads    = 4
+	mostAttaches = 32
 )
 
 // An Engine carries streams. It has no goroutines while it has no streams.
@@ -32,7 +33,7 @@ func New(cfg Config) (*Engine, error) {
 	}
 	cfg.WriteTimeout = cmp.Or(cfg.WriteTimeout, 30*time.Second)
 	e := &Engine{
-		cfg: cfg, begun: time.Now(), reads: pool{most: mostReads}, attaches: pool{most: mostAttaches},
+		cfg: cfg, begun: time.Now(), reads: newPool(mostReads), attaches: newPool(mostAttaches),
 	}
 	for range runtime.GOMAXPROCS(0) {
 		s, err := newShard(e)

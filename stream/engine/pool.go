@@ -1,45 +1,63 @@
 package engine
 
-import "sync"
+import (
+	"sync"
 
-// A pool runs what may wait on at most so many goroutines, in the order it came. It has none while there is nothing to
-// do.
+	"topostream/stream"
+)
+
+// A pool runs what may wait, for each topology on at most so many goroutines, in the order it came: whatever one
+// topology waits for, another one does not. It has none while there is nothing to do.
 type pool struct {
-	most int
+	most int // of one topology
 
-	mu      sync.Mutex
+	mu    sync.Mutex
+	lines map[stream.TopologyID]*line
+}
+
+// A line is what one topology has to do.
+type line struct {
 	running int
 	queue   []func()
 }
 
-func (p *pool) do(f func()) {
+func newPool(most int) pool { return pool{most: most, lines: map[stream.TopologyID]*line{}} }
+
+func (p *pool) do(id stream.TopologyID, f func()) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.running == p.most {
-		p.queue = append(p.queue, f)
+	l := p.lines[id]
+	if l == nil {
+		l = &line{}
+		p.lines[id] = l
+	}
+	if l.running == p.most {
+		l.queue = append(l.queue, f)
 		return
 	}
-	p.running++
-	go p.work(f)
+	l.running++
+	go p.work(id, l, f)
 }
 
-func (p *pool) work(f func()) {
+func (p *pool) work(id stream.TopologyID, l *line, f func()) {
 	for f != nil {
 		f()
-		f = p.next()
+		f = p.next(id, l)
 	}
 }
 
 // next gives what is to be done next; nil: nothing is, and the goroutine is counted no more.
-func (p *pool) next() (f func()) {
+func (p *pool) next(id stream.TopologyID, l *line) (f func()) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if len(p.queue) == 0 {
-		p.queue = nil
-		p.running--
+	if len(l.queue) == 0 {
+		l.queue = nil
+		if l.running--; l.running == 0 {
+			delete(p.lines, id)
+		}
 		return nil
 	}
-	f, p.queue[0] = p.queue[0], nil
-	p.queue = p.queue[1:]
+	f, l.queue[0] = l.queue[0], nil
+	l.queue = l.queue[1:]
 	return f
 }

@@ -269,7 +269,7 @@ func (s *shard) hear(events []unix.EpollEvent) {
 
 // turn does a part of what there is to do, and tells whether there is more.
 func (s *shard) turn() (more bool) {
-	s.now, s.left, s.bytes = s.engine.now(), turnStreams, turnBytes
+	s.now, s.left, s.bytes = s.engine.now(), turnStreams/2, turnBytes/2
 	s.collect()
 	n := min(len(s.messages), turnMessages)
 	for i, msg := range s.messages[:n] {
@@ -278,7 +278,10 @@ func (s *shard) turn() (more bool) {
 	}
 	s.messages = s.messages[n:]
 	s.wheel.turn(s.now, s.tell)
+	s.walk()
+	s.left, s.bytes = s.left+turnStreams/2, s.bytes+turnBytes/2 // half of a turn is for what is late, if there is any
 	s.work()
+	s.collect() // a walk that was not finished, too
 	s.walk()
 	return len(s.messages)+len(s.walks)+len(s.dues) > 0
 }
@@ -328,7 +331,10 @@ func (s *shard) add(c *Stream) {
 		err = controlErr
 	}
 	if err != nil {
-		s.engine.cfg.Logger.Error("a stream could not begin", "topology", c.machine.Request(0).Topology, "error", err)
+		s.engine.cfg.Logger.Error("a stream could not begin", "topology", c.machine.Only(), "error", err)
+		if !c.blocked { // else it has a part of something
+			_, _ = write(c.fd, delivery.TurnAway(c.machine.Only(), delivery.NoPlace, delivery.CrowdedRetry)) // if it can
+		}
 		s.fail(c, err)
 		return
 	}

@@ -29,7 +29,7 @@ const (
 	gone
 )
 
-// A Stream is a client of a shard, which alone uses all but shard. Times are the engine's.
+// A Stream is a client of a shard, which alone uses all but shard, once it has it. Times are the engine's.
 type Stream struct {
 	shard   *shard
 	machine delivery.Machine
@@ -214,7 +214,6 @@ func (s *shard) wrote(c *Stream, part, n int) {
 			i++
 		}
 		c.machine.GiveBack(s.batch, i)
-		s.batch.Reset() // what was given back is nobody's to share
 		return
 	}
 	s.engine.cfg.Stats.Frames.Add(uint64(len(s.batch.Frames)))
@@ -311,7 +310,7 @@ func (s *shard) arrive(c *Stream, arrivals Arrivals) {
 // read reads a page of the journal elsewhere.
 func (s *shard) read(c *Stream, part int) {
 	ctx, cursor := s.begin(c, 1), c.machine.Cursor(part)
-	s.engine.reads.do(func() {
+	s.engine.reads.do(c.machine.Request(part).Topology, func() {
 		err := cursor.Read(ctx)
 		s.post(message{kind: hasRead, stream: c, part: part, err: err})
 	})
@@ -320,7 +319,7 @@ func (s *shard) read(c *Stream, part int) {
 // attach asks for another subscription elsewhere.
 func (s *shard) attach(c *Stream, part int) {
 	ctx, req := s.begin(c, 1), c.machine.Request(part)
-	s.engine.attaches.do(func() {
+	s.engine.attaches.do(req.Topology, func() {
 		var sub *stream.Subscription
 		err := context.Cause(ctx)
 		if err == nil {
