@@ -222,7 +222,7 @@ func TestPagesOfAllowedOriginsMayUseTheAPIAndNoOthers(t *testing.T) {
 			_, h, _ := get(t, server.url+path, "Origin", origin)
 			if h.Get("Access-Control-Allow-Origin") != want ||
 				!strings.Contains(strings.Join(h.Values("Vary"), ","), "Origin") ||
-				(want != "") != (h.Get("Access-Control-Expose-Headers") == "Link, Retry-After") {
+				(want != "") != (h.Get("Access-Control-Expose-Headers") == "Link, Retry-After, Topostream-Time") {
 				t.Errorf("%s of %s: %v", path, origin, h)
 			}
 		}
