@@ -23,6 +23,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"topostream/pgbus/journal"
+	"topostream/pgbus/list"
 	"topostream/pgbus/postgres"
 	"topostream/pgbus/setting"
 	"topostream/pgbus/source/notify"
@@ -108,6 +109,7 @@ type Bus struct {
 	reads    documentReads
 	heads    shared[journal.Head]
 	sources  sources
+	list     *list.List
 	watch    watch
 	tasks    tasks
 }
@@ -138,6 +140,10 @@ func New(cfg Config) *Bus {
 	if cfg.Replica != nil {
 		b.primary = b.newReader(cfg.Pool, false, nil)
 	}
+	b.list = list.New(list.Config{
+		Reader: b.reader, Memory: cfg.Memory, Stats: cfg.Stats, Logger: cfg.Logger, Sweep: cfg.Heartbeat,
+		Linger: cfg.Linger, AttachWait: cfg.AttachWait,
+	})
 	b.sources.poller = poll.New(poll.Config{Positions: b.positions, Reader: b.reader, Logger: b.log}, cfg.Poll)
 	b.sources.mode.pace = b.setPace
 	if cfg.Bus != setting.Poll {
@@ -160,7 +166,7 @@ func (b *Bus) newListener() *notify.Listener {
 	without := "streams run on poll, or on the WAL, and what people NOTIFY does not reach them"
 	return notify.New(notify.Config{
 		Conn: conn, Pool: b.cfg.Pool, Keyed: true, Ping: b.cfg.Ping, Stats: b.stats, Logger: b.log,
-		Accept: b.primary.Accept, Without: without,
+		Accept: b.primary.Accept, Without: without, Channels: []string{notify.ListChannel},
 	})
 }
 
@@ -178,13 +184,18 @@ func (b *Bus) newWAL() *wal.Source {
 	return wal.New(cfg)
 }
 
+// listPoll is how often all rows of the list are looked at, at most, while nobody tells which have changed.
+const listPoll = time.Second
+
 // setPace has heads compared as often as it takes: they are the heartbeat while events come by themselves, and else
 // the bus.
 func (b *Bus) setPace(told bool) {
 	if told {
 		b.sources.poller.SetPace(b.cfg.Heartbeat)
+		b.list.SetSweep(b.cfg.Heartbeat)
 	} else {
 		b.sources.poller.SetPace(b.cfg.Poll)
+		b.list.SetSweep(max(b.cfg.Poll, listPoll))
 	}
 }
 
@@ -207,6 +218,7 @@ func (b *Bus) Run(ctx context.Context) error {
 		start(func(ctx context.Context) { b.sources.wal.Run(ctx, walSink{sink{b, stream.ReadHole}}) })
 	}
 	start(func(ctx context.Context) { b.sources.poller.Run(ctx, pollSink{sink{b, stream.ReadPoll}}) })
+	start(b.list.Run)
 	start(b.attachLoop)
 	for range backfillers {
 		start(b.backfillLoop)

@@ -1,6 +1,7 @@
 package pgbus
 
 import (
+	"strings"
 	"time"
 
 	"topostream/pgbus/postgres"
@@ -60,6 +61,25 @@ func (s sink) Event(e source.Event) {
 	}
 }
 
+// listed tells whether an event may have changed a row of the list: an emit or an edit by hand does not.
+func listed(e source.Event) bool {
+	return e.Type == stream.TypeDeleted || e.Type == "status" || strings.HasPrefix(e.Type, "mutation.")
+}
+
+// Event implements source.Sink.
+func (s walSink) Event(e source.Event) {
+	if listed(e) {
+		s.list.Touch(e.Topology)
+	}
+	s.sink.Event(e)
+}
+
+// Visible implements source.Sink: what was read before may not have been the newest.
+func (s walSink) Visible(e source.Event) {
+	s.list.Touch(e.Topology)
+	s.sink.Visible(e)
+}
+
 // Event implements source.Sink.
 func (s pollSink) Event(e source.Event) {
 	if s.sources.mode.told() {
@@ -103,6 +123,9 @@ func (s sink) Raw(topology stream.TopologyID, text string) {
 	}
 }
 
+// Listed implements source.Sink.
+func (s sink) Listed(topology stream.TopologyID) { s.list.Touch(topology) }
+
 // Work implements source.Sink: mutations are the worker's.
 func (s sink) Work() {}
 
@@ -123,11 +146,13 @@ func (s sink) Contradicted(topology stream.TopologyID, last stream.Seq, why stri
 func (s notifySink) State(state source.State) {
 	s.sources.mode.setListen(state)
 	s.attaches.Set()
+	s.list.Look() // what came while nobody told
 }
 
 // State implements source.Sink.
 func (s walSink) State(state source.State) {
 	s.sources.mode.setWAL(state)
+	s.list.Look() // as above
 	if !state.Connected {
 		s.sources.poller.Soon() // what the stream had still to tell
 	}
@@ -171,6 +196,7 @@ func (b *Bus) historyChanged(h postgres.History) {
 		"feeds",
 		n,
 	)
+	b.list.ReadAnew()
 	if b.sources.listener != nil {
 		b.sources.listener.Reconnect()
 		b.sources.wal.Reconnect()

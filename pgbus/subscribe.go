@@ -16,6 +16,9 @@ var errEnded = errors.New("the attachment has ended")
 
 // Attach implements stream.Bus.
 func (b *Bus) Attach(ctx context.Context, req stream.AttachRequest) (*stream.Subscription, error) {
+	if req.List != nil {
+		return b.list.Attach(ctx, req.List)
+	}
 	if sub := b.attachAtOnce(req); sub != nil {
 		return sub, nil
 	}

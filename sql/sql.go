@@ -202,7 +202,7 @@ SELECT current_setting('search_path'), quote_ident(coalesce(here.nspname, curren
 }
 
 func migrator(ctx context.Context, conn *pgx.Conn, schema string) (*migrate.Migrator, error) {
-	for _, tag := range []string{"$f$", "$q$", "$do$"} { // what functions are quoted with
+	for _, tag := range []string{"$f$", "$q$", "$do$", "$old$", "$new$"} { // what functions are quoted with
 		if strings.Contains(schema, tag) {
 			return nil, fmt.Errorf("the schema %s has %s in its name, which migrations cannot be run in: choose another",
 				schema, tag)

@@ -51,7 +51,7 @@ func (b *Batch) Bytes() []byte {
 
 // isFor tells whether b holds what c would take.
 func (b *Batch) isFor(c *Cursor) bool {
-	return b.feed == c.feed && b.from == c.pos && b.after == c.last && c.born <= c.pos && !c.seek
+	return c.filter == nil && b.feed == c.feed && b.from == c.pos && b.after == c.last && c.born <= c.pos && !c.seek
 }
 
 func (b *Batch) hasRoom(fr Frame) bool {

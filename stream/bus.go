@@ -8,13 +8,15 @@ import (
 
 // Frame is one event, encoded once as the bytes of its SSE frame and shared by every client. Nobody may change Bytes.
 type Frame struct {
-	Seq   Seq    // 0: not journaled
-	Final bool   // the `deleted` event: the stream ends behind it
-	Bytes []byte // "event: …\nid: …\ndata: …\n\n"
+	Seq   Seq        // 0: not journaled
+	Final bool       // the `deleted` event: the stream ends behind it
+	Bytes []byte     // "event: …\nid: …\ndata: …\n\n"
+	Row   *RowChange // of the list of topologies; nil: it is an event of one
 }
 
-// AttachRequest asks for a stream of one topology.
+// AttachRequest asks for a stream of one topology, or of the list of them.
 type AttachRequest struct {
+	List     *ListFilter // of the list: nothing else is asked for; nil: of Topology
 	Topology TopologyID
 	Resume   bool // After is a number that the client knows
 	After    Seq  // the last event that the client has

@@ -11,6 +11,8 @@ type Cursor struct {
 	page  []Frame // read from the journal, not yet given
 	seek  bool    // pos must be found by seq
 	ended bool    // the final frame was given
+
+	filter *ListFilter // nil: it is no place in the list
 }
 
 // Cursor makes a cursor behind after. It may be behind the ring (then it reads the journal) or ahead of the feed (then
@@ -19,6 +21,15 @@ func (f *Feed) Cursor(after Seq) *Cursor {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return &Cursor{feed: f, last: after, pos: f.find(after), born: f.end}
+}
+
+// ListCursor makes one in the list's feed, which gives what the filter shows.
+func (f *Feed) ListCursor(after Seq, filter *ListFilter) *Cursor {
+	c := f.Cursor(after)
+	if !filter.All() {
+		c.filter = filter
+	}
+	return c
 }
 
 // Last is the seq of the newest journaled frame that the cursor gave, or what it was made with.
@@ -142,8 +153,10 @@ func (c *Cursor) fromRing(b *Batch) (behind bool, err error) {
 		c.pos, c.seek = f.find(c.last), false
 	}
 	c.pos = max(c.pos, f.start) // what is missed was not journaled: the ring may drop that
-	for c.pos < f.end && c.skips(f.at(c.pos).frame) {
-		c.pos++
+	for ; c.pos < f.end && c.skips(f.at(c.pos).frame); c.pos++ {
+		if c.filter != nil { // it is done with what is not for it
+			c.last = max(c.last, f.at(c.pos).frame.Seq)
+		}
 	}
 	b.from, b.after = c.pos, c.last
 	for ; c.pos < f.end && !c.ended; c.pos++ {
@@ -151,13 +164,16 @@ func (c *Cursor) fromRing(b *Batch) (behind bool, err error) {
 		if !b.hasRoom(fr) || c.skips(fr) { // so that frame n has the position from + n
 			break
 		}
+		if c.filter != nil {
+			fr.Bytes = c.filter.shown(fr)
+		}
 		b.add(fr)
 		c.given(fr)
 	}
 	if len(b.Frames) == 0 && f.cause != nil {
 		return false, f.cause
 	}
-	if len(b.Frames) > 0 && c.born <= b.from {
+	if len(b.Frames) > 0 && c.born <= b.from && c.filter == nil {
 		b.feed = f
 	}
 	b.to, b.last, b.final = c.pos, c.last, c.ended
@@ -167,7 +183,7 @@ func (c *Cursor) fromRing(b *Batch) (behind bool, err error) {
 
 // skips tells whether the frame at pos is not for this client.
 func (c *Cursor) skips(fr Frame) bool {
-	return fr.Seq == 0 && c.pos < c.born || fr.Seq != 0 && fr.Seq <= c.last
+	return fr.Seq == 0 && c.pos < c.born || fr.Seq != 0 && fr.Seq <= c.last || c.filter != nil && c.filter.shown(fr) == nil
 }
 
 func (c *Cursor) given(fr Frame) {

@@ -85,7 +85,7 @@ func TestTheCheckerFindsBugsPlantedInTheServer(t *testing.T) {
 			nil,
 			[]edit{
 				{"stream/feed.go", "case fr.Seq <= f.last:\n", "case fr.Seq <= f.last:\n\t\tf.push(fr)\n"},
-				{"stream/cursor.go", " || fr.Seq != 0 && fr.Seq <= c.last\n", "\n"},
+				{"stream/cursor.go", " || fr.Seq != 0 && fr.Seq <= c.last ||", " ||"},
 			},
 			undisturbed, check.Doubled,
 		},

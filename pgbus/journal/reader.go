@@ -34,10 +34,11 @@ const (
 	Live      Lane = iota // what attached topologies wait for: attaches, backfills, heads
 	Backlog               // pages for clients that are behind their feed's ring
 	Documents             // documents that are too large for a light snapshot
+	Lists                 // the list of topologies
 )
 
 // Connections that each lane may use.
-var lanes = [...]int64{Live: 4, Backlog: 2, Documents: 2} //nolint:gochecknoglobals // a constant
+var lanes = [...]int64{Live: 4, Backlog: 2, Documents: 2, Lists: 1} //nolint:gochecknoglobals // a constant
 
 // Config is what New needs.
 type Config struct {

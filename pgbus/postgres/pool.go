@@ -13,7 +13,7 @@ const (
 	// pingTimeout is how long an idle connection may take to show that it lives before another one is opened.
 	pingTimeout = 2 * time.Second
 	// LeastConns is the smallest pool: REST takes up to a third of it, pages for clients that are behind two, documents
-	// two, and live reads find one whatever the others do.
+	// two, the list of topologies one, and live reads find one whatever the others do.
 	LeastConns = 10
 )
 

@@ -47,6 +47,8 @@ type Sink interface {
 	Subscribed(topologies []stream.TopologyID, why stream.Cause)
 	// Raw tells of a NOTIFY that is not the triggers' own.
 	Raw(topology stream.TopologyID, text string)
+	// Listed tells that a topology's row in the list may have changed.
+	Listed(topology stream.TopologyID)
 	// Work tells that there may be a mutation to claim.
 	Work()
 	// SettingChanged tells that topology_settings may have changed: the bus or the epoch.
@@ -79,6 +81,9 @@ func (Ignore) Subscribed([]stream.TopologyID, stream.Cause) {}
 
 // Raw implements Sink.
 func (Ignore) Raw(stream.TopologyID, string) {}
+
+// Listed implements Sink.
+func (Ignore) Listed(stream.TopologyID) {}
 
 // Work implements Sink.
 func (Ignore) Work() {}

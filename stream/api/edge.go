@@ -76,7 +76,7 @@ type about struct {
 // aboutOf tells it by the address.
 func aboutOf(r *http.Request) about {
 	switch pattern := chi.RouteContext(r.Context()).RoutePattern(); {
-	case pattern == manyPath:
+	case pattern == manyPath, pattern == listPath:
 		return about{stream: true}
 	case strings.HasSuffix(pattern, "/events"):
 		id, ok := stream.ParseTopologyID(chi.URLParam(r, "id"))

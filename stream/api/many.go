@@ -31,7 +31,13 @@ func (s *Server) manyByQuery(w http.ResponseWriter, r request) {
 		s.fail(w, r.Request, err)
 		return
 	}
-	s.many(w, r, wanted)
+	s.many(w, r, asked{topologies: wanted})
+}
+
+// asked is what one stream of many is asked for.
+type asked struct {
+	topologies []stream.AttachRequest
+	list       bool // of topologies, too
 }
 
 // manyByBody is POST /events. The answer is the stream.
@@ -48,7 +54,7 @@ func (s *Server) manyByBody(w http.ResponseWriter, r request) {
 // parseManyQuery reads ?topology=<id>&after=<id>:<seq>&graph=1; what is wrong with it is a *stream.FieldError.
 func parseManyQuery(r *http.Request) ([]stream.AttachRequest, error) {
 	query := r.URL.Query()
-	c := collector{most: mostByQuery, graph: query.Get("graph") == "1"}
+	c := collector{least: 1, most: mostByQuery, graph: query.Get("graph") == "1"}
 	for _, id := range query["topology"] {
 		c.add("topology", id, stream.AttachRequest{})
 	}
@@ -63,24 +69,28 @@ func parseManyQuery(r *http.Request) ([]stream.AttachRequest, error) {
 	return c.all("topology")
 }
 
-// parseMany reads {"topologies":{"<id>":<seq>|null},"graph"?}; what is wrong with it is a *stream.FieldError.
-func parseMany(body []byte) ([]stream.AttachRequest, error) {
+// parseMany reads {"topologies":{"<id>":<seq>|null},"graph"?,"list"?}; what is wrong with it is a *stream.FieldError.
+func parseMany(body []byte) (a asked, err error) {
 	o, err := newBody(body)
 	if err != nil {
-		return nil, err
+		return a, err
 	}
 	var (
 		topologies map[string]json.RawMessage
 		graph      bool
 	)
-	if !o.Into("topologies", &topologies, "give an object of ids and seqs") {
+	o.Into("graph", &graph, "give true or false")
+	o.Into("list", &a.list, "give true or false")
+	if !o.Into("topologies", &topologies, "give an object of ids and seqs") && !a.list {
 		o.Fail("topologies", "is missing")
 	}
-	o.Into("graph", &graph, "give true or false")
 	if err := o.Close(); err != nil {
-		return nil, err
+		return a, err
 	}
-	c := collector{most: mostByBody, once: true, graph: graph}
+	c := collector{least: 1, most: mostByBody, once: true, graph: graph}
+	if a.list {
+		c.least = 0
+	}
 	for _, id := range slices.Sorted(maps.Keys(topologies)) { // so that of several mistakes the same one is named
 		number, field := topologies[id], stream.JoinPath("topologies", id)
 		if string(number) == "null" {
@@ -93,11 +103,13 @@ func parseMany(body []byte) ([]stream.AttachRequest, error) {
 		}
 		c.add(field, id, stream.AttachRequest{Resume: true, After: seq})
 	}
-	return c.all("topologies")
+	a.topologies, err = c.all("topologies")
+	return a, err
 }
 
 // A collector puts together what one stream is asked for.
 type collector struct {
+	least  int
 	most   int
 	once   bool // a topology may not be named twice
 	graph  bool
@@ -130,8 +142,8 @@ func (c *collector) all(field string) ([]stream.AttachRequest, error) {
 		return cmp.Or(cmp.Compare(a.Topology, b.Topology), later(a, b))
 	})
 	c.wanted = slices.CompactFunc(c.wanted, func(a, b stream.AttachRequest) bool { return a.Topology == b.Topology })
-	if n := len(c.wanted); n == 0 || n > c.most {
-		c.fail(refused(field, "%d topologies: give 1 to %d", n, c.most))
+	if n := len(c.wanted); n < c.least || n > c.most {
+		c.fail(refused(field, "%d topologies: give %d to %d", n, c.least, c.most))
 	}
 	return c.wanted, c.err
 }
@@ -148,12 +160,16 @@ func later(a, b stream.AttachRequest) int {
 }
 
 // many serves one stream of many topologies. Each has a part of it, and none waits for another.
-func (s *Server) many(w http.ResponseWriter, r request, wanted []stream.AttachRequest) {
+func (s *Server) many(w http.ResponseWriter, r request, a asked) {
+	wanted := a.topologies
 	for _, req := range wanted {
 		if !r.principal.Sees(req.Topology) {
 			problem(w, http.StatusForbidden, "the token does not cover topology "+string(req.Topology))
 			return
 		}
+	}
+	if a.list {
+		wanted = append(wanted, stream.AttachRequest{List: listFor(r.principal, nil)})
 	}
 	// A browser's EventSource that comes back says so by this header alone.
 	resumes := r.Header.Get("Last-Event-ID") != "" ||
@@ -166,7 +182,7 @@ func (s *Server) many(w http.ResponseWriter, r request, wanted []stream.AttachRe
 func setOf(wanted []stream.AttachRequest) string {
 	hash := sha256.New()
 	for _, req := range wanted {
-		fmt.Fprintln(hash, req.Topology)
+		fmt.Fprintln(hash, req.Topology, req.List != nil)
 	}
 	return string(hash.Sum(nil))
 }

@@ -58,7 +58,7 @@ func parseStatusChange(body []byte) (stream.StatusChange, error) {
 		return stream.StatusChange{}, err
 	}
 	c := stream.StatusChange{Status: o.Text("status"), Reason: reason(o, "reason")}
-	statuses := []string{"pending", "deploying", "active", "degraded", "failed", "tearing_down", "torn_down"}
+	statuses := stream.Statuses()
 	if !slices.Contains(statuses, c.Status) {
 		o.Fail("status", fmt.Sprintf("%.80q is no status: use one of %s", c.Status, strings.Join(statuses, ", ")))
 	}

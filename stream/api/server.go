@@ -21,6 +21,7 @@ import (
 const (
 	basePath = "/api/v1" // before what needs a token
 	manyPath = basePath + "/events"
+	listPath = basePath + "/topologies/events"
 )
 
 // Config is what New needs. Auth's errors become 401; a nil handler means that its route is not served here.
@@ -102,6 +103,7 @@ func (s *Server) Handler() http.Handler {
 		problem(w, http.StatusMethodNotAllowed, "this address takes "+allowed)
 	})
 	r.Get(basePath+"/topologies/{id}/events", s.redeeming(s.viewer(s.events)))
+	r.Get(listPath, s.redeeming(s.authenticated(stream.RoleViewer, s.list)))
 	r.Get(manyPath, s.redeeming(s.authenticated(stream.RoleViewer, s.manyByQuery)))
 	r.Post(manyPath, s.redeeming(s.authenticated(stream.RoleViewer, s.manyByBody)))
 	r.Group(s.answers)

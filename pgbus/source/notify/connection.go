@@ -217,6 +217,12 @@ func (c *connection) tell(n *pgconn.Notification) {
 	if n.Channel == probeChannel { // another server's
 		return
 	}
+	if n.Channel == ListChannel {
+		if id, ok := stream.ParseTopologyID(n.Payload); ok { // anybody may NOTIFY anything
+			c.sink.Listed(id)
+		}
+		return
+	}
 	name, ok := strings.CutPrefix(n.Channel, "topology.")
 	if !ok {
 		c.sink.Work()

@@ -22,6 +22,8 @@ import (
 const (
 	// settingsChannel tells that a row of topology_settings changed. It is a wake-up: whoever is told reads the table.
 	settingsChannel = "topostream.settings"
+	// ListChannel tells of topologies whose rows in the list may have changed: the payload is the id.
+	ListChannel = "topologies"
 	// probeChannel is where a connection is tried.
 	probeChannel = "topostream.probe"
 	// batch is how many channels one transaction LISTENs to at the most.
@@ -43,7 +45,7 @@ type Config struct {
 	Conn     *pgx.ConnConfig // must lead to the pool's database without a transaction pooler
 	Pool     *pgxpool.Pool   // the other end of the probe
 	Keyed    bool            // the triggers' notifications are told from others by topology_settings.key
-	Channels []string        // beside those of topologies: a notification there is Sink.Work
+	Channels []string        // beside those of topologies: one on ListChannel is Sink.Listed, on any other Sink.Work
 	Ping     time.Duration   // of an idle connection: 4 s
 	Patience time.Duration   // with whatever the connection is asked: 4 s
 	Stats    *stream.Stats

@@ -1,0 +1,341 @@
+// Package list keeps the list of topologies while somebody follows it: a state stream. Wake-ups say which rows may
+// have changed; one goroutine reads those together, at most every 200 ms, and appends what has changed to a feed that
+// all clients share. Only it reads, one read after another, so that no row goes back to an older state.
+package list
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"time"
+
+	"topostream/pgbus/journal"
+	"topostream/pgbus/wait"
+	"topostream/stream"
+)
+
+// Config is what New needs. Zero durations take the documented defaults.
+type Config struct {
+	Reader *journal.Reader
+	Memory *stream.Memory
+	Stats  *stream.Stats
+	Logger *slog.Logger
+
+	Pace       time.Duration // between two reads, at least: 200 ms
+	Sweep      time.Duration // all rows are looked at for what no wake-up told: 10 s, until SetSweep
+	Linger     time.Duration // after the last client has gone: 60 s
+	AttachWait time.Duration // after which a client gets ErrUnavailable: 5 s
+}
+
+// batch is how many rows are read by their ids at once.
+const batch = 500
+
+// A List is the list. Make it with New, run it with Run; the other methods may be called by any goroutine.
+type List struct {
+	cfg  Config
+	wake wait.Signal
+	turn chan struct{} // one place: who makes a document takes it
+
+	mu      sync.Mutex
+	closed  bool
+	clients int       // and those who wait for the list to be read
+	left    time.Time // when the last one went
+	now     *state    // nil: it is not kept
+	kept    chan struct{}
+	failure error // why it could not be read
+	wanted  wanted
+	read    time.Time // when the last read began
+	sweep   time.Duration
+	swept   time.Time
+}
+
+// wanted is what is to be read.
+type wanted struct {
+	ids   map[stream.TopologyID]struct{}
+	all   bool // every row
+	sweep bool // whatever has another mark
+}
+
+// New makes a list; nothing runs before Run.
+func New(cfg Config) *List {
+	for _, d := range []struct {
+		field *time.Duration
+		value time.Duration
+	}{
+		{&cfg.Pace, 200 * time.Millisecond},
+		{&cfg.Sweep, 10 * time.Second},
+		{&cfg.Linger, time.Minute},
+		{&cfg.AttachWait, 5 * time.Second},
+	} {
+		if *d.field == 0 {
+			*d.field = d.value
+		}
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Stats == nil {
+		cfg.Stats = &stream.Stats{}
+	}
+	return &List{
+		cfg: cfg, wake: wait.NewSignal(), turn: make(chan struct{}, 1), kept: make(chan struct{}), sweep: cfg.Sweep,
+		wanted: wanted{ids: map[stream.TopologyID]struct{}{}},
+	}
+}
+
+// Touch says that a topology's row may have changed.
+func (l *List) Touch(id stream.TopologyID) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.clients == 0 && l.now == nil {
+		return
+	}
+	l.wanted.ids[id] = struct{}{}
+	l.wake.Set()
+}
+
+// Look says that rows may have changed of which nobody told.
+func (l *List) Look() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.wanted.sweep = true
+	l.wake.Set()
+}
+
+// ReadAnew says that all rows may be others: the database has another history.
+func (l *List) ReadAnew() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.wanted.all = true
+	l.wake.Set()
+}
+
+// SetSweep changes how often all rows are looked at.
+func (l *List) SetSweep(d time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.sweep = d
+	l.wake.Set()
+}
+
+// Run reads until ctx ends. Clients then see stream.ErrClosed.
+func (l *List) Run(ctx context.Context) {
+	defer l.close()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for try := 0; ; {
+		select {
+		case <-ctx.Done():
+			return
+		case <-l.wake:
+		case <-timer.C:
+		}
+		w, next := l.next(time.Now())
+		timer.Reset(next)
+		if w == nil {
+			continue
+		}
+		if err := l.refresh(ctx, *w); err != nil {
+			if ctx.Err() != nil {
+				return
+			}
+			l.cfg.Logger.Warn("cannot read the list; trying again", "error", err)
+			l.putBack(*w, err)
+			timer.Reset(wait.Backoff(try, l.cfg.Pace, 2*time.Second))
+			try++
+			continue
+		}
+		try = 0
+		timer.Reset(0) // there may be more
+	}
+}
+
+// idle is how long Run waits where nothing is to be read.
+const idle = time.Hour
+
+// next gives what is to be read now; nil: nothing before so long.
+func (l *List) next(now time.Time) (*wanted, time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.clients == 0 {
+		if l.now == nil {
+			return nil, idle
+		}
+		if wait := l.left.Add(l.cfg.Linger).Sub(now); wait > 0 {
+			return nil, wait
+		}
+		l.dropLocked(stream.ErrClosed)
+		return nil, idle
+	}
+	due := l.swept.Add(l.sweep).Sub(now)
+	if l.now == nil {
+		l.wanted.all = true
+	}
+	if due <= 0 {
+		l.wanted.sweep = true
+	}
+	if !l.wanted.all && !l.wanted.sweep && len(l.wanted.ids) == 0 {
+		return nil, due
+	}
+	if wait := l.read.Add(l.cfg.Pace).Sub(now); wait > 0 {
+		return nil, wait
+	}
+	l.read = now
+	return l.takeLocked(now), idle
+}
+
+func (l *List) takeLocked(now time.Time) *wanted {
+	w := l.wanted
+	if w.all || w.sweep {
+		l.swept = now
+	}
+	if w.all || w.sweep || len(w.ids) <= batch {
+		l.wanted = wanted{ids: map[stream.TopologyID]struct{}{}}
+		return &w
+	}
+	w.ids = make(map[stream.TopologyID]struct{}, batch)
+	for id := range l.wanted.ids {
+		if len(w.ids) == batch {
+			break
+		}
+		w.ids[id] = struct{}{}
+		delete(l.wanted.ids, id)
+	}
+	return &w
+}
+
+// putBack has w read again later.
+func (l *List) putBack(w wanted, why error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.failure = why
+	l.wanted.all = l.wanted.all || w.all
+	l.wanted.sweep = l.wanted.sweep || w.sweep
+	for id := range w.ids {
+		l.wanted.ids[id] = struct{}{}
+	}
+}
+
+// refresh reads what is wanted, and tells the clients.
+func (l *List) refresh(ctx context.Context, w wanted) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, l.cfg.AttachWait, stream.ErrUnavailable)
+	defer cancel()
+	if w.all {
+		rows, err := l.cfg.Reader.List(ctx, nil)
+		if err == nil {
+			l.setAll(rows)
+		}
+		return err
+	}
+	if w.sweep {
+		marks, err := l.cfg.Reader.Marks(ctx)
+		if err != nil {
+			return err
+		}
+		l.compare(marks, w.ids)
+	}
+	for len(w.ids) > 0 {
+		ids := make([]stream.TopologyID, 0, batch)
+		for id := range w.ids {
+			if len(ids) == batch {
+				break
+			}
+			ids = append(ids, id)
+		}
+		rows, err := l.cfg.Reader.List(ctx, ids)
+		if err != nil {
+			return err
+		}
+		l.set(ids, rows)
+		for _, id := range ids {
+			delete(w.ids, id)
+		}
+	}
+	return nil
+}
+
+// Attach gives the list as the filter shows it, and what follows. Its errors are those of [stream.Bus].
+func (l *List) Attach(ctx context.Context, filter *stream.ListFilter) (*stream.Subscription, error) {
+	waiting, cancel := context.WithTimeoutCause(ctx, l.cfg.AttachWait, stream.ErrUnavailable)
+	defer cancel()
+	sub := &stream.Subscription{Close: sync.OnceFunc(l.leave)}
+	l.enter()
+	err := l.awaitKept(waiting)
+	if err == nil {
+		sub.Snapshot, sub.Cursor, err = l.document(waiting, filter)
+	}
+	if err != nil {
+		sub.Close()
+		return nil, err
+	}
+	l.cfg.Stats.Attaches.Add(1)
+	return sub, nil
+}
+
+func (l *List) enter() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.clients++
+	l.wake.Set()
+}
+
+func (l *List) leave() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.clients--; l.clients == 0 {
+		l.left = time.Now()
+		l.wake.Set()
+	}
+}
+
+// awaitKept waits until the list is kept.
+func (l *List) awaitKept(ctx context.Context) error {
+	for {
+		l.mu.Lock()
+		kept, changed, closed := l.now != nil, l.kept, l.closed
+		l.mu.Unlock()
+		switch {
+		case closed:
+			return stream.ErrClosed
+		case kept:
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return l.unavailable(context.Cause(ctx))
+		}
+	}
+}
+
+// unavailable is cause, with why the list could not be read.
+func (l *List) unavailable(cause error) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if errors.Is(cause, stream.ErrUnavailable) && l.failure != nil {
+		return errors.Join(cause, l.failure)
+	}
+	return cause
+}
+
+func (l *List) close() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.closed = true
+	l.dropLocked(stream.ErrClosed)
+	close(l.kept)
+	l.kept = make(chan struct{})
+}
+
+// dropLocked forgets the list.
+func (l *List) dropLocked(why error) {
+	if l.now != nil {
+		l.now.feed.Close(why)
+		l.now.hold.Release()
+		l.now = nil
+	}
+	l.failure = nil
+	clear(l.wanted.ids)
+	l.wanted.all, l.wanted.sweep = false, false
+}

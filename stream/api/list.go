@@ -1,0 +1,46 @@
+package api
+
+import (
+	"context"
+	"math/rand/v2"
+	"net/http"
+	"slices"
+	"strings"
+
+	"topostream/stream"
+	"topostream/stream/delivery"
+	"topostream/stream/engine"
+)
+
+// list is GET /topologies/events: the list of topologies as a state stream.
+func (s *Server) list(w http.ResponseWriter, r request) {
+	var wanted []string
+	for _, status := range r.URL.Query()["status"] {
+		if statuses := stream.Statuses(); status != "" && !slices.Contains(statuses, status) {
+			s.fail(w, r.Request, refused("status", "%.80q is no status: use one of %s", status, strings.Join(statuses, ", ")))
+			return
+		}
+		if status != "" {
+			wanted = append(wanted, status)
+		}
+	}
+	req := stream.AttachRequest{List: listFor(r.principal, wanted)}
+	s.begin(w, r, about{stream: true}, "the list", false, func(ctx context.Context) (h engine.Handover, err error) {
+		sub, err := s.cfg.Bus.Attach(ctx, req)
+		if err == nil {
+			h.Machine = delivery.New(req, sub, 2000+rand.N(2001), s.cfg.Keepalive)
+		}
+		return h, err
+	})
+}
+
+// listFor is the list as a token may see it, and in these statuses; nil: in any.
+func listFor(p stream.Principal, statuses []string) *stream.ListFilter {
+	f := &stream.ListFilter{Statuses: statuses}
+	if p.Topologies != nil {
+		f.Topologies = slices.Clone(p.Topologies)
+		slices.Sort(f.Topologies)
+		f.Topologies = slices.Compact(f.Topologies)
+	}
+	return f
+}
