@@ -141,8 +141,8 @@ func New(cfg Config) *Bus {
 		b.primary = b.newReader(cfg.Pool, false, nil)
 	}
 	b.list = list.New(list.Config{
-		Reader: b.reader, Memory: cfg.Memory, Stats: cfg.Stats, Logger: cfg.Logger, Sweep: cfg.Heartbeat,
-		Linger: cfg.Linger, AttachWait: cfg.AttachWait,
+		Reader: b.reader, Encoder: cfg.Encoder, Memory: cfg.Memory, Stats: cfg.Stats, Logger: cfg.Logger,
+		Sweep: cfg.Heartbeat, Linger: cfg.Linger, AttachWait: cfg.AttachWait,
 	})
 	b.sources.poller = poll.New(poll.Config{Positions: b.positions, Reader: b.reader, Logger: b.log}, cfg.Poll)
 	b.sources.mode.pace = b.setPace

@@ -46,4 +46,10 @@ type Encoder interface {
 	Raw(id TopologyID, text string, at time.Time) Frame
 	// Snapshot makes the bytes of a snapshot's frame: document is its JSON, and it was true at seq.
 	Snapshot(seq Seq, document []byte) []byte
+	// AppendList appends the frames of a list of topologies, whose rows are JSON on one line each.
+	AppendList(dst []byte, rows [][]byte) []byte
+	// Row makes the frame of a row of that list that is new, or has changed.
+	Row(row []byte) []byte
+	// Removed makes the frame of a row that is gone.
+	Removed(id TopologyID) []byte
 }

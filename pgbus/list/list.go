@@ -17,10 +17,11 @@ import (
 
 // Config is what New needs. Zero durations take the documented defaults.
 type Config struct {
-	Reader *journal.Reader
-	Memory *stream.Memory
-	Stats  *stream.Stats
-	Logger *slog.Logger
+	Reader  *journal.Reader
+	Encoder stream.Encoder
+	Memory  *stream.Memory
+	Stats   *stream.Stats
+	Logger  *slog.Logger
 
 	Pace       time.Duration // between two reads, at least: 200 ms
 	Sweep      time.Duration // all rows are looked at for what no wake-up told: 10 s, until SetSweep

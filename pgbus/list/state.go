@@ -7,7 +7,6 @@ import (
 
 	"topostream/pgbus/journal"
 	"topostream/stream"
-	"topostream/stream/sse"
 )
 
 const (
@@ -18,10 +17,15 @@ const (
 	ringFrames = 4096
 	// rowRoom is what a row costs beside its JSON, about.
 	rowRoom = 400
+	// frameRoom is more than a frame of the list has beside its rows, and no frame has fewer rows than frameRows but the
+	// last.
+	frameRoom, frameRows = 64, 500
 )
 
 // A state is the list as it was read last. It is used under List.mu.
 type state struct {
+	encoder stream.Encoder
+
 	feed *stream.Feed
 	rows map[stream.TopologyID]*row
 	size int64 // of all rows' JSON
@@ -64,7 +68,8 @@ func (l *List) setAll(rows []journal.ListRow) {
 
 func (l *List) beginLocked(rows []journal.ListRow) {
 	s := &state{
-		rows: make(map[stream.TopologyID]*row, len(rows)),
+		encoder: l.cfg.Encoder,
+		rows:    make(map[stream.TopologyID]*row, len(rows)),
 		feed: stream.NewFeed(stream.FeedConfig{
 			Journal: noJournal{}, Memory: l.cfg.Memory, Stats: l.cfg.Stats, MaxEvents: ringFrames,
 		}),
@@ -130,8 +135,8 @@ func (s *state) set(r journal.ListRow) {
 	kept := &row{r, r.JSON()}
 	s.rows[r.ID] = kept
 	s.size += int64(len(kept.json))
-	s.append(sse.Row(kept.json), stream.RowChange{
-		Topology: r.ID, Was: status, Is: r.Status, Removed: sse.Removed(r.ID),
+	s.append(s.encoder.Row(kept.json), stream.RowChange{
+		Topology: r.ID, Was: status, Is: r.Status, Removed: s.encoder.Removed(r.ID),
 	})
 }
 
@@ -142,7 +147,7 @@ func (s *state) remove(id stream.TopologyID) {
 	}
 	delete(s.rows, id)
 	s.size -= int64(len(old.json))
-	removed := sse.Removed(id)
+	removed := s.encoder.Removed(id)
 	s.append(removed, stream.RowChange{Topology: id, Was: old.Status, Removed: removed})
 }
 
@@ -191,9 +196,9 @@ func (l *List) ready(filter *stream.ListFilter) (doc *stream.Snapshot, at *strea
 	}
 	rows := s.shown(filter)
 	for _, r := range rows {
-		size += int64(len(r))
+		size += int64(len(r)) + 1
 	}
-	return nil, nil, sse.ListSize(len(rows), size)
+	return nil, nil, size + int64(frameRoom*(1+len(rows)/frameRows))
 }
 
 // make makes a document for which there is room; no cursor: it has grown since its size was taken, or is there already.
@@ -211,7 +216,7 @@ func (l *List) make(
 		hold.Release()
 		return nil, nil, nil
 	}
-	bytes := sse.AppendList(make([]byte, 0, size), s.shown(filter))
+	bytes := s.encoder.AppendList(make([]byte, 0, size), s.shown(filter))
 	if int64(len(bytes)) > size {
 		l.mu.Unlock()
 		hold.Release()

@@ -9,8 +9,8 @@ import (
 // pageRows are the most rows of one frame of the list.
 const pageRows = 500
 
-// AppendList appends the frames of a list: {"data":[row, …],"more":bool}, of at most 500 rows each, one at least.
-func AppendList(dst []byte, rows [][]byte) []byte {
+// AppendList implements stream.Encoder: {"data":[row, …],"more":bool}, of at most 500 rows each, one frame at least.
+func (Encoder) AppendList(dst []byte, rows [][]byte) []byte {
 	for {
 		page := rows[:min(len(rows), pageRows)]
 		rows = rows[len(page):]
@@ -28,17 +28,11 @@ func AppendList(dst []byte, rows [][]byte) []byte {
 	}
 }
 
-// ListSize is how many bytes AppendList makes of so many rows that have so many bytes together, at most.
-func ListSize(rows int, bytes int64) int64 {
-	const frame = len("event: list\ndata: {\"data\":[],\"more\":false}\n\n")
-	return bytes + int64(rows) + int64(frame*(1+rows/pageRows))
-}
+// Row implements stream.Encoder.
+func (Encoder) Row(row []byte) []byte { return AppendFrame(nil, "topology", 0, row) }
 
-// Row makes the frame of a row of the list that is new, or has changed. row is its JSON, on one line.
-func Row(row []byte) []byte { return AppendFrame(nil, "topology", 0, row) }
-
-// Removed makes the frame of a row that is gone.
-func Removed(id stream.TopologyID) []byte {
+// Removed implements stream.Encoder.
+func (Encoder) Removed(id stream.TopologyID) []byte {
 	body, err := json.Marshal(struct {
 		ID stream.TopologyID `json:"id"`
 	}{id})
