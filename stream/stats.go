@@ -52,6 +52,7 @@ type Stats struct {
 	AttachTransactions atomic.Uint64 // transactions that LISTENed and took snapshots
 	SnapshotReads      atomic.Uint64 // snapshots taken for a topology that was attached already
 	JournalReads       [readCauses]atomic.Uint64
+	ListReads          atomic.Uint64 // statements that read the list of topologies, or look for what has changed in it
 	Reconnects         [reconnectCauses]atomic.Uint64
 	Listening          atomic.Bool   // the LISTEN connection is up and proved by the probe
 	Channels           atomic.Int64  // channels that it listens to

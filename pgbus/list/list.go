@@ -223,6 +223,7 @@ func (l *List) refresh(ctx context.Context, w wanted) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, l.cfg.AttachWait, stream.ErrUnavailable)
 	defer cancel()
 	if w.all {
+		l.cfg.Stats.ListReads.Add(1)
 		rows, err := l.cfg.Reader.List(ctx, nil)
 		if err == nil {
 			l.setAll(rows)
@@ -230,6 +231,7 @@ func (l *List) refresh(ctx context.Context, w wanted) error {
 		return err
 	}
 	if w.sweep {
+		l.cfg.Stats.ListReads.Add(1)
 		marks, err := l.cfg.Reader.Marks(ctx)
 		if err != nil {
 			return err
@@ -244,6 +246,7 @@ func (l *List) refresh(ctx context.Context, w wanted) error {
 			}
 			ids = append(ids, id)
 		}
+		l.cfg.Stats.ListReads.Add(1)
 		rows, err := l.cfg.Reader.List(ctx, ids)
 		if err != nil {
 			return err

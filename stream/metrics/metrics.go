@@ -70,6 +70,7 @@ func Handler(stats *stream.Stats) http.Handler {
 	for i, cause := range stream.ReadCauses {
 		counter("journal_reads_total", "Journal reads.", &stats.JournalReads[i], prometheus.Labels{"cause": cause})
 	}
+	counter("list_reads_total", "Reads of the list of topologies.", &stats.ListReads, nil)
 	for i, cause := range stream.ReconnectCauses {
 		counter("listen_reconnects_total", "LISTEN connections made.", &stats.Reconnects[i],
 			prometheus.Labels{"cause": cause})

@@ -1,0 +1,183 @@
+package list
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"topostream/pgbus/journal"
+	"topostream/pgbus/pgtest"
+	"topostream/pgbus/postgres"
+	"topostream/stream"
+	"topostream/stream/sse"
+)
+
+func TestMain(m *testing.M) { pgtest.Main(m) }
+
+// running is a list of a database's topologies that runs until the test ends.
+type running struct {
+	*List
+
+	stats *stream.Stats
+}
+
+func run(t *testing.T, databaseURL string, change func(*Config)) *running {
+	t.Helper()
+	pool, err := postgres.NewPool(t.Context(), databaseURL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stats := &stream.Stats{}
+	memory := stream.NewMemory(64<<20, stats)
+	cfg := Config{
+		Reader: journal.New(journal.Config{
+			Pool: pool, Histories: postgres.NewHistories(false, nil), Encoder: sse.Encoder{}, Memory: memory,
+		}),
+		Encoder: sse.Encoder{}, Memory: memory, Stats: stats,
+	}
+	if change != nil {
+		change(&cfg)
+	}
+	l := New(cfg)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		l.Run(ctx)
+	}()
+	t.Cleanup(func() {
+		l.SetSweep(time.Hour) // a read that is cut off leaves pgx a connection to close by itself
+		pgtest.Eventually(t, "no read to be under way", func() bool { return pool.Stat().AcquiredConns() == 0 })
+		cancel()
+		<-done
+		pool.Close()
+	})
+	return &running{l, stats}
+}
+
+// attach gives a client of the whole list.
+func (r *running) attach(t *testing.T) *stream.Subscription {
+	t.Helper()
+	sub, err := r.Attach(t.Context(), &stream.ListFilter{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return sub
+}
+
+func TestAListIsReadForAllAtOnceAndNotMoreOftenThanItsPace(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	conn := db.Conn(t)
+	pgtest.Exec(t, conn, `INSERT INTO topologies (name) SELECT 'topology ' || i FROM generate_series(1, 1200) i`)
+	l := run(t, db.URL, func(c *Config) { c.Pace, c.Sweep = 50*time.Millisecond, time.Hour })
+	began := time.Now()
+	var clients sync.WaitGroup
+	subs := make([]*stream.Subscription, 100)
+	for i := range subs {
+		clients.Go(func() { subs[i] = l.attach(t) })
+	}
+	clients.Wait()
+	if n := l.stats.ListReads.Load(); n != 1 {
+		t.Errorf("%d reads for 100 clients", n)
+	}
+	for _, sub := range subs {
+		if frames := strings.Count(string(sub.Snapshot.Bytes), "event: list\n"); frames != 3 {
+			t.Errorf("%d frames of 1200 rows", frames)
+		}
+		if &sub.Snapshot.Bytes[0] != &subs[0].Snapshot.Bytes[0] {
+			t.Error("the document was made twice")
+		}
+	}
+	for i := range 100 {
+		id := pgtest.Scan[stream.TopologyID](t, conn,
+			`UPDATE topologies SET name = name || '!' WHERE name = $1 RETURNING id::text`, fmt.Sprint("topology ", i+1))
+		l.Touch(id)
+	}
+	pgtest.Eventually(t, "all changes", func() bool { return subs[0].Cursor.Feed().Last() == 100 })
+	if n, most := l.stats.ListReads.Load(), 2+uint64(time.Since(began)/(50*time.Millisecond)); n > most {
+		t.Errorf("%d reads, of which the pace allows %d", n, most)
+	}
+	for _, sub := range subs {
+		sub.GiveBack()
+	}
+}
+
+func TestASweepFindsWhatNobodyTold(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	conn := db.Conn(t)
+	pgtest.Exec(t, conn, `INSERT INTO topologies (name) VALUES ('a'), ('b'), ('c')`)
+	l := run(t, db.URL, func(c *Config) { c.Pace, c.Sweep = time.Millisecond, 20*time.Millisecond })
+	sub := l.attach(t)
+	defer sub.GiveBack()
+	for i, statement := range []string{
+		`UPDATE topologies SET name = 'd' WHERE name = 'a'`, `DELETE FROM topologies WHERE name = 'b'`,
+		`INSERT INTO topologies (name) VALUES ('e')`,
+		`INSERT INTO mutations (topology_id, op, payload) SELECT id, 'add_lan', '{"name": "x"}' FROM topologies
+			WHERE name = 'c'`,
+	} {
+		pgtest.Exec(t, conn, statement)
+		pgtest.Eventually(t, statement, func() bool { return sub.Cursor.Feed().Last() == stream.Seq(i+1) })
+	}
+	reads := l.stats.ListReads.Load()
+	pgtest.Exec(t, conn, `SELECT topology_emit(id, 'test', '{}') FROM topologies`)
+	pgtest.Eventually(t, "more sweeps", func() bool { return l.stats.ListReads.Load() > reads+3 })
+	if last := sub.Cursor.Feed().Last(); last != 4 {
+		t.Errorf("an emit is told as a change of the list: %d", last)
+	}
+}
+
+func TestAListThatNobodyFollowsIsForgottenAndReadAnew(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	conn := db.Conn(t)
+	pgtest.Exec(t, conn, `INSERT INTO topologies (name) VALUES ('a')`)
+	l := run(t, db.URL, func(c *Config) { c.Linger = 50 * time.Millisecond })
+	l.attach(t).GiveBack()
+	pgtest.Eventually(t, "it to be forgotten", func() bool { return l.stats.Feeds.Load() == 0 })
+	if held := l.stats.HeldBytes.Load(); held != 0 {
+		t.Errorf("%d bytes are held", held)
+	}
+	pgtest.Exec(t, conn, `UPDATE topologies SET name = 'b'`) // nobody is told
+	sub := l.attach(t)
+	if !strings.Contains(string(sub.Snapshot.Bytes), `"name" : "b"`) &&
+		!strings.Contains(string(sub.Snapshot.Bytes), `"name":"b"`) {
+		t.Errorf("%s", sub.Snapshot.Bytes)
+	}
+	sub.GiveBack()
+}
+
+func TestWhoIsBehindTheRingGetsTheWholeListAgain(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	conn := db.Conn(t)
+	pgtest.Exec(t, conn, `INSERT INTO topologies (name) SELECT 'topology ' || i FROM generate_series(1, $1) i`,
+		ringFrames+100)
+	l := run(t, db.URL, func(c *Config) { c.Pace = time.Millisecond })
+	sub := l.attach(t)
+	defer sub.GiveBack()
+	pgtest.Exec(t, conn, `UPDATE topologies SET name = name || '!'`)
+	l.Look()
+	pgtest.Eventually(t, "all changes", func() bool { return sub.Cursor.Feed().Last() == ringFrames+100 })
+	behind, err := sub.Cursor.Take(stream.NewBatch(1))
+	if !behind || err != nil {
+		t.Fatalf("behind: %v, %v", behind, err)
+	}
+	if err := sub.Cursor.Read(t.Context()); !errors.Is(err, stream.ErrReset) {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestWhereTheDatabaseIsAwayAClientOfTheListHearsSo(t *testing.T) {
+	t.Parallel()
+	l := run(t, "postgres://127.0.0.1:1/nobody", func(c *Config) { c.AttachWait = 300 * time.Millisecond })
+	_, err := l.Attach(t.Context(), &stream.ListFilter{})
+	if !errors.Is(err, stream.ErrUnavailable) {
+		t.Errorf("%v", err)
+	}
+}
