@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"errors"
 	"testing"
 	"time"
 
@@ -31,21 +32,25 @@ func (b *bench) carryOn(fd int, m delivery.Machine) *Stream {
 	return c
 }
 
-// epollTells gives what epoll has to tell now.
-func (b *bench) epollTells() []unix.EpollEvent {
+// epollTells gives what epoll has to tell now, or within a time.
+func (b *bench) epollTells(within time.Duration) []unix.EpollEvent {
 	b.tb.Helper()
-	var (
-		buf [turnEvents]unix.EpollEvent
-		n   int
-		err error
-	)
-	if controlErr := b.raw.Control(func(fd uintptr) { n, err = unix.EpollWait(int(fd), buf[:], 0) }); controlErr != nil {
-		b.tb.Fatal(controlErr)
+	var buf [turnEvents]unix.EpollEvent
+	for {
+		var n int
+		var err error
+		if controlErr := b.raw.Control(func(fd uintptr) {
+			n, err = unix.EpollWait(int(fd), buf[:], int(within.Milliseconds()))
+		}); controlErr != nil {
+			b.tb.Fatal(controlErr)
+		}
+		switch {
+		case err == nil:
+			return buf[:n]
+		case !errors.Is(err, unix.EINTR):
+			b.tb.Fatal(err)
+		}
 	}
-	if err != nil {
-		b.tb.Fatal(err)
-	}
-	return buf[:n]
 }
 
 // subscribed is a stream of one feed, behind all that it has.
@@ -108,7 +113,7 @@ func TestEpollTellsOfSocketsThatHaveRoomOnceAndNotAgain(t *testing.T) {
 	b := newBench(t, stream.FeedConfig{}, n)
 	wakeUps := 0
 	for ; wakeUps < 10; wakeUps++ { // that they came, and that the opening was read
-		events := b.epollTells()
+		events := b.epollTells(0)
 		if len(events) == 0 {
 			break
 		}
@@ -125,7 +130,7 @@ func TestEpollTellsOfSocketsThatHaveRoomOnceAndNotAgain(t *testing.T) {
 			t.Error("a stream got no event")
 		}
 	}
-	for wakeUps = 0; wakeUps < 10 && len(b.epollTells()) > 0; wakeUps++ { // that the event was read
+	for wakeUps = 0; wakeUps < 10 && len(b.epollTells(0)) > 0; wakeUps++ { // that the event was read
 		continue
 	}
 	if wakeUps > 1 {
