@@ -7,6 +7,8 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -16,7 +18,7 @@ import (
 
 // FuzzSocketEvents has a few clients do whatever clients do, while their feed changes and is thrown away. Whatever a
 // client has read is the beginning of its stream, every event once and in order, and all streams end with their
-// sockets.
+// sockets, and leave neither a subscription nor a frame's part behind.
 func FuzzSocketEvents(f *testing.F) {
 	f.Add([]byte{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11})
 	f.Add([]byte{0, 0, 0, 4, 4, 20, 36, 52, 4, 4, 4, 3, 19, 35, 1, 17, 33, 7, 4, 3, 19, 35})
@@ -38,9 +40,7 @@ func FuzzSocketEvents(f *testing.F) {
 		for _, p := range z.peers {
 			p.check(t)
 		}
-		if n := z.stats.FeedBytes.Load(); n > 8<<20 {
-			t.Errorf("%d bytes are accounted", n)
-		}
+		z.leftNothing(t)
 	})
 }
 
@@ -50,6 +50,49 @@ type fuzzed struct {
 
 	feeds chan *stream.Feed // one place: the feed of now
 	peers []*hostile
+
+	counting sync.Mutex
+	closes   []*atomic.Int64 // of each subscription
+}
+
+// closing gives the Close of another subscription.
+func (z *fuzzed) closing() func() {
+	z.counting.Lock()
+	defer z.counting.Unlock()
+	n := &atomic.Int64{}
+	z.closes = append(z.closes, n)
+	return func() { n.Add(1) }
+}
+
+// leftNothing fails unless the streams, which have ended, have closed each subscription once and hold no frames.
+func (z *fuzzed) leftNothing(t *testing.T) {
+	t.Helper()
+	again := time.NewTicker(time.Millisecond)
+	defer again.Stop()
+	for late := time.After(patience); !z.rests(); { // what was under way has come
+		select {
+		case <-again.C:
+		case <-late:
+			t.Fatal("the shard still has something to do")
+		}
+	}
+	z.feed.Close(stream.ErrClosed)
+	for i, n := range z.closes {
+		if n.Load() != 1 {
+			t.Errorf("the subscription %d of %d was closed %d times", i, len(z.closes), n.Load())
+		}
+	}
+	if n := z.stats.FeedBytes.Load(); n != 0 {
+		t.Errorf("all feeds have ended, and %d bytes are accounted", n)
+	}
+}
+
+// rests tells whether the shard has ended its goroutine.
+func (z *fuzzed) rests() bool {
+	s := z.shards[0]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return !s.running
 }
 
 // hostile is a peer with what it has read.
@@ -62,7 +105,7 @@ type hostile struct {
 func (z *fuzzed) attach(_ context.Context, req stream.AttachRequest) (*stream.Subscription, error) {
 	feed := <-z.feeds
 	defer func() { z.feeds <- feed }()
-	sub := &stream.Subscription{Cursor: feed.Cursor(req.After), Close: func() {}}
+	sub := &stream.Subscription{Cursor: feed.Cursor(req.After), Close: z.closing()}
 	if !req.Resume {
 		sub.Cursor = feed.Cursor(feed.Last())
 		sub.Snapshot = stream.NewSnapshot(feed.Last(), fmt.Appendf(nil, "event: snapshot\nid: %d\n\n", feed.Last()), nil)
@@ -73,7 +116,7 @@ func (z *fuzzed) attach(_ context.Context, req stream.AttachRequest) (*stream.Su
 func (z *fuzzed) do(what, which int) {
 	if what == 0 {
 		if len(z.peers) < 4 {
-			z.peers = append(z.peers, &hostile{peer: z.stalled(options{keepalive: 10 * time.Millisecond})})
+			z.peers = append(z.peers, &hostile{peer: z.stalled(options{keepalive: 10 * time.Millisecond, close: z.closing()})})
 		}
 		return
 	}

@@ -98,13 +98,17 @@ type options struct {
 	life      time.Duration
 	keepalive time.Duration
 	after     stream.Seq
+	close     func() // of its first subscription; nil: nobody wants to know
 }
 
 func (r *rig) machine(o options) delivery.Machine {
 	if o.keepalive == 0 {
 		o.keepalive = time.Hour
 	}
-	sub := &stream.Subscription{Cursor: r.feed.Cursor(o.after), Close: func() {}}
+	if o.close == nil {
+		o.close = func() {}
+	}
+	sub := &stream.Subscription{Cursor: r.feed.Cursor(o.after), Close: o.close}
 	return delivery.New(stream.AttachRequest{Topology: "t"}, sub, 2500, o.keepalive)
 }
 
