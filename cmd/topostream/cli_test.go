@@ -40,7 +40,7 @@ var commandLine = map[string]string{
 	"bus wal":           "--database-url=x",
 	"bus status":        "--database-url=x",
 	"token":             "--sub=x --role=admin --ttl=1h --topology=a --topology=b",
-	"tail x":            "--url=x --token=x --token-file=x --json --since=1",
+	"tail x":            "--url=x --token=x --token-file=x --json --since=1 --until=a --timeout=1s",
 }
 
 // program runs a command line in this process.

@@ -27,6 +27,9 @@ import (
 
 func TestMain(m *testing.M) { pgtest.Main(m) }
 
+// maxEvent is the largest event with its frame: 16 MiB and some.
+const maxEvent = 17 << 20
+
 const testSecret = "a secret of the tests, 32 bytes or more"
 
 // lockedBuffer collects a program's output while it runs.

@@ -12,10 +12,11 @@ import (
 
 // Exit codes.
 const (
-	exitOK     = 0
-	exitError  = 1
-	exitUsage  = 2
-	exitBroken = 3 // tail: the promise was broken
+	exitOK      = 0
+	exitError   = 1
+	exitUsage   = 2
+	exitBroken  = 3 // tail: the promise was broken
+	exitTimeout = 4 // tail --until: it has not come within --timeout
 )
 
 type cli struct {

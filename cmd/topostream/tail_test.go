@@ -17,8 +17,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/tmaxmax/go-sse"
-
 	"topostream/pgbus/pgtest"
 	"topostream/stream"
 	"topostream/stream/auth"
@@ -38,11 +36,11 @@ type tailing struct {
 func startTail(t *testing.T, cmd tailCmd) *tailing {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	cmd.leastWait, cmd.mostWait = 5*time.Millisecond, 50*time.Millisecond
 	f := &tailing{cancel: cancel, ended: make(chan struct{})}
 	go func() {
 		defer close(f.ended)
-		f.result = cmd.follow(ctx, output{&f.out, &f.err},
-			sse.Backoff{InitialInterval: 5 * time.Millisecond, MaxInterval: 50 * time.Millisecond})
+		f.result = cmd.Run(ctx, output{&f.out, &f.err})
 	}()
 	t.Cleanup(func() {
 		cancel()

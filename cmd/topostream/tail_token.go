@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"net/http"
 	"os"
 	"strings"
 )
@@ -34,49 +33,4 @@ func (t tailToken) read() (string, error) {
 		return "", fmt.Errorf("--token-file: %s holds no token: write there what `topostream token` prints", t.file)
 	}
 	return token, nil
-}
-
-// refusal tells what the server said instead of a stream.
-func (t tailToken) refusal(r *http.Response) error {
-	err := refusal(r)
-	if t.file != "" && r.StatusCode == http.StatusUnauthorized {
-		return fmt.Errorf("%w; or renew the one in %s before it expires", err, t.file)
-	}
-	return err
-}
-
-// authorize puts the token of the moment on each request. Where the server does not take it and the file has changed
-// meanwhile, it tries the new one.
-func (t tailToken) authorize(base http.RoundTripper) http.RoundTripper { return authorizing{base, t} }
-
-type authorizing struct {
-	base  http.RoundTripper
-	token tailToken
-}
-
-func (a authorizing) RoundTrip(r *http.Request) (*http.Response, error) {
-	token, err := a.token.read()
-	if err != nil {
-		return nil, err // whoever renews it may be about to: it counts as a lost connection
-	}
-	for {
-		res, err := a.with(token, r)
-		if err != nil || res.StatusCode != http.StatusUnauthorized {
-			return res, err
-		}
-		renewed, unreadable := a.token.read()
-		if unreadable != nil || renewed == token {
-			return res, err
-		}
-		token = renewed
-		_ = res.Body.Close() // it said that the old one is not good
-	}
-}
-
-func (a authorizing) with(token string, r *http.Request) (*http.Response, error) {
-	if token != "" {
-		r = r.Clone(r.Context()) // a RoundTripper leaves the request as it is
-		r.Header.Set("Authorization", "Bearer "+token)
-	}
-	return a.base.RoundTrip(r)
 }

@@ -1,0 +1,19 @@
+// Package client follows a topology of a topostream server from Go, as a browser's EventSource does and then some.
+//
+// Client.Follow gives one snapshot at N, then the events N+1, N+2, …, each once and in order, for as long as the
+// caller wants them. It reconnects by itself and goes on where it was, with a new token where there is one. It checks
+// that promise while it reads: what breaks it is a *BrokenError and never silent.
+//
+//	c := client.Client{URL: "https://topostream.example", Token: client.Fixed(token)}
+//	for event, err := range c.Follow(ctx, client.Request{Topology: id}) {
+//		if err != nil {
+//			return err // the last: see Follow
+//		}
+//		fmt.Println(event.Seq, event.Type, string(event.Payload))
+//	}
+//
+// Whoever wants to go on after a restart of its own keeps the Seq of the last event that is journaled or a snapshot,
+// and gives it in Request.After.
+//
+// The wire format is that of the HTML standard, section 9.2; which frames there are, the repository's README says.
+package client

@@ -1,0 +1,223 @@
+package client
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"time"
+
+	"github.com/tmaxmax/go-sse"
+
+	"topostream/stream"
+)
+
+// maxEvent bounds a frame, in bytes: an event has 16 MiB at most, a snapshot whatever the graph takes.
+const maxEvent = 256 << 20
+
+var (
+	errLeft   = errors.New("the caller has left the loop")
+	errEnded  = errors.New("the server ended the stream")
+	errSilent = errors.New("the connection is silent")
+)
+
+// A following is one Follow while it runs. It belongs to the goroutine of the caller's loop.
+type following struct {
+	client    *Client
+	http      *http.Client
+	address   string
+	silence   time.Duration // without a byte: the connection is dead
+	order     order
+	pauses    pauses
+	yield     func(Event, error) bool
+	closeIdle func() // nil: the transport is the caller's
+}
+
+func (f *following) close() {
+	if f.closeIdle != nil {
+		f.closeIdle()
+	}
+}
+
+// run connects again and again, and gives what ended it.
+func (f *following) run(ctx context.Context) error {
+	for {
+		lost, end := f.connect(ctx)
+		switch {
+		case end != nil:
+			return end
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		}
+		wait := f.pauses.next()
+		if f.client.Disconnected != nil {
+			f.client.Disconnected(lost, wait)
+		}
+		if !pause(ctx, wait) {
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// pause tells whether it was not ended.
+func pause(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// connect makes one connection and reads it to its end. Either it is lost, and another may go on, or this is the end.
+func (f *following) connect(ctx context.Context) (lost, end error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	watch := time.AfterFunc(f.silence, func() { cancel(errSilent) })
+	defer watch.Stop()
+	res, err := f.request(ctx)
+	if err != nil {
+		return f.why(ctx, err), nil
+	}
+	defer res.Body.Close()
+	if refused := refusal(res); refused != nil {
+		f.pauses.after = retryAfter(res.Header, time.Now())
+		if refused.comesBack() {
+			return refused, nil
+		}
+		return nil, refused
+	}
+	f.order.connected()
+	return f.read(ctx, &watchedBody{body: res.Body, watch: watch, silence: f.silence, pauses: &f.pauses})
+}
+
+// read gives the caller the events of a stream.
+func (f *following) read(ctx context.Context, body *watchedBody) (lost, end error) {
+	failures, first := f.pauses.failures, true
+	f.pauses.failures = 0
+	for frame, err := range sse.Read(body, &sse.ReadConfig{MaxEventSize: maxEvent}) {
+		switch {
+		case err != nil:
+			return f.why(ctx, err), nil
+		case frame.Data == "": // none (HTML standard, section 9.2.6)
+			continue
+		}
+		event, err := f.order.take(frame)
+		if err != nil {
+			return nil, err
+		}
+		if first && event.Type == "unavailable" { // what refuses an EventSource
+			f.pauses.failures = failures
+		}
+		first = false
+		switch {
+		case !f.yield(event, nil):
+			return nil, errLeft
+		case event.Type == stream.TypeDeleted:
+			return nil, ErrDeleted
+		}
+	}
+	return errEnded, nil
+}
+
+// why prefers what ended a connection to what that looked like.
+func (f *following) why(ctx context.Context, err error) error {
+	if errors.Is(context.Cause(ctx), errSilent) {
+		return fmt.Errorf("not a byte came for %s: %w", f.silence, errSilent)
+	}
+	if wrapped, ok := errors.AsType[*url.Error](err); ok { // which has the address, too
+		return wrapped.Err
+	}
+	return err
+}
+
+// request asks for the stream, a second time where the token is not taken and there is another one.
+func (f *following) request(ctx context.Context) (*http.Response, error) {
+	token, err := f.token(ctx)
+	if err != nil {
+		return nil, err
+	}
+	res, err := f.get(ctx, token)
+	if err != nil || res.StatusCode != http.StatusUnauthorized {
+		return res, err
+	}
+	renewed, err := f.token(ctx)
+	if err != nil || renewed == token {
+		return res, nil //nolint:nilerr // the server's answer is what there is to tell
+	}
+	_ = res.Body.Close() // it said that the old one is not good
+	return f.get(ctx, renewed)
+}
+
+func (f *following) token(ctx context.Context) (string, error) {
+	if f.client.Token == nil {
+		return "", nil
+	}
+	return f.client.Token(ctx)
+}
+
+func (f *following) get(ctx context.Context, token string) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, f.address, nil)
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("Accept", "text/event-stream")
+	req.Header.Set("Cache-Control", "no-store")
+	if token != "" {
+		req.Header.Set("Authorization", "Bearer "+token)
+	}
+	if id := f.order.lastEventID(); id != "" {
+		req.Header.Set("Last-Event-ID", id)
+	}
+	return f.http.Do(req)
+}
+
+// A watchedBody is a stream's body while it is read. It has the connection ended where a read takes too long (how long
+// the caller takes for an event does not count) and hears the field retry, which sse.Read keeps to itself.
+type watchedBody struct {
+	body    io.Reader
+	watch   *time.Timer
+	silence time.Duration
+	pauses  *pauses
+	line    []byte // the beginning of the line that is under way
+}
+
+// Read is io.Reader's.
+func (b *watchedBody) Read(p []byte) (int, error) {
+	b.watch.Reset(b.silence)
+	n, err := b.body.Read(p)
+	b.watch.Stop()
+	b.hear(p[:n])
+	return n, err
+}
+
+// mostField is more than a field retry can have.
+const mostField = 32
+
+// hear takes the next bytes in, wherever the stream is cut.
+func (b *watchedBody) hear(p []byte) {
+	for {
+		end := bytes.IndexAny(p, "\r\n")
+		part := p
+		if end >= 0 {
+			part = p[:end]
+		}
+		b.line = append(b.line, part[:min(len(part), mostField-len(b.line))]...)
+		if end < 0 {
+			return
+		}
+		if value, ok := bytes.CutPrefix(b.line, []byte("retry:")); ok {
+			value = bytes.TrimPrefix(value, []byte(" "))
+			if ms, err := strconv.ParseUint(string(value), 10, 31); err == nil { // digits alone
+				b.pauses.retry = time.Duration(ms) * time.Millisecond
+			}
+		}
+		b.line, p = b.line[:0], p[end+1:]
+	}
+}
