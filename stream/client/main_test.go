@@ -1,0 +1,77 @@
+package client_test
+
+import (
+	"context"
+	"net/http/httptest"
+	"testing"
+	"time"
+
+	"topostream/pgbus"
+	"topostream/pgbus/pgtest"
+	"topostream/pgbus/postgres"
+	"topostream/pgbus/store"
+	"topostream/stream"
+	"topostream/stream/api"
+	"topostream/stream/auth"
+	"topostream/stream/sse"
+)
+
+func TestMain(m *testing.M) { pgtest.Main(m) }
+
+const secret = "a secret of the tests, 32 bytes or more"
+
+// token is a viewer's.
+func token(t testing.TB) string {
+	t.Helper()
+	signed, err := auth.Sign([]byte(secret), auth.Claims{Subject: "x", Role: stream.RoleViewer, TTL: time.Hour}, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return signed
+}
+
+// serve runs a topostream server on a database until the test ends.
+func serve(t testing.TB, databaseURL string) *httptest.Server {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	pool, err := postgres.NewPool(ctx, databaseURL)
+	must(err)
+	listen, err := postgres.Parse(databaseURL)
+	must(err)
+	verifier, err := auth.New(auth.Config{Secret: []byte(secret)})
+	must(err)
+	must(verifier.Load(ctx))
+	stats := &stream.Stats{}
+	bus := pgbus.New(pgbus.Config{Pool: pool, Listen: listen, Encoder: sse.Encoder{}, Stats: stats})
+	done := make(chan error, 1)
+	go func() { done <- bus.Run(ctx) }()
+	server := httptest.NewServer(api.New(api.Config{
+		Bus: bus, Store: store.New(pool, 0, nil), Tickets: store.NewTickets(pool), Auth: verifier.Authenticate, Stats: stats,
+		Keepalive: time.Second, Ready: bus.Ready,
+	}).Handler())
+	t.Cleanup(func() {
+		server.CloseClientConnections()
+		server.Close()
+		cancel()
+		must(<-done)
+		pool.Close()
+	})
+	return server
+}
+
+// topology makes one.
+func topology(t testing.TB, db *pgtest.DB) stream.TopologyID {
+	t.Helper()
+	return pgtest.Scan[stream.TopologyID](t, db.Conn(t), `INSERT INTO topologies (name) VALUES ('demo') RETURNING id::text`)
+}
+
+func emit(t testing.TB, db *pgtest.DB, id stream.TopologyID, event string) {
+	t.Helper()
+	db.Exec(t, `SELECT topology_emit($1::text::uuid, $2, '{"by": "hand"}')`, string(id), event)
+}

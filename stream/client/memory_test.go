@@ -1,0 +1,98 @@
+package client
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+
+	"topostream/stream"
+)
+
+const topologyID = stream.TopologyID("00000000-0000-4000-8000-000000000001")
+
+// An answer is what a server says to one request.
+type answer struct {
+	status int // 0: 200, a stream
+	header map[string]string
+	body   string
+	stays  bool // the connection stays when the body is read, and says nothing more
+}
+
+// A script is a server without sockets, for tests in fake time: the n-th request gets the n-th answer.
+type script struct {
+	t        *testing.T
+	answers  []answer
+	requests []*http.Request
+}
+
+func (s *script) RoundTrip(r *http.Request) (*http.Response, error) {
+	if len(s.requests) == len(s.answers) {
+		s.t.Error("one request more than there are answers")
+		return nil, context.Canceled
+	}
+	a := s.answers[len(s.requests)]
+	s.requests = append(s.requests, r)
+	header := http.Header{"Content-Type": {"text/event-stream"}}
+	if a.status != 0 {
+		header.Set("Content-Type", "application/problem+json")
+	}
+	for name, value := range a.header {
+		header.Set(name, value)
+	}
+	body := io.Reader(strings.NewReader(a.body))
+	if a.stays {
+		body = io.MultiReader(body, silent{r.Context()})
+	}
+	return &http.Response{
+		StatusCode: cmp.Or(a.status, http.StatusOK), Header: header, Body: io.NopCloser(body), Request: r,
+	}, nil
+}
+
+// silent says nothing until its request ends.
+type silent struct{ ctx context.Context } //nolint:containedctx // it is the request's own
+
+func (s silent) Read([]byte) (int, error) {
+	<-s.ctx.Done()
+	return 0, s.ctx.Err()
+}
+
+// follow gives what a client of a script gets, and what it ends with.
+func follow(t *testing.T, c *Client, req Request, answers ...answer) (events []Event, end error, asked *script) {
+	t.Helper()
+	asked = &script{t: t, answers: answers}
+	c.URL, c.Transport = "http://server/prefix/", asked
+	req.Topology = cmp.Or(req.Topology, topologyID)
+	for event, err := range c.Follow(t.Context(), req) {
+		if end != nil {
+			t.Errorf("after its end: %+v, %v", event, err)
+		}
+		if end = err; err == nil {
+			events = append(events, event)
+		}
+	}
+	if len(asked.requests) != len(answers) {
+		t.Errorf("%d requests, want %d", len(asked.requests), len(answers))
+	}
+	return events, end, asked
+}
+
+func snapshotAt(seq stream.Seq) string {
+	return fmt.Sprintf("event: snapshot\nid: %d\ndata: {\"topology_id\":%q,\"status\":\"active\",\"seq\":%[1]d}\n\n", seq,
+		topologyID)
+}
+
+func eventAt(seq stream.Seq, event string) string {
+	return fmt.Sprintf("event: %s\nid: %d\ndata: {\"topic\":\"topology.%s.%[1]s\",\"type\":%[1]q,"+
+		"\"ts\":\"2026-11-23T19:30:00.123456Z\",\"seq\":%[2]d,\"journaled\":true,\"payload\":{\"n\":1}}\n\n",
+		event, seq, topologyID)
+}
+
+func rawEvent(event string) string {
+	return fmt.Sprintf("event: %s\ndata: {\"topic\":\"topology.%s.%[1]s\",\"type\":%[1]q,"+
+		"\"ts\":\"2026-11-23T19:30:00.123456Z\",\"journaled\":false,\"payload\":{\"reason\":\"later\"}}\n\n",
+		event, topologyID)
+}
