@@ -300,6 +300,7 @@ func TestTheContextEndsAStreamWithItsCause(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			ctx, cancel := context.WithCancelCause(t.Context())
+			defer cancel(nil)
 			c := &Client{URL: "http://server", Transport: &script{t: t, answers: []answer{first}}, LeastWait: time.Hour}
 			var got []error
 			for _, err := range c.Follow(ctx, Request{Topology: topologyID}) {

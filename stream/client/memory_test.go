@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"testing/iotest"
 
 	"topostream/stream"
 )
@@ -43,13 +44,27 @@ func (s *script) RoundTrip(r *http.Request) (*http.Response, error) {
 	for name, value := range a.header {
 		header.Set(name, value)
 	}
-	body := io.Reader(strings.NewReader(a.body))
+	body := io.Reader(ending{iotest.OneByteReader(strings.NewReader(a.body)), r.Context()})
 	if a.stays {
 		body = io.MultiReader(body, silent{r.Context()})
 	}
 	return &http.Response{
 		StatusCode: cmp.Or(a.status, http.StatusOK), Header: header, Body: io.NopCloser(body), Request: r,
 	}, nil
+}
+
+// ending is what can be read of an answer until its request ends.
+type ending struct {
+	io.Reader
+
+	ctx context.Context //nolint:containedctx // it is the request's own
+}
+
+func (e ending) Read(p []byte) (int, error) {
+	if err := e.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return e.Reader.Read(p)
 }
 
 // silent says nothing until its request ends.
