@@ -108,7 +108,8 @@ func (c *Client) follow(ctx context.Context, req Request, yield func(Event, erro
 func (c *Client) following(req Request) (*following, error) {
 	base, err := url.Parse(c.URL)
 	if err != nil || base.Scheme != "http" && base.Scheme != "https" || base.Host == "" {
-		return nil, errors.New("URL is no address of a server: give for example http://127.0.0.1:8080") // it may hold a secret
+		// The address may hold a secret.
+		return nil, errors.New("URL is no address of a server: give for example http://127.0.0.1:8080")
 	}
 	id, ok := stream.ParseTopologyID(string(req.Topology))
 	if !ok {

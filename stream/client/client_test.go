@@ -23,18 +23,39 @@ func TestWhatBreaksThePromiseIsATypedError(t *testing.T) {
 		seq, last stream.Seq
 		text      string
 	}{
-		"a hole":           {snapshotAt(4) + eventAt(7, "x"), Hole, 7, 4, "event 7 came after 4: 5 to 6 are missing"},
-		"a double":         {snapshotAt(4) + eventAt(5, "x") + eventAt(5, "x"), Repeated, 5, 5, "event 5 came again or late, after 5"},
-		"a wrong order":    {snapshotAt(4) + eventAt(6, "x") + eventAt(5, "x"), Hole, 6, 4, "5 is missing"},
-		"no snapshot":      {eventAt(5, "x"), Unfounded, 5, 0, "event 5 came before a snapshot"},
-		"an older one":     {snapshotAt(4) + snapshotAt(3), Backwards, 3, 4, "a snapshot at 3 came after 4"},
-		"no JSON":          {snapshotAt(4) + "event: x\nid: 5\ndata: <\n\n", Unreadable, 0, 4, `the data of event "x" is not what`},
-		"another id":       {snapshotAt(4) + strings.Replace(eventAt(5, "x"), "id: 5", "id: 6", 1), Mislabelled, 5, 4, `has the id "6"`},
-		"another type":     {snapshotAt(4) + strings.Replace(eventAt(5, "x"), "event: x", "event: y", 1), Mislabelled, 5, 4, `holds one of type "x"`},
-		"no type":          {snapshotAt(4) + strings.Replace(eventAt(5, "x"), "event: x\n", "", 1), Mislabelled, 5, 4, `event ""`},
-		"another topology": {snapshotAt(4) + strings.Replace(eventAt(5, "x"), string(topologyID), otherID, 1), Mislabelled, 5, 4, "not of topology." + string(topologyID)},
-		"another's state":  {strings.Replace(snapshotAt(4), string(topologyID), otherID, 1), Mislabelled, 4, 0, "the snapshot is of"},
-		"a raw one's id":   {snapshotAt(4) + "id: 9\n" + rawEvent("notify"), Mislabelled, 0, 4, "is not journaled"},
+		"a hole": {snapshotAt(4) + eventAt(7, "x"), Hole, 7, 4, "event 7 came after 4: 5 to 6 are missing"},
+		"a double": {
+			snapshotAt(4) + eventAt(5, "x") + eventAt(5, "x"),
+			Repeated, 5, 5, "event 5 came again or late, after 5",
+		},
+		"a wrong order": {snapshotAt(4) + eventAt(6, "x") + eventAt(5, "x"), Hole, 6, 4, "5 is missing"},
+		"no snapshot":   {eventAt(5, "x"), Unfounded, 5, 0, "event 5 came before a snapshot"},
+		"an older one":  {snapshotAt(4) + snapshotAt(3), Backwards, 3, 4, "a snapshot at 3 came after 4"},
+		"no JSON": {
+			snapshotAt(4) + "event: x\nid: 5\ndata: <\n\n",
+			Unreadable, 0, 4, `the data of event "x" is not what`,
+		},
+		"another id": {
+			snapshotAt(4) + strings.Replace(eventAt(5, "x"), "id: 5", "id: 6", 1),
+			Mislabelled, 5, 4, `has the id "6"`,
+		},
+		"another type": {
+			snapshotAt(4) + strings.Replace(eventAt(5, "x"), "event: x", "event: y", 1),
+			Mislabelled, 5, 4, `holds one of type "x"`,
+		},
+		"no type": {
+			snapshotAt(4) + strings.Replace(eventAt(5, "x"), "event: x\n", "", 1),
+			Mislabelled, 5, 4, `event ""`,
+		},
+		"another topology": {
+			snapshotAt(4) + strings.Replace(eventAt(5, "x"), string(topologyID), otherID, 1),
+			Mislabelled, 5, 4, "not of topology." + string(topologyID),
+		},
+		"another's state": {
+			strings.Replace(snapshotAt(4), string(topologyID), otherID, 1),
+			Mislabelled, 4, 0, "the snapshot is of",
+		},
+		"a raw one's id": {snapshotAt(4) + "id: 9\n" + rawEvent("notify"), Mislabelled, 0, 4, "is not journaled"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
