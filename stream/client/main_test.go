@@ -23,7 +23,8 @@ const secret = "a secret of the tests, 32 bytes or more"
 // token is a viewer's.
 func token(t testing.TB) string {
 	t.Helper()
-	signed, err := auth.Sign([]byte(secret), auth.Claims{Subject: "x", Role: stream.RoleViewer, TTL: time.Hour}, time.Now())
+	claims := auth.Claims{Subject: "x", Role: stream.RoleViewer, TTL: time.Hour}
+	signed, err := auth.Sign([]byte(secret), claims, time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -68,7 +69,8 @@ func serve(t testing.TB, databaseURL string) *httptest.Server {
 // topology makes one.
 func topology(t testing.TB, db *pgtest.DB) stream.TopologyID {
 	t.Helper()
-	return pgtest.Scan[stream.TopologyID](t, db.Conn(t), `INSERT INTO topologies (name) VALUES ('demo') RETURNING id::text`)
+	const insert = `INSERT INTO topologies (name) VALUES ('demo') RETURNING id::text`
+	return pgtest.Scan[stream.TopologyID](t, db.Conn(t), insert)
 }
 
 func emit(t testing.TB, db *pgtest.DB, id stream.TopologyID, event string) {
