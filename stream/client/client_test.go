@@ -59,7 +59,7 @@ func TestWhatBreaksThePromiseIsATypedError(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			_, end, _ := follow(t, &Client{}, Request{}, answer{body: c.body + eventAt(8, "deleted")})
+			_, _, end := follow(t, &Client{}, Request{}, answer{body: c.body + eventAt(8, "deleted")})
 			broken, ok := errors.AsType[*BrokenError](end)
 			if !ok || broken.Fault != c.fault || broken.Seq != c.seq || broken.Last != c.last ||
 				broken.Topology != topologyID || !strings.Contains(broken.Error(), c.text) {
@@ -89,7 +89,7 @@ func TestASnapshotTellsWhatLiesBetweenItAndWhatCameBefore(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			events, end, _ := follow(t, &Client{}, c.req,
+			events, _, end := follow(t, &Client{}, c.req,
 				answer{body: c.before + snapshotAt(c.at) + eventAt(c.at+1, "deleted")})
 			if !errors.Is(end, ErrDeleted) {
 				t.Fatal(end)
@@ -104,7 +104,7 @@ func TestASnapshotTellsWhatLiesBetweenItAndWhatCameBefore(t *testing.T) {
 
 func TestAnEventHasWhatItsFrameSays(t *testing.T) {
 	t.Parallel()
-	events, end, _ := follow(t, &Client{}, Request{Topology: stream.TopologyID(strings.ToUpper(string(topologyID)))},
+	events, _, end := follow(t, &Client{}, Request{Topology: stream.TopologyID(strings.ToUpper(string(topologyID)))},
 		answer{body: ": keepalive\nretry: 2000\n\n" + snapshotAt(4) + rawEvent("notify") + eventAt(5, "deleted")})
 	if !errors.Is(end, ErrDeleted) || len(events) != 3 {
 		t.Fatalf("%v %v", events, end)
@@ -125,7 +125,7 @@ func TestAnEventHasWhatItsFrameSays(t *testing.T) {
 func TestAReconnectSaysWhatCame(t *testing.T) {
 	t.Parallel()
 	c := &Client{LeastWait: time.Microsecond, MostWait: time.Microsecond, Token: Fixed("t")}
-	_, end, asked := follow(t, c, Request{Resume: true, After: 3, Graph: true},
+	_, asked, end := follow(t, c, Request{Resume: true, After: 3, Graph: true},
 		answer{body: ": keepalive\n\n"}, answer{body: eventAt(4, "x")}, answer{body: eventAt(5, "deleted")})
 	if !errors.Is(end, ErrDeleted) {
 		t.Fatal(end)
@@ -147,7 +147,7 @@ func TestAnAnswerAfterWhichATryIsInVainIsATypedError(t *testing.T) {
 		http.StatusUnauthorized: ErrUnauthorized, http.StatusForbidden: ErrForbidden, http.StatusNotFound: ErrNotFound,
 		http.StatusInternalServerError: nil, http.StatusFound: nil,
 	} {
-		_, end, _ := follow(t, &Client{}, Request{}, answer{
+		_, _, end := follow(t, &Client{}, Request{}, answer{
 			status: status, body: `{"detail":"why"}`, header: map[string]string{"Location": "http://elsewhere/"},
 		})
 		refused, ok := errors.AsType[*RefusedError](end)
@@ -161,7 +161,7 @@ func TestAnAnswerAfterWhichATryIsInVainIsATypedError(t *testing.T) {
 		}
 	}
 	html := answer{body: "<html>", header: map[string]string{"Content-Type": "text/html"}}
-	if _, end, _ := follow(t, &Client{}, Request{}, html); end == nil ||
+	if _, _, end := follow(t, &Client{}, Request{}, html); end == nil ||
 		end.Error() != `the server answered with "text/html", not with a stream of events` {
 		t.Errorf("a page: %v", end)
 	}
@@ -187,7 +187,7 @@ func TestWhatIsNoRequestIsAnError(t *testing.T) {
 func waited(t *testing.T, c *Client, answers ...answer) (waits []time.Duration, why []error) {
 	t.Helper()
 	c.Disconnected = func(err error, wait time.Duration) { waits, why = append(waits, wait), append(why, err) }
-	if _, end, _ := follow(t, c, Request{}, answers...); !errors.Is(end, ErrDeleted) {
+	if _, _, end := follow(t, c, Request{}, answers...); !errors.Is(end, ErrDeleted) {
 		t.Error(end)
 	}
 	return waits, why
@@ -266,8 +266,8 @@ func TestPausesGrowWithFailuresAndBeginAnewAfterAStream(t *testing.T) {
 		refused := answer{body: rawEvent("unavailable")} // what an EventSource gets instead of a 503
 		waits, _ := waited(t, &Client{LeastWait: time.Second, MostWait: 6 * time.Second},
 			down, down, refused, down, down, answer{body: snapshotAt(4)}, down, answer{body: eventAt(5, "deleted")})
-		for i, full := range []time.Duration{1, 2, 4, 6, 6, 1, 2} {
-			full *= time.Second
+		for i, seconds := range []int{1, 2, 4, 6, 6, 1, 2} {
+			full := time.Duration(seconds) * time.Second
 			if i >= len(waits) || waits[i] < full/2 || waits[i] > full {
 				t.Errorf("pause %d of %v is not between %v and %v", i, waits, full/2, full)
 			}
@@ -293,7 +293,7 @@ func TestATokenThatIsNotTakenIsAskedForOnceMore(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			n := 0
-			_, end, asked := follow(t, &Client{LeastWait: time.Microsecond, Token: func(context.Context) (string, error) {
+			_, asked, end := follow(t, &Client{LeastWait: time.Microsecond, Token: func(context.Context) (string, error) {
 				n++
 				if c.tokens[n-1] == "" {
 					return "", errors.New("no token yet")
@@ -339,7 +339,7 @@ func TestWhoLeavesTheLoopEndsTheConnection(t *testing.T) {
 	t.Parallel()
 	asked := &script{t: t, answers: []answer{{body: snapshotAt(4) + eventAt(5, "x"), stays: true}}}
 	c := &Client{URL: "http://server", Transport: asked}
-	for range c.Follow(t.Context(), Request{Topology: topologyID}) {
+	for range c.Follow(t.Context(), Request{Topology: topologyID}) { //nolint:errcheck // it leaves before there is one
 		break
 	}
 	if err := asked.requests[0].Context().Err(); !errors.Is(err, context.Canceled) {

@@ -76,7 +76,7 @@ func (s silent) Read([]byte) (int, error) {
 }
 
 // follow gives what a client of a script gets, and what it ends with.
-func follow(t *testing.T, c *Client, req Request, answers ...answer) (events []Event, end error, asked *script) {
+func follow(t *testing.T, c *Client, req Request, answers ...answer) (events []Event, asked *script, end error) {
 	t.Helper()
 	asked = &script{t: t, answers: answers}
 	c.URL, c.Transport = "http://server/prefix/", asked
@@ -92,7 +92,7 @@ func follow(t *testing.T, c *Client, req Request, answers ...answer) (events []E
 	if len(asked.requests) != len(answers) {
 		t.Errorf("%d requests, want %d", len(asked.requests), len(answers))
 	}
-	return events, end, asked
+	return events, asked, end
 }
 
 func snapshotAt(seq stream.Seq) string {

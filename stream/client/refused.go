@@ -34,11 +34,11 @@ func (e *RefusedError) Said() string {
 func (e *RefusedError) Is(target error) bool {
 	switch e.Status {
 	case http.StatusUnauthorized:
-		return target == ErrUnauthorized //nolint:errorlint // it is what is asked for
+		return target == ErrUnauthorized
 	case http.StatusForbidden:
-		return target == ErrForbidden //nolint:errorlint // as above
+		return target == ErrForbidden
 	case http.StatusNotFound:
-		return target == ErrNotFound //nolint:errorlint // as above
+		return target == ErrNotFound
 	}
 	return false
 }
