@@ -3,11 +3,11 @@ package client
 import (
 	"context"
 	"errors"
-	"fmt"
 	"iter"
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"time"
 
 	"topostream/stream"
@@ -48,8 +48,7 @@ func Fixed(token string) func(context.Context) (string, error) {
 	return func(context.Context) (string, error) { return token, nil }
 }
 
-// A Request says what to follow. It will hold several topologies when a stream can; what is left out then as now means
-// nothing.
+// A Request says what to follow.
 type Request struct {
 	// Topology is the one to follow.
 	Topology stream.TopologyID
@@ -63,13 +62,14 @@ type Request struct {
 
 // Errors that Follow ends with, by errors.Is.
 var (
-	// ErrDeleted: the topology was deleted; the event before was its last.
+	// ErrDeleted: the topology was deleted; the event before was its last. Of FollowAll: each was.
 	ErrDeleted = errors.New("the topology is deleted")
 	// ErrUnauthorized: the server takes neither the token nor the one that Token gave after that (401).
 	ErrUnauthorized = errors.New("the server does not take the token")
-	// ErrForbidden: the token does not hold for this topology (403).
+	// ErrForbidden: the token does not hold for this topology, or for one of them (403).
 	ErrForbidden = errors.New("the token is not for this topology")
-	// ErrNotFound: the server knows no such topology, or it was deleted and the caller had everything (404).
+	// ErrNotFound: the server knows no such topology, or it was deleted and the caller had everything (404). Of
+	// FollowAll: that holds for each that was not deleted before.
 	ErrNotFound = errors.New("the server knows no such topology")
 )
 
@@ -87,15 +87,36 @@ var (
 // takes long for an event holds only its own stream up. Follow may be called, and its loop be run, more than once: each
 // time is a stream of its own, which begins with what req says.
 func (c *Client) Follow(ctx context.Context, req Request) iter.Seq2[Event, error] {
+	return c.events(ctx, func() (*following, error) { return c.followOne(req) })
+}
+
+// FollowAll gives the events of several topologies, which share one connection; Event.Topology says whose each is. The
+// promise holds for each topology by itself: the order of events of two topologies says nothing. It goes on where each
+// was, and ends as Follow does, but that
+//
+//   - `deleted` ends its topology's part alone, and the last one the stream, with ErrDeleted. A topology that the
+//     server does not know gets that event, too, with Journaled false;
+//   - `unavailable` with a Topology says that the server cannot serve this one now. The others go on; after a pause the
+//     connection is replaced by one that asks for all again. What the server says about the whole connection has no
+//     Topology.
+//
+// A server bounds how many there may be, 500 unless it is an older one, and says so (a *RefusedError, status 400).
+// Snapshots hold the graph where one of the requests wants it. A topology that is given twice is an error.
+func (c *Client) FollowAll(ctx context.Context, requests []Request) iter.Seq2[Event, error] {
+	return c.events(ctx, func() (*following, error) { return c.followMany(requests) })
+}
+
+// events gives what a following gives, and what ended it.
+func (c *Client) events(ctx context.Context, begin func() (*following, error)) iter.Seq2[Event, error] {
 	return func(yield func(Event, error) bool) {
-		if err := c.follow(ctx, req, yield); !errors.Is(err, errLeft) {
+		if err := giveAll(ctx, begin, yield); !errors.Is(err, errLeft) {
 			yield(Event{}, err)
 		}
 	}
 }
 
-func (c *Client) follow(ctx context.Context, req Request, yield func(Event, error) bool) error {
-	f, err := c.following(req)
+func giveAll(ctx context.Context, begin func() (*following, error), yield func(Event, error) bool) error {
+	f, err := begin()
 	if err != nil {
 		return err
 	}
@@ -104,31 +125,50 @@ func (c *Client) follow(ctx context.Context, req Request, yield func(Event, erro
 	return f.run(ctx)
 }
 
-// following is what one Follow begins with.
-func (c *Client) following(req Request) (*following, error) {
+// followOne is what Follow begins with.
+func (c *Client) followOne(req Request) (*following, error) {
+	f, err := c.following(true, req)
+	if err != nil {
+		return nil, err
+	}
+	query := url.Values{}
+	if req.Resume { // here and not in a header, so that what the caller claims does not stand for what came
+		query.Set("last_event_id", req.After.String())
+	}
+	if req.Graph {
+		query.Set("graph", "1")
+	}
+	f.address = f.address.JoinPath("topologies", string(f.vector.only.topology), "events")
+	f.address.RawQuery = query.Encode()
+	return f, nil
+}
+
+// followMany is what FollowAll begins with.
+func (c *Client) followMany(requests []Request) (*following, error) {
+	f, err := c.following(false, requests...)
+	if err != nil {
+		return nil, err
+	}
+	f.graph = slices.ContainsFunc(requests, func(req Request) bool { return req.Graph })
+	f.address = f.address.JoinPath("events")
+	return f, nil
+}
+
+// following is what either begins with. Its address is that of the interface.
+func (c *Client) following(one bool, requests ...Request) (*following, error) {
 	base, err := url.Parse(c.URL)
 	if err != nil || base.Scheme != "http" && base.Scheme != "https" || base.Host == "" {
 		// The address may hold a secret.
 		return nil, errors.New("URL is no address of a server: give for example http://127.0.0.1:8080")
 	}
-	id, ok := stream.ParseTopologyID(string(req.Topology))
-	if !ok {
-		return nil, fmt.Errorf("%q is no topology id: give the 36-character form of a UUID", req.Topology)
+	v, err := newVector(one, requests...)
+	if err != nil {
+		return nil, err
 	}
-	address := base.JoinPath("api/v1/topologies", string(id), "events")
-	query := url.Values{}
-	f := &following{client: c, order: order{topology: id}}
-	if req.Resume {
-		query.Set("last_event_id", req.After.String())
-		f.order.last, f.order.known = req.After, claimed
-	}
-	if req.Graph {
-		query.Set("graph", "1")
-	}
-	address.RawQuery = query.Encode()
-	f.address = address.String()
+	f := &following{client: c, vector: v, address: base.JoinPath("api/v1")}
 	f.silence = 3 * orDefault(c.Keepalive, 15*time.Second)
 	f.pauses = pauses{least: orDefault(c.LeastWait, time.Second), most: orDefault(c.MostWait, 30*time.Second)}
+	f.partPauses = f.pauses
 	transport := c.Transport
 	if transport == nil {
 		own := newTransport()

@@ -1,4 +1,4 @@
-// Package client follows a topology of a topostream server from Go, as a browser's EventSource does and then some.
+// Package client follows topologies of a topostream server from Go, as a browser's EventSource does and then some.
 //
 // Client.Follow gives one snapshot at N, then the events N+1, N+2, …, each once and in order, for as long as the
 // caller wants them. It reconnects by itself and goes on where it was, with a new token where there is one. It checks
@@ -11,6 +11,8 @@
 //		}
 //		fmt.Println(event.Seq, event.Type, string(event.Payload))
 //	}
+//
+// Client.FollowAll does so for several topologies on one connection. Each has its own snapshot and its own numbers.
 //
 // Whoever wants to go on after a restart of its own keeps the Seq of the last event that is journaled or a snapshot,
 // and gives it in Request.After.

@@ -9,8 +9,12 @@ import (
 // TypeSnapshot is the type of the event that a stream begins with, unless it is resumed.
 const TypeSnapshot = "snapshot"
 
-// An Event is one frame of a stream, or of several: Topology says whose.
+// typeUnavailable is the type of the event by which a server ends a connection, or one topology's part of it.
+const typeUnavailable = "unavailable"
+
+// An Event is one frame of a stream.
 type Event struct {
+	// Topology is whose it is. Empty where FollowAll gives what the server says about the whole connection.
 	Topology stream.TopologyID
 	// Type is the event's name: snapshot, status, graph, mutation.applied, deleted, any that was given to topology_emit
 	// or typed in a raw NOTIFY, and unavailable or token_expired before the server ends a connection.

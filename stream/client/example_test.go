@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"topostream/pgbus/pgtest"
+	"topostream/stream"
 	"topostream/stream/client"
 )
 
@@ -36,6 +37,38 @@ func ExampleClient_Follow() {
 	// 2 decky.service_added
 	// 3 deleted
 	// the end
+}
+
+// Several topologies on one connection: each has its own snapshot, its own numbers and its own end.
+func ExampleClient_FollowAll() {
+	t, end := pgtest.Example()
+	defer end()
+	db := pgtest.New(t)
+	server, blue, red := serve(t, db.URL), topology(t, db), topology(t, db)
+	names := map[stream.TopologyID]string{blue: "blue", red: "red"}
+
+	c := client.Client{URL: server.URL, Token: client.Fixed(token(t))}
+	requests := []client.Request{{Topology: blue, Resume: true, After: 0}, {Topology: red, Resume: true, After: 0}}
+	last := map[stream.TopologyID]stream.Seq{} // what to resume with
+	for event, err := range c.FollowAll(context.Background(), requests) {
+		if err != nil {
+			fmt.Println(err)
+			break
+		}
+		if event.Journaled || event.Type == client.TypeSnapshot {
+			last[event.Topology] = event.Seq
+		}
+		if event.Type == "status" { // a topology's first event
+			db.Exec(t, `DELETE FROM topologies WHERE id = $1::text::uuid`, string(event.Topology))
+		}
+	}
+	for _, id := range []stream.TopologyID{blue, red} {
+		fmt.Println(names[id], "ended at", last[id])
+	}
+	// Output:
+	// the topology is deleted
+	// blue ended at 2
+	// red ended at 2
 }
 
 // Whoever kept the number of the last event goes on behind it, in another process, too.

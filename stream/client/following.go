@@ -3,9 +3,11 @@ package client
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -19,22 +21,27 @@ import (
 // maxEvent bounds a frame, in bytes: an event has 16 MiB at most, a snapshot whatever the graph takes.
 const maxEvent = 256 << 20
 
+const never = time.Duration(math.MaxInt64)
+
 var (
 	errLeft   = errors.New("the caller has left the loop")
 	errEnded  = errors.New("the server ended the stream")
 	errSilent = errors.New("the connection is silent")
+	errAway   = errors.New("a topology was unavailable: all are asked for again")
 )
 
-// A following is one Follow while it runs. It belongs to the goroutine of the caller's loop.
+// A following is one Follow or FollowAll while it runs. It belongs to the goroutine of the caller's loop.
 type following struct {
-	client    *Client
-	http      *http.Client
-	address   string
-	silence   time.Duration // without a byte: the connection is dead
-	order     order
-	pauses    pauses
-	yield     func(Event, error) bool
-	closeIdle func() // nil: the transport is the caller's
+	client     *Client
+	http       *http.Client
+	address    *url.URL
+	graph      bool          // of many
+	silence    time.Duration // without a byte: the connection is dead
+	vector     *vector
+	pauses     pauses // between connections
+	partPauses pauses // before another connection for the sake of topologies that are away
+	yield      func(Event, error) bool
+	closeIdle  func() // nil: the transport is the caller's
 }
 
 func (f *following) close() {
@@ -53,7 +60,10 @@ func (f *following) run(ctx context.Context) error {
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
 		}
-		wait := f.pauses.next()
+		var wait time.Duration // none where the pause was before
+		if !errors.Is(lost, errAway) {
+			wait = f.pauses.next()
+		}
 		if f.client.Disconnected != nil {
 			f.client.Disconnected(lost, wait)
 		}
@@ -93,13 +103,16 @@ func (f *following) connect(ctx context.Context) (lost, end error) {
 		}
 		return nil, refused
 	}
-	f.order.connected()
-	return f.read(ctx, &watchedBody{body: res.Body, watch: watch, silence: f.silence, pauses: &f.pauses})
+	f.vector.connected()
+	again := time.AfterFunc(never, func() { cancel(errAway) })
+	defer again.Stop()
+	body := &watchedBody{body: res.Body, watch: watch, silence: f.silence, pauses: &f.pauses}
+	return f.read(ctx, body, again)
 }
 
-// read gives the caller the events of a stream.
-func (f *following) read(ctx context.Context, body *watchedBody) (lost, end error) {
-	failures, first := f.pauses.failures, true
+// read gives the caller the events of a stream. It sets again where a topology is away.
+func (f *following) read(ctx context.Context, body io.Reader, again *time.Timer) (lost, end error) {
+	failures, first, set := f.pauses.failures, true, false
 	f.pauses.failures = 0
 	for frame, err := range sse.Read(body, &sse.ReadConfig{MaxEventSize: maxEvent}) {
 		switch {
@@ -108,18 +121,26 @@ func (f *following) read(ctx context.Context, body *watchedBody) (lost, end erro
 		case frame.Data == "": // none (HTML standard, section 9.2.6)
 			continue
 		}
-		event, err := f.order.take(frame)
+		event, err := f.vector.take(frame)
 		if err != nil {
 			return nil, err
 		}
-		if first && event.Type == "unavailable" { // what refuses an EventSource
+		switch whole := f.vector.speaksOfAll(event); {
+		case event.Type != typeUnavailable:
+		case whole && first: // what refuses an EventSource
 			f.pauses.failures = failures
+		case !whole && !set:
+			set = true
+			again.Reset(f.partPauses.next())
 		}
 		first = false
+		if f.vector.away == 0 {
+			f.partPauses.failures = 0
+		}
 		switch {
 		case !f.yield(event, nil):
 			return nil, errLeft
-		case event.Type == stream.TypeDeleted:
+		case f.vector.left == 0:
 			return nil, ErrDeleted
 		}
 	}
@@ -128,8 +149,11 @@ func (f *following) read(ctx context.Context, body *watchedBody) (lost, end erro
 
 // why prefers what ended a connection to what that looked like.
 func (f *following) why(ctx context.Context, err error) error {
-	if errors.Is(context.Cause(ctx), errSilent) {
+	switch cause := context.Cause(ctx); {
+	case errors.Is(cause, errSilent):
 		return fmt.Errorf("not a byte came for %s: %w", f.silence, errSilent)
+	case errors.Is(cause, errAway):
+		return errAway
 	}
 	if wrapped, ok := errors.AsType[*url.Error](err); ok { // which has the address, too
 		return wrapped.Err
@@ -143,7 +167,7 @@ func (f *following) request(ctx context.Context) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
-	res, err := f.get(ctx, token)
+	res, err := f.ask(ctx, token)
 	if err != nil || res.StatusCode != http.StatusUnauthorized {
 		return res, err
 	}
@@ -152,7 +176,7 @@ func (f *following) request(ctx context.Context) (*http.Response, error) {
 		return res, nil //nolint:nilerr // the server's answer is what there is to tell
 	}
 	_ = res.Body.Close() // it said that the old one is not good
-	return f.get(ctx, renewed)
+	return f.ask(ctx, renewed)
 }
 
 func (f *following) token(ctx context.Context) (string, error) {
@@ -162,8 +186,12 @@ func (f *following) token(ctx context.Context) (string, error) {
 	return f.client.Token(ctx)
 }
 
-func (f *following) get(ctx context.Context, token string) (*http.Response, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, f.address, nil)
+func (f *following) ask(ctx context.Context, token string) (*http.Response, error) {
+	request := f.askOne
+	if f.vector.only == nil {
+		request = f.askMany
+	}
+	req, err := request(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -172,10 +200,34 @@ func (f *following) get(ctx context.Context, token string) (*http.Response, erro
 	if token != "" {
 		req.Header.Set("Authorization", "Bearer "+token)
 	}
-	if id := f.order.lastEventID(); id != "" {
+	return f.http.Do(req)
+}
+
+func (f *following) askOne(ctx context.Context) (*http.Request, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, f.address.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+	if id := f.vector.only.lastEventID(); id != "" {
 		req.Header.Set("Last-Event-ID", id)
 	}
-	return f.http.Do(req)
+	return req, nil
+}
+
+func (f *following) askMany(ctx context.Context) (*http.Request, error) {
+	body, err := json.Marshal(struct {
+		Topologies map[stream.TopologyID]*stream.Seq `json:"topologies"`
+		Graph      bool                              `json:"graph,omitempty"`
+	}{f.vector.numbers(), f.graph})
+	if err != nil {
+		return nil, err
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, f.address.String(), bytes.NewReader(body))
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("Content-Type", "application/json")
+	return req, nil
 }
 
 // A watchedBody is a stream's body while it is read. It has the connection ended where a read takes too long (how long

@@ -66,14 +66,23 @@ func serve(t testing.TB, databaseURL string) *httptest.Server {
 	return server
 }
 
+// unknown is no topology's.
+const unknown = stream.TopologyID("00000000-0000-4000-8000-000000000000")
+
 // topology makes one.
 func topology(t testing.TB, db *pgtest.DB) stream.TopologyID {
 	t.Helper()
-	const insert = `INSERT INTO topologies (name) VALUES ('demo') RETURNING id::text`
+	const insert = `INSERT INTO topologies (name) SELECT 'demo-' || count(*) FROM topologies RETURNING id::text`
 	return pgtest.Scan[stream.TopologyID](t, db.Conn(t), insert)
 }
 
 func emit(t testing.TB, db *pgtest.DB, id stream.TopologyID, event string) {
 	t.Helper()
 	db.Exec(t, `SELECT topology_emit($1::text::uuid, $2, '{"by": "hand"}')`, string(id), event)
+}
+
+// emitAll commits an event `round` in each topology.
+func emitAll(t testing.TB, db *pgtest.DB) {
+	t.Helper()
+	db.Exec(t, `SELECT topology_emit(id, 'round', '{}') FROM topologies`)
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"iter"
 	"net/http"
 	"strings"
 	"testing"
@@ -78,10 +79,25 @@ func (s silent) Read([]byte) (int, error) {
 // follow gives what a client of a script gets, and what it ends with.
 func follow(t *testing.T, c *Client, req Request, answers ...answer) (events []Event, asked *script, end error) {
 	t.Helper()
+	req.Topology = cmp.Or(req.Topology, topologyID)
+	return play(t, c, func(ctx context.Context) iter.Seq2[Event, error] { return c.Follow(ctx, req) }, answers)
+}
+
+// followAll is follow for several.
+func followAll(t *testing.T, c *Client, reqs []Request, answers ...answer) (
+	events []Event, asked *script, end error,
+) {
+	t.Helper()
+	return play(t, c, func(ctx context.Context) iter.Seq2[Event, error] { return c.FollowAll(ctx, reqs) }, answers)
+}
+
+func play(t *testing.T, c *Client, loop func(context.Context) iter.Seq2[Event, error], answers []answer) (
+	events []Event, asked *script, end error,
+) {
+	t.Helper()
 	asked = &script{t: t, answers: answers}
 	c.URL, c.Transport = "http://server/prefix/", asked
-	req.Topology = cmp.Or(req.Topology, topologyID)
-	for event, err := range c.Follow(t.Context(), req) {
+	for event, err := range loop(t.Context()) {
 		if end != nil {
 			t.Errorf("after its end: %+v, %v", event, err)
 		}
@@ -93,6 +109,11 @@ func follow(t *testing.T, c *Client, req Request, answers ...answer) (events []E
 		t.Errorf("%d requests, want %d", len(asked.requests), len(answers))
 	}
 	return events, asked, end
+}
+
+// of makes frames another topology's.
+func of(id stream.TopologyID, frames string) string {
+	return strings.ReplaceAll(frames, string(topologyID), string(id))
 }
 
 func snapshotAt(seq stream.Seq) string {

@@ -12,12 +12,12 @@ import (
 // A BrokenError is what breaks the promise: one snapshot at N, then N+1, N+2, … each once and in order.
 type BrokenError struct {
 	Fault    Fault
-	Topology stream.TopologyID
-	Type     string     // of the event that breaks it
-	Seq      stream.Seq // its number
-	ID       string     // the id field of its frame, or the last one before it
-	Last     stream.Seq // the number that came before; 0: none did
-	Err      error      // of Unreadable: what is wrong with its data
+	Topology stream.TopologyID // empty: none that was asked for
+	Type     string            // of the event that breaks it
+	Seq      stream.Seq        // its number
+	ID       string            // the id field of its frame, or the last one before it
+	Last     stream.Seq        // the number that came before; 0: none did
+	Err      error             // of Unreadable: what is wrong with its data
 }
 
 // A Fault is a way to break the promise.
@@ -25,12 +25,13 @@ type Fault int
 
 // The faults.
 const (
-	Hole        Fault = iota + 1 // the events from Last+1 to Seq-1 are missing, or come later
-	Repeated                     // an event came again, or late, or the snapshot held it
-	Unfounded                    // an event came before a snapshot
-	Backwards                    // a snapshot is older, within one epoch, than what came before
-	Mislabelled                  // its id, type or topology is not what its data says
-	Unreadable                   // its data is not the JSON that was agreed
+	Hole         Fault = iota + 1 // the events from Last+1 to Seq-1 are missing, or come later
+	Repeated                      // an event came again, or late, or the snapshot held it
+	Unfounded                     // an event came before a snapshot
+	Backwards                     // a snapshot is older, within one epoch, than what came before
+	Mislabelled                   // its id, type or topology is not what its data says
+	Unreadable                    // its data is not the JSON that was agreed
+	AfterDeleted                  // it came after the event `deleted` of its topology, which is the last one
 )
 
 func (e *BrokenError) Error() string {
@@ -45,6 +46,8 @@ func (e *BrokenError) Error() string {
 		return fmt.Sprintf("a snapshot at %d came after %d", e.Seq, e.Last)
 	case Unreadable:
 		return fmt.Sprintf("the data of event %q is not what was agreed: %v", e.Type, e.Err)
+	case AfterDeleted:
+		return fmt.Sprintf("event %q came after the topology was deleted", e.Type)
 	case Mislabelled:
 	}
 	return e.Err.Error()
@@ -75,11 +78,9 @@ type order struct {
 	topology stream.TopologyID
 	last     stream.Seq
 	known    knowledge
-	id       string // the last id field of this connection
+	away     bool // the server said last that it is unavailable
+	over     bool // it is deleted
 }
-
-// connected begins a connection.
-func (o *order) connected() { o.id = "" }
 
 // lastEventID is what the server has to know of a client that reconnects; empty: nothing. What the caller claims is in
 // the address, so that it does not stand for what came.
@@ -90,28 +91,28 @@ func (o *order) lastEventID() string {
 	return o.last.String()
 }
 
-// take gives the event of a frame, or how it breaks the promise (a *BrokenError).
-func (o *order) take(frame sse.Event) (Event, error) {
-	var c content
-	if err := json.Unmarshal([]byte(frame.Data), &c); err != nil {
-		return Event{}, o.broken(Unreadable, frame, 0, err)
-	}
+// take gives the event of a frame, whose data are c, or how it breaks the promise (a *BrokenError). lastID is the last
+// id field before it: a frame that has none of its own carries it on.
+func (o *order) take(frame sse.Event, c content, lastID string) (Event, error) {
 	e := Event{
 		Topology: o.topology, Type: frame.Type, Seq: c.Seq, Journaled: c.Journaled, Time: c.TS, Payload: c.Payload,
 		Data: frame.Data,
 	}
-	if frame.Type == TypeSnapshot {
+	switch {
+	case o.over:
+		return e, o.broken(AfterDeleted, frame, c.Seq, nil)
+	case frame.Type == TypeSnapshot:
 		e.Journaled, e.Payload = false, json.RawMessage(frame.Data)
-		return e, o.snapshot(&e, frame, c)
+		return e, o.snapshot(&e, frame, c, lastID)
 	}
-	return e, o.event(frame, c)
+	return e, o.event(frame, c, lastID)
 }
 
 // snapshot is legal at any time, but within an epoch history does not run backwards. Another epoch is another
 // history, whatever its number: a restored database may have a lower one than the lost database had.
-func (o *order) snapshot(e *Event, frame sse.Event, c content) error {
+func (o *order) snapshot(e *Event, frame sse.Event, c content, lastID string) error {
 	switch id := frame.LastEventID; {
-	case id != c.Seq.String() && (c.Seq > 0 || id != o.id): // 0 is no id
+	case id != c.Seq.String() && (c.Seq > 0 || id != lastID): // 0 is no id
 		return o.mislabelled(frame, c.Seq, "the snapshot at %d has the id %q", c.Seq, id)
 	case c.TopologyID != string(o.topology):
 		return o.mislabelled(frame, c.Seq, "the snapshot is of %q, not of %s", c.TopologyID, o.topology)
@@ -128,15 +129,15 @@ func (o *order) snapshot(e *Event, frame sse.Event, c content) error {
 		e.Gap = NotResumed
 	}
 	e.Previous = o.last
-	o.id, o.last, o.known = frame.LastEventID, c.Seq, given
+	o.last, o.known = c.Seq, given
 	return nil
 }
 
-func (o *order) event(frame sse.Event, c content) error {
+func (o *order) event(frame sse.Event, c content, lastID string) error {
 	switch id := frame.LastEventID; {
 	case frame.Type == "" || frame.Type != c.Type:
 		return o.mislabelled(frame, c.Seq, "event %q holds one of type %q", frame.Type, c.Type)
-	case !c.Journaled && id != o.id:
+	case !c.Journaled && id != lastID:
 		return o.mislabelled(frame, c.Seq, "event %q is not journaled, but has the id %s", frame.Type, id)
 	case !c.Journaled:
 		return nil
@@ -151,7 +152,7 @@ func (o *order) event(frame sse.Event, c content) error {
 	case c.Seq != o.last+1:
 		return o.broken(Hole, frame, c.Seq, nil)
 	}
-	o.id, o.last, o.known = frame.LastEventID, c.Seq, given
+	o.last, o.known = c.Seq, given
 	return nil
 }
 

@@ -2,6 +2,8 @@ package client_test
 
 import (
 	"errors"
+	"fmt"
+	"net/http"
 	"net/http/httptest"
 	"slices"
 	"strings"
@@ -87,7 +89,7 @@ func TestFinalAnswersOfAServerAreTypedErrors(t *testing.T) {
 		want  error
 	}{
 		"no token": {"", id, client.ErrUnauthorized},
-		"unknown":  {token(t), "00000000-0000-4000-8000-000000000000", client.ErrNotFound},
+		"unknown":  {token(t), unknown, client.ErrNotFound},
 	} {
 		follower := client.Client{URL: server.URL, Token: client.Fixed(c.token)}
 		for event, err := range follower.Follow(t.Context(), client.Request{Topology: c.id}) {
@@ -95,6 +97,93 @@ func TestFinalAnswersOfAServerAreTypedErrors(t *testing.T) {
 				t.Errorf("%s: %+v, %v", name, event, err)
 			}
 			break
+		}
+	}
+}
+
+func TestSeveralTopologiesOfOneStreamMissNothingWhereverItIsCut(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	server := serve(t, db.URL)
+	const topologies, rounds = 8, 3
+	requests := make([]client.Request, 0, topologies+1)
+	last := map[stream.TopologyID]stream.Seq{}
+	for range topologies {
+		id := topology(t, db)
+		requests = append(requests, client.Request{Topology: id})
+		last[id] = 0
+	}
+	requests = append(requests, client.Request{Topology: unknown})
+
+	lost, round := 0, 0
+	c := client.Client{
+		URL: server.URL, Token: client.Fixed(token(t)), LeastWait: time.Millisecond, MostWait: time.Millisecond,
+		Disconnected: func(error, time.Duration) { lost++; emitAll(t, db) },
+	}
+	behind := topologies // that have not got the round's event
+	var gone []stream.TopologyID
+	for event, err := range c.FollowAll(t.Context(), requests) {
+		if errors.Is(err, client.ErrDeleted) {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		switch event.Type {
+		case client.TypeSnapshot:
+			behind--
+		case "round":
+			if event.Seq != last[event.Topology]+1 {
+				t.Errorf("%s: %d after %d", event.Topology, event.Seq, last[event.Topology])
+			}
+			behind--
+		case stream.TypeDeleted:
+			if event.Journaled == (event.Topology == unknown) {
+				t.Errorf("%+v", event)
+			}
+			gone = append(gone, event.Topology)
+			continue
+		}
+		last[event.Topology] = event.Seq
+		switch {
+		case behind > 0:
+		case round < rounds:
+			round, behind = round+1, topologies
+			server.CloseClientConnections()
+		default:
+			db.Exec(t, `DELETE FROM topologies`)
+		}
+	}
+	for id, seq := range last {
+		if seq != 1+rounds {
+			t.Errorf("%s ended at %d, want %d", id, seq, 1+rounds)
+		}
+	}
+	if len(gone) != topologies+1 || lost != rounds {
+		t.Errorf("%d topologies ended, of %d; %d connections were lost, of %d", len(gone), topologies+1, lost, rounds)
+	}
+}
+
+func TestTheServersBoundOfTopologiesOnOneStreamIsPassedOn(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	server := serve(t, db.URL)
+	requests := make([]client.Request, 0, 501)
+	for n := range 501 {
+		id := stream.TopologyID(fmt.Sprintf("00000000-0000-4000-8000-%012d", n))
+		requests = append(requests, client.Request{Topology: id})
+	}
+	c := client.Client{URL: server.URL, Token: client.Fixed(token(t))}
+	for _, err := range c.FollowAll(t.Context(), requests) {
+		refused, ok := errors.AsType[*client.RefusedError](err)
+		if !ok || refused.Status != http.StatusBadRequest ||
+			!strings.Contains(refused.Detail, "501 topologies: give 1 to 500") {
+			t.Errorf("%v", err)
+		}
+	}
+	for _, err := range c.FollowAll(t.Context(), requests[:500]) {
+		if !errors.Is(err, client.ErrNotFound) { // it knows none of them
+			t.Errorf("%v", err)
 		}
 	}
 }
