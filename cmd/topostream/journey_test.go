@@ -361,7 +361,7 @@ func (j *journey) begin() {
 	j.id = j.admin.create(`{"name":"journey"}`)
 	j.client = newClient(j.t, j.server, j.id, "").watch()
 	j.client.await("its snapshot", func() bool { return len(j.client.snapshots) > 0 })
-	j.tail = startTail(j.t, tailCmd{Topology: j.id, URL: j.server, Token: testToken(j.t), JSON: true})
+	j.tail = startTail(j.t, tailCmd{Topology: []string{j.id}, URL: j.server, Token: testToken(j.t), JSON: true})
 	j.tail.out.await(j.t, `"topology_id"`, j.tail.ended)
 	res := openTicket(j.t, j.server, j.id, j.admin.ticket())
 	_ = res.Body.Close() // that it opens is enough

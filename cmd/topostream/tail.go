@@ -1,9 +1,11 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"net/http"
 	"net/url"
 	"strings"
@@ -14,12 +16,12 @@ import (
 )
 
 type tailCmd struct {
-	Topology  string        `arg:"" help:"Topology id."`
+	Topology  []string      `arg:"" help:"Topology ids. Several share one connection."`
 	URL       string        `name:"url" default:"http://127.0.0.1:8080" help:"Address of the server."`
 	Token     string        `help:"Token, for example the output of topostream token. It shows in the process list: prefer the environment." placeholder:"TOKEN"`
 	TokenFile string        `type:"path" help:"File that holds the token. It is read again for each connection, so that whoever renews it keeps tail going." placeholder:"FILE"`
 	JSON      bool          `name:"json" help:"Print each event's JSON on a line of its own."`
-	Since     string        `help:"Resume after this seq: begin with the event that follows it." placeholder:"N"`
+	Since     string        `help:"Resume after this seq: begin with the event that follows it. For one topology." placeholder:"N"`
 	Until     string        `help:"Wait for the first event of this type (whose payload matches, where =REGEXP is given), print it alone, and end." placeholder:"TYPE[=REGEXP]"`
 	Timeout   time.Duration `help:"With --until: end with exit code 4 when it has not come by then; 0 waits for ever." placeholder:"D"`
 
@@ -29,18 +31,18 @@ type tailCmd struct {
 // Help is the long form of --help.
 func (*tailCmd) Help() string {
 	return `It reconnects by itself and goes on checking where it was, with a new token where --token-file is renewed ` +
-		`in time. It ends with exit code 0 when the topology is deleted or at Ctrl-C, ` +
-		`1 when the server refuses the token or does not know the topology, and 3 when the promise is broken: ` +
-		`one snapshot at N, then N+1, N+2, … each once and in order.` + "\n\n" +
+		`in time. It ends with exit code 0 when each topology is deleted or at Ctrl-C, ` +
+		`1 when the server refuses the token or knows none of the topologies, and 3 when the promise is broken: ` +
+		`for each topology one snapshot at N, then N+1, N+2, … each once and in order.` + "\n\n" +
 		`With --until it waits for one event, for example --until mutation.applied=lan-9: exit code 0 when it has come, ` +
-		`4 when --timeout is over, 1 when the topology is deleted before. The regular expression is Go's; it may match ` +
+		`4 when --timeout is over, 1 when each topology is deleted before. The regular expression is Go's; it may match ` +
 		`the payload as it was sent, or without spaces between its tokens: status='"state":"active"'. ` +
 		`What may come before tail is connected is found with --since.`
 }
 
 // Run follows until the stream ends for good, the event of --until has come, ctx ends, or the promise is broken.
 func (c *tailCmd) Run(ctx context.Context, o output) error {
-	following, request, err := c.client(o)
+	events, err := c.events(o)
 	if err != nil {
 		return err
 	}
@@ -53,12 +55,12 @@ func (c *tailCmd) Run(ctx context.Context, o output) error {
 		ctx, cancel = context.WithTimeoutCause(ctx, c.Timeout, c.timedOut())
 		defer cancel()
 	}
-	for event, err := range following.Follow(ctx, request) {
+	for event, err := range events(ctx) {
 		if err != nil {
 			return c.ended(err)
 		}
 		if event.Gap != streamclient.NoGap {
-			fmt.Fprintln(o.err, gap(event))
+			fmt.Fprintln(o.err, c.whose(event)+gap(event))
 		}
 		if !until.matches(event) {
 			continue
@@ -71,27 +73,56 @@ func (c *tailCmd) Run(ctx context.Context, o output) error {
 	return nil
 }
 
-// client is who follows, and what.
-func (c *tailCmd) client(o output) (*streamclient.Client, streamclient.Request, error) {
-	var request streamclient.Request
-	id, ok := stream.ParseTopologyID(c.Topology)
-	if !ok {
-		return nil, request, fmt.Errorf("%q is no topology id: give the 36-character form of a UUID", c.Topology)
+// events is what is followed.
+func (c *tailCmd) events(o output) (func(context.Context) iter.Seq2[streamclient.Event, error], error) {
+	requests, err := c.requests()
+	if err != nil {
+		return nil, err
 	}
+	client, err := c.client(o)
+	if err != nil {
+		return nil, err
+	}
+	return func(ctx context.Context) iter.Seq2[streamclient.Event, error] {
+		if len(requests) == 1 {
+			return client.Follow(ctx, requests[0])
+		}
+		return client.FollowAll(ctx, requests)
+	}, nil
+}
+
+// requests is what to follow.
+func (c *tailCmd) requests() ([]streamclient.Request, error) {
+	requests := make([]streamclient.Request, 0, len(c.Topology))
+	for _, text := range c.Topology {
+		id, ok := stream.ParseTopologyID(text)
+		if !ok {
+			return nil, fmt.Errorf("%q is no topology id: give the 36-character form of a UUID", text)
+		}
+		requests = append(requests, streamclient.Request{Topology: id})
+	}
+	switch r := &requests[0]; {
+	case c.Since == "":
+	case len(requests) > 1:
+		return nil, errors.New("--since is a seq of one topology: give one topology")
+	default:
+		if r.After, r.Resume = stream.ParseSeq(c.Since); !r.Resume {
+			return nil, fmt.Errorf("--since: %q is no seq: give the id of an event", c.Since)
+		}
+	}
+	return requests, nil
+}
+
+// client is who follows.
+func (c *tailCmd) client(o output) (*streamclient.Client, error) {
 	base, err := url.Parse(c.URL)
 	if err != nil || base.Scheme != "http" && base.Scheme != "https" || base.Host == "" {
-		return nil, request, fmt.Errorf("--url: %q is no address of a server: give for example http://127.0.0.1:8080",
+		return nil, fmt.Errorf("--url: %q is no address of a server: give for example http://127.0.0.1:8080",
 			redactAddress(c.URL))
 	}
 	token, err := c.token()
 	if err != nil {
-		return nil, request, err
-	}
-	request.Topology = id
-	if c.Since != "" {
-		if request.After, request.Resume = stream.ParseSeq(c.Since); !request.Resume {
-			return nil, request, fmt.Errorf("--since: %q is no seq: give the id of an event", c.Since)
-		}
+		return nil, err
 	}
 	return &streamclient.Client{
 		URL:       c.URL,
@@ -101,7 +132,7 @@ func (c *tailCmd) client(o output) (*streamclient.Client, streamclient.Request, 
 		Disconnected: func(err error, wait time.Duration) {
 			fmt.Fprintf(o.err, "disconnected (%s); again in %s\n", redact(err.Error()), wait.Round(time.Millisecond))
 		},
-	}, request, nil
+	}, nil
 }
 
 // ended tells a person why there is nothing more to follow.
@@ -114,8 +145,8 @@ func (c *tailCmd) ended(err error) error {
 	case c.Until != "" && errors.Is(err, context.Canceled): // which is exit code 0 where nothing is waited for
 		return fmt.Errorf("interrupted: %s has not come", c.Until)
 	}
-	if broken, ok := errors.AsType[*streamclient.BrokenError](err); ok {
-		return codedError{exitBroken, fmt.Errorf("BROKEN: %w", broken)}
+	if _, ok := errors.AsType[*streamclient.BrokenError](err); ok {
+		return codedError{exitBroken, fmt.Errorf("BROKEN: %w", err)}
 	}
 	refused, ok := errors.AsType[*streamclient.RefusedError](err)
 	if !ok {
@@ -153,6 +184,14 @@ func gap(e streamclient.Event) string {
 	return ""
 }
 
+// whose is what a line begins with where several topologies are followed: an id, or "-" for what is said about all.
+func (c *tailCmd) whose(e streamclient.Event) string {
+	if len(c.Topology) == 1 {
+		return ""
+	}
+	return fmt.Sprintf("%-36s  ", cmp.Or(e.Topology, "-"))
+}
+
 func (c *tailCmd) print(o output, e streamclient.Event) {
 	number := "-"
 	if e.Journaled || e.Type == streamclient.TypeSnapshot {
@@ -162,8 +201,8 @@ func (c *tailCmd) print(o output, e streamclient.Event) {
 	case c.JSON:
 		fmt.Fprintln(o.out, strings.ReplaceAll(e.Data, "\n", " ")) // JSON has none but between its tokens
 	case e.Type == streamclient.TypeSnapshot:
-		fmt.Fprintf(o.out, "%10s  %-27s  snapshot  %s\n", number, "", e.Data)
+		fmt.Fprintf(o.out, "%s%10s  %-27s  snapshot  %s\n", c.whose(e), number, "", e.Data)
 	default:
-		fmt.Fprintf(o.out, "%10s  %-27s  %s  %s\n", number, e.Time, e.Type, e.Payload)
+		fmt.Fprintf(o.out, "%s%10s  %-27s  %s  %s\n", c.whose(e), number, e.Time, e.Type, e.Payload)
 	}
 }

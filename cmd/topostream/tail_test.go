@@ -72,7 +72,7 @@ func TestTailFollowsAServerAndResumes(t *testing.T) {
 	server := startServer(t, db.URL)
 	token := testToken(t)
 
-	f := startTail(t, tailCmd{Topology: strings.ToUpper(id), URL: server + "/", Token: token})
+	f := startTail(t, tailCmd{Topology: []string{strings.ToUpper(id)}, URL: server + "/", Token: token})
 	f.out.await(t, "snapshot  {", f.ended)
 	write(t, db.URL, id, 3)
 	pgtest.Eventually(t, "LISTEN", func() bool { return metric(t, server, "topostream_listening") == 1 })
@@ -94,7 +94,7 @@ func TestTailFollowsAServerAndResumes(t *testing.T) {
 	}
 
 	// Resumed, and as JSON.
-	f = startTail(t, tailCmd{Topology: id, URL: server, Token: token, JSON: true, Since: "2"})
+	f = startTail(t, tailCmd{Topology: []string{id}, URL: server, Token: token, JSON: true, Since: "2"})
 	db.Exec(t, `DELETE FROM topologies`)
 	if code := f.code(); code != exitOK {
 		t.Errorf("deleted: exit code %d, %v", code, f.result)
@@ -121,6 +121,7 @@ func TestTailFollowsAServerAndResumes(t *testing.T) {
 		`"demo" is no topology id`:           {"tail", "demo"},
 		`--since: "x" is no seq`:             {"tail", id, "--since", "x"},
 		`--url: "localhost" is no address`:   {"tail", id, "--url", "localhost"},
+		"--since is a seq of one topology":   {"tail", id, tailID, "--since", "1"},
 	} {
 		code, out, errOut := program(t, args...)
 		if code != exitError || out != "" || !strings.HasPrefix(errOut, "topostream: "+want) ||
@@ -139,7 +140,7 @@ func TestTailComesBackAfterAServerHasEndedAndMissesNothing(t *testing.T) {
 	proxy := &cuttingProxy{server: server}
 	front := httptest.NewServer(proxy)
 	t.Cleanup(front.Close)
-	f := startTail(t, tailCmd{Topology: id, URL: front.URL, Token: testToken(t), JSON: true})
+	f := startTail(t, tailCmd{Topology: []string{id}, URL: front.URL, Token: testToken(t), JSON: true})
 	f.out.await(t, `"seq":1`, f.ended)
 	const last = 3 // each time the server's own `retry:` has to be waited for
 	for n := 2; n <= last; n++ {
@@ -448,7 +449,7 @@ func judge(t *testing.T, since string, answers []answer, code int, want string) 
 		_, _ = w.Write([]byte(a.body)) // a client that found a fault has gone
 	}))
 	defer server.Close()
-	f := startTail(t, tailCmd{Topology: tailID, URL: server.URL, Token: "x", Since: since})
+	f := startTail(t, tailCmd{Topology: []string{tailID}, URL: server.URL, Token: "x", Since: since})
 	if got := f.code(); got != code {
 		t.Errorf("exit code %d, want %d", got, code)
 	}
@@ -517,7 +518,7 @@ func TestTailGoesOnWithATokenThatIsRenewedInTime(t *testing.T) {
 	}
 	newClient(t, server, id, "").watch().awaitSeq(1) // so that the topology is attached
 	renew(sign(6 * time.Second))                     // enough to begin with on a busy machine
-	f := startTail(t, tailCmd{Topology: id, URL: server, TokenFile: file, JSON: true})
+	f := startTail(t, tailCmd{Topology: []string{id}, URL: server, TokenFile: file, JSON: true})
 	f.out.await(t, `"seq":1`, f.ended)
 	renew(sign(time.Hour))
 	f.out.await(t, `"type":"token_expired"`, f.ended)
@@ -569,7 +570,7 @@ func TestATokenThatIsRenewedWhileTheServerRefusesTheOldOneIsTriedAtOnce(t *testi
 		_, _ = w.Write([]byte(snapshotAt(1) + gone(2))) // the client has what it wants
 	}))
 	defer server.Close()
-	if code := startTail(t, tailCmd{Topology: tailID, URL: server.URL, TokenFile: file}).code(); code != exitOK {
+	if code := startTail(t, tailCmd{Topology: []string{tailID}, URL: server.URL, TokenFile: file}).code(); code != exitOK {
 		t.Errorf("exit code %d", code)
 	}
 }

@@ -20,7 +20,7 @@ func TestTailWaitsForOneEventAndPrintsItAlone(t *testing.T) {
 	for until, seq := range map[string]string{
 		"test": `"seq":2,`, `test="n": 2`: `"seq":3,`, `test="n":2,"of"`: `"seq":3,`, "snapshot": `"seq":3,`,
 	} {
-		cmd := tailCmd{Topology: id, URL: server, Token: token, JSON: true, Until: until, Since: "1"}
+		cmd := tailCmd{Topology: []string{id}, URL: server, Token: token, JSON: true, Until: until, Since: "1"}
 		if until == "snapshot" {
 			cmd.Since = ""
 		}
@@ -32,8 +32,8 @@ func TestTailWaitsForOneEventAndPrintsItAlone(t *testing.T) {
 	}
 
 	// What comes later.
-	later := startTail(t, tailCmd{Topology: id, URL: server, Token: token, Since: "3", Until: "deleted"})
-	missed := startTail(t, tailCmd{Topology: id, URL: server, Token: token, Since: "3", Until: "test"})
+	later := startTail(t, tailCmd{Topology: []string{id}, URL: server, Token: token, Since: "3", Until: "deleted"})
+	missed := startTail(t, tailCmd{Topology: []string{id}, URL: server, Token: token, Since: "3", Until: "test"})
 	db.Exec(t, `DELETE FROM topologies`)
 	if code := later.code(); code != exitOK || !strings.Contains(later.out.String(), "deleted") {
 		t.Errorf("%d %s", code, later.out.String())
@@ -58,6 +58,34 @@ func TestTailWaitsNoLongerThanItsTimeout(t *testing.T) {
 	var o, e lockedBuffer
 	if code := run(ctx, args, &o, &e); code != exitError || !strings.Contains(e.String(), "interrupted: no.such=x") {
 		t.Errorf("%d %s%s", code, o.String(), e.String())
+	}
+}
+
+func TestTailFollowsSeveralTopologiesOnOneConnection(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	conn := db.Conn(t)
+	first, second := topology(t, conn, "first"), topology(t, conn, "second")
+	server, token := startServer(t, db.URL), testToken(t)
+	f := startTail(t, tailCmd{Topology: []string{first, second, tailID}, URL: server, Token: token})
+	for _, id := range []string{first, second} {
+		f.out.await(t, id+"           1                               snapshot  {", f.ended)
+	}
+	f.out.await(t, "deleted  {\"topology_id\":\""+tailID+"\"}", f.ended) // which is not there
+	until := startTail(t, tailCmd{
+		Topology: []string{first, second}, URL: server, Token: token, JSON: true, Until: "snapshot=" + second,
+	})
+	for _, id := range []string{first, second} {
+		db.Exec(t, `SELECT topology_emit(id, 'test', jsonb_build_object('name', name)) FROM topologies
+			WHERE id = $1::text::uuid`, id)
+		f.out.await(t, id+"           2  ", f.ended)
+	}
+	if code, out := until.code(), until.out.String(); code != exitOK || !strings.Contains(out, second) {
+		t.Errorf("%d %s", code, out)
+	}
+	db.Exec(t, `DELETE FROM topologies`)
+	if code, out := f.code(), f.out.String(); code != exitOK || strings.Count(out, "\n") != 7 {
+		t.Errorf("%d %s", code, out)
 	}
 }
 
