@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// Example stands for the test that an Example function has not. What fails is a panic, which `go test` reports; end runs
-// what was registered to be cleaned up.
+// Example stands for the test that an Example function has not. What fails is a panic, which `go test` reports; end
+// runs what was registered to be cleaned up.
 func Example() (t testing.TB, end func()) {
 	e := &example{}
 	return e, e.end

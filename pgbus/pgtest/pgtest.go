@@ -204,10 +204,11 @@ func (db *DB) script(t testing.TB, statements string) {
 	}
 }
 
-// Psql runs a script through psql's own binary and gives what it printed.
-func (db *DB) Psql(t testing.TB, script string) (string, error) {
+// Psql runs a script through psql's own binary, with more arguments, and gives what it printed.
+func (db *DB) Psql(t testing.TB, script string, more ...string) (string, error) {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), Bin(t, "psql"), "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", db.plain())
+	args := append([]string{"-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1"}, more...)
+	cmd := exec.CommandContext(t.Context(), Bin(t, "psql"), append(args, db.plain())...)
 	cmd.Stdin = strings.NewReader(script)
 	out, err := cmd.CombinedOutput()
 	return strings.TrimSpace(string(out)), err
