@@ -12,33 +12,28 @@ const key = (row: Row): unknown => row.id ?? row.uuid;
  * Changes that are `truncated` leave a decky's `decky_config` and `services` as they were.
  */
 export function applyGraph(graph: Graph, changes: GraphChanges, backwards = false): Graph {
-  const gone = new Set<unknown>();
-  for (const table of tables) {
-    if (!backwards) continue;
+  const rowsOf = (from: object | undefined, table: keyof Graph): readonly Row[] =>
+    (from as Record<string, readonly Row[]> | undefined)?.[table] ?? [];
+  const gone = new Set<unknown>(backwards ? [] : changes.removed?.map(({ id }) => id));
+  if (backwards) {
     // What was not there before was made by these changes.
-    const before = new Set((changes.before?.[table] ?? []).map((row) => key(row as Row)));
-    for (const row of changes[table] ?? []) {
-      const id = key(row as unknown as Row);
-      if (!before.has(id)) gone.add(id);
-    }
+    for (const table of tables) for (const row of rowsOf(changes, table)) gone.add(key(row));
+    for (const table of tables) for (const row of rowsOf(changes.before, table)) gone.delete(key(row));
   }
-  if (!backwards) for (const { id } of changes.removed ?? []) gone.add(id);
   const result: Record<string, unknown> = {};
   for (const table of tables) {
-    const rows = graph[table] as readonly unknown[] as readonly Row[];
-    const writes = ((backwards ? changes.before?.[table] : changes[table]) ?? []) as readonly unknown[] as Row[];
-    const written = new Map(writes.map((row) => [key(row), row]));
-    let changed = false;
+    const rows = rowsOf(graph, table);
+    const written = new Map(rowsOf(backwards ? changes.before : changes, table).map((row) => [key(row), row]));
     const next: Row[] = [];
     for (const row of rows) {
       const write = written.get(key(row));
       written.delete(key(row));
-      // An edge goes with its LAN or decky.
       if (write) next.push(backwards || changes.truncated ? { ...row, ...write } : write);
-      else if (!gone.has(key(row)) && !gone.has(row.lan_id) && !gone.has(row.decky_uuid)) next.push(row);
-      changed ||= next.at(-1) !== row;
+      // An edge goes with its LAN or decky.
+      else if (![key(row), row.lan_id, row.decky_uuid].some((id) => gone.has(id))) next.push(row);
     }
-    result[table] = changed || written.size ? [...next, ...written.values()] : rows;
+    next.push(...written.values());
+    result[table] = next.length === rows.length && next.every((row, i) => row === rows[i]) ? rows : next;
   }
   return result as unknown as Graph;
 }

@@ -12,13 +12,10 @@ export function unknownState(id: string): TopologyState {
 /** What a tab sends to another: a snapshot in the middle of a split statement has parts pending. */
 export type SharedSnapshot = Snapshot & { readonly graph_pending?: readonly GraphChanges[] };
 
-export function afterSnapshot(state: TopologyState, s: SharedSnapshot): TopologyState {
-  const { lans, deckies, edges } = s;
-  return {
-    ...state, part: 'live', problem: null, seq: s.seq, status: s.status, reason: s.reason, version: s.version,
-    in_flight: s.in_flight, in_flight_total: s.in_flight_total,
-    graph: lans && deckies && edges ? { lans, deckies, edges } : null, graph_pending: s.graph_pending ?? [],
-  };
+export function afterSnapshot(state: TopologyState, snapshot: SharedSnapshot): TopologyState {
+  const { topology_id: id, lans, deckies, edges, graph_pending = [], ...rest } = snapshot;
+  const graph = lans && deckies && edges ? { lans, deckies, edges } : null;
+  return { ...state, ...rest, id, part: 'live', problem: null, graph, graph_pending };
 }
 
 type Payload = Partial<
@@ -29,38 +26,34 @@ type Payload = Partial<
 export function afterEvent(
   state: TopologyState, event: { readonly type: string; readonly seq: number; readonly ts: string; payload: unknown },
 ): TopologyState {
-  const { type, seq, ts } = event;
-  const p = (event.payload ?? {}) as Payload & { reason?: string | null };
+  const { type, seq, ts, payload } = event;
+  const p = (payload ?? {}) as Payload & { reason?: string | null };
   const id = p.mutation_id ?? '';
-  const others = (): Mutation[] => state.in_flight.filter((m) => m.id !== id);
-  const here = state.in_flight.find((m) => m.id === id);
-  const made = (as: Mutation['state']): Mutation =>
-    here ? { ...here, state: as }
-      : { id, topology_id: state.id, op: p.op ?? '', payload: p.payload ?? null, state: as };
+  const { in_flight, in_flight_total } = state;
+  const here = in_flight.find((m) => m.id === id);
+  const others = in_flight.filter((m) => m !== here);
+  const moved: Mutation = {
+    ...(here ?? { id, topology_id: state.id, op: p.op ?? '', payload: p.payload ?? null }),
+    state: type === 'mutation.applying' ? 'applying' : 'pending',
+  };
   const next = { ...state, seq, part: 'live' as const, problem: null };
   switch (type) {
     case 'mutation.enqueued':
       // The list is a prefix by position: where it does not hold all, what is new belongs behind what is missing.
-      return {
-        ...next, in_flight_total: state.in_flight_total + 1,
-        in_flight: state.in_flight.length < state.in_flight_total ? state.in_flight
-          : [...state.in_flight, { ...made('pending'), requested_at: ts }],
-      };
-    case 'mutation.applying':
+      if (in_flight.length === in_flight_total) next.in_flight = [...others, { ...moved, requested_at: ts }];
+      return { ...next, in_flight_total: in_flight_total + 1 };
     case 'mutation.requeued':
+    case 'mutation.applying':
       // Mutations are applied in order: what is not in the prefix when its turn comes is the first of all.
-      return {
-        ...next, in_flight: here || type === 'mutation.applying'
-          ? [made(type === 'mutation.applying' ? 'applying' : 'pending'), ...others()] : state.in_flight,
-      };
+      return here || p.payload !== undefined ? { ...next, in_flight: [moved, ...others] } : next;
     case 'mutation.applied':
-    case 'mutation.failed': {
-      const total = Math.max(0, state.in_flight_total - 1);
-      const done = { ...next, version: p.version ?? state.version, in_flight: others(), in_flight_total: total };
-      return type === 'mutation.applied' && p.result ? withChanges(done, p.result) : done;
-    }
+    case 'mutation.failed':
+      return withChanges(
+        { ...next, version: p.version ?? state.version, in_flight: others, in_flight_total: in_flight_total - 1 },
+        p.result,
+      );
     case 'graph':
-      return withChanges(next, event.payload as GraphChanges);
+      return withChanges(next, payload as GraphChanges);
     case 'status':
       return { ...next, status: p.state ?? state.status, reason: p.reason ?? null };
     case 'deleted':
@@ -70,8 +63,8 @@ export function afterEvent(
   }
 }
 
-function withChanges(state: TopologyState, changes: GraphChanges): TopologyState {
-  if (!state.graph) return state;
+function withChanges(state: TopologyState, changes: GraphChanges | undefined): TopologyState {
+  if (!state.graph || !changes) return state;
   const pending = [...state.graph_pending, changes];
   if (changes.more) return { ...state, graph_pending: pending };
   return { ...state, graph: pending.reduce((graph, part) => applyGraph(graph, part), state.graph), graph_pending: [] };

@@ -146,7 +146,7 @@ export interface NoticeEvent {
   readonly kind: 'notice';
   readonly type: 'unavailable' | 'token_expired' | 'deleted';
   readonly topology_id: string | null;
-  readonly payload: { readonly reason?: string };
+  readonly payload: { readonly reason?: string; readonly topology_id?: string };
 }
 
 export type ListEvent =
