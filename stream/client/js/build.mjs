@@ -1,12 +1,20 @@
-// Builds the committed files of dist/. The types of the package are made from the same sources by tsc.
+// Builds the committed files, into dist/ or the directory given. The package's types are made from the same sources.
+import { writeFile } from 'node:fs/promises';
 import { build } from 'esbuild';
+import { minify } from 'terser';
 
-const banner = { js: '// topostream, Apache-2.0. Built from stream/client/js/src by build.mjs: change that, not this.' };
-const common = {
-  bundle: true, format: 'esm', platform: 'neutral', target: 'es2022', minify: true, charset: 'utf8', banner,
-  // A name that begins with an underscore is the library's own: no user sees it, so it may be short.
-  mangleProps: /^_/, lineLimit: 120, legalComments: 'none', logLevel: 'warning',
-};
-await build({ ...common, entryPoints: ['src/index.ts'], outfile: 'dist/topostream.js' });
-await build({ ...common, entryPoints: ['src/core.ts'], outfile: 'dist/core.js' });
-await build({ ...common, entryPoints: ['src/react.ts'], outfile: 'dist/react.js', external: ['react'] });
+const directory = process.argv[2] ?? 'dist';
+const entries = { 'src/index.ts': 'topostream.js', 'src/react.ts': 'react.js' };
+for (const [entry, name] of Object.entries(entries)) {
+  const { outputFiles: [{ text }] } = await build({
+    entryPoints: [entry], bundle: true, format: 'esm', platform: 'neutral', target: 'es2022', charset: 'utf8',
+    // A name that begins with an underscore is the library's own: no user sees it, so it may be short.
+    minify: true, mangleProps: /^_/, external: ['react'],
+    legalComments: 'none', write: false, logLevel: 'warning',
+  });
+  const { code } = await minify(text, {
+    module: true, compress: { passes: 3, ecma: 2022, unsafe_arrows: true, pure_getters: true },
+    format: { preamble: '// topostream, Apache-2.0; from stream/client/js/src', ecma: 2022 },
+  });
+  await writeFile(`${directory}/${name}`, code + '\n');
+}

@@ -1,1 +1,2 @@
-// topostream, Apache-2.0. Built from stream/client/js/src by build.mjs: change that, not this.
+// topostream, Apache-2.0; from stream/client/js/src
+

@@ -1,1 +1,3 @@
-export * from './core.ts';
+export { applyGraph } from './graph.ts';
+export { TopologyStream, RefusedError, type Options, type Listeners } from './stream.ts';
+export type * from './types.ts';

@@ -9,13 +9,10 @@ export function unknownState(id: string): TopologyState {
   };
 }
 
-/** What a tab sends to another: a snapshot in the middle of a split statement has parts pending. */
-export type SharedSnapshot = Snapshot & { readonly graph_pending?: readonly GraphChanges[] };
-
-export function afterSnapshot(state: TopologyState, snapshot: SharedSnapshot): TopologyState {
-  const { topology_id: id, lans, deckies, edges, graph_pending = [], ...rest } = snapshot;
+export function afterSnapshot(state: TopologyState, snapshot: Snapshot): TopologyState {
+  const { topology_id, lans, deckies, edges, ...rest } = snapshot;
   const graph = lans && deckies && edges ? { lans, deckies, edges } : null;
-  return { ...state, ...rest, id, part: 'live', problem: null, graph, graph_pending };
+  return { ...state, ...rest, part: 'live', problem: null, graph, graph_pending: [] };
 }
 
 type Payload = Partial<

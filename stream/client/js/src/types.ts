@@ -206,9 +206,9 @@ export interface TopologyState {
  * 404, …) until `reconnect()`. `ended`: every topology was deleted. `idle`: nothing is followed, or nobody listens.
  */
 export type Connection =
-  | { readonly state: 'idle' | 'connecting' | 'open' | 'ended' | 'closed'; readonly notice?: string }
-  | { readonly state: 'waiting'; readonly reason: string; readonly retry_in: number; readonly notice?: string }
-  | { readonly state: 'refused'; readonly status: number; readonly reason: string; readonly notice?: string };
+  | { readonly state: 'idle' | 'connecting' | 'open' | 'ended' | 'closed' }
+  | { readonly state: 'waiting'; readonly reason: string; readonly retry_in: number }
+  | { readonly state: 'refused'; readonly status: number; readonly reason: string };
 
 export interface StreamState {
   readonly connection: Connection;
