@@ -1,2 +1,2 @@
-// topostream, Apache-2.0; from stream/client/js/src
+// topostream, Apache-2.0
 

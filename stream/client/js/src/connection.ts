@@ -4,15 +4,10 @@ import { parser, type Frame } from './sse.ts';
 
 const second = 1000;
 
-/** What a stream is asked with, and whom it tells. Properties of the client's own begin with an underscore. */
+/** What is asked for, and who is told. Names of the client's own begin with an underscore. */
 export interface Exchange {
-  _url: string;
-  _body: string;
-  _credentials: RequestCredentials | undefined;
-  /** Milliseconds without a byte after which it is given up. */
-  _silence: number;
   _abort: AbortController;
-  _token: () => string | undefined | Promise<string | undefined>;
+  _request: () => Promise<Response>;
   _onOpen: () => void;
   _onFrame: (frame: Frame) => void;
   _onRetry: (ms: number) => void;
@@ -22,9 +17,8 @@ export interface Exchange {
   _onEnd: (problem: string, status: number, retryAfter: number) => void;
 }
 
-/** Carries one stream until it ends or is aborted. It never rejects. */
-export async function connect(host: Host, exchange: Exchange): Promise<void> {
-  const { _credentials: credentials, _silence: silence, _abort: { signal } } = exchange;
+/** Carries one stream until it ends, is aborted, or no byte comes for so many milliseconds. It never rejects. */
+export async function connect(host: Host, silence: number, exchange: Exchange): Promise<void> {
   let lastByte = host.performance.now();
   let status = 0;
   let timer: unknown;
@@ -41,11 +35,7 @@ export async function connect(host: Host, exchange: Exchange): Promise<void> {
   };
   watch();
   try {
-    const token = await exchange._token();
-    const response = await host.fetch(exchange._url, {
-      method: 'POST', body: exchange._body, signal, cache: 'no-store', ...(credentials && { credentials }),
-      headers: { 'Content-Type': 'application/json', ...(token && { Authorization: 'Bearer ' + token }) },
-    });
+    const response = await exchange._request();
     lastByte = host.performance.now();
     status = response.status;
     const { headers, body } = response;
@@ -53,22 +43,18 @@ export async function connect(host: Host, exchange: Exchange): Promise<void> {
       exchange._onOpen();
       const parse = parser(exchange._onFrame, exchange._onRetry);
       const reader = body!.getReader();
-      for (let read; !(read = await reader.read()).done && !signal.aborted; ) {
-        lastByte = host.performance.now();
-        parse(read.value);
-      }
+      for (let read; !(read = await reader.read()).done; parse(read.value)) lastByte = host.performance.now();
       end('the stream has ended');
     } else {
       const problem = (await response.json().catch(() => null)) as { detail?: string } | null;
       end(problem?.detail ?? 'HTTP ' + status, delayOf(headers.get('Retry-After')));
     }
   } catch (error) {
-    end(String((error as Error)?.message ?? error));
+    end(`${(error as Error)?.message ?? error}`);
   }
 }
 
 /** Milliseconds of a Retry-After (RFC 9110, section 10.2.3): seconds or a date; 0 for anything else. */
 function delayOf(header: string | null): number {
-  if (!header) return 0;
-  return Math.max(0, (+header >= 0 ? +header * second : Date.parse(header) - Date.now()) || 0);
+  return Math.max(0, (+header! >= 0 ? +header! * second : Date.parse(header!) - Date.now()) || 0);
 }

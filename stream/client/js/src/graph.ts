@@ -2,7 +2,7 @@ import type { Graph, GraphChanges } from './types.ts';
 
 type Row = Record<string, unknown>;
 const tables = ['lans', 'deckies', 'edges'] as const;
-const key = (row: Row): unknown => row.id ?? row.uuid;
+const key = (row: { readonly id?: unknown; readonly uuid?: unknown }): unknown => row.id ?? row.uuid;
 
 /**
  * Gives the graph after changes, or, backwards, the graph before them. It changes neither argument, and gives the same
@@ -14,16 +14,15 @@ const key = (row: Row): unknown => row.id ?? row.uuid;
 export function applyGraph(graph: Graph, changes: GraphChanges, backwards = false): Graph {
   const rowsOf = (from: object | undefined, table: keyof Graph): readonly Row[] =>
     (from as Record<string, readonly Row[]> | undefined)?.[table] ?? [];
-  const gone = new Set<unknown>(backwards ? [] : changes.removed?.map(({ id }) => id));
-  if (backwards) {
-    // What was not there before was made by these changes.
-    for (const table of tables) for (const row of rowsOf(changes, table)) gone.add(key(row));
-    for (const table of tables) for (const row of rowsOf(changes.before, table)) gone.delete(key(row));
-  }
+  const all = (from: object | undefined): Row[] => tables.flatMap((table) => rowsOf(from, table));
+  const target = backwards ? changes.before : changes;
+  // Backwards: what was not there before was made by these changes.
+  const gone = new Set((backwards ? all(changes) : changes.removed)?.map(key));
+  for (const row of all(target)) gone.delete(key(row));
   const result: Record<string, unknown> = {};
   for (const table of tables) {
     const rows = rowsOf(graph, table);
-    const written = new Map(rowsOf(backwards ? changes.before : changes, table).map((row) => [key(row), row]));
+    const written = new Map(rowsOf(target, table).map((row) => [key(row), row]));
     const next: Row[] = [];
     for (const row of rows) {
       const write = written.get(key(row));

@@ -1,21 +1,21 @@
 // The list of topologies, as its frames make it.
 import type { ListEvent, Summary } from './types.ts';
 
-/** Gives the list after an event; rows are those of a list that has not all come. Null until all of it has. */
-export function afterListEvent(
-  list: ReadonlyMap<string, Summary> | null, rows: Summary[], { type, payload }: ListEvent,
-): ReadonlyMap<string, Summary> | null {
+/** By id; null until all of it has come. */
+export type Rows = Map<string, Summary> | null;
+
+/** Takes an event into the rows, and gives them, or new ones. `arrivals` are those of a list that has not all come. */
+export function takeListEvent(rows: Rows, arrivals: Summary[], { type, payload }: ListEvent): Rows {
   // Whoever reconnects gets it all again. A server that is behind must take no row back.
   const entry = (row: Summary): [string, Summary] => {
-    const old = list?.get(row.id);
+    const old = rows?.get(row.id);
     return [row.id, old && old.seq > row.seq ? old : row];
   };
   if (type === 'list') {
-    rows.push(...payload.data);
-    return payload.more ? list : new Map(rows.splice(0).map(entry));
+    arrivals.push(...payload.data);
+    return payload.more ? rows : new Map(arrivals.splice(0).map(entry));
   }
-  const next = new Map(list);
-  if (type === 'removed') next.delete(payload.id);
-  else next.set(...entry(payload));
-  return list && next;
+  if (type === 'removed') rows?.delete(payload.id);
+  else rows?.set(...entry(payload));
+  return rows;
 }

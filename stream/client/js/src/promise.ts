@@ -10,7 +10,7 @@ export interface Cursor {
 /** Moves a cursor on to an event, and says how that breaks the promise, if it does. */
 export function advance(cursor: Cursor, seq: number): Violation['kind'] | undefined {
   const { _at: at, _from: from } = cursor;
-  if (at !== null && seq <= at) return seq === at || seq > from! ? 'double' : 'order';
+  if (seq <= at!) return seq === at || seq > from! ? 'double' : 'order';
   cursor._at = seq;
   if (at !== null && seq === at + 1) return undefined;
   cursor._from = seq - 1;

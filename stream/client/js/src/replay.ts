@@ -25,12 +25,12 @@ export function afterEvent(
 ): TopologyState {
   const { type, seq, ts, payload } = event;
   const p = (payload ?? {}) as Payload & { reason?: string | null };
-  const id = p.mutation_id ?? '';
+  const id = p.mutation_id!;
   const { in_flight, in_flight_total } = state;
   const here = in_flight.find((m) => m.id === id);
   const others = in_flight.filter((m) => m !== here);
   const moved: Mutation = {
-    ...(here ?? { id, topology_id: state.id, op: p.op ?? '', payload: p.payload ?? null }),
+    ...(here ?? { id, topology_id: state.id, op: p.op!, payload: p.payload }),
     state: type === 'mutation.applying' ? 'applying' : 'pending',
   };
   const next = { ...state, seq, part: 'live' as const, problem: null };
@@ -46,13 +46,13 @@ export function afterEvent(
     case 'mutation.applied':
     case 'mutation.failed':
       return withChanges(
-        { ...next, version: p.version ?? state.version, in_flight: others, in_flight_total: in_flight_total - 1 },
+        { ...next, version: p.version!, in_flight: others, in_flight_total: in_flight_total - 1 },
         p.result,
       );
     case 'graph':
       return withChanges(next, payload as GraphChanges);
     case 'status':
-      return { ...next, status: p.state ?? state.status, reason: p.reason ?? null };
+      return { ...next, status: p.state!, reason: p.reason ?? null };
     case 'deleted':
       return { ...next, part: 'deleted' };
     default:

@@ -14,40 +14,32 @@ export interface Frame {
 export function parser(onFrame: (frame: Frame) => void, onRetry: (ms: number) => void): (bytes: Uint8Array) => void {
   const decoder = new TextDecoder(); // takes a leading BOM away, and replaces what is no UTF-8
   let rest = ''; // of a line whose end has not come
-  let skipLF = false; // a CR was the last character so far: a LF that follows belongs to it
+  let afterCR = false; // a LF that comes next belongs to the CR before it
   let event = '';
-  let data: string | null = null;
+  let data: string[] = [];
   let id: string | null = null;
 
   function line(text: string): void {
+    const [, field, value] = /^([^:]*):? ?(.*)/s.exec(text) as unknown as [string, string, string]; // comment: no field
     if (!text) {
-      if (data !== null) onFrame({ event: event || 'message', data, id });
+      if (data[0] !== undefined) onFrame({ event: event || 'message', data: data.join('\n'), id });
       event = '';
-      data = id = null;
-      return;
-    }
-    const colon = text.indexOf(':');
-    const field = colon < 0 ? text : text.slice(0, colon); // empty for a comment
-    const value = colon < 0 ? '' : text.slice(colon + (text[colon + 1] === ' ' ? 2 : 1));
-    if (field === 'data') data = data === null ? value : `${data}\n${value}`;
+      data = [];
+      id = null;
+    } else if (field === 'data') data.push(value);
     else if (field === 'event') event = value;
     else if (field === 'id' && !value.includes('\0')) id = value;
     else if (field === 'retry' && /^\d+$/.test(value)) onRetry(+value);
   }
 
   return (bytes) => {
-    let text = decoder.decode(bytes, { stream: true });
-    if (!text) return;
-    if (skipLF && text[0] === '\n') text = text.slice(1);
-    skipLF = text.endsWith('\r');
+    const text = decoder.decode(bytes, { stream: true });
+    if (!text) return; // a part of a character
     // Only what is new is searched, so that a line of many megabytes costs no more than its length.
-    const ends = /\r\n?|\n/g;
-    let start = 0;
-    for (let end; (end = ends.exec(text)); start = ends.lastIndex) {
-      const whole = rest + text.slice(start, end.index);
-      rest = '';
-      line(whole);
-    }
-    rest += text.slice(start);
+    const lines = (afterCR && text[0] === '\n' ? text.slice(1) : text).split(/\r\n?|\n/);
+    afterCR = text.endsWith('\r');
+    lines[0] = rest + lines[0];
+    rest = lines.pop()!;
+    lines.forEach(line);
   };
 }

@@ -1,13 +1,15 @@
-import { connect, type Exchange } from './connection.ts';
+import { connect } from './connection.ts';
 import type { Host } from './host.ts';
-import { afterListEvent } from './list.ts';
+import { takeListEvent, type Rows } from './list.ts';
 import { advance, type Cursor } from './promise.ts';
 import { afterEvent, afterSnapshot, unknownState } from './replay.ts';
 import type { Frame } from './sse.ts';
-import type { Connection, StreamEvent, StreamState, Summary, TopologyState, Violation } from './types.ts';
+import type {
+  Connection, Journaled, NoticeEvent, SnapshotEvent, StreamEvent, StreamState, Summary, TopologyState, Violation,
+} from './types.ts';
 
 export interface Options<E = unknown> {
-  /** The server, for example `https://topostream.example.org`; nothing for the page's own. */
+  /** The server, for example `https://topostream.example.org`, no slash at the end; nothing for the page's own. */
   url?: string;
   /**
    * Gives the token for the next request; nothing where a cookie speaks for the page. `rejected` is the one that has
@@ -69,11 +71,14 @@ interface Wire {
   payload?: unknown;
 }
 
+type NoticePayload = NoticeEvent['payload'];
+type Numbered = SnapshotEvent | Journaled<string, unknown>;
+
 const second = 1000;
 /** How long an old stream stays for a new one that gets no answer: a browser may have no connection left for it. */
 const handover = 5 * second;
 
-const isOver = ({ _state: { part } }: Part): boolean => part === 'deleted' || part === 'refused';
+const isLive = ({ _state: { part } }: Part): boolean => !/^(deleted|refused)/.test(part);
 
 /**
  * Follows topologies, and the list of them, on one stream of a topostream server.
@@ -104,16 +109,19 @@ export class TopologyStream<E = unknown> implements AsyncIterable<StreamEvent<E>
 
   // All state is in variables of the constructor, not in properties: that makes the built file a fifth smaller.
   constructor(options: Options<E> = {}) {
-    const { getToken, graph, list: withList, signal } = options;
-    const host = options.host ?? (globalThis as Host);
+    const {
+      url = '', getToken, topologies: initial = [], list: withList, graph, signal, credentials,
+      keepalive = 15 * second, host = globalThis as Host,
+    } = options;
     const parts = new Map<string, Part>();
     const listeners = { event: new Set(), connection: new Set(), violation: new Set(), change: new Set() };
     let connection: Connection = { state: 'idle' };
-    let list: ReadonlyMap<string, Summary> | null = null;
+    let rows: Rows = null; // of the list
     let snapshot: StreamState | undefined; // what getSnapshot gives, as long as it is true
     let topologies: Record<string, TopologyState> | undefined; // the same of its parts
-    let rows: Summary[] | null = null;
+    let list: Summary[] | null = null;
     let started = false;
+    let halted = true; // not started, refused or closed
     let current: Link | undefined; // open
     let next: Link | undefined; // about to be
     let timer: unknown; // of the next try
@@ -154,7 +162,7 @@ export class TopologyStream<E = unknown> implements AsyncIterable<StreamEvent<E>
     };
 
     const setConnection = (to: Connection): void => {
-      if (to.state === connection.state && !('reason' in to)) return;
+      if (to.state === connection.state) return;
       connection = to;
       touch();
       emit('connection', to);
@@ -162,9 +170,9 @@ export class TopologyStream<E = unknown> implements AsyncIterable<StreamEvent<E>
 
     // ---------------------------------------------------------- connecting
 
-    const schedule = (ms: number): void => {
+    const cancel = (): void => {
       host.clearTimeout(timer);
-      timer = host.setTimeout(begin, ms);
+      timer = undefined;
     };
 
     /** The server draws its reconnection time for each stream; what comes after that is ours to spread. */
@@ -172,88 +180,171 @@ export class TopologyStream<E = unknown> implements AsyncIterable<StreamEvent<E>
       ? Math.min(Math.max(30 * second, retry), retry * 2 ** (failures - 1)) * (0.75 + host.Math.random() / 2)
       : retry;
 
-    const wanted = (): Part[] => [...parts.values()].filter((part) => !isOver(part));
+    const wanted = (): Part[] => [...parts.values()].filter(isLive);
+
+    const drop = (): void => {
+      current?._abort.abort();
+      current = undefined;
+    };
 
     const stop = (): void => {
-      host.clearTimeout(timer);
-      current?._abort.abort();
+      cancel();
+      drop();
       next?._abort.abort();
-      timer = current = next = undefined;
+      next = undefined;
     };
 
     /** Opens a new stream if the one that there is does not hold just what is wanted. */
     const settle = (): void => {
-      if (!started || next || timer || /^(refused|closed)/.test(connection.state)) return;
+      if (halted || next || timer) return;
       const all = wanted();
+      const held = current?._cursors;
       if (!all[0] && !withList) {
         stop();
         setConnection({ state: parts.size ? 'ended' : 'idle' });
-      } else if (
-        !current || all.some((part) => !current!._cursors.has(part))
-          || [...current._cursors.keys()].filter((part) => !isOver(part)).length > all.length
-      ) begin();
+      } else if (!held || all.some((part) => !held.has(part)) || [...held.keys()].filter(isLive).length > all.length) {
+        begin();
+      }
     };
 
     const begin = (): void => {
-      host.clearTimeout(timer);
-      timer = undefined;
+      cancel();
       next?._abort.abort();
       const cursors = new Map<Part, Cursor>();
-      const vector: Record<string, number | null> = {};
+      const topologies: Record<string, number | null> = {};
       for (const part of wanted()) {
         const { id, seq } = part._state;
-        const at = vector[id] = part._resync ? null : seq;
-        cursors.set(part, { _at: at, _from: seq });
+        topologies[id] = part._resync ? null : seq;
+        cursors.set(part, { _at: seq, _from: seq });
       }
-      const link: Link = next = { _abort: new AbortController(), _cursors: cursors };
+      const body = JSON.stringify({ topologies, graph, list: withList });
+      const abort = new AbortController();
+      const link: Link = next = { _abort: abort, _cursors: cursors };
       if (!current) setConnection({ state: 'connecting' });
 
       const arrivals: Summary[] = []; // of a list that has not all come
       let token: string | undefined;
-      let opened: number | undefined;
-      let heard = false; // something came that only a server in order sends
+      let provenAt = Infinity; // from when on the server counts as one in order
       let expired = false;
       let notice: string | undefined; // why the server ends it
 
-      const exchange: Exchange = {
-        _url: (options.url ?? '').replace(/\/+$/, '') + '/api/v1/events',
-        _body: JSON.stringify({ topologies: vector, ...(graph && { graph }), ...(withList && { list: withList }) }),
-        _credentials: options.credentials,
-        _silence: 3 * (options.keepalive ?? 15 * second),
-        _abort: link._abort,
-        _token: async () => token = (await getToken?.(rejected)) ?? undefined,
+      const broken = (
+        part: Part | null, kind: Violation['kind'], expected: number | null, got: number | null,
+      ): void => {
+        const violation = { kind, topology_id: part && part._state.id, expected, got };
+        if (part) set(part, { broken: violation });
+        emit('violation', violation);
+      };
+
+      /** All are asked for again, by and by: only that brings this one what is missing. */
+      const askAgain = (part: Part, change: Partial<TopologyState>): void => {
+        set(part, change);
+        failures++;
+        timer ??= host.setTimeout(begin, pause());
+      };
+
+      const receive = ({ event: type, data: text, id: frameId }: Frame): void => {
+        const data = JSON.parse(text) as Wire;
+        const { ts, seq, journaled, payload } = data;
+        const kind = /^(list|topology|removed)$/.test(type) ? 'list'
+          : type === 'snapshot' ? type
+            : journaled ? 'event'
+              : /^(unavailable|token_expired|deleted)$/.test(type) ? 'notice' : 'raw';
+        const { reason, topology_id: named } = (kind === 'notice' && payload || {}) as NoticePayload;
+        const topology_id = named ?? data.topology_id ?? (data.topic?.split('.')[1] || null); // "topology.<id>.<type>"
+        const event = {
+          kind, type, topology_id, seq, ts, payload: kind === 'list' || kind === type ? data : payload,
+        } as StreamEvent<E>;
+        const part = parts.get(topology_id!)!;
+        const cursor = cursors.get(part);
+        if (event.kind === 'list') {
+          rows = takeListEvent(rows, arrivals, event);
+          list = null;
+          touch();
+        } else if (event.kind === 'notice' && type !== 'deleted' && !named) { // the whole stream's
+          expired = type === 'token_expired';
+          notice = reason ?? type;
+        } else if (!cursor) {
+          return; // removed since, and the stream is about to be another
+        } else if (event.kind === 'notice') {
+          if (type === 'deleted') set(part, { part: type, problem: null });
+          else askAgain(part, { part: 'unavailable', problem: reason ?? null });
+        } else if (event.kind !== 'raw' && !take(part, cursor, event as Numbered, frameId)) {
+          return;
+        }
+        if (kind !== 'notice') provenAt = 0;
+        emit('event', event);
+      };
+
+      /** Takes what has a number into the state, and says whether it is news. */
+      const take = (part: Part, cursor: Cursor, event: Numbered, frameId: string | null): boolean => {
+        const { seq } = event;
+        const { _at: at } = cursor;
+        const { _state: state, _resync: resync } = part;
+        const last = state.seq!; // null is less than any number
+        let problem: Violation['kind'] | undefined = 'malformed';
+        if (Number.isSafeInteger(seq) && (!frameId || frameId === `${seq}`)) {
+          if (event.kind === 'snapshot') {
+            cursor._at = cursor._from = seq;
+            if (seq < at!) broken(part, 'back', at, seq);
+            else if (!resync && seq < last) return false; // another stream was further already
+            part._resync = false;
+            set(part, afterSnapshot(part._state, event.payload));
+            return true;
+          }
+          problem = advance(cursor, seq);
+          if (!problem && (resync || seq <= last)) return false; // the latter: another stream was first
+        }
+        if (problem) broken(part, problem, at && at + 1, seq);
+        else if (seq === last + 1) {
+          set(part, afterEvent(state, event as Journaled<string, unknown>));
+          return true;
+        }
+        if (problem !== 'double' && problem !== 'order') { // which leave nothing missing
+          part._resync = true;
+          askAgain(part, { part: 'waiting' });
+        }
+        return false;
+      };
+
+      void connect(host, 3 * keepalive, {
+        _abort: abort,
+        _request: async () => {
+          token = (await getToken?.(rejected)) ?? undefined;
+          return host.fetch(url + '/api/v1/events', {
+            method: 'POST', body, signal: abort.signal, credentials: credentials!,
+            headers: { 'Content-Type': 'application/json', ...(token && { Authorization: 'Bearer ' + token }) },
+          });
+        },
         _onRetry: (ms) => { retry = ms; },
         _onSilence: (ms) => {
-          if (link !== next || ms < handover || !current) return;
-          current._abort.abort();
-          current = undefined;
+          if (link !== next || ms < handover) return;
+          drop();
           setConnection({ state: 'connecting' });
         },
         _onOpen: () => {
           if (link !== next) return;
-          current?._abort.abort();
+          drop();
           current = link;
           next = rejected = undefined;
           asked = false;
-          opened = host.performance.now();
+          provenAt = host.performance.now() + 15 * second;
           for (const part of cursors.keys()) {
             part._admitted = true;
-            if (part._state.part === 'unavailable') set(part, { part: 'waiting', problem: null });
+            const { part: was, seq } = part._state;
+            if (was === 'unavailable') set(part, { part: seq ? 'live' : 'waiting', problem: null });
           }
           setConnection({ state: 'open' });
           touch(); // what was added or removed meanwhile
         },
         _onFrame: (frame) => {
-          if (link._abort.signal.aborted) return;
+          if (abort.signal.aborted) return;
           try {
             receive(frame);
           } catch (error) {
-            heard = false;
-            opened = undefined;
-            notice = `malformed: ${(error as Error).message}`;
-            emit('violation', { kind: 'malformed', topology_id: null, expected: null, got: null });
-            exchange._onEnd('', 0, 0);
-            link._abort.abort();
+            provenAt = Infinity;
+            broken(null, 'malformed', null, null);
+            throw error; // ends the stream
           }
         },
         _onEnd: (problem, status, retryAfter) => {
@@ -263,7 +354,7 @@ export class TopologyStream<E = unknown> implements AsyncIterable<StreamEvent<E>
           else if (link === current) current = undefined;
           else return; // another has taken its place
           if (expired || status === 401) rejected = token;
-          if (attempt && status >= 400 && status < 500 && ![408, 425, 429].includes(status)) {
+          if (attempt && /^4(?!08|25|29)/.test(`${status}`)) {
             if (status === 401 && getToken && !asked) {
               asked = true;
               begin();
@@ -276,6 +367,7 @@ export class TopologyStream<E = unknown> implements AsyncIterable<StreamEvent<E>
               return;
             }
             if (!current) {
+              halted = true;
               setConnection({ state: 'refused', status, reason });
               return;
             }
@@ -284,101 +376,20 @@ export class TopologyStream<E = unknown> implements AsyncIterable<StreamEvent<E>
             setConnection({ state: 'connecting' });
             return;
           }
-          failures = heard || host.performance.now() - opened! > 15 * second ? 0 : failures + 1;
+          failures = host.performance.now() > provenAt ? 0 : failures + 1;
           const retry_in = Math.max(expired && !failures ? 0 : pause(), retryAfter);
-          schedule(retry_in);
+          cancel();
+          timer = host.setTimeout(begin, retry_in);
           if (!current) setConnection({ state: 'waiting', reason, retry_in });
         },
-      };
-
-      const broken = (part: Part, kind: Violation['kind'], expected: number | null, got: number | null): void => {
-        const violation = { kind, topology_id: part._state.id, expected, got };
-        set(part, { broken: violation });
-        emit('violation', violation);
-      };
-
-      /** All are asked for again, by and by: only that brings this one what is missing. */
-      const askAgain = (part: Part, change: Partial<TopologyState>): void => {
-        set(part, change);
-        failures++;
-        if (!timer) schedule(pause());
-      };
-
-      const lost = (part: Part): void => {
-        part._resync = true;
-        askAgain(part, { part: 'waiting' });
-      };
-
-      const receive = ({ event: type, data: text, id: frameId }: Frame): void => {
-        const data = JSON.parse(text) as Wire;
-        const { ts, journaled, payload } = data;
-        const kind = /^(list|topology|removed)$/.test(type) ? 'list'
-          : type === 'snapshot' ? type
-            : journaled ? 'event'
-              : /^(unavailable|token_expired|deleted)$/.test(type) ? 'notice' : 'raw';
-        const { reason, topology_id: named } = (kind === 'notice' && payload || {}) as NoticePayload;
-        const id = named ?? data.topology_id ?? data.topic?.split('.')[1] ?? null; // "topology.<id>.<type>"
-        const event = {
-          kind, type, topology_id: id, seq: data.seq, ts, payload: kind === 'list' || kind === type ? data : payload,
-        } as StreamEvent<E>;
-        if (kind === 'notice' && type !== 'deleted' && !named) { // the whole stream's
-          expired = type === 'token_expired';
-          notice = reason ?? type;
-          emit('event', { ...event, topology_id: null } as StreamEvent<E>);
-          return;
-        }
-        if (kind !== 'notice') heard = true;
-        if (event.kind === 'list') {
-          list = afterListEvent(list, arrivals, event);
-          rows = null;
-          touch();
-          emit('event', event);
-          return;
-        }
-        const part = parts.get(id!);
-        const cursor = cursors.get(part!);
-        if (!part || !cursor) return; // removed since, and the stream is about to be another
-        const { seq: last } = part._state;
-        if (event.kind === 'notice') {
-          if (type === 'deleted') set(part, { part: type, problem: null });
-          else askAgain(part, { part: 'unavailable', problem: reason ?? null });
-        } else if (event.kind !== 'raw') {
-          const { seq } = event;
-          const { _at: at } = cursor;
-          if (!Number.isSafeInteger(seq) || (frameId && frameId !== `${seq}`)) {
-            broken(part, 'malformed', last, seq);
-            lost(part);
-            return;
-          }
-          if (event.kind === 'snapshot') {
-            const least = at ?? (part._resync ? last : null);
-            cursor._at = cursor._from = seq;
-            if (least !== null && seq < least) broken(part, 'back', least, seq);
-            else if (!part._resync && last !== null && seq < last) return; // another stream was further already
-            part._resync = false;
-            set(part, afterSnapshot(part._state, event.payload));
-          } else {
-            const problem = advance(cursor, seq);
-            if (problem) broken(part, problem, at === null ? at : at + 1, seq);
-            if (problem === 'hole' || (!problem && !part._resync && seq > last! + 1)) lost(part);
-            if (problem || part._resync || seq <= last!) return; // the latter: another stream was first
-            set(part, afterEvent(part._state, event));
-          }
-        }
-        emit('event', event);
-      };
-
-      void connect(host, exchange);
+      });
     };
 
     // ---------------------------------------------------------- what the user calls
 
     const changed = (): void => {
       topologies = undefined;
-      if (current) { // what failed before is no reason to wait
-        host.clearTimeout(timer);
-        timer = undefined;
-      }
+      if (current) cancel(); // what failed before is no reason to wait
       touch();
     };
 
@@ -400,19 +411,23 @@ export class TopologyStream<E = unknown> implements AsyncIterable<StreamEvent<E>
     this.open = () => {
       if (started) return;
       started = true;
+      halted = false;
       host.addEventListener?.('online', online);
       touch();
     };
 
     this.reconnect = () => {
-      asked = false;
       this.open();
-      if (!current && connection.state !== 'closed' && (withList || wanted()[0])) begin();
+      asked = false;
+      if (current || connection.state === 'closed') return;
+      halted = false;
+      cancel();
+      setConnection({ state: 'connecting' });
     };
 
     this.close = () => {
       if (connection.state === 'closed') return;
-      started = true;
+      halted = started = true;
       signal?.removeEventListener('abort', this.close);
       host.removeEventListener?.('online', online);
       stop();
@@ -429,11 +444,11 @@ export class TopologyStream<E = unknown> implements AsyncIterable<StreamEvent<E>
 
     this.getSnapshot = () => {
       topologies ??= Object.fromEntries([...parts].map(([id, { _state }]) => [id, _state]));
-      rows ??= list && [...list.values()];
-      return snapshot ??= { connection, topologies, list: rows };
+      list ??= rows && [...rows.values()];
+      return snapshot ??= { connection, topologies, list };
     };
 
-    for (const id of options.topologies ?? []) this.add(id);
+    for (const id of initial) this.add(id);
     if (signal?.aborted) this.close();
     signal?.addEventListener('abort', this.close);
     const { onEvent, onConnection, onViolation } = options;
@@ -447,16 +462,13 @@ export class TopologyStream<E = unknown> implements AsyncIterable<StreamEvent<E>
    * topologies are deleted; throws a RefusedError when it is refused.
    */
   async *[Symbol.asyncIterator](): AsyncGenerator<StreamEvent<E>, void, undefined> {
-    let queue: StreamEvent<E>[] = [];
-    let wake: (value?: unknown) => void = () => {};
-    const offs = [this.on('event', (event) => { queue.push(event); wake(); }), this.on('connection', () => wake())];
+    const queue: StreamEvent<E>[] = [];
+    let wake: (value?: unknown) => void;
+    const offs = [this.on('event', (event) => { queue.push(event); wake?.(); }), this.subscribe(() => wake?.())];
     try {
       for (;;) {
-        const events = queue;
-        queue = [];
-        yield* events;
+        while (queue[0]) yield* queue.splice(0);
         const { connection: c } = this.getSnapshot();
-        if (queue.length) continue;
         if (c.state === 'closed' || c.state === 'ended') return;
         if (c.state === 'refused') throw new RefusedError(c.status, c.reason);
         await new Promise((resolve) => { wake = resolve; });
@@ -466,5 +478,3 @@ export class TopologyStream<E = unknown> implements AsyncIterable<StreamEvent<E>
     }
   }
 }
-
-type NoticePayload = { reason?: string; topology_id?: string };
