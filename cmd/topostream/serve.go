@@ -25,6 +25,7 @@ import (
 	"topostream/sql"
 	"topostream/stream"
 	"topostream/stream/api"
+	"topostream/stream/client/js"
 	"topostream/stream/console"
 	"topostream/stream/metrics"
 	"topostream/stream/sse"
@@ -226,6 +227,7 @@ func (c *serveCmd) Run(ctx context.Context, o output) error {
 		RateLimit:         c.RateLimit,
 		AllowOrigin:       c.AllowOrigin,
 		ConsoleHandler:    console.Handler(),
+		ClientHandler:     js.Handler(),
 		Engine:            carrier,
 		Ready: func() error {
 			if blind.Load() {

@@ -48,6 +48,7 @@ type Config struct {
 	// Notice says what is odd though streams are served, for /readyz; empty: nothing.
 	Notice         func() string
 	ConsoleHandler http.Handler
+	ClientHandler  http.Handler // of /topostream.js
 	MetricsHandler http.Handler
 	// Engine carries the streams of plain HTTP/1.1; nil: net/http carries all.
 	Engine *engine.Engine
@@ -121,6 +122,9 @@ func (s *Server) answers(r chi.Router) {
 	if s.cfg.ConsoleHandler != nil {
 		r.Method(http.MethodGet, "/", s.cfg.ConsoleHandler)
 		r.Method(http.MethodGet, "/console/*", s.cfg.ConsoleHandler)
+	}
+	if s.cfg.ClientHandler != nil {
+		r.Method(http.MethodGet, "/topostream.js", s.cfg.ClientHandler)
 	}
 	r.Get("/openapi.yaml", serveDescription)
 	const topologies, topology = basePath + "/topologies", basePath + "/topologies/{id}"
