@@ -430,6 +430,72 @@ test('remove forgets, and several changes in one turn make one new stream', asyn
   await until(() => server.open.length === 0);
 });
 
+test('a topology that is removed and added again in one turn is a new one: it gets a snapshot', async () => {
+  const id = server.add(1);
+  const f = follow({ topologies: [id] });
+  await until(() => f.events.length === 1);
+  f.stream.remove(id);
+  f.stream.add(id);
+  expect(f.stream.getSnapshot().topologies[id]).toMatchObject({ part: 'waiting', seq: null });
+  await until(() => f.events.length === 2);
+  expect(server.requests[1]!.body.topologies).toEqual({ [id]: null });
+  expect(seqs(f.events)).toEqual(['snapshot 1', 'snapshot 1']);
+  expect(f.violations).toEqual([]);
+});
+
+test('what the old stream loses while the new one is being opened is asked for again', async () => {
+  const [a, b] = [server.add(1), server.add(2)];
+  const f = follow({ topologies: [a] });
+  await until(() => f.events.length === 1);
+  let answer!: () => void;
+  server.next.push((request, response) => { answer = () => server.serve(request, response); });
+  f.stream.add(b);
+  await until(() => answer);
+  for (let n = 2; n <= 3; n++) server.topologies.get(a)!.events.push({ seq: epoch + n, type: 'x', payload: {} });
+  server.live!.event(a, { seq: epoch + 3, type: 'x', payload: {} });
+  await until(() => f.violations.length === 1);
+  answer();
+  await until(() => seqs(f.events, b).length === 1);
+  clock.advance(2000);
+  await until(() => seqs(f.events, a).length === 2);
+  expect(server.requests[2]!.body.topologies).toEqual({ [a]: null, [b]: epoch + 1 });
+  expect(f.stream.getSnapshot().topologies[a]).toMatchObject({ part: 'live', seq: epoch + 3 });
+  server.emit(a, 'x');
+  await until(() => seqs(f.events, a).length === 3);
+  expect(seqs(f.events, a)).toEqual(['snapshot 1', 'snapshot 3', 4]);
+});
+
+test('a part that was unavailable is live again where it resumes with nothing missed', async () => {
+  const id = server.add(1);
+  const f = follow({ topologies: [id] });
+  await until(() => f.events.length === 1);
+  server.live!.notice('unavailable', { topology_id: id, reason: 'a lock is held' });
+  await until(() => f.stream.getSnapshot().topologies[id]!.part === 'unavailable');
+  clock.advance(2000);
+  await until(() => f.stream.getSnapshot().topologies[id]!.part === 'live');
+  expect(server.requests[1]!.body.topologies).toEqual({ [id]: epoch + 1 });
+  expect(f.stream.getSnapshot().topologies[id]!.problem).toBeNull();
+});
+
+test('a callback that throws stops no other', async () => {
+  const id = server.add(1);
+  const thrown: unknown[] = [];
+  const others = process.listeners('uncaughtException');
+  process.removeAllListeners('uncaughtException');
+  process.on('uncaughtException', (error) => thrown.push(error));
+  try {
+    const events: StreamEvent[] = [];
+    const f = follow({ topologies: [id], onEvent: () => { throw new Error('mine'); } });
+    f.stream.on('event', (event) => events.push(event));
+    await until(() => events.length === 1 && thrown.length === 1);
+    expect(thrown).toMatchObject([{ message: 'mine' }]);
+    expect(state(f)).toBe('open');
+  } finally {
+    process.removeAllListeners('uncaughtException');
+    for (const listener of others) process.on('uncaughtException', listener);
+  }
+});
+
 test('a hole is a state and a callback, and a new snapshot puts the state right', async () => {
   const [a, b] = [server.add(1), server.add(2)];
   const f = follow({ topologies: [a, b] });
