@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -129,14 +130,14 @@ func (l *lister) take(event, data string) error {
 		}
 		err := json.Unmarshal([]byte(data), &gone)
 		if _, ok := l.rows[gone.ID]; !ok && err == nil {
-			err = fmt.Errorf("there was no row")
+			err = errors.New("there was no row")
 		}
 		delete(l.rows, gone.ID)
 		return err
 	case "unavailable":
 		return nil
 	}
-	return fmt.Errorf("an event that is none of the list's")
+	return errors.New("an event that is none of the list's")
 }
 
 func (l *lister) set(row listRow) error {
@@ -144,7 +145,7 @@ func (l *lister) set(row listRow) error {
 		return fmt.Errorf("it went back from %d", l.known[row.ID])
 	}
 	if row == l.rows[row.ID] {
-		return fmt.Errorf("nothing has changed")
+		return errors.New("nothing has changed")
 	}
 	l.rows[row.ID], l.known[row.ID] = row, row.Seq
 	return nil
@@ -183,7 +184,7 @@ func TestTheListIsTheTableWhateverHappensAndNoRowGoesBack(t *testing.T) {
 				setBus(t, db.URL, "wal")
 			}
 			mine := []string{topology(t, conn, "mine"), topology(t, conn, "mine, too")}
-			var own []stream.TopologyID
+			own := make([]stream.TopologyID, 0, len(mine))
 			for _, id := range mine {
 				own = append(own, stream.TopologyID(id))
 			}

@@ -23,14 +23,14 @@ func TestBehindNginxAStreamHasAsManyTopologiesAsAnAddressMayHave(t *testing.T) {
 	server := serve(t, db.URL, nil)
 	front := startNginx(t, server.url, server.url)
 	query := url.Values{"topology": ids, "graph": {"1"}, "token": {testToken(t)}}
-	t.Run("by their ids", func(t *testing.T) { followsAll(t, front, query, "snapshot", ids) })
+	followsAll(t, front, query, "snapshot", ids) // by their ids
 	for _, id := range ids {
 		query.Add("after", fmt.Sprint(id, ":", emit(t, conn, id)))
 	}
 	for _, id := range ids {
 		emit(t, conn, id)
 	}
-	t.Run("by what is known of each", func(t *testing.T) { followsAll(t, front, query, "test", ids) })
+	followsAll(t, front, query, "test", ids) // by what is known of each
 }
 
 // followsAll reads a stream of many until an event of this type has come of each.
