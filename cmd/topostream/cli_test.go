@@ -137,7 +137,7 @@ func TestAWrongCommandLineIsTwoLinesAndExitCode2(t *testing.T) {
 		"migrate up":                            "missing flags: --database-url=URL",
 		"token --role boss":                     `--role must be one of "viewer","admin" but got "boss"`,
 		"token --ttl soon":                      "--ttl: expected duration but got \"soon\"",
-		"tail":                                  `expected "<topology>"`,
+		"tail":                                  `expected "<topology> ..."`,
 		"serve --database-url=x --log-format=x": `--log-format must be one of "text","json" but got "x"`,
 	} {
 		cmd := strings.Fields(args)
@@ -323,14 +323,18 @@ func TestNoPartOfAPasswordShowsWhateverIsWrongWithTheConnectionString(t *testing
 
 func TestACommandLineThatIsWrongShowsNoSecretOfIt(t *testing.T) {
 	t.Parallel()
-	for _, args := range [][]string{
-		{"serve", "postgres://u:hunter2@127.0.0.1/db"}, {"serve", "host=127.0.0.1 password=hunter2"}, {
-			"serve", "--keepalive=postgres://u:hunter2@127.0.0.1/db",
-		},
-		{"tail", "x", "http://127.0.0.1/?token=hunter2"},
+	for _, c := range []struct {
+		args []string
+		code int
+	}{
+		{[]string{"serve", "postgres://u:hunter2@127.0.0.1/db"}, exitUsage},
+		{[]string{"serve", "host=127.0.0.1 password=hunter2"}, exitUsage},
+		{[]string{"serve", "--keepalive=postgres://u:hunter2@127.0.0.1/db"}, exitUsage},
+		{[]string{"tail", tailID, "http://127.0.0.1/?token=hunter2"}, exitError},
 	} {
+		args := c.args
 		code, out, errOut := program(t, args...)
-		if code != exitUsage || out != "" || !strings.Contains(errOut, "xxxxx") || strings.Contains(errOut, "hunter2") {
+		if code != c.code || out != "" || !strings.Contains(errOut, "xxxxx") || strings.Contains(errOut, "hunter2") {
 			t.Errorf("%v: %d %s%s", args, code, out, errOut)
 		}
 	}

@@ -97,7 +97,7 @@ func (c *tailCmd) requests() ([]streamclient.Request, error) {
 	for _, text := range c.Topology {
 		id, ok := stream.ParseTopologyID(text)
 		if !ok {
-			return nil, fmt.Errorf("%q is no topology id: give the 36-character form of a UUID", text)
+			return nil, fmt.Errorf("%q is no topology id: give the 36-character form of a UUID", redactAddress(text))
 		}
 		requests = append(requests, streamclient.Request{Topology: id})
 	}
