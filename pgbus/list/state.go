@@ -28,8 +28,7 @@ type state struct {
 
 	feed *stream.Feed
 	rows map[stream.TopologyID]*row
-	size int64 // of all rows' JSON
-	hold *stream.Hold
+	hold *stream.Hold // of the rows as they were first
 }
 
 type row struct {
@@ -74,12 +73,13 @@ func (l *List) beginLocked(rows []journal.ListRow) {
 			Journal: noJournal{}, Memory: l.cfg.Memory, Stats: l.cfg.Stats, MaxEvents: ringFrames,
 		}),
 	}
+	size := int64(len(rows)) * rowRoom
 	for _, r := range rows {
 		kept := &row{r, r.JSON()}
 		s.rows[r.ID] = kept
-		s.size += int64(len(kept.json))
+		size += int64(len(kept.json))
 	}
-	s.hold, _ = l.cfg.Memory.TryReserve(s.size + int64(len(rows))*rowRoom) // the rows are needed, if there is room or not
+	s.hold, _ = l.cfg.Memory.TryReserve(size) // the rows are needed, if there is room or not
 	l.now, l.failure = s, nil
 	close(l.kept)
 	l.kept = make(chan struct{})
@@ -130,11 +130,9 @@ func (s *state) set(r journal.ListRow) {
 			old.Mark = r.Mark
 			return
 		}
-		s.size -= int64(len(old.json))
 	}
 	kept := &row{r, r.JSON()}
 	s.rows[r.ID] = kept
-	s.size += int64(len(kept.json))
 	s.append(s.encoder.Row(kept.json), stream.RowChange{
 		Topology: r.ID, Was: status, Is: r.Status, Removed: s.encoder.Removed(r.ID),
 	})
@@ -146,7 +144,6 @@ func (s *state) remove(id stream.TopologyID) {
 		return
 	}
 	delete(s.rows, id)
-	s.size -= int64(len(old.json))
 	removed := s.encoder.Removed(id)
 	s.append(removed, stream.RowChange{Topology: id, Was: old.Status, Removed: removed})
 }
@@ -159,98 +156,85 @@ func (s *state) append(frame []byte, change stream.RowChange) {
 // come.
 func (l *List) document(
 	ctx context.Context, filter *stream.ListFilter,
-) (doc *stream.Snapshot, at *stream.Cursor, err error) {
-	for {
-		doc, at, size := l.ready(filter)
-		switch {
-		case at != nil:
-			return doc, at, nil
-		case size == 0:
-			return nil, nil, stream.ErrUnavailable // it is not kept any more
-		}
-		select {
-		case l.turn <- struct{}{}:
-		case <-ctx.Done():
-			return nil, nil, context.Cause(ctx)
-		}
-		doc, at, err = l.make(ctx, filter, size)
-		<-l.turn
-		if at != nil || err != nil {
-			return doc, at, err
-		}
+) (*stream.Snapshot, *stream.Cursor, error) {
+	if !filter.All() {
+		return l.make(ctx, filter)
 	}
+	if doc, at := l.ready(filter); at != nil {
+		return doc, at, nil
+	}
+	select {
+	case l.turn <- struct{}{}:
+	case <-ctx.Done():
+		return nil, nil, context.Cause(ctx)
+	}
+	defer func() { <-l.turn }()
+	if doc, at := l.ready(filter); at != nil { // somebody made it meanwhile
+		return doc, at, nil
+	}
+	doc, at, err := l.make(ctx, filter)
+	if err == nil {
+		at.Feed().SetDocument(doc)
+	}
+	return doc, at, err
 }
 
-// ready gives the document that is kept, if the filter shows all, and else how many bytes one has.
-func (l *List) ready(filter *stream.ListFilter) (doc *stream.Snapshot, at *stream.Cursor, size int64) {
+// ready gives the document of all rows that is kept, if there is one.
+func (l *List) ready(filter *stream.ListFilter) (*stream.Snapshot, *stream.Cursor) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	s := l.now
-	if s == nil {
-		return nil, nil, 0
+	if l.now == nil {
+		return nil, nil
 	}
-	if filter.All() {
-		if doc := s.feed.Document(staleFrames, staleBytes); doc != nil {
-			return doc, s.feed.ListCursor(doc.Seq, filter), 0
-		}
+	doc := l.now.feed.Document(staleFrames, staleBytes)
+	if doc == nil {
+		return nil, nil
 	}
-	rows := s.shown(filter)
-	for _, r := range rows {
-		size += int64(len(r)) + 1
-	}
-	return nil, nil, size + int64(frameRoom*(1+len(rows)/frameRows))
+	return doc, l.now.feed.ListCursor(doc.Seq, filter)
 }
 
-// make makes a document for which there is room; no cursor: it has grown since its size was taken, or is there already.
-func (l *List) make(
-	ctx context.Context, filter *stream.ListFilter, size int64,
-) (*stream.Snapshot, *stream.Cursor, error) {
+// make makes a document. Rows do not change, so that the lock, which those who are told of changes need, is held only
+// while they are picked.
+func (l *List) make(ctx context.Context, filter *stream.ListFilter) (*stream.Snapshot, *stream.Cursor, error) {
+	rows, at := l.pick(filter)
+	if at == nil {
+		return nil, nil, stream.ErrUnavailable // it is not kept any more
+	}
+	slices.SortFunc(rows, func(a, b *row) int { return strings.Compare(a.Name, b.Name) })
+	out, size := make([][]byte, len(rows)), int64(frameRoom*(1+len(rows)/frameRows))
+	for i, r := range rows {
+		out[i] = r.json
+		size += int64(len(r.json)) + 1
+	}
 	hold, err := l.cfg.Memory.Reserve(ctx, size)
 	if err != nil {
 		return nil, nil, err
 	}
-	l.mu.Lock()
-	s := l.now
-	if s == nil {
-		l.mu.Unlock()
-		hold.Release()
-		return nil, nil, nil
-	}
-	bytes := s.encoder.AppendList(make([]byte, 0, size), s.shown(filter))
-	if int64(len(bytes)) > size {
-		l.mu.Unlock()
-		hold.Release()
-		return nil, nil, nil
-	}
-	doc := stream.NewSnapshot(s.feed.Last(), bytes, hold)
-	at := s.feed.ListCursor(doc.Seq, filter)
-	l.mu.Unlock()
-	if filter.All() {
-		s.feed.SetDocument(doc)
-	}
-	return doc, at, nil
+	bytes := l.cfg.Encoder.AppendList(make([]byte, 0, size), out)
+	return stream.NewSnapshot(at.Last(), bytes, hold), at, nil
 }
 
-// shown are the rows that a filter shows, in the order of names.
-func (s *state) shown(filter *stream.ListFilter) [][]byte {
-	var rows []*row
+// pick gives the rows that a filter shows, and the cursor behind them; no cursor: the list is not kept.
+func (l *List) pick(filter *stream.ListFilter) (rows []*row, at *stream.Cursor) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s := l.now
+	if s == nil {
+		return nil, nil
+	}
+	add := func(id stream.TopologyID) {
+		if r := s.rows[id]; r != nil && filter.Shows(id, r.Status) {
+			rows = append(rows, r)
+		}
+	}
 	if filter.Topologies != nil {
 		for _, id := range filter.Topologies {
-			if r := s.rows[id]; r != nil && filter.Shows(id, r.Status) {
-				rows = append(rows, r)
-			}
+			add(id)
 		}
 	} else {
-		for id, r := range s.rows {
-			if filter.Shows(id, r.Status) {
-				rows = append(rows, r)
-			}
+		for id := range s.rows {
+			add(id)
 		}
 	}
-	slices.SortFunc(rows, func(a, b *row) int { return strings.Compare(a.Name, b.Name) })
-	out := make([][]byte, len(rows))
-	for i, r := range rows {
-		out[i] = r.json
-	}
-	return out
+	return rows, s.feed.ListCursor(s.feed.Last(), filter)
 }
