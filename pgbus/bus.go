@@ -51,6 +51,9 @@ type Config struct {
 	// sentence for [Bus.Notice] and the log; nil: nothing does.
 	Odd func(context.Context) (string, error)
 
+	// Blind gives an error where no topology can be seen, though there may be some; nil: what is not seen is not there.
+	Blind func(context.Context) error
+
 	// Bus is setting.Notify or setting.WAL, whatever the database says, or setting.Poll: never LISTEN; empty: what the
 	// database says.
 	Bus        string
@@ -142,7 +145,7 @@ func New(cfg Config) *Bus {
 	}
 	b.list = list.New(list.Config{
 		Reader: b.reader, Encoder: cfg.Encoder, Memory: cfg.Memory, Stats: cfg.Stats, Logger: cfg.Logger,
-		Sweep: cfg.Heartbeat, Linger: cfg.Linger, AttachWait: cfg.AttachWait,
+		Blind: cfg.Blind, Sweep: cfg.Heartbeat, Linger: cfg.Linger, AttachWait: cfg.AttachWait,
 	})
 	b.sources.poller = poll.New(poll.Config{Positions: b.positions, Reader: b.reader, Logger: b.log}, cfg.Poll)
 	b.sources.mode.pace = b.setPace

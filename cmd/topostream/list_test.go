@@ -234,6 +234,40 @@ func TestTheListIsTheTableWhateverHappensAndNoRowGoesBack(t *testing.T) {
 	}
 }
 
+// By the channel topologies, or by the WAL, before anybody would look by himself.
+func TestWhoFollowsTheListIsWoken(t *testing.T) {
+	t.Parallel()
+	for _, bus := range []string{"notify", "wal"} {
+		t.Run(bus, func(t *testing.T) {
+			t.Parallel()
+			db := pgtest.New(t)
+			conn := db.Conn(t)
+			setBus(t, db.URL, bus)
+			id := demo(t, conn)
+			server := serve(t, db.URL, func(c *serveCmd) { c.heartbeat = time.Hour }).url
+			awaitBus(t, server, bus)
+			l := newLister(t, server, "", testToken(t))
+			l.awaitTable(conn, "true")
+			statements := []string{
+				`INSERT INTO topologies (name) SELECT 'one of many ' || i FROM generate_series(1, 3) i`,
+				`UPDATE topologies SET status = 'deploying' WHERE name = 'demo'`,
+				`UPDATE topologies SET status = 'deploying' WHERE name <> 'demo'`,
+				`INSERT INTO mutations (topology_id, op, payload) SELECT id, 'add_lan', '{"name": "x"}' FROM topologies
+					WHERE name = 'demo'`,
+				`INSERT INTO mutations (topology_id, op, payload) SELECT id, 'add_lan', '{"name": "x"}' FROM topologies`,
+			}
+			if bus == "notify" { // a new name is no event, which the WAL would tell
+				statements = append(statements, `UPDATE topologies SET name = 'renamed' WHERE name = 'demo'`,
+					`UPDATE topologies SET name = name || '!' WHERE name <> 'renamed'`)
+			}
+			for _, statement := range append(statements, `DELETE FROM topologies WHERE id <> '`+id+`'`) {
+				pgtest.Exec(t, conn, statement)
+				l.awaitTable(conn, "true")
+			}
+		})
+	}
+}
+
 // changeSomeRow does one thing to a topology, or to many.
 func changeSomeRow(t *testing.T, conn *pgx.Conn, rng *rand.Rand, round int) {
 	t.Helper()

@@ -177,23 +177,6 @@ func (c *serveCmd) Run(ctx context.Context, o output) error {
 		blind  atomic.Bool        // row level security hides all rows
 		asking singleflight.Group // whether it does: all who ask at once take one connection
 	)
-	memory := stream.NewMemory(c.FeedMemory, stats)
-	bus := pgbus.New(pgbus.Config{
-		Pool: pool, Replica: replica, Listen: listenConfig, Memory: memory,
-		Encoder: sse.Encoder{}, Stats: stats, Logger: log, Bus: c.Bus, Linger: c.linger,
-		Heartbeat: c.heartbeat,
-		Odd: func(ctx context.Context) (odd string, err error) {
-			var all bool
-			if odd, all, err = sql.Odd(ctx, pool); err == nil {
-				blind.Store(all)
-			}
-			return odd, err
-		},
-	})
-	pruner := retention.New(retention.Config{
-		Pool: pool, Events: c.Retention, EventCount: c.RetentionCount, Mutations: c.MutationRetention,
-		Every: c.pruneEvery, Logger: log,
-	})
 	seesNothing := func(ctx context.Context) error {
 		_, err, _ := asking.Do("", func() (any, error) {
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), blindTimeout)
@@ -206,6 +189,24 @@ func (c *serveCmd) Run(ctx context.Context, o output) error {
 		})
 		return err
 	}
+	memory := stream.NewMemory(c.FeedMemory, stats)
+	bus := pgbus.New(pgbus.Config{
+		Pool: pool, Replica: replica, Listen: listenConfig, Memory: memory,
+		Encoder: sse.Encoder{}, Stats: stats, Logger: log, Bus: c.Bus, Linger: c.linger,
+		Heartbeat: c.heartbeat,
+		Blind:     seesNothing,
+		Odd: func(ctx context.Context) (odd string, err error) {
+			var all bool
+			if odd, all, err = sql.Odd(ctx, pool); err == nil {
+				blind.Store(all)
+			}
+			return odd, err
+		},
+	})
+	pruner := retention.New(retention.Config{
+		Pool: pool, Events: c.Retention, EventCount: c.RetentionCount, Mutations: c.MutationRetention,
+		Every: c.pruneEvery, Logger: log,
+	})
 	carrier, err := c.newEngine(api.Seeing(bus, seesNothing), stats, log)
 	if err != nil {
 		return err

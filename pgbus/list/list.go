@@ -22,6 +22,8 @@ type Config struct {
 	Memory  *stream.Memory
 	Stats   *stream.Stats
 	Logger  *slog.Logger
+	// Blind is asked where no row is found: an error says that there may be some, which cannot be seen. Nil: there are none.
+	Blind func(context.Context) error
 
 	Pace       time.Duration // between two reads, at least: 200 ms
 	Sweep      time.Duration // all rows are looked at for what no wake-up told: 10 s, until SetSweep
@@ -223,8 +225,7 @@ func (l *List) refresh(ctx context.Context, w wanted) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, l.cfg.AttachWait, stream.ErrUnavailable)
 	defer cancel()
 	if w.all {
-		l.cfg.Stats.ListReads.Add(1)
-		rows, err := l.cfg.Reader.List(ctx, nil)
+		rows, err := l.readRows(ctx, nil)
 		if err == nil {
 			l.setAll(rows)
 		}
@@ -246,8 +247,7 @@ func (l *List) refresh(ctx context.Context, w wanted) error {
 			}
 			ids = append(ids, id)
 		}
-		l.cfg.Stats.ListReads.Add(1)
-		rows, err := l.cfg.Reader.List(ctx, ids)
+		rows, err := l.readRows(ctx, ids)
 		if err != nil {
 			return err
 		}
@@ -257,6 +257,16 @@ func (l *List) refresh(ctx context.Context, w wanted) error {
 		}
 	}
 	return nil
+}
+
+// readRows reads rows; all for nil.
+func (l *List) readRows(ctx context.Context, ids []stream.TopologyID) ([]journal.ListRow, error) {
+	l.cfg.Stats.ListReads.Add(1)
+	rows, err := l.cfg.Reader.List(ctx, ids)
+	if err == nil && len(rows) == 0 && l.cfg.Blind != nil {
+		err = l.cfg.Blind(ctx)
+	}
+	return rows, err
 }
 
 // Attach gives the list as the filter shows it, and what follows. Its errors are those of [stream.Bus].

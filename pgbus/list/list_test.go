@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -180,4 +181,32 @@ func TestWhereTheDatabaseIsAwayAClientOfTheListHearsSo(t *testing.T) {
 	if !errors.Is(err, stream.ErrUnavailable) {
 		t.Errorf("%v", err)
 	}
+}
+
+func TestWhatIsHiddenIsNotRemoved(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	conn := db.Conn(t)
+	pgtest.Exec(t, conn, `INSERT INTO topologies (name) VALUES ('a')`)
+	var blind atomic.Bool
+	l := run(t, db.URL, func(c *Config) {
+		c.Pace, c.Sweep, c.AttachWait = time.Millisecond, 20*time.Millisecond, time.Second
+		c.Blind = func(context.Context) error {
+			if blind.Load() {
+				return errors.New("rows are hidden")
+			}
+			return nil
+		}
+	})
+	sub := l.attach(t)
+	defer sub.GiveBack()
+	blind.Store(true)
+	pgtest.Exec(t, conn, `DELETE FROM topologies`)
+	reads := l.stats.ListReads.Load()
+	pgtest.Eventually(t, "more reads", func() bool { return l.stats.ListReads.Load() > reads+5 })
+	if last := sub.Cursor.Feed().Last(); last != 0 {
+		t.Errorf("%d changes are told", last)
+	}
+	blind.Store(false)
+	pgtest.Eventually(t, "it to be removed", func() bool { return sub.Cursor.Feed().Last() == 1 })
 }
