@@ -154,8 +154,8 @@ func (l *lister) set(row listRow) error {
 // awaitTable waits until the rows are those of the table that where shows.
 func (l *lister) awaitTable(conn *pgx.Conn, where string) {
 	l.t.Helper()
-	const table = `SELECT coalesce(jsonb_object_agg(t.id, jsonb_build_object('id', t.id, 'name', t.name, 'status', t.status,
-		'version', t.version, 'in_flight', (SELECT count(*) FROM mutations m WHERE m.topology_id = t.id
+	const table = `SELECT coalesce(jsonb_object_agg(t.id, jsonb_build_object('id', t.id, 'name', t.name,
+		'status', t.status, 'version', t.version, 'in_flight', (SELECT count(*) FROM mutations m WHERE m.topology_id = t.id
 		AND m.state IN ('pending', 'applying')))), '{}')::text FROM topologies t WHERE `
 	want := map[string]listRow{}
 	if err := json.Unmarshal([]byte(pgtest.Scan[string](l.t, conn, table+where)), &want); err != nil {

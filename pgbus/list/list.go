@@ -22,7 +22,8 @@ type Config struct {
 	Memory  *stream.Memory
 	Stats   *stream.Stats
 	Logger  *slog.Logger
-	// Blind is asked where no row is found: an error says that there may be some, which cannot be seen. Nil: there are none.
+	// Blind is asked where no row is found: an error says that there may be some, which cannot be seen. Nil: there are
+	// none.
 	Blind func(context.Context) error
 
 	Pace       time.Duration // between two reads, at least: 200 ms
