@@ -3,33 +3,6 @@
 
 INSERT INTO {{.schema}}.topology_migrations (version, name, additive) VALUES (8, 'list', true);
 
-CREATE OR REPLACE FUNCTION {{.schema}}.topology_tell(_notify boolean, _inner_pad bytea, _outer_pad bytea, _id uuid,
-    _seq bigint, _type text, _payload jsonb)
-RETURNS void
-LANGUAGE plpgsql
-AS $f$
-DECLARE
-    _at CONSTANT timestamptz := clock_timestamp();
-    _event CONSTANT text := {{.schema}}.topology_event_json(_id, _seq, _type, _payload, _at);
-    _inline text; _x text;
-BEGIN
-    IF octet_length(_event) > 16777216 THEN
-        _x := {{.schema}}.topology_refuse_size(_type, octet_length(_event));
-    END IF;
-    INSERT INTO {{.schema}}.topology_events (topology_id, seq, type, payload, at)
-        VALUES (_id, _seq, _type, _payload, _at);
-    IF _notify THEN
-        _inline := CASE WHEN octet_length(_event) < 7940 THEN ' ' || _event ELSE '' END;
-        _x := pg_notify('topology.' || _id,
-            '~' || {{.schema}}.topology_mark(_inner_pad, _outer_pad, _id || ':' || _seq || _inline) || ':' || _seq ||
-                _inline)::text;
-        IF _type = 'status' OR _type LIKE 'mutation.%' THEN -- an emit or a graph event is no change of the row
-            _x := pg_notify('topologies', _id::text)::text;
-        END IF;
-    END IF;
-END
-$f$;
-
 -- Replaces a part of a function's source, which must be there, unless this migration has run before.
 CREATE FUNCTION {{.schema}}.topology_rewrite(_function regprocedure, _old text, _new text) RETURNS void
 LANGUAGE plpgsql
@@ -46,6 +19,17 @@ BEGIN
     EXECUTE replace(_source, _old, _new);
 END
 $f$;
+
+-- One event. An emit or a graph event is no change of the row.
+SELECT {{.schema}}.topology_rewrite(
+    '{{.literal}}.topology_tell(boolean, bytea, bytea, uuid, bigint, text, jsonb)',
+    $old$                _inline)::text;
+$old$,
+    $new$                _inline)::text;
+        IF _type = 'status' OR _type LIKE 'mutation.%' THEN
+            _x := pg_notify('topologies', _id::text)::text;
+        END IF;
+$new$);
 
 -- Statements of many rows: what records status, mutations and deletions says so, once for each topology.
 SELECT {{.schema}}.topology_rewrite('{{.literal}}.topology_record_sql(text, text, text)',

@@ -24,14 +24,18 @@ func (s *Server) events(w http.ResponseWriter, r request) {
 	id := stream.TopologyID(strings.Clone(string(r.topology))) // of a line of the request, which it would keep
 	req := stream.AttachRequest{Topology: id, Graph: r.URL.Query().Get("graph") == "1"}
 	req.After, req.Resume = lastEventID(r.Request)
-	s.begin(w, r, about{stream: true, topology: id}, string(id), req.Resume,
-		func(ctx context.Context) (h engine.Handover, err error) {
-			sub, err := s.cfg.Bus.Attach(ctx, req)
-			if err == nil {
-				h.Machine = delivery.New(req, sub, 2000+rand.N(2001), s.cfg.Keepalive)
-			}
-			return h, err
-		})
+	s.begin(w, r, about{stream: true, topology: id}, string(id), req.Resume, s.attachOne(req))
+}
+
+// attachOne attaches a stream of one topology, or of the list.
+func (s *Server) attachOne(req stream.AttachRequest) func(context.Context) (engine.Handover, error) {
+	return func(ctx context.Context) (h engine.Handover, err error) {
+		sub, err := s.cfg.Bus.Attach(ctx, req)
+		if err == nil {
+			h.Machine = delivery.New(req, sub, 2000+rand.N(2001), s.cfg.Keepalive)
+		}
+		return h, err
+	}
 }
 
 // begin serves a stream. set is the same for streams of the same topologies: one of a user's that resumes may take

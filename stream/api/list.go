@@ -1,15 +1,11 @@
 package api
 
 import (
-	"context"
-	"math/rand/v2"
 	"net/http"
 	"slices"
 	"strings"
 
 	"topostream/stream"
-	"topostream/stream/delivery"
-	"topostream/stream/engine"
 )
 
 // list is GET /topologies/events: the list of topologies as a state stream.
@@ -25,13 +21,7 @@ func (s *Server) list(w http.ResponseWriter, r request) {
 		}
 	}
 	req := stream.AttachRequest{List: listFor(r.principal, wanted)}
-	s.begin(w, r, about{stream: true}, "the list", false, func(ctx context.Context) (h engine.Handover, err error) {
-		sub, err := s.cfg.Bus.Attach(ctx, req)
-		if err == nil {
-			h.Machine = delivery.New(req, sub, 2000+rand.N(2001), s.cfg.Keepalive)
-		}
-		return h, err
-	})
+	s.begin(w, r, about{stream: true}, "the list", false, s.attachOne(req))
 }
 
 // listFor is the list as a token may see it, and in these statuses; nil: in any.
