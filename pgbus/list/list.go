@@ -7,6 +7,8 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -32,7 +34,7 @@ type Config struct {
 	AttachWait time.Duration // after which a client gets ErrUnavailable: 5 s
 }
 
-// batch is how many rows are read by their ids at once.
+// batch is how many rows are read by their ids; for more, all are read.
 const batch = 500
 
 // A List is the list. Make it with New, run it with Run; the other methods may be called by any goroutine.
@@ -191,21 +193,11 @@ func (l *List) next(now time.Time) (*wanted, time.Duration) {
 
 func (l *List) takeLocked(now time.Time) *wanted {
 	w := l.wanted
+	w.all = w.all || len(w.ids) > batch // one statement for all is less than many for most
 	if w.all || w.sweep {
 		l.swept = now
 	}
-	if w.all || w.sweep || len(w.ids) <= batch {
-		l.wanted = wanted{ids: map[stream.TopologyID]struct{}{}}
-		return &w
-	}
-	w.ids = make(map[stream.TopologyID]struct{}, batch)
-	for id := range l.wanted.ids {
-		if len(w.ids) == batch {
-			break
-		}
-		w.ids[id] = struct{}{}
-		delete(l.wanted.ids, id)
-	}
+	l.wanted = wanted{ids: map[stream.TopologyID]struct{}{}}
 	return &w
 }
 
@@ -238,26 +230,17 @@ func (l *List) refresh(ctx context.Context, w wanted) error {
 		if err != nil {
 			return err
 		}
-		l.compare(marks, w.ids)
+		l.want(marks) // in the next turn
 	}
-	for len(w.ids) > 0 {
-		ids := make([]stream.TopologyID, 0, batch)
-		for id := range w.ids {
-			if len(ids) == batch {
-				break
-			}
-			ids = append(ids, id)
-		}
-		rows, err := l.readRows(ctx, ids)
-		if err != nil {
-			return err
-		}
+	if len(w.ids) == 0 {
+		return nil
+	}
+	ids := slices.Collect(maps.Keys(w.ids))
+	rows, err := l.readRows(ctx, ids)
+	if err == nil {
 		l.set(ids, rows)
-		for _, id := range ids {
-			delete(w.ids, id)
-		}
 	}
-	return nil
+	return err
 }
 
 // readRows reads rows; all for nil.

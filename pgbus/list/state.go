@@ -102,8 +102,8 @@ func (l *List) set(ids []stream.TopologyID, rows []journal.ListRow) {
 	}
 }
 
-// compare adds to ids the rows that differ from marks.
-func (l *List) compare(marks map[stream.TopologyID]journal.Mark, ids map[stream.TopologyID]struct{}) {
+// want has the rows read that differ from marks.
+func (l *List) want(marks map[stream.TopologyID]journal.Mark) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.now == nil {
@@ -111,12 +111,12 @@ func (l *List) compare(marks map[stream.TopologyID]journal.Mark, ids map[stream.
 	}
 	for id, mark := range marks {
 		if r := l.now.rows[id]; r == nil || r.Mark != mark {
-			ids[id] = struct{}{}
+			l.wanted.ids[id] = struct{}{}
 		}
 	}
 	for id := range l.now.rows {
 		if _, ok := marks[id]; !ok {
-			ids[id] = struct{}{}
+			l.wanted.ids[id] = struct{}{}
 		}
 	}
 }
