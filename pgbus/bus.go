@@ -253,17 +253,21 @@ func (b *Bus) Ready() error {
 // Mode says how the bus hears of events now, for people: "notify", "wal", or "poll" and why.
 func (b *Bus) Mode() string { return b.sources.mode.String() }
 
-// Notice says that this server is forced to another bus than the database's, and what Odd found last, on a line each;
-// empty for neither. It works on all the same, as it then can.
+// oddNotice is what anybody may read of what Odd found.
+const oddNotice = "database: something is odd about it; the log says what"
+
+// Notice says, on a line each, that this server is forced to another bus than the database's, and that Odd found
+// something; empty for neither. It works on all the same, as it then can. Anybody may read it: what was found, which
+// names roles and topologies, is in the log.
 func (b *Bus) Notice() string {
 	forced, odd := b.sources.mode.notice(), b.watch.odd.Load()
 	if odd == nil || *odd == "" {
 		return forced
 	}
 	if forced == "" {
-		return *odd
+		return oddNotice
 	}
-	return forced + "\n" + *odd
+	return forced + "\n" + oddNotice
 }
 
 // Journal implements stream.Bus. It reads the database, not the feeds; the primary, if a standby does not have the

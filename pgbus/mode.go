@@ -1,6 +1,7 @@
 package pgbus
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -18,6 +19,9 @@ const (
 	// answerFresh is how long an answer of the database shows that it is there.
 	answerFresh = 3 * time.Second
 )
+
+// errAway is what anybody may read: what exactly fails names hosts and users, and is in the log.
+var errAway = errors.New("bus: the database does not answer; the log says why")
 
 // A mode knows which source tells of events now.
 type mode struct {
@@ -96,6 +100,15 @@ func (m *mode) databaseAnswered() {
 	m.answered = time.Now()
 }
 
+// setPolled records whether the poll reached the database. What failed just now tells more than what answered before.
+func (m *mode) setPolled(s source.State) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !s.Connected {
+		m.answered = time.Time{}
+	}
+}
+
 // listenGrace is what is left of the time that a LISTEN connection has to come back before requests are attached
 // without it.
 func (m *mode) listenGrace() time.Duration {
@@ -135,7 +148,7 @@ func (m *mode) ready() error {
 	if m.toldLocked() || m.listen.Connected || time.Since(m.answered) < answerFresh {
 		return nil
 	}
-	return fmt.Errorf("bus: %s; the database did not answer within %s", m.listen.Detail, answerFresh)
+	return errAway
 }
 
 // notice says that this server is forced to another bus than the database's; empty if it is not.

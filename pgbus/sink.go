@@ -158,8 +158,8 @@ func (s walSink) State(state source.State) {
 	}
 }
 
-// State implements source.Sink: a database that answers says so by each read.
-func (s pollSink) State(source.State) {}
+// State implements source.Sink.
+func (s pollSink) State(state source.State) { s.sources.mode.setPolled(state) }
 
 // positions gives the feeds for the poll to compare.
 func (b *Bus) positions() []poll.Position {

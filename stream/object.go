@@ -141,6 +141,9 @@ func (o *Object) words(name string) []string {
 		if w == "" || len([]rune(w)) > maxName {
 			o.Fail(fmt.Sprintf("%s[%d]", name, i), fmt.Sprintf("give 1 to %d characters", maxName))
 		}
+		if strings.ContainsFunc(w, unicode.IsControl) {
+			o.Fail(fmt.Sprintf("%s[%d]", name, i), "has control characters: remove them")
+		}
 	}
 	return words
 }

@@ -425,7 +425,7 @@ func TestEveryMalformedRequestIsA400ThatNamesTheFieldAndStoresNothing(t *testing
 		},
 		{
 			"POST /topologies/" + id + "/mutations",
-			`{"op":"update_decky","payload":{"decky":"a","patch":{"a":"` + strings.Repeat("x", 1<<20) + `"}}}`, nil, 400,
+			`{"op":"update_decky","payload":{"decky":"a","patch":{"a":"` + strings.Repeat("x", 1<<20) + `"}}}`, nil, 413,
 			"body: is larger than 1048576 bytes (1 MiB): make it smaller",
 		},
 		{

@@ -232,7 +232,7 @@ func (c *serveCmd) Run(ctx context.Context, o output) error {
 		Engine:            carrier,
 		Ready: func() error {
 			if blind.Load() {
-				return fmt.Errorf("%w: %s", sql.ErrHidden, bus.Notice())
+				return sql.ErrHidden
 			}
 			return bus.Ready()
 		},

@@ -267,6 +267,8 @@ func TestHealthSaysWhichPartFails(t *testing.T) {
 	}
 	if body := until("/readyz", http.StatusServiceUnavailable); !strings.Contains(body, "bus: ") {
 		t.Errorf("not ready: %s", body)
+	} else if strings.ContainsAny(body, "@/") || strings.Contains(body, "127.0.0.1") || strings.Contains(body, "user") {
+		t.Errorf("anybody may read how the database is reached: %s", body)
 	}
 	until("/livez", http.StatusOK)
 	if err := cluster.Restart(t.Context(), pgcluster.Fast); err != nil {

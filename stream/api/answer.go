@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"net/url"
 	"strconv"
 
 	"topostream/stream"
@@ -40,19 +41,19 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	case errors.As(err, &conflict):
 		problem(w, http.StatusConflict, conflict.Detail)
 	case errors.Is(err, stream.ErrNoMemory): // before what may be wrapped with it: why it waited no longer
-		s.cfg.Logger.Warn("no memory", "method", r.Method, "path", r.URL.Path, "error", err)
+		s.cfg.Logger.Warn("no memory", "method", r.Method, "path", logged(r.URL.Path), "error", err)
 		w.Header().Set("Retry-After", "5")
 		problem(w, http.StatusServiceUnavailable, stream.ErrNoMemory.Error())
 	case errors.Is(err, stream.ErrBusy):
-		s.cfg.Logger.Warn("busy", "method", r.Method, "path", r.URL.Path, "error", err)
+		s.cfg.Logger.Warn("busy", "method", r.Method, "path", logged(r.URL.Path), "error", err)
 		w.Header().Set("Retry-After", "5")
 		problem(w, http.StatusServiceUnavailable, stream.ErrBusy.Error())
 	case errors.Is(err, stream.ErrUnavailable), errors.Is(err, stream.ErrClosed), errors.Is(err, context.DeadlineExceeded):
-		s.cfg.Logger.Warn("unavailable", "method", r.Method, "path", r.URL.Path, "error", err)
+		s.cfg.Logger.Warn("unavailable", "method", r.Method, "path", logged(r.URL.Path), "error", err)
 		w.Header().Set("Retry-After", "2")
 		problem(w, http.StatusServiceUnavailable, stream.ErrUnavailable.Error())
 	default:
-		s.cfg.Logger.Error("a request failed", "method", r.Method, "path", r.URL.Path, "error", err)
+		s.cfg.Logger.Error("a request failed", "method", r.Method, "path", logged(r.URL.Path), "error", err)
 		problem(w, http.StatusInternalServerError, "something is wrong here; the log says more")
 	}
 }
@@ -71,9 +72,23 @@ func (s *Server) malformed(w http.ResponseWriter, r request, err error) {
 	s.fail(w, r.Request, err)
 }
 
+// queryOf reads the query. A *stream.FieldError says what is wrong with it: what net/http leaves out without a word would
+// be answered as if nobody had asked for it.
+func queryOf(r *http.Request) (url.Values, error) {
+	query, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		return nil, refused("query", "cannot be read: write & between parameters, and other characters as %%XX (RFC 3986)")
+	}
+	return query, nil
+}
+
 // number reads a whole number of the query; a *stream.FieldError says what it must be.
 func number(r *http.Request, name string, otherwise, lowest, highest int64) (int64, error) {
-	v := r.URL.Query().Get(name)
+	query, err := queryOf(r)
+	if err != nil {
+		return 0, err
+	}
+	v := query.Get(name)
 	if v == "" {
 		return otherwise, nil
 	}

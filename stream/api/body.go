@@ -75,7 +75,7 @@ func (s *Server) readBody(w http.ResponseWriter, r *http.Request) (b body, err e
 	var tooLarge *http.MaxBytesError
 	switch {
 	case errors.As(err, &tooLarge):
-		return b, badRequest(http.StatusBadRequest,
+		return b, badRequest(http.StatusRequestEntityTooLarge,
 			"body: is larger than %d bytes (1 MiB): make it smaller", tooLarge.Limit)
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return b, badRequest(http.StatusRequestTimeout, "body: did not arrive within %s", s.cfg.BodyTimeout)

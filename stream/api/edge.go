@@ -2,9 +2,12 @@ package api
 
 import (
 	"errors"
+	"fmt"
 	"maps"
+	"math"
 	"net"
 	"net/http"
+	"net/url"
 	"strings"
 	"time"
 
@@ -34,6 +37,7 @@ const (
 // share: behind a NAT or a proxy ten thousand browsers have one. Only requests without a valid token are counted by
 // address, and only they are refused for it: who floods an address that others have, too, cannot shut them out.
 type limits struct {
+	perMinute          int
 	subjects, failures *httprate.RateLimiter
 }
 
@@ -45,7 +49,7 @@ func newLimits(perMinute int) *limits {
 	limiter := func() *httprate.RateLimiter {
 		return httprate.NewRateLimiter(perMinute, rateWindow, httprate.WithResponseHeaders(httprate.ResponseHeaders{}))
 	}
-	return &limits{limiter(), limiter()}
+	return &limits{perMinute, limiter(), limiter()}
 }
 
 // exceeded counts a request of a subject and tells whether it is one too many.
@@ -56,8 +60,25 @@ func (l *limits) exceeded(w http.ResponseWriter, r *http.Request, subject string
 // failed counts a request without a valid token and tells whether it is one too many. X-Forwarded-For is anybody's to
 // write, and so is not read.
 func (l *limits) failed(w http.ResponseWriter, r *http.Request) bool {
+	address, ok := addressOf(r)
+	return l != nil && ok && l.failures.OnLimit(w, r, address)
+}
+
+// exhausted tells, and counts nothing, whether one more request without a valid token from this address is one too
+// many. Whether a ticket is good only the database knows: it is not asked for who may only be guessing.
+func (l *limits) exhausted(r *http.Request) bool {
+	address, ok := addressOf(r)
+	if l == nil || !ok {
+		return false
+	}
+	_, rate, err := l.failures.Status(address)
+	return err == nil && int(math.Round(rate))+1 > l.perMinute // as failures counts
+}
+
+// addressOf is the client's address; of IPv6 its network.
+func addressOf(r *http.Request) (string, bool) {
 	host, _, err := net.SplitHostPort(r.RemoteAddr)
-	return l != nil && err == nil && l.failures.OnLimit(w, r, httprate.CanonicalizeIP(host))
+	return httprate.CanonicalizeIP(host), err == nil
 }
 
 // tooMany refuses a request for its rate: one for the stream of a topology as EventSource understands it. Without a
@@ -105,6 +126,17 @@ func secure(next http.Handler) http.Handler {
 	})
 }
 
+// longestLogged is how many bytes of what a stranger sends go into one line of the log.
+const longestLogged = 200
+
+// logged is what a stranger has sent, as much of it as the log takes: who sends much must not fill the disk.
+func logged(sent string) string {
+	if len(sent) <= longestLogged {
+		return sent
+	}
+	return fmt.Sprintf("%s… (%d bytes)", strings.ToValidUTF8(sent[:longestLogged], ""), len(sent))
+}
+
 // shared answers preflights and lets the pages of the allowed origins read answers, cookies included. It never looks
 // at who asks for what, so that a preflight tells nothing.
 func (s *Server) shared(next http.Handler) http.Handler {
@@ -113,7 +145,7 @@ func (s *Server) shared(next http.Handler) http.Handler {
 	}
 	withCORS := cors.Handler(cors.Options{
 		AllowedOrigins: s.cfg.AllowOrigin,
-		AllowedMethods: []string{http.MethodGet, http.MethodPost, http.MethodPatch, http.MethodDelete},
+		AllowedMethods: []string{http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPatch, http.MethodDelete},
 		AllowedHeaders: []string{
 			"Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID",
 			// What HTTP libraries, EventSource polyfills and tracers add by themselves.
@@ -130,6 +162,29 @@ func (s *Server) shared(next http.Handler) http.Handler {
 		}
 		next.ServeHTTP(w, r)
 	})
+}
+
+// decoded routes by the path that is meant: %30 is 0 (RFC 3986, section 6.2.2.2). An encoded slash separates nothing, and
+// nothing here has one in its name.
+func decoded(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.RawPath != "" {
+			segments := strings.Split(strings.ReplaceAll(r.URL.RawPath, "%2f", "%2F"), "%2F")
+			for i, segment := range segments {
+				segments[i] = unescapedPath(segment)
+			}
+			chi.RouteContext(r.Context()).RoutePath = strings.Join(segments, "%2F")
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// unescapedPath is a part of a path that net/http has parsed already.
+func unescapedPath(s string) string {
+	if u, err := url.PathUnescape(s); err == nil {
+		return u
+	}
+	return s
 }
 
 // boundBody bounds the time in which a body arrives that no handler reads, because the request is refused or needs

@@ -44,6 +44,10 @@ func (s *Server) begin(
 	w http.ResponseWriter, r request, a about, set string, resumes bool,
 	attach func(context.Context) (engine.Handover, error),
 ) {
+	if r.Method == http.MethodHead {
+		s.head(w, r, a)
+		return
+	}
 	ctx, cancel := context.WithCancelCause(r.Context())
 	defer cancel(nil)
 	writer := newFrameWriter(w, s.cfg.WriteTimeout, s.cfg.Stats)
@@ -74,6 +78,17 @@ func (s *Server) begin(
 	if err := s.carry(ctx, writer, &h.Machine, h.Arrivals); errors.Is(err, os.ErrDeadlineExceeded) {
 		s.cfg.Stats.SlowCloses.Add(1)
 	}
+}
+
+// head answers as a stream would begin, and opens none (RFC 9110, section 9.3.2).
+func (s *Server) head(w http.ResponseWriter, r request, a about) {
+	if a.topology != "" {
+		if err := s.cfg.Store.Exists(r.Context(), a.topology); err != nil {
+			s.fail(w, r.Request, err)
+			return
+		}
+	}
+	newFrameWriter(w, s.cfg.WriteTimeout, s.cfg.Stats).headers()
 }
 
 // causeOr prefers why the stream was ended to what that looked like from within.

@@ -26,7 +26,12 @@ func (s *Server) malformedJournal(w http.ResponseWriter, r request, err error) {
 func (s *Server) journal(w http.ResponseWriter, r request) {
 	const defaultLimit, maxLimit = 200, 1000
 	after := stream.Seq(0)
-	if v := r.URL.Query().Get("after"); v != "" {
+	query, err := queryOf(r.Request)
+	if err != nil {
+		s.malformedJournal(w, r, err)
+		return
+	}
+	if v := query.Get("after"); v != "" {
 		var ok bool
 		if after, ok = stream.ParseSeq(v); !ok {
 			s.malformedJournal(w, r, refused("after", "give the seq of an event, 1 to 16 digits"))

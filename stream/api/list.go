@@ -10,8 +10,13 @@ import (
 
 // list is GET /topologies/events: the list of topologies as a state stream.
 func (s *Server) list(w http.ResponseWriter, r request) {
+	query, err := queryOf(r.Request)
+	if err != nil {
+		s.fail(w, r.Request, err)
+		return
+	}
 	var wanted []string
-	for _, status := range r.URL.Query()["status"] {
+	for _, status := range query["status"] {
 		if statuses := stream.Statuses(); status != "" && !slices.Contains(statuses, status) {
 			s.fail(w, r.Request, refused("status", "%.80q is no status: use one of %s", status, strings.Join(statuses, ", ")))
 			return

@@ -53,7 +53,10 @@ func (s *Server) manyByBody(w http.ResponseWriter, r request) {
 
 // parseManyQuery reads ?topology=<id>&after=<id>:<seq>&graph=1; what is wrong with it is a *stream.FieldError.
 func parseManyQuery(r *http.Request) ([]stream.AttachRequest, error) {
-	query := r.URL.Query()
+	query, err := queryOf(r)
+	if err != nil {
+		return nil, err
+	}
 	c := collector{least: 1, most: mostByQuery, graph: query.Get("graph") == "1"}
 	for _, id := range query["topology"] {
 		c.add("topology", id, stream.AttachRequest{})

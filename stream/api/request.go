@@ -157,9 +157,14 @@ func reason(o *stream.Object, name string) (s *string) {
 		o.Fail(name, "give a string or null")
 	case s != nil && utf8.RuneCountInString(*s) > maxReason:
 		o.Fail(name, fmt.Sprintf("give at most %d characters", maxReason))
+	case s != nil && strings.ContainsFunc(*s, isHostile):
+		o.Fail(name, "has control characters, which terminals obey: remove them (lines may end)")
 	}
 	return s
 }
+
+// isHostile knows the control characters that no text needs.
+func isHostile(c rune) bool { return unicode.IsControl(c) && c != '\n' && c != '\t' }
 
 // count is an optional whole number from 0.
 func count(o *stream.Object, name string) *int64 {

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"runtime/debug"
 	"strings"
 	"time"
 
@@ -96,7 +97,7 @@ func (s *Server) Drain(ctx context.Context) error { return s.registry.drain(ctx)
 // Handler gives the routes.
 func (s *Server) Handler() http.Handler {
 	r := chi.NewRouter()
-	r.Use(s.recover, secure, s.shared, s.boundBody, middleware.StripSlashes)
+	r.Use(s.recover, secure, s.shared, s.boundBody, decoded, middleware.StripSlashes, middleware.GetHead)
 	r.NotFound(func(w http.ResponseWriter, _ *http.Request) { problem(w, http.StatusNotFound, "there is nothing here") })
 	r.MethodNotAllowed(func(w http.ResponseWriter, req *http.Request) {
 		allowed := strings.Join(methods(r, req), ", ")
@@ -144,6 +145,9 @@ func methods(r chi.Router, req *http.Request) (allowed []string) {
 	for _, method := range []string{http.MethodGet, http.MethodPost, http.MethodPatch, http.MethodDelete} {
 		if r.Match(chi.NewRouteContext(), method, strings.TrimSuffix(req.URL.Path, "/")) {
 			allowed = append(allowed, method)
+			if method == http.MethodGet {
+				allowed = append(allowed, http.MethodHead)
+			}
 		}
 	}
 	return allowed
@@ -157,7 +161,8 @@ func (s *Server) recover(next http.Handler) http.Handler {
 				if err, ok := v.(error); ok && errors.Is(err, http.ErrAbortHandler) {
 					panic(v)
 				}
-				s.cfg.Logger.Error("panic in a handler", "path", r.URL.Path, "panic", v)
+				s.cfg.Logger.Error("panic in a handler", "path", logged(r.URL.Path), "panic", v,
+					"stack", string(debug.Stack()))
 				problem(w, http.StatusInternalServerError, "something is wrong here; the log says more")
 			}
 		}()
@@ -239,7 +244,7 @@ func (s *Server) authenticated(role stream.Role, next func(http.ResponseWriter, 
 		case err != nil && s.limits.failed(w, r):
 			s.tooMany(w, r, about{})
 		case err != nil:
-			s.cfg.Logger.Info("unauthenticated", "path", r.URL.Path, "error", err)
+			s.cfg.Logger.Info("unauthenticated", "path", logged(r.URL.Path), "error", err)
 			unauthenticated(w)
 		case p.Ambient && s.crossOrigin.Check(r) != nil:
 			problem(w, http.StatusForbidden, "cross-origin request refused")

@@ -61,6 +61,8 @@ type ticketKey struct{}
 // order is Bearer, ticket, ?token=, cookie: what a client says in a header it means, and a ticket that is beside a
 // token was minted for this request.
 //
+// Who had too many requests without a valid token is refused before the database is asked: the ticket stays good.
+//
 // The ticket is used by the request, whatever that ends with: also when it gets a 403, a 404, or a limit. Only where
 // the database could not be asked, and while this server sends its clients to another one, the ticket is still good
 // for EventSource's next try.
@@ -69,6 +71,10 @@ func (s *Server) redeeming(next http.HandlerFunc) http.HandlerFunc {
 		tickets := r.URL.Query()["ticket"]
 		if strings.Join(tickets, "") == "" || hasBearer(r) {
 			next(w, r)
+			return
+		}
+		if s.limits.exhausted(r) {
+			s.tooMany(w, r, aboutOf(r))
 			return
 		}
 		holder := ticketHolder{err: delivery.ErrDraining}

@@ -23,6 +23,7 @@ type ticketBook struct {
 	mu     sync.Mutex
 	unused map[string]stream.Principal
 	err    error // instead of anything else
+	asked  int   // how often Redeem was called
 }
 
 func (b *ticketBook) Mint(_ context.Context, p stream.Principal) (string, time.Duration, error) {
@@ -38,6 +39,7 @@ func (b *ticketBook) Mint(_ context.Context, p stream.Principal) (string, time.D
 func (b *ticketBook) Redeem(_ context.Context, ticket string) (stream.Principal, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.asked++
 	p, ok := b.unused[ticket]
 	switch {
 	case b.err != nil:

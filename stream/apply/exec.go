@@ -14,6 +14,8 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -32,7 +34,8 @@ var _ stream.Applier = command{}
 
 // Exec runs a command line with `sh -c`, for timeout at most (0: as long as it takes). The mutation's JSON is on its
 // stdin, which it may leave unread, and the mutation's id in TOPOSTREAM_MUTATION_ID; what it prints on stdout is not
-// kept. Exit 0 is success. Otherwise the reason is the end of its stderr, at most 10 lines and 2,000 bytes, or the exit
+// kept. Its environment is ours without what is the worker's alone: TOPOSTREAM_…, DATABASE_URL and libpq's PG…, which
+// hold passwords. Exit 0 is success. Otherwise the reason is the end of its stderr, at most 10 lines and 2,000 bytes, or the exit
 // status if it printed nothing there.
 //
 // The command has a process group of its own. When the time is over or ctx ends, the group gets SIGTERM, and SIGKILL
@@ -53,7 +56,7 @@ func (c command) Apply(ctx context.Context, m stream.Mutation) error {
 	var stderr tail
 	cmd := exec.CommandContext(ctx, "sh", "-c", c.command)
 	cmd.Stdin, cmd.Stderr = bytes.NewReader(document), &stderr
-	cmd.Env = append(os.Environ(), "TOPOSTREAM_MUTATION_ID="+string(m.ID))
+	cmd.Env = append(withoutSecrets(os.Environ()), "TOPOSTREAM_MUTATION_ID="+string(m.ID))
 	g, err := startGroup(cmd)
 	if err != nil {
 		return fmt.Errorf("the command cannot be started: %w", err)
@@ -61,6 +64,20 @@ func (c command) Apply(ctx context.Context, m stream.Mutation) error {
 	err = cmd.Wait()
 	g.end()
 	return commandError(ctx, err, stderr.lines())
+}
+
+// withoutSecrets is an environment without the settings of this program and of its connection to the database.
+func withoutSecrets(environment []string) []string {
+	return slices.DeleteFunc(environment, func(setting string) bool {
+		name, _, _ := strings.Cut(setting, "=")
+		return name == "DATABASE_URL" || strings.HasPrefix(name, "TOPOSTREAM_") || isLibpq(name)
+	})
+}
+
+// isLibpq knows the names of libpq's variables (PostgreSQL documentation, "Environment Variables").
+func isLibpq(name string) bool {
+	rest, ok := strings.CutPrefix(name, "PG")
+	return ok && rest != "" && strings.ToUpper(rest) == rest
 }
 
 // commandError says why a command failed; nil if it did not.

@@ -85,6 +85,30 @@ func TestACommandGetsTheMutationOnItsStdinAndItsIDInTheEnvironment(t *testing.T)
 	}
 }
 
+func TestACommandLearnsNothingOfTheWorkersSettings(t *testing.T) {
+	for name, value := range map[string]string{
+		"DATABASE_URL": "postgres://worker:geheim@db/x", "TOPOSTREAM_DATABASE_URL": "postgres://worker:geheim@db/x",
+		"PGPASSWORD": "geheim", "PGPASSFILE": "/geheim", "PGHOST": "db", "SITE": "lab",
+	} {
+		t.Setenv(name, value)
+	}
+	d := t.TempDir()
+	if err := Exec(in(d, `env >environment`), time.Minute).Apply(t.Context(), mutation()); err != nil {
+		t.Fatal(err)
+	}
+	environment := read(t, d+"/environment")
+	for _, not := range []string{"DATABASE_URL", "geheim", "PGHOST"} {
+		if strings.Contains(environment, not) {
+			t.Errorf("it has %s: %s", not, environment)
+		}
+	}
+	for _, needed := range []string{"SITE=lab", "PATH=", "TOPOSTREAM_MUTATION_ID="} {
+		if !strings.Contains(environment, needed) {
+			t.Errorf("it lacks %s: %s", needed, environment)
+		}
+	}
+}
+
 func TestAFailedCommandsReasonIsTheEndOfItsStderr(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct{ command, reason string }{

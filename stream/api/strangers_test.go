@@ -1,0 +1,132 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"strings"
+	"testing"
+
+	"topostream/stream"
+)
+
+func TestWhatAStrangerSendsTakesLittleOfTheLog(t *testing.T) {
+	t.Parallel()
+	var log bytes.Buffer
+	s, _ := ticketServer()
+	s.cfg.Logger = slog.New(slog.NewTextHandler(&log, nil))
+	if w := ask(s, http.MethodGet, basePath+"/topologies/"+strings.Repeat("a", 30000), ""); w.Code != http.StatusUnauthorized {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
+	if n := log.Len(); n == 0 || n > 1000 || !strings.Contains(log.String(), "(30019 bytes)") {
+		t.Errorf("%d bytes of log: %.1500s", n, &log)
+	}
+}
+
+// Whether a ticket is good only the database knows, and a guess costs it as much as a ticket.
+func TestWhoGuessesTicketsSoonAsksTheDatabaseNoMore(t *testing.T) {
+	t.Parallel()
+	const limit, guesses = 20, 300
+	s, book := ticketServer()
+	s.limits = newLimits(limit)
+	counted := map[int]int{}
+	for i := range guesses {
+		counted[ask(s, http.MethodGet, fmt.Sprintf("%s?ticket=guess%d", anEvents, i), "").Code]++
+	}
+	if book.asked != limit || counted[http.StatusUnauthorized] != limit ||
+		counted[http.StatusTooManyRequests] != guesses-limit {
+		t.Errorf("the database was asked %d times; answers: %v", book.asked, counted)
+	}
+	if w := ask(s, http.MethodGet, anEvents+"?ticket=T", "", "Accept", "text/event-stream"); w.Code != http.StatusOK ||
+		!book.has("T") { // EventSource tries again
+		t.Errorf("a ticket that was not looked at: %d %s, still good: %t", w.Code, w.Body, book.has("T"))
+	}
+}
+
+func TestHEADIsAnsweredAsGETWithoutABody(t *testing.T) {
+	t.Parallel()
+	s, _ := ticketServer()
+	s.cfg.Store = oneTopology{}
+	const bearer, token = "Authorization", "Bearer token"
+	for target, want := range map[string]int{
+		"/livez": 200, "/readyz": 200, "/openapi.yaml": 200, "/nothing": 404,
+		anEvents: 200, basePath + "/topologies/" + theirs + "/events": 404, listPath: 200,
+		manyPath + "?topology=" + someTopology: 200, manyPath: 400,
+	} {
+		if w := ask(s, http.MethodHead, target, "", bearer, token); w.Code != want {
+			t.Errorf("%s: %d, want %d", target, w.Code, want)
+		}
+	}
+	if w := ask(s, http.MethodHead, anEvents, ""); w.Code != http.StatusUnauthorized {
+		t.Errorf("without a token: %d", w.Code)
+	}
+	if w := ask(s, http.MethodHead, anEvents, "", bearer, token); w.Header().Get("Content-Type") != "text/event-stream" {
+		t.Errorf("a stream would be %s", w.Header().Get("Content-Type"))
+	}
+	if w := ask(s, http.MethodPut, "/livez", ""); w.Header().Get("Allow") != "GET, HEAD" {
+		t.Errorf("Allow: %s", w.Header().Get("Allow"))
+	}
+}
+
+// oneTopology is a store that knows that someTopology is there.
+type oneTopology struct{ noTopologies }
+
+func (oneTopology) Exists(_ context.Context, id stream.TopologyID) error {
+	if id == someTopology {
+		return nil
+	}
+	return stream.ErrNotFound
+}
+
+func TestAQueryThatCannotBeReadIsRefusedByItsName(t *testing.T) {
+	t.Parallel()
+	s, _ := ticketServer()
+	s.cfg.Store = oneTopology{}
+	const topology = basePath + "/topologies/" + someTopology
+	for _, target := range []string{
+		basePath + "/topologies?limit=%zz", basePath + "/topologies?limit=1;x", topology + "/mutations?limit=1;x",
+		listPath + "?status=%zz", manyPath + "?topology=" + someTopology + ";x",
+	} {
+		w := ask(s, http.MethodGet, target, "", "Authorization", "Bearer token")
+		if w.Code != http.StatusBadRequest || !strings.Contains(w.Body.String(), `"query: cannot be read`) {
+			t.Errorf("%s: %d %s", target, w.Code, w.Body)
+		}
+	}
+}
+
+func TestAPathMeansTheSameEncodedAndASlashOfItSeparatesNothing(t *testing.T) {
+	t.Parallel()
+	s, _ := ticketServer()
+	s.cfg.Store = oneTopology{}
+	for path, want := range map[string]int{
+		"/topologies/%30" + someTopology[1:] + "/events":  http.StatusOK,
+		"/topologies/%30" + someTopology[1:] + "/events/": http.StatusOK,
+		"/topologies/" + someTopology + "%2Fevents":       http.StatusNotFound,
+		"/topologies/" + someTopology + "%2fevents":       http.StatusNotFound,
+		"/topologies/" + someTopology + "/events%2F":      http.StatusNotFound,
+	} {
+		if w := ask(s, http.MethodHead, basePath+path, "", "Authorization", "Bearer token"); w.Code != want {
+			t.Errorf("%s: %d, want %d", path, w.Code, want)
+		}
+	}
+}
+
+func TestTextsForPeopleHaveNoControlCharacters(t *testing.T) {
+	t.Parallel()
+	var field *stream.FieldError
+	_, err := parseStatusChange([]byte(`{"status":"active","reason":"a\u001b[31mb"}`))
+	if !errors.As(err, &field) || field.Field != "reason" {
+		t.Errorf("reason: %v", err)
+	}
+	if c, err := parseStatusChange([]byte(`{"status":"active","reason":"two\n\tlines"}`)); err != nil ||
+		*c.Reason != "two\n\tlines" {
+		t.Errorf("lines: %v", err)
+	}
+	_, err = parseNewMutation([]byte(`{"op":"update_decky","payload":{"decky":"web","services":["ssh","a\u0007"]}}`))
+	if !errors.As(err, &field) || field.Field != "payload.services[1]" {
+		t.Errorf("services: %v", err)
+	}
+}
