@@ -72,8 +72,8 @@ func (s *Server) malformed(w http.ResponseWriter, r request, err error) {
 	s.fail(w, r.Request, err)
 }
 
-// queryOf reads the query. A *stream.FieldError says what is wrong with it: what net/http leaves out without a word would
-// be answered as if nobody had asked for it.
+// queryOf reads the query. A *stream.FieldError says what is wrong with it: what net/http leaves out without a word
+// would be answered as if nobody had asked for it.
 func queryOf(r *http.Request) (url.Values, error) {
 	query, err := url.ParseQuery(r.URL.RawQuery)
 	if err != nil {

@@ -164,8 +164,8 @@ func (s *Server) shared(next http.Handler) http.Handler {
 	})
 }
 
-// decoded routes by the path that is meant: %30 is 0 (RFC 3986, section 6.2.2.2). An encoded slash separates nothing, and
-// nothing here has one in its name.
+// decoded routes by the path that is meant: %30 is 0 (RFC 3986, section 6.2.2.2). An encoded slash separates nothing,
+// and nothing here has one in its name.
 func decoded(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.RawPath != "" {

@@ -18,7 +18,8 @@ func TestWhatAStrangerSendsTakesLittleOfTheLog(t *testing.T) {
 	var log bytes.Buffer
 	s, _ := ticketServer()
 	s.cfg.Logger = slog.New(slog.NewTextHandler(&log, nil))
-	if w := ask(s, http.MethodGet, basePath+"/topologies/"+strings.Repeat("a", 30000), ""); w.Code != http.StatusUnauthorized {
+	w := ask(s, http.MethodGet, basePath+"/topologies/"+strings.Repeat("a", 30000), "")
+	if w.Code != http.StatusUnauthorized {
 		t.Errorf("%d %s", w.Code, w.Body)
 	}
 	if n := log.Len(); n == 0 || n > 1000 || !strings.Contains(log.String(), "(30019 bytes)") {

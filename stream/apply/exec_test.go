@@ -85,6 +85,7 @@ func TestACommandGetsTheMutationOnItsStdinAndItsIDInTheEnvironment(t *testing.T)
 	}
 }
 
+//nolint:paralleltest // it sets the environment
 func TestACommandLearnsNothingOfTheWorkersSettings(t *testing.T) {
 	for name, value := range map[string]string{
 		"DATABASE_URL": "postgres://worker:geheim@db/x", "TOPOSTREAM_DATABASE_URL": "postgres://worker:geheim@db/x",
