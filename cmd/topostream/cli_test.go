@@ -410,7 +410,7 @@ func TestAServerAcceptsANewerSchemaOnlyIfAllThatItDoesNotKnowIsAdditive(t *testi
 		FeedMemory:        1 << 20,
 		MutationRetention: defaultMutationRetention,
 		MaxInFlight:       defaultMaxInFlight,
-		LogFormat:         "text",
+		logging:           logging{LogFormat: "text", LogLevel: "info"},
 		ready:             func(string) { cancel() },
 	}
 	if err := cmd.Run(ctx, output{&log, &log}); err != nil {

@@ -11,6 +11,7 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -278,7 +279,7 @@ func TestFlagsOfCredentialsSayTheFix(t *testing.T) {
 			serveCmd{JWTSecret: testSecret, AuthCookie: "a b"}, []string{"cookie", `"a b"`, "for example"},
 		},
 	} {
-		_, err := c.flags.verifier(t.Context(), newLogger(os.Stderr, "text"))
+		_, err := c.flags.verifier(t.Context(), newLogger(os.Stderr, "text", slog.LevelInfo))
 		if err == nil {
 			t.Errorf("%s is taken", name)
 			continue
@@ -289,7 +290,7 @@ func TestFlagsOfCredentialsSayTheFix(t *testing.T) {
 			}
 		}
 	}
-	verifier, err := (&serveCmd{JWTSecretFile: secret}).verifier(t.Context(), newLogger(os.Stderr, "text"))
+	verifier, err := (&serveCmd{JWTSecretFile: secret}).verifier(t.Context(), newLogger(os.Stderr, "text", slog.LevelInfo))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -62,7 +62,8 @@ func (c *devCmd) Run(ctx context.Context, o output) error {
 			fmt.Fprintln(o.err, "topostream: stop PostgreSQL:", err)
 		}
 	}()
-	databaseURL, id, err := prepareDemo(ctx, cluster, newLogger(o.err, "text"))
+	log := newLogger(o.err, "text", slog.LevelInfo)
+	databaseURL, id, err := prepareDemo(ctx, cluster, log)
 	if err != nil {
 		return err
 	}
@@ -85,13 +86,30 @@ func (c *devCmd) Run(ctx context.Context, o output) error {
 		Retention:         24 * time.Hour,
 		MutationRetention: defaultMutationRetention,
 		MaxInFlight:       defaultMaxInFlight,
-		LogFormat:         "text",
+		MaxStreamsPerUser: defaultMaxStreamsPerUser,
+		RateLimit:         defaultRateLimit,
 		Mutator:           true,
 		ready: func(addr string) {
 			welcome(o.out, reachable(addr), id, token, psqlCommand(cluster), databaseURL)
 		},
 	}
-	return serve.Run(ctx, o)
+	running := func(ctx context.Context) error { return serve.Run(ctx, o) }
+	return alongside(running, func(ctx context.Context) error { return keep(ctx, cluster, log) })(ctx)
+}
+
+// keep starts PostgreSQL again when it ends by itself, until ctx ends or it cannot be started.
+func keep(ctx context.Context, cluster *pgcluster.Cluster, log *slog.Logger) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-cluster.Ended():
+		}
+		log.Warn("PostgreSQL has ended by itself, and is started again", "its log", cluster.Log())
+		if err := cluster.Restart(ctx, pgcluster.Fast); err != nil && ctx.Err() == nil {
+			return fmt.Errorf("PostgreSQL has ended by itself: %w", err)
+		}
+	}
 }
 
 // checkAddress finds out that the address cannot be served on before PostgreSQL is started for nothing.

@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -245,6 +246,35 @@ func TestDevIsAllThatAStrangerNeeds(t *testing.T) {
 			t.Errorf("the topology was %s, now it is %s", first.id, second.id)
 		}
 		second.interrupt(t, dir)
+	})
+	t.Run("PostgreSQL that dies is started again", func(t *testing.T) {
+		t.Parallel()
+		dir := filepath.Join(pgtest.OpenDir(t), "dev")
+		d := startDev(t, command(cleanEnv(), "--data-dir", dir))
+		file, err := os.ReadFile(filepath.Join(dir, "data", "postmaster.pid"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		first, _, _ := strings.Cut(string(file), "\n")
+		pid, err := strconv.Atoi(first)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := newClient(t, d.url(), d.id, "")
+		c.token = d.token
+		c.watch()
+		c.await("a snapshot", func() bool { return c.last != "" })
+		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		d.err.await(t, "is started again", d.ended)
+		pgtest.Eventually(t, "the printed psql line", func() bool {
+			return exec.Command("sh", "-c", d.psql).Run() == nil
+		})
+		c.await("what psql wrote", func() bool {
+			return slices.ContainsFunc(c.data, func(event string) bool { return strings.Contains(event, `"type":"hello"`) })
+		})
+		d.interrupt(t, dir)
 	})
 	t.Run("a taken address is said at once, and nothing is started", func(t *testing.T) {
 		t.Parallel()

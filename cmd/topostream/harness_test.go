@@ -84,7 +84,7 @@ func serve(t testing.TB, databaseURL string, change func(*serveCmd)) *testServer
 		Drain:             time.Second,
 		FeedMemory:        64 << 20,
 		MutationRetention: defaultMutationRetention,
-		LogFormat:         "text",
+		logging:           logging{LogFormat: "text", LogLevel: "info"},
 		Engine:            os.Getenv("TOPOSTREAM_TEST_ENGINE"),
 		ready:             func(a string) { address <- a },
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -59,7 +60,7 @@ type migrateUp struct {
 
 // Run may be cut off at any point and begun again: each migration records itself in its own transaction.
 func (c *migrateUp) Run(ctx context.Context, o output) error {
-	start := startup{connect: c.connect, log: newLogger(o.err, "text"), again: within(commandPatience)}
+	start := startup{connect: c.connect, log: newLogger(o.err, "text", slog.LevelInfo), again: within(commandPatience)}
 	return start.do(ctx, func(conn *pgx.Conn) error {
 		up := sql.Up
 		if c.Beside {

@@ -26,6 +26,8 @@ type mutatorCmd struct {
 	ApplyExec    string        `help:"Shell command that acts on the outside world for each edit, before the graph changes: the mutation's JSON on stdin, exit 0 for success, else the end of stderr is the reason. It may be called again for one mutation; mutation_id tells." placeholder:"COMMAND"`
 	ApplyURL     string        `name:"apply-url" help:"The same by a POST to a service: 2xx for success." placeholder:"URL"`
 	ApplyTimeout time.Duration `default:"30s" help:"How long --apply-exec or --apply-url may take; 0 is no limit."`
+
+	logging
 }
 
 const shortestLease = time.Second
@@ -71,7 +73,8 @@ func (c *mutatorCmd) Run(ctx context.Context, o output) error {
 	if err != nil {
 		return err
 	}
-	log := newLogger(o.err, "text")
+	log, switching, stop := c.logging.open(o.err)
+	defer stop()
 	start := startup{connect: c.connect, log: log, awaits: true, again: always}
 	err = start.do(ctx, func(conn *pgx.Conn) error {
 		warn, err := sql.Check(ctx, conn)
@@ -87,14 +90,17 @@ func (c *mutatorCmd) Run(ctx context.Context, o output) error {
 	if err != nil {
 		return fmt.Errorf("--database-url: %w", err)
 	}
-	return runMutator(ctx, c.DatabaseURL, listen, mutator.Config{
-		Applier:     applier,
-		Logger:      log,
-		Concurrency: c.Concurrency,
-		MaxAttempts: c.MaxAttempts,
-		Lease:       c.Lease,
-		Grace:       max(leastGrace, c.ApplyTimeout),
-	})
+	work := func(ctx context.Context) error {
+		return runMutator(ctx, c.DatabaseURL, listen, mutator.Config{
+			Applier:     applier,
+			Logger:      log,
+			Concurrency: c.Concurrency,
+			MaxAttempts: c.MaxAttempts,
+			Lease:       c.Lease,
+			Grace:       max(leastGrace, c.ApplyTimeout),
+		})
+	}
+	return alongside(work, switching)(ctx)
 }
 
 // leastGrace is how long what is under way may take when the worker is told to stop.

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 
 	"github.com/alecthomas/kong"
 )
@@ -104,12 +103,4 @@ func commandOf(err error) string {
 		return parseErr.Context.Selected().FullPath()
 	}
 	return "topostream"
-}
-
-func newLogger(w io.Writer, format string) *slog.Logger {
-	options := &slog.HandlerOptions{ReplaceAttr: newRedactor().attr}
-	if format == "json" {
-		return slog.New(slog.NewJSONHandler(w, options))
-	}
-	return slog.New(slog.NewTextHandler(w, options))
 }

@@ -65,7 +65,8 @@ type serveCmd struct {
 	Pprof              bool          `help:"Serve profiles at /debug/pprof of --metrics-addr; /debug/free there gives memory back."`
 	TLSCert            string        `name:"tls-cert" help:"Certificate file, PEM." placeholder:"FILE"`
 	TLSKey             string        `name:"tls-key" help:"Key file, PEM." placeholder:"FILE"`
-	LogFormat          string        `default:"text" enum:"text,json" help:"text or json."`
+
+	logging
 
 	ready      func(addr string) // called once the address answers
 	pruneEvery time.Duration     // 0: the bus's own
@@ -77,6 +78,8 @@ type serveCmd struct {
 const (
 	defaultMutationRetention = 720 * time.Hour
 	defaultMaxInFlight       = 10_000
+	defaultMaxStreamsPerUser = 16
+	defaultRateLimit         = 60_000
 )
 
 func (c *serveCmd) check() error {
@@ -122,7 +125,8 @@ func (c *serveCmd) Run(ctx context.Context, o output) error {
 		return err
 	}
 	defer surviveHangups()()
-	log := newLogger(o.err, c.LogFormat)
+	log, switching, stop := c.logging.open(o.err)
+	defer stop()
 	listeners, err := c.listen(ctx)
 	if err != nil {
 		return err
@@ -255,7 +259,7 @@ func (c *serveCmd) Run(ctx context.Context, o output) error {
 		pools = append(pools, replica)
 	}
 	renew := func(ctx context.Context) error { return onHangup(ctx, log, pools...) }
-	return c.serve(ctx, listeners, api.New(cfg), bus, alongside(worker, verifier.Run, pruner.Run, renew), stats, log)
+	return c.serve(ctx, listeners, api.New(cfg), bus, alongside(worker, verifier.Run, pruner.Run, renew, switching), stats, log)
 }
 
 // blindTimeout is how long it may take to ask whether rows are hidden.

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -593,7 +594,7 @@ func TestAnAddressThatIsShownShowsNoSecret(t *testing.T) {
 	}
 	var out lockedBuffer
 	for _, format := range []string{"text", "json"} {
-		log := newLogger(&out, format)
+		log := newLogger(&out, format, slog.LevelInfo)
 		log.Warn("at http://h/?ticket=abcdefgh", "url", "/?token=abcdefgh", "error",
 			&url.Error{Op: "Get", URL: "http://ann:abcdefgh@h/?token=abcdefgh", Err: io.EOF})
 		log.With("token", token).WithGroup("g").Warn("x", "panic", any("token="+token))

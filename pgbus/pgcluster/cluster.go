@@ -255,6 +255,9 @@ func (c *Cluster) Running() bool {
 	}
 }
 
+// Ended is closed when the postmaster ends, until the next start.
+func (c *Cluster) Ended() <-chan struct{} { return c.exited }
+
 // Log is the path of the log since the last start.
 func (c *Cluster) Log() string { return filepath.Join(c.cfg.DataDir, "log") }
 
