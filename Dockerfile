@@ -16,4 +16,5 @@ COPY --from=build /topostream /topostream
 USER 65532:65532
 EXPOSE 8080
 ENTRYPOINT ["/topostream"]
-# No HEALTHCHECK: it is a command inside the image, where there is none but topostream. Ask /readyz from outside.
+# Of `serve` on port 8080; another command, or another port, gives its own: TOPOSTREAM_ADDR says which.
+HEALTHCHECK --interval=10s --timeout=6s --start-period=30s CMD ["/topostream", "health"]

@@ -26,6 +26,10 @@ type cli struct {
 	Bus     busCmd     `cmd:"" help:"Choose how servers hear of events, or say how they do."`
 	Token   tokenCmd   `cmd:"" help:"Print a signed token."`
 	Tail    tailCmd    `cmd:"" help:"Follow a stream in a terminal and check that no event is lost, doubled or reordered."`
+	Health  healthCmd  `cmd:"" help:"Ask a server whether it is ready: exit 0 or 1, for a container's health check."`
+	Version versionCmd `cmd:"" help:"Print the version, the commit and Go."`
+
+	ShowVersion kong.VersionFlag `name:"version" help:"Print the version, the commit and Go." env:"-"`
 }
 
 // output is where a command writes: results on out, everything else on err.
@@ -52,6 +56,7 @@ func newParser(c *cli, options ...kong.Option) (*kong.Kong, error) {
 				"The exit code is 0 when all went well, 1 after an error, 2 for a wrong command line.",
 		),
 		kong.DefaultEnvars("TOPOSTREAM"),
+		kong.Vars{"version": versionLine()},
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
 	}, options...)...)
 }

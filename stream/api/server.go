@@ -170,12 +170,20 @@ func (s *Server) recover(next http.Handler) http.Handler {
 	})
 }
 
-func (s *Server) readyz(w http.ResponseWriter, _ *http.Request) {
+// readyz says whether this server should get clients. With ?exclude=database it says so also while the database is
+// away: streams live on and new ones are told when to come back, while an orchestrator that takes all servers out
+// leaves browsers with a 503, after which EventSource gives up for good.
+func (s *Server) readyz(w http.ResponseWriter, r *http.Request) {
+	without := r.URL.Query().Get("exclude")
+	if without != "" && without != "database" {
+		problem(w, http.StatusBadRequest, "exclude: the part that can be left out is database")
+		return
+	}
 	if s.registry.draining() {
 		problem(w, http.StatusServiceUnavailable, "server: draining")
 		return
 	}
-	if s.cfg.Ready != nil {
+	if s.cfg.Ready != nil && without == "" {
 		if err := s.cfg.Ready(); err != nil {
 			problem(w, http.StatusServiceUnavailable, err.Error())
 			return

@@ -1,0 +1,37 @@
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"runtime"
+	"runtime/debug"
+)
+
+// release is the version that a release is built with: -ldflags "-X main.release=0.2.0".
+var release string //nolint:gochecknoglobals // the linker sets it
+
+type versionCmd struct{}
+
+// Run prints the version, commit and Go.
+func (versionCmd) Run(o output) error {
+	_, err := fmt.Fprintln(o.out, versionLine())
+	return err
+}
+
+// versionLine is for example "topostream 0.2.0, commit 0123456789ab, go1.26.0 linux/amd64".
+func versionLine() string {
+	version, commit := release, "unknown"
+	if info, ok := debug.ReadBuildInfo(); ok {
+		version = cmp.Or(version, info.Main.Version)
+		for _, setting := range info.Settings {
+			switch {
+			case setting.Key == "vcs.revision":
+				commit = setting.Value[:min(12, len(setting.Value))]
+			case setting.Key == "vcs.modified" && setting.Value == "true":
+				commit += " and changes"
+			}
+		}
+	}
+	return fmt.Sprintf("topostream %s, commit %s, %s %s/%s", cmp.Or(version, "(devel)"), commit, runtime.Version(),
+		runtime.GOOS, runtime.GOARCH)
+}
