@@ -19,6 +19,7 @@ import (
 
 type mutatorCmd struct {
 	database
+	logging
 
 	Concurrency  int           `default:"4" help:"Topologies worked on at once, each one edit at a time. A worker opens at most twice as many connections, and three."`
 	MaxAttempts  int           `default:"3" help:"Times that a worker may die or hang over a mutation before it fails."`
@@ -26,8 +27,6 @@ type mutatorCmd struct {
 	ApplyExec    string        `help:"Shell command that acts on the outside world for each edit, before the graph changes: the mutation's JSON on stdin, exit 0 for success, else the end of stderr is the reason. It may be called again for one mutation; mutation_id tells." placeholder:"COMMAND"`
 	ApplyURL     string        `name:"apply-url" help:"The same by a POST to a service: 2xx for success." placeholder:"URL"`
 	ApplyTimeout time.Duration `default:"30s" help:"How long --apply-exec or --apply-url may take; 0 is no limit."`
-
-	logging
 }
 
 const shortestLease = time.Second
@@ -73,7 +72,7 @@ func (c *mutatorCmd) Run(ctx context.Context, o output) error {
 	if err != nil {
 		return err
 	}
-	log, switching, stop := c.logging.open(o.err)
+	log, switching, stop := c.open(o.err)
 	defer stop()
 	start := startup{connect: c.connect, log: log, awaits: true, again: always}
 	err = start.do(ctx, func(conn *pgx.Conn) error {
@@ -124,5 +123,7 @@ func runMutator(ctx context.Context, databaseURL string, listen *pgx.ConnConfig,
 	cfg.Pool, cfg.Listen = pool, listen.Copy()
 	cfg.Logger.Info("working on mutations", slog.Int("concurrency", cfg.Concurrency))
 	renew := func(ctx context.Context) error { return onHangup(ctx, cfg.Logger, pool) }
-	return alongside(mutator.New(cfg).Run, renew)(ctx)
+	files := []*watchedFile{watchedPassfile(databaseURL, pool)}
+	watching := func(ctx context.Context) error { return watchFiles(ctx, cfg.Logger, rereadEvery, files) }
+	return alongside(mutator.New(cfg).Run, renew, watching)(ctx)
 }

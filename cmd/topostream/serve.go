@@ -1,7 +1,9 @@
 package main
 
 import (
+	"cmp"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -33,6 +35,7 @@ import (
 
 type serveCmd struct {
 	database
+	logging
 
 	Addr               string        `default:"127.0.0.1:8080" help:"Address to serve on."`
 	ListenDatabaseURL  string        `help:"Direct connection string for LISTEN, where --database-url goes through a transaction pooler." placeholder:"URL"`
@@ -41,11 +44,14 @@ type serveCmd struct {
 	Mutator            bool          `help:"Work on mutations, too, as topostream mutator does."`
 	Migrate            bool          `help:"Bring the schema to the newest version first."`
 	JWTSecret          string        `name:"jwt-secret" help:"Secret of HS256, HS384 and HS512 tokens, 32 bytes or more. It shows in the process list: prefer --jwt-secret-file." placeholder:"SECRET"`
-	JWTSecretFile      string        `name:"jwt-secret-file" type:"path" help:"File that holds the secret: recommended." placeholder:"FILE"`
+	JWTSecretFile      string        `name:"jwt-secret-file" type:"path" help:"File that holds the secret: recommended. Several, each on a line, are all taken: so a new one comes into use." placeholder:"FILE"`
 	JWTPublicKey       string        `name:"jwt-public-key" type:"path" help:"File with the public keys of RS, PS, ES and EdDSA tokens: PEM, PUBLIC KEY or CERTIFICATE, one or more." placeholder:"FILE"`
 	JWKSURL            string        `name:"jwks-url" help:"Where the public keys of RS, PS, ES and EdDSA tokens are published as a JWK set; it is read every 5 minutes." placeholder:"URL"`
 	JWTIssuer          string        `name:"jwt-issuer" help:"Required iss of tokens." placeholder:"ISSUER"`
 	JWTAudience        string        `name:"jwt-audience" help:"Required aud of tokens." placeholder:"AUDIENCE"`
+	JWTSubjectClaim    string        `name:"jwt-subject-claim" help:"Claim that says whom a token speaks for. Default: sub." placeholder:"CLAIM"`
+	JWTRoleClaim       string        `name:"jwt-role-claim" help:"Claim that holds the role, viewer or admin, or an array of roles. Default: role." placeholder:"CLAIM"`
+	JWTDefaultRole     string        `name:"jwt-default-role" help:"Role of tokens that name neither viewer nor admin. Default: they are refused." placeholder:"ROLE"`
 	AuthCookie         string        `help:"Cookie that may hold the token, too. Browsers send it by themselves: set it HttpOnly, Secure and SameSite." placeholder:"NAME"`
 	AllowOrigin        []string      `help:"Origin whose pages may use the API with credentials, for example https://console.example.org (repeatable)." placeholder:"ORIGIN"`
 	Keepalive          time.Duration `default:"15s" help:"Silence after which a stream gets a comment."`
@@ -66,13 +72,12 @@ type serveCmd struct {
 	TLSCert            string        `name:"tls-cert" help:"Certificate file, PEM." placeholder:"FILE"`
 	TLSKey             string        `name:"tls-key" help:"Key file, PEM." placeholder:"FILE"`
 
-	logging
-
 	ready      func(addr string) // called once the address answers
 	pruneEvery time.Duration     // 0: the bus's own
 	deadAfter  time.Duration     // 0: deadAfter
 	linger     time.Duration     // 0: the bus's own
 	heartbeat  time.Duration     // 0: the bus's own
+	reread     time.Duration     // 0: rereadEvery
 }
 
 const (
@@ -94,6 +99,8 @@ func (c *serveCmd) check() error {
 		}
 	}
 	switch {
+	case !slices.Contains([]string{"", string(stream.RoleViewer), string(stream.RoleAdmin)}, c.JWTDefaultRole):
+		return fmt.Errorf("--jwt-default-role: %q is no role: use viewer or admin", c.JWTDefaultRole)
 	case c.PoolSize > mostConns:
 		return fmt.Errorf("--pool-size: %d is more than %d", c.PoolSize, mostConns)
 	case c.PoolSize != 0 && c.PoolSize < postgres.LeastConns:
@@ -125,7 +132,7 @@ func (c *serveCmd) Run(ctx context.Context, o output) error {
 		return err
 	}
 	defer surviveHangups()()
-	log, switching, stop := c.logging.open(o.err)
+	log, switching, stop := c.open(o.err)
 	defer stop()
 	listeners, err := c.listen(ctx)
 	if err != nil {
@@ -133,6 +140,10 @@ func (c *serveCmd) Run(ctx context.Context, o output) error {
 	}
 	defer listeners.close()
 	verifier, err := c.verifier(ctx, log)
+	if err != nil {
+		return err
+	}
+	served, err := c.certificate()
 	if err != nil {
 		return err
 	}
@@ -259,7 +270,12 @@ func (c *serveCmd) Run(ctx context.Context, o output) error {
 		pools = append(pools, replica)
 	}
 	renew := func(ctx context.Context) error { return onHangup(ctx, log, pools...) }
-	return c.serve(ctx, listeners, api.New(cfg), bus, alongside(worker, verifier.Run, pruner.Run, renew, switching), stats, log)
+	files := c.watched(verifier, served, pools)
+	watching := func(ctx context.Context) error {
+		return watchFiles(ctx, log, cmp.Or(c.reread, rereadEvery), files)
+	}
+	return c.serve(ctx, listeners, api.New(cfg), bus, served,
+		alongside(worker, verifier.Run, pruner.Run, renew, switching, watching), stats, log)
 }
 
 // blindTimeout is how long it may take to ask whether rows are hidden.
@@ -276,6 +292,7 @@ func (c *serveCmd) serve(
 	listeners listeners,
 	server *api.Server,
 	bus *pgbus.Bus,
+	served *certificate,
 	worker func(context.Context) error,
 	stats *stream.Stats,
 	log *slog.Logger,
@@ -287,10 +304,13 @@ func (c *serveCmd) serve(
 	g.Go(func() error { return bus.Run(busCtx) })
 	g.Go(func() error { return worker(gctx) })
 	main := c.httpServer(server.Handler(), log)
+	if served != nil {
+		main.TLSConfig = &tls.Config{GetCertificate: served.get, MinVersion: tls.VersionTLS12}
+	}
 	servers := []*http.Server{main}
 	g.Go(func() error {
 		if c.TLSCert != "" {
-			return main.ServeTLS(listeners.main, c.TLSCert, c.TLSKey)
+			return main.ServeTLS(listeners.main, "", "")
 		}
 		return main.Serve(listeners.main)
 	})

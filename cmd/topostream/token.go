@@ -10,7 +10,7 @@ import (
 
 type tokenCmd struct {
 	JWTSecret     string        `name:"jwt-secret" help:"Secret, 32 bytes or more. It shows in the process list: prefer --jwt-secret-file." placeholder:"SECRET"`
-	JWTSecretFile string        `name:"jwt-secret-file" type:"path" help:"File that holds the secret: recommended." placeholder:"FILE"`
+	JWTSecretFile string        `name:"jwt-secret-file" type:"path" help:"File that holds the secret: recommended. Of several, each on a line, the first signs." placeholder:"FILE"`
 	JWTIssuer     string        `name:"jwt-issuer" help:"iss of the token." placeholder:"ISSUER"`
 	JWTAudience   string        `name:"jwt-audience" help:"aud of the token." placeholder:"AUDIENCE"`
 	Sub           string        `default:"operator" help:"Who the token speaks for."`
@@ -36,10 +36,10 @@ func (c *tokenCmd) Run(o output) error {
 		}
 		topologies = append(topologies, id)
 	}
-	if err := auth.CheckSecret(secret); err != nil {
+	if err := auth.CheckSecrets(secret); err != nil {
 		return err
 	}
-	token, err := auth.Sign(secret, auth.Claims{
+	token, err := auth.Sign(auth.Secrets(secret)[0], auth.Claims{
 		Subject:    c.Sub,
 		Role:       stream.Role(c.Role),
 		TTL:        c.TTL,

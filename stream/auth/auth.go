@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"slices"
 	"time"
 	"unicode/utf8"
 
@@ -26,20 +27,26 @@ var ErrUnauthenticated = errors.New("the request has no valid token")
 // Config says which tokens are good. Exactly one of Secret, PublicKeys and JWKSURL says whose: two kinds of keys beside
 // each other are how one gets taken for the other.
 type Config struct {
-	Secret     []byte // HS256, HS384, HS512: MinSecret bytes or more
+	Secret     []byte // HS256, HS384, HS512: MinSecret bytes or more; several, each on a line
 	PublicKeys []byte // one or more PEM blocks, each a PKIX public key or a certificate
 	JWKSURL    string
 	Issuer     string // required iss; empty: any
 	Audience   string // required aud; empty: any
 	Cookie     string // the cookie that may hold the token; empty: none
-	Now        func() time.Time
-	Logger     *slog.Logger
-	Refresh    time.Duration // between two reads of JWKSURL: 5 minutes
+
+	SubjectClaim string      // the claim that says who it is; empty: sub
+	RoleClaim    string      // the claim that holds the role, or an array of roles; empty: role, which holds one
+	DefaultRole  stream.Role // of tokens without a role that there is; empty: they are refused
+
+	Now     func() time.Time
+	Logger  *slog.Logger
+	Refresh time.Duration // between two reads of JWKSURL: 5 minutes
 }
 
 // A Verifier authenticates requests. Any goroutine may use it, once Load has returned.
 type Verifier struct {
 	keys   keySource
+	names  claimNames
 	cookie string
 	now    func() time.Time
 	parser *jwt.Parser
@@ -77,7 +84,8 @@ func New(cfg Config) (*Verifier, error) {
 		jwt.WithValidMethods(keys.algorithms()), jwt.WithExpirationRequired(), jwt.WithTimeFunc(cfg.Now),
 		jwt.WithStrictDecoding(), optional(cfg.Issuer, jwt.WithIssuer),
 		optional(cfg.Audience, func(a string) jwt.ParserOption { return jwt.WithAudience(a) }))
-	return &Verifier{keys, cfg.Cookie, cfg.Now, parser, newVerified()}, nil
+	names := claimNames{cfg.SubjectClaim, cfg.RoleClaim, cfg.DefaultRole}
+	return &Verifier{keys, names, cfg.Cookie, cfg.Now, parser, newVerified()}, nil
 }
 
 func newKeySource(cfg Config) (keySource, error) {
@@ -95,9 +103,9 @@ func newKeySource(cfg Config) (keySource, error) {
 	case given > 1:
 		return nil, errors.New("a secret, public keys and a JWKS URL exclude each other: give one")
 	case len(cfg.Secret) > 0:
-		return newSecretKey(cfg.Secret)
+		return newLocalKeys(secretKeys(cfg.Secret))
 	case len(cfg.PublicKeys) > 0:
-		return newPublicKeys(cfg.PublicKeys)
+		return newLocalKeys(publicKeys(cfg.PublicKeys))
 	}
 	return newJWKS(cfg)
 }
@@ -107,6 +115,25 @@ func optional(s string, option func(string) jwt.ParserOption) jwt.ParserOption {
 		return func(*jwt.Parser) {}
 	}
 	return option(s)
+}
+
+// Replace takes the Secret or the PublicKeys of cfg in the place of those before, of which they are the same kind. An
+// error leaves all as it was. Tokens that only the former ones verify are not taken any more from now on.
+func (v *Verifier) Replace(cfg Config) error {
+	local, ok := v.keys.(*localKeys)
+	if !ok {
+		return errors.New("the keys are those of a JWKS URL")
+	}
+	next, err := newKeySource(cfg)
+	if err != nil {
+		return err
+	}
+	given, ok := next.(*localKeys)
+	if !ok || !slices.Equal(given.algorithms(), local.algorithms()) {
+		return errors.New("secrets and public keys do not replace each other")
+	}
+	local.current.Store(given.current.Load())
+	return nil
 }
 
 // Load reads the JWK set for the first time. It fails if the URL does not answer with a key that can be used.
@@ -154,7 +181,7 @@ func (v *Verifier) verify(ctx context.Context, token string) (t verifiedToken, _
 	if err := checkForm(token); err != nil {
 		return t, fmt.Errorf("%w: %w", ErrUnauthenticated, err)
 	}
-	var c claims
+	c := claims{names: v.names}
 	if _, err := v.parser.ParseWithClaims(token, &c,
 		func(t *jwt.Token) (any, error) { return v.keys.key(ctx, t) }); err != nil {
 		return t, fmt.Errorf("%w: %s", ErrUnauthenticated, reason(err))

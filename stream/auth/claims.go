@@ -66,6 +66,14 @@ type claims struct {
 
 	Role       stream.Role `json:"role"`
 	Topologies scope       `json:"topologies,omitzero"`
+
+	names claimNames
+}
+
+// claimNames say where the tokens of an application have what ours have in sub and role. Empty is ours.
+type claimNames struct {
+	subject, role string
+	otherwise     stream.Role // of a token that names no role that there is; empty: it is refused
 }
 
 // UnmarshalJSON reads the claims by the rules of json/v2: names differ by case, and a name that comes twice, on any
@@ -73,24 +81,92 @@ type claims struct {
 func (c *claims) UnmarshalJSON(raw []byte) error {
 	var wire struct {
 		Issuer    string           `json:"iss"`
-		Subject   string           `json:"sub"`
+		Subject   jsontext.Value   `json:"sub"`
 		Audience  jwt.ClaimStrings `json:"aud"`
 		Expires   seconds          `json:"exp"`
 		NotBefore seconds          `json:"nbf"`
 		IssuedAt  seconds          `json:"iat"`
 
-		Role       stream.Role `json:"role"`
-		Topologies scope       `json:"topologies"`
+		Role       jsontext.Value `json:"role"`
+		Topologies scope          `json:"topologies"`
 	}
 	if err := jsonv2.Unmarshal(raw, &wire); err != nil {
 		return claimsError(err)
 	}
+	var all map[string]jsontext.Value
+	if c.names.subject != "" || c.names.role != "" {
+		if err := jsonv2.Unmarshal(raw, &all); err != nil {
+			return errClaims
+		}
+	}
+	subject, err := c.names.subjectOf(wire.Subject, all)
+	if err != nil {
+		return err
+	}
+	role, err := c.names.roleOf(wire.Role, all)
+	if err != nil {
+		return err
+	}
 	*c = claims{
 		RegisteredClaims: jwt.RegisteredClaims{
-			Issuer: wire.Issuer, Subject: wire.Subject, Audience: wire.Audience,
+			Issuer: wire.Issuer, Subject: subject, Audience: wire.Audience,
 			ExpiresAt: wire.Expires.date, NotBefore: wire.NotBefore.date, IssuedAt: wire.IssuedAt.date,
 		},
-		Role: wire.Role, Topologies: wire.Topologies,
+		Role: role, Topologies: wire.Topologies, names: c.names,
+	}
+	return nil
+}
+
+// subjectOf is whom a token speaks for: a text, in a claim of an application's own also a whole number.
+func (n claimNames) subjectOf(sub jsontext.Value, all map[string]jsontext.Value) (subject string, _ error) {
+	if n.subject == "" {
+		return subject, unmarshalClaim("sub", sub, &subject)
+	}
+	value := all[n.subject]
+	var number uint64
+	if jsonv2.Unmarshal(value, &number) == nil {
+		return strconv.FormatUint(number, 10), nil
+	}
+	return subject, unmarshalClaim("of --jwt-subject-claim", value, &subject)
+}
+
+// roleOf is the highest role that a token names. A claim of an application's own may hold several, and others that mean
+// nothing here.
+func (n claimNames) roleOf(role jsontext.Value, all map[string]jsontext.Value) (stream.Role, error) {
+	var given []stream.Role
+	switch value := all[n.role]; {
+	case n.role == "":
+		var one stream.Role
+		if err := unmarshalClaim("role", role, &one); err != nil {
+			return "", err
+		}
+		given = append(given, one)
+	case value.Kind() == '[':
+		if err := unmarshalClaim("of --jwt-role-claim", value, &given); err != nil {
+			return "", err
+		}
+	default:
+		var one stream.Role
+		if err := unmarshalClaim("of --jwt-role-claim", value, &one); err != nil {
+			return "", err
+		}
+		given = append(given, one)
+	}
+	for _, known := range []stream.Role{stream.RoleAdmin, stream.RoleViewer} {
+		if slices.Contains(given, known) {
+			return known, nil
+		}
+	}
+	return n.otherwise, nil
+}
+
+// unmarshalClaim reads a claim, if it is there.
+func unmarshalClaim(name string, value jsontext.Value, into any) error {
+	if value == nil {
+		return nil
+	}
+	if value.Kind() == 'n' || jsonv2.Unmarshal(value, into) != nil {
+		return claimError{name, errMalformed}
 	}
 	return nil
 }

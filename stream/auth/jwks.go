@@ -107,9 +107,7 @@ func (l limitedBodies) RoundTrip(r *http.Request) (*http.Response, error) {
 	return res, err
 }
 
-func (*jwks) algorithms() []string {
-	return []string{"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"}
-}
+func (*jwks) algorithms() []string { return publicAlgorithms() }
 
 // generation is the set itself.
 func (j *jwks) generation() any { return j.set.Load() }

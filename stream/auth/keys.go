@@ -11,7 +11,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"slices"
+	"sync/atomic"
 
 	"github.com/golang-jwt/jwt/v5"
 )
@@ -20,8 +20,8 @@ const (
 	// MinSecret is the shortest secret in bytes (RFC 7518, section 3.2: as long as the hash of HS256).
 	MinSecret = 32
 
-	minRSABits    = 2048 // RFC 7518, section 3.3
-	maxPublicKeys = 16   // each is tried for a token
+	minRSABits = 2048 // RFC 7518, section 3.3
+	maxKeys    = 16   // each is tried for a token
 )
 
 var (
@@ -54,38 +54,100 @@ func algorithmsOf(key any) ([]string, error) {
 	return nil, fmt.Errorf("a key of type %T verifies no signature: use RSA, ECDSA or Ed25519", key)
 }
 
-// A secretKey is the secret of HS256, HS384 and HS512.
-type secretKey []byte
+// localKeys are keys that this program was given: secrets, or the public keys of a file. All that fit are tried,
+// whatever the token's kid, so that keys are replaced without a pause: the new one beside the old one first.
+type localKeys struct{ current atomic.Pointer[keySet] }
 
-// CheckSecret says what is wrong with a secret.
-func CheckSecret(secret []byte) error {
+// A keySet is keys by algorithm. It never changes.
+type keySet map[string][]jwt.VerificationKey
+
+func newLocalKeys(set keySet, err error) (*localKeys, error) {
+	if err != nil {
+		return nil, err
+	}
+	k := &localKeys{}
+	k.current.Store(&set)
+	return k, nil
+}
+
+// algorithms are those of the kind of keys, secret or public, also of keys that come later.
+func (k *localKeys) algorithms() []string {
+	if (*k.current.Load())["HS256"] != nil {
+		return secretAlgorithms()
+	}
+	return publicAlgorithms()
+}
+
+func (k *localKeys) key(_ context.Context, token *jwt.Token) (any, error) {
+	keys := (*k.current.Load())[token.Method.Alg()]
+	if len(keys) == 0 {
+		return nil, errWrongAlgorithm
+	}
+	return jwt.VerificationKeySet{Keys: keys}, nil
+}
+
+// generation is the set itself.
+func (k *localKeys) generation() any          { return k.current.Load() }
+func (*localKeys) load(context.Context) error { return nil }
+func (*localKeys) run(context.Context)        {}
+
+func secretAlgorithms() []string { return []string{"HS256", "HS384", "HS512"} }
+
+func publicAlgorithms() []string {
+	return []string{"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"}
+}
+
+// Secrets are those of a text, one on each line; lines without anything are left out. Tokens are signed with the first
+// and verified with any.
+func Secrets(text []byte) (secrets [][]byte) {
+	for line := range bytes.SplitSeq(text, []byte("\n")) {
+		if line = bytes.TrimRight(line, "\r"); len(line) > 0 {
+			secrets = append(secrets, line)
+		}
+	}
+	return secrets
+}
+
+// CheckSecrets says what is wrong with the secrets of a text.
+func CheckSecrets(text []byte) error {
+	secrets := Secrets(text)
 	switch {
-	case len(secret) == 0:
+	case len(secrets) == 0:
 		return errors.New("no secret: set TOPOSTREAM_JWT_SECRET or --jwt-secret-file (recommended), " +
 			"for example to the output of `openssl rand -base64 48`")
-	case len(secret) < MinSecret:
-		return fmt.Errorf("the JWT secret has %d bytes: it needs %d or more, for example `openssl rand -base64 48`",
-			len(secret), MinSecret)
+	case len(secrets) > maxKeys:
+		return fmt.Errorf("there are %d JWT secrets: %d at most", len(secrets), maxKeys)
+	}
+	for i, secret := range secrets {
+		if len(secret) < MinSecret {
+			which := "the JWT secret"
+			if len(secrets) > 1 {
+				which = fmt.Sprintf("JWT secret %d of %d, each on a line,", i+1, len(secrets))
+			}
+			return fmt.Errorf("%s has %d bytes: it needs %d or more, for example `openssl rand -base64 48`",
+				which, len(secret), MinSecret)
+		}
 	}
 	return nil
 }
 
-func newSecretKey(secret []byte) (secretKey, error) {
-	return bytes.Clone(secret), CheckSecret(secret)
+// secretKeys are the keys of HS256, HS384 and HS512.
+func secretKeys(text []byte) (keySet, error) {
+	if err := CheckSecrets(text); err != nil {
+		return nil, err
+	}
+	keys := keySet{}
+	for _, secret := range Secrets(bytes.Clone(text)) {
+		for _, a := range secretAlgorithms() {
+			keys[a] = append(keys[a], secret)
+		}
+	}
+	return keys, nil
 }
 
-func (secretKey) algorithms() []string                           { return []string{"HS256", "HS384", "HS512"} }
-func (secretKey) generation() any                                { return nil }
-func (k secretKey) key(context.Context, *jwt.Token) (any, error) { return []byte(k), nil }
-func (secretKey) load(context.Context) error                     { return nil }
-func (secretKey) run(context.Context)                            {}
-
-// publicKeys are the keys of a file, by algorithm. All that fit are tried, whatever the token's kid: that is how keys
-// in a file are replaced without a pause.
-type publicKeys map[string][]jwt.VerificationKey
-
-func newPublicKeys(file []byte) (publicKeys, error) {
-	keys, n := publicKeys{}, 0
+// publicKeys are the keys of a file.
+func publicKeys(file []byte) (keySet, error) {
+	keys, n := keySet{}, 0
 	for block, rest := pem.Decode(file); block != nil; block, rest = pem.Decode(rest) {
 		key, err := publicKey(block)
 		if err != nil {
@@ -106,8 +168,8 @@ func newPublicKeys(file []byte) (publicKeys, error) {
 			"-----BEGIN PUBLIC KEY-----, or a certificate")
 	case begun != n:
 		return nil, fmt.Errorf("%d PEM blocks begin and %d are whole: the file is cut off or damaged", begun, n)
-	case n > maxPublicKeys:
-		return nil, fmt.Errorf("there are %d keys: %d at most", n, maxPublicKeys)
+	case n > maxKeys:
+		return nil, fmt.Errorf("there are %d keys: %d at most", n, maxKeys)
 	}
 	return keys, nil
 }
@@ -129,19 +191,3 @@ func publicKey(block *pem.Block) (any, error) {
 	return nil, fmt.Errorf("a PEM block is a %.40q: give the PUBLIC KEY, "+
 		"which `openssl pkey -in FILE -pubout` prints, or a CERTIFICATE", block.Type)
 }
-
-func (k publicKeys) algorithms() (all []string) {
-	for a := range k {
-		all = append(all, a)
-	}
-	slices.Sort(all)
-	return all
-}
-
-func (k publicKeys) key(_ context.Context, token *jwt.Token) (any, error) {
-	return jwt.VerificationKeySet{Keys: k[token.Method.Alg()]}, nil // algorithms is checked before
-}
-
-func (publicKeys) generation() any            { return nil }
-func (publicKeys) load(context.Context) error { return nil }
-func (publicKeys) run(context.Context)        {}
