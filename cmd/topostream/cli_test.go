@@ -29,9 +29,11 @@ var commandLine = map[string]string{
 		"--jwt-public-key=x --jwks-url=x --jwt-issuer=x --jwt-audience=x --auth-cookie=x --allow-origin=x --rate-limit=1 " +
 		"--keepalive=1s --write-timeout=1s --drain=1s --max-streams=1 " +
 		"--max-streams-per-user=1 --feed-memory=1 --retention=24h --retention-count=1 --mutation-retention=720h " +
-		"--metrics-addr=:1 --tls-cert=x --tls-key=x --log-format=json",
+		"--metrics-addr=:1 --tls-cert=x --tls-key=x --log-format=json --log-level=debug --engine=auto --pprof " +
+		"--max-in-flight=1 --pool-size=10 --hsts=0 --jwt-subject-claim=x --jwt-role-claim=x --jwt-default-role=viewer",
+	"health": "--url=x --addr=:1 --tls-cert=x --exclude=database", "version": "",
 	"mutator": "--database-url=x --concurrency=1 --max-attempts=3 --lease=1s --apply-exec=x --apply-url=x " +
-		"--apply-timeout=1s",
+		"--apply-timeout=1s --log-format=json --log-level=debug",
 	"migrate up":        "--database-url=x",
 	"migrate down":      "--database-url=x --to=0",
 	"migrate status":    "--database-url=x",

@@ -104,6 +104,9 @@ func checkOrigins(origins []string) error {
 				redactAddress(origin),
 			)
 		}
+		if err := http.NewCrossOriginProtection().AddTrustedOrigin(origin); err != nil {
+			return fmt.Errorf("--allow-origin: %w", err)
+		}
 		if origin != strings.ToLower(origin) || u.Port() == map[string]string{"http": "80", "https": "443"}[u.Scheme] {
 			return fmt.Errorf("--allow-origin: browsers never send %q: write it in lower case and without the scheme's own port",
 				origin)

@@ -71,6 +71,7 @@ type serveCmd struct {
 	Pprof              bool          `help:"Serve profiles at /debug/pprof of --metrics-addr; /debug/free there gives memory back."`
 	TLSCert            string        `name:"tls-cert" help:"Certificate file, PEM." placeholder:"FILE"`
 	TLSKey             string        `name:"tls-key" help:"Key file, PEM." placeholder:"FILE"`
+	HSTS               time.Duration `name:"hsts" default:"8760h" help:"How long browsers shall use nothing but TLS, with --tls-cert; 0 says nothing about it."`
 
 	ready      func(addr string) // called once the address answers
 	pruneEvery time.Duration     // 0: the bus's own
@@ -92,7 +93,7 @@ func (c *serveCmd) check() error {
 		"--keepalive": c.Keepalive < 0, "--write-timeout": c.WriteTimeout < 0, "--drain": c.Drain < 0,
 		"--retention": c.Retention < 0, "--mutation-retention": c.MutationRetention < 0,
 		"--retention-count": c.RetentionCount < 0, "--max-in-flight": c.MaxInFlight < 0, "--max-streams": c.MaxStreams < 0,
-		"--max-streams-per-user": c.MaxStreamsPerUser < 0, "--rate-limit": c.RateLimit < 0, "--feed-memory": c.FeedMemory < 0,
+		"--max-streams-per-user": c.MaxStreamsPerUser < 0, "--rate-limit": c.RateLimit < 0, "--feed-memory": c.FeedMemory < 0, "--hsts": c.HSTS < 0,
 	} {
 		if negative {
 			return fmt.Errorf("%s is negative: give 0 or more", what)
@@ -242,6 +243,7 @@ func (c *serveCmd) Run(ctx context.Context, o output) error {
 		MaxStreamsPerUser: c.MaxStreamsPerUser,
 		RateLimit:         c.RateLimit,
 		AllowOrigin:       c.AllowOrigin,
+		HSTS:              c.HSTS,
 		ConsoleHandler:    console.Handler(),
 		ClientHandler:     js.Handler(),
 		Engine:            carrier,

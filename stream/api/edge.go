@@ -107,7 +107,7 @@ func aboutOf(r *http.Request) about {
 }
 
 // secure sets the headers that every answer has. The console replaces the policy with its own.
-func secure(next http.Handler) http.Handler {
+func (s *Server) secure(next http.Handler) http.Handler {
 	always := http.Header{ // their values are shared by all answers: a handler replaces them by Set, as a whole
 		"Content-Security-Policy":    {"default-src 'none'; frame-ancestors 'none'"},
 		"X-Content-Type-Options":     {"nosniff"},
@@ -117,10 +117,11 @@ func secure(next http.Handler) http.Handler {
 		// Requests by CORS are not asked for it (Fetch standard, section 3.7).
 		"Cross-Origin-Resource-Policy": {"same-origin"},
 	}
+	strictly := fmt.Sprintf("max-age=%d", int64(s.cfg.HSTS.Seconds()))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		maps.Copy(w.Header(), always)
-		if r.TLS != nil {
-			w.Header().Set("Strict-Transport-Security", "max-age=31536000")
+		if r.TLS != nil && s.cfg.HSTS > 0 {
+			w.Header().Set("Strict-Transport-Security", strictly)
 		}
 		next.ServeHTTP(w, r)
 	})

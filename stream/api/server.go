@@ -43,7 +43,9 @@ type Config struct {
 	RateLimit int
 	// AllowOrigin are origins of pages, beside this server's own, that may use it: scheme://host or scheme://host:port.
 	AllowOrigin []string
-	Ready       func() error
+	// HSTS is how long browsers shall use nothing but TLS, where this server speaks it (RFC 6797); 0: it says nothing.
+	HSTS  time.Duration
+	Ready func() error
 	// Blind is asked before something is said not to be there: an error says that this server may only not see it.
 	Blind func(context.Context) error
 	// Notice says what is odd though streams are served, for /readyz; empty: nothing.
@@ -65,7 +67,7 @@ type Server struct {
 	crossOrigin *http.CrossOriginProtection
 }
 
-// New makes a server.
+// New makes a server. It panics on an AllowOrigin that is none.
 func New(cfg Config) *Server {
 	if cfg.Keepalive <= 0 {
 		cfg.Keepalive = 15 * time.Second
@@ -86,7 +88,7 @@ func New(cfg Config) *Server {
 	return &Server{
 		cfg: cfg, registry: newRegistry(cfg.MaxStreams, cfg.MaxStreamsPerUser), limits: newLimits(cfg.RateLimit),
 		forAnswers: cfg.Memory.Share(answersPart), forBodies: cfg.Memory.Share(bodiesPart),
-		crossOrigin: newCrossOriginProtection(cfg.AllowOrigin, cfg.Logger),
+		crossOrigin: newCrossOriginProtection(cfg.AllowOrigin),
 	}
 }
 
@@ -97,7 +99,7 @@ func (s *Server) Drain(ctx context.Context) error { return s.registry.drain(ctx)
 // Handler gives the routes.
 func (s *Server) Handler() http.Handler {
 	r := chi.NewRouter()
-	r.Use(s.recover, secure, s.shared, s.boundBody, decoded, middleware.StripSlashes, middleware.GetHead)
+	r.Use(s.recover, s.secure, s.shared, s.boundBody, decoded, middleware.StripSlashes, middleware.GetHead)
 	r.NotFound(func(w http.ResponseWriter, _ *http.Request) { problem(w, http.StatusNotFound, "there is nothing here") })
 	r.MethodNotAllowed(func(w http.ResponseWriter, req *http.Request) {
 		allowed := strings.Join(methods(r, req), ", ")

@@ -3,12 +3,15 @@ package api
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	"topostream/stream"
 )
@@ -129,5 +132,22 @@ func TestTextsForPeopleHaveNoControlCharacters(t *testing.T) {
 	_, err = parseNewMutation([]byte(`{"op":"update_decky","payload":{"decky":"web","services":["ssh","a\u0007"]}}`))
 	if !errors.As(err, &field) || field.Field != "payload.services[1]" {
 		t.Errorf("services: %v", err)
+	}
+}
+
+func TestBrowsersAreToldToKeepToTLSForAsLongAsTheOperatorWants(t *testing.T) {
+	t.Parallel()
+	for want, hsts := range map[string]time.Duration{"": 0, "max-age=60": time.Minute} {
+		for _, secured := range []bool{true, false} {
+			r := httptest.NewRequest(http.MethodGet, "/livez", nil)
+			if r.TLS = nil; secured {
+				r.TLS = &tls.ConnectionState{}
+			}
+			w := httptest.NewRecorder()
+			New(Config{HSTS: hsts}).Handler().ServeHTTP(w, r)
+			if got := w.Header().Get("Strict-Transport-Security"); secured && got != want || !secured && got != "" {
+				t.Errorf("TLS %t, %s: %q", secured, hsts, got)
+			}
+		}
 	}
 }
