@@ -93,7 +93,8 @@ func (c *serveCmd) check() error {
 		"--keepalive": c.Keepalive < 0, "--write-timeout": c.WriteTimeout < 0, "--drain": c.Drain < 0,
 		"--retention": c.Retention < 0, "--mutation-retention": c.MutationRetention < 0,
 		"--retention-count": c.RetentionCount < 0, "--max-in-flight": c.MaxInFlight < 0, "--max-streams": c.MaxStreams < 0,
-		"--max-streams-per-user": c.MaxStreamsPerUser < 0, "--rate-limit": c.RateLimit < 0, "--feed-memory": c.FeedMemory < 0, "--hsts": c.HSTS < 0,
+		"--max-streams-per-user": c.MaxStreamsPerUser < 0, "--rate-limit": c.RateLimit < 0, "--feed-memory": c.FeedMemory < 0,
+		"--hsts": c.HSTS < 0,
 	} {
 		if negative {
 			return fmt.Errorf("%s is negative: give 0 or more", what)
