@@ -125,6 +125,18 @@ func (s *stack) kill(service string) {
 	}
 }
 
+// recipe runs the integration test that PROTOCOL.md shows, as a stranger would run it, and gives what it printed.
+func (s *stack) recipe() string {
+	s.t.Helper()
+	cmd := exec.CommandContext(s.t.Context(), "sh", "testdata/recipes/compose/test.sh")
+	cmd.Dir, cmd.Env = filepath.Join("..", ".."), append(s.env, "COMPOSE="+strings.Join(s.compose, " "))
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		s.t.Fatalf("testdata/recipes/compose/test.sh: %v\n%s", err, out)
+	}
+	return strings.TrimSpace(string(out))
+}
+
 func (s *stack) awaitReady() {
 	s.t.Helper()
 	pgtest.Eventually(s.t, "/readyz", func() bool {
@@ -201,6 +213,11 @@ func TestComposeLosesNothingWhenPostgresIsRestartedAndTheServerKilled(t *testing
 	t.Parallel()
 	long(t)
 	s := up(t)
+	printed := s.recipe()
+	t.Log(printed)
+	if !strings.Contains(printed, "lan-9 is there, and its event was streamed: ") {
+		t.Errorf("the recipe says nothing of its event: %s", printed)
+	}
 	var topology struct{ ID, Status string }
 	s.must(http.StatusCreated, http.MethodPost, "/topologies",
 		`{"name":"journey","lans":[{"name":"dmz","is_dmz":true}],"deckies":[{"name":"web-1","lan":"dmz"}]}`, &topology)
