@@ -139,7 +139,7 @@ func (c *Client) followOne(req Request) (*following, error) {
 		query.Set("graph", "1")
 	}
 	f.address = f.address.JoinPath("topologies", string(f.vector.only.topology), "events")
-	f.address.RawQuery = query.Encode()
+	f.address.RawQuery, f.ask = query.Encode(), f.askOne
 	return f, nil
 }
 
@@ -150,7 +150,7 @@ func (c *Client) followMany(requests []Request) (*following, error) {
 		return nil, err
 	}
 	f.graph = slices.ContainsFunc(requests, func(req Request) bool { return req.Graph })
-	f.address = f.address.JoinPath("events")
+	f.address, f.ask = f.address.JoinPath("events"), f.askMany
 	return f, nil
 }
 

@@ -13,6 +13,7 @@
 //	}
 //
 // Client.FollowAll does so for several topologies on one connection. Each has its own snapshot and its own numbers.
+// Client.FollowList follows the list of topologies, with or without some of them.
 //
 // Whoever wants to go on after a restart of its own keeps the Seq of the last event that is journaled or a snapshot,
 // and gives it in Request.After.

@@ -14,7 +14,8 @@ const typeUnavailable = "unavailable"
 
 // An Event is one frame of a stream.
 type Event struct {
-	// Topology is whose it is. Empty where FollowAll gives what the server says about the whole connection.
+	// Topology is whose it is. Empty where FollowAll gives what the server says about the whole connection, and for what
+	// is said of the list.
 	Topology stream.TopologyID
 	// Type is the event's name: snapshot, status, graph, mutation.applied, deleted, any that was given to topology_emit
 	// or typed in a raw NOTIFY, and unavailable or token_expired before the server ends a connection.
@@ -39,6 +40,9 @@ type Event struct {
 	// Either way a snapshot takes the place of all that the caller knew.
 	Gap      Gap
 	Previous stream.Seq
+
+	// List is what an event of the list says (TypeList, TypeTopology, TypeRemoved); nil for all others.
+	List *ListChange
 }
 
 // A Gap is what lies between a snapshot and what came before it.

@@ -71,6 +71,39 @@ func ExampleClient_FollowAll() {
 	// red ended at 2
 }
 
+// The list of topologies, kept as a whole: what it shows is there when all of it has come.
+func ExampleClient_FollowList() {
+	t, end := pgtest.Example()
+	defer end()
+	db := pgtest.New(t)
+	server, id := serve(t, db.URL), topology(t, db)
+
+	var list client.List
+	c := client.Client{URL: server.URL, Token: client.Fixed(token(t))}
+	for event, err := range c.FollowList(context.Background(), client.ListRequest{}) {
+		if err != nil {
+			fmt.Println("cannot follow:", err)
+			return
+		}
+		list.Take(event.List)
+		switch event.Type {
+		case client.TypeList:
+			fmt.Println(len(list.Rows()), "topology:", list.Rows()[id].Name)
+			db.Exec(t, `UPDATE topologies SET status = 'deploying' WHERE id = $1::text::uuid`, string(id))
+		case client.TypeTopology:
+			fmt.Println("it is", list.Rows()[id].Status)
+			db.Exec(t, `DELETE FROM topologies WHERE id = $1::text::uuid`, string(id))
+		case client.TypeRemoved:
+			fmt.Println(len(list.Rows()), "topologies")
+			return
+		}
+	}
+	// Output:
+	// 1 topology: demo-0
+	// it is deploying
+	// 0 topologies
+}
+
 // Whoever kept the number of the last event goes on behind it, in another process, too.
 func ExampleRequest_resume() {
 	t, end := pgtest.Example()

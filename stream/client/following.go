@@ -30,7 +30,7 @@ var (
 	errAway   = errors.New("a topology was unavailable: all are asked for again")
 )
 
-// A following is one Follow or FollowAll while it runs. It belongs to the goroutine of the caller's loop.
+// A following is one Follow, FollowAll or FollowList while it runs. It belongs to the goroutine of the caller's loop.
 type following struct {
 	client     *Client
 	http       *http.Client
@@ -41,7 +41,8 @@ type following struct {
 	pauses     pauses // between connections
 	partPauses pauses // before another connection for the sake of topologies that are away
 	yield      func(Event, error) bool
-	closeIdle  func() // nil: the transport is the caller's
+	ask        func(context.Context) (*http.Request, error) // makes a connection's request
+	closeIdle  func()                                       // nil: the transport is the caller's
 }
 
 func (f *following) close() {
@@ -140,7 +141,7 @@ func (f *following) read(ctx context.Context, body io.Reader, again *time.Timer)
 		switch {
 		case !f.yield(event, nil):
 			return nil, errLeft
-		case f.vector.left == 0:
+		case f.vector.left == 0 && f.vector.list == nil:
 			return nil, ErrDeleted
 		}
 	}
@@ -167,7 +168,7 @@ func (f *following) request(ctx context.Context) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
-	res, err := f.ask(ctx, token)
+	res, err := f.askAs(ctx, token)
 	if err != nil || res.StatusCode != http.StatusUnauthorized {
 		return res, err
 	}
@@ -176,7 +177,7 @@ func (f *following) request(ctx context.Context) (*http.Response, error) {
 		return res, nil //nolint:nilerr // the server's answer is what there is to tell
 	}
 	_ = res.Body.Close() // it said that the old one is not good
-	return f.ask(ctx, renewed)
+	return f.askAs(ctx, renewed)
 }
 
 func (f *following) token(ctx context.Context) (string, error) {
@@ -186,12 +187,8 @@ func (f *following) token(ctx context.Context) (string, error) {
 	return f.client.Token(ctx)
 }
 
-func (f *following) ask(ctx context.Context, token string) (*http.Response, error) {
-	request := f.askOne
-	if f.vector.only == nil {
-		request = f.askMany
-	}
-	req, err := request(ctx)
+func (f *following) askAs(ctx context.Context, token string) (*http.Response, error) {
+	req, err := f.ask(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -218,7 +215,8 @@ func (f *following) askMany(ctx context.Context) (*http.Request, error) {
 	body, err := json.Marshal(struct {
 		Topologies map[stream.TopologyID]*stream.Seq `json:"topologies"`
 		Graph      bool                              `json:"graph,omitempty"`
-	}{f.vector.numbers(), f.graph})
+		List       bool                              `json:"list,omitempty"`
+	}{f.vector.numbers(), f.graph, f.vector.list != nil})
 	if err != nil {
 		return nil, err
 	}
@@ -228,6 +226,10 @@ func (f *following) askMany(ctx context.Context) (*http.Request, error) {
 	}
 	req.Header.Set("Content-Type", "application/json")
 	return req, nil
+}
+
+func (f *following) askList(ctx context.Context) (*http.Request, error) {
+	return http.NewRequestWithContext(ctx, http.MethodGet, f.address.String(), nil)
 }
 
 // A watchedBody is a stream's body while it is read. It has the connection ended where a read takes too long (how long

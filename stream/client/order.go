@@ -27,8 +27,8 @@ type Fault int
 const (
 	Hole         Fault = iota + 1 // the events from Last+1 to Seq-1 are missing, or come later
 	Repeated                      // an event came again, or late, or the snapshot held it
-	Unfounded                     // an event came before a snapshot
-	Backwards                     // a snapshot is older, within one epoch, than what came before
+	Unfounded                     // an event came before a snapshot, or a change of the list before the list
+	Backwards                     // a snapshot, or a row of the list, is older, within one epoch, than what came before
 	Mislabelled                   // its id, type or topology is not what its data says
 	Unreadable                    // its data is not the JSON that was agreed
 	AfterDeleted                  // it came after the event `deleted` of its topology, which is the last one
@@ -41,8 +41,14 @@ func (e *BrokenError) Error() string {
 	case Repeated:
 		return fmt.Sprintf("event %d came again or late, after %d", e.Seq, e.Last)
 	case Unfounded:
+		if isOfList(e.Type) {
+			return fmt.Sprintf("event %q came before the whole list", e.Type)
+		}
 		return fmt.Sprintf("event %d came before a snapshot", e.Seq)
 	case Backwards:
+		if isOfList(e.Type) {
+			return fmt.Sprintf("the row of topology %s at %d came after that at %d", e.Topology, e.Seq, e.Last)
+		}
 		return fmt.Sprintf("a snapshot at %d came after %d", e.Seq, e.Last)
 	case Unreadable:
 		return fmt.Sprintf("the data of event %q is not what was agreed: %v", e.Type, e.Err)

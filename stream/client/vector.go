@@ -14,10 +14,11 @@ import (
 // promise by itself.
 type vector struct {
 	orders map[stream.TopologyID]*order
-	only   *order // of a stream of one topology: each frame is its; nil: the frame says whose it is
-	left   int    // topologies that are not deleted
-	away   int    // topologies of which the server said last that they are unavailable
-	id     string // the last id field of this connection, whichever topology's
+	only   *order     // of a stream of one topology: each frame is its; nil: the frame says whose it is
+	left   int        // topologies that are not deleted
+	away   int        // topologies of which the server said last that they are unavailable
+	list   *listOrder // nil: it was not asked for
+	id     string     // the last id field of this connection, whichever topology's
 }
 
 func newVector(one bool, requests ...Request) (*vector, error) {
@@ -42,7 +43,12 @@ func newVector(one bool, requests ...Request) (*vector, error) {
 }
 
 // connected begins a connection.
-func (v *vector) connected() { v.id = "" }
+func (v *vector) connected() {
+	v.id = ""
+	if v.list != nil {
+		v.list.connected()
+	}
+}
 
 // numbers are what the server has to know of a client that connects: the last number of each topology that is not
 // deleted, nil where there is none.
@@ -62,6 +68,9 @@ func (v *vector) numbers() map[stream.TopologyID]*stream.Seq {
 
 // take gives the event of a frame, or how it breaks the promise (a *BrokenError).
 func (v *vector) take(frame sse.Event) (Event, error) {
+	if v.list != nil && isOfList(frame.Type) {
+		return v.list.take(frame, v.id)
+	}
 	var c content
 	err := json.Unmarshal([]byte(frame.Data), &c)
 	o := v.of(frame, c)
@@ -99,7 +108,7 @@ func (v *vector) is(o *order, e Event) {
 }
 
 // speaksOfAll tells whether an event that ends something ends the whole connection.
-func (v *vector) speaksOfAll(e Event) bool { return v.only != nil || e.Topology == "" }
+func (v *vector) speaksOfAll(e Event) bool { return v.only != nil || e.Topology == "" && e.List == nil }
 
 // of finds out whose a frame is; nil: nobody's.
 func (v *vector) of(frame sse.Event, c content) *order {
