@@ -41,10 +41,10 @@ type checkCmd struct {
 
 // Help is the long form of --help.
 func (*checkCmd) Help() string {
-	return "It makes topologies of its own, writes to them through SQL and REST, follows them with clients of four " +
-		"kinds, and compares every event and snapshot that they got with the journal, and the journal with what was " +
-		"committed. It shares no code with the server. The last line of the report counts what is lost, doubled, " +
-		"reordered, torn, and wrong snapshots." + faultHelp()
+	return "It makes topologies of its own, writes to them through SQL and REST, follows them with clients of five " +
+		"kinds and of the list, and compares every event and snapshot that they got with the journal, the journal with " +
+		"what was committed, and the list with the table. It shares no code with the server. The last line of the report " +
+		"counts what is lost, doubled, reordered, torn, and wrong snapshots." + faultHelp()
 }
 
 // errViolated: the report says what.
@@ -95,7 +95,7 @@ func (c *checkCmd) Run(ctx context.Context, o output) (err error) {
 // foreignServers has the run check the servers at --url.
 func (c *checkCmd) foreignServers(ctx context.Context, cfg *check.Config, o output) (end func() error, err error) {
 	cfg.URLs, cfg.DatabaseURL = func() []string { return c.URL }, c.DatabaseURL
-	if cfg.Token, err = c.tokens(); err != nil {
+	if cfg.Token, cfg.Limited, err = c.tokens(); err != nil {
 		return nil, usageError{err}
 	}
 	cfg.Faults, err = foreignFaults(ctx, c.DatabaseURL, stageConfig{c.Faults, cfg.Seed, c.Duration, o, c.Stage})
@@ -109,6 +109,7 @@ func (c *checkCmd) ownStage(ctx context.Context, cfg *check.Config, o output) (e
 		return nil, fmt.Errorf("start the stage: %w", err)
 	}
 	cfg.URLs, cfg.DatabaseURL, cfg.Token, cfg.Faults, cfg.Idle = s.urls, s.databaseURL, sign(s.secret), s.faults, s.idle
+	cfg.Limited = signFor(s.secret)
 	return s.close, nil
 }
 
@@ -139,23 +140,37 @@ func (c *checkCmd) validate() error {
 	return nil
 }
 
-func (c *checkCmd) tokens() (func(string) (string, error), error) {
+// tokens gives what makes tokens, and limited ones where that can be.
+func (c *checkCmd) tokens() (
+	tokens func(string) (string, error), limited func(string, []string) (string, error), err error,
+) {
 	if c.Token != "" {
-		return func(string) (string, error) { return c.Token, nil }, nil
+		return func(string) (string, error) { return c.Token, nil }, nil, nil
 	}
 	secret, err := os.ReadFile(c.JWTSecretFile)
 	if err != nil {
-		return nil, fmt.Errorf("--jwt-secret-file: %w", err)
+		return nil, nil, fmt.Errorf("--jwt-secret-file: %w", err)
 	}
-	return sign(bytes.TrimRight(secret, "\r\n")), nil
+	secret = bytes.TrimRight(secret, "\r\n")
+	return sign(secret), signFor(secret), nil
 }
 
 // sign makes tokens as any issuer would.
 func sign(secret []byte) func(subject string) (string, error) {
-	return func(subject string) (string, error) {
-		return jwt.NewWithClaims(jwt.SigningMethodHS256, jwt.MapClaims{
+	limited := signFor(secret)
+	return func(subject string) (string, error) { return limited(subject, nil) }
+}
+
+// signFor makes tokens for some topologies; nil: for all.
+func signFor(secret []byte) func(subject string, topologies []string) (string, error) {
+	return func(subject string, topologies []string) (string, error) {
+		claims := jwt.MapClaims{
 			"sub": subject, "role": "admin", "iat": time.Now().Unix(), "exp": time.Now().Add(24 * time.Hour).Unix(),
-		}).SignedString(secret)
+		}
+		if topologies != nil {
+			claims["topologies"] = topologies
+		}
+		return jwt.NewWithClaims(jwt.SigningMethodHS256, claims).SignedString(secret)
 	}
 }
 

@@ -240,7 +240,7 @@ func (p *evilProxy) stream(w http.ResponseWriter, r *http.Request, transport htt
 		http.Error(w, "come again", http.StatusServiceUnavailable)
 		return
 	}
-	req, err := http.NewRequestWithContext(r.Context(), http.MethodGet, p.upstream+r.URL.RequestURI(), nil)
+	req, err := http.NewRequestWithContext(r.Context(), r.Method, p.upstream+r.URL.RequestURI(), r.Body)
 	if err != nil {
 		return
 	}

@@ -100,6 +100,23 @@ func TestTheCheckerFindsBugsPlantedInTheServer(t *testing.T) {
 			},
 			undisturbed, check.Refused,
 		},
+		"an older row of the list after the newer": {
+			nil,
+			[]edit{{"pgbus/list/state.go", "s.rows[r.ID] = kept\n\ts.append(s.encoder.Row(kept.json), ", `s.rows[r.ID] = kept
+	if old != nil {
+		defer s.append(s.encoder.Row(old.json), stream.RowChange{
+			Topology: r.ID, Was: status, Is: status, Removed: s.encoder.Removed(r.ID),
+		})
+	}
+	s.append(s.encoder.Row(kept.json), `}},
+			undisturbed, check.Back,
+		},
+		"a changed row of the list that a filter drops": {
+			nil,
+			[]edit{{"stream/list.go", "\t\treturn fr.Bytes\n",
+				"\t\tif !f.All() && c.Is == c.Was {\n\t\t\treturn nil\n\t\t}\n\t\treturn fr.Bytes\n"}},
+			undisturbed, check.Stale,
+		},
 		"no catch-up after a reconnect": {
 			withoutNets(), []edit{{"pgbus/sink.go", "s.backfillAll(attachments, why)", "_ = attachments"}},
 			lostListens, check.Lost,
@@ -192,6 +209,7 @@ func runPlantedWith(t *testing.T, binary string, s scenario, change func(*check.
 		URLs:        func() []string { return urls },
 		DatabaseURL: db.URL,
 		Token:       sign([]byte(testSecret)),
+		Limited:     signFor([]byte(testSecret)),
 		Seed:        uint64(time.Now().UnixNano()),
 		Topologies:  1,
 		Writers:     4,

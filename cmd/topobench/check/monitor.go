@@ -75,6 +75,9 @@ type Config struct {
 	// 0 or above Clients. It is safe for concurrent use.
 	Token func(subject string) (string, error)
 
+	// Limited gives such a token that holds for these topologies alone. Optional: without it no client is limited.
+	Limited func(subject string, topologies []string) (string, error)
+
 	Topologies int           // topologies that the run makes, named topobench-<seed>-<n>; optional, 50
 	Backlog    int           // mutations in flight in the largest of some more topologies, which stay pending; 0: none
 	Writers    int           // optional, 8

@@ -34,6 +34,10 @@ type Report struct {
 	Backlogs uint64 `json:"backlogs"`
 	Prefixes uint64 `json:"prefixes"`
 
+	Lists           int    `json:"lists"`            // clients of the list
+	ListConnections uint64 `json:"list_connections"` // which they made
+	ListRows        uint64 `json:"list_rows"`        // which they got
+
 	Resets    uint64 `json:"resets"`     // snapshots in place of events
 	Pruned    uint64 `json:"pruned"`     // of these, those below what the journal holds
 	NewEpochs uint64 `json:"new_epochs"` // and those by another epoch
@@ -120,6 +124,7 @@ func (r *Report) Write(w io.Writer) {
 		fmt.Fprintf(w, "  %-9s %3d clients: %9d deliveries, %6d connections, %6d resumes, %6d snapshots\n", kind,
 			c.Clients, c.Deliveries, c.Connections, c.Resumes, c.Snapshots)
 	}
+	fmt.Fprintf(w, "  of the list %d clients: %d rows, %d connections\n", r.Lists, r.ListRows, r.ListConnections)
 	fmt.Fprintf(w,
 		"snapshots in place of events: %d (%d below the journal, %d of a new epoch); streams given up as silent: %d\n",
 		r.Resets, r.Pruned, r.NewEpochs, r.Silent)
@@ -130,8 +135,9 @@ func (r *Report) Write(w io.Writer) {
 	for _, v := range r.First {
 		fmt.Fprintln(w, v)
 	}
-	fmt.Fprintf(w, "altered %d, refused %d, spliced %d, journal faults %d\n",
-		r.Violations[Altered], r.Violations[Refused], r.Violations[Spliced], r.Violations[Journal])
+	fmt.Fprintf(w, "altered %d, refused %d, spliced %d, journal faults %d, rows of the list: stale %d, back %d\n",
+		r.Violations[Altered], r.Violations[Refused], r.Violations[Spliced], r.Violations[Journal], r.Violations[Stale],
+		r.Violations[Back])
 	fmt.Fprintf(w, "lost %d, doubled %d, reordered %d, torn %d, wrong snapshots %d\n",
 		r.Violations[Lost], r.Violations[Doubled], r.Violations[Reordered], r.Violations[Torn],
 		r.Violations[WrongSnapshot])
@@ -154,6 +160,7 @@ func (r *Report) writeFaults(w io.Writer) {
 type stats struct {
 	commits, rollbacks, undone, unknown, retries, databaseErrors, notifies                 atomic.Uint64
 	events, graphs, backlogs, prefixes, resets, pruned, epochs, silent, resyncs, unchecked atomic.Uint64
+	listConnections, listRows                                                              atomic.Uint64
 	promotions, lostByFailover, lostHistory                                                atomic.Uint64
 
 	kinds map[ClientKind]*kindStats
@@ -182,6 +189,7 @@ func (r *run) report(duration, caughtUp time.Duration) *Report {
 		Resets: s.resets.Load(), Pruned: s.pruned.Load(), NewEpochs: s.epochs.Load(), Silent: s.silent.Load(),
 		Promotions: s.promotions.Load(), LostByFailover: s.lostByFailover.Load(), LostHistory: s.lostHistory.Load(),
 		Resyncs: s.resyncs.Load(), Unchecked: s.unchecked.Load(),
+		Lists: len(r.listers), ListConnections: s.listConnections.Load(), ListRows: s.listRows.Load(),
 		Clients: map[ClientKind]ClientReport{}, Faults: map[string]FaultReport{},
 	}
 	for kind, k := range s.kinds {

@@ -35,6 +35,7 @@ type run struct {
 	backlogs   []*topology // the others
 	followed   int         // of the plain ones, the first, that clients follow all the time
 	clients    []*client
+	listers    []*lister
 
 	ascii       bool // the database's encoding is another one than UTF8: not every text can be written
 	graphEvents bool // the schema records what is written to the graph by hand, which the version before did not
@@ -213,6 +214,10 @@ func (r *run) check(ctx context.Context) (*Report, error) {
 	for _, c := range r.clients {
 		reading.Go(func() { c.follow(background) })
 	}
+	r.makeListers()
+	for _, l := range r.listers {
+		reading.Go(func() { l.follow(background) })
+	}
 	following.Go(func() { r.progress(background) })
 
 	began := r.since()
@@ -220,7 +225,7 @@ func (r *run) check(ctx context.Context) (*Report, error) {
 	duration := r.since() - began
 	r.calmed.Store(true)
 	close(r.calm)
-	clientsErr := r.awaitClients(background)
+	clientsErr := errors.Join(r.awaitClients(background), r.awaitLists(background))
 	caughtUp := r.since() - began - duration
 	stop()
 	reading.Wait()

@@ -29,6 +29,10 @@ const (
 	Refused Kind = "refused"
 	// Spliced is what is under a number now that stands for an event of lost history, too.
 	Spliced Kind = "spliced"
+	// Stale is a row of the list that is not the table's when everything is calm.
+	Stale Kind = "stale"
+	// Back is a row of the list that is older than one that came before on the same connection.
+	Back Kind = "back"
 	// Journal says that it is not what was committed: a gap, an event twice, one that was rolled back.
 	Journal Kind = "journal"
 )
