@@ -240,6 +240,20 @@ func goldenStreams() map[string]func(t *testing.T) string {
 			}
 			return s.endsOf(frames, g)
 		},
+		"list": func(t *testing.T) string {
+			t.Helper()
+			s := newGoldenStage(t, false)
+			a, b := s.topology(false), s.topology(true)
+			g := s.open("/topologies/events", "")
+			frames := g.until("event: list")
+			s.do(b, `INSERT INTO mutations (topology_id, op, payload)
+				VALUES ($1::text::uuid, 'remove_decky', '{"name": "web-1"}')`)
+			frames = append(frames, g.until(`"in_flight":1`)...)
+			s.do(b, `UPDATE topologies SET status = 'degraded', reason = 'by hand' WHERE id = $1::text::uuid`)
+			frames = append(frames, g.until("by hand")...)
+			s.do(a, goldenDelete)
+			return s.normalised(append(frames, g.until("event: removed")...))
+		},
 		"vector": func(t *testing.T) string {
 			t.Helper()
 			s := newGoldenStage(t, false)
