@@ -19,7 +19,7 @@ type ListRow struct {
 	Status   string
 	Summary  string // its JSON, without the brace that ends it
 	InFlight int64
-	Seq      stream.Seq
+	Seq      stream.Seq // of the database's epoch at least
 	Mark     Mark
 }
 
@@ -55,10 +55,13 @@ func (r *Reader) List(ctx context.Context, ids []stream.TopologyID) (rows []List
 			seq                                *stream.Seq
 		)
 		targets := []any{&id, &name, &status, &version, &inFlight, &seq, &summary}
-		return r.rows(ctx, conn, targets, func(postgres.History) error {
+		return r.rows(ctx, conn, targets, func(h postgres.History) error {
 			if id != nil {
+				// A head enters a new epoch with the next event. What a promotion took back may have had a higher number than
+				// what the copy has, and the row must not seem older to who has that.
+				least := stream.Seq(h.Epoch) << 32
 				rows = append(rows, ListRow{
-					ID: stream.TopologyID(*id), Name: *name, Status: *status, InFlight: *inFlight, Seq: *seq,
+					ID: stream.TopologyID(*id), Name: *name, Status: *status, InFlight: *inFlight, Seq: max(*seq, least),
 					Summary: strings.ToValidUTF8(*summary, "\uFFFD"), Mark: Mark{*version, *inFlight},
 				})
 			}

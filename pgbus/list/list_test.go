@@ -210,3 +210,23 @@ func TestWhatIsHiddenIsNotRemoved(t *testing.T) {
 	blind.Store(false)
 	pgtest.Eventually(t, "it to be removed", func() bool { return sub.Cursor.Feed().Last() == 1 })
 }
+
+// A promotion may take events back: what the copy has of a row has a lower number than what clients have, until the
+// topology's next event. By its seq the row must not seem older.
+func TestARowIsOfTheDatabasesEpochBeforeItsTopologyIs(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	db.Exec(t, `INSERT INTO topologies (name) VALUES ('demo')`)
+	db.Exec(t, `SELECT topology_new_epoch()`)
+	const read = `SELECT (SELECT epoch FROM topology_identity()) << 32, max(seq) FROM topology_heads`
+	var least, head int64
+	if err := db.Conn(t).QueryRow(t.Context(), read).Scan(&least, &head); err != nil {
+		t.Fatal(err)
+	}
+	sub := run(t, db.URL, nil).attach(t)
+	defer sub.Close()
+	if got, want := string(sub.Snapshot.Bytes), fmt.Sprintf(`"seq":%d,`, least); !strings.Contains(got, want) ||
+		head >= least {
+		t.Errorf("%s; want %s, above the head %d", got, want, head)
+	}
+}
