@@ -22,6 +22,8 @@ type measureCmds struct {
 	Fanout  fanoutCmd  `cmd:"" help:"Measure the delivery of one topology's events to many clients."`
 	Spread  spreadCmd  `cmd:"" help:"Measure how long events of many topologies take, each with one client."`
 	Storm   stormCmd   `cmd:"" help:"Measure how long it takes until clients that were all cut are back."`
+	List    listCmd    `cmd:"" help:"Measure what the list of topologies costs our server and its database."`
+	Many    manyCmd    `cmd:"" help:"Measure what one stream of many topologies costs our server, beside one of each."`
 	Compare compareCmd `cmd:"" help:"Run our server beside others, and print one table."`
 	Bare    bareCmd    `cmd:"" hidden:"" help:"The least server, which the other commands start."`
 }
@@ -235,6 +237,63 @@ func (c *stormCmd) Run(ctx context.Context, o output) error {
 	plan.Clients, plan.Missed, plan.Fresh = c.Clients, c.Missed, c.Fresh
 	report, err := bench.Storm(ctx, plan)
 	return c.show(o, report, err)
+}
+
+// oursFlags are of what only our server can do.
+type oursFlags struct {
+	benchFlags
+
+	DatabaseURL string   `env:"TOPOBENCH_DATABASE_URL" help:"${help_measure_databaseurl}" placeholder:"DSN"`
+	Topostream  string   `help:"${help_bench_topostream}" type:"path" placeholder:"FILE"`
+	ServeFlag   []string `sep:"none" help:"${help_serveflag}" placeholder:"FLAG"`
+	Bus         string   `default:"notify" enum:"notify,wal,poll" help:"Bus of the server."`
+}
+
+func (f oursFlags) plan(duration time.Duration, topologies int, o output) (bench.Plan, error) {
+	t := targetFlags{
+		benchFlags: f.benchFlags, DatabaseURL: f.DatabaseURL, Topostream: f.Topostream, ServeFlag: f.ServeFlag, Bus: f.Bus,
+		Patience: 2 * time.Minute, Window: 1,
+	}
+	return t.plan(1, duration, topologies, o)
+}
+
+type listCmd struct {
+	oursFlags
+
+	Clients    int           `default:"1000" help:"Clients of the whole list."`
+	Topologies int           `default:"20000" help:"Topologies in the list."`
+	Rate       float64       `default:"100" help:"Topologies that change, a second."`
+	Duration   time.Duration `default:"30s" help:"How long they change."`
+}
+
+// Run measures and prints.
+func (c *listCmd) Run(ctx context.Context, o output) error {
+	plan, err := c.plan(c.Duration, c.Topologies, o)
+	if err != nil {
+		return err
+	}
+	if c.Clients < 1 || c.Rate <= 0 {
+		return usageError{errors.New("--clients and --rate must be above 0")}
+	}
+	plan.Clients, plan.Rate = c.Clients, c.Rate
+	report, err := bench.List(ctx, plan)
+	return c.write(o, report, err)
+}
+
+type manyCmd struct {
+	oursFlags
+
+	Topologies int `default:"200" help:"Topologies."`
+}
+
+// Run measures and prints.
+func (c *manyCmd) Run(ctx context.Context, o output) error {
+	plan, err := c.plan(time.Second, c.Topologies, o)
+	if err != nil {
+		return err
+	}
+	report, err := bench.Many(ctx, plan)
+	return c.write(o, report, err)
 }
 
 type compareCmd struct {
