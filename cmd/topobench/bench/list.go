@@ -37,8 +37,8 @@ type ListReport struct {
 // while plan.Rate topologies a second change, one after the other; before them the same without clients. Each client
 // must get each change.
 //
-// Transactions are those that the database counts (pg_stat_database), without those of who changes and who watches, from
-// the first change until some seconds after the last, when all are reported. Each NOTIFY that a LISTEN connection is
+// Transactions are those that the database counts (pg_stat_database), without those of who changes and who watches,
+// from the first change until some seconds after the last, when all are reported. Each NOTIFY that a LISTEN connection is
 // woken by is one of them, also without clients of the list: what the list costs is what there are more with them.
 func List(ctx context.Context, plan Plan) (_ *ListReport, err error) {
 	plan.fill()
@@ -147,8 +147,8 @@ func (plan *Plan) change(ctx context.Context, p *place) (n int, err error) {
 
 // String is the report as a table.
 func (r *ListReport) String() string {
-	t := newTable(len(r.Rows), "clients of the list", "server's CPU", "its transactions", "more by the list", "reads of the list",
-		"rows to clients")
+	t := newTable(len(r.Rows), "clients of the list", "server's CPU", "its transactions", "more by the list",
+		"reads of the list", "rows to clients")
 	for _, row := range r.Rows {
 		t = append(t, []string{
 			strconv.Itoa(row.Clients), fmt.Sprintf("%.3f s/s", row.Server), fmt.Sprintf("%.1f/s", row.Transactions),
