@@ -1,7 +1,6 @@
 package api
 
 import (
-	"bytes"
 	"context"
 	"net"
 	"net/http"
@@ -26,7 +25,7 @@ func (s *Server) handOver(
 		return false
 	}
 	head := buffered.AvailableBuffer() // which nobody else needs any more
-	h.Head, h.Unread = appendHead(head, w.Header(), time.Now()), buffered.Reader.Buffered()
+	h.Head, h.Unread = s.heads.append(head, w.Header(), time.Now()), buffered.Reader.Buffered()
 	c, err := s.cfg.Engine.Carry(conn, h, self)
 	if err != nil {
 		s.cfg.Logger.Warn("a stream could not be carried", "topology", h.Machine.Only(), "error", err)
@@ -50,19 +49,4 @@ func (s *Server) turnAway(conn net.Conn, h engine.Handover) {
 		why := delivery.TurnAway(h.Machine.Only(), delivery.NoPlace, delivery.CrowdedRetry)
 		_, _ = conn.Write(slices.Concat(h.Head, why)) // as above
 	}
-}
-
-// appendHead appends the head of a stream whose body ends with the connection (RFC 9112, section 6.3), with the headers
-// that others have set.
-func appendHead(dst []byte, others http.Header, now time.Time) []byte {
-	dst = append(dst, "HTTP/1.1 200 OK\r\nConnection: close\r\nDate: "...)
-	dst = now.UTC().AppendFormat(dst, http.TimeFormat)
-	dst = append(dst, "\r\n"...)
-	for name, value := range streamHeaders(now) {
-		dst = append(append(append(append(dst, name...), ": "...), value...), "\r\n"...)
-	}
-	out := bytes.NewBuffer(dst)
-	_ = others.Write(out) // a buffer takes everything
-	out.WriteString("\r\n")
-	return out.Bytes()
 }

@@ -61,6 +61,7 @@ type Config struct {
 type Server struct {
 	cfg         Config
 	registry    *registry
+	heads       heads
 	limits      *limits
 	forAnswers  *stream.Share // what is read for answers, until it is written
 	forBodies   *stream.Share // large bodies of requests, until they are answered

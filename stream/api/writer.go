@@ -2,7 +2,6 @@ package api
 
 import (
 	"context"
-	"iter"
 	"net/http"
 	"sync/atomic"
 	"time"
@@ -10,9 +9,6 @@ import (
 	"topostream/stream"
 	"topostream/stream/delivery"
 )
-
-// timeHeader is the server's clock.
-const timeHeader = "Topostream-Time"
 
 // A frameWriter writes to one client through http.ResponseController, which serves HTTP/1.0, HTTP/1.1, HTTP/2 and TLS
 // alike. It belongs to the handler's goroutine, but for cut.
@@ -34,16 +30,6 @@ func (f *frameWriter) headers() {
 		f.w.Header().Set(name, value)
 	}
 	f.w.WriteHeader(http.StatusOK)
-}
-
-// streamHeaders are those of every stream. By the last one a client can tell how long an event took to it.
-func streamHeaders(now time.Time) iter.Seq2[string, string] {
-	return func(yield func(name, value string) bool) {
-		_ = yield("Content-Type", "text/event-stream") &&
-			yield("Cache-Control", "no-cache, no-transform") && // proxies that compress hold frames back
-			yield("X-Accel-Buffering", "no") &&
-			yield(timeHeader, now.UTC().Format("2006-01-02T15:04:05.000000Z"))
-	}
 }
 
 // step writes what a machine says.
