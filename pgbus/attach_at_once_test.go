@@ -28,7 +28,7 @@ func TestWhoCannotBeServedFromMemoryIsNoClientOfTheAttachment(t *testing.T) {
 		"a number that is not known":       {Topology: "a", Resume: true, After: epoch + 6},
 		"another topology":                 {Topology: "b"},
 	} {
-		if sub := b.attachAtOnce(req); sub != nil {
+		if sub := b.AttachAtOnce(req); sub != nil {
 			t.Errorf("%s: the client is at %d", name, sub.Cursor.Last())
 		}
 		if n := clientsOf(b, a); n != 1 {
@@ -36,7 +36,7 @@ func TestWhoCannotBeServedFromMemoryIsNoClientOfTheAttachment(t *testing.T) {
 		}
 	}
 	a.feed.SetDocument(stream.NewSnapshot(epoch+5, []byte("document"), nil))
-	if b.attachAtOnce(stream.AttachRequest{Topology: "a", Graph: true}) != nil || clientsOf(b, a) != 1 {
+	if b.AttachAtOnce(stream.AttachRequest{Topology: "a", Graph: true}) != nil || clientsOf(b, a) != 1 {
 		t.Errorf("a document of another form: %d clients", clientsOf(b, a))
 	}
 	if n := b.stats.Attaches.Load(); n != 0 {
@@ -44,7 +44,7 @@ func TestWhoCannotBeServedFromMemoryIsNoClientOfTheAttachment(t *testing.T) {
 	}
 	b.registry.release(a)
 	b.registry.expire(time.Now()) // what lingers for nobody
-	if b.registry.find("a") != nil || b.attachAtOnce(stream.AttachRequest{Topology: "a"}) != nil {
+	if b.registry.find("a") != nil || b.AttachAtOnce(stream.AttachRequest{Topology: "a"}) != nil {
 		t.Error("the attachment is kept for nobody")
 	}
 }
@@ -60,7 +60,7 @@ func TestWhoIsServedFromMemoryIsAClientUntilItCloses(t *testing.T) {
 		{Topology: "a", Resume: true, After: epoch + 5},
 		{Topology: "a", Resume: true, Graph: true, After: epoch + 4}, // the journal has what follows
 	} {
-		sub := b.attachAtOnce(req)
+		sub := b.AttachAtOnce(req)
 		if sub == nil {
 			t.Fatalf("%+v: it would have to wait", req)
 		}
@@ -84,7 +84,7 @@ func TestNobodyIsServedFromMemoryOfABusThatIsClosed(t *testing.T) {
 	a.feed.SetDocument(stream.NewSnapshot(5, []byte("document"), nil))
 	b.close()
 	for _, req := range []stream.AttachRequest{{Topology: "a"}, {Topology: "a", Resume: true, After: 5}} {
-		if sub := b.attachAtOnce(req); sub != nil || clientsOf(b, a) != 1 {
+		if sub := b.AttachAtOnce(req); sub != nil || clientsOf(b, a) != 1 {
 			t.Errorf("%+v: %v; %d clients", req, sub, clientsOf(b, a))
 		}
 		if _, err := b.Attach(t.Context(), req); err != stream.ErrClosed { //nolint:errorlint // the sentinel itself

@@ -125,7 +125,10 @@ type sources struct {
 	poller   *poll.Poller
 }
 
-var _ stream.Bus = (*Bus)(nil)
+var (
+	_ stream.Bus    = (*Bus)(nil)
+	_ stream.AtOnce = (*Bus)(nil)
+)
 
 // New makes a bus; nothing runs before Run.
 func New(cfg Config) *Bus {

@@ -19,7 +19,7 @@ func (b *Bus) Attach(ctx context.Context, req stream.AttachRequest) (*stream.Sub
 	if req.List != nil {
 		return b.list.Attach(ctx, req.List)
 	}
-	if sub := b.attachAtOnce(req); sub != nil {
+	if sub := b.AttachAtOnce(req); sub != nil {
 		return sub, nil
 	}
 	waiting, cancel := context.WithTimeoutCause(ctx, b.cfg.AttachWait, stream.ErrUnavailable)
@@ -48,9 +48,8 @@ func (b *Bus) Attach(ctx context.Context, req stream.AttachRequest) (*stream.Sub
 	}
 }
 
-// attachAtOnce is Attach where nothing has to be waited for: the topology is attached, and what the client needs is in
-// memory. Nil: something has to.
-func (b *Bus) attachAtOnce(req stream.AttachRequest) *stream.Subscription {
+// AttachAtOnce implements stream.AtOnce: the topology is attached, and what the client needs is in memory.
+func (b *Bus) AttachAtOnce(req stream.AttachRequest) *stream.Subscription {
 	a := b.registry.join(req.Topology)
 	if a == nil {
 		return nil

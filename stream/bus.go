@@ -39,6 +39,14 @@ func (s *Subscription) GiveBack() {
 	}
 }
 
+// AtOnce is what a [Bus] may be beside: one that gives at once what costs it no wait.
+//
+// AttachAtOnce is Attach where nothing has to be waited for; nil: something has to, or there is an error, and Attach
+// says which. Any goroutine may call it, whatever became of the bus.
+type AtOnce interface {
+	AttachAtOnce(req AttachRequest) *Subscription
+}
+
 // JournalRequest asks for a run of a topology's journal.
 type JournalRequest struct {
 	Topology TopologyID

@@ -14,9 +14,7 @@ import (
 
 // handOver gives a stream to the engine, if it can carry it: then the handler is done with it, and nothing of the
 // request is kept. What needs net/http to be written is not the engine's: TLS, HTTP/2, the chunks that HTTP/1.0 lacks.
-func (s *Server) handOver(
-	ctx context.Context, w http.ResponseWriter, r *http.Request, h engine.Handover, self *session,
-) bool {
+func (s *Server) handOver(w http.ResponseWriter, r request, h engine.Handover, self *session) bool {
 	if s.cfg.Engine == nil || r.TLS != nil || r.ProtoMajor != 1 || r.ProtoMinor != 1 {
 		return false
 	}
@@ -24,6 +22,8 @@ func (s *Server) handOver(
 	if err != nil {
 		return false
 	}
+	s.cfg.Stats.Streams.Add(1)
+	h.Expires = r.principal.Expires
 	head := buffered.AvailableBuffer() // which nobody else needs any more
 	h.Head, h.Unread = s.heads.append(head, w.Header(), time.Now()), buffered.Reader.Buffered()
 	c, err := s.cfg.Engine.Carry(conn, h, self)
@@ -34,8 +34,8 @@ func (s *Server) handOver(
 		return true
 	}
 	s.registry.handOver(self, c)
-	if ctx.Err() != nil {
-		c.End(context.Cause(ctx), time.Now().Add(delivery.LastWords))
+	if ctx := r.Context(); ctx.Err() != nil { // the client has gone
+		c.End(context.Cause(ctx), lastWords())
 	}
 	return true
 }

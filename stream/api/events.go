@@ -24,55 +24,81 @@ func (s *Server) events(w http.ResponseWriter, r request) {
 	id := stream.TopologyID(strings.Clone(string(r.topology))) // of a line of the request, which it would keep
 	req := stream.AttachRequest{Topology: id, Graph: r.URL.Query().Get("graph") == "1"}
 	req.After, req.Resume = lastEventID(r.Request)
-	s.begin(w, r, about{stream: true, topology: id}, string(id), req.Resume, s.attachOne(req))
+	s.begin(w, r, about{stream: true, topology: id}, string(id), req.Resume, &one{s, req})
 }
 
-// attachOne attaches a stream of one topology, or of the list.
-func (s *Server) attachOne(req stream.AttachRequest) func(context.Context) (engine.Handover, error) {
-	return func(ctx context.Context) (h engine.Handover, err error) {
-		sub, err := s.cfg.Bus.Attach(ctx, req)
-		if err == nil {
-			h.Machine = delivery.New(req, sub, 2000+rand.N(2001), s.cfg.Keepalive)
-		}
-		return h, err
+// An attacher attaches a stream.
+type attacher interface {
+	// atOnce does it where nothing has to be waited for; false: something has to.
+	atOnce() (engine.Handover, bool)
+	// wait does it where that may take its time.
+	wait(ctx context.Context) (engine.Handover, error)
+}
+
+// one attaches a stream of one topology, or of the list.
+type one struct {
+	server *Server
+	req    stream.AttachRequest
+}
+
+func (o *one) atOnce() (h engine.Handover, ok bool) {
+	sub := o.server.atOnce(o.req)
+	if sub != nil {
+		h = o.handover(sub)
 	}
+	return h, sub != nil
+}
+
+func (o *one) wait(ctx context.Context) (h engine.Handover, err error) {
+	sub, err := o.server.cfg.Bus.Attach(ctx, o.req)
+	if err == nil {
+		h = o.handover(sub)
+	}
+	return h, err
+}
+
+func (o *one) handover(sub *stream.Subscription) engine.Handover {
+	return engine.Handover{Machine: delivery.New(o.req, sub, 2000+rand.N(2001), o.server.cfg.Keepalive)}
 }
 
 // begin serves a stream. set is the same for streams of the same topologies: one of a user's that resumes may take
-// another one's place.
-func (s *Server) begin(
-	w http.ResponseWriter, r request, a about, set string, resumes bool,
-	attach func(context.Context) (engine.Handover, error),
-) {
+// another one's place. What is needed only by those who wait is made only for them: when a server comes back, most of
+// its clients are of topologies that it has.
+func (s *Server) begin(w http.ResponseWriter, r request, a about, set string, resumes bool, attach attacher) {
 	if r.Method == http.MethodHead {
 		s.head(w, r, a)
+		return
+	}
+	self := &session{server: s, user: r.principal.Subject, set: set}
+	if err := s.registry.add(self, resumes); err != nil {
+		s.cfg.Stats.StreamsRefused.Add(1)
+		s.refuse(w, r.Request, newFrameWriter(w, s.cfg.WriteTimeout, s.cfg.Stats), a, err)
+		return
+	}
+	h, attached := attach.atOnce()
+	if attached && s.handOver(w, r, h, self) {
 		return
 	}
 	ctx, cancel := context.WithCancelCause(r.Context())
 	defer cancel(nil)
 	writer := newFrameWriter(w, s.cfg.WriteTimeout, s.cfg.Stats)
-	self := &session{server: s, user: r.principal.Subject, set: set, carrier: &handler{cancel, writer}}
-	if err := s.registry.add(self, resumes); err != nil {
-		s.cfg.Stats.StreamsRefused.Add(1)
-		s.refuse(w, r.Request, writer, a, err)
-		return
-	}
-	expires := r.principal.Expires
-	if !expires.IsZero() {
+	s.registry.handOver(self, &handler{cancel, writer})
+	if expires := r.principal.Expires; !expires.IsZero() {
 		timer := time.AfterFunc(time.Until(expires), func() { s.registry.expire(self) })
 		defer timer.Stop()
 	}
-	h, err := attach(ctx)
-	if err != nil {
-		s.registry.remove(self)
-		s.refuse(w, r.Request, writer, a, causeOr(ctx, err))
-		return
+	if !attached {
+		var err error
+		if h, err = attach.wait(ctx); err != nil {
+			s.registry.remove(self)
+			s.refuse(w, r.Request, writer, a, causeOr(ctx, err))
+			return
+		}
+		if s.handOver(w, r, h, self) {
+			return
+		}
 	}
 	s.cfg.Stats.Streams.Add(1)
-	h.Expires = expires
-	if s.handOver(ctx, w, r.Request, h, self) {
-		return
-	}
 	defer self.Ended()
 	writer.headers()
 	if err := s.carry(ctx, writer, &h.Machine, h.Arrivals); errors.Is(err, os.ErrDeadlineExceeded) {

@@ -177,8 +177,19 @@ func (s *Server) many(w http.ResponseWriter, r request, a asked) {
 	// A browser's EventSource that comes back says so by this header alone.
 	resumes := r.Header.Get("Last-Event-ID") != "" ||
 		slices.ContainsFunc(wanted, func(req stream.AttachRequest) bool { return req.Resume })
-	s.begin(w, r, about{stream: true}, setOf(wanted), resumes,
-		func(ctx context.Context) (h engine.Handover, err error) { return s.attachMany(ctx, wanted) })
+	s.begin(w, r, about{stream: true}, setOf(wanted), resumes, &several{s, wanted})
+}
+
+// several attaches a stream of many topologies, which always waits: for the first one that is there.
+type several struct {
+	server *Server
+	wanted []stream.AttachRequest
+}
+
+func (v *several) atOnce() (h engine.Handover, ok bool) { return h, false }
+
+func (v *several) wait(ctx context.Context) (engine.Handover, error) {
+	return v.server.attachMany(ctx, v.wanted)
 }
 
 // setOf is the same for streams of the same topologies.

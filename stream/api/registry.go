@@ -69,7 +69,7 @@ func (g *registry) add(s *session, resumes bool) error {
 		if !resumes || old == nil {
 			return errLimit
 		}
-		old.end(delivery.ErrReplaced)
+		old.end(delivery.ErrReplaced, lastWords())
 		shard.unlink(old) // its place is the new one's
 		mine = shard.users[s.user]
 	}
@@ -138,17 +138,19 @@ func (r *registryShard) unlink(s *session) bool {
 	return true
 }
 
-// handOver gives s another carrier. Who has ended the stream until then, has ended it with the one before.
+// handOver gives s its carrier, or another one. Of an end that came before, that one is told.
 func (g *registry) handOver(s *session, to carrier) {
 	shard := g.shardOf(s.user)
 	shard.mu.Lock()
 	defer shard.mu.Unlock()
-	s.carrier = to
+	if s.carrier = to; s.why != nil {
+		to.End(s.why, lastWords())
+	}
 }
 
 // expire ends s, if it is still there, because its token has.
 func (g *registry) expire(s *session) {
-	g.whileListed(s, func() { s.end(delivery.ErrExpired) })
+	g.whileListed(s, func() { s.end(delivery.ErrExpired, lastWords()) })
 }
 
 // whileListed does something with s, if it is still there.
@@ -195,7 +197,7 @@ func (g *registry) drain(ctx context.Context) error {
 	}
 	for _, s := range all {
 		timer := time.AfterFunc(rand.N(spread+1), func() {
-			g.whileListed(s, func() { s.carrier.End(delivery.ErrDraining, time.Time{}) })
+			g.whileListed(s, func() { s.end(delivery.ErrDraining, time.Time{}) })
 		})
 		defer timer.Stop()
 	}
@@ -204,7 +206,7 @@ func (g *registry) drain(ctx context.Context) error {
 		case <-g.gone:
 		case <-ctx.Done():
 			for _, s := range all {
-				g.whileListed(s, func() { s.carrier.End(delivery.ErrDraining, time.Now()) })
+				g.whileListed(s, func() { s.end(delivery.ErrDraining, time.Now()) })
 			}
 			return ctx.Err()
 		}
@@ -230,7 +232,8 @@ type session struct {
 	server  *Server
 	user    string
 	set     string  // of which topologies
-	carrier carrier // of the shard's lock, as what follows
+	carrier carrier // of the shard's lock, as what follows; nil: none yet
+	why     error   // it was ended; nil: it was not
 
 	listed     bool
 	prev, next *session // of its user
@@ -251,6 +254,17 @@ func (s *session) Ended() {
 	s.server.registry.remove(s)
 }
 
-// end ends a stream that has lost its right: a client that takes what it was sent slowly must not keep it for as long
-// as a write may take. The shard's lock is held, without which the handler does not return.
-func (s *session) end(why error) { s.carrier.End(why, time.Now().Add(delivery.LastWords)) }
+// end ends a stream, also one that has no carrier yet. The shard's lock is held, without which the handler does not
+// return.
+func (s *session) end(why error, by time.Time) {
+	if s.why == nil {
+		s.why = why
+	}
+	if s.carrier != nil {
+		s.carrier.End(why, by)
+	}
+}
+
+// lastWords is when a stream that has lost its right is cut: a client that takes what it was sent slowly must not keep
+// it for as long as a write may take.
+func lastWords() time.Time { return time.Now().Add(delivery.LastWords) }

@@ -60,6 +60,7 @@ type Config struct {
 // A Server serves HTTP. Make it with New, end its streams with Drain.
 type Server struct {
 	cfg         Config
+	atOnce      func(stream.AttachRequest) *stream.Subscription // of the bus; nil: something has to be waited for
 	registry    *registry
 	heads       heads
 	limits      *limits
@@ -82,12 +83,16 @@ func New(cfg Config) *Server {
 	if cfg.Memory == nil {
 		cfg.Memory = stream.NewMemory(defaultMemory, cfg.Stats)
 	}
+	atOnce := func(stream.AttachRequest) *stream.Subscription { return nil }
+	if bus, ok := cfg.Bus.(stream.AtOnce); ok {
+		atOnce = bus.AttachAtOnce // what it gives is there, so it sees it
+	}
 	cfg.Bus = Seeing(cfg.Bus, cfg.Blind)
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
 	return &Server{
-		cfg: cfg, registry: newRegistry(cfg.MaxStreams, cfg.MaxStreamsPerUser), limits: newLimits(cfg.RateLimit),
+		cfg: cfg, atOnce: atOnce, registry: newRegistry(cfg.MaxStreams, cfg.MaxStreamsPerUser), limits: newLimits(cfg.RateLimit),
 		forAnswers: cfg.Memory.Share(answersPart), forBodies: cfg.Memory.Share(bodiesPart),
 		crossOrigin: newCrossOriginProtection(cfg.AllowOrigin),
 	}
