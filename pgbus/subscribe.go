@@ -54,7 +54,7 @@ func (b *Bus) AttachAtOnce(req stream.AttachRequest) *stream.Subscription {
 	if a == nil {
 		return nil
 	}
-	sub := &stream.Subscription{Close: sync.OnceFunc(func() { b.registry.release(a) })}
+	sub := b.clientOf(a)
 	known := max(a.feed.Last(), a.attachedAt)
 	switch {
 	case req.Resume && req.After.Epoch() == known.Epoch() && req.After <= known:
@@ -70,6 +70,26 @@ func (b *Bus) AttachAtOnce(req stream.AttachRequest) *stream.Subscription {
 	}
 	b.stats.Attaches.Add(1)
 	return sub
+}
+
+// A client is one of an attachment, in one piece of memory with its subscription: there is one for each stream.
+type client struct {
+	stream.Subscription
+
+	registry   *registry
+	attachment *attachment
+	closed     sync.Once
+}
+
+// clientOf makes the subscription of a client that the attachment counts, until it is closed.
+func (b *Bus) clientOf(a *attachment) *stream.Subscription {
+	c := &client{registry: b.registry, attachment: a}
+	c.Close = c.close
+	return &c.Subscription
+}
+
+func (c *client) close() {
+	c.closed.Do(func() { c.registry.release(c.attachment) })
 }
 
 // again are the pauses between tries of a client whose attachment ended under it.
@@ -96,7 +116,7 @@ func (b *Bus) acquire(ctx context.Context, req stream.AttachRequest) (*attachmen
 
 // subscribe places a client in an attached topology's feed.
 func (b *Bus) subscribe(ctx context.Context, a *attachment, req stream.AttachRequest) (*stream.Subscription, error) {
-	sub := &stream.Subscription{Close: sync.OnceFunc(func() { b.registry.release(a) })}
+	sub := b.clientOf(a)
 	if req.Resume {
 		ok, err := b.mayResume(ctx, a, req.After)
 		if err != nil {

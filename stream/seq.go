@@ -15,7 +15,7 @@ func (s Seq) String() string { return strconv.FormatUint(uint64(s), 10) }
 // ParseSeq accepts [0-9]{1,16} only: what this program could have sent as an id, and nothing that a proxy or a person
 // made of it.
 func ParseSeq(s string) (Seq, bool) {
-	if len(s) > 16 {
+	if s == "" || len(s) > 16 {
 		return 0, false
 	}
 	n, err := strconv.ParseUint(s, 10, 64) // which takes one digit or more, and nothing else

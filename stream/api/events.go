@@ -22,7 +22,7 @@ const retryAfter = 5 * time.Second
 // events is GET /topologies/{id}/events.
 func (s *Server) events(w http.ResponseWriter, r request) {
 	id := stream.TopologyID(strings.Clone(string(r.topology))) // of a line of the request, which it would keep
-	req := stream.AttachRequest{Topology: id, Graph: r.URL.Query().Get("graph") == "1"}
+	req := stream.AttachRequest{Topology: id, Graph: lenient(r.Request).Get("graph") == "1"}
 	req.After, req.Resume = lastEventID(r.Request)
 	s.begin(w, r, about{stream: true, topology: id}, string(id), req.Resume, &one{s, req})
 }
@@ -129,14 +129,23 @@ func causeOr(ctx context.Context, err error) error {
 // append a parameter to an address that may have one already: of several the last is the newest.
 func lastEventID(r *http.Request) (stream.Seq, bool) {
 	v := r.Header.Get("Last-Event-ID")
+	if v != "" || r.URL.RawQuery == "" {
+		return stream.ParseSeq(v)
+	}
 	for pair := range strings.SplitSeq(r.URL.RawQuery, "&") {
-		name, value, _ := strings.Cut(pair, "=")
-		name, value = unescaped(name), unescaped(value)
-		if r.Header.Get("Last-Event-ID") == "" && isLastEventID(name) {
-			v = value
+		if name, value, _ := strings.Cut(pair, "="); isLastEventID(unescaped(name)) {
+			v = unescaped(value)
 		}
 	}
 	return stream.ParseSeq(v)
+}
+
+// lenient is the query of a request, as much of it as can be read; nil: it has none, as most streams.
+func lenient(r *http.Request) url.Values {
+	if r.URL.RawQuery == "" {
+		return nil
+	}
+	return r.URL.Query()
 }
 
 // unescaped is a part of a query, as it is where it is malformed.

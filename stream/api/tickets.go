@@ -68,7 +68,7 @@ type ticketKey struct{}
 // for EventSource's next try.
 func (s *Server) redeeming(next http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		tickets := r.URL.Query()["ticket"]
+		tickets := lenient(r)["ticket"]
 		if strings.Join(tickets, "") == "" || hasBearer(r) {
 			next(w, r)
 			return

@@ -70,10 +70,14 @@ type Machine struct {
 // New makes the stream of a subscription, which it closes. retry is the client's reconnection time in milliseconds,
 // keepalive the silence after which it gets a comment.
 func New(req stream.AttachRequest, sub *stream.Subscription, retry int, keepalive time.Duration) Machine {
-	m := newMachine([]part{{req: req, sub: sub}}, retry, keepalive)
+	parts, room, small := []part{{req: req, sub: sub}}, 0, false
 	if s := sub.Snapshot; s != nil && len(s.Bytes) <= smallSnapshot {
-		m.out = append(m.out, s.Bytes...)
-		s.Release()
+		room, small = len(s.Bytes), true
+	}
+	m := newMachine(parts, retry, keepalive, room)
+	if small {
+		m.out = append(m.out, sub.Snapshot.Bytes...)
+		sub.Snapshot.Release()
 	}
 	m.turns.add(m.parts, 0)
 	return m
@@ -85,14 +89,16 @@ func NewMany(reqs []stream.AttachRequest, retry int, keepalive time.Duration) Ma
 	for i, req := range reqs {
 		parts[i] = part{req: req, state: attaching}
 	}
-	m := newMachine(parts, retry, keepalive)
+	m := newMachine(parts, retry, keepalive, 0)
 	m.many = true
 	return m
 }
 
-func newMachine(parts []part, retry int, keepalive time.Duration) Machine {
+// newMachine has room for so many bytes behind the opening.
+func newMachine(parts []part, retry int, keepalive time.Duration, room int) Machine {
 	return Machine{
-		parts: parts, turns: newQueue(), left: len(parts), keepalive: keepalive, out: sse.AppendOpening(nil, retry),
+		parts: parts, turns: newQueue(), left: len(parts), keepalive: keepalive,
+		out: sse.AppendOpening(make([]byte, 0, sse.OpeningSize+room), retry),
 	}
 }
 

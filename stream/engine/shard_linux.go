@@ -85,6 +85,7 @@ func (a *audience) queue() {
 type shard struct {
 	engine *Engine
 	epoll  *os.File
+	fd     int // of epoll, which is open as long as the shard is there
 	raw    syscall.RawConn
 	wake   chan struct{} // one place
 	events chan []unix.EpollEvent
@@ -123,7 +124,7 @@ func newShard(e *Engine) (*shard, error) {
 		return nil, fmt.Errorf("epoll: %w", err)
 	}
 	s := &shard{
-		engine: e, epoll: os.NewFile(uintptr(fd), "epoll"), wake: make(chan struct{}, 1),
+		engine: e, epoll: os.NewFile(uintptr(fd), "epoll"), fd: fd, wake: make(chan struct{}, 1),
 		events: make(chan []unix.EpollEvent), taken: make(chan struct{}),
 		audiences: map[*stream.Feed]*audience{}, batch: stream.NewBatch(delivery.BatchFrames),
 	}
@@ -321,16 +322,10 @@ func (s *shard) add(c *Stream) {
 	}
 	s.slots[c.slot].stream = c
 	c.silentAt = s.now
-	var err error
-	if controlErr := s.raw.Control(func(epoll uintptr) {
-		err = unix.EpollCtl(int(epoll), unix.EPOLL_CTL_ADD, c.fd, &unix.EpollEvent{
-			Events: unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLET,
-			Fd:     c.slot, Pad: s.slots[c.slot].generation,
-		})
-	}); controlErr != nil {
-		err = controlErr
-	}
-	if err != nil {
+	if err := unix.EpollCtl(s.fd, unix.EPOLL_CTL_ADD, c.fd, &unix.EpollEvent{
+		Events: unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLET,
+		Fd:     c.slot, Pad: s.slots[c.slot].generation,
+	}); err != nil {
 		s.engine.cfg.Logger.Error("a stream could not begin", "topology", c.machine.Only(), "error", err)
 		if !c.blocked { // else it has a part of something
 			_, _ = write(c.fd, delivery.TurnAway(c.machine.Only(), delivery.NoPlace, delivery.CrowdedRetry)) // if it can

@@ -36,6 +36,9 @@ func AppendFrame(dst []byte, event string, id stream.Seq, data []byte) []byte {
 	}
 }
 
+// OpeningSize is room enough for what AppendOpening appends.
+const OpeningSize = 48
+
 // AppendOpening appends what a stream begins with: a comment, so that something is there at once, and the reconnection
 // time in milliseconds.
 func AppendOpening(dst []byte, ms int) []byte {
