@@ -43,7 +43,11 @@ func BenchmarkConnect(b *testing.B) {
 	})
 	server := httptest.NewServer(s.Handler())
 	defer server.Close()
-	at := unix.SockaddrInet4{Port: server.Listener.Addr().(*net.TCPAddr).Port, Addr: [4]byte{127, 0, 0, 1}}
+	listener, ok := server.Listener.Addr().(*net.TCPAddr)
+	if !ok {
+		b.Fatalf("%T", server.Listener.Addr())
+	}
+	at := unix.SockaddrInet4{Port: listener.Port, Addr: [4]byte{127, 0, 0, 1}}
 	request := []byte("GET " + anEvents + " HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n" +
 		"Authorization: Bearer x\r\n\r\n")
 	answer := make([]byte, 64<<10)

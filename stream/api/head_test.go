@@ -66,7 +66,7 @@ func TestTheTimeOfAHeadIsThePresentToTheMicrosecond(t *testing.T) {
 	}
 }
 
-func TestAHeadCostsNoAllocation(t *testing.T) {
+func TestAHeadCostsNoAllocation(t *testing.T) { //nolint:paralleltest // AllocsPerRun counts those of all goroutines
 	var h heads
 	now := time.Now()
 	room, others := make([]byte, 0, 4<<10), http.Header{"X-Frame-Options": {"DENY"}, "Vary": {"Origin"}}

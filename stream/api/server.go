@@ -92,7 +92,8 @@ func New(cfg Config) *Server {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
 	return &Server{
-		cfg: cfg, atOnce: atOnce, registry: newRegistry(cfg.MaxStreams, cfg.MaxStreamsPerUser), limits: newLimits(cfg.RateLimit),
+		cfg: cfg, atOnce: atOnce,
+		registry: newRegistry(cfg.MaxStreams, cfg.MaxStreamsPerUser), limits: newLimits(cfg.RateLimit),
 		forAnswers: cfg.Memory.Share(answersPart), forBodies: cfg.Memory.Share(bodiesPart),
 		crossOrigin: newCrossOriginProtection(cfg.AllowOrigin),
 	}

@@ -64,7 +64,7 @@ func (f *frameWriter) write(b []byte) error {
 	if err := f.begin(); err != nil {
 		return err
 	}
-	if _, err := f.w.Write(b); err != nil { //nolint:gosec // an event stream, which no browser renders
+	if _, err := f.w.Write(b); err != nil {
 		return err
 	}
 	return f.flush()
