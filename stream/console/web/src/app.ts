@@ -1,0 +1,45 @@
+// The parts of the page, made once and wired here; components get them by useApp().
+import { computed, signal, type ReadonlySignal, type Signal } from '@preact/signals';
+import type { Ghost } from './graph/ghost.ts';
+import { createCommands, type Commands } from './state/commands.ts';
+import { createLive, type Live } from './state/live.ts';
+import { createRest, type Rest } from './state/rest.ts';
+import { createRoute, type RouteState } from './state/route.ts';
+import { createSession, type Session } from './state/session.ts';
+import type { View } from './state/view.ts';
+import { viewOfHead } from './state/view.ts';
+
+export interface App {
+  readonly session: Session;
+  readonly route: RouteState;
+  readonly rest: Rest;
+  readonly live: Live;
+  readonly commands: Commands;
+  /** The topology as of the seq that one looks at: its head, or, while scrubbing, an older one. */
+  readonly shown: ReadonlySignal<View | null>;
+  /** Set while somebody looks at the past; null shows the head. */
+  readonly past: Signal<View | null>;
+  /** What is staged, or in flight and not applied yet, as the graph draws it. */
+  readonly ghosts: Signal<readonly Ghost[]>;
+  /** Whether the graph of the open topology may be edited now; otherwise why not. */
+  readonly editable: ReadonlySignal<true | string>;
+}
+
+/** Makes the page's parts for a window, or, in tests, for what stands in for one. */
+export function createApp(window: Window & typeof globalThis): App {
+  const route = createRoute(window);
+  const session = createSession(window, route);
+  const rest = createRest(window, session);
+  const live = createLive(window, session, route);
+  const past = signal<View | null>(null);
+  const shown = computed(() => past.value ?? viewOfHead(live.open.value));
+  const editable = computed((): true | string => {
+    const status = shown.value?.status;
+    if (session.identity.value?.role !== 'admin') return 'this token may only look: an admin’s may edit';
+    if (past.value) return `this is seq ${past.value.seq}, not the present: press Escape to come back`;
+    if (window.innerWidth < 700) return 'on a small screen the console only shows';
+    if (status === 'active' || status === 'degraded') return true;
+    return status ? `a topology that is ${status} cannot be edited: it must be active or degraded` : 'nothing is open';
+  });
+  return { route, session, rest, live, commands: createCommands(), shown, past, ghosts: signal([]), editable };
+}

@@ -1,0 +1,9 @@
+import { render } from 'preact';
+import './style/tokens.css';
+import './style/base.css';
+import { createApp } from './app.ts';
+import { AppContext } from './ui/context.ts';
+import { Shell } from './ui/shell.tsx';
+
+const app = createApp(window);
+render(<AppContext.Provider value={app}><Shell /></AppContext.Provider>, document.getElementById('console')!);
