@@ -2,10 +2,13 @@
 import { computed, signal, type ReadonlySignal, type Signal } from '@preact/signals';
 import type { Ghost } from './graph/ghost.ts';
 import { createCommands, type Commands } from './state/commands.ts';
+import { createTimeline, type Timeline } from './state/history.ts';
+import { createLayout, type Layout } from './state/layout.ts';
 import { createLive, type Live } from './state/live.ts';
 import { createRest, type Rest } from './state/rest.ts';
 import { createRoute, type RouteState } from './state/route.ts';
 import { createSession, type Session } from './state/session.ts';
+import { createSignature, type Signature } from './state/signature.ts';
 import type { View } from './state/view.ts';
 import { viewOfHead } from './state/view.ts';
 
@@ -15,6 +18,9 @@ export interface App {
   readonly rest: Rest;
   readonly live: Live;
   readonly commands: Commands;
+  readonly layout: Layout;
+  readonly signature: Signature;
+  readonly timeline: Timeline;
   /** The topology as of the seq that one looks at: its head, or, while scrubbing, an older one. */
   readonly shown: ReadonlySignal<View | null>;
   /** Set while somebody looks at the past; null shows the head. */
@@ -31,6 +37,9 @@ export function createApp(window: Window & typeof globalThis): App {
   const session = createSession(window, route);
   const rest = createRest(window, session);
   const live = createLive(window, session, route);
+  const layout = createLayout(window);
+  const timeline = createTimeline(window, live, route, rest);
+  const signature = createSignature(window, live, session, route);
   const past = signal<View | null>(null);
   const shown = computed(() => past.value ?? viewOfHead(live.open.value));
   const editable = computed((): true | string => {
@@ -41,5 +50,8 @@ export function createApp(window: Window & typeof globalThis): App {
     if (status === 'active' || status === 'degraded') return true;
     return status ? `a topology that is ${status} cannot be edited: it must be active or degraded` : 'nothing is open';
   });
-  return { route, session, rest, live, commands: createCommands(), shown, past, ghosts: signal([]), editable };
+  return {
+    route, session, rest, live, layout, signature, timeline, commands: createCommands(), shown, past, ghosts: signal([]),
+    editable,
+  };
 }

@@ -78,12 +78,15 @@ export function formatRoute(route: Route): string {
 export function createRoute(window: Window): RouteState {
   const { location, history } = window;
   let token: string | null = null;
+  let last = nowhere;
   // `dev` and others link to #token=…&topology=…: a secret does not stay in the address.
   const read = (): Route => {
     const legacy = new URLSearchParams(location.hash.slice(1));
-    if (!legacy.has('token') && !legacy.has('topology')) return parseRoute(location.hash);
+    if (!legacy.has('token') && !legacy.has('topology')) return last = parseRoute(location.hash);
     token = legacy.get('token') ?? token;
-    const route = { ...nowhere, topology: legacy.get('topology')?.toLowerCase() ?? null };
+    // A token alone leaves one where one is.
+    const route = legacy.has('topology') ? { ...nowhere, topology: legacy.get('topology')!.toLowerCase() } : last;
+    last = route;
     history.replaceState(null, '', formatRoute(route));
     return route;
   };
@@ -98,7 +101,7 @@ export function createRoute(window: Window): RouteState {
       if (address === formatRoute(current.peek())) return;
       if (replace) history.replaceState(null, '', address);
       else history.pushState(null, '', address);
-      current.value = next;
+      current.value = last = next;
     },
     takeToken: () => {
       const taken = token;

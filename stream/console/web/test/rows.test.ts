@@ -1,0 +1,43 @@
+import fc from 'fast-check';
+import { expect, test } from 'vitest';
+import type { Summary } from 'topostream';
+import { nameKey, orders, RowIndex, statuses, type Look } from '../src/state/rows.ts';
+
+const row = fc.record({
+  n: fc.nat(30), name: fc.constantFrom('web-2', 'web-10', 'Web-3', 'db', 'dmz'), status: fc.constantFrom(...statuses),
+  version: fc.nat(3), in_flight: fc.nat(2), hour: fc.nat(5),
+}).map(({ n, name, status, version, in_flight, hour }): Summary => ({
+  id: `id-${n}`, name, status, version, in_flight, reason: null, seq: 1, created_at: '', status_changed_at: '',
+  updated_at: `2026-11-29T0${hour}:00:00.000000Z`,
+}));
+const rows = fc.uniqueArray(row, { selector: ({ id }) => id, maxLength: 30 });
+const look = fc.record<Look>({
+  search: fc.constantFrom('', 'web', 'id-1', 'b 2'), status: fc.constantFrom('', 'active', 'failed'),
+  sort: fc.constantFrom('', ...orders, ...orders.map((o) => '-' + o)),
+});
+const all = (index: RowIndex): string[] => Array.from({ length: index.length }, (_, i) => index.at(i)!.id);
+
+test('rows that change one after another end in the order of a list made anew', () => {
+  fc.assert(fc.property(fc.array(rows, { minLength: 1, maxLength: 6 }), look, (steps, l) => {
+    const index = new RowIndex(l);
+    for (const step of steps) index.update(step);
+    const fresh = new RowIndex(l);
+    fresh.update(steps.at(-1)!);
+    expect(all(index)).toEqual(all(fresh));
+    all(index).forEach((id, i) => expect(index.indexOf(id)).toBe(i));
+    expect([...index.counts].sort()).toEqual([...fresh.counts].sort());
+  }));
+});
+
+test('numbers within names count as numbers', () => {
+  expect(['web-10', 'web-2', 'Web-1'].sort((a, b) => nameKey(a) < nameKey(b) ? -1 : 1)).toEqual(['Web-1', 'web-2', 'web-10']);
+});
+
+test('a row that leaves the filter goes, and its place is nowhere', () => {
+  const [one] = fc.sample(row, { seed: 1, numRuns: 1 }) as [Summary];
+  const index = new RowIndex({ search: '', status: 'active', sort: '' });
+  index.update([{ ...one, status: 'active' }]);
+  expect(index.length).toBe(1);
+  index.update([{ ...one, status: 'degraded' }]);
+  expect([index.length, index.indexOf(one.id)]).toEqual([0, -1]);
+});
