@@ -1,10 +1,20 @@
+import { readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { defineConfig } from 'vitest/config';
+
+const licences = {
+  name: 'licences',
+  generateBundle(this: { emitFile: (file: { type: 'asset'; fileName: string; source: string }) => void }) {
+    const source = readFileSync(new URL('LICENSES', import.meta.url), 'utf8');
+    this.emitFile({ type: 'asset', fileName: 'LICENSES.txt', source });
+  },
+};
 
 // The page is served at /, what it loads below /console/. The names of built files have no hash: the committed build
 // changes in place, and the server gives each an ETag.
 export default defineConfig({
   base: '/console/',
+  plugins: [licences],
   resolve: {
     alias: { topostream: fileURLToPath(new URL('../../client/js/src/index.ts', import.meta.url)) },
   },

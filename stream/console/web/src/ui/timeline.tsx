@@ -228,8 +228,8 @@ function Histogram({ onMinute }: { readonly onMinute: (minute: number) => void }
   const { timeline, signature, route, live } = useApp();
   void timeline.version.value;
   if (!route.current.value.topology) return null;
-  // Its hour moves once in ten seconds: that is a sixth of a bar.
-  const bins = timeline.hour(Math.floor(signature.clock.value / 10_000) * 10_000 + live.offset.value);
+  // Its hour moves once in ten seconds, and ends with the ten that have begun: it is computed for each event.
+  const bins = timeline.hour(Math.ceil((signature.clock.value + live.offset.value) / 10_000) * 10_000);
   const most = Math.max(1, ...bins.map((bin) => bin.count));
   const sum = bins.reduce((n, bin) => n + bin.count, 0);
   const failures = bins.reduce((n, bin) => n + bin.failures, 0);
