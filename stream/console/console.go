@@ -25,6 +25,9 @@ const policy = "default-src 'none'; script-src 'self'; style-src 'self'; font-sr
 // Handler serves the page at / and what it loads below /console/.
 func Handler() http.Handler {
 	mux := http.NewServeMux()
+	home := http.RedirectHandler("/", http.StatusFound) // the browser keeps the fragment
+	mux.Handle("GET /console/{$}", home)
+	mux.Handle("GET /console/index.html", home)
 	walk := func(name string, entry fs.DirEntry, err error) error {
 		if err != nil || entry.IsDir() {
 			return err
