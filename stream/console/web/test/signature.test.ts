@@ -68,7 +68,7 @@ test('times in few letters', () => {
 
 const facts: Facts = {
   connection: { state: 'open' }, since: 0, now: 100_000, topology: null, behind: 0, resumed: null, expires: null,
-  wanted: false,
+  wanted: false, unready: null,
 };
 const words = (change: Partial<Facts>): string => connectionWords({ ...facts, ...change }).text;
 
@@ -84,6 +84,8 @@ test('the connection in words', () => {
   expect(words({ behind: 1204 })).toBe('catching up 1,204');
   expect(words({ expires: 100_000 + 4 * 60_000 })).toBe('live, token ends in 4 min');
   expect(words({ expires: 100_000 + 9000 })).toBe('live, token ends in 9 s');
+  expect(words({ unready: 'database: connection refused' })).toBe('database away');
+  expect(words({ unready: 'server: draining' })).toBe('live');
   expect(words({ wanted: true })).toBe('token ended');
   expect(words({ connection: { state: 'refused', status: 401, reason: 'x' } })).toBe('not signed in');
   expect(words({ connection: { state: 'connecting' }, since: 99_000 })).toBe('connecting');

@@ -22,9 +22,11 @@ export interface Live {
 
 export function createLive(window: Window & typeof globalThis, session: Session, route: RouteState): Live {
   const offset = signal(0);
+  let cut = new AbortController(); // ends what was asked for with a token that is another now
   const timedFetch: typeof fetch = async (input, init) => {
     const sent = Date.now();
-    const response = await window.fetch(input, init);
+    const signals = init?.signal ? [init.signal, cut.signal] : [cut.signal];
+    const response = await window.fetch(input, { ...init, signal: AbortSignal.any(signals) });
     const time = Date.parse(response.headers.get('Topostream-Time') ?? '');
     if (!Number.isNaN(time)) offset.value = time - (sent + Date.now()) / 2;
     return response;
@@ -66,10 +68,21 @@ export function createLive(window: Window & typeof globalThis, session: Session,
     frame ||= window.setTimeout(() => { frame = 0; take(); }, 0);
   });
   let before = session.token.peek();
-  effect(() => { // who signs in anew goes on at once
+  let anew = false;
+  effect(() => { // who signs in anew goes on at once, and by the new token's rights alone
     const now = session.token.value;
-    if (now !== before && now !== null) stream.reconnect();
+    if (now !== before && now !== null) {
+      anew = stream.getSnapshot().connection.state === 'open';
+      cut.abort();
+      cut = new AbortController();
+      stream.reconnect();
+    }
     before = now;
+  });
+  stream.on('connection', ({ state }) => {
+    if (!anew || state !== 'waiting') return;
+    anew = false;
+    stream.reconnect();
   });
   return {
     connection, rows, open, violations, offset,

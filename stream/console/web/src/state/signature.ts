@@ -44,6 +44,8 @@ export interface Facts {
   readonly expires: number | null;
   /** Whether the page asks for another token. */
   readonly wanted: boolean;
+  /** Why the server is not ready, as /readyz has it; null while it is. A stream stays open while the database is away. */
+  readonly unready: string | null;
 }
 
 const second = 1000;
@@ -51,7 +53,7 @@ const away = /database/i;
 
 /** Says how the connection is. */
 export function connectionWords(facts: Facts): Words {
-  const { connection, since, now, topology, behind, resumed, expires, wanted } = facts;
+  const { connection, since, now, topology, behind, resumed, expires, wanted, unready } = facts;
   if (wanted) return { tone: 'bad', text: 'token ended', detail: 'Paste another token to go on where you were.' };
   switch (connection.state) {
     case 'waiting': {
@@ -72,6 +74,9 @@ export function connectionWords(facts: Facts): Words {
     case 'ended': return { tone: 'bad', text: 'deleted', detail: 'The topology is deleted.' };
     case 'closed': case 'idle': return { tone: 'busy', text: 'not connected', detail: '' };
     case 'open':
+  }
+  if (unready !== null && away.test(unready)) {
+    return { tone: 'bad', text: 'database away', detail: `${unready}. What is written comes when it is back.` };
   }
   if (topology?.part === 'unavailable') {
     return away.test(topology.problem ?? '')
@@ -111,6 +116,16 @@ export function createSignature(
     if (opens.peek() && seq) resumed.value = { seq, at: Date.now() };
     opens.value = opens.peek() + 1;
   });
+
+  const unready = signal<string | null>(null);
+  const ask = async (): Promise<void> => {
+    if (document.hidden || live.connection.peek().state !== 'open') return;
+    const answer = await window.fetch('/readyz', { signal: AbortSignal.timeout(4 * second) }).catch(() => null);
+    if (!answer) return; // the stream tells by itself whether the server is there
+    const problem = answer.status === 503 ? await answer.json().catch(() => null) as { detail?: string } | null : null;
+    unready.value = problem?.detail ?? null;
+  };
+  window.setInterval(() => void ask(), 5 * second);
 
   const count = signal<Count>(nothingYet);
   let counting: Count = nothingYet;
@@ -182,7 +197,7 @@ export function createSignature(
     connection: live.connection.value, since: since.value, now: clock.value, topology: live.open.value,
     behind: head.value - (live.open.value?.seq ?? head.value), resumed: resumed.value,
     expires: session.identity.value?.expires ?? null,
-    wanted: session.wanted.value !== null,
+    wanted: session.wanted.value !== null, unready: unready.value,
   }));
   effect(() => {
     const id = route.current.value.topology;

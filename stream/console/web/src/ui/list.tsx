@@ -28,7 +28,8 @@ export function List() {
 
   const move = (by: number): void => {
     const at = active.value ? index.indexOf(active.value) : -1;
-    const next = Math.max(0, Math.min(index.length - 1, at < 0 ? (by > 0 ? 0 : index.length - 1) : at + by));
+    const first = by === 1 ? 0 : index.length - 1; // where arrows begin that come from nowhere
+    const next = Math.max(0, Math.min(index.length - 1, at < 0 && Math.abs(by) === 1 ? first : at + by));
     active.value = index.at(next)?.id ?? null;
     reveal(ref.current, next, height);
   };
@@ -52,6 +53,9 @@ export function List() {
     event.stopPropagation();
   };
   useEffect(() => { active.value = topology; }, [topology]);
+  useEffect(() => { // when the first rows were there, for whoever measures
+    if (rows) performance.mark('topostream.rows');
+  }, [rows !== null]);
   useLayoutEffect(() => { // what is open is in view when the list comes, or is another
     if (topology && rows) reveal(ref.current, index.indexOf(topology), height);
   }, [topology, rows !== null, index]);
@@ -91,7 +95,7 @@ export function List() {
           {total ? 'No topology fits the search.' : 'There is no topology yet.'}
         </p>}
         {index.length > 0 && <div role="listbox" aria-label="Topologies" tabIndex={0} class="list-rows"
-          style={{ height: index.length * height }} onKeyDown={onKeyDown}
+          style={{ height: `${index.length * height}px` }} onKeyDown={onKeyDown}
           aria-activedescendant={active.value && index.indexOf(active.value) >= 0 ? `${base}-${active.value}` : undefined}>
           {shown}
         </div>}

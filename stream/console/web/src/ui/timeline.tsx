@@ -38,7 +38,7 @@ export function Timeline() {
   const rows = timeline.shown();
   const selected = selection.length === 1 && selection[0]!.kind === 'event' ? Number(selection[0]!.key) : null;
   const opened = useSignal<Entry | null>(null);
-  const cursor = useRef<Entry | null>(null); // the row that arrows move from
+  const cursor = useSignal<Entry | null>(null); // the row that arrows move from
   const base = useId();
   const openAt = opened.value ? rows.indexOf(opened.value) : -1;
   const { ref, from, to, onScroll } = useVirtual(rows.length + (openAt < 0 ? 0 : expansion / height), height);
@@ -85,14 +85,16 @@ export function Timeline() {
     opened.value = null;
   });
 
+  const current = (): Entry | null => selected === null ? cursor.value?.seq === null ? cursor.value : null
+    : rows.find((row) => row.seq === selected) ?? null;
   const select = (entry: Entry): void => {
-    cursor.current = entry;
-    if (entry.seq !== null) route.go({ selection: [{ kind: 'event', key: String(entry.seq) }] }, selected !== null);
-    else timeline.atEnd.value = timeline.atEnd.peek();
+    cursor.value = entry;
+    const selection = entry.seq === null ? [] : [{ kind: 'event', key: String(entry.seq) } as const];
+    route.go({ selection }, selected !== null);
   };
   const toggle = (entry: Entry): void => {
     if (entry.kind === 'gap') return;
-    cursor.current = entry;
+    cursor.value = entry;
     if (opened.value !== entry) timeline.atEnd.value = entry === rows.at(-1) && timeline.atEnd.peek();
     opened.value = opened.value === entry ? null : entry;
   };
@@ -102,7 +104,7 @@ export function Timeline() {
       ArrowDown: 1, ArrowUp: -1, PageDown: 10, PageUp: -10, Home: -Infinity, End: Infinity,
     };
     const step = by[event.key];
-    const here = selected === null ? cursor.current : rows.find((row) => row.seq === selected) ?? null;
+    const here = current();
     if (step !== undefined) {
       const at = here ? rows.indexOf(here) : rows.length;
       const next = Math.max(0, Math.min(rows.length - 1, at + step));
@@ -128,16 +130,17 @@ export function Timeline() {
     ref.current.scrollTop = topOf(at);
   };
 
+  const at = current();
   const shown: preact.JSX.Element[] = [];
   for (let i = Math.max(0, openAt >= 0 && from > openAt ? from - expansion / height : from); i < to; i++) {
     const entry = rows[i];
     if (!entry) break;
-    const here = entry.seq !== null && entry.seq === selected;
+    const here = entry === at;
     shown.push(<Row key={entry.seq ?? `${entry.kind} ${entry.ts} ${i}`} entry={entry} top={topOf(i)} id={`${base}-${i}`}
       at={i} size={rows.length} selected={here} open={entry === opened.value} who={timeline.who(entry.mutation)}
       onSelect={() => select(entry)} onToggle={() => toggle(entry)} />);
   }
-  const active = selected === null ? -1 : rows.findIndex((row) => row.seq === selected);
+  const active = at ? rows.indexOf(at) : -1;
   return (
     <section class="timeline" aria-label="Timeline">
       <div class="timeline-tools">
@@ -169,7 +172,7 @@ export function Timeline() {
           {topology && filter && !timeline.complete.value && <button type="button" class="quiet-button"
             onClick={() => void timeline.older()}>Look further back</button>}
         </p>}
-        {rows.length > 0 && <div class="timeline-rows" style={{ height: total }}>
+        {rows.length > 0 && <div class="timeline-rows" style={{ height: `${total}px` }}>
           <div role="listbox" aria-label="Events" tabIndex={0} onKeyDown={onKeyDown}
             aria-activedescendant={active >= from && active < to ? `${base}-${active}` : undefined}>
             {shown}
@@ -210,7 +213,7 @@ function Row({ entry, top, id, at, size, selected, open, who, onSelect, onToggle
 function Expanded({ entry, top }: { readonly entry: Entry; readonly top: number }) {
   return (
     <div class="timeline-payload" role="region" aria-label={`Payload of ${entry.type} ${entry.seq ?? ''}`} tabIndex={0}
-      style={{ transform: `translateY(${top}px)`, height: expansion }}>
+      style={{ transform: `translateY(${top}px)`, height: `${expansion}px` }}>
       <Copy text={() => pretty(entry.payload)} />
       <Payload payload={entry.payload} />
     </div>
