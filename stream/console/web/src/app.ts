@@ -51,7 +51,7 @@ export function createApp(window: Window & typeof globalThis): App {
     return status ? `a topology that is ${status} cannot be edited: it must be active or degraded` : 'nothing is open';
   });
   return {
-    route, session, rest, live, layout, signature, timeline, commands: createCommands(), shown, past, ghosts: signal([]),
-    editable,
+    route, session, rest, live, layout, signature, timeline, commands: createCommands(), shown, past,
+    ghosts: signal([]), editable,
   };
 }

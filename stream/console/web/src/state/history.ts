@@ -89,7 +89,8 @@ export function createTimeline(
   const read = async (after: number, limit: number): Promise<JournalPage | null> => {
     const topology = id;
     try {
-      const answer = await rest.send<JournalPage>('GET', `/topologies/${topology}/journal?after=${after}&limit=${limit}`);
+      const path = `/topologies/${topology}/journal?after=${after}&limit=${limit}`;
+      const answer = await rest.send<JournalPage>('GET', path);
       if (topology !== id) return null;
       problem.value = null;
       return answer;

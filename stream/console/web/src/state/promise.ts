@@ -1,5 +1,5 @@
-// The page's own count of the promise: of the open topology a snapshot at N, then N + 1, N + 2, … and none missing. It
-// looks at what reaches the page, and trusts nobody who has looked before.
+// The page's own count of the promise: of the open topology a snapshot at N, then N + 1, N + 2, … and none missing.
+// It looks at what reaches the page, and trusts nobody who has looked before.
 import type { StreamEvent, Violation } from 'topostream';
 
 export interface Count {

@@ -46,7 +46,7 @@ const compare = (a: Entry, b: Entry): number =>
     : a.name < b.name ? -1 : a.name > b.name ? 1
       : a.row.id < b.row.id ? -1 : a.row.id > b.row.id ? 1 : 0;
 
-/** Keeps the rows of one look in order. Of n rows of which k changed, an update costs n looks at a map and k searches. */
+/** Keeps the rows of one look in order. An update looks at a map for each row, and searches for each that changed. */
 export class RowIndex {
   readonly #look: Look;
   readonly #reverse: boolean;

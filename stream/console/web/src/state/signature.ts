@@ -44,7 +44,7 @@ export interface Facts {
   readonly expires: number | null;
   /** Whether the page asks for another token. */
   readonly wanted: boolean;
-  /** Why the server is not ready, as /readyz has it; null while it is. A stream stays open while the database is away. */
+  /** Why the server is not ready, as /readyz has it; null if it is. A stream stays open while the database is away. */
   readonly unready: string | null;
 }
 
@@ -83,10 +83,13 @@ export function connectionWords(facts: Facts): Words {
       ? { tone: 'bad', text: 'database away, trying again', detail: topology.problem ?? '' }
       : { tone: 'busy', text: 'unavailable, trying again', detail: topology.problem ?? '' };
   }
-  if (behind >= 20) return { tone: 'busy', text: `catching up ${short(behind)}`, detail: 'Events that were missed come now.' };
+  if (behind >= 20) {
+    return { tone: 'busy', text: `catching up ${short(behind)}`, detail: 'Events that were missed come now.' };
+  }
   const left = expires === null ? Infinity : expires - now;
   if (left < 5 * 60 * second) {
-    const text = left < 60 * second ? `${Math.max(0, Math.ceil(left / second))} s` : `${Math.round(left / 60 / second)} min`;
+    const seconds = Math.max(0, Math.ceil(left / second));
+    const text = seconds < 60 ? `${seconds} s` : `${Math.round(seconds / 60)} min`;
     return { tone: 'busy', text: `live, token ends in ${text}`, detail: 'Paste another token before it ends.' };
   }
   if (resumed && now - resumed.at < 8 * second) {

@@ -84,7 +84,8 @@ export function entryOfJournal({ type, ts, seq, payload }: JournalEvent): Entry 
 
 /** Whether an event is something that somebody should hear of who looked away. */
 export function isFailure(type: string, payload: unknown): boolean {
-  return type === 'mutation.failed' || (type === 'status' && /^(failed|degraded)$/.test(String(fieldsOf(payload).state)));
+  const state = type === 'status' ? fieldsOf(payload).state : null;
+  return type === 'mutation.failed' || state === 'failed' || state === 'degraded';
 }
 
 /**

@@ -12,7 +12,9 @@ export function Copy({ text, label = 'Copy' }: { readonly text: () => string; re
     }
     setTimeout(() => say(''), 2000);
   };
-  return <button type="button" class="quiet-button" onClick={() => void copy()} aria-live="polite">{said || label}</button>;
+  return <button type="button" class="quiet-button" onClick={() => void copy()} aria-live="polite">
+    {said || label}
+  </button>;
 }
 
 /** A line to type elsewhere, with a button that copies it. */

@@ -24,7 +24,9 @@ export function EventView({ seq }: { readonly seq: number }) {
         <dt>recorded</dt><dd class="mono">{entry.ts}</dd>
         {entry.mutation && <><dt>mutation</dt><dd class="mono">
           <button type="button" class="quiet-button"
-            onClick={() => route.go({ selection: [{ kind: 'mutation', key: entry.mutation! }] })}>{entry.mutation}</button>
+            onClick={() => route.go({ selection: [{ kind: 'mutation', key: entry.mutation! }] })}>
+            {entry.mutation}
+          </button>
         </dd></>}
         {entry.mutation && <><dt>asked by</dt><dd>{who === undefined ? '…' : who || 'nobody says'}</dd></>}
       </dl>

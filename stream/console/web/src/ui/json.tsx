@@ -8,17 +8,17 @@ export function Json({ value, name, depth = 0 }: {
     : typeof value === 'object' && value !== null ? Object.entries(value) : null;
   const [open, setOpen] = useState(depth < 3 && (entries?.length ?? 0) <= 50);
   const [most, setMost] = useState(200);
-  const label = name !== undefined && <span class="json-name">{name}</span>;
+  const label = name !== undefined && <><span class="json-name">{name}</span>{' '}</>;
   if (!entries) {
-    return <div class="json-row">{label}{label && ' '}<span class={'json-' + typeof value}>{literal(value)}</span></div>;
+    return <div class="json-row">{label}<span class={'json-' + typeof value}>{literal(value)}</span></div>;
   }
   const [left, right] = Array.isArray(value) ? '[]' : '{}';
-  if (!entries.length) return <div class="json-row">{label}{label && ' '}<span class="json-object">{left}{right}</span></div>;
+  if (!entries.length) return <div class="json-row">{label}<span class="json-object">{left}{right}</span></div>;
   return (
     <div>
       <button type="button" class="json-row json-toggle" aria-expanded={open} onClick={() => setOpen(!open)}>
         <span class="json-arrow" aria-hidden="true">{open ? '−' : '+'}</span>
-        {label} <span class="json-object">{left}{entries.length}{right}</span>
+        {label}<span class="json-object">{left}{entries.length}{right}</span>
       </button>
       {open && <div class="json-children">
         {entries.slice(0, most).map(([key, item]) => <Json key={key} name={key} value={item} depth={depth + 1} />)}

@@ -23,6 +23,7 @@ export function List() {
   if (rows) index.update(rows);
   const { ref, from, to, onScroll } = useVirtual(index.length, height);
   const active = useSignal<string | null>(topology); // the row that arrows move from
+  const isActive = active.value !== null && index.indexOf(active.value) >= 0;
   const base = useId();
   const total = rows?.length ?? 0;
 
@@ -46,7 +47,7 @@ export function List() {
     const typing = event.target instanceof HTMLInputElement;
     if (typing && (event.key === 'Home' || event.key === 'End')) return;
     if (by !== undefined) move(by);
-    else if (event.key === 'Enter') open(active.value && index.indexOf(active.value) >= 0 ? active.value : index.at(0)?.id ?? null);
+    else if (event.key === 'Enter') open(isActive ? active.value : index.at(0)?.id ?? null);
     else if (event.key === 'Escape' && typing && search) route.go({ search: '' }, true);
     else return;
     event.preventDefault();
@@ -96,7 +97,7 @@ export function List() {
         </p>}
         {index.length > 0 && <div role="listbox" aria-label="Topologies" tabIndex={0} class="list-rows"
           style={{ height: `${index.length * height}px` }} onKeyDown={onKeyDown}
-          aria-activedescendant={active.value && index.indexOf(active.value) >= 0 ? `${base}-${active.value}` : undefined}>
+          aria-activedescendant={isActive ? `${base}-${active.value}` : undefined}>
           {shown}
         </div>}
       </div>

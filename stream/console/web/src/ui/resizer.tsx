@@ -28,6 +28,6 @@ export function Resizer({ pane }: { readonly pane: Pane }) {
     event.stopPropagation();
   };
   return <div class={`resizer resizer-${pane}`} role="separator" tabIndex={0} aria-label={`Size of the ${pane}`}
-    aria-orientation={across ? 'horizontal' : 'vertical'} aria-valuenow={size.value} aria-valuemin={min} aria-valuemax={max}
-    onPointerDown={onPointerDown} onKeyDown={onKeyDown} onDblClick={() => set(usual)} />;
+    aria-orientation={across ? 'horizontal' : 'vertical'} aria-valuenow={size.value} aria-valuemin={min}
+    aria-valuemax={max} onPointerDown={onPointerDown} onKeyDown={onKeyDown} onDblClick={() => set(usual)} />;
 }

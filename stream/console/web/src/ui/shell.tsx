@@ -81,15 +81,17 @@ const keys: Record<Pane, string> = { list: 'l', inspector: 'i', timeline: 't' };
 function Closed({ pane }: { readonly pane: Pane }) {
   const { layout } = useApp();
   return <button type="button" class={`${pane} closed`} aria-expanded="false" aria-keyshortcuts={keys[pane]}
-    title={`Open the ${pane} (${keys[pane]})`} onClick={() => { layout.open[pane].value = true; }}>{names[pane]}</button>;
+    title={`Open the ${pane} (${keys[pane]})`} onClick={() => { layout.open[pane].value = true; }}>
+    {names[pane]}
+  </button>;
 }
 
 /** What closes each pane, in its corner. */
 function Toggles() {
   const { layout } = useApp();
   return <>{(Object.keys(names) as Pane[]).filter((pane) => layout.open[pane].value).map((pane) => (
-    <button type="button" key={pane} class={`collapse collapse-${pane}`} aria-expanded="true" aria-keyshortcuts={keys[pane]}
-      aria-label={`Close the ${pane}`} title={`Close the ${pane} (${keys[pane]})`}
+    <button type="button" key={pane} class={`collapse collapse-${pane}`} aria-expanded="true"
+      aria-keyshortcuts={keys[pane]} aria-label={`Close the ${pane}`} title={`Close the ${pane} (${keys[pane]})`}
       onClick={() => { layout.open[pane].value = false; }}>×</button>
   ))}</>;
 }

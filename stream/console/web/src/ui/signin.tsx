@@ -44,7 +44,9 @@ export function SignIn() {
           onInput={(event) => { text.value = event.currentTarget.value; problem.value = ''; }}
           onKeyDown={(event) => { if (event.key === 'Enter') submit(event); }} />
         <p id="signin-problem" class="problem" role="alert">{problem.value}</p>
-        <p class="quiet">It is kept for this tab alone, until the tab is closed. <code>topostream token</code> makes one.</p>
+        <p class="quiet">
+          It is kept for this tab alone, until the tab is closed. <code>topostream token</code> makes one.
+        </p>
         <div class="buttons">
           <button type="submit" class="primary">Go on</button>
           {wanted !== null && <button type="button" class="quiet-button" onClick={() => {

@@ -15,6 +15,13 @@ export interface PageState {
   readonly way?: { readonly title: string; readonly run: () => void };
 }
 
+/** What the server says of a topology that does not come. */
+interface Answer {
+  readonly id: string;
+  readonly status: number;
+  readonly text: string;
+}
+
 /** Why there is no graph to be seen; null if there is one. */
 export function usePageState(): PageState | null {
   const { live, route, rest, session } = useApp();
@@ -22,7 +29,7 @@ export function usePageState(): PageState | null {
   const connection = live.connection.value;
   const rows = live.rows.value;
   const open = live.open.value;
-  const [answer, setAnswer] = useState<{ readonly id: string; readonly status: number; readonly text: string } | null>(null);
+  const [answer, setAnswer] = useState<Answer | null>(null);
   const listed = topology !== null && rows !== null && rows.some((row) => row.id === topology);
   const waits = topology !== null && open?.part === 'waiting' && open.seq === null;
   // A stream that holds the list stays as it is if the token does not hold for what is added: we ask why nothing comes.
@@ -98,7 +105,8 @@ export function Stale() {
   const { live, signature } = useApp();
   const open = live.open.value;
   const { tone, text } = signature.words.value;
-  if (!open || open.seq === null || open.part === 'deleted' || tone === 'calm' || /^live|^catching/.test(text)) return null;
+  if (!open || open.seq === null || open.part === 'deleted') return null;
+  if (tone === 'calm' || /^live|^catching/.test(text)) return null;
   return <p class="stale" role="status">
     Not live: this is as of seq {open.seq}. It goes on from there, and nothing is left out.
   </p>;

@@ -123,6 +123,10 @@ export function Timeline() {
     event.preventDefault();
     event.stopPropagation();
   };
+  const toEnd = (): void => {
+    timeline.atEnd.value = true;
+    if (ref.current) ref.current.scrollTop = ref.current.scrollHeight;
+  };
   const toMinute = (minute: number): void => {
     const at = rows.findIndex((row) => Date.parse(row.ts) >= minute * 60_000);
     if (at < 0 || !ref.current) return;
@@ -153,13 +157,14 @@ export function Timeline() {
           {error && <span id={`${base}-error`} class="problem" role="alert">{error}</span>}
         </div>
         <span class="timeline-count mono" data-shown={rows.length}>
-          {filter && !error ? `${rows.length.toLocaleString('en')} of ` : ''}{timeline.all().length.toLocaleString('en')}
+          {filter && !error && `${rows.length.toLocaleString('en')} of `}
+          {timeline.all().length.toLocaleString('en')}
         </span>
         <button type="button" class="quiet-button" aria-pressed={timeline.paused.value} aria-keyshortcuts="p"
           onClick={() => { timeline.paused.value = !timeline.paused.value; }}>
           {timeline.paused.value ? `Paused, ${timeline.waiting.value} wait: go on` : 'Pause'}
         </button>
-        {!atEnd && <button type="button" class="quiet-button" onClick={() => { timeline.atEnd.value = true; if (ref.current) ref.current.scrollTop = ref.current.scrollHeight; }}>
+        {!atEnd && <button type="button" class="quiet-button" onClick={toEnd}>
           To the newest
         </button>}
       </div>
@@ -168,7 +173,8 @@ export function Timeline() {
         {!topology && <p class="hint">Open a topology to see its events.</p>}
         {topology && !rows.length && <p class="hint" role="status">
           {timeline.problem.value ? `The journal could not be read: ${timeline.problem.value}`
-            : timeline.loading.value ? 'Reading the journal…' : filter ? 'No event here fits the filter.' : 'No event yet.'}
+            : timeline.loading.value ? 'Reading the journal…'
+              : filter ? 'No event here fits the filter.' : 'No event yet.'}
           {topology && filter && !timeline.complete.value && <button type="button" class="quiet-button"
             onClick={() => void timeline.older()}>Look further back</button>}
         </p>}
