@@ -93,6 +93,8 @@ export function isFailure(type: string, payload: unknown): boolean {
  * twice, and stays the same object; a raw NOTIFY stays behind the event that it came after.
  */
 export function merge(entries: readonly Entry[], page: readonly Entry[]): Entry[] {
+  const first = entries[0]?.seq;
+  if (first && page.length && page.at(-1)!.seq! < first) return [...page, ...entries]; // one scrolls up
   const result: Entry[] = [];
   let next = 0;
   for (const entry of entries) {

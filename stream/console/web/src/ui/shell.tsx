@@ -51,11 +51,13 @@ function Wide() {
       '--list': width('list'), '--inspector': width('inspector'), '--timeline': width('timeline'),
     }}>
       <Bar />
-      {open.list.value ? <><List /><Resizer pane="list" /></> : <Closed pane="list" />}
+      {open.list.value && <List />}
       <Middle />
-      {open.inspector.value ? <><Side /><Resizer pane="inspector" /></> : <Closed pane="inspector" />}
-      {open.timeline.value ? <><Timeline /><Resizer pane="timeline" /></> : <Closed pane="timeline" />}
-      <Toggles />
+      {open.inspector.value && <Side />}
+      {open.timeline.value && <Timeline />}
+      <nav class="edges" aria-label="Panes">
+        {panes.map((pane) => open[pane].value ? <Edge key={pane} pane={pane} /> : <Closed key={pane} pane={pane} />)}
+      </nav>
     </div>
   );
 }
@@ -75,6 +77,7 @@ function Side() {
 }
 
 const names: Record<Pane, string> = { list: 'List', inspector: 'Inspector', timeline: 'Timeline' };
+const panes = ['list', 'inspector', 'timeline'] as const;
 const keys: Record<Pane, string> = { list: 'l', inspector: 'i', timeline: 't' };
 
 /** A pane that is closed leaves its name, which opens it. */
@@ -86,14 +89,15 @@ function Closed({ pane }: { readonly pane: Pane }) {
   </button>;
 }
 
-/** What closes each pane, in its corner. */
-function Toggles() {
+/** What moves a pane's edge, and in its corner what closes it. */
+function Edge({ pane }: { readonly pane: Pane }) {
   const { layout } = useApp();
-  return <>{(Object.keys(names) as Pane[]).filter((pane) => layout.open[pane].value).map((pane) => (
-    <button type="button" key={pane} class={`collapse collapse-${pane}`} aria-expanded="true"
-      aria-keyshortcuts={keys[pane]} aria-label={`Close the ${pane}`} title={`Close the ${pane} (${keys[pane]})`}
+  return <>
+    <Resizer pane={pane} />
+    <button type="button" class={`collapse collapse-${pane}`} aria-expanded="true" aria-keyshortcuts={keys[pane]}
+      aria-label={`Close the ${pane}`} title={`Close the ${pane} (${keys[pane]})`}
       onClick={() => { layout.open[pane].value = false; }}>×</button>
-  ))}</>;
+  </>;
 }
 
 const tabs: readonly (readonly [Tab, string])[] =
@@ -113,15 +117,16 @@ function Small() {
   return (
     <div class="shell small">
       <Bar />
-      <div role="tablist" aria-label="Panes" class="tabs" onKeyDown={onKeyDown}>
+      <nav class="tabs" aria-label="Panes"><div role="tablist" aria-label="Panes" onKeyDown={onKeyDown}>
         {tabs.map(([name, title]) => (
           <button type="button" role="tab" key={name} id={`tab-${name}`} aria-selected={tab.value === name}
             aria-controls="tab-panel" tabIndex={tab.value === name ? 0 : -1} onClick={() => { tab.value = name; }}>
             {title}
           </button>
         ))}
-      </div>
-      <div role="tabpanel" id="tab-panel" aria-labelledby={`tab-${tab.value}`} class="tab-panel">
+      </div></nav>
+      {tab.value !== 'graph' && <main class="visually-hidden">The graph is in its tab.</main>}
+      <div role="tabpanel" id="tab-panel" class="tab-panel">
         {tab.value === 'list' && <List />}
         {tab.value === 'graph' && <Middle />}
         {tab.value === 'timeline' && <Timeline />}

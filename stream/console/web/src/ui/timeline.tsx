@@ -1,5 +1,5 @@
 import { useSignal, useSignalEffect } from '@preact/signals';
-import { useEffect, useId, useLayoutEffect, useRef } from 'preact/hooks';
+import { useEffect, useId, useLayoutEffect, useMemo, useRef } from 'preact/hooks';
 import type { Entry } from '../state/timeline.ts';
 import '../style/timeline.css';
 import { useApp } from './context.ts';
@@ -9,6 +9,7 @@ import { useVirtual } from './virtual.ts';
 
 const height = 28;
 const expansion = 168; // pixels of an open payload: six rows
+const slots = 256; // more than are ever drawn
 
 const twoDigits = (n: number): string => String(n).padStart(2, '0');
 
@@ -134,13 +135,17 @@ export function Timeline() {
     ref.current.scrollTop = topOf(at);
   };
 
+  const latest = useRef(toMinute);
+  latest.current = toMinute;
+  const histogram = useMemo(() => <Histogram onMinute={(minute) => latest.current(minute)} />, []); // not at each scroll
   const at = current();
   const shown: preact.JSX.Element[] = [];
   for (let i = Math.max(0, openAt >= 0 && from > openAt ? from - expansion / height : from); i < to; i++) {
     const entry = rows[i];
     if (!entry) break;
     const here = entry === at;
-    shown.push(<Row key={entry.seq ?? `${entry.kind} ${entry.ts} ${i}`} entry={entry} top={topOf(i)} id={`${base}-${i}`}
+    // A row that scrolls out becomes the one that scrolls in: that is cheaper than another.
+    shown.push(<Row key={i % slots} entry={entry} top={topOf(i)} id={`${base}-${i}`}
       at={i} size={rows.length} selected={here} open={entry === opened.value} who={timeline.who(entry.mutation)}
       onSelect={() => select(entry)} onToggle={() => toggle(entry)} />);
   }
@@ -168,7 +173,7 @@ export function Timeline() {
           To the newest
         </button>}
       </div>
-      {!layout.small.value && <Histogram onMinute={toMinute} />}
+      {!layout.small.value && histogram}
       <div class="timeline-scroll" ref={ref} onScroll={scroll}>
         {!topology && <p class="hint">Open a topology to see its events.</p>}
         {topology && !rows.length && <p class="hint" role="status">
