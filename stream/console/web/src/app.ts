@@ -1,7 +1,9 @@
 // The parts of the page, made once and wired here; components get them by useApp().
 import { computed, signal, type ReadonlySignal, type Signal } from '@preact/signals';
 import type { Ghost } from './graph/ghost.ts';
+import { noIntents, type Intents } from './graph/intents.ts';
 import { createCommands, type Commands } from './state/commands.ts';
+import { createFailures, type Failures } from './state/failures.ts';
 import { createLive, type Live } from './state/live.ts';
 import { createRest, type Rest } from './state/rest.ts';
 import { createRoute, type RouteState } from './state/route.ts';
@@ -21,6 +23,10 @@ export interface App {
   readonly past: Signal<View | null>;
   /** What is staged, or in flight and not applied yet, as the graph draws it. */
   readonly ghosts: Signal<readonly Ghost[]>;
+  /** What the canvas tells; editing sets it, and nothing is done until then. */
+  readonly intents: Signal<Intents>;
+  /** Mutations that failed and that nobody has dismissed yet. */
+  readonly failures: Failures;
   /** Whether the graph of the open topology may be edited now; otherwise why not. */
   readonly editable: ReadonlySignal<true | string>;
 }
@@ -41,5 +47,8 @@ export function createApp(window: Window & typeof globalThis): App {
     if (status === 'active' || status === 'degraded') return true;
     return status ? `a topology that is ${status} cannot be edited: it must be active or degraded` : 'nothing is open';
   });
-  return { route, session, rest, live, commands: createCommands(), shown, past, ghosts: signal([]), editable };
+  return {
+    route, session, rest, live, commands: createCommands(), shown, past, ghosts: signal([]), intents: signal(noIntents),
+    failures: createFailures(live.onEvent), editable,
+  };
 }
