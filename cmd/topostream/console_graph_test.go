@@ -408,22 +408,31 @@ UPDATE deckies SET state = CASE state WHEN 'running' THEN 'degraded' ELSE 'runni
 		window.frames_ = [times.length, ...[0.5, 0.95, 0.99].map((q) => times[Math.floor(q * (times.length - 1))]),
 			times.at(-1)];
 	})(), true`
+	const costs = `(() => {
+		const all = window.topostream.graph.costs();
+		return [0, 1].flatMap((i) => {
+			const times = all.map((cost) => cost[i]).sort((a, b) => a - b);
+			return [0.5, 0.95].map((q) => times[Math.floor(q * (times.length - 1))] ?? 0);
+		});
+	})()`
 	wheel := func(turn string) string {
 		return `document.querySelector('canvas[role=application]').dispatchEvent(new WheelEvent('wheel', { deltaY: ` +
 			turn + `, clientX: 700, clientY: 400, bubbles: true, cancelable: true }));`
 	}
 	for _, run := range []struct{ name, prepare, each string }{
 		{"far, all of it", ``, ``},
-		{"middle", `const g = window.topostream.graph; while (g.zoom() < 0.28) ` + wheel("-60"), ``},
-		{"near", `const g = window.topostream.graph; while (g.zoom() < 0.8) ` + wheel("-60"), ``},
+		{"middle", `while (window.topostream.graph.zoom() < 0.28) ` + wheel("-60"), ``},
+		{"near", `while (window.topostream.graph.zoom() < 0.8) ` + wheel("-60"), ``},
 		{"zooming in and out", ``, wheel("Math.sin(last / 400) * 40")},
 	} {
-		chromeEval[bool](t, p.ctx, run.prepare+`; window.frames_ = null; true`)
+		chromeEval[bool](t, p.ctx, run.prepare+`; window.frames_ = null; window.topostream.graph.costs().length = 0; true`)
 		chromeEval[bool](t, p.ctx, fmt.Sprintf(measure, duration.Milliseconds(), run.each))
 		p.until(`window.frames_ !== null`)
 		f := chromeEval[[]float64](t, p.ctx, `window.frames_`)
 		t.Logf("%s: %.0f frames in %s, p50 %.1f ms, p95 %.1f ms, p99 %.1f ms, longest %.1f ms", run.name, f[0], duration,
 			f[1], f[2], f[3], f[4])
+		c := chromeEval[[]float64](t, p.ctx, costs)
+		t.Logf("  of which the scene p50 %.1f ms, p95 %.1f ms, drawing p50 %.1f ms, p95 %.1f ms", c[0], c[1], c[2], c[3])
 	}
 	stop()
 	n := <-done

@@ -12,7 +12,7 @@ import {
   ghostKey, layOut, overlaps, size, type Box, type DeckyToPlace, type LanToPlace, type Remembered,
 } from '../src/graph/layout.ts';
 import { levelAt } from '../src/graph/level.ts';
-import { borderPoint, connectedTo, homesOf, sceneOf, servicesOf, type SceneLink } from '../src/graph/scene.ts';
+import { borderPoint, connectedTo, homesOf, patched, sceneOf, servicesOf, type SceneLink } from '../src/graph/scene.ts';
 
 const none: Remembered = new Map();
 const topology_id = 't';
@@ -113,9 +113,9 @@ describe('layout', () => {
 
   test('a ghost that becomes a row keeps its place', () => {
     const other = [{ key: '1', name: 'a', at: null }];
-    const asked = layOut([...other, { key: ghostKey('new'), name: 'new', at: null }], [], none);
+    const asked = layOut([...other, { key: 'lan:' + ghostKey('new'), name: 'new', at: null }], [], none);
     const there = layOut([{ key: '9', name: 'new', at: null }, ...other], [], asked.remembered);
-    expect(there.lans.get('9')!.origin).toEqual(asked.lans.get(ghostKey('new'))!.origin);
+    expect(there.lans.get('9')!.origin).toEqual(asked.lans.get('lan:' + ghostKey('new'))!.origin);
   });
 
   test('a thousand LANs without a place are laid out', () => {
@@ -209,6 +209,32 @@ describe('what changed', () => {
   test('a ghost is no change', () => {
     const ghost: Ghost = { kind: 'decky', name: 'x', lan: 'a', x: null, y: null, phase: 'staged' };
     expect(changedItems(scene(), scene(graph, [ghost]))).toEqual(new Set());
+  });
+});
+
+describe('a scene that is patched', () => {
+  const change = fc.record({
+    n: fc.nat({ max: 2 }), state: fc.constantFrom('running', 'failed', 'x'), ip: fc.option(fc.constant('10.0.0.7')),
+    services: fc.constantFrom<unknown[]>([], ['ssh'], ['ssh', 'http']),
+  });
+
+  test('is the one that is made anew', () => {
+    fc.assert(fc.property(fc.array(change, { maxLength: 4 }), (changes) => {
+      const deckies = [...graph.deckies];
+      for (const { n, ...more } of changes) deckies[n] = { ...deckies[n]!, ...more };
+      const next = { ...graph, deckies };
+      expect(patched(scene(), graph, next)).toEqual(scene(next));
+    }));
+  });
+
+  test('is none where something moves, connects, comes or goes', () => {
+    const row = graph.deckies[0]!;
+    const others = graph.deckies.slice(1);
+    for (const next of [
+      { ...graph, deckies: [{ ...row, x: 99 }, ...others] }, { ...graph, deckies: [{ ...row, name: 'n' }, ...others] },
+      { ...graph, deckies: [{ ...row, decky_config: { forwards_l3: true } }, ...others] },
+      { ...graph, deckies: others }, { ...graph, edges: [...graph.edges] }, { ...graph, lans: [...graph.lans] },
+    ]) expect(patched(scene(), graph, next)).toBe(null);
   });
 });
 

@@ -2,17 +2,21 @@
 // intents. What may be edited, and how, it does not know.
 import { effect, signal, type Signal } from '@preact/signals';
 import { select } from 'd3-selection';
+import type { Graph, Mutation } from 'topostream';
 import { zoom, zoomIdentity, type ZoomBehavior, type ZoomTransform } from 'd3-zoom';
 import type { App } from '../app.ts';
 import type { Selection } from '../state/route.ts';
 import { changedItems } from './diff.ts';
 import { draw, portOf, themeOf, type Camera, type Picture, type Theme } from './draw.ts';
+import type { Ghost } from './ghost.ts';
 import { neighbour, SceneIndex, type Direction } from './hit.ts';
 import { ghostsOf } from './inflight.ts';
 import type { Place } from './intents.ts';
 import { size, type Box, type Point, type Remembered } from './layout.ts';
 import { levelAt } from './level.ts';
-import { connectedTo, noScene, sceneOf, type Scene, type SceneDecky, type SceneItem, type SceneNode } from './scene.ts';
+import {
+  connectedTo, noScene, patched, sceneOf, type Scene, type SceneDecky, type SceneItem, type SceneNode,
+} from './scene.ts';
 
 /** The type under which the palette's items are dragged. */
 export const itemType = 'application/x-topostream-item';
@@ -46,6 +50,9 @@ export class GraphController {
   /** Whether something is where this tab alone has it. */
   readonly hasMoved = signal(false);
 
+  /** Of the newest frames: milliseconds to make the scene, and to draw it. */
+  readonly costs: (readonly [number, number])[] = [];
+
   readonly #app: App;
   readonly #canvas: HTMLCanvasElement;
   readonly #ctx: CanvasRenderingContext2D;
@@ -61,6 +68,9 @@ export class GraphController {
   #fitted = false;
   #remembered: Remembered = new Map();
   #moved = new Map<string, Moved>();
+  #moves = 0; // another number when #moved is another
+  /** What the scene was made of. */
+  #made: { graph: Graph; ghosts: readonly Ghost[]; flight: readonly Mutation[]; moved: number } | null = null;
   #index = new SceneIndex(noScene);
   #flashes = new Map<string, number>(); // id → when it began
   #gesture: Gesture | null = null;
@@ -112,8 +122,12 @@ export class GraphController {
   request(): void {
     this.#frame ||= requestAnimationFrame((now) => {
       this.#frame = 0;
+      const began = performance.now();
       if (this.#stale) this.#build(now);
+      const built = performance.now();
       this.#draw(now);
+      this.costs.push([built - began, performance.now() - built]);
+      if (this.costs.length > 600) this.costs.shift();
     });
   }
 
@@ -136,15 +150,26 @@ export class GraphController {
       return;
     }
     this.#forgetMoves(shown.graph);
-    const ghosts = [...this.#app.ghosts.peek(), ...ghostsOf(shown.graph, shown.in_flight)];
     const before = this.scene.peek();
-    const { scene, remembered } = sceneOf(shown.graph, ghosts, this.#moved, this.#remembered);
-    this.#remembered = remembered;
+    const made = { graph: shown.graph, ghosts: this.#app.ghosts.peek(), flight: shown.in_flight, moved: this.#moves };
+    const was = this.#made;
+    const alike = before !== noScene && was && was.ghosts === made.ghosts && was.flight === made.flight
+      && was.moved === made.moved;
+    let scene = alike ? patched(before, was.graph, made.graph) : null;
+    this.#made = made;
+    if (scene) {
+      this.#index = new SceneIndex(scene, this.#index);
+    } else {
+      const ghosts = [...made.ghosts, ...ghostsOf(made.graph, made.flight)];
+      const result = sceneOf(made.graph, ghosts, this.#moved, this.#remembered);
+      this.#remembered = result.remembered;
+      scene = result.scene;
+      this.#index = new SceneIndex(scene);
+    }
     const first = before === noScene;
     if (!first && !matchMedia('(prefers-reduced-motion: reduce)').matches) {
       for (const changed of changedItems(before, scene)) this.#flashes.set(changed, now);
     }
-    this.#index = new SceneIndex(scene);
     this.scene.value = scene;
     if (this.cursor.peek() && !scene.items.has(this.cursor.peek()!)) this.cursor.value = null;
     if (!this.#fitted && this.#width > 0) {
@@ -161,13 +186,17 @@ export class GraphController {
     for (const row of graph.deckies) rows.set('decky:' + row.uuid, row);
     for (const [id, { wasX, wasY }] of this.#moved) {
       const row = rows.get(id);
-      if (!row || row.x !== wasX || row.y !== wasY) this.#moved.delete(id);
+      if (!row || row.x !== wasX || row.y !== wasY) {
+        this.#moved.delete(id);
+        this.#moves++;
+      }
     }
     this.hasMoved.value = this.#moved.size > 0;
   }
 
   forgetMoves(): void {
     this.#moved.clear();
+    this.#moves++;
     this.hasMoved.value = false;
     this.#stale = true;
     this.request();
@@ -549,6 +578,7 @@ export class GraphController {
         this.#expect(id);
       }
     }
+    this.#moves++;
     this.hasMoved.value = this.#moved.size > 0;
     this.#stale = true;
     this.request();
@@ -565,6 +595,7 @@ export class GraphController {
         return;
       }
       this.#moved.delete(id);
+      this.#moves++;
       this.hasMoved.value = this.#moved.size > 0;
       this.#stale = true;
       this.request();

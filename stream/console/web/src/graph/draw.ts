@@ -416,7 +416,7 @@ export function draw(ctx: CanvasRenderingContext2D, p: Picture): void {
     if (decky.mark?.kind === 'going') cross(sharp, markColour(theme, decky.mark));
 
     const px = Math.max(leastText, 12 * k);
-    const step = Math.min(px * 1.4, b.h / 3.1);
+    const step = b.h / 3.5;
     const r = Math.max(3, 4 * k);
     const left = b.x + 10 * k;
     const inner = b.w - 20 * k;

@@ -9,20 +9,22 @@ interface Entry {
   readonly minY: number;
   readonly maxX: number;
   readonly maxY: number;
-  readonly item: SceneItem;
+  readonly id: string;
 }
 
 export class SceneIndex {
-  readonly #tree = new RBush<Entry>();
+  readonly #tree: RBush<Entry>;
 
-  constructor(readonly scene: Scene) {
-    const box = (item: SceneNode): Entry =>
-      ({ minX: item.x, minY: item.y, maxX: item.x + item.w, maxY: item.y + item.h, item });
+  /** With the index of a scene in which everything was at the same place, it costs nothing. */
+  constructor(readonly scene: Scene, same?: SceneIndex) {
+    this.#tree = same ? same.#tree : new RBush<Entry>();
+    if (same) return;
+    const box = ({ x, y, w, h, id }: SceneNode): Entry => ({ minX: x, minY: y, maxX: x + w, maxY: y + h, id });
     this.#tree.load([
       ...scene.lans.map(box), ...scene.deckies.map(box),
       ...scene.links.map((item) => ({
         minX: Math.min(item.from.x, item.to.x), maxX: Math.max(item.from.x, item.to.x),
-        minY: Math.min(item.from.y, item.to.y), maxY: Math.max(item.from.y, item.to.y), item,
+        minY: Math.min(item.from.y, item.to.y), maxY: Math.max(item.from.y, item.to.y), id: item.id,
       })),
     ]);
   }
@@ -30,7 +32,8 @@ export class SceneIndex {
   /** Everything whose box touches this one. */
   within(area: Box): SceneItem[] {
     return this.#tree
-      .search({ minX: area.x, minY: area.y, maxX: area.x + area.w, maxY: area.y + area.h }).map(({ item }) => item);
+      .search({ minX: area.x, minY: area.y, maxX: area.x + area.w, maxY: area.y + area.h })
+      .map(({ id }) => this.scene.items.get(id)!);
   }
 
   /** The uppermost item at a point: a decky, then a bridge not farther than `reach`, then a LAN. */

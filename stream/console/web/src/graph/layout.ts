@@ -13,7 +13,7 @@ export interface Box extends Point {
 /** Sizes in pixels at zoom 1. */
 export const size = { card: { w: 144, h: 56 }, gap: 8, pad: 16, header: 28, apart: 64, least: { w: 320, h: 124 } };
 
-/** Keys are of one's own choice; `at` is null for what has no place in the tables. */
+/** Keys are "lan:…" and "decky:…"; `at` is null for what has no place in the tables. */
 export interface LanToPlace {
   readonly key: string;
   readonly name: string;
@@ -24,7 +24,7 @@ export interface DeckyToPlace extends LanToPlace {
   readonly lan: string | null;
 }
 
-/** Places that were given once, by "lan:<key>" and "decky:<key>". */
+/** Places that were given once, by key. */
 export type Remembered = ReadonlyMap<string, Point>;
 
 export interface Layout {
@@ -48,9 +48,12 @@ export const overlaps = (a: Box, b: Box, margin = 0): boolean =>
  * without a place gets one beside what has one, and `remembered` holds it from then on.
  */
 export function layOut(lans: readonly LanToPlace[], deckies: readonly DeckyToPlace[], memory: Remembered): Layout {
-  const remembered = new Map(memory);
+  let remembered: Map<string, Point> | null = null; // a copy, once there is something new
+  const remember = (key: string, at: Point): void => {
+    if (memory.get(key) !== at) (remembered ??= new Map(memory)).set(key, at);
+  };
   const recall = (kind: string, { key, name }: LanToPlace): Point | undefined =>
-    memory.get(kind + key) ?? memory.get(kind + ghostKey(name));
+    memory.get(key) ?? memory.get(kind + ghostKey(name));
   const groups = new Map<string | null, DeckyToPlace[]>(lans.map((lan) => [lan.key, []]));
   const loose: DeckyToPlace[] = [];
   for (const decky of deckies) (decky.lan === null ? loose : groups.get(decky.lan) ?? loose).push(decky);
@@ -59,14 +62,16 @@ export function layOut(lans: readonly LanToPlace[], deckies: readonly DeckyToPla
   const sizes = new Map<string, Box>(); // relative to the LAN's origin
   for (const lan of lans) {
     const members = groups.get(lan.key)!;
-    fillSlots(members, relative, remembered, recall);
+    fillSlots(members, relative, remember, recall);
     sizes.set(lan.key, hull(members.map(({ key }) => relative.get(key)!)));
   }
 
   const result = new Map<string, Box & { origin: Point }>();
   const space = new RBush<{ minX: number; minY: number; maxX: number; maxY: number }>();
   const taken: Box[] = [];
+  const needsRoom = lans.some((lan) => !lan.at && !recall('lan:', lan)) || loose.some((d) => !d.at);
   const occupy = (box: Box): void => {
+    if (!needsRoom) return;
     taken.push(box);
     space.insert({ minX: box.x, minY: box.y, maxX: box.x + box.w, maxY: box.y + box.h });
   };
@@ -81,7 +86,7 @@ export function layOut(lans: readonly LanToPlace[], deckies: readonly DeckyToPla
     const at = lan.at ?? recall('lan:', lan);
     if (!at) homeless.push(lan);
     else {
-      if (!lan.at) remembered.set('lan:' + lan.key, at);
+      if (!lan.at) remember(lan.key, at);
       put(lan.key, at);
     }
   }
@@ -93,7 +98,8 @@ export function layOut(lans: readonly LanToPlace[], deckies: readonly DeckyToPla
     occupy(box);
   }
 
-  const area = [...sizes.values()].reduce((sum, { w, h }) => sum + (w + size.apart) * (h + size.apart), 0);
+  let area = 0;
+  for (const { w, h } of sizes.values()) area += (w + size.apart) * (h + size.apart);
   const width = Math.sqrt(area * 1.6);
   const pack = (rel: Box): Point => {
     const box = firstFree(rel, taken, space, width);
@@ -101,22 +107,22 @@ export function layOut(lans: readonly LanToPlace[], deckies: readonly DeckyToPla
   };
   for (const lan of homeless.sort(byName)) {
     const origin = pack(sizes.get(lan.key)!);
-    remembered.set('lan:' + lan.key, origin);
+    remember(lan.key, origin);
     put(lan.key, origin);
   }
   // Deckies without a LAN and without a place stand together.
   const strays = loose.filter(({ at }) => !at);
   if (strays.length) {
-    fillSlots(strays, relative, remembered, recall);
+    fillSlots(strays, relative, remember, recall);
     const origin = memory.get('strays') ?? pack(hull(strays.map(({ key }) => relative.get(key)!)));
-    remembered.set('strays', origin);
+    remember('strays', origin);
     for (const { key } of strays) places.set(key, shift(relative.get(key)!, origin));
   }
   for (const [key, members] of groups) {
     const { origin } = result.get(key!)!;
     for (const decky of members) places.set(decky.key, shift(relative.get(decky.key)!, origin));
   }
-  return { lans: result, deckies: places, remembered };
+  return { lans: result, deckies: places, remembered: remembered ?? memory };
 }
 
 const shift = (at: Point, by: Point): Box => ({ x: at.x + by.x, y: at.y + by.y, ...size.card });
@@ -135,23 +141,22 @@ function hull(members: readonly Point[]): Box {
 
 /** Gives each member without a place the first free cell of a lattice in its LAN. */
 function fillSlots(
-  members: readonly DeckyToPlace[], relative: Map<string, Point>, remembered: Map<string, Point>,
+  members: readonly DeckyToPlace[], relative: Map<string, Point>, remember: (key: string, at: Point) => void,
   recall: (kind: string, decky: DeckyToPlace) => Point | undefined,
 ): void {
   const stepX = size.card.w + size.gap;
   const stepY = size.card.h + size.gap;
   const columns = Math.max(2, Math.ceil(Math.sqrt((members.length * stepY * 1.6) / stepX)));
-  const occupied = new Set<number>(); // row · columns + column
   const waiting: DeckyToPlace[] = [];
   const first = { x: size.pad, y: size.header + size.pad };
-  const occupy = ({ x, y }: Point): void => {
+  const occupy = ({ x, y }: Point, cells: Set<number>): void => {
     const until = (from: number, step: number, extent: number): number => Math.ceil((from + extent) / step) - 1;
     const since = (from: number, step: number, extent: number): number => Math.floor((from - extent) / step) + 1;
     const lastColumn = Math.min(columns - 1, until(x - first.x, stepX, size.card.w));
     const lastRow = until(y - first.y, stepY, size.card.h);
     for (let r = Math.max(0, since(y - first.y, stepY, size.card.h)); r <= lastRow; r++) {
       for (let c = Math.max(0, since(x - first.x, stepX, size.card.w)); c <= lastColumn; c++) {
-        occupied.add(r * columns + c);
+        cells.add(r * columns + c);
       }
     }
   };
@@ -159,10 +164,15 @@ function fillSlots(
     const at = decky.at ?? recall('decky:', decky);
     if (!at) waiting.push(decky);
     else {
-      if (!decky.at) remembered.set('decky:' + decky.key, at);
+      if (!decky.at) remember(decky.key, at);
       relative.set(decky.key, at);
-      occupy(at);
     }
+  }
+  if (!waiting.length) return;
+  const occupied = new Set<number>(); // row · columns + column
+  for (const { key } of members) {
+    const at = relative.get(key);
+    if (at) occupy(at, occupied);
   }
   let slot = 0;
   for (const decky of waiting.sort(byName)) {
@@ -170,7 +180,7 @@ function fillSlots(
     const at = { x: first.x + (slot % columns) * stepX, y: first.y + Math.floor(slot / columns) * stepY };
     slot++;
     relative.set(decky.key, at);
-    remembered.set('decky:' + decky.key, at);
+    remember(decky.key, at);
   }
 }
 

@@ -95,8 +95,21 @@ export function servicesOf(services: unknown): string[] {
   return services === null || services === undefined ? [] : [String(services)];
 }
 
-const read = new WeakMap<Decky, { health: Health; services: string[]; forwards: boolean | null }>();
-function readDecky(row: Decky) {
+/** A row's id in the scene: the same string each time, whose hash is known. */
+const ids = new WeakMap<object, string>();
+function idOfRow(kind: 'lan:' | 'decky:' | 'edge:', row: { readonly id?: string; readonly uuid?: string }): string {
+  let id = ids.get(row);
+  if (id === undefined) ids.set(row, id = kind + (row.id ?? row.uuid!));
+  return id;
+}
+
+interface DeckyRead {
+  readonly health: Health;
+  readonly services: string[];
+  readonly forwards: boolean | null;
+}
+const read = new WeakMap<Decky, DeckyRead>();
+function readDecky(row: Decky): DeckyRead {
   let known = read.get(row);
   if (!known) {
     const forwards = (row.decky_config as { forwards_l3?: unknown } | null)?.forwards_l3;
@@ -137,18 +150,25 @@ export function sceneOf(
   const deckyKey = (name: string): string | undefined =>
     deckyByName.get(name) ?? (newDeckies.has(name) ? ghostKey(name) : undefined);
 
+  const lanIds = new Map(graph.lans.map((lan) => [lan.id, idOfRow('lan:', lan)]));
+  const lanId = (key: string | undefined): string | null =>
+    key === undefined ? null : lanIds.get(key) ?? (key.startsWith('ghost:') ? 'lan:' + key : null);
+  const at = (id: string, row: Lan | Decky): Point | null => (moved.size ? moved.get(id) : undefined) ?? placeOf(row);
   const layout = layOut(
     [
-      ...graph.lans.map((lan) => ({ key: lan.id, name: lan.name, at: moved.get('lan:' + lan.id) ?? placeOf(lan) })),
-      ...[...newLans.values()].map((lan) => ({ key: ghostKey(lan.name), name: lan.name, at: placeOf(lan) })),
+      ...graph.lans.map((lan) => {
+        const key = idOfRow('lan:', lan);
+        return { key, name: lan.name, at: at(key, lan) };
+      }),
+      ...[...newLans.values()].map((lan) => ({ key: 'lan:' + ghostKey(lan.name), name: lan.name, at: placeOf(lan) })),
     ],
     [
-      ...graph.deckies.map((decky) => ({
-        key: decky.uuid, name: decky.name, at: moved.get('decky:' + decky.uuid) ?? placeOf(decky),
-        lan: homes.get(decky.uuid)?.lan_id ?? null,
-      })),
+      ...graph.deckies.map((decky) => {
+        const key = idOfRow('decky:', decky);
+        return { key, name: decky.name, at: at(key, decky), lan: lanId(homes.get(decky.uuid)?.lan_id) };
+      }),
       ...[...newDeckies.values()].map((decky) => ({
-        key: ghostKey(decky.name), name: decky.name, at: placeOf(decky), lan: lanKey(decky.lan) ?? null,
+        key: 'decky:' + ghostKey(decky.name), name: decky.name, at: placeOf(decky), lan: lanId(lanKey(decky.lan)),
       })),
     ],
     memory,
@@ -159,18 +179,19 @@ export function sceneOf(
   const counts = new Map<string, Partial<Record<Health, number>>>();
   const lans: SceneLan[] = [];
   const addLan = (key: string, row: Lan | null, name: string, subnet: string, dmz: boolean, mark: Mark | null): void => {
-    const id = 'lan:' + key;
+    const id = lanIds.get(key) ?? 'lan:' + key;
     members.set(id, []);
     counts.set(id, {});
+    const { x, y, w, h, origin } = layout.lans.get(id)!;
     const lan: SceneLan = {
-      kind: 'lan', id, key, row, name, subnet, dmz, mark, members: members.get(id)!, counts: counts.get(id)!,
-      ...layout.lans.get(key)!,
+      kind: 'lan', id, key, row, name, subnet, dmz, mark, members: members.get(id)!, counts: counts.get(id)!, x, y, w, h,
+      origin,
     };
     lans.push(lan);
     items.set(id, lan);
   };
   for (const lan of graph.lans) {
-    addLan(lan.id, lan, lan.name, lan.subnet, lan.is_dmz, marks.get('lan:' + lan.id) ?? null);
+    addLan(lan.id, lan, lan.name, lan.subnet, lan.is_dmz, marks.get(idOfRow('lan:', lan)) ?? null);
   }
   for (const { name, subnet, is_dmz, phase } of newLans.values()) {
     addLan(ghostKey(name), null, name, subnet ?? 'next free', is_dmz, { kind: 'new', phase });
@@ -187,57 +208,100 @@ export function sceneOf(
     if (count && decky.row) count[decky.health] = (count[decky.health] ?? 0) + 1;
   };
   const homeEdges = new Map<string, SceneDecky>();
+  const deckyIds = new Map<string, string>();
   for (const row of graph.deckies) {
     const { health, services, forwards } = readDecky(row);
-    const id = 'decky:' + row.uuid;
+    const id = idOfRow('decky:', row);
     const home = homes.get(row.uuid);
-    const lan = home && items.has('lan:' + home.lan_id) ? 'lan:' + home.lan_id : null;
+    const { x, y, w, h } = layout.deckies.get(id)!;
     const decky: SceneDecky = {
       kind: 'decky', id, key: row.uuid, row, name: row.name, ip: row.ip ?? '', state: row.state, health, services,
-      gateway: forwards ?? forwarding.has(row.uuid), lan, mark: marks.get(id) ?? null,
-      ...layout.deckies.get(row.uuid)!,
+      gateway: forwards ?? forwarding.has(row.uuid), lan: lanId(home?.lan_id), mark: marks.get(id) ?? null, x, y, w, h,
     };
     addDecky(decky);
-    if (home) homeEdges.set('edge:' + home.id, decky);
+    deckyIds.set(row.uuid, id);
+    if (home) homeEdges.set(idOfRow('edge:', home), decky);
   }
   for (const { name, lan, phase } of newDeckies.values()) {
-    const home = lanKey(lan);
+    const id = 'decky:' + ghostKey(name);
     addDecky({
-      kind: 'decky', id: 'decky:' + ghostKey(name), key: ghostKey(name), row: null, name, ip: '', state: phase,
-      health: 'pending', services: [], gateway: false, lan: home ? 'lan:' + home : null,
-      mark: { kind: 'new', phase }, ...layout.deckies.get(ghostKey(name))!,
+      kind: 'decky', id, key: ghostKey(name), row: null, name, ip: '', state: phase, health: 'pending', services: [],
+      gateway: false, lan: lanId(lanKey(lan)), mark: { kind: 'new', phase }, ...layout.deckies.get(id)!,
     });
   }
 
   const links: SceneLink[] = [];
   const addLink = (
-    key: string, row: Edge | null, deckyId: string, lanId: string, forwards: boolean, mark: Mark | null,
+    id: string, row: Edge | null, deckyId: string, lanOf: string, forwards: boolean, mark: Mark | null,
   ): void => {
     const decky = items.get(deckyId) as SceneDecky | undefined;
-    const lan = items.get(lanId) as SceneLan | undefined;
-    if (!decky || !lan || items.has('edge:' + key)) return;
+    const lan = items.get(lanOf) as SceneLan | undefined;
+    if (!decky || !lan || items.has(id)) return;
     const from = { x: decky.x + decky.w / 2, y: decky.y + decky.h / 2 };
     const link: SceneLink = {
-      kind: 'edge', id: 'edge:' + key, key, row, decky, lan, from, to: borderPoint(lan, from), forwards, mark,
+      kind: 'edge', id, key: id.slice('edge:'.length), row, decky, lan, from, to: borderPoint(lan, from), forwards, mark,
     };
     links.push(link);
     items.set(link.id, link);
   };
   for (const edge of graph.edges) {
     if (homes.get(edge.decky_uuid) === edge) continue;
-    addLink(edge.id, edge, 'decky:' + edge.decky_uuid, 'lan:' + edge.lan_id, edge.forwards_l3,
-      marks.get('edge:' + edge.id) ?? null);
+    const id = idOfRow('edge:', edge);
+    addLink(id, edge, deckyIds.get(edge.decky_uuid) ?? '', lanIds.get(edge.lan_id) ?? '', edge.forwards_l3,
+      marks.get(id) ?? null);
   }
   for (const ghost of ghosts) {
     if (ghost.kind !== 'edge') continue;
     const [decky, lan] = [deckyKey(ghost.decky), lanKey(ghost.lan)];
     if (decky && lan) {
-      addLink(`ghost:${ghost.decky}/${ghost.lan}`, null, 'decky:' + decky, 'lan:' + lan, false,
+      addLink(`edge:ghost:${ghost.decky}/${ghost.lan}`, null, 'decky:' + decky, 'lan:' + lan, false,
         { kind: 'new', phase: ghost.phase });
     }
   }
   const scene = { lans, deckies, links, items, homes: homeEdges, bounds: boundsOf([...lans, ...deckies]) };
   return { scene, remembered: layout.remembered };
+}
+
+/**
+ * The scene after changes that move nothing and connect nothing: of deckies' states, addresses, services, configs.
+ * Null where there is more to it, and sceneOf has to make it. Most events are of this kind, and it costs a tenth.
+ */
+export function patched(scene: Scene, before: Graph, graph: Graph): Scene | null {
+  const rows = graph.deckies;
+  if (before.lans !== graph.lans || before.edges !== graph.edges || before.deckies.length !== rows.length) return null;
+  const deckies = [...scene.deckies];
+  const items = new Map(scene.items);
+  const stale = new Set<string>();
+  for (let i = 0; i < rows.length; i++) {
+    const [old, row] = [before.deckies[i]!, rows[i]!];
+    if (old === row) continue;
+    const decky = deckies[i];
+    const { health, services, forwards } = readDecky(row);
+    if (decky?.row !== old || old.uuid !== row.uuid || old.name !== row.name || old.x !== row.x || old.y !== row.y
+      || forwards !== readDecky(old).forwards) return null;
+    const next = deckies[i] = { ...decky, row, ip: row.ip ?? '', state: row.state, health, services };
+    items.set(next.id, next);
+    stale.add(next.id);
+    if (next.lan) stale.add(next.lan);
+  }
+  if (!stale.size) return { ...scene, deckies, items };
+  const lans = scene.lans.map((lan) => {
+    if (!stale.has(lan.id)) return lan;
+    const members = lan.members.map((member) => items.get(member.id) as SceneDecky);
+    const counts: Partial<Record<Health, number>> = {};
+    for (const { health, row } of members) if (row) counts[health] = (counts[health] ?? 0) + 1;
+    const next = { ...lan, members, counts };
+    items.set(lan.id, next);
+    return next;
+  });
+  const links = scene.links.map((link) => {
+    if (!stale.has(link.decky.id) && !stale.has(link.lan.id)) return link;
+    const next = { ...link, decky: items.get(link.decky.id) as SceneDecky, lan: items.get(link.lan.id) as SceneLan };
+    items.set(link.id, next);
+    return next;
+  });
+  const homes = new Map([...scene.homes].map(([id, decky]) => [id, items.get(decky.id) as SceneDecky]));
+  return { ...scene, lans, deckies, links, items, homes };
 }
 
 /** The point of a box's border where a line from a point arrives: its nearest; from within, that of the nearest side. */

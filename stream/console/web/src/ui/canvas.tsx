@@ -253,6 +253,7 @@ function describe(controller: GraphController) {
       const { lans, deckies, links } = controller.scene.peek();
       return { lans: lans.length, deckies: deckies.length, links: links.length };
     },
+    costs: () => controller.costs,
     zoom: () => controller.zoom.peek(),
     level: () => levelAt(controller.zoom.peek()),
   };
