@@ -280,9 +280,9 @@ func TestTheTableSaysWhatTheDatabaseHas(t *testing.T) {
 	compare := func() {
 		t.Helper()
 		const want = `
-SELECT array_agg(d.uuid || '|' || d.name || '|' || d.state || '|' || coalesce(host(d.ip), '—') || '|' || l.name || '|' ||
+SELECT array_agg(concat_ws('|', d.uuid, d.name, d.state, coalesce(host(d.ip), '—'), l.name,
        coalesce((SELECT string_agg(m.name, ', ' ORDER BY m.name) FROM edges b JOIN lans m ON m.id = b.lan_id
-                  WHERE b.decky_uuid = d.uuid AND b.is_bridge), '') ORDER BY d.uuid)
+                  WHERE b.decky_uuid = d.uuid AND b.is_bridge), '')) ORDER BY d.uuid)
   FROM deckies d JOIN edges e ON e.decky_uuid = d.uuid AND NOT e.is_bridge JOIN lans l ON l.id = e.lan_id`
 		const got = `[...document.querySelectorAll('tr[data-decky]')].map((row) => { const c = [...row.cells]` +
 			`.map((e) => e.textContent.trim()); return [row.dataset.decky, c[0], c[1], c[3], c[2], c[5]].join('|'); }).sort()`

@@ -74,7 +74,8 @@ describe('layout', () => {
       const layout = layOut(some, deckies, none);
       const all = (placed: boolean): Box[] => [
         ...some.filter((l) => !!l.at === placed).map((l) => layout.lans.get(l.key)!),
-        ...deckies.filter((d) => !!d.at === placed && !layout.lans.has(d.lan ?? '')).map((d) => layout.deckies.get(d.key)!),
+        ...deckies.filter((d) => !!d.at === placed && !layout.lans.has(d.lan ?? ''))
+          .map((d) => layout.deckies.get(d.key)!),
       ];
       const [placed, given] = [all(true), all(false)];
       for (const [i, box] of given.entries()) {
@@ -105,7 +106,8 @@ describe('layout', () => {
     fc.assert(fc.property(world, world, ([some, deckies], [more, others]) => {
       const first = layOut(some, deckies, none);
       const homes = new Set(some.map((l) => l.key));
-      const later = layOut([...some, ...more.filter((l) => !homes.has(l.key))], [...deckies, ...others], first.remembered);
+      const all = [...some, ...more.filter((l) => !homes.has(l.key))];
+      const later = layOut(all, [...deckies, ...others], first.remembered);
       for (const l of some) expect(later.lans.get(l.key)!.origin).toEqual(first.lans.get(l.key)!.origin);
       for (const d of deckies) expect(later.deckies.get(d.key)).toEqual(first.deckies.get(d.key));
     }));
@@ -245,7 +247,8 @@ describe('hit test', () => {
     expect(index.at({ x: 20, y: 50 }, 3, 'far')!.id).toBe('lan:l-a');
     expect(index.at({ x: 5, y: 5 }, 3, 'near')!.id).toBe('lan:l-a');
     const link = index.scene.links[0]!;
-    const middle = { x: 500, y: link.from.y + ((link.to.y - link.from.y) * (500 - link.from.x)) / (link.to.x - link.from.x) };
+    const { from, to } = link;
+    const middle = { x: 500, y: from.y + ((to.y - from.y) * (500 - from.x)) / (to.x - from.x) };
     expect(index.at(middle, 3, 'near')!.id).toBe('edge:e-web-b');
     expect(index.at({ x: middle.x, y: middle.y + 10 }, 3, 'near')).toBe(null);
   });
@@ -296,7 +299,8 @@ test('finding: first what is called so, then what begins with it, then what has 
 });
 
 describe('ghosts of mutations', () => {
-  const mutation = (op: string, payload: unknown): Mutation => ({ id: 'm', topology_id, op, payload, state: 'applying' });
+  const mutation = (op: string, payload: unknown): Mutation =>
+    ({ id: 'm', topology_id, op, payload, state: 'applying' });
   test('each op is what it asks for', () => {
     const of = (op: string, payload: unknown) => ghostsOf(graph, [mutation(op, payload)]);
     const phase = 'applying';
@@ -319,7 +323,8 @@ describe('ghosts of mutations', () => {
     expect(ghostsOf(graph, [mutation('changeset', { ops })]).map(({ kind }) => kind)).toEqual(['lan', 'decky']);
     const op = fc.constantFrom('add_lan', 'add_decky', 'attach_decky', 'changeset', 'update_lan', 'detach_decky', 'x');
     fc.assert(fc.property(op, fc.jsonValue(), (name, payload) => {
-      const ghosts = ghostsOf(graph, [mutation(name, payload), mutation('changeset', { ops: [{ op: name, payload }] })]);
+      const set = mutation('changeset', { ops: [{ op: name, payload }] });
+      const ghosts = ghostsOf(graph, [mutation(name, payload), set]);
       expect(scene(graph, ghosts).items.size).toBeGreaterThanOrEqual(scene().items.size);
     }));
   });

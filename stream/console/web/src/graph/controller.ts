@@ -526,7 +526,8 @@ export class GraphController {
 
   #dragOffset(from: Point): Point {
     const at = this.#world(this.#pointer);
-    return { x: Math.round((at.x - from.x) / size.gap) * size.gap, y: Math.round((at.y - from.y) / size.gap) * size.gap };
+    const snap = (length: number): number => Math.round(length / size.gap) * size.gap;
+    return { x: snap(at.x - from.x), y: snap(at.y - from.y) };
   }
 
   #up(event: PointerEvent): void {
@@ -550,8 +551,10 @@ export class GraphController {
       this.select(nodes.filter(({ row }) => row).map(selectionOf), 'add');
     } else if (gesture.kind === 'wire') {
       const target = this.#hit();
-      const lan = target?.kind === 'lan' ? target : target?.kind === 'decky' && target.lan ? items.get(target.lan) : null;
-      if (lan?.kind === 'lan' && target !== gesture.decky) this.#app.intents.peek().connect(gesture.decky.name, lan.name);
+      const lan = target?.kind === 'decky' && target.lan ? items.get(target.lan) : target;
+      if (lan?.kind === 'lan' && target !== gesture.decky) {
+        this.#app.intents.peek().connect(gesture.decky.name, lan.name);
+      }
     } else {
       this.#moveTo(gesture.ids, this.#dragOffset(gesture.from));
     }
@@ -584,7 +587,7 @@ export class GraphController {
     this.request();
   }
 
-  /** A drop shows where it was dropped until the tables say where it is; if nobody has taken it up by then, it goes back. */
+  /** What was dropped stays there until the tables say where it is. If nobody takes it up, it goes back. */
   #expect(id: string): void {
     const place = this.#moved.get(id);
     window.setTimeout(() => {

@@ -194,8 +194,9 @@ export function draw(ctx: CanvasRenderingContext2D, p: Picture): void {
       : item.kind === 'lan' ? !!(item.counts.failed || item.counts.degraded) : isUnhealthy(item.decky.health)));
   const alpha = (item: SceneItem): number => isBright(item) ? 1 : faint;
 
+  if (level === 'far') drawLinks(); // behind the blocks, whose words they would cross
   for (const lan of lans) drawLan(lan);
-  drawLinks();
+  if (level !== 'far') drawLinks();
   for (const lan of lans) drawWords(lan);
   if (level === 'near') for (const decky of deckies) drawCard(decky);
   else if (level === 'middle') drawDots(deckies);
@@ -261,7 +262,8 @@ export function draw(ctx: CanvasRenderingContext2D, p: Picture): void {
     ctx.fillText(texts.fit(ctx, word, both ? room - cidrWidth : room), b.x + indent, y);
     if (inside) {
       ctx.fillStyle = theme.hairline;
-      ctx.fillRect(Math.round(b.x) + (lan.dmz ? 5 : 1), Math.round(b.y + size.header * k + 4), b.w - (lan.dmz ? 10 : 1), 1);
+      const inset = lan.dmz ? 5 : 1;
+      ctx.fillRect(Math.round(b.x) + inset, Math.round(b.y + size.header * k + 4), b.w - 2 * inset, 1);
     }
   }
 
@@ -273,7 +275,7 @@ export function draw(ctx: CanvasRenderingContext2D, p: Picture): void {
     ctx.fillStyle = theme.text;
     if (b.h >= 18 && b.w >= 28) {
       const name = texts.fit(ctx, lan.name, b.w - 12);
-      ctx.fillText(name, b.x + 6, roomy ? b.y + 15 : b.y + b.h / 2 + 4);
+      ctx.fillText(name, b.x + 6, roomy ? b.y + 14 : b.y + b.h / 2 + 4);
       if (!roomy) {
         const worst = counted[0];
         const end = b.x + 6 + texts.width(ctx, name) + 8;
@@ -288,19 +290,23 @@ export function draw(ctx: CanvasRenderingContext2D, p: Picture): void {
     }
     ctx.font = `${leastText}px ${theme.mono}`;
     let x = b.x + 10;
-    let y = b.y + 30;
+    let y = b.y + 27;
     for (const health of counted) {
       const n = String(lan.counts[health]);
-      const w = 16 + texts.width(ctx, n);
+      const w = 12 + texts.width(ctx, n);
       if (x + w > b.x + b.w && x > b.x + 10) {
+        if (y + 13 > b.y + b.h - 2) {
+          ctx.fillStyle = theme.quiet;
+          ctx.fillText('…', b.x + b.w - 9, y);
+          break;
+        }
         x = b.x + 10;
-        y += 15;
+        y += 13;
       }
-      if (y > b.y + b.h - 2) break;
       drawShape(ctx, theme, health, x, y - 4, 3.5);
       ctx.fillStyle = health === 'healthy' ? theme.quiet : colourOf(theme, health);
       ctx.fillText(n, x + 7, y);
-      x += w + 4;
+      x += w + 6;
     }
 
     function edge(health: Health): void {
@@ -326,7 +332,7 @@ export function draw(ctx: CanvasRenderingContext2D, p: Picture): void {
     };
     const plain = links.filter((link) => !link.mark);
     const colour = theme.quiet;
-    stroke(plain.filter(isBright), colour, level === 'far' ? 0.45 : 0.7);
+    stroke(plain.filter(isBright), colour, 0.7);
     stroke(plain.filter((link) => !isBright(link)), colour, 0.12);
     ctx.setLineDash([5, 4]);
     for (const link of links) if (link.mark) stroke([link], markColour(theme, link.mark), alpha(link));
@@ -410,7 +416,9 @@ export function draw(ctx: CanvasRenderingContext2D, p: Picture): void {
     ctx.strokeStyle = decky.mark ? markColour(theme, decky.mark)
       : bad ? colourOf(theme, decky.health) : theme.hairline;
     if (decky.mark) ctx.setLineDash([5, 4]);
-    const sharp = { x: Math.round(b.x) + 0.5, y: Math.round(b.y) + 0.5, w: Math.round(b.w) - 1, h: Math.round(b.h) - 1 };
+    const sharp = {
+      x: Math.round(b.x) + 0.5, y: Math.round(b.y) + 0.5, w: Math.round(b.w) - 1, h: Math.round(b.h) - 1,
+    };
     ctx.strokeRect(sharp.x, sharp.y, sharp.w, sharp.h);
     ctx.setLineDash([]);
     if (decky.mark?.kind === 'going') cross(sharp, markColour(theme, decky.mark));

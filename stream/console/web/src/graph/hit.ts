@@ -80,7 +80,7 @@ export function distanceToSegment(p: Point, a: Point, b: Point): number {
 
 export type Direction = 'left' | 'right' | 'up' | 'down';
 
-/** The next node in a direction: near, and rather straight ahead. From a LAN one goes to LANs, from a decky to deckies. */
+/** The next node in a direction: near, and rather straight ahead. LANs lead to LANs, deckies to deckies. */
 export function neighbour(scene: Scene, from: SceneNode, direction: Direction): SceneNode | null {
   const candidates: readonly SceneNode[] = from.kind === 'lan' ? scene.lans : scene.deckies;
   const centre = (box: Box): Point => ({ x: box.x + box.w / 2, y: box.y + box.h / 2 });

@@ -178,14 +178,16 @@ export function sceneOf(
   const members = new Map<string, SceneDecky[]>();
   const counts = new Map<string, Partial<Record<Health, number>>>();
   const lans: SceneLan[] = [];
-  const addLan = (key: string, row: Lan | null, name: string, subnet: string, dmz: boolean, mark: Mark | null): void => {
+  const addLan = (
+    key: string, row: Lan | null, name: string, subnet: string, dmz: boolean, mark: Mark | null,
+  ): void => {
     const id = lanIds.get(key) ?? 'lan:' + key;
     members.set(id, []);
     counts.set(id, {});
     const { x, y, w, h, origin } = layout.lans.get(id)!;
     const lan: SceneLan = {
-      kind: 'lan', id, key, row, name, subnet, dmz, mark, members: members.get(id)!, counts: counts.get(id)!, x, y, w, h,
-      origin,
+      kind: 'lan', id, key, row, name, subnet, dmz, mark, members: members.get(id)!, counts: counts.get(id)!,
+      x, y, w, h, origin,
     };
     lans.push(lan);
     items.set(id, lan);
@@ -239,7 +241,8 @@ export function sceneOf(
     if (!decky || !lan || items.has(id)) return;
     const from = { x: decky.x + decky.w / 2, y: decky.y + decky.h / 2 };
     const link: SceneLink = {
-      kind: 'edge', id, key: id.slice('edge:'.length), row, decky, lan, from, to: borderPoint(lan, from), forwards, mark,
+      kind: 'edge', id, key: id.slice('edge:'.length), row, decky, lan, from, to: borderPoint(lan, from), forwards,
+      mark,
     };
     links.push(link);
     items.set(link.id, link);
@@ -304,7 +307,7 @@ export function patched(scene: Scene, before: Graph, graph: Graph): Scene | null
   return { ...scene, lans, deckies, links, items, homes };
 }
 
-/** The point of a box's border where a line from a point arrives: its nearest; from within, that of the nearest side. */
+/** The point of a box's border that is nearest to a point, which may be within. */
 export function borderPoint(box: Box, from: Point): Point {
   const x = Math.min(Math.max(from.x, box.x), box.x + box.w);
   const y = Math.min(Math.max(from.y, box.y), box.y + box.h);

@@ -97,8 +97,8 @@ function Drawing() {
           aria-roledescription="network graph" aria-describedby="graph-says graph-keys"
         />
         <p id="graph-keys" class="unseen">
-          Arrows move between LANs, or between deckies. Enter selects; Enter again goes into a LAN. Backspace goes from a
-          decky to its LAN. Plus and minus zoom, f fits. The same graph is there as a table: press t.
+          Arrows move between LANs, or between deckies. Enter selects; Enter again goes into a LAN. Backspace goes
+          from a decky to its LAN. Plus and minus zoom, f fits. The same graph is there as a table: press t.
         </p>
         {graph && <Summary graph={graph} />}
         {graph && finding.value && <Find graph={graph} close={() => {

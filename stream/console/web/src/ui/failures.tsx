@@ -16,7 +16,9 @@ export function FailureStrip() {
           <button type="button" onClick={() => failures.dismiss(...here)}>Dismiss all</button>
         </header>
       )}
-      <ul>{here.toReversed().map((failure) => <FailureRow key={failure.mutation_id + failure.seq} failure={failure} />)}</ul>
+      <ul>
+        {here.toReversed().map((failure) => <FailureRow key={failure.seq} failure={failure} />)}
+      </ul>
     </section>
   );
 }

@@ -11,5 +11,7 @@ const shapes: Record<Health, string> = {
 
 /** A state's shape in its colour, as the graph draws it; the word stands beside it. */
 export function HealthMark({ health }: { health: Health }) {
-  return <svg viewBox="0 0 16 12" class="health" data-health={health} aria-hidden="true"><path d={shapes[health]} /></svg>;
+  return (
+    <svg viewBox="0 0 16 12" class="health" data-health={health} aria-hidden="true"><path d={shapes[health]} /></svg>
+  );
 }

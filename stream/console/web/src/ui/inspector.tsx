@@ -117,7 +117,8 @@ function LanPane({ id }: { id: string }) {
     <>
       <Head kind={lan.is_dmz ? 'DMZ' : 'LAN'} title={lan.name} />
       <Fields of={[
-        ['Subnet', <code>{lan.subnet}</code>], ['DMZ', yes(lan.is_dmz)], ['Place', place(lan)], ['Id', <Id value={id} />],
+        ['Subnet', <code>{lan.subnet}</code>], ['DMZ', yes(lan.is_dmz)], ['Place', place(lan)],
+        ['Id', <Id value={id} />],
       ]} />
       <LanMembers lan={lan} deckies={graph.deckies} edges={graph.edges} />
       <History target={{ kind: 'lan', key: id, name: lan.name }} />
