@@ -1,7 +1,9 @@
 // The parts of the page, made once and wired here; components get them by useApp().
 import { computed, signal, type ReadonlySignal, type Signal } from '@preact/signals';
 import type { Ghost } from './graph/ghost.ts';
+import { noIntents, type Intents } from './graph/intents.ts';
 import { createCommands, type Commands } from './state/commands.ts';
+import { createFailures, type Failures } from './state/failures.ts';
 import { createTimeline, type Timeline } from './state/history.ts';
 import { createLayout, type Layout } from './state/layout.ts';
 import { createLive, type Live } from './state/live.ts';
@@ -27,6 +29,10 @@ export interface App {
   readonly past: Signal<View | null>;
   /** What is staged, or in flight and not applied yet, as the graph draws it. */
   readonly ghosts: Signal<readonly Ghost[]>;
+  /** What the canvas tells; editing sets it, and nothing is done until then. */
+  readonly intents: Signal<Intents>;
+  /** Mutations that failed and that nobody has dismissed yet. */
+  readonly failures: Failures;
   /** Whether the graph of the open topology may be edited now; otherwise why not. */
   readonly editable: ReadonlySignal<true | string>;
 }
@@ -52,6 +58,6 @@ export function createApp(window: Window & typeof globalThis): App {
   });
   return {
     route, session, rest, live, layout, signature, timeline, commands: createCommands(), shown, past,
-    ghosts: signal([]), editable,
+    ghosts: signal([]), intents: signal(noIntents), failures: createFailures(live.onEvent), editable,
   };
 }
