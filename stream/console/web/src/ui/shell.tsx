@@ -1,6 +1,7 @@
 import { useEffect } from 'preact/hooks';
 import { Bar } from './bar.tsx';
 import { useApp } from './context.ts';
+import { Editing } from './editing.tsx';
 import { List } from './list.tsx';
 import { Canvas } from './canvas.tsx';
 import { Inspector } from './inspector.tsx';
@@ -19,6 +20,7 @@ export function Shell() {
       <Bar />
       <List />
       <Canvas />
+      <Editing />
       <Inspector />
       <Timeline />
     </div>
