@@ -40,8 +40,9 @@ export function removal(graph: Graph, targets: readonly Selection[]): Op[] {
     if (!decky || !lan || deckies.has(decky) || lans.has(lan)) continue;
     ops.push({ op: 'detach_decky', payload: { decky: decky.name, lan: lan.name } });
   }
-  for (const { name } of deckies) ops.push({ op: 'remove_decky', payload: { decky: name } });
-  for (const { name } of lans) ops.push({ op: 'remove_lan', payload: { name } });
+  const sorted = (rows: Iterable<{ readonly name: string }>): string[] => [...rows].map(({ name }) => name).sort();
+  for (const decky of sorted(deckies)) ops.push({ op: 'remove_decky', payload: { decky } });
+  for (const name of sorted(lans)) ops.push({ op: 'remove_lan', payload: { name } });
   return ops;
 }
 
