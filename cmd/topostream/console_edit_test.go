@@ -257,23 +257,29 @@ func TestAConflictShowsWhatOthersDidAndIsRebased(t *testing.T) {
 			t.Fatalf("%d %s", reply.status, reply.body)
 		}
 	}
-	page.until(editHead + `.deckies.length === 1 && ` + editHead + `.lans.some((l) => l.name === 'factory')`)
+	// Somebody changes db by hand, which raises no version.
+	if out, err := db.Psql(t, `UPDATE deckies SET services = '["smb"]' WHERE name = 'db'`); err != nil {
+		t.Fatalf("psql: %v: %s", err, out)
+	}
+	page.until(editHead + `.deckies.length === 1 && ` + editHead + `.deckies[0].services[0] === 'smb' && ` +
+		editHead + `.lans.some((l) => l.name === 'factory')`)
 	page.editClick("edit.apply")
 	page.editUntilState("conflict")
 	text := chromeEval[string](t, page.ctx, `document.querySelector('section[aria-label="Staged edits"]').innerText`)
-	for _, want := range []string{"ada: − decky web removed", "ada: ~ LAN factory: name plant → factory"} {
+	for _, want := range []string{"ada: − decky web removed", "ada: ~ LAN factory: name plant → factory",
+		"by hand: ~ decky db: services none → smb"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("the page does not say %q:\n%s", want, text)
 		}
 	}
 	page.editWantRows(
-		`~ web: services none → http ✕ conflict: decky "web" was removed meanwhile`,
-		`~ db: services none → postgresql`,
+		`~ web: services ssh → http ✕ conflict: decky "web" was removed meanwhile`,
+		`~ db: services none → postgresql ▲ changed: its services were changed meanwhile: none → smb`,
 		`+ add decky plc to plant (no services) ▲ changed: LAN "plant" is "factory" now`,
 	)
 	page.editPicture("conflict")
 	page.editClick("edit.rebase")
-	page.editWantRows(`~ db: services none → postgresql`, `+ add decky plc to factory (no services)`)
+	page.editWantRows(`~ db: services smb → postgresql`, `+ add decky plc to factory (no services)`)
 	if n := pgtest.Scan[int](t, conn, `SELECT count(*) FROM mutations WHERE op = 'changeset'`); n != 1 {
 		t.Errorf("%d changesets before the rebased one", n)
 	}
@@ -330,7 +336,9 @@ func TestEditingByKeyboardAlone(t *testing.T) {
 	page.editWantRows("~ web: services ssh → ssh, http")
 
 	// A new decky by a key; its name is taken, which is said at the name.
-	page.editDo(chromedp.KeyEvent("a"))
+	page.editDo(chromedp.Click(`section[aria-label="Add to the graph"] button`))
+	page.editPicture("palette")
+	page.editDo(chromedp.KeyEvent(kb.Escape + "a"))
 	page.until(`!!document.querySelector('dialog[open] input[name="name"]')`)
 	page.editJS(`document.querySelector('dialog input[name="name"]').select();
 		document.querySelector('dialog input[name="name"]').focus()`)

@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import { applyGraph, type Graph, type GraphChanges } from 'topostream';
-import { describe as group, expect, test } from 'vitest';
+import { describe as group, expect, test, vi } from 'vitest';
 import { describe, describeChanges } from '../src/edit/diff.ts';
 import { differences, inverse, opsBetween, same } from '../src/edit/inverse.ts';
 import { opsOf, validate, type Op } from '../src/edit/ops.ts';
@@ -8,6 +8,8 @@ import { ghosts, isGateway, preview } from '../src/edit/preview.ts';
 import { rebase } from '../src/edit/rebase.ts';
 import { nothing, redo, stage, undo, unstage, type Staged } from '../src/edit/staged.ts';
 import { build, empty, graph, op, real } from './graphs.ts';
+
+vi.setConfig({ testTimeout: 60_000 }); // properties take their time on a busy machine
 
 const lan = (name: string, subnet?: string): Op => ({ op: 'add_lan', payload: { name, ...(subnet && { subnet }) } });
 const decky = (name: string, home: string, ...services: string[]): Op =>
@@ -243,7 +245,7 @@ group('staged', () => {
       if (want.refused.some((reason) => reason !== null)) return;
       expect(differences(got.graph, want.graph, ['subnet', 'ip'])).toEqual([]);
       expect(differences(want.graph, got.graph, ['subnet', 'ip'])).toEqual([]);
-    }), { numRuns: 300 });
+    }), { numRuns: 200 });
   });
 });
 
@@ -262,7 +264,7 @@ group('inverse', () => {
       const but = ['uuid'];
       expect(differences(again, before, but)).toEqual([]);
       expect(differences(before, again, but)).toEqual([]);
-    }), { numRuns: 500 });
+    }), { numRuns: 200 });
   });
 
   test('what was changed by hand is undone, too', () => {
@@ -375,7 +377,7 @@ group('rebase', () => {
       const head = real(preview(on, theirs).graph);
       const left = rebase(on, head, now.ops).filter(({ state }) => state !== 'conflict').map(({ op: one }) => one);
       expect(preview(head, left).refused.filter((reason) => reason !== null)).toEqual([]);
-    }), { numRuns: 300 });
+    }), { numRuns: 200 });
   });
 });
 

@@ -20,7 +20,9 @@ export function parseArchetypes(json: unknown): readonly Archetype[] {
   return list.map((one: Partial<Archetype> | null, i) => {
     const { id, title = id, name = id, services = [], forwards_l3 = false } = one ?? {};
     if (typeof id !== 'string' || !id) throw new Error(`archetypes[${i}].id: give a name`);
-    if (typeof title !== 'string' || typeof name !== 'string') throw new Error(`archetypes[${i}]: title and name are texts`);
+    if (typeof title !== 'string' || typeof name !== 'string') {
+      throw new Error(`archetypes[${i}]: title and name are texts`);
+    }
     if (!Array.isArray(services) || services.some((word) => typeof word !== 'string' || !word)) {
       throw new Error(`archetypes[${i}].services: give an array of names`);
     }

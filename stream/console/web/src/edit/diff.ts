@@ -1,6 +1,7 @@
 // Edits, and changes that have happened, in sentences.
 import type { Graph, GraphChanges } from 'topostream';
 import { unwrapped, type Op } from './ops.ts';
+import { trial } from './preview.ts';
 
 export interface Line {
   readonly sign: '+' | '−' | '~';
@@ -50,6 +51,16 @@ export function describe({ op, payload }: Op, graph: Graph): Line {
     }
     case 'update_decky': return { sign: '~', text: describeUpdate(payload, graph) };
   }
+}
+
+/** Says what ops do, each to the graph that those before it have made. */
+export function describeAll(ops: readonly Op[], graph: Graph): readonly Line[] {
+  const on = trial(graph);
+  return ops.map((op) => {
+    const line = describe(op, on.graph());
+    on.run(op);
+    return line;
+  });
 }
 
 function describeUpdate(payload: Extract<Op, { op: 'update_decky' }>['payload'], graph: Graph): string {

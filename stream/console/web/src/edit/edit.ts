@@ -6,7 +6,7 @@ import type { Live } from '../state/live.ts';
 import { Problem, type Rest } from '../state/rest.ts';
 import type { RouteState, Selection } from '../state/route.ts';
 import { viewOfHead, type View } from '../state/view.ts';
-import { describeChanges, type Line } from './diff.ts';
+import { describeAll, describeChanges, type Line } from './diff.ts';
 import { opsOf, type Op } from './ops.ts';
 import { ghosts, preview, stagedId } from './preview.ts';
 import { rebase, type Outcome } from './rebase.ts';
@@ -49,6 +49,8 @@ export interface Edit {
   readonly staged: ReadonlySignal<Staged>;
   /** The graph with what is staged; null while nothing is open. */
   readonly graph: ReadonlySignal<Graph | null>;
+  /** What each staged op says, of the graph that it was staged for. */
+  readonly lines: ReadonlySignal<readonly Line[]>;
   /** What becomes of each staged op on the graph as it is now. */
   readonly outcomes: ReadonlySignal<readonly Outcome[]>;
   readonly sending: ReadonlySignal<Sending>;
@@ -87,6 +89,9 @@ const emptyDesk: Desk = { staged: stagedOps.nothing, base: null, sending: { stat
 /** How many events since staging began are kept. */
 const kept = 500;
 
+/** How many mutations in flight are drawn. */
+const drawn = 100;
+
 export function createEdit(window: Window & typeof globalThis, parts: Parts): Edit {
   const { route, rest, live, shown, past, editable } = parts;
   const desks = signal<ReadonlyMap<string, Desk>>(new Map());
@@ -103,6 +108,11 @@ export function createEdit(window: Window & typeof globalThis, parts: Parts): Ed
   const outcomes = computed((): readonly Outcome[] => {
     const { base, staged: { ops } } = desk.value;
     return head.value && base ? rebase(base.graph, head.value.graph, ops) : [];
+  });
+
+  const lines = computed(() => {
+    const { base, staged: { ops } } = desk.value;
+    return base ? describeAll(ops, base.graph) : [];
   });
 
   // ---------------------------------------------------------- what the stream says
@@ -224,7 +234,8 @@ export function createEdit(window: Window & typeof globalThis, parts: Parts): Ed
 
   const outstanding = new Set<Promise<unknown>>();
   const enqueue = async (id: string, body: object, key: string): Promise<string> => {
-    const request = rest.send<{ mutation_id: string }>('POST', `/topologies/${id}/mutations`, body, { 'Idempotency-Key': key });
+    const path = `/topologies/${id}/mutations`;
+    const request = rest.send<{ mutation_id: string }>('POST', path, body, { 'Idempotency-Key': key });
     const settled = request.then(() => {}, () => {});
     outstanding.add(settled);
     try {
@@ -299,7 +310,7 @@ export function createEdit(window: Window & typeof globalThis, parts: Parts): Ed
   };
 
   const edit: Edit = {
-    staged, graph, outcomes, sending, notice,
+    staged, graph, lines, outcomes, sending, notice,
     check: (...ops) => {
       const next = attempt(...ops);
       return typeof next === 'string' ? next : true;
@@ -329,7 +340,8 @@ export function createEdit(window: Window & typeof globalThis, parts: Parts): Ed
       if (!now) return;
       const ops = outcomes.peek().filter(({ state }) => state !== 'conflict').map(({ op }) => op);
       set(now.id, {
-        staged: stagedOps.replace(staged.peek(), ops), base: ops.length ? baseOf(now) : null, sending: { state: 'none' },
+        staged: stagedOps.replace(staged.peek(), ops), base: ops.length ? baseOf(now) : null,
+        sending: { state: 'none' },
       });
     },
     dismiss: () => batch(() => {
@@ -351,10 +363,13 @@ export function createEdit(window: Window & typeof globalThis, parts: Parts): Ed
     const all: Ghost[] = [];
     const draw = (ops: readonly Op[], phase: Ghost['phase']): void => {
       const next = preview(on, ops).graph;
-      all.push(...ghosts(on, next, phase));
+      if (next !== on) all.push(...ghosts(on, next, phase));
       on = next;
     };
-    for (const { op, payload, state } of view.in_flight) draw(opsOf(op, payload), state);
+    for (const phase of ['applying', 'pending'] as const) {
+      draw(view.in_flight.filter(({ state }) => state === phase).slice(0, drawn)
+        .flatMap(({ op, payload }) => opsOf(op, payload)), phase);
+    }
     const { sending: now, staged: { ops } } = desk.value;
     const asked = now.state === 'waiting' && view.in_flight.some(({ id }) => id === now.mutation);
     if (!past.value && !asked) draw(ops, 'staged');

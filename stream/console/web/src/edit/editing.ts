@@ -76,10 +76,14 @@ export function createEditing(window: Window & typeof globalThis, { route, comma
     loading = true;
     loadArchetypes(window).then((list) => { archetypes.value = list; }, (error: unknown) => {
       loading = false;
-      archetypes.value = `the kinds of deckies could not be loaded: ${error instanceof Error ? error.message : String(error)}`;
+      const why = error instanceof Error ? error.message : String(error);
+      archetypes.value = `the kinds of deckies could not be loaded: ${why}`;
     });
   };
-  const kinds = (): readonly Archetype[] => Array.isArray(archetypes.peek()) ? archetypes.peek() as readonly Archetype[] : [];
+  const kinds = (): readonly Archetype[] => {
+    const loaded = archetypes.peek();
+    return loaded === null || typeof loaded === 'string' ? [] : loaded;
+  };
 
   const open = (next: Form | null): void => {
     form.value = next;
@@ -162,7 +166,8 @@ export function createEditing(window: Window & typeof globalThis, { route, comma
     }
     if (kindsOf.has('decky')) {
       return { title: findDecky(graph(), first?.key)?.name ?? 'Decky', items: [
-        'edit.services', 'edit.attach', 'edit.home', 'edit.gateway', null, 'edit.copy', 'edit.duplicate', null, 'edit.remove',
+        'edit.services', 'edit.attach', 'edit.home', 'edit.gateway', null, 'edit.copy', 'edit.duplicate', null,
+        'edit.remove',
       ] };
     }
     if (kindsOf.has('lan')) {
@@ -183,7 +188,8 @@ export function createEditing(window: Window & typeof globalThis, { route, comma
   const free = (): true | string => {
     const { activeElement } = document;
     if (form.value || document.querySelector('dialog[open]')) return 'a dialog is open';
-    return activeElement && /^(INPUT|TEXTAREA|SELECT)$/.test(activeElement.tagName) ? 'a text field has the keyboard' : true;
+    const types = activeElement && /^(INPUT|TEXTAREA|SELECT)$/.test(activeElement.tagName);
+    return types ? 'a text field has the keyboard' : true;
   };
   const able = (...also: (() => true | string)[]) => (): true | string => {
     for (const can of [() => editable.value, free, ...also]) {

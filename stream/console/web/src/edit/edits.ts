@@ -3,7 +3,7 @@ import type { Decky, Edge, Graph, Lan } from 'topostream';
 import type { Selection } from '../state/route.ts';
 import { deckyNames, lanNames, nextName } from './names.ts';
 import type { Op } from './ops.ts';
-import { isGateway, preview } from './preview.ts';
+import { asRecord, isGateway, preview } from './preview.ts';
 
 export const findLan = (graph: Graph, key: string | null | undefined): Lan | undefined =>
   graph.lans.find(({ id }) => id === key) ?? graph.lans.find(({ name }) => name === key);
@@ -52,14 +52,13 @@ function copyOf(graph: Graph, decky: Decky, lan: Lan | undefined, taken: string[
   if (!home) return [];
   const name = nextName(decky.name, taken);
   taken.push(name);
-  const config = typeof decky.decky_config === 'object' && decky.decky_config !== null && !Array.isArray(decky.decky_config)
-    ? decky.decky_config as Record<string, unknown> : {};
-  const { archetype, forwards_l3: _, ...patch } = config;
+  const { archetype, forwards_l3: _, ...patch } = asRecord(decky.decky_config) ?? {};
   const services = servicesOf(decky);
   const ops: Op[] = [{
     op: 'add_decky',
     payload: {
-      name, lan: home.name, ...(services.length && { services }), ...(typeof archetype === 'string' && archetype && { archetype }),
+      name, lan: home.name, ...(services.length && { services }),
+      ...(typeof archetype === 'string' && archetype && { archetype }),
       ...(isGateway(graph, decky) && { forwards_l3: true }), ...placeOf(decky, by),
     },
   }];

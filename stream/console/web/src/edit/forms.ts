@@ -75,7 +75,9 @@ export function deckyForm(
     title: 'Add a decky',
     fields: [
       { name: 'archetype', label: 'Kind', kind: 'choice', value: start.archetype!,
-        options: [...archetypes.map(({ id, title }) => ({ value: id, label: title })), { value: '', label: 'No kind' }] },
+        options: [
+          ...archetypes.map(({ id, title }) => ({ value: id, label: title })), { value: '', label: 'No kind' },
+        ] },
       { name: 'lan', label: 'In LAN', kind: 'choice', value: lan ?? graph.lans[0]?.name ?? '',
         options: choices(lanNames(graph).sort()) },
       { name: 'name', label: 'Name', kind: 'text', value: start.name! },
@@ -140,7 +142,9 @@ export function attachForm(graph: Graph, key: string): Form | null {
     submit: 'Stage',
     ops: (values) => lans.length === 0
       ? { field: 'lan', problem: `${decky.name} is in every LAN already` }
-      : checked({ op: 'attach_decky', payload: { decky: decky.name, lan: String(values.lan), ...optional(values, 'ip') } }),
+      : checked({
+        op: 'attach_decky', payload: { decky: decky.name, lan: String(values.lan), ...optional(values, 'ip') },
+      }),
   };
 }
 
@@ -152,12 +156,13 @@ export function homeForm(graph: Graph, key: string, to: string | null): Form | n
   const lans = lanNames(graph).filter((name) => name !== home.name).sort();
   return {
     title: `Another home for ${decky.name}`,
-    text: `${home.name} is the home of ${decky.name}, and a home LAN cannot change. It can be attached to another LAN, ` +
-      'too, or removed and added again there: then it gets another uuid and address, and its state begins anew.',
+    text: `${home.name} is the home of ${decky.name}, and a home LAN cannot change. It can be attached to another ` +
+      'LAN, too, or removed and added again there: then it gets another uuid and address, and its state begins anew.',
     fields: [
       { name: 'lan', label: 'LAN', kind: 'choice', value: to ?? lans[0] ?? '', options: choices(lans) },
       { name: 'how', label: 'How', kind: 'radio', value: 'attach', options: [
-        { value: 'attach', label: 'Attach it there, too' }, { value: 'again', label: 'Remove it and add it again there' }] },
+        { value: 'attach', label: 'Attach it there, too' },
+        { value: 'again', label: 'Remove it and add it again there' }] },
     ],
     submit: 'Stage',
     ops: (values) => {

@@ -19,7 +19,8 @@ export interface Preview {
 }
 
 const quote = (name: string): string => JSON.stringify(name);
-const asRecord = (value: unknown): Record<string, unknown> | null =>
+/** A JSON object; null if it is none. */
+export const asRecord = (value: unknown): Record<string, unknown> | null =>
   typeof value === 'object' && value !== null && !Array.isArray(value) ? value as Record<string, unknown> : null;
 
 /** A graph that ops change. Rows are replaced, never changed. */
@@ -231,8 +232,15 @@ const makers: Makers = {
   },
 };
 
-/** Makes ops one after another. One that breaks a rule is left out, and the others go on. */
-export function preview(graph: Graph, ops: readonly Op[]): Preview {
+/** A graph that ops are made on, one after another. */
+export interface Trial {
+  /** Makes an op, or says which rule it breaks; then it has changed nothing. */
+  readonly run: (op: Op) => string | null;
+  /** The graph after what was made so far. */
+  readonly graph: () => Graph;
+}
+
+export function trial(graph: Graph): Trial {
   const draft = new Draft(graph);
   // An id says what an op made, so that it stays while other ops come and go around it.
   const idOf = (op: Op): string => {
@@ -242,16 +250,26 @@ export function preview(graph: Graph, ops: readonly Op[]): Preview {
     while (draft.lans.has(id) || draft.deckies.has(id) || draft.edges.has(id)) id += '+'; // the name was given away
     return id;
   };
-  const refused = ops.map((op): string | null => {
-    try {
-      (makers[op.op] as (draft: Draft, payload: Op['payload'], id: string) => void)(draft, op.payload, idOf(op));
-      return null;
-    } catch (error) {
-      if (error instanceof Refused) return error.message;
-      throw error;
-    }
-  });
-  return { graph: draft.graph(), refused };
+  return {
+    run: (op) => {
+      try {
+        (makers[op.op] as (draft: Draft, payload: Op['payload'], id: string) => void)(draft, op.payload, idOf(op));
+        return null;
+      } catch (error) {
+        if (error instanceof Refused) return error.message;
+        throw error;
+      }
+    },
+    graph: () => draft.graph(),
+  };
+}
+
+/** Makes ops one after another. One that breaks a rule is left out, and the others go on. */
+export function preview(graph: Graph, ops: readonly Op[]): Preview {
+  if (ops.length === 0) return { graph, refused: [] };
+  const on = trial(graph);
+  const refused = ops.map(on.run);
+  return { graph: on.graph(), refused };
 }
 
 /** What the canvas draws of a change from one graph to another that is not there yet. */

@@ -2,7 +2,7 @@
 import type { Decky, Graph, Lan } from 'topostream';
 import { same } from './inverse.ts';
 import type { Op } from './ops.ts';
-import { preview } from './preview.ts';
+import { preview, trial } from './preview.ts';
 import { subjectsOf, withLan } from './staged.ts';
 
 export interface Outcome {
@@ -27,7 +27,7 @@ export function rebase(base: Graph, head: Graph, ops: readonly Op[]): readonly O
   const renamed = new Map<string, string>(); // what a staged op has renamed: its id, its name
   const before = keyed(base.deckies, deckyKey);
   const now = { lans: keyed(head.lans, lanKey), deckies: keyed(head.deckies, deckyKey) };
-  const done: Op[] = [];
+  const on = trial(head);
   return ops.map((original): Outcome => {
     const notes: string[] = [];
     const lanBefore = subjectsOf(original).lan;
@@ -60,8 +60,7 @@ export function rebase(base: Graph, head: Graph, ops: readonly Op[]): readonly O
         if (was && /^(update|remove)_decky$/.test(original.op)) notes.push(...changesOfDecky(was, is));
       }
     }
-    const reason = gone ?? preview(head, [...done, op]).refused.at(-1) ?? null;
-    if (reason === null) done.push(op);
+    const reason = gone ?? on.run(op);
     // What the next ops mean by the names, also where this one cannot be done: they need it, and say so.
     if (original.op === 'add_lan') lans.set(original.payload.name, null);
     if (original.op === 'add_decky') deckies.set(original.payload.name, null);

@@ -98,14 +98,17 @@ function join(graph: Graph, ops: Ops, op: Op): Ops {
   const chosen = ['subnet', 'ip'];
   const differ = (a: Graph, b: Graph): boolean => differences(a, b, chosen).length > 0;
   const equal = !differ(got.graph, want.graph) && !differ(want.graph, got.graph);
-  return equal && refusals(got.refused) <= refusals(want.refused) ? withoutIdle(graph, short) : plain;
+  return equal && refusals(got.refused) <= refusals(want.refused) ? withoutIdle(graph, short, op) : plain;
 }
 
-/** An update that changes nothing, because another one took it back, goes. */
-function withoutIdle(graph: Graph, ops: Ops): Ops {
+/** An update that changes nothing, because a later one of the same thing took it back, goes. */
+function withoutIdle(graph: Graph, ops: Ops, { op: kind, payload }: Op): Ops {
+  if (kind !== 'update_decky' && kind !== 'update_lan') return ops;
   const whole = preview(graph, ops).graph;
+  const subject = (one: Op): string | undefined => one.op === 'update_lan' ? one.payload.name
+    : one.op === 'update_decky' ? one.payload.decky : undefined;
   return ops.filter((op, i) => {
-    if (op.op !== 'update_decky' && op.op !== 'update_lan') return true;
+    if (op.op !== kind || subject(op) !== subject({ op: kind, payload } as Op)) return true;
     if (op.op === 'update_lan' && op.payload.patch?.name !== undefined) return true;
     const without = preview(graph, ops.filter((_, j) => j !== i)).graph;
     return differences(without, whole).length + differences(whole, without).length > 0;

@@ -35,7 +35,8 @@ export function Archetypes() {
   };
   return (
     <section class="edit-palette" aria-label="Add to the graph" onKeyDown={onKey}>
-      <button type="button" class="edit-button" aria-expanded={open.value} onClick={() => { open.value = !open.value; }}>
+      <button type="button" class="edit-button" aria-expanded={open.value}
+        onClick={() => { open.value = !open.value; }}>
         Add <span aria-hidden="true">{open.value ? '▴' : '▾'}</span>
       </button>
       {open.value && (

@@ -77,7 +77,8 @@ function Item({ command, onDone }: { command: Command; onDone: () => void }) {
   const can = command.enabled?.() ?? true;
   return (
     <button type="button" role="menuitem" class="edit-menu-item" data-command={command.id} tabIndex={-1}
-      aria-disabled={can === true ? undefined : true} aria-keyshortcuts={command.keys?.replace('Mod', 'Control').replaceAll('-', '+')}
+      aria-disabled={can === true ? undefined : true}
+      aria-keyshortcuts={command.keys?.replace('Mod', 'Control').replaceAll('-', '+')}
       onPointerMove={(event) => event.currentTarget.focus()}
       onClick={() => {
         if (can !== true) return;

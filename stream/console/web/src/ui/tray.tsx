@@ -1,6 +1,5 @@
-import { describe, type Line } from '../edit/diff.ts';
+import type { Line } from '../edit/diff.ts';
 import type { Edit, Other, Sending } from '../edit/edit.ts';
-import { preview } from '../edit/preview.ts';
 import type { Outcome } from '../edit/rebase.ts';
 import { useApp } from './context.ts';
 import { keyText } from './menu.tsx';
@@ -9,19 +8,20 @@ const edits = (count: number): string => count === 1 ? '1 edit' : `${count} edit
 
 /** What is staged, as a readable diff, and its way to the server. */
 export function Tray() {
-  const { editing: { edit }, live } = useApp();
+  const { editing: { edit } } = useApp();
   const { ops, past, future } = edit.staged.value;
   const sending = edit.sending.value;
   const notice = edit.notice.value;
   if (!ops.length && !future.length && !past.length && sending.state === 'none' && !notice) return null;
-  const head = live.open.value?.graph ?? { lans: [], deckies: [], edges: [] };
   const outcomes = edit.outcomes.value;
-  const lines = ops.map((op, i) => describe(op, preview(head, ops.slice(0, i)).graph));
   const busy = sending.state === 'sending' || sending.state === 'waiting';
   return (
     <section class="edit-tray" aria-label="Staged edits" data-state={sending.state}>
       <header>
-        <h2><span class="edit-mark" aria-hidden="true" />{ops.length ? `${edits(ops.length)} staged` : 'Nothing staged'}</h2>
+        <h2>
+          <span class="edit-mark" aria-hidden="true" />
+          {ops.length ? `${edits(ops.length)} staged` : 'Nothing staged'}
+        </h2>
         <Told edit={edit} sending={sending} />
         <span class="edit-space" />
         <Button command="edit.undo" text="Undo" />
@@ -35,7 +35,7 @@ export function Tray() {
       {sending.state === 'conflict' && <Conflict edit={edit} sending={sending} outcomes={outcomes} />}
       {ops.length > 0 && (
         <ol class="edit-diff" aria-busy={busy}>
-          {lines.map((line, i) => (
+          {edit.lines.value.map((line, i) => (
             <Row key={i} line={line} outcome={outcomes[i]}
               failure={sending.state === 'failed' && sending.index === i ? sending.reason : null}
               onRemove={busy ? null : () => edit.unstage(i)} />
@@ -98,7 +98,9 @@ function Row({ line, outcome, failure, onRemove }: {
         </span>
       )}
       {onRemove && (
-        <button type="button" class="edit-button edit-small" aria-label={`Take back: ${line.text}`} onClick={onRemove}>×</button>
+        <button type="button" class="edit-button edit-small" aria-label={`Take back: ${line.text}`} onClick={onRemove}>
+          ×
+        </button>
       )}
     </li>
   );
@@ -122,7 +124,7 @@ function Conflict({ edit, sending, outcomes }: {
           : `${edits(kept)} of yours can still be done, ${edits(lost)} cannot: see below why.`}
       </p>
       <div class="edit-buttons">
-        <Dismiss edit={edit} />
+        <button type="button" class="edit-button" onClick={edit.dismiss}>Dismiss</button>
         <button type="button" class="edit-button edit-primary" data-command="edit.rebase" onClick={edit.rebase}>
           {lost === 0 ? `Rebase: keep all ${kept}` : `Rebase: keep ${kept}, drop ${lost}`}
         </button>
