@@ -327,6 +327,11 @@ func TestEditingByKeyboardAlone(t *testing.T) {
 	page.editDo(chromedp.KeyEvent("ssh http" + kb.Enter))
 	page.editWantRows("~ web: services ssh → ssh, http")
 
+	if n := chromeEval[int](t, page.ctx,
+		`document.querySelectorAll('section[aria-label="Staged edits"] [aria-disabled]').length`); n != 1 {
+		t.Errorf("%d buttons cannot be pressed, want Redo alone", n)
+	}
+
 	// A LAN that is somebody's home goes with its members, as one step.
 	page.editSelect("office")
 	page.editDo(chromedp.KeyEvent(kb.Delete))

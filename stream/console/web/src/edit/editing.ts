@@ -184,13 +184,7 @@ export function createEditing(window: Window & typeof globalThis, { route, comma
 
   // ---------------------------------------------------------- commands
 
-  /** A key that a text field or a dialog wants is not ours. */
-  const free = (): true | string => {
-    const { activeElement } = document;
-    if (form.value || document.querySelector('dialog[open]')) return 'a dialog is open';
-    const types = activeElement && /^(INPUT|TEXTAREA|SELECT)$/.test(activeElement.tagName);
-    return types ? 'a text field has the keyboard' : true;
-  };
+  const free = (): true | string => form.value ? 'a dialog is open' : true;
   const able = (...also: (() => true | string)[]) => (): true | string => {
     for (const can of [() => editable.value, free, ...also]) {
       const reason = can();
