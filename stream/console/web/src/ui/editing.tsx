@@ -1,7 +1,7 @@
 import '../style/edit.css';
 import { Archetypes } from './archetypes.tsx';
 import { useApp } from './context.ts';
-import { EditDialog } from './dialog.tsx';
+import { EditDialog } from './editdialog.tsx';
 import { ContextMenu } from './menu.tsx';
 import { Tray } from './tray.tsx';
 
