@@ -228,7 +228,7 @@ export function createEditing(window: Window & typeof globalThis, { route, comma
     return at && !at.lan ? place(at) : {};
   };
   const list: Command[] = [
-    { id: 'edit.add-lan', title: 'Add a subnet…', group, keys: 'l', enabled: able(),
+    { id: 'edit.add-lan', title: 'Add a subnet…', group, keys: 'w', enabled: able(),
       run: () => open(lanForm(graph(), false, takePlace())) },
     { id: 'edit.add-dmz', title: 'Add a DMZ…', group, enabled: able(() => {
       const dmz = edit.graph.value?.lans.find(({ is_dmz }) => is_dmz);

@@ -18,7 +18,7 @@ export function Archetypes() {
   useEffect(load, [load]);
   const kinds = archetypes.value;
   const entries: Entry[] = [
-    { item: 'lan', title: 'Subnet', says: 'the next free /24', keys: 'l' },
+    { item: 'lan', title: 'Subnet', says: 'the next free /24', keys: 'w' },
     { item: 'dmz', title: 'DMZ', says: 'one a topology' },
     ...(Array.isArray(kinds) ? kinds.map(({ id, title, services }) =>
       ({ item: `decky:${id}`, title, says: services.join(', ') || 'no services' })) : []),
