@@ -1,5 +1,5 @@
 // What the parts of the page say to editing, and what can be done: the canvas's intents, the commands, the menus.
-import { computed, signal, type ReadonlySignal, type Signal } from '@preact/signals';
+import { computed, effect, signal, type ReadonlySignal, type Signal } from '@preact/signals';
 import type { Decky, Edge, Graph, Lan } from 'topostream';
 import type { Intents, Place } from '../graph/intents.ts';
 import type { Command, Commands } from '../state/commands.ts';
@@ -30,8 +30,6 @@ export interface Editing {
   readonly form: Signal<Form | null>;
   /** What the palette offers; a sentence if it could not be loaded; null before. */
   readonly archetypes: ReadonlySignal<readonly Archetype[] | string | null>;
-  /** Begins to load what the palette offers. */
-  readonly load: () => void;
   /** Asks where something of the palette shall be. */
   readonly ask: (item: string) => void;
 }
@@ -93,7 +91,6 @@ export function createEditing(window: Window & typeof globalThis, { route, comma
   const graph = (): Graph => edit.graph.peek() ?? { lans: [], deckies: [], edges: [] };
 
   const addDecky = (archetype: string, lan: string | null, at: { x?: number; y?: number } = {}): void => {
-    load();
     open(deckyForm(graph(), kinds(), archetype || (kinds()[0]?.id ?? ''), lan, at));
   };
 
@@ -290,6 +287,7 @@ export function createEditing(window: Window & typeof globalThis, { route, comma
     } },
   ];
   commands.add(...list);
+  effect(() => { if (editable.value === true) load(); });
 
   const ask = (item: string): void => {
     if (item === 'lan' || item === 'dmz') commands.run(`edit.add-${item}`);
@@ -297,5 +295,5 @@ export function createEditing(window: Window & typeof globalThis, { route, comma
     else if (!graph().lans.length) edit.notice.value = 'a decky lives in a LAN: add a subnet first';
     else addDecky(item.replace(/^decky:/, ''), homeLan());
   };
-  return { edit, intents, menu, form, archetypes, load, ask };
+  return { edit, intents, menu, form, archetypes, ask };
 }

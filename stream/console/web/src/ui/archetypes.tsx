@@ -1,4 +1,3 @@
-import { useEffect } from 'preact/hooks';
 import { useSignal } from '@preact/signals';
 import { dragType } from '../edit/editing.ts';
 import { useApp } from './context.ts';
@@ -13,9 +12,8 @@ interface Entry {
 
 /** What can be added: dragged onto the canvas, a LAN or a decky, or by Enter, which asks where. */
 export function Archetypes() {
-  const { editing: { archetypes, load, ask } } = useApp();
+  const { editing: { archetypes, ask } } = useApp();
   const open = useSignal(false);
-  useEffect(load, [load]);
   const kinds = archetypes.value;
   const entries: Entry[] = [
     { item: 'lan', title: 'Subnet', says: 'the next free /24', keys: 'w' },
