@@ -96,20 +96,24 @@ func (p *page) editClick(command string) {
 	p.editDo(chromedp.Click(`section[aria-label="Staged edits"] [data-command="`+command+`"]`))
 }
 
-// editPicture keeps a screenshot where TOPOSTREAM_SCREENSHOTS says.
+// editPicture keeps screenshots, light and dark, where TOPOSTREAM_SCREENSHOTS says.
 func (p *page) editPicture(name string) {
 	p.t.Helper()
 	dir := os.Getenv("TOPOSTREAM_SCREENSHOTS")
 	if dir == "" {
 		return
 	}
-	shot, err := chromedp.Run(p.ctx, chromedp.CaptureScreenshot())
-	if err != nil {
-		p.t.Fatal(err)
+	for _, theme := range []string{"light", "dark"} {
+		p.editJS(`document.documentElement.dataset.theme = '` + theme + `'`)
+		shot, err := chromedp.Run(p.ctx, chromedp.CaptureScreenshot())
+		if err != nil {
+			p.t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, name+"-"+theme+".png"), shot, 0o600); err != nil {
+			p.t.Fatal(err)
+		}
 	}
-	if err := os.WriteFile(filepath.Join(dir, name+".png"), shot, 0o600); err != nil {
-		p.t.Fatal(err)
-	}
+	p.editJS(`delete document.documentElement.dataset.theme`)
 }
 
 // editNames is a graph by names: all but the ids that the database chooses.
@@ -316,8 +320,9 @@ func TestEditingByKeyboardAlone(t *testing.T) {
 	page.editSelect("web")
 	page.editJS(`app.commands.run('edit.menu')`)
 	page.until(`document.activeElement?.dataset.command === 'edit.services'`)
+	page.editDo(chromedp.KeyEvent(kb.ArrowDown + kb.ArrowUp))
 	page.editPicture("menu")
-	page.editDo(chromedp.KeyEvent(kb.ArrowDown + kb.ArrowUp + kb.Enter))
+	page.editDo(chromedp.KeyEvent(kb.Enter))
 	page.until(`document.activeElement?.name === 'services' && !document.querySelector('[role="menu"]')`)
 	page.editDo(chromedp.KeyEvent(strings.Repeat("x", 201) + kb.Enter))
 	page.until(`document.activeElement?.getAttribute('aria-invalid') === 'true' &&
