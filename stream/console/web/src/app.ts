@@ -1,5 +1,10 @@
 // The parts of the page, made once and wired here; components get them by useApp().
 import { computed, signal, type ReadonlySignal, type Signal } from '@preact/signals';
+import type { Graph, GraphChanges } from 'topostream';
+import { createEdit } from './edit/edit.ts';
+import { createEditing, type Editing } from './edit/editing.ts';
+import { inverse, type Way } from './edit/inverse.ts';
+import type { Op } from './edit/ops.ts';
 import type { Ghost } from './graph/ghost.ts';
 import { noIntents, type Intents } from './graph/intents.ts';
 import { createCommands, type Commands } from './state/commands.ts';
@@ -35,6 +40,13 @@ export interface App {
   readonly failures: Failures;
   /** Whether the graph of the open topology may be edited now; otherwise why not. */
   readonly editable: ReadonlySignal<true | string>;
+  readonly editing: Editing;
+  /** Takes ops into what is staged, with a note of what they are; an inverse, for example. */
+  readonly propose: Signal<((ops: readonly { op: string; payload: unknown }[], note: string) => void) | null>;
+  /** The ops that undo changes, and, in sentences, what they do not bring back. */
+  readonly inverse: Signal<((changes: GraphChanges, graph: Graph) => Way) | null>;
+  /** The ops that are staged. */
+  readonly staged: ReadonlySignal<readonly Op[]>;
 }
 
 /** Makes the page's parts for a window, or, in tests, for what stands in for one. */
@@ -56,8 +68,15 @@ export function createApp(window: Window & typeof globalThis): App {
     if (status === 'active' || status === 'degraded') return true;
     return status ? `a topology that is ${status} cannot be edited: it must be active or degraded` : 'nothing is open';
   });
+  const commands = createCommands();
+  const ghosts = signal<readonly Ghost[]>([]);
+  const intents = signal<Intents>(noIntents);
+  const edit = createEdit(window, { route, rest, live, shown, past, ghosts, editable });
+  const editing = createEditing(window, { route, commands, edit, editable });
+  intents.value = editing.intents;
   return {
-    route, session, rest, live, layout, signature, timeline, commands: createCommands(), shown, past,
-    ghosts: signal([]), intents: signal(noIntents), failures: createFailures(live.onEvent), editable,
+    route, session, rest, live, layout, signature, timeline, commands, shown, past, ghosts, intents, editing, editable,
+    failures: createFailures(live.onEvent), propose: signal(edit.propose), inverse: signal(inverse),
+    staged: computed(() => edit.staged.value.ops),
   };
 }

@@ -9,4 +9,5 @@ import { Shell } from './ui/shell.tsx';
 
 const app = createApp(window);
 expose(window, app);
+Object.assign(window, { topostreamConsole: app }); // to look into from the browser's own console
 render(<AppContext.Provider value={app}><Shell /></AppContext.Provider>, document.getElementById('console')!);

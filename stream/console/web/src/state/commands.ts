@@ -33,6 +33,9 @@ export function nameOfKey(event: KeyboardEvent): string {
 const isTyping = (target: EventTarget | null): boolean =>
   target instanceof HTMLElement && (target.isContentEditable || /^(INPUT|TEXTAREA|SELECT)$/.test(target.tagName));
 
+/** Keys with Mod that mean something to a text field. */
+const ofText = /^Mod-([ACVXYZ]|Delete|Backspace|Arrow.*|Home|End)$/;
+
 export function createCommands(): Commands {
   const all = signal<readonly Command[]>([]);
   const attempt = (command: Command): true | string => {
@@ -52,7 +55,7 @@ export function createCommands(): Commands {
     },
     onKey: (event) => {
       const name = nameOfKey(event);
-      if (isTyping(event.target) && !name.startsWith('Mod-') && name !== 'Escape') return false;
+      if (isTyping(event.target) && (!name.startsWith('Mod-') || ofText.test(name)) && name !== 'Escape') return false;
       const command = all.value.findLast((c) => c.keys === name);
       if (!command || attempt(command) !== true) return false;
       event.preventDefault();

@@ -4,6 +4,7 @@ import '../style/shell.css';
 import { Bar } from './bar.tsx';
 import { Canvas } from './canvas.tsx';
 import { useApp } from './context.ts';
+import { Editing } from './editing.tsx';
 import { EventView } from './eventview.tsx';
 import { Inspector } from './inspector.tsx';
 import { Keys } from './keys.tsx';
@@ -64,7 +65,7 @@ function Wide() {
 
 function Middle() {
   const state = usePageState();
-  return state ? <State state={state} /> : <><Canvas /><Stale /></>;
+  return state ? <State state={state} /> : <><Canvas /><Editing /><Stale /></>;
 }
 
 /** The inspector, or the event that is selected in its place. */
