@@ -45,7 +45,7 @@ export function stepsFrom(status: TopologyStatus): readonly Step[] {
       return { to, title: 'Recover', says: 'It is well again: its queue goes on.', asks: false };
     }
     if (status === 'pending' && to === 'torn_down') {
-      return { to, title: 'Give up', says: 'It is never deployed. This is final.', asks: true };
+      return { to, ...titles[to], says: 'It is never deployed. This is final.', asks: true };
     }
     return { to, ...titles[to] };
   });
