@@ -6,4 +6,5 @@ import { AppContext } from './ui/context.ts';
 import { Shell } from './ui/shell.tsx';
 
 const app = createApp(window);
+Object.assign(window, { topostreamConsole: app }); // to look into from the browser's own console
 render(<AppContext.Provider value={app}><Shell /></AppContext.Provider>, document.getElementById('console')!);

@@ -1,3 +1,5 @@
+import { AsOf } from './scrub.tsx';
+
 export function Canvas() {
-  return <main class="canvas" aria-label="Graph" />;
+  return <main class="canvas" aria-label="Graph"><AsOf /></main>;
 }

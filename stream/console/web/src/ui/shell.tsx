@@ -4,6 +4,7 @@ import { useApp } from './context.ts';
 import { List } from './list.tsx';
 import { Canvas } from './canvas.tsx';
 import { Inspector } from './inspector.tsx';
+import { LifecyclePanels } from './lifecycle.tsx';
 import { Timeline } from './timeline.tsx';
 
 /** The page: bar above, list left, canvas in the middle, inspector right, timeline below. */
@@ -21,6 +22,7 @@ export function Shell() {
       <Canvas />
       <Inspector />
       <Timeline />
+      <LifecyclePanels />
     </div>
   );
 }

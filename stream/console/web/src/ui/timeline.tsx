@@ -1,3 +1,5 @@
+import { Scrubber } from './scrub.tsx';
+
 export function Timeline() {
-  return <section class="timeline" aria-label="Timeline" />;
+  return <section class="timeline" aria-label="Timeline"><Scrubber /></section>;
 }
