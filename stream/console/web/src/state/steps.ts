@@ -30,6 +30,8 @@ export interface Steps {
   readonly standing: ReadonlySignal<Standing | null>;
   /** Whether this token may take steps, and the present is looked at; otherwise why not. */
   readonly allowed: ReadonlySignal<true | string>;
+  /** Whether this token may make a topology; otherwise why not. */
+  readonly mayCreate: ReadonlySignal<true | string>;
   /** What the server said to the last step that it refused. */
   readonly problem: ReadonlySignal<Problem | null>;
   /** A request is under way. */
@@ -59,10 +61,10 @@ export function createSteps(
     const reason = open?.status ? open.reason : row?.reason ?? null;
     return { id: topology, name: row?.name ?? topology, status, reason, since: row?.status_changed_at ?? null };
   });
-  const isAdmin = computed((): true | string =>
+  const mayCreate = computed((): true | string =>
     session.identity.value?.role === 'admin' || 'this token may only look: an admin’s may do it');
   const allowed = computed((): true | string => {
-    if (isAdmin.value !== true) return isAdmin.value;
+    if (mayCreate.value !== true) return mayCreate.value;
     const { at } = route.current.value;
     return at === null || `this is seq ${at}, not the present: press Escape to come back`;
   });
@@ -105,7 +107,7 @@ export function createSteps(
   const any: readonly TopologyStatus[] = ['pending', 'deploying', 'active', 'degraded', 'tearing_down', 'failed'];
   commands.add(
     {
-      id: 'topology.create', title: 'New topology…', group: 'Topology', keys: 'n', enabled: () => isAdmin.value,
+      id: 'topology.create', title: 'New topology…', group: 'Topology', keys: 'n', enabled: () => mayCreate.value,
       run: () => { problem.value = null; route.go({ panel: 'create' }); },
     },
     step('deploy', 'Deploy', any, 'deploying'),
@@ -126,7 +128,7 @@ export function createSteps(
     },
   );
   return {
-    standing, allowed, problem, busy, start, change,
+    standing, allowed, mayCreate, problem, busy, start, change,
     create: (topology) => attempt(async () => {
       const { id } = await rest.send<Summary>('POST', '/topologies', topology);
       route.go({ topology: id, selection: [], at: null, panel: '' });

@@ -1,6 +1,7 @@
 // The lifecycle of the topology that is open: how it is and why, and the steps that are legal now.
 import { useEffect, useId, useRef, useState } from 'preact/hooks';
 import '../style/lifecycle.css';
+import type { App } from '../app.ts';
 import { stepsFrom, statusWord, type Step } from '../state/lifecycle.ts';
 import { Create } from './create.tsx';
 import { useApp } from './context.ts';
@@ -77,7 +78,8 @@ const label = (step: Step): string => (step.asks ? `${step.title}…` : step.tit
 
 /** The same for the inspector: with the reason, and each step a button. */
 export function LifecycleSection() {
-  const { steps, commands, route } = useApp();
+  const { steps, commands } = useApp();
+  const inDialog = openPanel(useApp()) !== null;
   const standing = steps.standing.value;
   if (!standing) return null;
   const { name, status, reason, since } = standing;
@@ -105,7 +107,7 @@ export function LifecycleSection() {
           </button>
         </div>
       ) : <p class="quiet">{allowed}</p>}
-      <Refusal shown={/^(create|delete|status-.*)$/.test(route.current.value.panel)} />
+      <Refusal shown={inDialog} />
     </section>
   );
 }
@@ -117,17 +119,31 @@ export function clock(time: string): string {
   return at.toDateString() === new Date().toDateString() ? hours : `${at.toLocaleDateString('en-CA')} ${hours}`;
 }
 
-/** Whatever of the lifecycle the address opens: a dialog, or the drawer. */
-export function LifecyclePanels() {
-  const { route, steps } = useApp();
+/** The dialog that the address opens; null if it opens none, or one that is not for this token or this status. */
+function openPanel({ route, steps }: App): 'create' | 'delete' | Step | null {
   const { panel } = route.current.value;
   const standing = steps.standing.value;
-  if (panel === 'create') return <Create />;
-  if (panel === 'inject') return <PsqlDrawer />;
+  if (panel === 'create') return steps.mayCreate.value === true ? panel : null;
   if (!standing || steps.allowed.value !== true) return null;
-  if (panel === 'delete') return <Delete key={standing.id} name={standing.name} />;
-  const step = stepsFrom(standing.status).find((one) => panel === `status-${one.to}`);
-  return step ? <Ask key={step.to} step={step} name={standing.name} /> : null;
+  if (panel === 'delete') return panel;
+  return stepsFrom(standing.status).find((one) => panel === `status-${one.to}`) ?? null;
+}
+
+/** Whatever of the lifecycle the address opens: a dialog, or the drawer. */
+export function LifecyclePanels() {
+  const app = useApp();
+  const { panel } = app.route.current.value;
+  const standing = app.steps.standing.value;
+  const open = openPanel(app);
+  const overtaken = open === null && standing !== null && panel.startsWith('status-');
+  useEffect(() => { // somebody else was first: it does not open by itself when it is legal again
+    if (overtaken) app.route.go({ panel: '' }, true);
+  }, [overtaken]);
+  if (panel === 'inject') return <PsqlDrawer />;
+  if (open === 'create') return <Create />;
+  if (!open || !standing) return null;
+  if (open === 'delete') return <Delete key={standing.id} name={standing.name} />;
+  return <Ask key={open.to} step={open} name={standing.name} />;
 }
 
 function Ask({ step, name }: { step: Step; name: string }) {

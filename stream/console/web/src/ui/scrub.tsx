@@ -29,14 +29,14 @@ function marks(events: readonly JournalEvent[], first: number, head: number): Re
 
 /** The strip above the timeline's rows. */
 export function Scrubber() {
-  const { history, past, route, commands, live } = useApp();
+  const { history, past, route, commands } = useApp();
   const track = useRef<HTMLDivElement>(null);
   const window = history.window.value;
   const { topology, at } = route.current.value;
-  const connected = live.open.value !== null;
+  const begun = window !== null && window.first === null;
   useEffect(() => {
-    if (topology && connected) void history.prepare().catch(() => undefined); // the problem is shown when one looks
-  }, [topology, connected]);
+    if (begun) void history.prepare().catch(() => undefined); // when one looks, the problem is shown
+  }, [topology, begun]);
   useEffect(() => commands.add(
     {
       id: 'past.back', title: 'One event back', group: 'Timeline', keys: 'Alt-ArrowLeft', enabled: isOpen,
