@@ -183,7 +183,8 @@ func TestTheConsoleShowsATopologyAsItWasAtAnOlderSeq(t *testing.T) {
 		"not the present") {
 		t.Errorf("the past can be edited: %s", editable)
 	}
-	page.says(pastBand, "the journal begins at 1; now is ")
+	page.says(pastBand, "edits are off")
+	page.says(`section[aria-label="History"]`, "the journal begins at 1")
 
 	// The present goes on meanwhile; Escape shows it.
 	head.Seq = emit(t, conn, id)

@@ -126,7 +126,7 @@ export function linesFor(subject: Subject, selection: Selection): readonly Line[
           id: 'decky-state', title: `Say by hand how ${one.name} is`, says: 'As a deployer does: it is a graph event.',
           sql: `UPDATE deckies SET state = ${literal(one.state)} WHERE uuid = ${literal(one.uuid)};`,
         },
-        emit(name, 'decky.note', { decky: one.name }),
+        { ...emit(name, 'decky.note', { decky: one.name }), title: `Tell everybody something about ${one.name}` },
       ].map((line, i) => ({ ...line, id: `${line.id}-${i}` }));
     }
     case 'edge': {

@@ -33,7 +33,7 @@ export function PsqlLine({ line }: { line: Line }) {
   return (
     <figure class="psql-line" data-line={line.id}>
       <figcaption>{line.title}{line.says && <small>{line.says}</small>}</figcaption>
-      <pre tabIndex={0} role="region" aria-label={`${line.title}: the line`}><code>{text}</code></pre>
+      <pre><code>{text}</code></pre>
       <button
         type="button" class="button" aria-label={`Copy: ${line.title}`}
         onClick={() => void copy(text).then((done) => setSaid(done ? 'copied' : 'select it and copy by hand'))}

@@ -76,20 +76,23 @@ export function Lifecycle() {
 
 const label = (step: Step): string => (step.asks ? `${step.title}…` : step.title);
 
-/** The same for the inspector: with the reason, and each step a button. */
+/** The same for the inspector: with the reason, and each step a button. Of an older seq, how it was then. */
 export function LifecycleSection() {
-  const { steps, commands } = useApp();
+  const { steps, commands, past } = useApp();
   const inDialog = openPanel(useApp()) !== null;
   const standing = steps.standing.value;
   if (!standing) return null;
-  const { name, status, reason, since } = standing;
+  const then = past.value;
+  const { name, since } = standing;
+  const { status, reason } = then ?? standing;
   const allowed = steps.allowed.value;
   return (
     <section class="lifecycle-section" aria-label="Lifecycle">
       <h2>{name}</h2>
       <p class="standing">
         <Status status={status} />
-        {since && <> since <time dateTime={since} title={since}>{clock(since)}</time></>}
+        {then ? <span>as of <span class="mono">{then.seq}</span>; now {statusWord[standing.status]}</span>
+          : since && <span>since <time dateTime={since} title={since}>{clock(since)}</time></span>}
       </p>
       {reason && <blockquote class="reason" data-status={status}>{reason}</blockquote>}
       {allowed === true ? (

@@ -80,10 +80,11 @@ export function Scrubber() {
     event.preventDefault();
     event.stopPropagation();
   };
-  const begins = `the journal begins at ${first}`;
   return (
     <section class="scrub" aria-label="History">
-      <span class="end" title={begins}>{window.first === null ? '' : begins}</span>
+      {window.first !== null && (
+        <span class="end"><span class="words">the journal begins at </span><span class="mono">{first}</span></span>
+      )}
       <div
         ref={track} class="track" role="slider" tabIndex={0} aria-label="Look at an older seq"
         aria-valuemin={first} aria-valuemax={head} aria-valuenow={now}
@@ -125,7 +126,6 @@ function AsOfSeq({ at }: { at: number }) {
   }, []);
   const view = past.value;
   const problem = history.problem.value;
-  const { head, first } = history.window.value ?? {};
   const sentences = [
     history.reading.value && !problem ? `reading the journal back to ${at} …` : '', problem ?? '', ...view?.unknown ?? [],
   ].filter(Boolean);
@@ -136,7 +136,6 @@ function AsOfSeq({ at }: { at: number }) {
           : <strong>not <span class="mono">{at}</span></strong>}
         <span>edits are off</span>
         {sentences.map((sentence) => <span key={sentence}>{sentence}</span>)}
-        {first != null && !problem && <span class="quiet">the journal begins at {first}; now is {head}</span>}
       </p>
       <button type="button" class="button" onClick={history.now}>Back to now <kbd>Esc</kbd></button>
     </section>
