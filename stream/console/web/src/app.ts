@@ -54,12 +54,15 @@ export function createApp(window: Window & typeof globalThis): App {
   const live = createLive(window, session, route);
   const past = signal<View | null>(null);
   const shown = computed(() => past.value ?? viewOfHead(live.open.value));
+  const small = window.matchMedia('(max-width: 699px)');
+  const narrow = signal(small.matches);
+  small.addEventListener('change', () => { narrow.value = small.matches; });
   const editable = computed((): true | string => {
     const status = shown.value?.status;
     if (session.identity.value?.role !== 'admin') return 'this token may only look: an admin’s may edit';
     const at = past.value?.seq ?? route.current.value.at;
     if (at !== null) return `this is seq ${at}, not the present: press Escape to come back`;
-    if (window.innerWidth < 700) return 'on a small screen the console only shows';
+    if (narrow.value) return 'on a small screen the console only shows';
     if (status === 'active' || status === 'degraded') return true;
     return status ? `a topology that is ${status} cannot be edited: it must be active or degraded` : 'nothing is open';
   });
@@ -70,7 +73,7 @@ export function createApp(window: Window & typeof globalThis): App {
     staged: signal<readonly Op[]>([]),
   };
   const history = createPast({ route, rest, live, past });
-  const steps = createSteps({ route, session, rest, live, commands });
+  const steps = createSteps({ route, session, rest, live, commands, narrow });
   const revert = createRevert({ route, commands, editable, live, history, ...hooks });
   return {
     route, session, rest, live, commands, shown, past, history, steps, revert, ghosts: signal([]), editable, ...hooks,

@@ -42,6 +42,10 @@ const pageSize = 1000;
 /** How many pages are read before the seq looked at, to learn what the events after it leave open. */
 const pagesForDetails = 20;
 const viewsKept = 100;
+/** How many events are kept of what comes while nobody looks at the past: the journal has them all. */
+const eventsKept = 2000;
+/** What comes live is told to components so often at most, in milliseconds. */
+const telling = 250;
 const epochSize = 2 ** 32;
 
 export function createPast(
@@ -54,8 +58,29 @@ export function createPast(
   let views = new Map<number, View>(); // what was the case at a seq stays so
   const history = signal(0); // counts the beginnings of a window: an answer for an older one is thrown away
   let queue: Promise<unknown> = Promise.resolve(); // one reader at a time
+  let readers = 0; // they put what they read before what is there: nothing goes meanwhile
+
+  let arrived: JournalEvent[] = []; // and is not in the window yet
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  const newest = (known: Window): number => arrived.at(-1)?.seq ?? known.head;
+
+  /** Takes what has arrived into the window, and lets go of what nobody looks at. */
+  const tell = (): void => {
+    clearTimeout(timer);
+    timer = undefined;
+    const known = window.peek();
+    if (!known || arrived.length === 0) return;
+    let events = [...known.events, ...arrived];
+    if (readers === 0 && route.current.peek().at === null && events.length > 2 * eventsKept) {
+      events = events.slice(-eventsKept);
+      start = events[0]!.seq;
+    }
+    window.value = { ...known, head: newest(known), events };
+    arrived = [];
+  };
 
   const begin = (head: number): void => {
+    arrived = [];
     start = head + 1;
     views = new Map();
     window.value = { first: null, head, events: [] };
@@ -65,16 +90,18 @@ export function createPast(
   live.onEvent((event) => {
     if (!('topology_id' in event) || event.topology_id !== route.current.peek().topology) return;
     const known = window.peek();
-    if (event.kind === 'snapshot' && event.seq !== known?.head) begin(event.seq);
-    if (event.kind !== 'event' || !known || event.seq !== known.head + 1) return;
+    if (event.kind === 'snapshot' && event.seq !== (known && newest(known))) begin(event.seq);
+    if (event.kind !== 'event' || !known || event.seq !== newest(known) + 1) return;
     const { type, seq, ts, payload } = event as unknown as JournalEvent;
-    window.value = { ...known, head: seq, events: [...known.events, { type, seq, ts, payload }] };
+    arrived.push({ type, seq, ts, payload });
+    timer ??= setTimeout(tell, telling);
   });
   let topology: string | null = null;
   effect(() => { // a topology is closed: its snapshot begins the next window
     const { topology: next } = route.current.value;
     if (next === topology) return;
     topology = next;
+    arrived = [];
     window.value = null;
     past.value = null;
     untracked(() => history.value++);
@@ -85,6 +112,7 @@ export function createPast(
 
   /** Reads back until the window holds `seq`, or all that the journal has. */
   const readTo = (seq: number): Promise<void> => {
+    readers++;
     const turn = queue.then(async () => {
       const asked = history.peek();
       if (!window.peek()) return;
@@ -117,15 +145,15 @@ export function createPast(
         window.value = { ...known, first, events: [...block, ...known.events] };
       }
     });
-    queue = turn.catch(() => undefined);
+    queue = turn.catch(() => undefined).then(() => { readers--; });
     return turn;
   };
 
   /** The newest seq up to `seq` at which the graph is defined; the next one if there is none. */
   const stopAt = (seq: number): number => {
     const { events } = window.peek()!;
-    const stops = events.filter(isStop);
-    return stops.findLast((event) => event.seq <= seq)?.seq ?? stops[0]?.seq ?? seq;
+    for (let i = seq - start; i >= 0; i--) if (events[i] && isStop(events[i]!)) return events[i]!.seq;
+    return events.find((event) => event.seq > seq && isStop(event))?.seq ?? seq;
   };
 
   const viewAt = (seq: number, head: View): View => {
@@ -145,6 +173,7 @@ export function createPast(
     try {
       reading.value = !window.peek() || start > at || window.peek()!.first === null;
       await readTo(at);
+      tell();
       const head = viewOfHead(live.open.peek());
       if (!wanted() || !head) return;
       const { first } = window.peek()!;
@@ -165,6 +194,7 @@ export function createPast(
         }
         await readTo(start - 1);
         if (!wanted()) return;
+        tell();
       }
     } catch (error) {
       if (wanted()) problem.value = error instanceof Error ? error.message : String(error);
@@ -208,6 +238,7 @@ export function createPast(
     window, reading, problem, seek,
     now: () => route.go({ at: null }),
     step: async (by) => {
+      tell();
       const known = window.peek();
       if (!known) return;
       const from = past.peek()?.seq ?? route.current.peek().at ?? known.head;
@@ -226,6 +257,7 @@ export function createPast(
       else route.go({ at: null });
     },
     find: async (fits) => {
+      tell();
       for (;;) {
         const found = window.peek()?.events.findLast(fits);
         const { first } = window.peek() ?? {};

@@ -46,8 +46,9 @@ export interface Steps {
 }
 
 export function createSteps(
-  { route, session, rest, live, commands }:
-  { route: RouteState; session: Session; rest: Rest; live: Live; commands: Commands },
+  { route, session, rest, live, commands, narrow }: {
+    route: RouteState; session: Session; rest: Rest; live: Live; commands: Commands; narrow: ReadonlySignal<boolean>;
+  },
 ): Steps {
   const problem = signal<Problem | null>(null);
   const busy = signal(false);
@@ -61,8 +62,10 @@ export function createSteps(
     const reason = open?.status ? open.reason : row?.reason ?? null;
     return { id: topology, name: row?.name ?? topology, status, reason, since: row?.status_changed_at ?? null };
   });
-  const mayCreate = computed((): true | string =>
-    session.identity.value?.role === 'admin' || 'this token may only look: an admin’s may do it');
+  const mayCreate = computed((): true | string => {
+    if (session.identity.value?.role !== 'admin') return 'this token may only look: an admin’s may do it';
+    return narrow.value ? 'on a small screen the console only shows' : true;
+  });
   const allowed = computed((): true | string => {
     if (mayCreate.value !== true) return mayCreate.value;
     const { at } = route.current.value;

@@ -41,15 +41,16 @@ export const isStop = (event: JournalEvent): boolean => changesOf(event)?.more !
  * set, and what a mutation's payload was. Between the parts of one statement the graph is as before the first.
  */
 export function walkBack(base: View, events: readonly JournalEvent[], seq: number): View {
-  const known = events.filter((event) => event.seq <= base.seq);
-  const later = known.filter((event) => event.seq > seq);
-  const earlier = known.slice(0, known.length - later.length);
+  const oldest = events[0]?.seq ?? base.seq + 1;
+  const until = (n: number): number => Math.max(0, n - oldest + 1); // there is no gap
+  const earlier = events.slice(0, until(seq));
+  const later = events.slice(until(seq), until(base.seq));
   const { status, reason, guessed } = statusAt(base, earlier, later);
   return {
     ...base, seq, status, reason,
     version: versionAt(base, earlier, later),
     graph: graphAt(base.graph, earlier, later),
-    ...inFlightAt(base, known, later, seq),
+    ...inFlightAt(base, earlier, later),
     at: earlier.at(-1)?.ts ?? null,
     unknown: guessed ? ['the journal does not reach back to when this status was set'] : [],
   };
@@ -120,67 +121,93 @@ function withoutConfig(change: GraphChanges, table: keyof Graph): Partial<Decky>
   return change.truncated && table === 'deckies' ? { decky_config: undefined, services: undefined } : {};
 }
 
-interface Flight {
-  mutation: Mutation;
-  /** Its place: what is enqueued goes behind all, what is claimed before all. */
-  rank: number;
-  here: boolean;
+/** What the events tell of one mutation that was in flight at the seq. */
+interface Told {
+  enqueued?: JournalEvent;
+  /** Its newest claim, or the end of its lease, up to the seq: it stands before all then. */
+  moved?: JournalEvent;
+  /** Its oldest event after the seq. */
+  next?: JournalEvent;
+  /** The event that tells what it is to do. */
+  payload?: JournalEvent;
 }
 
 function inFlightAt(
-  base: View, known: readonly JournalEvent[], later: readonly JournalEvent[], seq: number,
+  base: View, earlier: readonly JournalEvent[], later: readonly JournalEvent[],
 ): Pick<View, 'in_flight' | 'in_flight_total'> {
-  const flights = new Map<string, Flight>();
-  // First, what was in flight before the first event that is known: claimed in the order of their positions.
-  const enqueued = new Set<string>();
-  const claim = new Map<string, JournalEvent>();
-  for (const event of known) {
-    const id = payloadOf(event).mutation_id;
-    if (!id || !event.type.startsWith('mutation.')) continue;
-    if (event.type === 'mutation.enqueued') enqueued.add(id);
-    else if (!claim.has(id)) claim.set(id, event);
-  }
-  const first = (id: string, mutation: Mutation): void => {
-    if (!enqueued.has(id) && !flights.has(id)) flights.set(id, { mutation, rank: flights.size, here: true });
-  };
-  for (const [id, event] of claim) {
-    const { op } = payloadOf(event);
-    const told = known.find((e) => e.type === 'mutation.applying' && payloadOf(e).mutation_id === id);
-    const row = base.in_flight.find((m) => m.id === id);
-    first(id, {
-      ...(row ?? { id, topology_id: base.id, op: op!, payload: told && payloadOf(told).payload }),
-      state: event.type === 'mutation.applying' ? 'pending' : 'applying',
-    });
-  }
-  for (const row of base.in_flight) first(row.id, row);
-  // Then, what the events up to the seq made of it.
-  let front = -1;
-  let back = flights.size;
-  for (const event of known) {
-    if (event.seq > seq) break;
-    const { mutation_id: id, op, payload } = payloadOf(event);
+  const rows = new Map(base.in_flight.map((row) => [row.id, row]));
+  const told = new Map<string, Told>(base.in_flight.map((row) => [row.id, {}]));
+  const finished = new Set<string>();
+  let total = base.in_flight_total;
+  for (let i = later.length - 1; i >= 0; i--) {
+    const event = later[i]!;
+    const id = mutationOf(event);
     if (!id) continue;
-    const flight = flights.get(id);
     if (event.type === 'mutation.enqueued') {
-      const row = base.in_flight.find((m) => m.id === id);
-      const mutation = row ?? { id, topology_id: base.id, op: op!, payload, requested_at: event.ts };
-      flights.set(id, { mutation: { ...mutation, state: 'pending' }, rank: back++, here: true });
-    } else if (flight && isFinish(event.type)) {
-      flight.here = false;
-    } else if (flight && /^mutation\.(applying|requeued)$/.test(event.type)) {
-      const state = event.type === 'mutation.applying' ? 'applying' : 'pending';
-      flight.mutation = { ...flight.mutation, state };
-      flight.rank = front--;
+      total--;
+      told.delete(id);
+      finished.delete(id);
+      continue;
+    }
+    if (isFinish(event.type)) {
+      total++;
+      finished.add(id);
+    }
+    const one = told.get(id) ?? {};
+    one.next = event;
+    if (event.type === 'mutation.applying') one.payload = event;
+    told.set(id, one);
+  }
+  // Who was enqueued last is found first; the events before are not needed then.
+  let open = told.size;
+  for (let i = earlier.length - 1; i >= 0 && open > 0; i--) {
+    const event = earlier[i]!;
+    const one = told.get(mutationOf(event) ?? '');
+    if (!one) continue;
+    if (event.type === 'mutation.enqueued') {
+      one.enqueued = one.payload = event;
+      open--;
+    } else {
+      one.moved ??= event;
+      if (event.type === 'mutation.applying') one.payload ??= event;
     }
   }
-  const count = (yes: (type: string) => boolean): number => later.filter((event) => yes(event.type)).length;
-  const total = base.in_flight_total - count((type) => type === 'mutation.enqueued') + count(isFinish);
-  let list = [...flights.values()].filter((flight) => flight.here).sort((a, b) => a.rank - b.rank);
-  if (list.length !== total) {
-    // The base lists the first ones only: what is behind them would stand beside what is missing.
-    const listed = new Set(base.in_flight.map((m) => m.id));
-    const finished = new Set(later.filter((e) => isFinish(e.type)).map((e) => payloadOf(e).mutation_id));
-    list = list.filter(({ mutation: { id } }) => listed.has(id) || finished.has(id));
-  }
-  return { in_flight: list.map((flight) => flight.mutation), in_flight_total: total };
+  const known = [...told].map(([id, one]) => ({ id, one, row: rows.get(id) }));
+  const all = known.toSorted((a, b) => inOrder(a.one, b.one));
+  // The base may list the first ones only: what is behind them would stand beside what is missing.
+  const list = all.length === total ? all : all.filter(({ id }) => rows.has(id) || finished.has(id));
+  return {
+    in_flight: list.map(({ id, one, row }) => ({ ...row ?? mutationFrom(base, id, one), state: stateOf(one, row) })),
+    in_flight_total: total,
+  };
+}
+
+/** A mutation that has ended since, as far as its events tell it. */
+function mutationFrom(base: View, id: string, { payload, next, moved, enqueued }: Told): Omit<Mutation, 'state'> {
+  const told = payloadOf((payload ?? next ?? moved)!);
+  return {
+    id, topology_id: base.id, op: told.op!, payload: payload && told.payload,
+    ...(enqueued && { requested_at: enqueued.ts }),
+  };
+}
+
+/** The mutation that an event is about; an event of one's own may say whatever it likes. */
+const mutationOf = (event: JournalEvent): string | undefined =>
+  (event.type.startsWith('mutation.') ? payloadOf(event).mutation_id : undefined);
+
+/**
+ * The order in which the client library lists what is in flight: claimed ones first, the newest claim before all; then
+ * those from before the journal, which are claimed in the order of their positions; then by when they were enqueued.
+ */
+function inOrder(a: Told, b: Told): number {
+  const group = ({ moved, enqueued, next }: Told): number => (moved ? 0 : enqueued ? 3 : next ? 1 : 2);
+  const place = ({ moved, enqueued, next }: Told): number => (moved ? -moved.seq : (enqueued ?? next)?.seq ?? 0);
+  return group(a) - group(b) || place(a) - place(b);
+}
+
+function stateOf({ moved, enqueued, next }: Told, row: Mutation | undefined): Mutation['state'] {
+  if (moved) return moved.type === 'mutation.applying' ? 'applying' : 'pending';
+  if (enqueued) return 'pending';
+  if (next) return next.type === 'mutation.applying' ? 'pending' : 'applying';
+  return row!.state;
 }
