@@ -10,11 +10,12 @@ import type { View } from '../src/state/view.ts';
 import type { JournalEvent } from '../src/state/walk.ts';
 
 /** A journal of events, each of which adds a LAN of its number; what is below `first` is pruned. */
-function world(first: number, head: number, cut: (n: number) => number) {
+function world(first: number, head: number, cut: (n: number) => number, older = 0) {
   const event = (seq: number): JournalEvent => ({
     type: 'graph', seq, ts: `at ${seq}`, payload: { lans: [{ id: `${seq}`, name: `lan-${seq}` }], before: {} },
   });
   const journal = Array.from({ length: head - first + 1 }, (_, i) => event(first + i));
+  journal.unshift(...Array.from({ length: older }, (_, i) => event(i + 1))); // of an older epoch
   const state = signal({
     id: 't', part: 'live', seq: head, status: 'active', reason: null, version: 0, in_flight: [], in_flight_total: 0,
     graph: { lans: journal.map((e) => ({ id: `${e.seq}` })), deckies: [], edges: [] },
@@ -90,12 +91,32 @@ test('what is before the journal is shown as of its beginning, and said', async 
 
 test('another epoch is not walked back through', async () => {
   const epoch = 2 ** 32;
-  const w = world(epoch + 41, epoch + 60, (limit) => limit);
+  const w = world(epoch + 41, epoch + 60, (limit) => limit, 40);
   w.go({ at: 12 });
   await settled(() => w.past.value?.seq === epoch + 41);
   expect(w.requests()).toBeLessThan(5);
   w.snapshot(2 * epoch + 61); // the next one: what was read is another history's
   expect(w.history.window.value).toEqual({ first: null, head: 2 * epoch + 61, events: [] });
+  const long = world(epoch + 1, epoch + 3000, (limit) => limit, 40);
+  await long.history.prepare();
+  expect(long.history.window.value!.first).toBe(epoch + 1);
+});
+
+test('what comes while nobody looks is let go of, but not beneath who reads', async () => {
+  const w = world(1, 3000, (limit) => limit);
+  const numbers = (): number[] => w.history.window.value!.events.map((e) => e.seq);
+  const isWhole = (): boolean => numbers().every((seq, i) => seq === numbers()[0]! + i);
+  const reading = w.history.prepare();
+  for (let i = 0; i < 4500; i++) w.add();
+  await w.history.find(() => true); // takes in what has arrived
+  await reading;
+  expect([numbers().length, isWhole()]).toEqual([5500, true]);
+  await settled(() => {
+    w.add();
+    void w.history.find(() => true);
+    return numbers().length === 2000;
+  });
+  expect([numbers().at(-1)! > 7500, isWhole()]).toEqual([true, true]);
 });
 
 test('what was looked at is not read again', async () => {

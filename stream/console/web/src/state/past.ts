@@ -184,7 +184,7 @@ export function createPast(
         return;
       }
       for (let pages = 0; ; pages++) {
-        const seq = stopAt(Math.max(at, start));
+        const seq = stopAt(at);
         const view = viewAt(seq, head);
         past.value = view;
         if (isComplete(view) || start <= first! || pages >= pagesForDetails) {

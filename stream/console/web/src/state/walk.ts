@@ -80,9 +80,8 @@ function graphAt(graph: Graph, earlier: readonly JournalEvent[], later: readonly
   // A statement that began at or before the seq and ended after it counts as not begun.
   let open = earlier.length;
   while (open > 0 && later.length > 0 && !isStop(earlier[open - 1]!)) open--;
-  let changes = [...earlier.slice(open), ...later].map(changesOf).filter((c) => c !== null);
-  // A statement whose end has not come is not in the base's graph either.
-  while (changes.at(-1)?.more) changes = changes.slice(0, -1);
+  // A statement whose end has not come is not in the base's graph: going back through it changes nothing.
+  const changes = [...earlier.slice(open), ...later].map(changesOf).filter((c) => c !== null);
   return changes.length === 0 ? graph : applyGraph(graph, composeBackwards(changes), true);
 }
 
