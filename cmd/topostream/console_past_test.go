@@ -44,6 +44,7 @@ func pastRows(t *testing.T, lists ...[]map[string]any) map[string]map[string]any
 // pastRecorder reads topologies as they are now.
 type pastRecorder struct {
 	*operator
+
 	id string
 }
 
@@ -62,7 +63,7 @@ func (r pastRecorder) record() pastState {
 		r.t.Fatal(err)
 	}
 	state := pastState{
-		Seq: document.Seq, Status: string(document.Topology.Status), Reason: document.Topology.Reason,
+		Seq: document.Seq, Status: document.Topology.Status, Reason: document.Topology.Reason,
 		Version: int(document.Topology.Version), Rows: pastRows(r.t, document.Lans, document.Deckies, document.Edges),
 		InFlight: []string{},
 	}
@@ -168,9 +169,7 @@ func TestTheConsoleShowsATopologyAsItWasAtAnOlderSeq(t *testing.T) {
 		t.Helper()
 		got := page.shown(t)
 		if !reflect.DeepEqual(got, want) {
-			g, _ := json.Marshal(got)
-			w, _ := json.Marshal(want)
-			t.Errorf("at %d the page shows\n%.3000s\nand it was\n%.3000s", want.Seq, g, w)
+			t.Errorf("at %d the page shows\n%.3000s\nand it was\n%.3000s", want.Seq, fmt.Sprint(got), fmt.Sprint(want))
 		}
 	}
 	for _, order := range [][]pastState{recorded, reversedStates(recorded)} {
@@ -179,8 +178,8 @@ func TestTheConsoleShowsATopologyAsItWasAtAnOlderSeq(t *testing.T) {
 			compare(want)
 		}
 	}
-	if editable := chromeEval[string](t, page.ctx, `String(topostreamConsole.editable.value)`); !strings.Contains(editable,
-		"not the present") {
+	editable := chromeEval[string](t, page.ctx, `String(topostreamConsole.editable.value)`)
+	if !strings.Contains(editable, "not the present") {
 		t.Errorf("the past can be edited: %s", editable)
 	}
 	page.says(pastBand, "edits are off")
@@ -210,8 +209,9 @@ func TestDraggingAndKeysGoThroughThePastOfATopology(t *testing.T) {
 	db := pgtest.New(t)
 	conn := db.Conn(t)
 	id := live(t, conn, 1)[0]
+	// Three parts: 4 to 6.
 	pgtest.Exec(t, conn, `INSERT INTO lans (topology_id, name, subnet) SELECT id, 'many-' || i,
-		('10.' || i / 256 || '.' || i % 256 || '.0/24')::cidr FROM topologies, generate_series(0, 1099) i`) // three parts: 4 to 6
+		('10.' || i / 256 || '.' || i % 256 || '.0/24')::cidr FROM topologies, generate_series(0, 1099) i`)
 	server := startServer(t, db.URL)
 	page := openPage(t, server+"/#token="+testToken(t)+"&topology="+id)
 	page.until(`document.querySelector('[role="slider"]')?.ariaValueMin === '1'`)
@@ -292,7 +292,8 @@ func TestRevertProposesTheInverseOfWhatIsSelected(t *testing.T) {
 		topostreamConsole.route.go({ selection: [{ kind: 'mutation', key: %q }] }); true`, mutation))
 	page.click(`aside[aria-label="Inspector"] .revert button`)
 	page.until(`!!window.proposed`)
-	want := `[[{"op":"remove_lan","payload":{"name":"lan-1"}}],"revert of add_lan, seq 6. What does not come back: its id"]`
+	want := `[[{"op":"remove_lan","payload":{"name":"lan-1"}}],` +
+		`"revert of add_lan, seq 6. What does not come back: its id"]`
 	if got := chromeEval[string](t, page.ctx, `window.proposed`); got != want {
 		t.Errorf("proposed is %s, want %s", got, want)
 	}

@@ -34,7 +34,11 @@ function world(first: number, head: number, cut: (n: number) => number, older = 
       return { first: journal[0]?.seq ?? 0, head, events: found };
     },
   } as unknown as Rest;
-  const live = { onEvent: (l: typeof listener) => { listener = l; return () => undefined; }, open: state } as unknown as Live;
+  const onEvent = (l: typeof listener) => {
+    listener = l;
+    return () => undefined;
+  };
+  const live = { onEvent, open: state } as unknown as Live;
   const go = (change: Partial<Route>): void => { route.value = { ...route.value, ...change }; };
   const history = createPast({ route: { current: route, go, takeToken: () => null }, rest, live, past });
   const snapshot = (seq: number): void =>

@@ -28,7 +28,8 @@ function constants(sql: string, standardConforming: boolean): string[] {
 
 // What a name may hold, and above all what quoting gets wrong.
 const nasty = fc.oneof(fc.string({ unit: 'grapheme', minLength: 1 }), fc.string({
-  minLength: 1, unit: fc.constantFrom("'", '"', '\\', '$', '`', '!', ':', ' ', 'E', "''", '$$', '\\\\', ';', '--', 'ü', '%'),
+  minLength: 1,
+  unit: fc.constantFrom("'", '"', '\\', '$', '`', '!', ':', ' ', 'E', "''", '$$', '\\\\', ';', '--', 'ü', '%'),
 }));
 
 test('a string constant is read as the text that it was written from', () => {
@@ -67,7 +68,9 @@ const subject = {
     lans: [{ id: 'l', topology_id: 't', name: 'lan-1', subnet: '10.0.0.0/24', is_dmz: false, x: null, y: null }],
     deckies: [{ uuid: 'd', topology_id: 't', name: 'web-1', services: ['ssh'], decky_config: {}, ip: null, state: 'up',
       x: null, y: null }],
-    edges: [{ id: 'e', topology_id: 't', decky_uuid: 'd', lan_id: 'l', ip: null, is_bridge: false, forwards_l3: false }],
+    edges: [{
+      id: 'e', topology_id: 't', decky_uuid: 'd', lan_id: 'l', ip: null, is_bridge: false, forwards_l3: false,
+    }],
   },
 };
 

@@ -223,7 +223,9 @@ test('what truncated changes leave out of a decky is unknown, and known again be
   const events = [
     event(1, { deckies: [decky] }),
     event(2, { deckies: [decky], before: { deckies: [{ uuid: 'd', services: [], decky_config: { n: 1 } }] } }),
-    event(3, { truncated: true, deckies: [{ uuid: 'd', name: 'www' }], before: { deckies: [{ uuid: 'd', name: 'web' }] } }),
+    event(3, {
+      truncated: true, deckies: [{ uuid: 'd', name: 'www' }], before: { deckies: [{ uuid: 'd', name: 'web' }] },
+    }),
   ];
   const head = {
     id: 't', seq: 3, status: 'active', reason: null, version: 0, in_flight: [], in_flight_total: 0, at: null,

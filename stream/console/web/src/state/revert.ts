@@ -24,7 +24,8 @@ type Parts = Pick<App, 'propose' | 'inverse' | 'editable'> & {
 
 /** The changes of a statement as one, of the parts that it came in. */
 export function joinParts(parts: readonly GraphChanges[]): GraphChanges {
-  const rows = <T>(of: (part: GraphChanges) => readonly T[] | undefined): T[] => parts.flatMap((part) => of(part) ?? []);
+  const rows = <T>(of: (part: GraphChanges) => readonly T[] | undefined): T[] =>
+    parts.flatMap((part) => of(part) ?? []);
   return {
     lans: rows((p) => p.lans), deckies: rows((p) => p.deckies), edges: rows((p) => p.edges),
     removed: rows((p) => p.removed),

@@ -32,7 +32,7 @@ export function changesOf(event: JournalEvent): GraphChanges | null {
   return event.type === 'mutation.applied' ? payloadOf(event).result ?? null : null;
 }
 
-/** Whether the graph is defined after an event: parts of a statement (`more`) are one step, which its last part ends. */
+/** Whether the graph is defined after an event: a statement in parts (`more`) is one step, done with its last. */
 export const isStop = (event: JournalEvent): boolean => changesOf(event)?.more !== true;
 
 /**

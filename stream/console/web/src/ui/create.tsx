@@ -67,7 +67,8 @@ export function Create() {
       <span>{label}</span>
       <input
         name={key} value={form[key]} placeholder={placeholder} autoComplete="off" spellcheck={false}
-        required={placeholder === ''} aria-invalid={wrong === key} aria-describedby={wrong === key ? 'wrong' : undefined}
+        required={placeholder === ''} aria-invalid={wrong === key}
+        aria-describedby={wrong === key ? 'wrong' : undefined}
         onInput={(e) => setForm({ ...form, [key]: e.currentTarget.value })}
       />
       {wrong === key && <span class="refusal" id="wrong" role="alert">{problem!.message}</span>}

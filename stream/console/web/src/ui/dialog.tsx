@@ -25,7 +25,9 @@ export function Dialog({ title, children }: { title: string; children: Component
 }
 
 /** The buttons below a dialog's form. */
-export function Buttons({ go, danger = false, disabled = false }: { go: string; danger?: boolean; disabled?: boolean }) {
+export function Buttons(
+  { go, danger = false, disabled = false }: { go: string; danger?: boolean; disabled?: boolean },
+) {
   const { route, steps } = useApp();
   return (
     <div class="buttons">

@@ -47,7 +47,12 @@ export function PsqlLine({ line }: { line: Line }) {
 
 function Lines({ title, lines }: { title: string; lines: readonly Line[] }) {
   if (lines.length === 0) return null;
-  return <section aria-label={title}><h3>{title}</h3>{lines.map((line) => <PsqlLine key={line.id} line={line} />)}</section>;
+  return (
+    <section aria-label={title}>
+      <h3>{title}</h3>
+      {lines.map((line) => <PsqlLine key={line.id} line={line} />)}
+    </section>
+  );
 }
 
 export function PsqlDrawer() {

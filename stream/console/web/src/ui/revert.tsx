@@ -8,7 +8,9 @@ export function RevertButton() {
   if (!revert.selected.value || session.identity.value?.role !== 'admin') return null;
   return (
     <div class="revert">
-      <button type="button" class="button" disabled={possible !== true} onClick={() => void revert.run()}>Revert</button>
+      <button type="button" class="button" disabled={possible !== true} onClick={() => void revert.run()}>
+        Revert
+      </button>
       <span role="status">{revert.said.value ?? (possible === true ? 'Stages what undoes it.' : possible)}</span>
     </div>
   );

@@ -106,7 +106,11 @@ export function Scrubber() {
       </div>
       {at === null
         ? <span class="end">now <span class="mono">{head}</span></span>
-        : <button type="button" class="button" onClick={history.now}>Back to now <span class="mono">{head}</span></button>}
+        : (
+          <button type="button" class="button" onClick={history.now}>
+            Back to now <span class="mono">{head}</span>
+          </button>
+        )}
     </section>
   );
 }
@@ -127,7 +131,8 @@ function AsOfSeq({ at }: { at: number }) {
   const view = past.value;
   const problem = history.problem.value;
   const sentences = [
-    history.reading.value && !problem ? `reading the journal back to ${at} …` : '', problem ?? '', ...view?.unknown ?? [],
+    history.reading.value && !problem ? `reading the journal back to ${at} …` : '', problem ?? '',
+    ...view?.unknown ?? [],
   ].filter(Boolean);
   return (
     <section class="as-of" aria-label="The past">
