@@ -3,7 +3,7 @@ import { useState } from 'preact/hooks';
 import { createTopology } from '../state/psql.ts';
 import type { NewTopology } from '../state/steps.ts';
 import { useApp } from './context.ts';
-import { Buttons, Dialog, Refusal } from './dialog.tsx';
+import { Buttons, Dialog, Refusal } from './stepdialog.tsx';
 import { PsqlLine } from './inject.tsx';
 
 /** What is in the form; an empty subnet is the next that is free. */

@@ -14,9 +14,9 @@ const shapes: Readonly<Record<TopologyStatus, string>> = {
 };
 
 /** A status as a shape and a word. */
-export function Status({ status }: { status: TopologyStatus }) {
+export function StandingStatus({ status }: { status: TopologyStatus }) {
   return (
-    <span class="status" data-status={status}>
+    <span class="standing-status" data-status={status}>
       <svg viewBox="0 0 12 12" width="12" height="12" aria-hidden="true"><path d={shapes[status]} /></svg>
       {statusWord[status]}
     </span>
