@@ -12,10 +12,13 @@ import { createFailures, type Failures } from './state/failures.ts';
 import { createTimeline, type Timeline } from './state/history.ts';
 import { createLayout, type Layout } from './state/layout.ts';
 import { createLive, type Live } from './state/live.ts';
+import { createPast, type Past } from './state/past.ts';
 import { createRest, type Rest } from './state/rest.ts';
 import { createRoute, type RouteState } from './state/route.ts';
+import { createRevert, type Revert } from './state/revert.ts';
 import { createSession, type Session } from './state/session.ts';
 import { createSignature, type Signature } from './state/signature.ts';
+import { createSteps, type Steps } from './state/steps.ts';
 import type { View } from './state/view.ts';
 import { viewOfHead } from './state/view.ts';
 
@@ -32,6 +35,11 @@ export interface App {
   readonly shown: ReadonlySignal<View | null>;
   /** Set while somebody looks at the past; null shows the head. */
   readonly past: Signal<View | null>;
+  /** The journal of the open topology as far as it has been read, and the way to another seq. */
+  readonly history: Past;
+  /** The steps of the lifecycle. */
+  readonly steps: Steps;
+  readonly revert: Revert;
   /** What is staged, or in flight and not applied yet, as the graph draws it. */
   readonly ghosts: Signal<readonly Ghost[]>;
   /** What the canvas tells; editing sets it, and nothing is done until then. */
@@ -63,8 +71,9 @@ export function createApp(window: Window & typeof globalThis): App {
   const editable = computed((): true | string => {
     const status = shown.value?.status;
     if (session.identity.value?.role !== 'admin') return 'this token may only look: an admin’s may edit';
-    if (past.value) return `this is seq ${past.value.seq}, not the present: press Escape to come back`;
-    if (window.innerWidth < 700) return 'on a small screen the console only shows';
+    const at = past.value?.seq ?? route.current.value.at;
+    if (at !== null) return `this is seq ${at}, not the present: press Escape to come back`;
+    if (layout.small.value) return 'on a small screen the console only shows';
     if (status === 'active' || status === 'degraded') return true;
     return status ? `a topology that is ${status} cannot be edited: it must be active or degraded` : 'nothing is open';
   });
@@ -74,9 +83,16 @@ export function createApp(window: Window & typeof globalThis): App {
   const edit = createEdit(window, { route, rest, live, shown, past, ghosts, editable });
   const editing = createEditing(window, { route, commands, edit, editable });
   intents.value = editing.intents;
-  return {
-    route, session, rest, live, layout, signature, timeline, commands, shown, past, ghosts, intents, editing, editable,
-    failures: createFailures(live.onEvent), propose: signal(edit.propose), inverse: signal(inverse),
+  const hooks = {
+    propose: signal<App['propose']['value']>(edit.propose),
+    inverse: signal<App['inverse']['value']>(inverse),
     staged: computed(() => edit.staged.value.ops),
+  };
+  const history = createPast({ route, rest, live, past });
+  const steps = createSteps({ route, session, rest, live, commands, narrow: layout.small });
+  const revert = createRevert({ route, commands, editable, live, history, ...hooks });
+  return {
+    route, session, rest, live, layout, signature, timeline, commands, shown, past, history, steps, revert, ghosts,
+    intents, editing, editable, failures: createFailures(live.onEvent), ...hooks,
   };
 }

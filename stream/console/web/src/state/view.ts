@@ -12,6 +12,8 @@ export interface View {
   readonly in_flight_total: number;
   /** When it was so, of an older seq; null of the head. */
   readonly at: string | null;
+  /** What of an older seq is not known, in sentences. */
+  readonly unknown?: readonly string[];
 }
 
 /** Gives the view of the newest state; null before the first snapshot. */

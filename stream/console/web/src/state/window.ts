@@ -60,5 +60,5 @@ export function expose(window: Window, { live, signature, timeline }: App): void
     get offset() { return live.offset.peek(); },
     get unseen() { return signature.unseen.peek(); },
   };
-  Object.defineProperty(window, 'topostream', { value: Object.freeze(peek) });
+  Object.defineProperty(window, 'topostream', { value: peek }); // the graph adds its own
 }

@@ -2,6 +2,7 @@ import { sentence, holds } from '../state/promise.ts';
 import { duration } from '../state/latency.ts';
 import '../style/bar.css';
 import { useApp } from './context.ts';
+import { Lifecycle } from './lifecycle.tsx';
 import { Status } from './status.tsx';
 
 const marks = {
@@ -59,7 +60,7 @@ function Signature() {
 }
 
 function Open() {
-  const { live, route } = useApp();
+  const { live, route, steps } = useApp();
   const id = route.current.value.topology;
   const row = id && live.rows.value?.find((r) => r.id === id);
   const open = live.open.value;
@@ -69,7 +70,8 @@ function Open() {
     <div class="bar-open">
       <h1>{row ? row.name : id}</h1>
       {open?.part === 'deleted' ? <span class="status" data-status="failed">deleted</span>
-        : status && <Status status={status} />}
+        : status && !steps.standing.value && <Status status={status} />}
+      <Lifecycle />
       {open?.reason && <span class="bar-reason" title={open.reason}>{open.reason}</span>}
     </div>
   );

@@ -9,6 +9,7 @@ import { FailureStrip } from './failures.tsx';
 import { Find } from './find.tsx';
 import { GraphTable } from './graph-table.tsx';
 import { HealthMark } from './health-mark.tsx';
+import { AsOf } from './scrub.tsx';
 import '../style/graph.css';
 
 /** The graph of the topology that is open: drawn, or as a table. */
@@ -17,6 +18,7 @@ export function Canvas() {
   const { topology, view } = app.route.current.value;
   return (
     <main class="canvas" aria-label="Graph">
+      <AsOf />
       <FailureStrip />
       {topology === null ? <Nothing /> : view === 'table' ? <TableView /> : <Drawing key={topology} />}
     </main>
@@ -30,7 +32,7 @@ function Nothing() {
 function TableView() {
   const { commands, route } = useApp();
   useEffect(() => commands.add({
-    id: 'graph.drawing', title: 'Show the graph as a drawing', group: 'View', keys: 't',
+    id: 'graph.drawing', title: 'Show the graph as a drawing', group: 'View', keys: 'v',
     run: () => route.go({ view: 'graph' }),
   }), [commands, route]);
   return (
@@ -75,7 +77,7 @@ function Drawing() {
         run: () => controller.forgetMoves() },
       { id: 'graph.png', title: 'Save the graph as PNG', group: 'Graph', enabled: opened,
         run: () => void savePicture(controller, nameOf(app)) },
-      { id: 'graph.table', title: 'Show the graph as a table', group: 'View', keys: 't',
+      { id: 'graph.table', title: 'Show the graph as a table', group: 'View', keys: 'v',
         run: () => app.route.go({ view: 'table' }) },
     );
     const expose = Object.assign(((window as unknown as { topostream?: object }).topostream ??= {}), {
@@ -98,7 +100,7 @@ function Drawing() {
         />
         <p id="graph-keys" class="unseen">
           Arrows move between LANs, or between deckies. Enter selects; Enter again goes into a LAN. Backspace goes
-          from a decky to its LAN. Plus and minus zoom, f fits. The same graph is there as a table: press t.
+          from a decky to its LAN. Plus and minus zoom, f fits. The same graph is there as a table: press v.
         </p>
         {graph && <Summary graph={graph} />}
         {graph && finding.value && <Find graph={graph} close={() => {
@@ -137,7 +139,7 @@ function Tools({ graph, find }: { graph: GraphController; find: () => void }) {
         <button type="button" aria-label="Zoom in" onClick={() => graph.zoomBy(1.25)}>+</button>
       </span>
       <button type="button" onClick={() => commands.run('graph.png')}>PNG</button>
-      <button type="button" title="T" onClick={() => route.go({ view: 'table' })}>Table</button>
+      <button type="button" title="V" onClick={() => route.go({ view: 'table' })}>Table</button>
     </div>
   );
 }

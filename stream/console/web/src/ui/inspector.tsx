@@ -11,6 +11,8 @@ import { useApp } from './context.ts';
 import { CopyButton } from './failures.tsx';
 import { HealthMark } from './health-mark.tsx';
 import { History } from './history.tsx';
+import { LifecycleSection } from './lifecycle.tsx';
+import { RevertButton } from './revert.tsx';
 import { Tree } from './tree.tsx';
 import '../style/inspector.css';
 
@@ -24,6 +26,7 @@ export function Inspector() {
         : selection.length === 0 ? <TopologyPane />
           : selection.length === 1 ? <One key={selection[0]!.kind + selection[0]!.key} selected={selection[0]!} />
             : <Several selection={selection} />}
+      <RevertButton />
     </aside>
   );
 }
@@ -255,8 +258,9 @@ function MutationPane({ id }: { id: string }) {
 }
 
 function EventPane({ seq }: { seq: number }) {
-  const { rest, route } = useApp();
+  const { rest, route, timeline } = useApp();
   const topology = route.current.value.topology;
+  void timeline.version.value;
   const [event, setEvent] = useState<JournalEvent | null>(null);
   const [problem, setProblem] = useState('');
   useEffect(() => {
@@ -274,8 +278,10 @@ function EventPane({ seq }: { seq: number }) {
   }, [rest, topology, seq]);
   const payload = event?.payload as { mutation_id?: string } | null | undefined;
   const changes = event ? rowChangesOf(event) : [];
+  const who = timeline.who(payload?.mutation_id ?? null);
+  useEffect(() => { if (payload?.mutation_id && who === undefined) timeline.wantWho([payload.mutation_id]); });
   return (
-    <>
+    <div data-event={seq}>
       <Head kind={`event ${seq}`} title={event?.type ?? '…'} />
       {problem && <p class="inspector-note" role="alert">{problem}</p>}
       {event && (
@@ -284,7 +290,8 @@ function EventPane({ seq }: { seq: number }) {
             ['Seq', <code>{seq}</code>], ['Time', <code>{event.ts}</code>],
             ...(payload?.mutation_id
               ? [['Mutation', <Go to={{ kind: 'mutation', key: payload.mutation_id }}>
-                <code>{payload.mutation_id.slice(0, 8)}</code></Go>] as const] : []),
+                <code>{payload.mutation_id.slice(0, 8)}</code></Go>] as const,
+              ['Asked by', who === undefined ? '…' : who || 'nobody says'] as const] : []),
           ]} />
           {changes.length > 0 && <Section title="What it changed"><Changes changes={changes} /></Section>}
           <Section title="Payload">
@@ -293,7 +300,7 @@ function EventPane({ seq }: { seq: number }) {
           </Section>
         </>
       )}
-    </>
+    </div>
   );
 }
 
@@ -336,6 +343,7 @@ function TopologyPane() {
   return (
     <>
       <Head kind="topology" title={row?.name ?? '…'} />
+      <LifecycleSection />
       {view ? <TopologyFields view={view} id={id} /> : <p class="inspector-note">Waiting for the graph …</p>}
     </>
   );
@@ -349,7 +357,6 @@ function TopologyFields({ view, id }: { view: View; id: string }) {
   return (
     <>
       <Fields of={[
-        ['Status', view.status], ...(view.reason ? [['Reason', view.reason] as const] : []),
         ['Version', <code>{view.version}</code>], [view.at ? 'As of seq' : 'Seq', <code>{view.seq}</code>],
         ['LANs', graph.lans.length], ['Deckies', graph.deckies.length], ['Bridges', bridges], ['Id', <Id value={id} />],
       ]} />

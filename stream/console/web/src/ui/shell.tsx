@@ -5,10 +5,10 @@ import { Bar } from './bar.tsx';
 import { Canvas } from './canvas.tsx';
 import { useApp } from './context.ts';
 import { Editing } from './editing.tsx';
-import { EventView } from './eventview.tsx';
 import { Inspector } from './inspector.tsx';
 import { Keys } from './keys.tsx';
 import { Licences } from './licences.tsx';
+import { LifecyclePanels } from './lifecycle.tsx';
 import { List } from './list.tsx';
 import { Palette } from './palette.tsx';
 import { Resizer } from './resizer.tsx';
@@ -38,6 +38,7 @@ export function Shell() {
       {panel === 'commands' && <Palette />}
       {panel === 'keys' && <Keys />}
       {panel === 'licences' && <Licences />}
+      <LifecyclePanels />
       <SignIn />
     </>
   );
@@ -54,7 +55,7 @@ function Wide() {
       <Bar />
       {open.list.value && <List />}
       <Middle />
-      {open.inspector.value && <Side />}
+      {open.inspector.value && <Inspector />}
       {open.timeline.value && <Timeline />}
       <nav class="edges" aria-label="Panes">
         {panes.map((pane) => open[pane].value ? <Edge key={pane} pane={pane} /> : <Closed key={pane} pane={pane} />)}
@@ -66,15 +67,6 @@ function Wide() {
 function Middle() {
   const state = usePageState();
   return state ? <State state={state} /> : <><Canvas /><Editing /><Stale /></>;
-}
-
-/** The inspector, or the event that is selected in its place. */
-function Side() {
-  const { route } = useApp();
-  const { selection } = route.current.value;
-  const [only] = selection;
-  if (selection.length !== 1 || only?.kind !== 'event') return <Inspector />;
-  return <aside class="inspector" aria-label="Inspector"><EventView seq={Number(only.key)} /></aside>;
 }
 
 const names: Record<Pane, string> = { list: 'List', inspector: 'Inspector', timeline: 'Timeline' };
@@ -131,7 +123,7 @@ function Small() {
         {tab.value === 'list' && <List />}
         {tab.value === 'graph' && <Middle />}
         {tab.value === 'timeline' && <Timeline />}
-        {tab.value === 'inspector' && <Side />}
+        {tab.value === 'inspector' && <Inspector />}
       </div>
     </div>
   );

@@ -5,6 +5,7 @@ import '../style/timeline.css';
 import { useApp } from './context.ts';
 import { Copy } from './copy.tsx';
 import { Json, pretty } from './json.tsx';
+import { Scrubber } from './scrub.tsx';
 import { useVirtual } from './virtual.ts';
 
 const height = 28;
@@ -174,6 +175,7 @@ export function Timeline() {
         </button>}
       </div>
       {!layout.small.value && histogram}
+      <Scrubber />
       <div class="timeline-scroll" ref={ref} onScroll={scroll}>
         {!topology && <p class="hint">Open a topology to see its events.</p>}
         {topology && !rows.length && <p class="hint" role="status">
