@@ -347,6 +347,59 @@ func TestTheConsoleDrawsATopologyThatIsDeletedUnknownOrNotForThisToken(t *testin
 	page.until(`window.topostream.open?.seq === 3 && window.topostream.state === 'open'`)
 }
 
+func TestTheConsolesCommandsKeysAndPanesAreReachedByKeyboard(t *testing.T) {
+	t.Parallel()
+	long(t)
+	db := pgtest.New(t)
+	id := live(t, db.Conn(t), 1)[0]
+	page := shellOpen(t, startServer(t, db.URL), testToken(t), id)
+	key := func(key string, ctrl bool) {
+		t.Helper()
+		chromeEval[bool](t, page.ctx, fmt.Sprintf(`(dispatchEvent(new KeyboardEvent('keydown',
+			{ key: %q, ctrlKey: %v, cancelable: true })), true)`, key, ctrl))
+	}
+	const dialog = `document.querySelector('dialog[open]')`
+	key("k", true)
+	page.until(dialog + `?.ariaLabel === 'Commands' && document.activeElement.role === 'combobox'`)
+	page.fill("dialog input", "licen")
+	page.until(`document.querySelectorAll('dialog [role=option]').length === 1`)
+	page.press("dialog input", "Enter")
+	page.until(dialog + `?.ariaLabel === 'Licences' && ` + dialog + `.textContent.includes('preact')`)
+	page.press("dialog pre", "Escape")
+	page.until(`!` + dialog)
+	key("?", false)
+	page.until(dialog + `?.ariaLabel === 'Keys' && ` + dialog + `.textContent.includes('Search topologies')`)
+	page.press("dialog [tabindex]", "Escape")
+	page.until(`!` + dialog)
+	for pane, name := range map[string]string{"l": "Topologies", "i": "Inspector", "t": "Timeline"} {
+		shown := fmt.Sprintf(`!!document.querySelector(
+			'nav[aria-label=%[1]s], aside[aria-label=%[1]s], section[aria-label=%[1]s]')`, name)
+		page.until(shown)
+		key(pane, false)
+		page.until(`!(` + shown + `)`)
+	}
+	page.click(`[aria-keyshortcuts=l]`) // its name is still there
+	page.press(`[role=separator][aria-label="Size of the list"]`, "ArrowRight")
+	if _, err := chromedp.Run(page.ctx, chromedp.Reload()); err != nil {
+		t.Fatal(err)
+	}
+	page.until(`document.querySelector('nav[aria-label=Topologies]')?.clientWidth === 295 && // without its line
+		!document.querySelector('section[aria-label=Timeline]') && window.topostream.state === 'open'`)
+	chromeEval[string](t, page.ctx, `location.hash += '?panel=signin'`)
+	page.until(dialog + `?.textContent.includes('operator, viewer, for 60 min more')`)
+	page.click(`dialog button[type=button]`) // cancel
+	page.until(`!` + dialog)
+	key("k", true)
+	page.fill("dialog input", "sign out")
+	page.press("dialog input", "Enter")
+	const gone = dialog + `?.ariaLabel === 'Sign in' && !window.topostream.lastSeq &&
+		sessionStorage.getItem('topostream.token') === null`
+	pgtest.Eventually(t, "a page that knows nothing", func() bool { // it is loaded anew: an answer may be lost with it
+		yes, err := chromedp.Run(page.ctx, chromedp.Evaluate[bool](gone))
+		return err == nil && yes
+	})
+}
+
 func TestTenTopologiesOneAfterAnotherInOneConsoleAreOneStreamOverHTTP1(t *testing.T) {
 	t.Parallel()
 	long(t)

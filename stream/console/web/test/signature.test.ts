@@ -3,7 +3,11 @@ import { expect, test } from 'vitest';
 import type { StreamEvent } from 'topostream';
 import { ago, duration, Latency } from '../src/state/latency.ts';
 import { blamed, counted, holds, nothingYet, sentence, short } from '../src/state/promise.ts';
-import { connectionWords, type Facts } from '../src/state/signature.ts';
+import { signal } from '@preact/signals';
+import type { Live } from '../src/state/live.ts';
+import { createRoute } from '../src/state/route.ts';
+import { createSession } from '../src/state/session.ts';
+import { connectionWords, createSignature, type Facts } from '../src/state/signature.ts';
 
 const event = (seq: number): StreamEvent =>
   ({ kind: 'event', type: 'deleted', topology_id: 't', seq, ts: '', payload: {} });
@@ -90,4 +94,39 @@ test('the connection in words', () => {
   expect(words({ connection: { state: 'refused', status: 401, reason: 'x' } })).toBe('not signed in');
   expect(words({ connection: { state: 'connecting' }, since: 99_000 })).toBe('connecting');
   expect(connectionWords({ ...facts, connection: { state: 'connecting' } }).detail).toContain('six connections');
+});
+
+test('the title counts the failures that nobody has seen, of what is open and of the list', () => {
+  let tell: (event: StreamEvent) => void = () => {};
+  const live: Live = {
+    connection: signal({ state: 'open' }), rows: signal(null), open: signal(null), violations: signal([]),
+    offset: signal(0), onEvent: (listener) => { tell = listener; return () => {}; }, reconnect: () => {},
+  };
+  const page = window as unknown as Window & typeof globalThis;
+  const id = '00000000-0000-4000-8000-000000000001';
+  page.location.hash = `#/${id}`;
+  const route = createRoute(page);
+  createSignature(page, live, createSession(page, route), route);
+  let hidden = true;
+  Object.defineProperty(document, 'hidden', { configurable: true, get: () => hidden });
+  const fail = (): void => tell({
+    kind: 'event', type: 'mutation.failed', topology_id: id, seq: 1, ts: '',
+    payload: { mutation_id: 'm', op: 'add_lan', version: 1, reason: 'x' },
+  });
+  const row = (of: string, status: 'active' | 'failed'): void => tell({ kind: 'list', type: 'topology', payload: {
+    id: of, name: 'x', status, reason: null, version: 1, created_at: '', updated_at: '', status_changed_at: '', seq: 1,
+    in_flight: 0,
+  } });
+  fail();
+  row('other', 'active');
+  row('other', 'failed');
+  row('other', 'failed'); // it is failed still
+  row(id, 'active');
+  row(id, 'failed'); // its own event says so
+  expect(document.title).toBe('(2) topostream');
+  hidden = false;
+  document.dispatchEvent(new Event('visibilitychange'));
+  expect(document.title).toBe('topostream');
+  fail();
+  expect(document.title).toBe('topostream');
 });

@@ -138,7 +138,8 @@ export function Timeline() {
 
   const latest = useRef(toMinute);
   latest.current = toMinute;
-  const histogram = useMemo(() => <Histogram onMinute={(minute) => latest.current(minute)} />, []); // not at each scroll
+  // A scroll does not draw it anew.
+  const histogram = useMemo(() => <Histogram onMinute={(minute) => latest.current(minute)} />, []);
   const at = current();
   const shown: preact.JSX.Element[] = [];
   for (let i = Math.max(0, openAt >= 0 && from > openAt ? from - expansion / height : from); i < to; i++) {
