@@ -430,8 +430,10 @@ export function draw(ctx: CanvasRenderingContext2D, p: Picture): void {
     const inner = b.w - 20 * k;
     let y = b.y + step * 1.05;
     let x = left;
-    if (!decky.mark || decky.row) drawShape(ctx, theme, decky.health, left + r, y - px * 0.36, r);
-    x += 2 * r + 6 * k;
+    if (decky.row) { // what is only asked for has no state yet
+      drawShape(ctx, theme, decky.health, left + r, y - px * 0.36, r);
+      x += 2 * r + 6 * k;
+    }
     if (decky.gateway) {
       ctx.beginPath();
       diamond(ctx, x + r + 1, y - px * 0.36, r + 1.5);
@@ -463,7 +465,10 @@ export function draw(ctx: CanvasRenderingContext2D, p: Picture): void {
     if (item.kind === 'edge') return null;
     const b = box(item);
     if (item.kind === 'lan' || level === 'near') return b;
-    if (level === 'far') return item.lan === null ? b : null;
+    if (level === 'far') { // of a decky that is not drawn its LAN
+      const lan = item.lan === null ? undefined : p.scene.items.get(item.lan);
+      return lan?.kind === 'lan' ? box(lan) : b;
+    }
     const at = dotAt(b, k >= 0.42);
     return k >= 0.42 ? { x: b.x, y: at.y - 12, w: b.w, h: 24 } : { x: at.x - 10, y: at.y - 10, w: 20, h: 20 };
   }
