@@ -93,7 +93,7 @@ func (p *page) editUntilState(state string) {
 
 func (p *page) editClick(command string) {
 	p.t.Helper()
-	p.editDo(chromedp.Click(`section[aria-label="Staged edits"] [data-command="`+command+`"]`))
+	p.editDo(chromedp.Click(`section[aria-label="Staged edits"] [data-command="` + command + `"]`))
 }
 
 // editPicture keeps screenshots, light and dark, where TOPOSTREAM_SCREENSHOTS says.
