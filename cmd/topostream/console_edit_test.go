@@ -93,7 +93,7 @@ func (p *page) editUntilState(state string) {
 
 func (p *page) editClick(command string) {
 	p.t.Helper()
-	p.editDo(chromedp.Click(`section[aria-label="Staged edits"] [data-command="`+command+`"]`))
+	p.editDo(chromedp.Click(`section[aria-label="Staged edits"] [data-command="` + command + `"]`))
 }
 
 // editPicture keeps screenshots, light and dark, where TOPOSTREAM_SCREENSHOTS says.
@@ -360,7 +360,8 @@ func TestEditingByKeyboardAlone(t *testing.T) {
 	// Promoting asks first; duplicates beside.
 	page.editSelect("db")
 	page.editDo(chromedp.KeyEvent("g"))
-	page.until(`document.querySelector('dialog[open]')?.innerText.includes('through between its networks (office and plant)')`)
+	page.until(`document.querySelector('dialog[open]')?.innerText
+		.includes('through between its networks (office and plant)')`)
 	page.editDo(chromedp.KeyEvent(kb.Enter))
 	page.editKey("d")
 	page.editWantRows("~ web: services ssh → ssh, http", "+ add decky web-9 to office (ssh, http)",
@@ -377,7 +378,8 @@ func TestEditingByKeyboardAlone(t *testing.T) {
 		.startsWith('office is the home of web')`)
 	page.editKey(kb.Enter)
 	page.editUntilState("applied")
-	const gateways = `SELECT string_agg(name, ' ' ORDER BY name) FROM deckies WHERE decky_config ->> 'forwards_l3' = 'true'`
+	const gateways = `SELECT string_agg(name, ' ' ORDER BY name) FROM deckies
+		WHERE decky_config ->> 'forwards_l3' = 'true'`
 	if s := pgtest.Scan[string](t, conn, gateways); s != "db db-1" {
 		t.Errorf("gateways: %s", s)
 	}

@@ -1,6 +1,11 @@
 // Package console serves the page of operators: topologies live, their graphs, and what may be done to them.
 //
 // Its source is in web, in TypeScript; dist is what web builds, and is committed, so that the program needs no Node.
+//
+// The kinds of deckies that editing offers are a file of the page, /console/archetypes.json. An installation offers its
+// own by answering that path before the request comes here, with an object of the same form: {"archetypes": [{"id",
+// "title", "name", "services", "forwards_l3"}]}. `id` alone is required: it becomes decky_config.archetype. `name` is
+// what names of new ones begin with.
 package console
 
 import (

@@ -7,6 +7,7 @@ interface Entry {
   readonly item: string;
   readonly title: string;
   readonly says: string;
+  readonly shape: 'lan' | 'dmz' | 'decky' | 'gateway';
   readonly keys?: string;
 }
 
@@ -16,10 +17,11 @@ export function Archetypes() {
   const open = useSignal(false);
   const kinds = archetypes.value;
   const entries: Entry[] = [
-    { item: 'lan', title: 'Subnet', says: 'the next free /24', keys: 'w' },
-    { item: 'dmz', title: 'DMZ', says: 'one a topology' },
-    ...(Array.isArray(kinds) ? kinds.map(({ id, title, services }) =>
-      ({ item: `decky:${id}`, title, says: services.join(', ') || 'no services' })) : []),
+    { item: 'lan', title: 'Subnet', says: 'the next free /24', shape: 'lan', keys: 'w' },
+    { item: 'dmz', title: 'DMZ', says: 'one a topology', shape: 'dmz' },
+    ...(kinds === null || typeof kinds === 'string' ? [] : kinds.map(({ id, title, services, forwards_l3 }): Entry => ({
+      item: `decky:${id}`, title, says: services.join(', ') || 'no services', shape: forwards_l3 ? 'gateway' : 'decky',
+    }))),
   ];
   const onKey = (event: KeyboardEvent): void => {
     if (event.key === 'Escape') open.value = false;
@@ -39,14 +41,14 @@ export function Archetypes() {
       </button>
       {open.value && (
         <ul>
-          {entries.map(({ item, title, says, keys }) => (
+          {entries.map(({ item, title, says, shape, keys }) => (
             <li key={item}>
               <button type="button" class="edit-palette-item" draggable data-item={item} onClick={() => ask(item)}
                 onDragStart={(event) => {
                   event.dataTransfer?.setData(dragType, item);
                   event.dataTransfer?.setData('text/plain', item);
                 }}>
-                <span class="edit-shape" data-shape={item.startsWith('decky') ? 'decky' : item} aria-hidden="true" />
+                <span class="edit-shape" data-shape={shape} aria-hidden="true" />
                 <span>{title}</span>
                 <span class="edit-quiet">{says}</span>
                 {keys && <kbd>{keyText(keys)}</kbd>}
