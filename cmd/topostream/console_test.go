@@ -28,37 +28,6 @@ func operatorToken(t testing.TB) string {
 
 func withWorker(c *serveCmd) { c.Mutator = true }
 
-func TestTheConsoleEnqueuesAnOpAndShowsItMove(t *testing.T) {
-	t.Parallel()
-	long(t)
-	db := pgtest.New(t)
-	id := live(t, db.Conn(t), 1)[0]
-	server := serve(t, db.URL, withWorker)
-	page := openPage(t, server.url+"/#token="+operatorToken(t)+"&topology="+id)
-	page.until(`!!window.topostream && window.topostream.state === 'open'`)
-	fill := func(op, payload string) {
-		t.Helper()
-		js := fmt.Sprintf(`document.getElementById('op').value = %q; document.getElementById('payload').value = %q;
-			document.getElementById('enqueue').requestSubmit(); true`, op, payload)
-		if _, err := chromedp.Run(page.ctx, chromedp.Evaluate[bool](js)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	fill("add_lan", `{"name":"dmz","is_dmz":true}`)
-	page.until(`document.querySelector('#mutations td[data-state="applied"]') !== null`)
-	states := chromeEval[[]string](t, page.ctx, `window.topostream.events.map((e) => e.type)`)
-	if !slices.Equal(states, []string{"mutation.enqueued", "mutation.applying", "mutation.applied"}) {
-		t.Errorf("the page saw %v", states)
-	}
-	fill("remove_lan", `{"name":"nowhere"}`)
-	page.until(`document.querySelector('#mutations td[data-state="failed"]') !== null`)
-	if row, err := chromedp.Run(page.ctx, chromedp.Text("#mutations tr")); err != nil || len(row) == 0 {
-		t.Errorf("%q, %v", row, err)
-	}
-	fill("add_lan", `{"name":7}`)
-	page.until(`document.getElementById('answer').textContent.startsWith('400: payload.name')`)
-}
-
 func TestTheConsoleRunsNothingThatIsNotItsOwnAndShowsMarkupAsText(t *testing.T) {
 	t.Parallel()
 	long(t)
@@ -83,16 +52,21 @@ func TestTheConsoleRunsNothingThatIsNotItsOwnAndShowsMarkupAsText(t *testing.T) 
 	pgtest.Exec(t, conn,
 		`INSERT INTO mutations (topology_id, op, payload) VALUES ($1, 'remove_lan', jsonb_build_object('name', $2::text))`,
 		id, markup)
-	page.until(`window.topostream.events.length === 3`)
-	if n := chromeEval[int](
-		t,
-		page.ctx,
-		`document.querySelectorAll('#events img, #events script, #mutations img, #mutations script, #snapshot img').length`,
-	); n != 0 {
+	page.until(`window.topostream.events.filter((e) => e.type !== 'status').length === 3`)
+	page.until(`document.querySelectorAll('[aria-label=Events] [role=option]').length === 4`)
+	for _, kind := range []string{"test", "notify", "mutation.enqueued"} { // its payload, opened and in the inspector
+		page.click(`[role=option][data-type="` + kind + `"]`)
+		page.press(`[role=listbox][aria-label=Events]`, "Enter")
+		page.until(`document.querySelector('[aria-label^="Payload of ` + kind + `"]')?.textContent.includes('<script>')`)
+		page.press(`[role=listbox][aria-label=Events]`, "Enter")
+	}
+	if n := chromeEval[int](t, page.ctx, `document.querySelectorAll(
+		'#console img, #console script, #console iframe').length`); n != 0 {
 		t.Errorf("%d elements out of a payload", n)
 	}
-	if text := chromeEval[string](t, page.ctx, `document.getElementById('events').textContent`); strings.Count(text,
-		"<script>window.hacked=1</script>") < 3 {
+	// The name is in the list, in the bar and in the title; the payloads are in the timeline and the inspector.
+	if text := chromeEval[string](t, page.ctx, `document.getElementById('console').textContent + document.title`); strings.
+		Count(text, "<script>window.hacked=1</script>") < 6 {
 		t.Errorf("the page shows %q", text)
 	}
 	if n := chromeEval[int](t, page.ctx, `window.violations.length`); n != 0 {
@@ -104,11 +78,12 @@ func TestTheConsoleRunsNothingThatIsNotItsOwnAndShowsMarkupAsText(t *testing.T) 
 		script.textContent = 'window.hacked = 1';
 		document.body.append(script);
 		document.body.insertAdjacentHTML('beforeend',
-			'<img src="/nothing.png" onerror="window.hacked=1"><p style="color:red">x</p>');
+			'<img src="https://elsewhere.invalid/x.png" onerror="window.hacked=1"><p style="color:red">x</p>');
 		return true;
 	})()`
 	chromeEval[bool](t, page.ctx, inject)
-	page.until(`['script-src-elem', 'img-src', 'style-src-attr'].every((d) => window.violations.includes(d))`)
+	page.until(`['script-src-elem', 'script-src-attr', 'img-src', 'style-src-attr'].every((d) =>
+		window.violations.includes(d))`)
 	if hacked := chromeEval[bool](t, page.ctx, `!!window.hacked`); hacked {
 		t.Error("an injected script ran")
 	}
@@ -127,24 +102,30 @@ func TestTheConsoleLeavesNoTokenInTheAddressAndGoesOnWithANewOne(t *testing.T) {
 		!strings.Contains(hash, id) {
 		t.Errorf("the address bar shows %q", redact(hash))
 	}
+	if kept := chromeEval[string](t, page.ctx, `JSON.stringify(Object.values(localStorage)) + document.cookie`); strings.
+		Contains(kept, "eyJ") {
+		t.Error("the token outlives the tab")
+	}
 	short, err := auth.Sign([]byte(testSecret), auth.Claims{Subject: "x", Role: stream.RoleViewer, TTL: 6 * time.Second},
 		time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}
 	chromeEval[string](t, page.ctx, `location.hash = '#token=`+short+`'`)
-	page.until(`window.topostream.events.some((e) => e.type === 'token_expired') && window.topostream.state === 'closed'`)
-	if said := chromeEval[string](t, page.ctx, `document.getElementById('message').textContent`); !strings.Contains(said,
-		"has expired: give a new one") {
-		t.Errorf("the page says %q", said)
-	}
+	page.until(`/token ends in [1-6] s/.test(window.topostream.words)`)
+	page.until(`document.querySelector('dialog[open]')?.textContent.includes('The token has ended')`)
 	head := emit(t, conn, id)
-	chromeEval[string](t, page.ctx, `location.hash = '#token=`+testToken(t)+`'`)
+	page.fill(`#signin-token`, short)
+	page.click(`dialog[open] [type=submit]`)
+	page.until(`document.querySelector('dialog[open] #signin-problem').textContent === 'This token has ended.'`)
+	page.fill(`#signin-token`, " Bearer "+testToken(t)+"\n")
+	page.click(`dialog[open] [type=submit]`)
 	page.until(fmt.Sprintf(`window.topostream.lastSeq === %d && window.topostream.state === 'open'`, head))
-	if got := chromeEval[[]string](t, page.ctx, `window.topostream.events.map((e) => e.type)`); !slices.Equal(got,
-		[]string{"token_expired", "test"}) {
-		t.Errorf("the page got %v", got)
-	}
+	page.until(`!document.querySelector('dialog[open]')`)
+	head = emit(t, conn, id)
+	chromeEval[string](t, page.ctx, `location.hash = '#token=`+testToken(t)+`'`) // a link, opened in this tab
+	page.until(fmt.Sprintf(`window.topostream.lastSeq === %d && window.topostream.open.id === '%s'`, head, id))
+	page.holdsThePromise(2)
 	if requested := chromeEval[string](t, page.ctx,
 		`performance.getEntriesByType('resource').map((e) => e.name).join(' ')`); !strings.Contains(requested, id) ||
 		strings.Contains(requested, "eyJ") {
@@ -221,24 +202,16 @@ func TestTheConsoleSaysThatOtherTabsHoldAllConnections(t *testing.T) {
 	id := live(t, db.Conn(t), 1)[0]
 	server := serve(t, db.URL, withWorker)
 	token := operatorToken(t)
-	page := openPage(t, server.url+"/#token="+token+"&topology="+id)
-	page.until(`!!window.topostream && window.topostream.state === 'open'`)
-	others := fmt.Sprintf(`window.others = Array.from({ length: 5 }, () => new EventSource(
+	page := openPage(t, server.url+"/")
+	page.until(`window.topostream?.state === 'refused'`)
+	others := fmt.Sprintf(`window.others = Array.from({ length: 6 }, () => new EventSource(
 		'/api/v1/topologies/%s/events?token=%s')); true`, id, token)
-	if _, err := chromedp.Run(page.ctx, chromedp.Evaluate[bool](others)); err != nil {
-		t.Fatal(err)
-	}
+	chromeEval[bool](t, page.ctx, others)
 	page.until(`window.others.every((other) => other.readyState === EventSource.OPEN)`)
-	const enqueue = `document.getElementById('op').value = 'add_lan';
-		document.getElementById('payload').value = '{"name":"a"}';
-		document.getElementById('enqueue').requestSubmit(); true`
-	if _, err := chromedp.Run(page.ctx, chromedp.Evaluate[bool](enqueue)); err != nil {
-		t.Fatal(err)
-	}
-	page.until(`document.getElementById('message').textContent.includes('six connections')`)
-	if _, err := chromedp.Run(page.ctx, chromedp.Evaluate[bool](`window.others[0].close(); true`)); err != nil {
-		t.Fatal(err)
-	}
-	page.until(`document.getElementById('answer').textContent.startsWith('queued') &&
-		document.getElementById('message').textContent === ''`)
+	chromeEval[string](t, page.ctx, `location.hash = '#token=`+token+`&topology=`+id+`'`)
+	page.until(`window.topostream.words === 'no answer yet' &&
+		document.querySelector('[aria-label^="Connection:"]').title.includes('six connections')`)
+	chromeEval[bool](t, page.ctx, `window.others[0].close(); true`)
+	page.until(`window.topostream.state === 'open' && window.topostream.words === 'live'`)
+	page.holdsThePromise(0)
 }

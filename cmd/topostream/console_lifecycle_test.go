@@ -1,0 +1,257 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/chromedp/chromedp"
+
+	"topostream/pgbus/pgtest"
+)
+
+// click clicks the one element that a selector finds, as a mouse does.
+func (p *page) click(selector string) {
+	p.t.Helper()
+	if _, err := chromedp.Run(p.ctx, chromedp.Click(selector)); err != nil {
+		p.t.Fatalf("click %s: %v", selector, err)
+	}
+}
+
+// enter types into a field that holds nothing.
+func (p *page) enter(selector, text string) {
+	p.t.Helper()
+	if _, err := chromedp.Run(p.ctx, chromedp.SendKeys(selector, text)); err != nil {
+		p.t.Fatalf("type into %s: %v", selector, err)
+	}
+}
+
+// says waits until the text of an element holds a sentence.
+func (p *page) says(selector, sentence string) {
+	p.t.Helper()
+	p.until(fmt.Sprintf(`document.querySelector(%q)?.textContent.includes(%q)`, selector, sentence))
+}
+
+// run runs one of the page's commands, as Ctrl-K does; it gives the reason when it cannot be done.
+func (p *page) run(command string) string {
+	p.t.Helper()
+	return chromeEval[string](p.t, p.ctx, fmt.Sprintf(`String(topostreamConsole.commands.run(%q))`, command))
+}
+
+const lifecycleSection = `section[aria-label="Lifecycle"] `
+
+func TestATopologyIsMadeDeployedDegradedRecoveredTornDownAndDeletedInTheConsole(t *testing.T) {
+	t.Parallel()
+	long(t)
+	db := pgtest.New(t)
+	conn := db.Conn(t)
+	topology(t, conn, "taken")
+	server := serve(t, db.URL, withWorker)
+	page := openPage(t, server.url+"/#token="+operatorToken(t))
+	page.until(`!!window.topostreamConsole?.live.rows.value`)
+	if said := page.run("topology.create"); said != "true" {
+		t.Fatal(said)
+	}
+
+	// What the server refuses is said at the field.
+	page.enter(`dialog input[name="name"]`, "taken")
+	page.click(`dialog button[type="submit"]`)
+	page.says(`dialog input[name="name"] ~ [role="alert"]`, `there is a topology "taken" already`)
+	page.enter(`dialog input[name="name"]`, " 2")
+	page.enter(`dialog input[name="lanSubnet"]`, "10.1.2.3/24")
+	page.click(`dialog button[type="submit"]`)
+	page.says(`dialog input[name="lanSubnet"] ~ [role="alert"]`, "10.1.2.0/24")
+	page.until(`document.querySelectorAll('dialog [role="alert"]').length === 1`)
+	for range len("10.1.2.3/24") {
+		page.enter(`dialog input[name="lanSubnet"]`, "\b")
+	}
+	page.click(`dialog button[type="submit"]`)
+	page.says(lifecycleSection+"h2", "taken 2")
+	const made = `SELECT string_agg(l.name || ' ' || l.is_dmz || ' ' || d.name || ' ' || e.forwards_l3, ', ' ORDER BY l.name)
+		FROM lans l JOIN edges e ON e.lan_id = l.id JOIN deckies d ON d.uuid = e.decky_uuid`
+	if got := pgtest.Scan[string](t, conn, made); got != "dmz true gateway-1 true, lan-1 false web-1 false" {
+		t.Errorf("the starter is %s", got)
+	}
+
+	// Only what is legal is offered, and the page follows what the database says.
+	offers := func(want string) {
+		t.Helper()
+		page.until(fmt.Sprintf(
+			`[...document.querySelectorAll('%s[data-step]')].map((b) => b.dataset.step).join(' ') === %q`,
+			lifecycleSection, strings.TrimSpace(want+" delete")))
+	}
+	offers("deploying torn_down")
+	page.click(lifecycleSection + `[data-step="deploying"]`)
+	offers("active failed degraded tearing_down")
+	if said := page.run("topology.deploy"); !strings.Contains(said, "deploying may become active or failed") {
+		t.Errorf("what is deploying may be deployed: %s", said)
+	}
+	if editable := chromeEval[string](t, page.ctx, `String(topostreamConsole.editable.value)`); editable == "true" {
+		t.Error("what is deploying can be edited")
+	}
+	page.click(lifecycleSection + `[data-step="active"]`)
+	offers("degraded tearing_down")
+	page.until(`topostreamConsole.editable.value === true`)
+	page.click(lifecycleSection + `[data-step="degraded"]`)
+	page.enter(`dialog input[name="reason"]`, "the <b>uplink</b> is down")
+	page.click(`dialog button[type="submit"]`)
+	offers("active tearing_down")
+	page.says(lifecycleSection+"blockquote", "the <b>uplink</b> is down")
+	page.until(`topostreamConsole.editable.value === true`)
+
+	// By the menu and the keyboard.
+	page.click(`button[aria-haspopup="menu"]`)
+	page.until(`document.activeElement.dataset.step === 'active'`)
+	page.enter(`[role="menuitem"][data-step="active"]`, "\r")
+	offers("degraded tearing_down")
+	page.until(`!document.querySelector('[role="menu"]')`)
+	if reason := pgtest.Scan[bool](t, conn, `SELECT reason IS NULL FROM topologies WHERE name = 'taken 2'`); !reason {
+		t.Error("what recovered keeps the reason of its failure")
+	}
+
+	page.click(lifecycleSection + `[data-step="tearing_down"]`)
+	page.click(`dialog button[type="submit"]`)
+	offers("torn_down degraded")
+	page.click(lifecycleSection + `[data-step="torn_down"]`)
+	page.click(`dialog button[type="submit"]`)
+	offers("")
+
+	// Deleting asks for the name.
+	page.click(lifecycleSection + `[data-step="delete"]`)
+	page.enter(`dialog input[name="name"]`, "taken")
+	page.until(`document.querySelector('dialog button[type="submit"]').disabled`)
+	page.enter(`dialog input[name="name"]`, " 2")
+	page.click(`dialog button[type="submit"]`)
+	page.until(`location.hash === '#/' && topostreamConsole.live.rows.value.length === 1`)
+	if n := pgtest.Scan[int](t, conn, `SELECT count(*) FROM topologies`); n != 1 {
+		t.Errorf("%d topologies are left", n)
+	}
+}
+
+func TestWhatSomebodyElseDidFirstIsRefusedInTheServersWords(t *testing.T) {
+	t.Parallel()
+	long(t)
+	db := pgtest.New(t)
+	conn := db.Conn(t)
+	id := live(t, conn, 1)[0]
+	server := startServer(t, db.URL)
+	page := openPage(t, server+"/#token="+operatorToken(t)+"&topology="+id)
+	page.click(lifecycleSection + `[data-step="degraded"]`)
+	tx, err := conn.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, status := range []string{"tearing_down", "torn_down"} {
+		if _, err := tx.Exec(t.Context(), `UPDATE topologies SET status = $1`, status); err != nil {
+			t.Fatal(err)
+		}
+	}
+	page.click(`dialog button[type="submit"]`)
+	waiting := db.Conn(t)
+	pgtest.Eventually(t, "the page's request waits for the other's transaction", func() bool {
+		return pgtest.Scan[bool](t, waiting, `SELECT EXISTS (SELECT FROM pg_stat_activity
+			WHERE datname = current_database() AND wait_event_type = 'Lock')`)
+	})
+	if err := tx.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	page.says(`[role="alert"]`, "torn_down cannot become degraded: from torn_down it may become nothing else")
+	page.says(lifecycleSection, "torn down")
+}
+
+func TestTheConsoleOffersAViewerNoStepOfTheLifecycle(t *testing.T) {
+	t.Parallel()
+	long(t)
+	db := pgtest.New(t)
+	id := live(t, db.Conn(t), 1)[0]
+	server := startServer(t, db.URL)
+	page := openPage(t, server+"/#token="+testToken(t)+"&topology="+id)
+	page.says(lifecycleSection, "this token may only look")
+	if n := chromeEval[int](t, page.ctx, `document.querySelectorAll('[data-step], [aria-haspopup]').length`); n != 0 {
+		t.Errorf("a viewer is offered %d steps", n)
+	}
+	if said := page.run("topology.teardown"); !strings.Contains(said, "may only look") {
+		t.Errorf("a viewer's command says %q", said)
+	}
+	chromeEval[bool](t, page.ctx, `topostreamConsole.route.go({ panel: 'delete' }); true`)
+	page.until(`location.hash.includes('panel=delete')`)
+	if n := chromeEval[int](t, page.ctx, `document.querySelectorAll('dialog').length`); n != 0 {
+		t.Error("an address opens a viewer the dialog that deletes")
+	}
+}
+
+// Each line of the drawer is run as it stands: by a shell, and at psql's prompt.
+func TestThePsqlLinesOfTheConsoleWorkAsTheyStandAndThePageHearsThem(t *testing.T) {
+	t.Parallel()
+	long(t)
+	const name = `o'brien's "net" \ $HOME !1 :x é`
+	db := pgtest.New(t)
+	conn := db.Conn(t)
+	id := topology(t, conn, name)
+	pgtest.Exec(t, conn, `UPDATE topologies SET status = 'deploying'`)
+	pgtest.Exec(t, conn, `UPDATE topologies SET status = 'active'`)
+	pgtest.Exec(t, conn, `INSERT INTO lans (topology_id, name, subnet) VALUES ($1::text::uuid, 'l''an \1', '10.0.0.0/24')`, id)
+	server := serve(t, db.URL, withWorker)
+	page := openPage(t, server.url+"/#token="+operatorToken(t)+"&topology="+id)
+	page.until(`topostreamConsole?.live.open.value?.seq >= 4`)
+	const collect = `window.heard = []; topostreamConsole.live.onEvent((e) => heard.push(
+		e.type + ' ' + JSON.stringify(e.payload))); topostreamConsole.route.go({ panel: 'inject',
+		selection: [{ kind: 'lan', key: topostreamConsole.live.open.value.graph.lans[0].id }] }); true`
+	chromeEval[bool](t, page.ctx, collect)
+
+	psql, err := filepath.Abs(pgtest.Bin(t, "psql"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	plain := func(line string) (string, error) {
+		cmd := exec.CommandContext(t.Context(), "sh", "-c", line)
+		cmd.Env = append(os.Environ(), "DATABASE_URL="+db.URL, "PATH="+filepath.Dir(psql)+":"+os.Getenv("PATH"))
+		out, err := cmd.CombinedOutput()
+		return string(out), err
+	}
+	for i, form := range []struct {
+		name string
+		run  func(line string) (string, error)
+	}{
+		{"a shell", plain},
+		{"psql’s prompt", func(line string) (string, error) { return db.Psql(t, line) }},
+	} {
+		chromeEval[bool](t, page.ctx, fmt.Sprintf(`topostreamConsole.staged.value = [
+			{ op: 'add_lan', payload: { name: "sta'ged for " + %q } },
+			{ op: 'add_lan', payload: { name: 'two\\ for ' + %[1]q } }]; true`, form.name))
+		page.click(fmt.Sprintf(`aside[aria-label="psql"] label:nth-of-type(%d) input`, i+1))
+		page.until(fmt.Sprintf(`document.querySelector('[data-line="emit"] code').textContent.startsWith('psql') === %t`,
+			form.name == "a shell"))
+		for _, line := range []struct{ id, heard string }{
+			{"emit", `hello {"from":"psql"}`},
+			{"staged", `mutation.enqueued`},
+			{"mutation-add_lan", `mutation.enqueued`},
+			{"insert-lan", `graph {`},
+			{"notify", `note {"text":"anybody there?"}`},
+			{"selected-0", `mutation.enqueued`},
+			{"status-degraded", `status {"state":"degraded","reason":"by hand"}`},
+			{"status-active", `status {"state":"active","reason":null}`},
+		} {
+			code := fmt.Sprintf(`[data-line=%q] code`, line.id)
+			page.until(fmt.Sprintf(`!!document.querySelector(%q)`, code))
+			chromeEval[bool](t, page.ctx, `heard.length = 0; true`)
+			text := chromeEval[string](t, page.ctx, fmt.Sprintf(`document.querySelector(%q).textContent`, code))
+			if out, err := form.run(text); err != nil {
+				t.Fatalf("%s: %s: %v: %s", form.name, text, err, out)
+			}
+			page.until(fmt.Sprintf(`heard.some((e) => e.startsWith(%q))`, line.heard))
+			page.until(`topostreamConsole.live.open.value.in_flight_total === 0`)
+		}
+	}
+	const mutations = `SELECT coalesce(string_agg(state || ' ' || payload::text, '; '), '') FROM mutations
+		WHERE payload::text LIKE '%sta''ged%' OR payload::text LIKE '%l''an%'`
+	got := pgtest.Scan[string](t, conn, mutations)
+	for _, name := range []string{`"sta'ged for a shell"`, `"two\\ for a shell"`, `"l'an \\1"`} {
+		if !strings.Contains(got, name) {
+			t.Errorf("%s did not survive: %s", name, got)
+		}
+	}
+}

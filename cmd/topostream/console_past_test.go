@@ -1,0 +1,309 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/chromedp/chromedp"
+
+	"topostream/pgbus/pgtest"
+	"topostream/stream"
+)
+
+// A pastState is a topology as it was at a seq: rows by id, because their order means nothing.
+type pastState struct {
+	Seq      uint64
+	Status   string
+	Reason   *string
+	Version  int
+	Rows     map[string]map[string]any
+	InFlight []string // id and state, in order
+}
+
+func pastRows(t *testing.T, lists ...[]map[string]any) map[string]map[string]any {
+	t.Helper()
+	rows := map[string]map[string]any{}
+	for _, row := range slices.Concat(lists...) {
+		id, ok := row["id"].(string)
+		if !ok {
+			id, ok = row["uuid"].(string)
+		}
+		if !ok || rows[id] != nil {
+			t.Errorf("a row without a key of its own: %v", row)
+		}
+		rows[id] = row
+	}
+	return rows
+}
+
+// pastRecorder reads topologies as they are now.
+type pastRecorder struct {
+	*operator
+
+	id string
+}
+
+// record reads the topology while nothing changes it.
+func (r pastRecorder) record() pastState {
+	r.t.Helper()
+	var document struct {
+		Topology             stream.Topology
+		Seq                  uint64
+		Lans, Deckies, Edges []map[string]any
+	}
+	r.do(http.MethodGet, "/topologies/"+r.id, "").into(r.t, http.StatusOK, &document)
+	var mutations []struct{ ID, State string }
+	answer := r.do(http.MethodGet, "/topologies/"+r.id+"/mutations?state=pending&state=applying", "")
+	if err := json.Unmarshal([]byte(answer.body), &mutations); err != nil {
+		r.t.Fatal(err)
+	}
+	state := pastState{
+		Seq: document.Seq, Status: document.Topology.Status, Reason: document.Topology.Reason,
+		Version: int(document.Topology.Version), Rows: pastRows(r.t, document.Lans, document.Deckies, document.Edges),
+		InFlight: []string{},
+	}
+	for _, m := range slices.Backward(mutations) { // newest first
+		state.InFlight = append(state.InFlight, m.ID+" "+m.State)
+	}
+	return state
+}
+
+// shown is what graph and inspector of the page show.
+func (p *page) shown(t *testing.T) pastState {
+	t.Helper()
+	const look = `JSON.stringify((({ seq, status, reason, version, graph: { lans, deckies, edges }, in_flight }) =>
+		({ seq, status, reason, version, lans, deckies, edges, in_flight }))(topostreamConsole.shown.value))`
+	var view struct {
+		Seq                  uint64
+		Status               string
+		Reason               *string
+		Version              int
+		Lans, Deckies, Edges []map[string]any
+		InFlight             []struct{ ID, State string } `json:"in_flight"`
+	}
+	if err := json.Unmarshal([]byte(chromeEval[string](t, p.ctx, look)), &view); err != nil {
+		t.Fatal(err)
+	}
+	state := pastState{view.Seq, view.Status, view.Reason, view.Version,
+		pastRows(t, view.Lans, view.Deckies, view.Edges), []string{}}
+	for _, m := range view.InFlight {
+		state.InFlight = append(state.InFlight, m.ID+" "+m.State)
+	}
+	return state
+}
+
+const (
+	pastSlider = `[role="slider"]`
+	pastBand   = `section[aria-label="The past"] [role="status"]`
+)
+
+// lookAt goes to a seq by the address, as a link does, and waits until the page shows it.
+func (p *page) lookAt(seq uint64) {
+	p.t.Helper()
+	chromeEval[bool](p.t, p.ctx, fmt.Sprintf(`topostreamConsole.route.go({ at: %d }); true`, seq))
+	p.until(fmt.Sprintf(`document.querySelector(%q)?.dataset.seq === '%d' &&
+		document.querySelector(%[1]q).dataset.reading === 'false'`, pastBand, seq))
+}
+
+func TestTheConsoleShowsATopologyAsItWasAtAnOlderSeq(t *testing.T) {
+	t.Parallel()
+	long(t)
+	db := pgtest.New(t)
+	conn := db.Conn(t)
+	server := serve(t, db.URL, withWorker)
+	admin := newOperator(t, server.url, "operator", stream.RoleAdmin)
+	id := admin.create(`{"name":"old","lans":[{"name":"dmz","is_dmz":true},{"name":"lan-1"}],
+		"deckies":[{"name":"gw","lan":"dmz","forwards_l3":true},{"name":"web-1","lan":"lan-1","services":["ssh"]}]}`)
+	at := pastRecorder{admin, id}
+	recorded := []pastState{at.record()}
+	edit := func(op string) {
+		t.Helper()
+		if r := admin.do(http.MethodPost, "/topologies/"+id+"/mutations", op); r.status != http.StatusAccepted {
+			t.Fatalf("%s: %d %s", op, r.status, r.body)
+		}
+		pgtest.Eventually(t, "the mutation is finished", func() bool {
+			return pgtest.Scan[int](t, conn, `SELECT count(*) FROM mutations WHERE state IN ('pending', 'applying')`) == 0
+		})
+		recorded = append(recorded, at.record())
+	}
+	byHand := func(statement string) {
+		t.Helper()
+		pgtest.Exec(t, conn, statement)
+		recorded = append(recorded, at.record())
+	}
+	edit(`{"op":"attach_decky","payload":{"decky":"gw","lan":"lan-1"}}`)
+	edit(`{"op":"changeset","payload":{"ops":[{"op":"add_lan","payload":{"name":"lan-2","x":40,"y":80}},
+		{"op":"add_decky","payload":{"name":"db-1","lan":"lan-2"}},
+		{"op":"update_decky","payload":{"decky":"web-1","patch":{"banner":"x"}}}]}}`)
+	byHand(`UPDATE deckies SET state = 'running', x = 7, decky_config = '{"by": "hand"}' WHERE name = 'web-1'`)
+	edit(`{"op":"add_lan","payload":{"name":"dmz"}}`) // fails: the topology is degraded, with the reason
+	for range 1200 {                                  // more than a page of the journal
+		emit(t, conn, id)
+	}
+
+	page := openPage(t, server.url+"/#token="+operatorToken(t)+"&topology="+id)
+	page.until(`!!topostreamConsole.shown.value`)
+	// What follows comes live.
+	byHand(`INSERT INTO lans (topology_id, name, subnet) SELECT id, 'many-' || i, ('10.' || i / 256 || '.' || i % 256 ||
+		'.0/24')::cidr FROM topologies, generate_series(0, 1099) i`)
+	byHand(`DELETE FROM lans WHERE name LIKE 'many-%' AND name <> 'many-7'`)
+	edit(`{"op":"remove_decky","payload":{"decky":"db-1"}}`)
+	edit(`{"op":"remove_lan","payload":{"name":"lan-2"}}`)
+	byHand(`UPDATE topologies SET status = 'active'`)
+	byHand(`UPDATE topologies SET status = 'tearing_down', reason = 'over'`)
+	byHand(`INSERT INTO mutations (topology_id, op, payload)
+		SELECT id, 'add_lan', jsonb_build_object('name', 'w' || i) FROM topologies, generate_series(1, 3) i`)
+	pgtest.Exec(t, conn, `UPDATE topologies SET status = 'degraded'`) // and the worker begins
+	pgtest.Eventually(t, "what waited is applied", func() bool {
+		return pgtest.Scan[int](t, conn, `SELECT count(*) FROM mutations WHERE state = 'applied'`) == 7
+	})
+	head := at.record()
+	page.until(fmt.Sprintf(`topostreamConsole.live.open.value.seq === %d`, head.Seq))
+
+	compare := func(want pastState) {
+		t.Helper()
+		got := page.shown(t)
+		if !reflect.DeepEqual(got, want) {
+			t.Errorf("at %d the page shows\n%.3000s\nand it was\n%.3000s", want.Seq, fmt.Sprint(got), fmt.Sprint(want))
+		}
+	}
+	for _, order := range [][]pastState{recorded, reversedStates(recorded)} {
+		for _, want := range order {
+			page.lookAt(want.Seq)
+			compare(want)
+		}
+	}
+	editable := chromeEval[string](t, page.ctx, `String(topostreamConsole.editable.value)`)
+	if !strings.Contains(editable, "not the present") {
+		t.Errorf("the past can be edited: %s", editable)
+	}
+	page.says(pastBand, "edits are off")
+	page.says(`section[aria-label="History"]`, "the journal begins at 1")
+
+	// The present goes on meanwhile; Escape shows it.
+	head.Seq = emit(t, conn, id)
+	page.until(fmt.Sprintf(`topostreamConsole.live.open.value.seq === %d`, head.Seq))
+	compare(recorded[0])
+	page.enter(pastSlider, "\x1b")
+	page.until(`!location.hash.includes('at=') && !document.querySelector('section[aria-label="The past"]')`)
+	compare(head)
+	if past := chromeEval[bool](t, page.ctx, `'past' in document.documentElement.dataset`); past {
+		t.Error("the frame is still tinted")
+	}
+}
+
+func reversedStates(states []pastState) []pastState {
+	states = slices.Clone(states)
+	slices.Reverse(states)
+	return states
+}
+
+func TestDraggingAndKeysGoThroughThePastOfATopology(t *testing.T) {
+	t.Parallel()
+	long(t)
+	db := pgtest.New(t)
+	conn := db.Conn(t)
+	id := live(t, conn, 1)[0]
+	// Three parts: 4 to 6.
+	pgtest.Exec(t, conn, `INSERT INTO lans (topology_id, name, subnet) SELECT id, 'many-' || i,
+		('10.' || i / 256 || '.' || i % 256 || '.0/24')::cidr FROM topologies, generate_series(0, 1099) i`)
+	server := startServer(t, db.URL)
+	page := openPage(t, server+"/#token="+testToken(t)+"&topology="+id)
+	page.until(`document.querySelector('[role="slider"]')?.ariaValueMin === '1'`)
+	lans := func(n int) string { return fmt.Sprintf(`topostreamConsole.shown.value.graph.lans.length === %d`, n) }
+	alt := func(key string) {
+		t.Helper()
+		chromeEval[bool](t, page.ctx, fmt.Sprintf(`document.body.dispatchEvent(new KeyboardEvent('keydown',
+			{ key: %q, altKey: true, bubbles: true, cancelable: true }))`, key))
+	}
+	page.until(lans(1100))
+	for _, step := range []struct {
+		key, address string
+		lans         int
+	}{{"ArrowLeft", "at=3", 0}, {"ArrowLeft", "at=2", 0}, {"ArrowRight", "at=3", 0}, {"ArrowRight", "", 1100}} {
+		alt(step.key)
+		page.until(fmt.Sprintf(`(/at=\d+/.exec(location.hash)?.[0] ?? '') === %q`, step.address))
+		page.until(lans(step.lans))
+	}
+
+	// Between the parts of a statement the graph is as before it, and the page says so by its seq.
+	chromeEval[bool](t, page.ctx, `topostreamConsole.route.go({ at: 5 }); true`)
+	page.until(fmt.Sprintf(`document.querySelector(%q)?.dataset.seq === '3'`, pastBand))
+	page.until(lans(0))
+
+	// Dragged to the left end and back to the right one.
+	var box struct{ Left, Width, Top float64 }
+	if err := json.Unmarshal([]byte(chromeEval[string](t, page.ctx,
+		`JSON.stringify((({ left, width, top }) => ({ left, width, top }))(
+			document.querySelector('[role="slider"]').getBoundingClientRect()))`)), &box); err != nil {
+		t.Fatal(err)
+	}
+	drag := func(from, to float64) {
+		t.Helper()
+		y := box.Top + 12
+		if _, err := chromedp.Run(page.ctx,
+			chromedp.DragAndDropXY(box.Left+from*box.Width, y, box.Left+to*box.Width, y)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	drag(0.9, 0)
+	page.until(fmt.Sprintf(`location.hash.includes('at=1') && document.querySelector(%q)?.dataset.seq === '1'`, pastBand))
+	if status := page.shown(t).Status; status != "pending" {
+		t.Errorf("at 1 the topology was %s", status)
+	}
+	alt("ArrowLeft")
+	page.says(pastBand, "the journal begins at 1")
+	drag(0.1, 1)
+	page.until(`!location.hash.includes('at=') && topostreamConsole.past.value === null`)
+
+	// What is older than the journal, and what has not come, is said.
+	pgtest.Exec(t, conn, `DELETE FROM topology_events WHERE seq < 3`)
+	page = openPage(t, server+"/#token="+testToken(t)+"&topology="+id)
+	page.until(`!!topostreamConsole.shown.value`)
+	chromeEval[bool](t, page.ctx, `topostreamConsole.route.go({ at: 2 }); true`)
+	page.says(pastBand, "the journal begins at 3: what was at 2 is not known any more")
+	chromeEval[bool](t, page.ctx, `topostreamConsole.route.go({ at: 7 }); true`)
+	page.says(pastBand, "seq 7 has not come yet: the head is 6")
+	emit(t, conn, id)
+	emit(t, conn, id)
+	page.until(fmt.Sprintf(`document.querySelector(%q)?.dataset.seq === '7'`, pastBand))
+}
+
+func TestRevertProposesTheInverseOfWhatIsSelected(t *testing.T) {
+	t.Parallel()
+	long(t)
+	db := pgtest.New(t)
+	conn := db.Conn(t)
+	id := live(t, conn, 1)[0]
+	server := serve(t, db.URL, withWorker)
+	mutation := enqueueLAN(t, conn, id, "lan-1")
+	page := openPage(t, server.url+"/#token="+operatorToken(t)+"&topology="+id)
+	page.until(`topostreamConsole.live.open.value?.version === 1`)
+	chromeEval[bool](t, page.ctx, fmt.Sprintf(`Object.assign(topostreamConsole, {}).inverse.value = (changes, graph) => {
+			window.asked = { changes, graph };
+			return { ops: [{ op: 'remove_lan', payload: { name: changes.lans[0].name } }], lost: ['its id'] };
+		};
+		topostreamConsole.propose.value = (ops, note) => { window.proposed = JSON.stringify([ops, note]); };
+		topostreamConsole.route.go({ selection: [{ kind: 'mutation', key: %q }] }); true`, mutation))
+	page.click(`aside[aria-label="Inspector"] .revert button`)
+	page.until(`!!window.proposed`)
+	want := `[[{"op":"remove_lan","payload":{"name":"lan-1"}}],` +
+		`"revert of add_lan, seq 6. What does not come back: its id"]`
+	if got := chromeEval[string](t, page.ctx, `window.proposed`); got != want {
+		t.Errorf("proposed is %s, want %s", got, want)
+	}
+	page.says(`aside[aria-label="Inspector"] .revert`, "What does not come back: its id")
+
+	// An event that has changed nothing, and the past, cannot be undone; both say why.
+	chromeEval[bool](t, page.ctx, `topostreamConsole.route.go({ selection: [{ kind: 'event', key: '1' }] }); true`)
+	page.says(`aside[aria-label="Inspector"] .revert`, "status has changed nothing of the graph")
+	chromeEval[bool](t, page.ctx, `topostreamConsole.route.go({ at: 4 }); true`)
+	if said := page.run("edit.revert"); !strings.Contains(said, "not the present") {
+		t.Errorf("in the past a revert says %q", said)
+	}
+}

@@ -1,0 +1,386 @@
+// Editing as the page has it: what is staged for each topology, its way to the server, and what came of it.
+import { batch, computed, effect, signal, type ReadonlySignal, type Signal } from '@preact/signals';
+import type { Graph, GraphChanges, StreamEvent } from 'topostream';
+import type { Ghost } from '../graph/ghost.ts';
+import type { Live } from '../state/live.ts';
+import { Problem, type Rest } from '../state/rest.ts';
+import type { RouteState, Selection } from '../state/route.ts';
+import { viewOfHead, type View } from '../state/view.ts';
+import { describeAll, describeChanges, type Line } from './diff.ts';
+import { opsOf, type Op } from './ops.ts';
+import { ghosts, preview, stagedId } from './preview.ts';
+import { rebase, type Outcome } from './rebase.ts';
+import * as stagedOps from './staged.ts';
+import type { Staged } from './staged.ts';
+
+/** What others have done since staging began. */
+export interface Other {
+  readonly seq: number;
+  readonly by: string | null;
+  readonly lines: readonly Line[];
+}
+
+/** The way of a change set. What is staged stays until it is applied. */
+export type Sending =
+  | { readonly state: 'none' | 'sending' }
+  | { readonly state: 'waiting'; readonly mutation: string }
+  | { readonly state: 'applied'; readonly version: number; readonly count: number }
+  /** A rule refused it; index is of the op, null where the reason names none. */
+  | { readonly state: 'failed'; readonly reason: string; readonly index: number | null }
+  /** The server did not take it: it says why. */
+  | { readonly state: 'refused'; readonly reason: string }
+  | { readonly state: 'conflict'; readonly reason: string; readonly others: readonly Other[] };
+
+/** What the ops were staged for. */
+interface Base {
+  readonly graph: Graph;
+  readonly seq: number;
+  /** Version and mutations in flight: how many were ever enqueued. */
+  readonly expected: number;
+}
+
+interface Desk {
+  readonly staged: Staged;
+  readonly base: Base | null;
+  readonly sending: Sending;
+}
+
+export interface Edit {
+  readonly staged: ReadonlySignal<Staged>;
+  /** The graph with what is staged; null while nothing is open. */
+  readonly graph: ReadonlySignal<Graph | null>;
+  /** What each staged op says, of the graph that it was staged for. */
+  readonly lines: ReadonlySignal<readonly Line[]>;
+  /** What becomes of each staged op on the graph as it is now. */
+  readonly outcomes: ReadonlySignal<readonly Outcome[]>;
+  readonly sending: ReadonlySignal<Sending>;
+  /** A sentence about what was just asked for: why it cannot be, or what it did not do. */
+  readonly notice: Signal<string | null>;
+  /** Stages ops as one step; the reason if it cannot be, which is the notice, too. */
+  readonly stage: (...ops: Op[]) => true | string;
+  /** Whether ops could be staged now; otherwise why not. */
+  readonly check: (...ops: Op[]) => true | string;
+  /** Stages ops that something else has made, and says what they are. */
+  readonly propose: (ops: readonly { readonly op: string; readonly payload: unknown }[], note: string) => void;
+  readonly unstage: (index: number) => void;
+  readonly undo: () => void;
+  readonly redo: () => void;
+  readonly discard: () => void;
+  readonly apply: () => Promise<void>;
+  /** Puts what can still be done onto the graph as it is now. */
+  readonly rebase: () => void;
+  readonly dismiss: () => void;
+  /** Sends a new place at once, or stages it for what is itself staged. */
+  readonly move: (target: Selection, to: { readonly x: number; readonly y: number }) => Promise<void>;
+}
+
+interface Parts {
+  readonly route: RouteState;
+  readonly rest: Rest;
+  readonly live: Live;
+  readonly shown: ReadonlySignal<View | null>;
+  readonly past: ReadonlySignal<View | null>;
+  readonly ghosts: Signal<readonly Ghost[]>;
+  readonly editable: ReadonlySignal<true | string>;
+}
+
+const emptyDesk: Desk = { staged: stagedOps.nothing, base: null, sending: { state: 'none' } };
+
+/** How many events since staging began are kept. */
+const kept = 500;
+
+/** How many mutations in flight are drawn. */
+const drawn = 100;
+
+export function createEdit(window: Window & typeof globalThis, parts: Parts): Edit {
+  const { route, rest, live, shown, past, editable } = parts;
+  const desks = signal<ReadonlyMap<string, Desk>>(new Map());
+  const notice = signal<string | null>(null);
+  const topology = computed(() => route.current.value.topology ?? '');
+  const head = computed(() => viewOfHead(live.open.value));
+  const desk = computed(() => desks.value.get(topology.value) ?? emptyDesk);
+  const set = (id: string, change: Partial<Desk>): void => {
+    desks.value = new Map(desks.peek()).set(id, { ...(desks.peek().get(id) ?? emptyDesk), ...change });
+  };
+  const staged = computed(() => desk.value.staged);
+  const sending = computed(() => desk.value.sending);
+  const graph = computed(() => head.value && preview(head.value.graph, staged.value.ops).graph);
+  const outcomes = computed((): readonly Outcome[] => {
+    const { base, staged: { ops } } = desk.value;
+    return head.value && base ? rebase(base.graph, head.value.graph, ops) : [];
+  });
+
+  const lines = computed(() => {
+    const { base, staged: { ops } } = desk.value;
+    return base ? describeAll(ops, base.graph) : [];
+  });
+
+  // ---------------------------------------------------------- what the stream says
+
+  const own = new Set<string>(); // mutations that this page has enqueued
+  const enqueued = new Map<string, number>(); // seq of mutation.enqueued, by mutation
+  const finished = new Map<string, (id: string) => void>(); // what to do with a mutation that has ended
+  let since: StreamEvent[] = [];
+  const remember = <V>(map: Map<string, V>, key: string, value: V): void => {
+    map.set(key, value);
+    if (map.size > 2000) map.delete(map.keys().next().value!);
+  };
+
+  const end = (mutation: string, take: (id: string) => void): void => {
+    remember(finished, mutation, take);
+    for (const [id, { sending: now }] of desks.peek()) {
+      if (now.state === 'waiting' && now.mutation === mutation) take(id);
+    }
+  };
+
+  const applied = (version: number) => (id: string): void => {
+    const count = desks.peek().get(id)?.staged.ops.length ?? 0;
+    set(id, { staged: stagedOps.nothing, base: null, sending: { state: 'applied', version, count } });
+  };
+  const failed = (reason: string) => (id: string): void => {
+    const index = /^ops\[(\d+)\]: /.exec(reason)?.[1];
+    set(id, { sending: { state: 'failed', reason, index: index === undefined ? null : Number(index) } });
+  };
+
+  live.onEvent((event) => {
+    if (event.kind === 'snapshot') void lookUp(event.topology_id);
+    if (event.kind !== 'event') return;
+    since = [...since.slice(-kept + 1), event];
+    if (event.type === 'mutation.enqueued') remember(enqueued, event.payload.mutation_id, event.seq);
+    if (event.type === 'mutation.applied') {
+      end(event.payload.mutation_id, applied(event.payload.version));
+    }
+    if (event.type === 'mutation.failed') {
+      end(event.payload.mutation_id, failed(event.payload.reason ?? 'no reason was given'));
+    }
+  });
+
+  /** A snapshot takes the place of events: what became of a mutation is in the list of them. */
+  const lookUp = async (id: string): Promise<void> => {
+    const { sending: now } = desks.peek().get(id) ?? emptyDesk;
+    if (now.state !== 'waiting') return;
+    type Row = { readonly id: string; readonly state: string; readonly reason: string | null };
+    const rows = await rest.send<readonly Row[]>('GET', `/topologies/${id}/mutations?limit=200`).catch(() => []);
+    const row = rows.find((one) => one.id === now.mutation);
+    if (row?.state === 'applied') end(row.id, applied(live.open.peek()?.version ?? 0));
+    if (row?.state === 'failed') end(row.id, failed(row.reason ?? 'no reason was given'));
+  };
+
+  /** What others have done since a seq, with who asked for it. */
+  const othersSince = async (id: string, seq: number): Promise<readonly Other[]> => {
+    type Row = { readonly id: string; readonly requested_by: string | null };
+    const rows = await rest.send<readonly Row[]>('GET', `/topologies/${id}/mutations?limit=200`).catch(() => []);
+    const by = new Map(rows.map((row) => [row.id, row.requested_by]));
+    const now = viewOfHead(live.open.peek())?.graph;
+    if (!now) return [];
+    return since.flatMap((event): Other[] => {
+      if (event.kind !== 'event' || event.topology_id !== id || event.seq <= seq) return [];
+      if (event.type === 'graph') {
+        return [{ seq: event.seq, by: null, lines: describeChanges(event.payload as GraphChanges, now) }];
+      }
+      if (event.type !== 'mutation.applied' && event.type !== 'mutation.enqueued') return [];
+      const { mutation_id, op } = event.payload as { mutation_id: string; op: string };
+      if (own.has(mutation_id)) return [];
+      const who = by.get(mutation_id) ?? null;
+      if (event.type === 'mutation.applied') {
+        const { result } = event.payload as { result: GraphChanges };
+        return [{ seq: event.seq, by: who, lines: describeChanges(result, now) }];
+      }
+      const waits = live.open.peek()?.in_flight.some((one) => one.id === mutation_id);
+      return waits ? [{ seq: event.seq, by: who, lines: [{ sign: '~', text: `${op} is being applied` }] }] : [];
+    });
+  };
+
+  // ---------------------------------------------------------- staging
+
+  const busy = (): string | null => sending.peek().state === 'sending' || sending.peek().state === 'waiting'
+    ? 'the staged edits are being applied: wait until they are done' : null;
+
+  const attempt = (...ops: Op[]): Staged | string => {
+    const now = head.peek();
+    const reason = editable.peek() !== true ? editable.peek() as string : busy();
+    if (reason) return reason;
+    if (!now) return 'nothing is open';
+    return stagedOps.stage(staged.peek(), now.graph, ...ops);
+  };
+
+  const baseOf = ({ graph, seq, version, in_flight_total }: View): Base =>
+    ({ graph, seq, expected: version + in_flight_total });
+
+  /** Takes another state of what is staged; staging begins with the first op. */
+  const put = (next: Staged): void => {
+    const now = head.peek();
+    if (!now) return;
+    const base = next.ops.length === 0 ? null : desk.peek().base ?? baseOf(now);
+    set(now.id, { staged: next, base, sending: { state: 'none' } });
+  };
+
+  const say = (reason: string): string => {
+    notice.value = reason;
+    return reason;
+  };
+
+  const step = (how: (now: Staged) => Staged): void => {
+    const reason = busy();
+    if (reason) say(reason);
+    else put(how(staged.peek()));
+  };
+
+  // ---------------------------------------------------------- the server
+
+  let last = { body: '', key: '' }; // a request without an answer is sent again under its key
+  const newKey = (): string => Array.from(window.crypto.getRandomValues(new Uint8Array(16)),
+    (byte) => byte.toString(16).padStart(2, '0')).join('');
+
+  const outstanding = new Set<Promise<unknown>>();
+  const enqueue = async (id: string, body: object, key: string): Promise<string> => {
+    const path = `/topologies/${id}/mutations`;
+    const request = rest.send<{ mutation_id: string }>('POST', path, body, { 'Idempotency-Key': key });
+    const settled = request.then(() => {}, () => {});
+    outstanding.add(settled);
+    try {
+      const { mutation_id } = await request;
+      own.add(mutation_id);
+      return mutation_id;
+    } finally {
+      outstanding.delete(settled);
+    }
+  };
+
+  const conflict = async (id: string, reason: string): Promise<void> => {
+    const others = await othersSince(id, desks.peek().get(id)?.base?.seq ?? 0);
+    set(id, { sending: { state: 'conflict', reason, others } });
+  };
+
+  const apply = async (): Promise<void> => {
+    const { staged: { ops }, base } = desk.peek();
+    const id = topology.peek();
+    const reason = editable.peek() !== true ? editable.peek() as string : busy();
+    if (reason) say(reason);
+    if (reason || !base || !ops.length) return;
+    notice.value = null;
+    set(id, { sending: { state: 'sending' } });
+    // A change by hand does not raise the version, so the server would not call it a conflict.
+    if (outcomes.peek().some(({ state }) => state === 'conflict')) {
+      await conflict(id, 'what is staged does not fit what others have changed meanwhile');
+      return;
+    }
+    await Promise.all(outstanding); // moves, which count
+    const mine = [...own].filter((mutation) => (enqueued.get(mutation) ?? Infinity) > base.seq).length;
+    const body = { op: 'changeset', payload: { ops }, expected_version: base.expected + mine };
+    const text = JSON.stringify(body);
+    if (last.body !== text) last = { body: text, key: newKey() };
+    try {
+      const mutation = await enqueue(id, body, last.key);
+      last = { body: '', key: '' };
+      set(id, { sending: { state: 'waiting', mutation } });
+      finished.get(mutation)?.(id); // it may have ended before the answer came
+    } catch (error) {
+      if (!(error instanceof Problem)) throw error;
+      if (error.status !== 0) last = { body: '', key: '' };
+      if (error.status === 409 && error.message.startsWith('expected_version')) await conflict(id, error.message);
+      else set(id, { sending: { state: 'refused', reason: error.message } });
+    }
+  };
+
+  const move: Edit['move'] = async ({ kind, key }, to) => {
+    const now = head.peek();
+    if (!now) return;
+    const place = { x: Math.round(to.x * 100) / 100, y: Math.round(to.y * 100) / 100 };
+    const from = key.startsWith(stagedId) ? graph.peek()! : now.graph;
+    const lan = kind === 'lan' && from.lans.find(({ id }) => id === key);
+    const decky = kind === 'decky' && from.deckies.find(({ uuid }) => uuid === key);
+    const op: Op | null = lan ? { op: 'update_lan', payload: { name: lan.name, ...place } }
+      : decky ? { op: 'update_decky', payload: { decky: decky.name, ...place } } : null;
+    if (!op) return;
+    if (from !== now.graph) {
+      edit.stage(op);
+      return;
+    }
+    if (editable.peek() !== true) {
+      say(editable.peek() as string);
+      return;
+    }
+    try {
+      await enqueue(now.id, op, newKey());
+    } catch (error) {
+      if (!(error instanceof Problem)) throw error;
+      say(`it was not moved: ${error.message}`);
+    }
+  };
+
+  const edit: Edit = {
+    staged, graph, lines, outcomes, sending, notice,
+    check: (...ops) => {
+      const next = attempt(...ops);
+      return typeof next === 'string' ? next : true;
+    },
+    stage: (...ops) => {
+      const next = attempt(...ops);
+      if (typeof next === 'string') return say(next);
+      batch(() => {
+        notice.value = null;
+        put(next);
+      });
+      return true;
+    },
+    propose: (ops, note) => {
+      const known = opsOf('changeset', { ops });
+      if (ops.length === 0) say(note);
+      else if (known.length === 0) say(`${note}: the page does not know one of the ops`);
+      else if (edit.stage(...known) === true) say(note);
+    },
+    unstage: (index) => step((now) => head.peek() ? stagedOps.unstage(now, head.peek()!.graph, index) : now),
+    undo: () => step(stagedOps.undo),
+    redo: () => step(stagedOps.redo),
+    discard: () => step((now) => stagedOps.replace(now, [])),
+    apply,
+    rebase: () => {
+      const now = head.peek();
+      if (!now) return;
+      const ops = outcomes.peek().filter(({ state }) => state !== 'conflict').map(({ op }) => op);
+      set(now.id, {
+        staged: stagedOps.replace(staged.peek(), ops), base: ops.length ? baseOf(now) : null,
+        sending: { state: 'none' },
+      });
+    },
+    dismiss: () => batch(() => {
+      notice.value = null;
+      if (!busy()) set(topology.peek(), { sending: { state: 'none' } });
+    }),
+    move,
+  };
+
+  // ---------------------------------------------------------- what the graph draws dashed
+
+  effect(() => {
+    const view = shown.value;
+    if (!view) {
+      parts.ghosts.value = [];
+      return;
+    }
+    let on = view.graph;
+    const all: Ghost[] = [];
+    const draw = (ops: readonly Op[], phase: Ghost['phase']): void => {
+      const next = preview(on, ops).graph;
+      if (next !== on) all.push(...ghosts(on, next, phase));
+      on = next;
+    };
+    for (const phase of ['applying', 'pending'] as const) {
+      draw(view.in_flight.filter(({ state }) => state === phase).slice(0, drawn)
+        .flatMap(({ op, payload }) => opsOf(op, payload)), phase);
+    }
+    const { sending: now, staged: { ops } } = desk.value;
+    const asked = now.state === 'waiting' && view.in_flight.some(({ id }) => id === now.mutation);
+    if (!past.value && !asked) draw(ops, 'staged');
+    parts.ghosts.value = all;
+  });
+  effect(() => { // what was said of one topology is not of another
+    void topology.value;
+    notice.value = null;
+  });
+  window.addEventListener('beforeunload', (event) => {
+    if ([...desks.peek().values()].some(({ staged: { ops } }) => ops.length > 0)) event.preventDefault();
+  });
+  return edit;
+}

@@ -1,0 +1,25 @@
+import type { Selection } from '../state/route.ts';
+
+/** A place on the canvas, in pixels at zoom 1; within a LAN, of its upper left corner. */
+export interface Place {
+  readonly x: number;
+  readonly y: number;
+  readonly lan: string | null;
+}
+
+/** What somebody wants of the graph. The canvas says it and does nothing by itself: editing decides. */
+export interface Intents {
+  /** Something was dragged to another place. A decky's place is of its home LAN. */
+  move(target: Selection, to: { readonly x: number; readonly y: number }): void;
+  /** A decky's port was dragged onto a LAN, or onto a decky of it: both by name. */
+  connect(decky: string, lan: string): void;
+  /** Something of the palette was dropped; `onto` is the decky beneath it. */
+  drop(item: string, at: Place, onto: string | null): void;
+  /** The context menu was asked for, on the canvas itself with null; client is in CSS pixels of the window. */
+  menu(targets: readonly Selection[], at: Place, client: { readonly x: number; readonly y: number }): void;
+  /** Delete was pressed. */
+  remove(targets: readonly Selection[]): void;
+}
+
+/** Nothing can be edited. */
+export const noIntents: Intents = { move() {}, connect() {}, drop() {}, menu() {}, remove() {} };

@@ -1,0 +1,65 @@
+// What can be done by key, by menu and by Ctrl-K: one registry, so that all three say the same.
+import { signal, type ReadonlySignal } from '@preact/signals';
+
+export interface Command {
+  readonly id: string;
+  readonly title: string;
+  /** Where it stands in the palette: "Topology", "Graph", "Edit", "Timeline", "View". */
+  readonly group: string;
+  /** For example "Mod-K", "/", "Escape"; Mod is Ctrl, on a Mac Command. */
+  readonly keys?: string;
+  /** True, or the reason why it cannot be done now. */
+  readonly enabled?: () => true | string;
+  readonly run: () => void;
+}
+
+export interface Commands {
+  readonly all: ReadonlySignal<readonly Command[]>;
+  /** Adds commands until the function that it gives is called. */
+  readonly add: (...commands: Command[]) => () => void;
+  /** Runs a command by id, if it can be done; gives the reason if not. */
+  readonly run: (id: string) => true | string;
+  /** Runs what a key means, and says whether it meant anything. */
+  readonly onKey: (event: KeyboardEvent) => boolean;
+}
+
+/** Names a key as `Command.keys` does. */
+export function nameOfKey(event: KeyboardEvent): string {
+  const mod = event.ctrlKey || event.metaKey ? 'Mod-' : '';
+  const shift = event.shiftKey && event.key.length > 1 ? 'Shift-' : ''; // "?" has it already
+  return mod + (event.altKey ? 'Alt-' : '') + shift + (event.key.length === 1 && mod ? event.key.toUpperCase() : event.key);
+}
+
+const isTyping = (target: EventTarget | null): boolean =>
+  target instanceof HTMLElement && (target.isContentEditable || /^(INPUT|TEXTAREA|SELECT)$/.test(target.tagName));
+
+/** Keys with Mod that mean something to a text field. */
+const ofText = /^Mod-([ACVXYZ]|Delete|Backspace|Arrow.*|Home|End)$/;
+
+export function createCommands(): Commands {
+  const all = signal<readonly Command[]>([]);
+  const attempt = (command: Command): true | string => {
+    const can = command.enabled?.() ?? true;
+    if (can === true) command.run();
+    return can;
+  };
+  return {
+    all,
+    add: (...commands) => {
+      all.value = [...all.value, ...commands];
+      return () => { all.value = all.value.filter((command) => !commands.includes(command)); };
+    },
+    run: (id) => {
+      const command = all.value.find((c) => c.id === id);
+      return command ? attempt(command) : `there is no command ${id}`;
+    },
+    onKey: (event) => {
+      const name = nameOfKey(event);
+      if (isTyping(event.target) && (!name.startsWith('Mod-') || ofText.test(name)) && name !== 'Escape') return false;
+      const command = all.value.findLast((c) => c.keys === name);
+      if (!command || attempt(command) !== true) return false;
+      event.preventDefault();
+      return true;
+    },
+  };
+}

@@ -1,0 +1,244 @@
+// Fills the timeline: with what comes, with what the journal has of before, and with who asked for it.
+import { effect, signal, type ReadonlySignal, type Signal } from '@preact/signals';
+import type { Mutation, StreamEvent } from 'topostream';
+import { parseFilter, type Filter } from './filter.ts';
+import type { Live } from './live.ts';
+import { Problem, type Rest } from './rest.ts';
+import type { RouteState } from './route.ts';
+import { entryOf, entryOfJournal, Events, type Entry, type JournalEvent } from './timeline.ts';
+
+export interface Timeline {
+  /** Rises whenever what the functions below give is another. */
+  readonly version: ReadonlySignal<number>;
+  readonly shown: () => readonly Entry[];
+  readonly all: () => readonly Entry[];
+  readonly hour: (now: number) => ReturnType<Events['hour']>;
+  readonly filter: ReadonlySignal<Filter>;
+  readonly loading: ReadonlySignal<boolean>;
+  /** Why the journal could not be read, if it could not. */
+  readonly problem: ReadonlySignal<string | null>;
+  /** Whether the oldest event that the journal has is here. */
+  readonly complete: ReadonlySignal<boolean>;
+  readonly paused: Signal<boolean>;
+  /** How many events wait while it is paused. */
+  readonly waiting: ReadonlySignal<number>;
+  /** Set by whoever scrolls: at the newest row, or somewhere in the past, of which more is then kept. */
+  readonly atEnd: Signal<boolean>;
+  /** Reads the page of the journal before the oldest event, and says how many rows came in above. */
+  readonly older: () => Promise<number>;
+  /** Who asked for a mutation: a name, '' if nobody says, undefined if it is not known yet. */
+  readonly who: (mutation: string | null) => string | undefined;
+  /** Finds out who asked for what is on the screen, some time soon and at most once in five seconds. */
+  readonly wantWho: (mutations: readonly string[]) => void;
+  readonly entry: (seq: number) => Entry | undefined;
+  /** Brings an event here that is not, for the inspector. */
+  readonly fetchEntry: (seq: number) => Promise<Entry | undefined>;
+}
+
+interface JournalPage {
+  readonly first: number;
+  readonly head: number;
+  readonly events: readonly JournalEvent[];
+}
+
+const page = 500;
+
+export function createTimeline(
+  window: Window & typeof globalThis, live: Live, route: RouteState, rest: Rest,
+): Timeline {
+  const version = signal(0);
+  const loading = signal(false);
+  const problem = signal<string | null>(null);
+  const complete = signal(false);
+  const paused = signal(false);
+  const waiting = signal(0);
+  const atEnd = signal(true);
+  const filter = signal<Filter>(parseFilter(''));
+  const who = new Map<string, string>();
+  let id: string | null = null;
+  let events = new Events();
+  let held: Entry[] = []; // came while paused
+  let arrived: Entry[] = []; // came since the last look
+  let timer = 0;
+  let snapshot = 0; // the seq of the newest
+  let looked = new Map<number, Entry>(); // fetched one by one
+
+  const touch = (): void => { version.value = version.peek() + 1; };
+  const learn = (mutations: readonly Mutation[]): void => {
+    for (const { id, requested_by } of mutations) if (requested_by !== undefined) who.set(id, requested_by ?? '');
+  };
+  const nameOf = (entry: Entry): string | null => (entry.mutation && who.get(entry.mutation)) || null;
+
+  const begin = (topology: string | null): void => {
+    id = topology;
+    events = new Events(nameOf);
+    events.apply(filter.peek());
+    held = [];
+    arrived = [];
+    looked = new Map();
+    who.clear();
+    waiting.value = 0;
+    paused.value = false;
+    atEnd.value = true;
+    complete.value = false;
+    loading.value = false;
+    problem.value = null;
+    touch();
+  };
+
+  const read = async (after: number, limit: number): Promise<JournalPage | null> => {
+    const topology = id;
+    try {
+      const path = `/topologies/${topology}/journal?after=${after}&limit=${limit}`;
+      const answer = await rest.send<JournalPage>('GET', path);
+      if (topology !== id) return null;
+      problem.value = null;
+      return answer;
+    } catch (error) {
+      if (topology === id) problem.value = error instanceof Problem ? error.message : String(error);
+      return null;
+    }
+  };
+
+  /** Reads what the journal has above one seq, up to another. */
+  const between = async (after: number, to: number): Promise<void> => {
+    const topology = id;
+    for (let at = after; at < to && topology === id;) {
+      const answer = await read(at, 1000);
+      if (!answer?.events.length) return;
+      if (at === after && answer.first > after + 1) gap(after + 1, answer.first - 1);
+      events.insert(answer.events.map(entryOfJournal));
+      at = answer.events.at(-1)!.seq;
+      touch();
+    }
+  };
+
+  const gap = (from: number, to: number): void => events.append([{
+    kind: 'gap', seq: null, ts: '', type: '', payload: null, mutation: null,
+    summary: `${from} to ${to} are in no journal any more`,
+  }]);
+
+  const older = async (): Promise<number> => {
+    if (!id || loading.peek() || complete.peek()) return 0;
+    const oldest = events.oldest ?? snapshot + 1;
+    loading.value = true;
+    try {
+      const answer = await read(Math.max(0, oldest - 1 - page), page);
+      if (!answer) return 0;
+      const found = answer.events.filter((event) => event.seq < oldest);
+      if (!found.length || found[0]!.seq <= answer.first) complete.value = true;
+      const above = events.insert(found.map(entryOfJournal));
+      touch();
+      return above;
+    } finally {
+      loading.value = false;
+    }
+  };
+
+  const take = (event: StreamEvent): void => {
+    if (!id || event.kind === 'list' || event.topology_id !== id) return;
+    if (event.kind === 'snapshot') {
+      learn(event.payload.in_flight);
+      const newest = newestHere();
+      snapshot = event.seq;
+      if (newest === null) void older();
+      else if (event.seq > newest) void between(newest, event.seq);
+      return;
+    }
+    const entry = entryOf(event);
+    if (!entry) return;
+    if (paused.peek()) {
+      held.push(entry);
+      if (held.length > 2 * Events.following) held.splice(0, Events.following);
+      waiting.value = held.length;
+      return;
+    }
+    arrived.push(entry);
+    timer ||= window.setTimeout(show, 16);
+  };
+  const newestHere = (): number | null => {
+    const newest = (entries: readonly Entry[]): number | null => entries.findLast((e) => e.seq !== null)?.seq ?? null;
+    return newest(held) ?? newest(arrived) ?? events.newest;
+  };
+
+  const show = (): void => {
+    timer = 0;
+    events.append(arrived.splice(0), atEnd.peek() ? Events.following : Events.reading);
+    touch();
+  };
+
+  live.onEvent((event) => take(event));
+  effect(() => {
+    const topology = route.current.value.topology;
+    if (topology !== id) begin(topology);
+  });
+  effect(() => {
+    const parsed = parseFilter(route.current.value.filter);
+    filter.value = parsed;
+    events.apply(parsed);
+    touch();
+  });
+  effect(() => {
+    if (paused.value) return;
+    if (held.length) {
+      const { newest } = events;
+      const first = held.find((entry) => entry.seq !== null)?.seq;
+      events.append(held.splice(0), Events.reading);
+      if (newest !== null && first && first > newest + 1) void between(newest, first - 1); // too many came
+      touch();
+    }
+    waiting.value = 0;
+  });
+
+  let asked = -Infinity;
+  let asking = 0;
+  let unknown = new Set<string>();
+  const ask = async (): Promise<void> => {
+    asked = Date.now();
+    const topology = id;
+    let before = '';
+    try {
+      // The newest are asked for most; who asked for one of long ago is some pages down.
+      for (let pages = 0; pages < 5 && unknown.size && topology === id; pages++) {
+        const found = await rest.send<readonly (Mutation & { readonly position: number })[]>(
+          'GET', `/topologies/${topology}/mutations?limit=200${before}`);
+        if (topology !== id) return;
+        learn(found);
+        for (const { id } of found) unknown.delete(id);
+        if (found.length < 200) break;
+        before = '&before=' + found.at(-1)!.position;
+      }
+      for (const mutation of unknown) who.set(mutation, ''); // it is gone, and nobody says
+    } catch { // the rows stay without a name; the next look asks again
+    } finally {
+      unknown = new Set();
+      asking = 0;
+      const parsed = filter.peek();
+      if (parsed.error === null && parsed.by) events.apply(parsed);
+      touch();
+    }
+  };
+
+  return {
+    version, filter, loading, problem, complete, paused, waiting, atEnd, older,
+    shown: () => events.shown,
+    all: () => events.all,
+    hour: (now) => events.hour(now),
+    who: (mutation) => mutation === null ? '' : who.get(mutation),
+    wantWho: (mutations) => {
+      for (const mutation of mutations) if (!who.has(mutation)) unknown.add(mutation);
+      if (!unknown.size || asking) return;
+      asking = window.setTimeout(() => void ask(), Math.max(200, asked + 5000 - Date.now()));
+    },
+    entry: (seq) => looked.get(seq) ?? events.all.findLast((entry) => entry.seq === seq),
+    fetchEntry: async (seq) => {
+      const answer = await read(seq - 1, 1);
+      const event = answer?.events[0];
+      if (event?.seq !== seq) return undefined;
+      const entry = entryOfJournal(event);
+      looked.set(seq, entry);
+      touch();
+      return entry;
+    },
+  };
+}

@@ -1,0 +1,92 @@
+// The page's one stream: the list of topologies, and the one that is open with its graph.
+import { effect, signal, type ReadonlySignal } from '@preact/signals';
+import {
+  TopologyStream, type Connection, type StreamEvent, type Summary, type TopologyState, type Violation,
+} from 'topostream';
+import type { RouteState } from './route.ts';
+import type { Session } from './session.ts';
+
+export interface Live {
+  readonly connection: ReadonlySignal<Connection>;
+  /** The list; null until all of it has come. */
+  readonly rows: ReadonlySignal<readonly Summary[] | null>;
+  /** The topology that is open, at its head. */
+  readonly open: ReadonlySignal<TopologyState | null>;
+  /** All that ever went wrong with the promise on this page; it should stay empty. */
+  readonly violations: ReadonlySignal<readonly Violation[]>;
+  /** Server's clock minus this one's, in milliseconds: from Topostream-Time, at half of the request's time. */
+  readonly offset: ReadonlySignal<number>;
+  readonly onEvent: (listener: (event: StreamEvent) => void) => () => void;
+  readonly reconnect: () => void;
+}
+
+export function createLive(window: Window & typeof globalThis, session: Session, route: RouteState): Live {
+  const offset = signal(0);
+  let cut = new AbortController(); // ends what was asked for with a token that is another now
+  const timedFetch: typeof fetch = async (input, init) => {
+    const sent = Date.now();
+    const signals = init?.signal ? [init.signal, cut.signal] : [cut.signal];
+    const response = await window.fetch(input, { ...init, signal: AbortSignal.any(signals) });
+    const time = Date.parse(response.headers.get('Topostream-Time') ?? '');
+    if (!Number.isNaN(time)) offset.value = time - (sent + Date.now()) / 2;
+    return response;
+  };
+  const host = {
+    performance: window.performance,
+    Math: window.Math,
+    fetch: timedFetch,
+    setTimeout: window.setTimeout.bind(window),
+    clearTimeout: (timer: unknown) => window.clearTimeout(timer as number),
+    addEventListener: window.addEventListener.bind(window),
+    removeEventListener: window.removeEventListener.bind(window),
+  };
+  const stream = new TopologyStream({ getToken: session.getToken, list: true, graph: true, host });
+  const connection = signal<Connection>({ state: 'idle' });
+  const rows = signal<readonly Summary[] | null>(null);
+  const open = signal<TopologyState | null>(null);
+  const violations = signal<readonly Violation[]>([]);
+
+  const take = (): void => {
+    const state = stream.getSnapshot();
+    const id = route.current.peek().topology;
+    connection.value = state.connection;
+    rows.value = state.list;
+    open.value = (id && state.topologies[id]) || null;
+  };
+  let followed: string | null = null;
+  effect(() => {
+    const id = route.current.value.topology;
+    if (id === followed) return;
+    if (followed) stream.remove(followed);
+    if (id) stream.add(id);
+    followed = id;
+    take();
+  });
+  stream.on('violation', (violation) => { violations.value = [...violations.peek(), violation]; });
+  let frame = 0; // what one frame of the screen does not show need not be computed
+  stream.subscribe(() => {
+    frame ||= window.setTimeout(() => { frame = 0; take(); }, 0);
+  });
+  let before = session.token.peek();
+  let anew = false;
+  effect(() => { // who signs in anew goes on at once, and by the new token's rights alone
+    const now = session.token.value;
+    if (now !== before && now !== null) {
+      anew = stream.getSnapshot().connection.state === 'open';
+      cut.abort();
+      cut = new AbortController();
+      stream.reconnect();
+    }
+    before = now;
+  });
+  stream.on('connection', ({ state }) => {
+    if (!anew || state !== 'waiting') return;
+    anew = false;
+    stream.reconnect();
+  });
+  return {
+    connection, rows, open, violations, offset,
+    onEvent: (listener) => stream.on('event', listener),
+    reconnect: () => stream.reconnect(),
+  };
+}

@@ -1,0 +1,81 @@
+// Who looks: the token, what it says of itself, and how it is renewed. It is kept in sessionStorage alone.
+import { computed, signal, type ReadonlySignal } from '@preact/signals';
+import type { RouteState } from './route.ts';
+
+/** What a token says of its bearer. The server decides; this is only what the page offers. */
+export interface Identity {
+  readonly subject: string;
+  readonly role: 'viewer' | 'admin';
+  /** Milliseconds since 1970; null where a cookie speaks for the page. */
+  readonly expires: number | null;
+}
+
+export interface Session {
+  readonly token: ReadonlySignal<string | null>;
+  readonly identity: ReadonlySignal<Identity | null>;
+  /** Set while the server refuses, or the token has ended: the page asks for another one. */
+  readonly wanted: ReadonlySignal<string | null>;
+  readonly signIn: (token: string) => void;
+  readonly signOut: () => void;
+  /** As TopologyStream's getToken: gives another token than the one rejected, once there is one. */
+  readonly getToken: (rejected?: string) => Promise<string | null>;
+  /** Asks for another token, with the reason that is shown. */
+  readonly want: (reason: string) => void;
+}
+
+const key = 'topostream.token';
+
+/** Reads a token's claims without checking it; null if it is no JWT. */
+export function identityOf(token: string): Identity | null {
+  try {
+    const payload = token.split('.')[1]!.replace(/-/g, '+').replace(/_/g, '/');
+    const bytes = Uint8Array.from(atob(payload), (c) => c.charCodeAt(0));
+    const claims = JSON.parse(new TextDecoder().decode(bytes)) as { sub?: string; role?: string; exp?: number };
+    return {
+      subject: String(claims.sub ?? ''),
+      role: claims.role === 'admin' ? 'admin' : 'viewer',
+      expires: typeof claims.exp === 'number' ? claims.exp * 1000 : null,
+    };
+  } catch {
+    return null;
+  }
+}
+
+export function createSession(window: Window, route: RouteState): Session {
+  const storage = window.sessionStorage;
+  const token = signal<string | null>(route.takeToken() ?? storage.getItem(key));
+  const wanted = signal<string | null>(null);
+  let waiting: ((token: string | null) => void)[] = [];
+  const store = (value: string | null): void => {
+    if (value) storage.setItem(key, value);
+    else storage.removeItem(key);
+    token.value = value;
+  };
+  store(token.peek());
+  // A link with a token that is opened in a tab of the page changes only the fragment.
+  window.addEventListener('hashchange', () => {
+    const linked = route.takeToken();
+    if (linked) signIn(linked);
+  });
+  const signIn = (value: string): void => {
+    store(value.trim());
+    wanted.value = null;
+    for (const resolve of waiting.splice(0)) resolve(token.peek());
+  };
+  return {
+    token,
+    identity: computed(() => token.value === null ? null : identityOf(token.value)),
+    wanted,
+    signIn,
+    signOut: () => {
+      store(null);
+      for (const resolve of waiting.splice(0)) resolve(null);
+    },
+    want: (reason) => { wanted.value = reason; },
+    getToken: async (rejected) => {
+      if (rejected === undefined || rejected !== token.peek()) return token.peek();
+      wanted.value = 'the token has ended or is not accepted: paste another';
+      return new Promise((resolve) => { waiting = [...waiting, resolve]; });
+    },
+  };
+}

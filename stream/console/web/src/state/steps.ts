@@ -1,0 +1,146 @@
+// Takes the steps of the lifecycle for whoever may: makes a topology, changes its status, deletes it.
+import { computed, signal, type ReadonlySignal } from '@preact/signals';
+import type { Summary, TopologyStatus } from 'topostream';
+import type { Command, Commands } from './commands.ts';
+import { mayBecome, stepsFrom, type Step } from './lifecycle.ts';
+import type { Live } from './live.ts';
+import { Problem, type Rest } from './rest.ts';
+import type { RouteState } from './route.ts';
+import type { Session } from './session.ts';
+
+/** The topology that is open, as far as its lifecycle goes. */
+export interface Standing {
+  readonly id: string;
+  readonly name: string;
+  readonly status: TopologyStatus;
+  /** Why it is so, as who said it wrote it. */
+  readonly reason: string | null;
+  /** When it became so; null where the list has not come. */
+  readonly since: string | null;
+}
+
+/** What POST /topologies takes. */
+export interface NewTopology {
+  readonly name: string;
+  readonly lans?: readonly Record<string, unknown>[];
+  readonly deckies?: readonly Record<string, unknown>[];
+}
+
+export interface Steps {
+  readonly standing: ReadonlySignal<Standing | null>;
+  /** Whether this token may take steps, and the present is looked at; otherwise why not. */
+  readonly allowed: ReadonlySignal<true | string>;
+  /** Whether this token may make a topology; otherwise why not. */
+  readonly mayCreate: ReadonlySignal<true | string>;
+  /** What the server said to the last step that it refused. */
+  readonly problem: ReadonlySignal<Problem | null>;
+  /** A request is under way. */
+  readonly busy: ReadonlySignal<boolean>;
+  /** Takes a step at once, or opens the dialog that asks for it. */
+  readonly start: (step: Step) => void;
+  /** Each gives whether the server did it; if not, `problem` says why. */
+  readonly change: (to: TopologyStatus, reason: string | null) => Promise<boolean>;
+  readonly create: (topology: NewTopology) => Promise<boolean>;
+  readonly remove: () => Promise<boolean>;
+  readonly forget: () => void;
+}
+
+export function createSteps(
+  { route, session, rest, live, commands, narrow }: {
+    route: RouteState; session: Session; rest: Rest; live: Live; commands: Commands; narrow: ReadonlySignal<boolean>;
+  },
+): Steps {
+  const problem = signal<Problem | null>(null);
+  const busy = signal(false);
+  const standing = computed((): Standing | null => {
+    const { topology } = route.current.value;
+    const row = live.rows.value?.find((one) => one.id === topology);
+    const open = live.open.value;
+    if (!topology || open?.part === 'deleted') return null;
+    const status = open?.status ?? row?.status;
+    if (!status) return null;
+    const reason = open?.status ? open.reason : row?.reason ?? null;
+    return { id: topology, name: row?.name ?? topology, status, reason, since: row?.status_changed_at ?? null };
+  });
+  const mayCreate = computed((): true | string => {
+    if (session.identity.value?.role !== 'admin') return 'this token may only look: an admin’s may do it';
+    return narrow.value ? 'on a small screen the console only shows' : true;
+  });
+  const allowed = computed((): true | string => {
+    if (mayCreate.value !== true) return mayCreate.value;
+    const { at } = route.current.value;
+    return at === null || `this is seq ${at}, not the present: press Escape to come back`;
+  });
+
+  const attempt = async (request: () => Promise<unknown>): Promise<boolean> => {
+    if (busy.peek()) return false;
+    busy.value = true;
+    problem.value = null;
+    try {
+      await request();
+      return true;
+    } catch (error) {
+      problem.value = error instanceof Problem ? error : new Problem(0, 'the page is wrong', String(error));
+      return false;
+    } finally {
+      busy.value = false;
+    }
+  };
+  const change: Steps['change'] = async (to, reason) => {
+    const { id } = standing.peek() ?? {};
+    if (!id) return false;
+    return attempt(() => rest.send('PATCH', `/topologies/${id}`, { status: to, ...(reason && { reason }) }));
+  };
+  const start: Steps['start'] = ({ to, asks }) => {
+    problem.value = null;
+    if (asks) route.go({ panel: `status-${to}` });
+    else void change(to, null);
+  };
+
+  const step = (id: string, title: string, from: readonly TopologyStatus[], to: TopologyStatus): Command => ({
+    id: `topology.${id}`, title, group: 'Topology',
+    enabled: () => {
+      if (allowed.value !== true) return allowed.value;
+      const status = standing.value?.status ?? null;
+      const may = mayBecome(status, to);
+      return may !== true || from.includes(status!) ? may : mayBecome(status, status!);
+    },
+    run: () => start(stepsFrom(standing.peek()!.status).find((one) => one.to === to)!),
+  });
+  const any: readonly TopologyStatus[] = ['pending', 'deploying', 'active', 'degraded', 'tearing_down', 'failed'];
+  commands.add(
+    {
+      id: 'topology.create', title: 'New topology…', group: 'Topology', keys: 'n', enabled: () => mayCreate.value,
+      run: () => { problem.value = null; route.go({ panel: 'create' }); },
+    },
+    step('deploy', 'Deploy', any, 'deploying'),
+    step('activate', 'Mark active', ['deploying'], 'active'),
+    step('recover', 'Recover from degraded', ['degraded'], 'active'),
+    step('degrade', 'Mark degraded…', any, 'degraded'),
+    step('fail', 'Mark failed…', any, 'failed'),
+    step('teardown', 'Tear down…', any, 'tearing_down'),
+    step('torndown', 'Mark torn down…', any, 'torn_down'),
+    {
+      id: 'topology.delete', title: 'Delete…', group: 'Topology',
+      enabled: () => (allowed.value !== true ? allowed.value : standing.value ? true : 'nothing is open'),
+      run: () => { problem.value = null; route.go({ panel: 'delete' }); },
+    },
+    {
+      id: 'topology.psql', title: 'Do it in psql', group: 'Topology', keys: 'i',
+      run: () => route.go({ panel: route.current.peek().panel === 'inject' ? '' : 'inject' }),
+    },
+  );
+  return {
+    standing, allowed, mayCreate, problem, busy, start, change,
+    create: (topology) => attempt(async () => {
+      const { id } = await rest.send<Summary>('POST', '/topologies', topology);
+      route.go({ topology: id, selection: [], at: null, panel: '' });
+    }),
+    remove: () => attempt(async () => {
+      const { id } = standing.peek()!;
+      await rest.send('DELETE', `/topologies/${id}`);
+      route.go({ topology: null, selection: [], at: null, panel: '' });
+    }),
+    forget: () => { problem.value = null; },
+  };
+}

@@ -1,0 +1,41 @@
+import type { ComponentChildren } from 'preact';
+import { useEffect, useRef } from 'preact/hooks';
+import '../style/dialog.css';
+
+interface Props {
+  readonly label: string;
+  readonly class?: string;
+  readonly onClose: () => void;
+  /** It stays until what it asks for is there. */
+  readonly stays?: boolean;
+  readonly children: ComponentChildren;
+}
+
+/** A modal dialog: the browser keeps the focus within, Escape and a press beside it close it. */
+export function Dialog({ label, onClose, stays = false, children, ...rest }: Props) {
+  const ref = useRef<HTMLDialogElement>(null);
+  useEffect(() => {
+    const dialog = ref.current!;
+    const before = document.activeElement;
+    if (!dialog.open) dialog.showModal();
+    return () => {
+      dialog.close();
+      if (before instanceof HTMLElement && before.isConnected) before.focus();
+    };
+  }, []);
+  return (
+    <dialog
+      ref={ref} aria-label={label} class={rest.class ?? ''}
+      onCancel={(event) => { event.preventDefault(); if (!stays) onClose(); }}
+      onKeyDown={(event) => { // Chromium lets a second Escape through
+        if (event.key !== 'Escape') return;
+        event.preventDefault();
+        event.stopPropagation();
+        if (!stays) onClose();
+      }}
+      onMouseDown={(event) => { if (!stays && event.target === ref.current) onClose(); }}
+    >
+      <div class="dialog-body">{children}</div>
+    </dialog>
+  );
+}

@@ -1,0 +1,91 @@
+// The drawer that teaches the database interface: what the page shows, as lines for psql.
+import { signal } from '@preact/signals';
+import { useState } from 'preact/hooks';
+import '../style/lifecycle.css';
+import { createTopology, linesFor, linesOf, shellLine, stagedLine, type Line } from '../state/psql.ts';
+import { useApp } from './context.ts';
+import { useEscape } from './escape.ts';
+
+/** For a shell, or for psql's own prompt. */
+const form = signal<'shell' | 'sql'>('shell');
+
+/** Copies text, also where the page was loaded without TLS and the browser keeps its clipboard to itself. */
+export async function copy(text: string): Promise<boolean> {
+  try {
+    await navigator.clipboard.writeText(text);
+    return true;
+  } catch {
+    const area = document.createElement('textarea');
+    area.value = text;
+    area.className = 'offscreen';
+    (document.querySelector('dialog[open]') ?? document.body).append(area);
+    area.select();
+    const done = document.execCommand('copy');
+    area.remove();
+    return done;
+  }
+}
+
+/** A line to type, with what it does and a button that copies it. */
+export function PsqlLine({ line }: { line: Line }) {
+  const [said, setSaid] = useState('');
+  const text = form.value === 'shell' ? shellLine(line.sql) : line.sql;
+  return (
+    <figure class="psql-line" data-line={line.id}>
+      <figcaption>{line.title}{line.says && <small>{line.says}</small>}</figcaption>
+      <pre><code>{text}</code></pre>
+      <button
+        type="button" class="button" aria-label={`Copy: ${line.title}`}
+        onClick={() => void copy(text).then((done) => setSaid(done ? 'copied' : 'select it and copy by hand'))}
+      >
+        Copy
+      </button>
+      <span role="status">{said}</span>
+    </figure>
+  );
+}
+
+function Lines({ title, lines }: { title: string; lines: readonly Line[] }) {
+  if (lines.length === 0) return null;
+  return (
+    <section aria-label={title}>
+      <h3>{title}</h3>
+      {lines.map((line) => <PsqlLine key={line.id} line={line} />)}
+    </section>
+  );
+}
+
+export function PsqlDrawer() {
+  const { route, steps, live, staged } = useApp();
+  const close = (): void => route.go({ panel: '' });
+  useEscape('Close the psql drawer', close);
+  const standing = steps.standing.value;
+  const subject = standing && { ...standing, graph: live.open.value?.graph ?? null };
+  const stagedAsOne = standing && stagedLine(standing.name, staged.value);
+  const choice = (value: 'shell' | 'sql', title: string) => (
+    <label class="choice">
+      <input type="radio" name="form" checked={form.value === value} onChange={() => { form.value = value; }} />
+      <span>{title}</span>
+    </label>
+  );
+  return (
+    <aside class="drawer" aria-label="psql">
+      <header>
+        <h2>Do it in psql</h2>
+        <button type="button" class="button" aria-label="Close the psql drawer" onClick={close}>✕</button>
+      </header>
+      <p>
+        The tables are the interface: whatever writes to them takes part, and everybody who looks sees it at once.
+        {form.value === 'shell' && <> DATABASE_URL is the server’s <code>--database-url</code>.</>}
+      </p>
+      <fieldset class="row"><legend class="offscreen">Write the lines for</legend>
+        {choice('shell', 'a shell')}{choice('sql', 'psql’s prompt')}
+      </fieldset>
+      {stagedAsOne && <Lines title="Staged" lines={[stagedAsOne]} />}
+      {subject && <Lines title="Selected" lines={route.current.value.selection.slice(0, 5)
+        .flatMap((one) => linesFor(subject, one)).map((line, i) => ({ ...line, id: `selected-${i}` }))} />}
+      {subject && <Lines title={standing.name} lines={linesOf(subject)} />}
+      {!subject && <Lines title="Nothing is open" lines={[createTopology('my-first')]} />}
+    </aside>
+  );
+}

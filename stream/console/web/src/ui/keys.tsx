@@ -1,0 +1,32 @@
+import { useApp } from './context.ts';
+import { Dialog } from './dialog.tsx';
+import { keyName } from './palette.tsx';
+
+const fixed: readonly (readonly [group: string, title: string, keys: string])[] = [
+  ['List', 'From row to row', '↑ ↓'], ['List', 'Open the row', 'Enter'],
+  ['Timeline', 'From event to event', '↑ ↓'], ['Timeline', 'Payload of the event', 'Enter'],
+];
+
+/** All keys that mean something, by group. */
+export function Keys() {
+  const { commands, route } = useApp();
+  const lines = [
+    ...commands.all.value.flatMap((c) => c.keys ? [[c.group, c.title, keyName(c.keys)] as const] : []), ...fixed,
+  ];
+  const groups = [...new Set(lines.map(([group]) => group))];
+  return (
+    <Dialog label="Keys" class="keys" onClose={() => route.go({ panel: '' }, true)}>
+      <h2>Keys</h2>
+      <div class="keys-groups" tabIndex={0} role="group" aria-label="Keys by what they are for">
+        {groups.map((group) => (
+          <section key={group}>
+            <h3>{group}</h3>
+            <dl>{lines.filter(([of]) => of === group).map(([, title, keys]) => (
+              <div key={title}><dt>{title}</dt><dd><kbd>{keys}</kbd></dd></div>
+            ))}</dl>
+          </section>
+        ))}
+      </div>
+    </Dialog>
+  );
+}
