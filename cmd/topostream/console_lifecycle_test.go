@@ -13,14 +13,6 @@ import (
 	"topostream/pgbus/pgtest"
 )
 
-// click clicks the one element that a selector finds, as a mouse does.
-func (p *page) click(selector string) {
-	p.t.Helper()
-	if _, err := chromedp.Run(p.ctx, chromedp.Click(selector)); err != nil {
-		p.t.Fatalf("click %s: %v", selector, err)
-	}
-}
-
 // enter types into a field that holds nothing.
 func (p *page) enter(selector, text string) {
 	p.t.Helper()

@@ -55,6 +55,7 @@ func TestEveryFileIsServedWithItsTypeAndThePolicy(t *testing.T) {
 	t.Parallel()
 	types := map[string]string{
 		"html": "text/html", "js": "text/javascript", "css": "text/css", "woff2": "font/woff2", "txt": "text/plain",
+		"json": "application/json", "svg": "image/svg+xml",
 	}
 	for name, path := range paths(t) {
 		res, body := get(t, path)

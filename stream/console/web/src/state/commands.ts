@@ -27,7 +27,8 @@ export interface Commands {
 export function nameOfKey(event: KeyboardEvent): string {
   const mod = event.ctrlKey || event.metaKey ? 'Mod-' : '';
   const shift = event.shiftKey && event.key.length > 1 ? 'Shift-' : ''; // "?" has it already
-  return mod + (event.altKey ? 'Alt-' : '') + shift + (event.key.length === 1 && mod ? event.key.toUpperCase() : event.key);
+  const key = event.key.length === 1 && mod ? event.key.toUpperCase() : event.key;
+  return mod + (event.altKey ? 'Alt-' : '') + shift + key;
 }
 
 const isTyping = (target: EventTarget | null): boolean =>

@@ -35,7 +35,8 @@ export function createRest(window: Window & typeof globalThis, session: Session)
       }
       const answer: unknown = response.status === 204 ? null : await response.json().catch(() => null);
       if (!response.ok) {
-        const { title = 'HTTP ' + response.status, detail = '' } = (answer ?? {}) as { title?: string; detail?: string };
+        const problem = (answer ?? {}) as { title?: string; detail?: string };
+        const { title = 'HTTP ' + response.status, detail = '' } = problem;
         if (response.status === 401) session.want(detail || title);
         throw new Problem(response.status, title, detail);
       }

@@ -7,7 +7,7 @@ import { Create } from './create.tsx';
 import { useApp } from './context.ts';
 import { Buttons, Dialog, Refusal } from './stepdialog.tsx';
 import { PsqlDrawer } from './inject.tsx';
-import { StandingStatus } from './standing.tsx';
+import { Status } from './status.tsx';
 
 /** A button that says how the topology is, with a menu of what may become of it: for the bar. */
 export function Lifecycle() {
@@ -27,7 +27,7 @@ export function Lifecycle() {
     return () => window.removeEventListener('pointerdown', outside);
   }, [open]);
   if (!standing) return null;
-  if (allowed !== true) return <span class="lifecycle" title={allowed}><StandingStatus status={standing.status} /></span>;
+  if (allowed !== true) return <span class="lifecycle" title={allowed}><Status status={standing.status} /></span>;
 
   const close = (): void => {
     setOpen(false);
@@ -59,7 +59,7 @@ export function Lifecycle() {
         aria-label={`${standing.name} is ${statusWord[standing.status]}: what may become of it`}
         onClick={() => setOpen(!open)}
       >
-        <StandingStatus status={standing.status} /><span aria-hidden="true">▾</span>
+        <Status status={standing.status} /><span aria-hidden="true">▾</span>
       </button>
       {open && (
         <div class="menu" id={id} role="menu" aria-label="Lifecycle">
@@ -89,7 +89,7 @@ export function LifecycleSection() {
   return (
     <section class="lifecycle-section" aria-label="Lifecycle">
       <p class="standing">
-        <StandingStatus status={status} />
+        <Status status={status} />
         {then ? <span>as of <span class="mono">{then.seq}</span>; now {statusWord[standing.status]}</span>
           : since && <span>since <time dateTime={since} title={since}>{clock(since)}</time></span>}
       </p>

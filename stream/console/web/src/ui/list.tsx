@@ -1,11 +1,12 @@
 import { useSignal } from '@preact/signals';
 import { useEffect, useId, useLayoutEffect, useMemo } from 'preact/hooks';
 import type { Summary } from 'topostream';
+import { statusWord } from '../state/lifecycle.ts';
 import { RowIndex, orders, readSort, statuses, type Order } from '../state/rows.ts';
 import '../style/list.css';
 import { Ago } from './ago.tsx';
 import { useApp } from './context.ts';
-import { Status, statusWord } from './status.tsx';
+import { Status } from './status.tsx';
 import { reveal, useVirtual } from './virtual.ts';
 
 const height = 28;
@@ -77,7 +78,7 @@ export function List() {
         <select aria-label="Filter by status" value={status}
           onChange={(event) => route.go({ status: event.currentTarget.value }, true)}>
           <option value="">all {total ? total.toLocaleString('en') : ''}</option>
-          {statuses.map((s) => <option key={s} value={s}>{statusWord(s)} {index.counts.get(s) ?? 0}</option>)}
+          {statuses.map((s) => <option key={s} value={s}>{statusWord[s]} {index.counts.get(s) ?? 0}</option>)}
         </select>
       </div>
       <div class="list-head" role="group" aria-label="Sort">

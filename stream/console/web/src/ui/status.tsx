@@ -1,11 +1,9 @@
 import type { TopologyStatus } from 'topostream';
-
-/** The word of a status. */
-export const statusWord = (status: TopologyStatus): string => status.replace('_', ' ');
+import { statusWord } from '../state/lifecycle.ts';
 
 /** A status as colour and shape and word. */
 export function Status({ status }: { readonly status: TopologyStatus }) {
-  return <span class="status" data-status={status}><StatusMark status={status} />{statusWord(status)}</span>;
+  return <span class="status" data-status={status}><StatusMark status={status} />{statusWord[status]}</span>;
 }
 
 const shapes: Record<TopologyStatus, preact.JSX.Element> = {
