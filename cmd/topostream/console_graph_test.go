@@ -324,8 +324,8 @@ func TestAViewersMoveStaysInTheTab(t *testing.T) {
 		t.Errorf("a viewer's move has made %d mutations", n)
 	}
 	pgtest.Exec(t, conn, `UPDATE deckies SET x = 16, y = 300 WHERE name = 'd-1-2'`) // somebody else's, which counts
-	p.until(fmt.Sprintf(`Math.abs(window.topostream.graph.where('d-1-2').y - window.topostream.graph.where('net-1').y
-		- 300 * window.topostream.graph.zoom()) < 1`))
+	p.until(`Math.abs(window.topostream.graph.where('d-1-2').y - window.topostream.graph.where('net-1').y
+		- 300 * window.topostream.graph.zoom()) < 1`)
 }
 
 func TestTheGraphIsWalkedByKeys(t *testing.T) {
