@@ -152,7 +152,7 @@ func TestTheGraphIsPannedSearchedAndFitted(t *testing.T) {
 	p.graphKeys("f", chromedp.KeyModifiers(chromedp.ModifierCtrl))
 	p.until(`document.activeElement?.getAttribute('role') === 'combobox'`)
 	p.graphKeys("10.0.5.4")
-	p.until(`document.querySelectorAll('[role=option]').length === 1`)
+	p.until(`document.querySelectorAll('[aria-label=Found] [role=option]').length === 1`)
 	p.graphKeys(kb.Enter)
 	p.until(graphTitle + ` === 'd-5-3'`)
 	p.until(`window.topostream.graph.level() === 'near'`)

@@ -61,7 +61,7 @@ func TestATopologyIsMadeDeployedDegradedRecoveredTornDownAndDeletedInTheConsole(
 		page.enter(`dialog input[name="lanSubnet"]`, "\b")
 	}
 	page.click(`dialog button[type="submit"]`)
-	page.says(lifecycleSection+"h2", "taken 2")
+	page.says(`aside[aria-label="Inspector"] h2`, "taken 2")
 	const made = `SELECT string_agg(l.name || ' ' || l.is_dmz || ' ' || d.name || ' ' || e.forwards_l3, ', ' ORDER BY l.name)
 		FROM lans l JOIN edges e ON e.lan_id = l.id JOIN deckies d ON d.uuid = e.decky_uuid`
 	if got := pgtest.Scan[string](t, conn, made); got != "dmz true gateway-1 true, lan-1 false web-1 false" {
@@ -211,9 +211,10 @@ func TestThePsqlLinesOfTheConsoleWorkAsTheyStandAndThePageHearsThem(t *testing.T
 		{"a shell", plain},
 		{"psql’s prompt", func(line string) (string, error) { return db.Psql(t, line) }},
 	} {
-		chromeEval[bool](t, page.ctx, fmt.Sprintf(`topostreamConsole.staged.value = [
-			{ op: 'add_lan', payload: { name: "sta'ged for " + %q } },
-			{ op: 'add_lan', payload: { name: 'two\\ for ' + %[1]q } }]; true`, form.name))
+		chromeEval[bool](t, page.ctx, fmt.Sprintf(`topostreamConsole.editing.edit.discard();
+			topostreamConsole.propose.value([
+				{ op: 'add_lan', payload: { name: "sta'ged for " + %q } },
+				{ op: 'add_lan', payload: { name: 'two\\ for ' + %[1]q } }], 'two LANs'); true`, form.name))
 		page.click(fmt.Sprintf(`aside[aria-label="psql"] label:nth-of-type(%d) input`, i+1))
 		page.until(fmt.Sprintf(`document.querySelector('[data-line="emit"] code').textContent.startsWith('psql') === %t`,
 			form.name == "a shell"))

@@ -274,6 +274,27 @@ func TestDraggingAndKeysGoThroughThePastOfATopology(t *testing.T) {
 	page.until(fmt.Sprintf(`document.querySelector(%q)?.dataset.seq === '7'`, pastBand))
 }
 
+func TestARevertThatIsAppliedTakesTheEditBack(t *testing.T) {
+	t.Parallel()
+	long(t)
+	db := pgtest.New(t)
+	conn := db.Conn(t)
+	id := live(t, conn, 1)[0]
+	server := serve(t, db.URL, withWorker)
+	mutation := enqueueLAN(t, conn, id, "lan-1")
+	page := openPage(t, server.url+"/#token="+operatorToken(t)+"&topology="+id)
+	page.until(`topostreamConsole.live.open.value?.version === 1`)
+	chromeEval[bool](t, page.ctx, fmt.Sprintf(
+		`topostreamConsole.route.go({ selection: [{ kind: 'mutation', key: %q }] }); true`, mutation))
+	page.click(`aside[aria-label="Inspector"] .revert button`)
+	page.says(`section[aria-label="Staged edits"]`, "lan-1")
+	page.editClick("edit.apply")
+	page.until(`topostreamConsole.live.open.value?.version === 2`)
+	if n := pgtest.Scan[int](t, conn, `SELECT count(*) FROM lans`); n != 0 {
+		t.Errorf("%d LANs are left", n)
+	}
+}
+
 func TestRevertProposesTheInverseOfWhatIsSelected(t *testing.T) {
 	t.Parallel()
 	long(t)
