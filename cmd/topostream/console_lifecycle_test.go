@@ -62,7 +62,8 @@ func TestATopologyIsMadeDeployedDegradedRecoveredTornDownAndDeletedInTheConsole(
 	}
 	page.click(`dialog button[type="submit"]`)
 	page.says(`aside[aria-label="Inspector"] h2`, "taken 2")
-	const made = `SELECT string_agg(l.name || ' ' || l.is_dmz || ' ' || d.name || ' ' || e.forwards_l3, ', ' ORDER BY l.name)
+	const made = `SELECT string_agg(l.name || ' ' || l.is_dmz || ' ' || d.name || ' ' || e.forwards_l3, ', '
+			ORDER BY l.name)
 		FROM lans l JOIN edges e ON e.lan_id = l.id JOIN deckies d ON d.uuid = e.decky_uuid`
 	if got := pgtest.Scan[string](t, conn, made); got != "dmz true gateway-1 true, lan-1 false web-1 false" {
 		t.Errorf("the starter is %s", got)
@@ -185,7 +186,8 @@ func TestThePsqlLinesOfTheConsoleWorkAsTheyStandAndThePageHearsThem(t *testing.T
 	id := topology(t, conn, name)
 	pgtest.Exec(t, conn, `UPDATE topologies SET status = 'deploying'`)
 	pgtest.Exec(t, conn, `UPDATE topologies SET status = 'active'`)
-	pgtest.Exec(t, conn, `INSERT INTO lans (topology_id, name, subnet) VALUES ($1::text::uuid, 'l''an \1', '10.0.0.0/24')`, id)
+	pgtest.Exec(t, conn,
+		`INSERT INTO lans (topology_id, name, subnet) VALUES ($1::text::uuid, 'l''an \1', '10.0.0.0/24')`, id)
 	server := serve(t, db.URL, withWorker)
 	page := openPage(t, server.url+"/#token="+operatorToken(t)+"&topology="+id)
 	page.until(`topostreamConsole?.live.open.value?.seq >= 4`)

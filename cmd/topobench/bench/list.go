@@ -38,8 +38,8 @@ type ListReport struct {
 // must get each change.
 //
 // Transactions are those that the database counts (pg_stat_database), without those of who changes and who watches,
-// from the first change until some seconds after the last, when all are reported. Each NOTIFY that a LISTEN connection is
-// woken by is one of them, also without clients of the list: what the list costs is what there are more with them.
+// from the first change until some seconds after the last, when all are reported. Each NOTIFY that a LISTEN connection
+// is woken by is one of them, also without clients of the list: what the list costs is what there are more with them.
 func List(ctx context.Context, plan Plan) (_ *ListReport, err error) {
 	plan.fill()
 	p, done, err := plan.open(ctx)

@@ -239,8 +239,8 @@ export function createEditing(window: Window & typeof globalThis, { route, comma
       run: () => open(attachForm(graph(), target().uuid)) },
     { id: 'edit.home', title: 'Another home…', group, enabled: able(oneDecky),
       run: () => open(homeForm(graph(), target().uuid, null)) },
-    { id: 'edit.gateway', get title() { return gateway() ? 'Demote from gateway…' : 'Promote to a gateway…'; }, group,
-      keys: 'g', enabled: able(oneDecky), run: () => open(gatewayForm(graph(), target().uuid, gateway())) },
+    { id: 'edit.gateway', get title() { return gateway() ? 'Demote from gateway…' : 'Promote to a gateway…'; },
+      group, keys: 'g', enabled: able(oneDecky), run: () => open(gatewayForm(graph(), target().uuid, gateway())) },
     { id: 'edit.rename', title: 'Rename…', group, keys: 'F2', enabled: able(() => selected.value.deckies.length
       ? 'a decky keeps its name: remove it and add another' : true, one('lan')),
       run: () => open(renameForm(graph(), selected.peek().lans[0]!.id)) },
