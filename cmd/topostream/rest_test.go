@@ -510,8 +510,8 @@ func TestAnAddressThatTakesAnotherMethodSaysWhich(t *testing.T) {
 	db := pgtest.New(t)
 	admin := newOperator(t, startServer(t, db.URL), "ada", stream.RoleAdmin)
 	for path, allow := range map[string]string{
-		"/topologies": "GET, POST", "/topologies/": "GET, POST", "/topologies/x": "GET, PATCH, DELETE",
-		"/topologies/x/mutations/": "GET, POST", "/topologies/x/events": "GET",
+		"/topologies": "GET, HEAD, POST", "/topologies/": "GET, HEAD, POST", "/topologies/x": "GET, HEAD, PATCH, DELETE",
+		"/topologies/x/mutations/": "GET, HEAD, POST", "/topologies/x/events": "GET, HEAD",
 	} {
 		r := admin.do("PUT", path, "{}")
 		r.refused(t, path, http.StatusMethodNotAllowed, "takes "+allow)
