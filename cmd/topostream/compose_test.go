@@ -129,7 +129,7 @@ func (s *stack) kill(service string) {
 func (s *stack) recipe() string {
 	s.t.Helper()
 	cmd := exec.CommandContext(s.t.Context(), "sh", "testdata/recipes/compose/test.sh")
-	cmd.Dir, cmd.Env = filepath.Join("..", ".."), append(s.env, "COMPOSE="+strings.Join(s.compose, " "))
+	cmd.Dir, cmd.Env = filepath.Join("..", ".."), slices.Concat(s.env, []string{"COMPOSE=" + strings.Join(s.compose, " ")})
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		s.t.Fatalf("testdata/recipes/compose/test.sh: %v\n%s", err, out)
