@@ -80,10 +80,16 @@ func trustAlone(file string) (*tls.Config, error) {
 		return nil, errors.New("--tls-cert: there is no certificate in it: give a PEM file")
 	}
 	// The first is the server's own. Its name is not this machine's address.
-	if block, _ := pem.Decode(text); block != nil {
-		if own, err := x509.ParseCertificate(block.Bytes); err == nil && len(own.DNSNames) > 0 {
-			config.ServerName = strings.Replace(own.DNSNames[0], "*", "x", 1)
-		}
+	block, _ := pem.Decode(text)
+	if block == nil {
+		return config, nil
+	}
+	switch own, err := x509.ParseCertificate(block.Bytes); {
+	case err != nil: // the handshake says more
+	case len(own.DNSNames) > 0:
+		config.ServerName = strings.Replace(own.DNSNames[0], "*", "x", 1)
+	case len(own.IPAddresses) > 0:
+		config.ServerName = own.IPAddresses[0].String()
 	}
 	return config, nil
 }
