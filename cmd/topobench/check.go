@@ -151,8 +151,14 @@ func (c *checkCmd) tokens() (
 	if err != nil {
 		return nil, nil, fmt.Errorf("--jwt-secret-file: %w", err)
 	}
-	secret = bytes.TrimRight(secret, "\r\n")
+	secret = firstSecret(secret)
 	return sign(secret), signFor(secret), nil
+}
+
+// firstSecret is the one that signs: a server's file may hold several, each on a line.
+func firstSecret(text []byte) []byte {
+	first, _, _ := bytes.Cut(bytes.TrimLeft(text, "\r\n"), []byte("\n"))
+	return bytes.TrimRight(first, "\r")
 }
 
 // sign makes tokens as any issuer would.

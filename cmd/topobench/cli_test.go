@@ -57,3 +57,12 @@ func TestHelpNamesEveryFlag(t *testing.T) {
 		}
 	}
 }
+
+func TestTheFirstOfSeveralSecretsSigns(t *testing.T) {
+	t.Parallel()
+	for _, text := range []string{"new", "new\n", "new\r\nold\r\n", "\nnew\n\nold\n"} {
+		if got := firstSecret([]byte(text)); string(got) != "new" {
+			t.Errorf("%q: %q", text, got)
+		}
+	}
+}

@@ -97,6 +97,10 @@ func (c *devCmd) Run(ctx context.Context, o output) error {
 	return alongside(running, func(ctx context.Context) error { return keep(ctx, cluster, log) })(ctx)
 }
 
+// keepTrying is for how long PostgreSQL that has ended by itself is started again in vain: one that was killed leaves
+// processes that notice only when they have done, and with them a block of memory that the next one will not share.
+const keepTrying = 30 * time.Second
+
 // keep starts PostgreSQL again when it ends by itself, until ctx ends or it cannot be started.
 func keep(ctx context.Context, cluster *pgcluster.Cluster, log *slog.Logger) error {
 	for {
@@ -106,8 +110,23 @@ func keep(ctx context.Context, cluster *pgcluster.Cluster, log *slog.Logger) err
 		case <-cluster.Ended():
 		}
 		log.Warn("PostgreSQL has ended by itself, and is started again", "its log", cluster.Log())
-		if err := cluster.Restart(ctx, pgcluster.Fast); err != nil && ctx.Err() == nil {
+		if err := startAgain(ctx, cluster); err != nil && ctx.Err() == nil {
 			return fmt.Errorf("PostgreSQL has ended by itself: %w", err)
+		}
+	}
+}
+
+func startAgain(ctx context.Context, cluster *pgcluster.Cluster) error {
+	last := time.Now().Add(keepTrying)
+	for {
+		err := cluster.Restart(ctx, pgcluster.Fast)
+		if err == nil || time.Now().After(last) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(200 * time.Millisecond):
 		}
 	}
 }

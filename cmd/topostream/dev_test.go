@@ -264,6 +264,11 @@ func TestDevIsAllThatAStrangerNeeds(t *testing.T) {
 		c.token = d.token
 		c.watch()
 		c.await("a snapshot", func() bool { return c.last != "" })
+		// A backend that computes notices the postmaster's end when it has done, and keeps the next one from starting.
+		psql, _, _ := strings.Cut(d.psql, " -c ")
+		busy := startProcess(t, exec.Command("sh", "-c", psql+` -c "DO 'DECLARE ends timestamptz := clock_timestamp() +
+			interval ''2 s''; BEGIN RAISE NOTICE ''busy''; WHILE clock_timestamp() < ends LOOP END LOOP; END'"`))
+		busy.err.await(t, "busy", busy.ended)
 		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
 			t.Fatal(err)
 		}

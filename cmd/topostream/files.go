@@ -4,7 +4,9 @@ import (
 	"context"
 	"crypto/sha256"
 	"crypto/tls"
+	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net/url"
 	"os"
@@ -60,18 +62,19 @@ func newWatchedFile(flag string, renew func([][]byte) error, paths ...string) *w
 	return f
 }
 
-// look takes what the files hold, if it is another than last time.
+// look takes what the files hold, if it is another than last time, and if it was asked to.
 func (f *watchedFile) look(log *slog.Logger, asked bool) {
 	contents, sum, err := f.read()
-	if err != nil && !asked {
-		return // it is being replaced, or will be missed at the next SIGHUP
-	}
-	if err == nil {
-		if sum == f.tried {
-			return
-		}
-		f.tried = sum
+	switch {
+	case err != nil && (!asked || f.tried == [sha256.Size]byte{}):
+		return // it is being replaced, or will be missed at the next SIGHUP; a passfile need not be there
+	case err == nil && sum == f.tried && !asked:
+		return
+	case err == nil:
 		err = f.renew(contents)
+		if _, gone := errors.AsType[*fs.PathError](err); !gone { // else it is swapped just now: the next look finds it
+			f.tried = sum
+		}
 	}
 	if err != nil {
 		log.Warn("what a file holds now cannot be used: what it held before stays", "flag", f.flag, "error", err)

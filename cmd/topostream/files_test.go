@@ -1,10 +1,16 @@
 package main
 
 import (
+	"bytes"
 	"crypto/tls"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -119,5 +125,51 @@ func TestSecretsAndCertificatesThatAreSwappedAreReadAgainAndNobodyIsLoggedOut(t 
 	}
 	if log := server.log.String(); strings.Contains(log, newer) || strings.Contains(log, older) {
 		t.Error("a secret is in the log")
+	}
+}
+
+// A file that is swapped between the look and the reading, and one that could not be taken, are not forgotten.
+func TestAFileThatCouldNotBeTakenIsTakenLater(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "secret")
+	write := func(content string) {
+		t.Helper()
+		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("old")
+	var taken []string
+	var fails error
+	f := newWatchedFile("--secret", func(contents [][]byte) error {
+		taken = append(taken, string(contents[0]))
+		return fails
+	}, path)
+	look := func(asked bool, want ...string) {
+		t.Helper()
+		taken = nil
+		if f.look(slog.New(slog.DiscardHandler), asked); !slices.Equal(taken, want) {
+			t.Errorf("taken: %q, want %q", taken, want)
+		}
+	}
+	look(false)
+	write("new")
+	fails = fmt.Errorf("--secret: %w", &fs.PathError{Op: "open", Path: path, Err: fs.ErrNotExist})
+	look(false, "new")
+	fails = errors.New("a key that does not fit")
+	look(false, "new")
+	look(false)
+	fails = nil
+	look(true, "new") // SIGHUP
+	look(false)
+}
+
+// Most servers have no passfile.
+func TestAPassfileThatIsNotThereIsNothingToWarnOf(t *testing.T) {
+	t.Parallel()
+	var log bytes.Buffer
+	f := newWatchedFile("--database-url (passfile)", nil, filepath.Join(t.TempDir(), "none"))
+	if f.look(slog.New(slog.NewTextHandler(&log, nil)), true); log.Len() > 0 {
+		t.Error(log.String())
 	}
 }

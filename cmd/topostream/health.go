@@ -81,9 +81,20 @@ func trustAlone(file string) (*tls.Config, error) {
 	}
 	// The first is the server's own. Its name is not this machine's address.
 	if block, _ := pem.Decode(text); block != nil {
-		if own, err := x509.ParseCertificate(block.Bytes); err == nil && len(own.DNSNames) > 0 {
-			config.ServerName = strings.Replace(own.DNSNames[0], "*", "x", 1)
+		if own, err := x509.ParseCertificate(block.Bytes); err == nil {
+			config.ServerName = nameOf(own)
 		}
 	}
 	return config, nil
+}
+
+// nameOf is one that a certificate is for; empty: it is for none.
+func nameOf(c *x509.Certificate) string {
+	switch {
+	case len(c.DNSNames) > 0:
+		return strings.Replace(c.DNSNames[0], "*", "x", 1)
+	case len(c.IPAddresses) > 0:
+		return c.IPAddresses[0].String()
+	}
+	return ""
 }

@@ -1,9 +1,22 @@
 package main
 
 import (
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"io"
+	"log"
+	"math/big"
+	"net"
 	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"topostream/pgbus/pgcluster"
 	"topostream/pgbus/pgtest"
@@ -56,6 +69,45 @@ func TestHealthIsWhatReadyzSays(t *testing.T) {
 	c.stayedConnected()
 	if code, _, errOut := program(t, "health", "--url", "http://127.0.0.1:1"); code != exitError || errOut == "" {
 		t.Errorf("nobody there: %d %s", code, errOut)
+	}
+}
+
+// A certificate is for the names that clients use, and the check asks this machine's address.
+func TestHealthTrustsTheServersOwnCertificateWhateverNameItIsFor(t *testing.T) {
+	t.Parallel()
+	for name, names := range map[string]x509.Certificate{
+		"a name":      {DNSNames: []string{"topostream.example.org"}},
+		"a wildcard":  {DNSNames: []string{"*.example.org"}},
+		"an address":  {IPAddresses: []net.IP{net.IPv4(192, 0, 2, 1)}},
+		"another key": {},
+	} {
+		public, private, err := ed25519.GenerateKey(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		names.SerialNumber, names.NotAfter = big.NewInt(1), time.Now().Add(time.Hour)
+		der, err := x509.CreateCertificate(rand.Reader, &names, &names, public, private)
+		if err != nil {
+			t.Fatal(err)
+		}
+		file := filepath.Join(t.TempDir(), "cert.pem")
+		text := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+		if err := os.WriteFile(file, text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		server := httptest.NewUnstartedServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+		server.Config.ErrorLog = log.New(io.Discard, "", 0) // of those who do not trust it
+		want := exitError
+		if name != "another key" {
+			want = exitOK
+			server.TLS = &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: private}}}
+		}
+		server.StartTLS()
+		code, _, errOut := program(t, "health", "--addr", server.Listener.Addr().String(), "--tls-cert", file)
+		server.Close()
+		if code != want {
+			t.Errorf("%s: %d %s", name, code, errOut)
+		}
 	}
 }
 

@@ -35,7 +35,8 @@ const (
 //
 // Streams and requests are counted for the subject of a valid token, and by nothing that those who share an address
 // share: behind a NAT or a proxy ten thousand browsers have one. Only requests without a valid token are counted by
-// address, and only they are refused for it: who floods an address that others have, too, cannot shut them out.
+// address, and only they are refused for it: who floods an address that others have, too, cannot shut them out. Tickets
+// are the exception: only the database knows a good one, and it is not asked while the address has failed too often.
 type limits struct {
 	perMinute          int
 	subjects, failures *httprate.RateLimiter

@@ -3,6 +3,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -151,8 +152,9 @@ func (s *Server) answers(r chi.Router) {
 
 // methods are those that the address of req takes.
 func methods(r chi.Router, req *http.Request) (allowed []string) {
+	path := cmp.Or(chi.RouteContext(req.Context()).RoutePath, req.URL.Path) // as it was routed
 	for _, method := range []string{http.MethodGet, http.MethodPost, http.MethodPatch, http.MethodDelete} {
-		if r.Match(chi.NewRouteContext(), method, strings.TrimSuffix(req.URL.Path, "/")) {
+		if r.Match(chi.NewRouteContext(), method, path) {
 			allowed = append(allowed, method)
 			if method == http.MethodGet {
 				allowed = append(allowed, http.MethodHead)

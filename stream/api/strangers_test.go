@@ -151,3 +151,20 @@ func TestBrowsersAreToldToKeepToTLSForAsLongAsTheOperatorWants(t *testing.T) {
 		}
 	}
 }
+
+// RFC 9110, section 15.5.6: whoever is refused for the method hears which ones there are.
+func TestAllowNamesTheMethodsHoweverThePathIsWritten(t *testing.T) {
+	t.Parallel()
+	server, _ := ticketServer()
+	server.cfg.ConsoleHandler = http.NotFoundHandler()
+	const topologies = basePath + "/topologies/"
+	for target, want := range map[string]string{
+		"/": "GET, HEAD", "/livez/": "GET, HEAD", "/%6civez": "GET, HEAD", topologies: "GET, HEAD, POST",
+		topologies + someTopology + "%2F": "GET, HEAD, PATCH, DELETE", topologies + "a%2Fb/journal": "GET, HEAD",
+	} {
+		w := ask(server, http.MethodPut, target, "")
+		if w.Code != http.StatusMethodNotAllowed || w.Header().Get("Allow") != want {
+			t.Errorf("%s: %d, Allow: %s, want %s", target, w.Code, w.Header().Get("Allow"), want)
+		}
+	}
+}

@@ -5,16 +5,20 @@ export function follow(id, token, types, onEvent) {
   let source;
   let timer;
   let last = '';
+  let stopped = false;
   const again = () => {
     source?.close();
     clearTimeout(timer);
-    timer = setTimeout(open, 1000);
+    if (!stopped) timer = setTimeout(open, 1000);
   };
   const open = async () => {
     try {
       const headers = { Authorization: `Bearer ${token()}` };
       const answer = await fetch('/api/v1/auth/sse-ticket', { method: 'POST', headers });
+      if ([401, 403, 404].includes(answer.status)) return; // final: this token opens nothing
       const { ticket } = await answer.json();
+      if (stopped) return;
+      if (!ticket) throw new Error(answer.statusText);
       source = new EventSource(`/api/v1/topologies/${id}/events?ticket=${ticket}&last_event_id=${last}`);
     } catch {
       again();
@@ -30,6 +34,7 @@ export function follow(id, token, types, onEvent) {
   };
   open();
   return () => {
+    stopped = true;
     clearTimeout(timer);
     source?.close();
   };

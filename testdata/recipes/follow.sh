@@ -2,6 +2,7 @@
 # Follows a topology with curl: prints every frame, reconnects, and resumes behind the last whole one.
 # TOKEN=… testdata/recipes/follow.sh http://127.0.0.1:8080 <topology id>
 state=$(mktemp) && trap 'rm -f "$state"' EXIT && trap exit INT TERM
+id=
 while :; do
     curl -sSN -H "Authorization: Bearer $TOKEN" -H "Last-Event-ID: $(cat "$state")" \
         "$1/api/v1/topologies/$2/events" | while IFS= read -r line; do

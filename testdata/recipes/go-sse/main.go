@@ -16,7 +16,7 @@ func main() { // TOKEN=… go run ./testdata/recipes/go-sse http://127.0.0.1:808
 		log.Fatal(err)
 	}
 	req.Header.Set("Authorization", "Bearer "+os.Getenv("TOKEN"))
-	connection := sse.NewConnection(req) // which tries again for ever, but not after 4xx
+	connection := sse.NewConnection(req) // which tries again for ever, but not after another status than 200
 	connection.Buffer(nil, 32<<20)       // an event may have 16 MiB
 	connection.SubscribeToAll(func(e sse.Event) { fmt.Println(e.Type, e.LastEventID, e.Data) })
 	log.Fatal(connection.Connect())
