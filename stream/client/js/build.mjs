@@ -4,7 +4,7 @@ import { build } from 'esbuild';
 import { minify } from 'terser';
 
 const directory = process.argv[2] ?? 'dist';
-const entries = { 'src/index.ts': 'topostream.js', 'src/react.ts': 'react.js' };
+const entries = { 'src/index.ts': 'topostream.js', 'src/tabs.ts': 'topostream-tabs.js', 'src/react.ts': 'react.js' };
 for (const [entry, name] of Object.entries(entries)) {
   const { outputFiles: [{ text }] } = await build({
     entryPoints: [entry], bundle: true, format: 'esm', platform: 'neutral', target: 'es2022', charset: 'utf8',
