@@ -17,6 +17,7 @@ for (const [entry, name] of Object.entries(entries)) {
     compress: { // what is off makes the file shorter, but not gzipped
       passes: 3, ecma: 2022, unsafe_arrows: true, pure_getters: true, hoist_vars: true, conditionals: false,
       if_return: false, inline: false, sequences: false, collapse_vars: false, evaluate: false, unsafe_methods: true,
+      ...(name === 'topostream-tabs.js' && { hoist_vars: false, inline: true, evaluate: true }),
     },
     format: { preamble: '// topostream, Apache-2.0', ecma: 2022 },
   });

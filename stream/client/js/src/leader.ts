@@ -25,18 +25,28 @@ export interface Feed {
 }
 
 // Names of messages are never shortened: a tab may have loaded another build.
-interface Of { readonly to: 'tabs'; readonly generation: number; readonly key?: string }
-export type Told = Of & (
-  | { readonly type: 'beat'; readonly connection: Connection }
-  | { readonly type: 'frame'; readonly frame: Frame }
-  | { readonly type: 'start'; readonly ids: string[]; readonly frames: Frame[]; readonly list: boolean;
-      readonly open: boolean }
-  | { readonly type: 'refuse'; readonly status: number; readonly reason: string });
-export type Asked = { readonly to: 'leader' } & (
+/** What the leader says: to all, or to the one that asked with this key. */
+export interface Told {
+  readonly generation: number;
+  readonly key?: string;
+  /** The leader's own: this is a beat. */
+  readonly connection?: Connection;
+  readonly frames?: readonly Frame[];
+  /** Topologies that have begun with these frames. */
+  readonly ids?: readonly string[];
+  /** The list has begun. */
+  readonly list?: boolean;
+  /** There is as much as can be waited for. */
+  readonly open?: boolean;
+  /** It is refused. */
+  readonly status?: number;
+  readonly reason?: string;
+}
+export type Asked =
   | { readonly type: 'want'; readonly key: string; readonly tab: string; readonly body: Body }
   | { readonly type: 'bye'; readonly key: string }
-  | { readonly type: 'again' | 'ask' });
-export type Message = Told | Asked | { readonly to: 'all'; readonly type: 'who' | 'here'; readonly tab: string };
+  | { readonly type: 'again' | 'ask' };
+export type Message = Told | Asked | { readonly type: 'who' | 'here'; readonly tab: string };
 
 export interface Leader {
   readonly _generation: number;
@@ -53,14 +63,28 @@ interface Request {
   readonly _tab: string;
   readonly _body: Body;
   readonly _owed: Set<string>; // topologies of which nothing was sent
-  readonly _told: Set<string>; // those of them that are said to be unavailable
   _list: boolean; // the list is owed
   _open?: boolean;
   _beats: number; // since it was made
 }
 
+/** What events have in common, and some have. */
+interface Any {
+  readonly kind: StreamEvent['kind'];
+  readonly type: string;
+  readonly topology_id?: string | null;
+  readonly seq?: number;
+  readonly ts?: string;
+  readonly payload: { readonly more?: boolean };
+}
+
 /** How many beats a tab waits for all that it has asked for, before it gets what there is. */
 const patience = 4;
+
+export const bytesOf = (text: string): Uint8Array<ArrayBuffer> => new TextEncoder().encode(text);
+
+export const textOf = ({ event, data }: Pick<Frame, 'event' | 'data'>): string =>
+  `event: ${event}\ndata: ${JSON.stringify(data)}\n\n`;
 
 export function lead(
   host: Host, options: StreamOptions, generation: number, feeds: Map<string, Feed>, getState: () => StreamState,
@@ -76,51 +100,33 @@ export function lead(
   let refusedAt = -Infinity;
   let stopped = false;
 
-  const of = { to: 'tabs', generation } as const;
-  const headOf = (id: string): number => feeds.get(id)?._head ?? -1;
-  const connectionOf = (): Connection => (old ?? up)?.getSnapshot().connection ?? { state: 'connecting' };
-  const beat = (): void => send({ ...of, type: 'beat', connection: connectionOf() });
-  const tell = (frame: Frame): void => send({ ...of, type: 'frame', frame });
+  const say = (what: Omit<Told, 'generation'>): void => send({ generation, ...what });
+  const tell = (frame: Frame): void => say({ frames: [frame] });
+  const headOf = (id: string | null): number => feeds.get(id!)?._head ?? -1;
+  const beat = (): void => say({ connection: (old ?? up)?.getSnapshot().connection ?? { state: 'connecting' } });
 
-  const snapshotOf = ({ id, graph, ...rest }: TopologyState): Frame => {
-    const { status, reason, version, seq, in_flight, in_flight_total } = rest;
-    const data = { topology_id: id, status, reason, version, seq, in_flight, in_flight_total, ...graph };
-    return { event: 'snapshot', id, seq: seq!, data };
+  const snapshotOf = (state: TopologyState): Frame => {
+    const { id, part, problem, graph, graph_pending, broken, ...rest } = state;
+    return { event: 'snapshot', id, seq: rest.seq!, data: { topology_id: id, ...rest, ...graph } };
   };
 
   const noticeOf = (id: string, event: string, reason?: string | null): Frame =>
     ({ event, id, data: { topology_id: id, payload: { reason } } });
 
-  const listOf = (): Frame =>
-    ({ event: 'list', id: null, data: { data: up!.getSnapshot().list, more: false } });
+  const listOf = (): Frame => ({ event: 'list', id: null, data: { data: up!.getSnapshot().list, more: false } });
 
   // ---------------------------------------------------------- what the server sends
 
   const take = (stream: TopologyStream, event: StreamEvent): void => {
-    const { kind, type } = event;
-    if (kind === 'list') {
-      if (stream !== up) return;
-      if (type !== 'list') tell({ event: type, id: null, data: event.payload });
-      else if (!event.payload.more) tell(listOf());
-      return;
-    }
-    const { topology_id: id } = event;
-    if (kind === 'notice') {
-      if (id && stream === up) tell(noticeOf(id, type, event.payload.reason));
-      return;
-    }
-    const { payload } = event;
-    if (kind === 'raw') {
-      if (stream === (old ?? up)) tell({ event: type, id, data: { topology_id: id, ts: event.ts, payload } });
-      return;
-    }
-    const { seq } = event;
-    const head = headOf(id!);
-    if (kind === 'snapshot') {
-      if (seq > head && !old) tell({ event: type, id, seq, data: payload });
-    } else if (seq === head + 1) {
-      tell({ event: type, id, seq, data: { topology_id: id, ts: event.ts, seq, journaled: true, payload } });
-    }
+    const { kind, type, topology_id: id = null, seq, ts, payload } = event as Any;
+    const head = headOf(id);
+    const news = kind === 'event' ? seq! === head + 1 // of two streams one is the first
+      : kind === 'snapshot' ? seq! > head && !old
+        : stream === up && (kind === 'list' ? !payload.more : id);
+    if (!news) return;
+    const whole = kind === 'snapshot' || kind === 'list';
+    const data = whole ? payload : { topology_id: id, ts, seq, journaled: kind === 'event', payload };
+    tell(type === 'list' && whole ? listOf() : { event: type, id, seq, data });
   };
 
   /** A stream of all that the tabs want. */
@@ -135,20 +141,19 @@ export function lead(
         if (known[id]?.seq !== null || !state?.seq || state.part !== 'live' || state.graph_pending[0]) continue;
         if (graphOf && !state.graph) continue;
         body.topologies[id] = state.seq;
-        const { event, data } = snapshotOf(state);
-        seeds += `event: ${event}\ndata: ${JSON.stringify(data)}\n\n`;
+        seeds += textOf(snapshotOf(state));
       }
       const response = await host.fetch(input, { ...init, body: JSON.stringify(body) });
       if (!seeds || response.status !== 200) return response;
       // It resumes from what this tab has, so the stream is to begin with that.
       const prefix = new TransformStream<Uint8Array, Uint8Array>({
-        start: (controller) => controller.enqueue(new TextEncoder().encode(seeds)),
+        start: (controller) => controller.enqueue(bytesOf(seeds)),
       });
       return new Response(response.body!.pipeThrough(prefix), { headers: response.headers });
     };
     const graphOf = graph;
     const stream = new TopologyStream({ ...rest, topologies, graph, list, host: hostWith(host, fetch) });
-    const ours = (): boolean => !stopped && (stream === up || stream === old);
+    const ours = (): boolean => stream === up || stream === old;
     stream.on('violation', ({ kind, topology_id: id, got: seq }) => {
       if (!ours()) return;
       // Each tab is shown the number, and finds the same. After `back` comes the snapshot.
@@ -159,7 +164,7 @@ export function lead(
       if (ours()) take(stream, event);
     });
     stream.on('connection', (connection) => {
-      if (stopped || stream !== up) return;
+      if (stream !== up) return;
       beat();
       if (connection.state !== 'refused') return;
       refusedAt = host.performance.now();
@@ -177,12 +182,12 @@ export function lead(
     requests.delete(key);
     const { connection } = up!.getSnapshot();
     const { status, reason } = connection.state === 'refused' ? connection : { status: 403, reason: '' };
-    send({ ...of, type: 'refuse', key, status, reason });
+    say({ key, status, reason });
     later();
   };
 
   /** What begins a topology for a request; nothing: not yet. */
-  const startOf = ({ _body: body, _told: told }: Request, id: string): Frame[] | undefined => {
+  const startOf = ({ _body: body }: Request, id: string): Frame[] | undefined => {
     const from = body.topologies[id]!;
     const feed = feeds.get(id);
     const state = up?.getSnapshot().topologies[id];
@@ -191,25 +196,23 @@ export function lead(
     }
     if (!state) return undefined;
     const { part, seq, problem } = state;
+    const head = headOf(id);
     if (part === 'deleted') return [noticeOf(id, part)];
-    if (!seq || part === 'waiting' || seq < headOf(id) || state.graph_pending[0] || body.graph && !state.graph) {
-      if (part === 'unavailable' && !told.has(id)) {
-        told.add(id);
-        tell(noticeOf(id, part, problem));
-      }
-      return undefined;
+    if (part === 'unavailable' && !seq) {
+      feeds.delete(id); // so that the snapshot that comes is news
+      return [noticeOf(id, part, problem)];
     }
-    return seq > headOf(id) ? undefined : [snapshotOf(state)];
+    const whole = seq && part !== 'waiting' && !state.graph_pending[0] && (state.graph || !body.graph);
+    return whole && seq === head ? [snapshotOf(state)] : undefined;
   };
 
   const settle = (): void => {
     const now = up?.getSnapshot();
-    if (!now || stopped) return;
+    if (!now) return;
     if (old) {
       const parts = Object.values(now.topologies);
       const behind = ({ id, seq }: TopologyState): boolean => seq! > headOf(id);
-      const caughtUp = (list ? now.list : true) && parts.every((part) => part.part !== 'waiting' && !behind(part));
-      if (caughtUp || now.connection.state === 'open' && old.getSnapshot().connection.state !== 'open') {
+      if (old.getSnapshot().connection.state !== 'open' || parts.every((p) => p.part !== 'waiting' && !behind(p))) {
         old.close();
         old = undefined;
         for (const part of parts) if (behind(part)) tell(snapshotOf(part));
@@ -229,7 +232,7 @@ export function lead(
         ids.push(id);
         request._owed.delete(id);
       }
-      const begins = request._list && !!now.list && list;
+      const begins = request._list && !!now.list;
       if (begins) {
         frames.push(listOf());
         request._list = false;
@@ -237,7 +240,7 @@ export function lead(
       const opens = !request._open
         && (!request._owed.size && !request._list || request._beats >= patience);
       request._open ||= opens;
-      if (ids[0] || begins || opens) send({ ...of, type: 'start', key, ids, frames, list: begins, open: opens });
+      if (ids[0] || begins || opens) say({ key, ids, frames, list: begins, open: opens });
     }
   };
 
@@ -246,10 +249,11 @@ export function lead(
     timer = undefined;
     const all = [...requests.values()];
     const ids = new Set(all.flatMap(({ _body }) => Object.keys(_body.topologies)));
-    const more = all.some(({ _body }) => _body.graph && !graph || _body.list && !list);
-    if (!up || more) {
-      graph ||= all.some(({ _body }) => _body.graph);
-      list ||= all.some(({ _body }) => _body.list);
+    const withGraph = graph || all.some(({ _body }) => _body.graph);
+    const withList = list || all.some(({ _body }) => _body.list);
+    if (!up || withGraph !== graph || withList !== list) {
+      graph = withGraph;
+      list = withList;
       old?.close();
       old = up;
       up = open(ids);
@@ -276,7 +280,7 @@ export function lead(
       const { key, tab, body } = message;
       if (requests.has(key)) return;
       const owed = new Set(Object.keys(body.topologies));
-      requests.set(key, { _tab: tab, _body: body, _owed: owed, _told: new Set(), _list: !!body.list, _beats: 0 });
+      requests.set(key, { _tab: tab, _body: body, _owed: owed, _list: !!body.list, _beats: 0 });
       if (!watched.has(tab)) {
         watched.add(tab);
         watch(tab, () => {
@@ -306,8 +310,9 @@ export function lead(
     _stop: () => {
       stopped = true;
       host.clearTimeout(timer);
-      old?.close();
-      up?.close();
+      const streams = [old, up];
+      old = up = undefined;
+      for (const stream of streams) stream?.close();
     },
   };
 }

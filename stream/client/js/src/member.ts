@@ -1,6 +1,9 @@
 // One tab among those that share. Its own client asks here instead of the server, and the tab that leads answers.
 import type { Host } from './host.ts';
-import { lead, type Body, type Feed, type Frame, type Leader, type Message, type StreamOptions, type Told } from './leader.ts';
+import {
+  bytesOf, lead, textOf, type Asked, type Body, type Feed, type Frame, type Leader, type Message, type StreamOptions,
+  type Told,
+} from './leader.ts';
 import type { Connection, StreamState, Tabs } from './types.ts';
 
 export interface Member {
@@ -17,11 +20,11 @@ export interface Member {
 interface Pipe {
   readonly _body: Body;
   readonly _started: Set<string>; // topologies that the leader has brought to where it is itself
-  _list?: boolean; // the list has begun
+  _list?: boolean | undefined; // the list has begun
   _open?: boolean;
   readonly _write: (text: string) => void;
   /** With an answer, or because the stream has opened. */
-  readonly _answer: (refusal?: { status: number; reason: string }) => void;
+  readonly _answer: (refusal?: Told) => void;
   readonly _end: () => void;
 }
 
@@ -38,7 +41,7 @@ export function member(
   const shared = !!(locks && Channel);
   const me = host.Math.random().toString(36).slice(2);
   // The number is that of the messages: pages of another version of this client share among themselves.
-  const name = shared ? `topostream 1 ${url} ${share}` : `topostream 1 ${url}`;
+  const name = `topostream 1 ${url} ${shared && share}`;
   const pipes = new Map<string, Pipe>();
   const feeds = new Map<string, Feed>();
   const heard = new Set<string>(); // tabs, since the last roll call
@@ -52,14 +55,9 @@ export function member(
   let connection: Connection | undefined; // of the leader
   let missed = 0; // beats
   let requests = 0;
-  let count = 1;
-  let tabs: Tabs = { role: shared ? 'follows' : 'alone', count: shared ? null : 1, problem: null };
+  let count = shared ? null : 1;
+  let problem: string | null = null;
   let timer: unknown;
-
-  const setTabs = (change: Partial<Tabs>): void => {
-    tabs = { ...tabs, ...change };
-    changed();
-  };
 
   /** To the other tabs and to this one. */
   const send = (message: Message): void => {
@@ -72,22 +70,21 @@ export function member(
     const { id, seq, event } = frame;
     if (!id || !seq) return;
     const feed = feeds.get(id);
-    if (event === 'snapshot' ? told || !feed || seq > feed._head : !feed || seq > feed._head + 1) {
-      feeds.set(id, { _head: seq, _ring: event === 'snapshot' ? [] : [frame] });
-    } else if (seq === feed!._head + 1) {
+    const head = feed?._head ?? -1;
+    const snapshot = event === 'snapshot';
+    if (seq > head + 1 || snapshot && (told || seq > head)) {
+      feeds.set(id, { _head: seq, _ring: snapshot ? [] : [frame] });
+    } else if (seq > head) {
       feed!._head = seq;
       if (feed!._ring.push(frame) > kept) feed!._ring.shift();
     }
   };
 
-  const write = (pipe: Pipe, frames: Frame[], started?: boolean): void => {
-    for (const { event, id, seq, data } of frames) {
-      if (!started && !(id ? pipe._started.has(id) : pipe._list)) continue;
-      const snapshot = event === 'snapshot';
-      if (id && !snapshot && seq! <= pipe._body.topologies[id]!) continue; // it was ahead of a leader that is new
-      const { lans, deckies, edges, ...rest } = (data ?? {}) as Record<string, unknown>;
-      pipe._write(`event: ${event}\ndata: ${JSON.stringify(snapshot && !pipe._body.graph ? rest : data)}\n\n`);
-    }
+  const write = (pipe: Pipe, { event, id, seq, data }: Frame): void => {
+    const { lans, deckies, edges, ...rest } = (data ?? {}) as Record<string, unknown>;
+    const snapshot = event === 'snapshot';
+    if (id && !snapshot && seq! <= pipe._body.topologies[id]!) return; // it was ahead of a leader that is new
+    pipe._write(textOf({ event, data: snapshot && !pipe._body.graph ? rest : data }));
   };
 
   /** Nothing counts that an older leader says. */
@@ -96,48 +93,43 @@ export function member(
     if (leader && leader._generation !== newest) resign();
     for (const [key, pipe] of pipes) {
       if (pipe._open || pipe._started.size) pipe._end();
-      else send({ to: 'leader', type: 'want', key, tab: me, body: pipe._body });
+      else send({ type: 'want', key, tab: me, body: pipe._body });
     }
   };
 
   const hear = (message: Message): void => {
-    if (message.to === 'all') {
-      if (message.type === 'who') channel!.postMessage({ to: 'all', type: 'here', tab: me } satisfies Message);
-      heard.add(message.tab);
-      recount();
-    } else if (message.to === 'leader') {
-      leader?._hear(message);
-    } else if (message.generation >= generation) {
+    if ('generation' in message) {
+      if (message.generation < generation) return;
       if (message.generation > generation) follow(message.generation);
       missed = 0;
       take(message);
-    }
+    } else if (message.type === 'who' || message.type === 'here') {
+      if (message.type === 'who') call('here');
+      heard.add(message.tab);
+    } else leader?._hear(message as Asked);
   };
 
   const take = (told: Told): void => {
-    const pipe = pipes.get(told.key!);
-    if (told.type === 'beat') {
-      for (const each of pipes.values()) each._write(':\n\n');
-      if (JSON.stringify(connection) === JSON.stringify(told.connection)) return;
-      connection = told.connection;
-      changed();
-    } else if (told.type === 'frame') {
-      note(told.frame, true);
-      for (const each of pipes.values()) write(each, [told.frame]);
-    } else if (told.type === 'start' && pipe) {
-      for (const frame of told.frames) note(frame, false);
-      write(pipe, told.frames, true);
-      for (const id of told.ids) pipe._started.add(id);
-      pipe._list ||= told.list;
-      if (told.open && !pipe._open) {
+    const { key, connection: now, frames = [], ids = [], list, open, status } = told;
+    for (const frame of frames) note(frame, !key);
+    for (const [k, pipe] of pipes) {
+      if (now) pipe._write(':\n\n'); // nobody is silent
+      if (key && key !== k) continue;
+      for (const frame of frames) {
+        if (key || (frame.id ? pipe._started.has(frame.id) : pipe._list)) write(pipe, frame);
+      }
+      for (const id of ids) pipe._started.add(id);
+      pipe._list ||= list;
+      if (status) pipe._open ? pipe._end() : pipe._answer(told);
+      else if (open) {
         pipe._open = true;
         pipe._write('retry: 2000\n\n');
         pipe._answer();
       }
-    } else if (told.type === 'refuse' && pipe) {
-      if (pipe._open) pipe._end();
-      else pipe._answer(told);
     }
+    if (!now || now.state === connection?.state) return;
+    connection = now;
+    changed();
   };
 
   // ---------------------------------------------------------- leading
@@ -145,7 +137,7 @@ export function member(
   const resign = (): void => {
     leader?._stop();
     leader = undefined;
-    if (!gone) setTabs({ role: 'follows' });
+    changed();
   };
 
   /** Waits for its turn to lead, or takes it: a leader that is frozen holds the lock, and does nothing. */
@@ -158,9 +150,8 @@ export function member(
       mine = leader = lead(host, options, next, feeds, getSnapshot, send, (tab, died) => {
         void locks!.request(`${name} ${tab}`, died);
       });
-      setTabs({ role: 'leads' });
-      follow(next);
-      leader._beat();
+      leader._beat(); // and all ask it anew
+      changed();
       return left;
     }).catch(() => { // another has stolen it
       if (leader === mine) resign();
@@ -170,30 +161,21 @@ export function member(
 
   // ---------------------------------------------------------- being one of several
 
-  const recount = (exactly = false): void => {
-    const now = heard.size + 1;
-    if (now === count || now < count && !exactly) return;
-    count = now;
-    setTabs({
-      count,
-      problem: count < 5 ? null : `${count} tabs have a stream each, and a browser opens six connections to a server `
-        + 'over HTTP/1.1: serve the page by HTTPS, then tabs share one stream, and HTTP/2 has no such limit',
-    });
-  };
+  const call = (type: 'who' | 'here'): void => channel!.postMessage({ type, tab: me } satisfies Message);
 
-  let ticks = 0;
   const tick = (): void => {
     timer = host.setTimeout(tick, second);
-    ticks++;
     if (!shared) {
-      if (ticks % 5) return;
-      recount(true);
+      count = heard.size + 1;
+      problem = count < 5 ? null : `${count} tabs, a stream each: HTTP/1.1 has six connections. `
+        + 'With HTTPS tabs share one, and HTTP/2 has no such limit.';
       heard.clear();
-      channel!.postMessage({ to: 'all', type: 'who', tab: me } satisfies Message);
+      call('who');
+      changed();
     } else if (leader) {
       leader._beat();
     } else if (++missed === 4) { // a timer of a hidden page may be late, its messages are not
-      send({ to: 'leader', type: 'ask' });
+      send({ type: 'ask' });
     } else if (missed > 4) {
       missed = 0;
       claim(true);
@@ -207,7 +189,7 @@ export function member(
     (channel as { unref?: () => void }).unref?.(); // of Node
     timer = host.setTimeout(tick, second);
     if (!shared) {
-      channel.postMessage({ to: 'all', type: 'who', tab: me } satisfies Message);
+      call('who');
       return ready();
     }
     // Whoever gets this lock knows that the tab is no more.
@@ -219,11 +201,11 @@ export function member(
   });
 
   return {
-    _tabs: () => tabs,
+    _tabs: () => ({ role: leader ? 'leads' : shared ? 'follows' : 'alone', count, problem }),
     _connection: () => [...pipes.values()].some((pipe) => pipe._open)
       && /waiting|connecting/.test(connection?.state ?? '') ? connection : undefined,
     _again: () => {
-      if (joined && shared) send({ to: 'leader', type: 'again' });
+      if (joined && shared) send({ type: 'again' });
     },
     _leave: () => {
       gone = true;
@@ -236,47 +218,41 @@ export function member(
     _fetch: async (input, init) => {
       await join();
       if (!shared) return host.fetch(input, init);
+      const { signal } = init;
+      signal!.throwIfAborted();
       return new Promise((resolve, reject) => {
         const key = `${me} ${++requests}`;
-        const { signal } = init;
         let controller!: ReadableStreamDefaultController<Uint8Array>;
         const body = new ReadableStream<Uint8Array>({ start: (c) => { controller = c; } });
-        const encoder = new TextEncoder();
-        const forget = (): void => {
-          pipes.delete(key);
-          signal!.removeEventListener('abort', aborted);
-          if (!gone) send({ to: 'leader', type: 'bye', key });
-        };
-        const aborted = (): void => {
-          if (!pipes.has(key)) return;
-          forget();
-          controller.error(signal!.reason);
-          reject(signal!.reason as Error);
-        };
         const pipe: Pipe = {
           _body: JSON.parse(init.body as string) as Body,
           _started: new Set(),
-          _write: (text) => controller.enqueue(encoder.encode(text)),
+          _write: (text) => controller.enqueue(bytesOf(text)),
           _answer: (refusal) => {
             if (!refusal) {
               return resolve(new Response(body, { headers: { 'Content-Type': 'text/event-stream' } }));
             }
-            forget();
-            const { status, reason } = refusal;
+            pipes.delete(key);
+            const { status = 0, reason } = refusal;
             // It may be another tab's topology that the token does not hold for: the server says whose.
-            resolve(status === 403 ? host.fetch(input, init) : new Response(JSON.stringify({ detail: reason }), { status }));
+            resolve(status === 403 ? host.fetch(input, init)
+              : new Response(JSON.stringify({ detail: reason }), { status }));
           },
           _end: () => {
             pipe._write('retry: 100\n\n');
+            pipes.delete(key);
             controller.close();
-            forget();
             reject(new Error('another tab leads'));
           },
         };
-        signal!.addEventListener('abort', aborted);
+        signal!.addEventListener('abort', () => { // the client does so at each stream's end
+          pipes.delete(key);
+          send({ type: 'bye', key });
+          controller.error(signal!.reason);
+          reject(signal!.reason as Error);
+        });
         pipes.set(key, pipe);
-        if (signal!.aborted) aborted();
-        else send({ to: 'leader', type: 'want', key, tab: me, body: pipe._body });
+        send({ type: 'want', key, tab: me, body: pipe._body });
       });
     },
   };

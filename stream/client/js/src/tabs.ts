@@ -30,49 +30,36 @@ export class TopologyStream<E = unknown> extends Alone<E> {
     const { on, open, reconnect, close, getSnapshot } = this;
     const own = { change: new Set<() => void>(), connection: new Set<(connection: Connection) => void>() };
     let listening = false;
-    let told: Connection = { state: 'idle' };
+    let told: Connection['state'] = 'idle';
     let inner: StreamState | undefined; // what `made` is made of
     let made: StreamState;
 
-    const call = <T>(listeners: Set<(value: T) => void>, value: T): void => {
-      for (const listener of [...listeners]) {
-        try {
-          listener(value);
-        } catch (error) {
-          queueMicrotask(() => { throw error; });
-        }
-      }
-    };
-
-    const tell = (): void => {
-      const { connection } = this.getSnapshot();
-      if (connection.state === told.state) return;
-      told = connection;
-      call(own.connection, connection);
-    };
-
-    tab = member(base, rest, share, getSnapshot, () => {
+    /** This tab's state is different, or what it is told of the others. */
+    const changed = (): void => {
       inner = undefined;
-      tell();
-      call(own.change, undefined);
-    });
+      const { connection } = this.getSnapshot();
+      // What one of them throws stops nobody else.
+      for (const listener of own.change) queueMicrotask(listener);
+      if (connection.state === told) return;
+      told = connection.state;
+      for (const listener of own.connection) queueMicrotask(() => listener(connection));
+    };
+
+    tab = member(base, rest, share, getSnapshot, changed);
 
     const mine: Partial<Alone<E>> = {
       open: () => {
         if (listening) return;
         listening = true;
-        on('connection', tell);
+        on('change', changed);
         open();
       },
       on: (name, listener) => {
         const to = (own as Partial<Record<keyof Listeners, Set<unknown>>>)[name];
-        to?.add(listener);
+        if (!to) return on(name, listener);
+        to.add(listener);
         this.open();
-        const off = name === 'connection' ? undefined : on(name, listener);
-        return () => {
-          to?.delete(listener);
-          off?.();
-        };
+        return () => void to.delete(listener);
       },
       reconnect: () => {
         reconnect();
