@@ -229,6 +229,7 @@ func (c *serveCmd) Run(ctx context.Context, o output) error {
 		AllowOrigin:       c.AllowOrigin,
 		ConsoleHandler:    console.Handler(),
 		ClientHandler:     js.Handler(),
+		TabsHandler:       js.TabsHandler(),
 		Engine:            carrier,
 		Ready: func() error {
 			if blind.Load() {

@@ -17,13 +17,10 @@ export interface Host {
 
 /** A host with another fetch. A window's methods want to be called on the window. */
 export function hostWith(host: Host, fetch: Host['fetch']): Host {
-  return {
-    performance: host.performance,
-    Math: host.Math,
-    setTimeout: (f, ms) => host.setTimeout(f, ms),
-    clearTimeout: (timer) => host.clearTimeout(timer),
-    addEventListener: (type, listener) => host.addEventListener?.(type, listener),
-    removeEventListener: (type, listener) => host.removeEventListener?.(type, listener),
-    fetch,
-  };
+  return new Proxy(host, {
+    get: (_, key: keyof Host) => {
+      const value = host[key] as { bind?: (to: Host) => unknown } | undefined;
+      return key === 'fetch' ? fetch : value?.bind ? value.bind(host) : value;
+    },
+  });
 }

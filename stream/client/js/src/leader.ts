@@ -43,8 +43,7 @@ export interface Told {
   readonly reason?: string;
 }
 export type Asked =
-  | { readonly type: 'want'; readonly key: string; readonly tab: string; readonly body: Body }
-  | { readonly type: 'bye'; readonly key: string }
+  | { readonly type: 'want'; readonly key: string; readonly body: Body }
   | { readonly type: 'again' | 'ask' };
 export type Message = Told | Asked | { readonly type: 'who' | 'here'; readonly tab: string };
 
@@ -60,7 +59,6 @@ export type StreamOptions = Omit<Options, 'onEvent' | 'onConnection' | 'onViolat
 
 /** A stream that a tab has asked for. */
 interface Request {
-  readonly _tab: string;
   readonly _body: Body;
   readonly _owed: Set<string>; // topologies of which nothing was sent
   _list: boolean; // the list is owed
@@ -88,10 +86,9 @@ export const textOf = ({ event, data }: Pick<Frame, 'event' | 'data'>): string =
 
 export function lead(
   host: Host, options: StreamOptions, generation: number, feeds: Map<string, Feed>, getState: () => StreamState,
-  send: (message: Message) => void, watch: (tab: string, died: () => void) => void,
+  send: (message: Message) => void, watch: (key: string, over: () => void) => void,
 ): Leader {
   const requests = new Map<string, Request>();
-  const watched = new Set<string>();
   let up: TopologyStream | undefined;
   let old: TopologyStream | undefined; // until up has caught up with it
   let graph = false;
@@ -131,7 +128,6 @@ export function lead(
 
   /** A stream of all that the tabs want. */
   const open = (topologies: Iterable<string>): TopologyStream => {
-    const { signal, topologies: _, ...rest } = options;
     const fetch = async (input: string | URL | globalThis.Request, init?: RequestInit): Promise<Response> => {
       const body = JSON.parse(init!.body as string) as { topologies: Record<string, number | null> };
       const known = stream.getSnapshot().topologies;
@@ -152,7 +148,7 @@ export function lead(
       return new Response(response.body!.pipeThrough(prefix), { headers: response.headers });
     };
     const graphOf = graph;
-    const stream = new TopologyStream({ ...rest, topologies, graph, list, host: hostWith(host, fetch) });
+    const stream = new TopologyStream({ ...options, topologies, graph, list, host: hostWith(host, fetch) });
     const ours = (): boolean => stream === up || stream === old;
     stream.on('violation', ({ kind, topology_id: id, got: seq }) => {
       if (!ours()) return;
@@ -277,23 +273,16 @@ export function lead(
 
   const hear = (message: Asked): void => {
     if (message.type === 'want') {
-      const { key, tab, body } = message;
+      const { key, body } = message;
       if (requests.has(key)) return;
       const owed = new Set(Object.keys(body.topologies));
-      requests.set(key, { _tab: tab, _body: body, _owed: owed, _list: !!body.list, _beats: 0 });
-      if (!watched.has(tab)) {
-        watched.add(tab);
-        watch(tab, () => {
-          watched.delete(tab);
-          for (const [key, { _tab }] of requests) if (_tab === tab) requests.delete(key);
-          later();
-        });
-      }
+      requests.set(key, { _body: body, _owed: owed, _list: !!body.list, _beats: 0 });
+      watch(key, () => {
+        requests.delete(key);
+        later();
+      });
       const refused = up?.getSnapshot().connection.state === 'refused';
       if (refused && host.performance.now() - refusedAt < 1000) return refuse(key);
-      later();
-    } else if (message.type === 'bye') {
-      requests.delete(message.key);
       later();
     } else if (message.type === 'again') up?.reconnect();
     else beat();

@@ -46,7 +46,6 @@ export function member(
   const feeds = new Map<string, Feed>();
   const heard = new Set<string>(); // tabs, since the last roll call
   let channel: BroadcastChannel | undefined;
-  let joined: Promise<unknown> | undefined;
   let leave!: () => void;
   const left = new Promise<void>((resolve) => { leave = resolve; });
   let gone = false;
@@ -93,7 +92,7 @@ export function member(
     if (leader && leader._generation !== newest) resign();
     for (const [key, pipe] of pipes) {
       if (pipe._open || pipe._started.size) pipe._end();
-      else send({ type: 'want', key, tab: me, body: pipe._body });
+      else send({ type: 'want', key, body: pipe._body });
     }
   };
 
@@ -147,8 +146,8 @@ export function member(
       if (gone) return undefined;
       resign();
       const next = Math.max(generation + 1, Date.now());
-      mine = leader = lead(host, options, next, feeds, getSnapshot, send, (tab, died) => {
-        void locks!.request(`${name} ${tab}`, died);
+      mine = leader = lead(host, options, next, feeds, getSnapshot, send, (key, over) => {
+        void locks!.request(`${name} ${key}`, over);
       });
       leader._beat(); // and all ask it anew
       changed();
@@ -168,7 +167,7 @@ export function member(
     if (!shared) {
       count = heard.size + 1;
       problem = count < 5 ? null : `${count} tabs, a stream each: HTTP/1.1 has six connections. `
-        + 'With HTTPS tabs share one, and HTTP/2 has no such limit.';
+        + 'HTTPS lets tabs share one, and HTTP/2 has no limit.';
       heard.clear();
       call('who');
       changed();
@@ -182,30 +181,12 @@ export function member(
     }
   };
 
-  const join = (): Promise<unknown> => joined ??= new Promise<void>((ready) => {
-    if (gone || !Channel) return ready();
-    channel = new Channel(name);
-    channel.onmessage = ({ data }) => hear(data as Message);
-    (channel as { unref?: () => void }).unref?.(); // of Node
-    timer = host.setTimeout(tick, second);
-    if (!shared) {
-      call('who');
-      return ready();
-    }
-    // Whoever gets this lock knows that the tab is no more.
-    void locks.request(`${name} ${me}`, () => {
-      ready();
-      claim(false);
-      return left;
-    });
-  });
-
   return {
     _tabs: () => ({ role: leader ? 'leads' : shared ? 'follows' : 'alone', count, problem }),
     _connection: () => [...pipes.values()].some((pipe) => pipe._open)
       && /waiting|connecting/.test(connection?.state ?? '') ? connection : undefined,
     _again: () => {
-      if (joined && shared) send({ type: 'again' });
+      if (shared) send({ type: 'again' });
     },
     _leave: () => {
       gone = true;
@@ -216,10 +197,15 @@ export function member(
       channel = undefined;
     },
     _fetch: async (input, init) => {
-      await join();
+      if (!channel && Channel && !gone) {
+        channel = new Channel(name);
+        channel.onmessage = ({ data }) => hear(data as Message);
+        timer = host.setTimeout(tick, second);
+        if (shared) claim(false);
+        else call('who');
+      }
       if (!shared) return host.fetch(input, init);
       const { signal } = init;
-      signal!.throwIfAborted();
       return new Promise((resolve, reject) => {
         const key = `${me} ${++requests}`;
         let controller!: ReadableStreamDefaultController<Uint8Array>;
@@ -235,24 +221,26 @@ export function member(
             pipes.delete(key);
             const { status = 0, reason } = refusal;
             // It may be another tab's topology that the token does not hold for: the server says whose.
-            resolve(status === 403 ? host.fetch(input, init)
-              : new Response(JSON.stringify({ detail: reason }), { status }));
+            resolve(status === 403 ? host.fetch(input, init) : Response.json({ detail: reason }, { status }));
           },
           _end: () => {
             pipe._write('retry: 100\n\n');
             pipes.delete(key);
             controller.close();
-            reject(new Error('another tab leads'));
+            reject('another tab leads');
           },
         };
-        signal!.addEventListener('abort', () => { // the client does so at each stream's end
-          pipes.delete(key);
-          send({ type: 'bye', key });
-          controller.error(signal!.reason);
-          reject(signal!.reason as Error);
-        });
-        pipes.set(key, pipe);
-        send({ type: 'want', key, tab: me, body: pipe._body });
+        // Whoever gets this lock knows that the request is over, also when the tab is no more.
+        void locks!.request(`${name} ${key}`, () => signal!.aborted ? reject() : new Promise<void>((over) => {
+          pipes.set(key, pipe);
+          signal!.addEventListener('abort', () => { // the client does so at each stream's end
+            over();
+            pipes.delete(key);
+            controller.error(signal!.reason);
+            reject(signal!.reason as Error);
+          });
+          send({ type: 'want', key, body: pipe._body });
+        }));
       });
     },
   };
