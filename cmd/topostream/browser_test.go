@@ -22,7 +22,7 @@ type page struct {
 }
 
 // openPage starts a Chromium without a window and opens the address.
-func openPage(t testing.TB, address string) *page {
+func openPage(t testing.TB, address string, flags ...chromedp.ExecAllocatorOption) *page {
 	t.Helper()
 	path := ""
 	for _, name := range []string{"chromium", "chromium-browser", "google-chrome"} {
@@ -39,7 +39,7 @@ func openPage(t testing.TB, address string) *page {
 		chromedp.Flag("disable-quic", true), chromedp.Flag("disable-component-update", true))
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	t.Cleanup(cancel)
-	ctx, cancelAllocator := chromedp.NewExecAllocator(ctx, options...)
+	ctx, cancelAllocator := chromedp.NewExecAllocator(ctx, append(options, flags...)...)
 	t.Cleanup(cancelAllocator)
 	ctx, cancelContext := chromedp.NewContext(ctx)
 	t.Cleanup(cancelContext)
@@ -47,6 +47,17 @@ func openPage(t testing.TB, address string) *page {
 		t.Fatal(err)
 	}
 	return &page{t, ctx}
+}
+
+// tab opens the address in another tab of the same browser.
+func (p *page) tab(address string) *page {
+	p.t.Helper()
+	ctx, cancel := chromedp.NewContext(p.ctx)
+	p.t.Cleanup(cancel)
+	if _, err := chromedp.Run(ctx, chromedp.Navigate(address)); err != nil {
+		p.t.Fatal(err)
+	}
+	return &page{p.t, ctx}
 }
 
 // until waits until an expression is true.

@@ -167,7 +167,7 @@ export function member(
     if (!shared) {
       count = heard.size + 1;
       problem = count < 5 ? null : `${count} tabs, a stream each: HTTP/1.1 has six connections. `
-        + 'HTTPS lets tabs share one, and HTTP/2 has no limit.';
+        + 'HTTPS lets tabs share one; HTTP/2 has no limit.';
       heard.clear();
       call('who');
       changed();
@@ -227,7 +227,7 @@ export function member(
             pipe._write('retry: 100\n\n');
             pipes.delete(key);
             controller.close();
-            reject('another tab leads');
+            reject('no leader');
           },
         };
         // Whoever gets this lock knows that the request is over, also when the tab is no more.
