@@ -285,7 +285,7 @@ export function lead(
       if (refused && host.performance.now() - refusedAt < 1000) return refuse(key);
       later();
     } else if (message.type === 'again') up?.reconnect();
-    else beat();
+    else host.setTimeout(beat, 20); // Chromium hands a frozen page its messages, and runs no timers: it may not answer
   };
 
   return {

@@ -100,7 +100,6 @@ export function member(
     if ('generation' in message) {
       if (message.generation < generation) return;
       if (message.generation > generation) follow(message.generation);
-      missed = 0;
       take(message);
     } else if (message.type === 'who' || message.type === 'here') {
       if (message.type === 'who') call('here');
@@ -126,7 +125,9 @@ export function member(
         pipe._answer();
       }
     }
-    if (!now || now.state === connection?.state) return;
+    if (!now) return;
+    missed = 0;
+    if (now.state === connection?.state) return;
     connection = now;
     changed();
   };
@@ -173,7 +174,7 @@ export function member(
       changed();
     } else if (leader) {
       leader._beat();
-    } else if (++missed === 4) { // a timer of a hidden page may be late, its messages are not
+    } else if (++missed === 3) { // the beats of a hidden page may be late, its answers by a second alone
       send({ type: 'ask' });
     } else if (missed > 4) {
       missed = 0;

@@ -38,7 +38,7 @@ class Locks {
   }
 }
 
-/** A tab: its clock and its messages stand still while it is frozen. */
+/** A tab: its clock stands still while it is frozen, and its messages wait, unless they come all the same. */
 class Tab {
   readonly clock = new Clock();
   readonly events: StreamEvent[] = [];
@@ -46,9 +46,10 @@ class Tab {
   readonly states: string[] = [];
   readonly stream: TopologyStream;
   #frozen: (() => void)[] | undefined;
+  #hears = true;
 
   constructor(options: Options, secure = true) {
-    const deliver = (f: () => void): void => void (this.#frozen ? this.#frozen.push(f) : f());
+    const deliver = (f: () => void): void => void (this.#hears ? f() : this.#frozen!.push(f));
     class Channel {
       readonly #channel: RealChannel;
       constructor(name: string) { this.#channel = new RealChannel(name); }
@@ -73,10 +74,14 @@ class Tab {
 
   get role(): string | undefined { return this.stream.getSnapshot().tabs?.role; }
   get frozen(): boolean { return !!this.#frozen; }
-  freeze(): void { this.#frozen = []; }
+  freeze(hears = false): void {
+    this.#frozen = [];
+    this.#hears = hears;
+  }
   thaw(): void {
     const waiting = this.#frozen ?? [];
     this.#frozen = undefined;
+    this.#hears = true;
     for (const f of waiting) f();
   }
   seqs(id?: string): (number | string)[] {
@@ -211,6 +216,43 @@ test('a leader that is frozen is deposed after five seconds, and what it says th
   expect(a.seqs()).toEqual(['snapshot 1', 2, 3, 4]);
   expect(tabs.flatMap((tab) => tab.violations)).toEqual([]);
   await soon(() => server.open.length === 1);
+});
+
+test('a leader that is frozen is deposed though it still hears, and passes on what comes', async () => {
+  const id = server.add(1);
+  const a = new Tab({ topologies: [id] });
+  await soon(() => a.role === 'leads' && a.events.length === 1);
+  const b = new Tab({ topologies: [id] });
+  await soon(() => b.events.length === 1);
+  a.freeze(true); // as Chromium does it: no timer runs, but messages and bytes come
+  let head = 1;
+  await soon(() => {
+    if (head === 1 || b.seqs().at(-1) === head) head = server.emit(id, 'x') - epoch;
+    return b.role === 'leads';
+  });
+  await soon(() => a.role === 'follows');
+  a.thaw();
+  head = server.emit(id, 'x') - epoch;
+  await soon(() => tabs.every((tab) => tab.seqs().at(-1) === head));
+  for (const tab of [a, b]) {
+    expect(tab.seqs()).toEqual(['snapshot 1', ...Array.from({ length: head - 1 }, (_, i) => i + 2)]);
+  }
+  expect(tabs.flatMap((tab) => tab.violations)).toEqual([]);
+});
+
+test('a leader whose beats are late, because its page is hidden, answers and stays', async () => {
+  const id = server.add(1);
+  const a = new Tab({ topologies: [id] });
+  await soon(() => a.role === 'leads' && a.events.length === 1);
+  const b = new Tab({ topologies: [id] });
+  await soon(() => b.events.length === 1);
+  for (let s = 0; s < 20; s++) {
+    b.clock.advance(1000);
+    await new Promise((resolve) => setTimeout(resolve, 5));
+    a.clock.advance(30); // what a message sets runs; the next beat is far
+    await new Promise((resolve) => setTimeout(resolve, 5));
+  }
+  expect([a.role, b.role]).toEqual(['leads', 'follows']);
 });
 
 test('the leader’s connection is that of all, and it goes on from the same place', async () => {
