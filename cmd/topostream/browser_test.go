@@ -37,7 +37,7 @@ func openPage(t testing.TB, address string, flags ...chromedp.ExecAllocatorOptio
 	options := append(chromedp.DefaultExecAllocatorOptions[:],
 		chromedp.ExecPath(path), chromedp.NoSandbox, chromedp.DisableGPU, chromedp.WSURLReadTimeout(time.Minute),
 		chromedp.Flag("disable-quic", true), chromedp.Flag("disable-component-update", true))
-	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 8*time.Minute)
 	t.Cleanup(cancel)
 	ctx, cancelAllocator := chromedp.NewExecAllocator(ctx, append(options, flags...)...)
 	t.Cleanup(cancelAllocator)
@@ -65,12 +65,14 @@ func (p *page) until(js string) {
 	p.t.Helper()
 	if _, err := chromedp.Run(
 		p.ctx,
-		chromedp.Poll[bool](js, chromedp.WithPollingInterval(20*time.Millisecond), chromedp.WithPollingTimeout(time.Minute)),
+		chromedp.Poll[bool](
+			js, chromedp.WithPollingInterval(20*time.Millisecond), chromedp.WithPollingTimeout(2*time.Minute)),
 	); err != nil {
 		state, _ := chromedp.Run(
 			p.ctx,
 			chromedp.Evaluate[string](
-				`JSON.stringify({got: window.got?.slice(-5), last: window.last, opens: window.opens, wrong: window.wrong})`),
+				`JSON.stringify({got: window.got?.slice(-5), last: window.last, opens: window.opens, wrong: window.wrong,
+					connection: window.stream?.getSnapshot().connection, tabs: window.stream?.getSnapshot().tabs})`),
 		)
 		p.t.Fatalf("%s: %v; the page has %s", js, err, state)
 	}
