@@ -16,9 +16,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/chromedp/cdproto/cdp"
-	"github.com/chromedp/cdproto/network"
-	"github.com/chromedp/chromedp"
 	"github.com/jackc/pgx/v5"
 
 	"topostream/pgbus/pgtest"
@@ -244,60 +241,4 @@ func TestThePackagedClientInARealBrowserIsRefusedForGoodBy401(t *testing.T) {
 	proxy.ttl.Store(int64(time.Hour))
 	chromeEval[bool](t, page.ctx, `stream.reconnect(), true`)
 	page.endsEqual(t, conn, began)
-}
-
-func TestThePackagedClientInARealBrowserEndsEqualToTheJournalThoughTheNetworkIsOffForAMinute(t *testing.T) {
-	t.Parallel()
-	long(t)
-	db := pgtest.New(t)
-	conn := db.Conn(t)
-	ids := live(t, conn, 3)
-	page := openPage(t, startServer(t, db.URL)+"/")
-	page.network(true) // Chromium cuts only what was opened under its emulation
-	page.topologyStream(ids, fmt.Sprintf(`() => %q`, testToken(t)))
-	began := page.began(ids)
-	page.network(false)
-	const state = `window.stream.getSnapshot().connection.state`
-	page.until(state + ` !== 'open'`)
-	minute := time.After(time.Minute)
-	again := time.NewTicker(100 * time.Millisecond)
-	defer again.Stop()
-	for off := true; off; {
-		select {
-		case <-again.C:
-			for _, id := range ids {
-				emit(t, conn, id)
-			}
-		case <-minute:
-			off = false
-		}
-	}
-	for _, id := range ids {
-		if seq := chromeEval[uint64](t, page.ctx, seqOf(id)); seq != began[id] {
-			t.Errorf("the network was off, and the page got from %d to %d", began[id], seq)
-		}
-	}
-	page.network(true)
-	page.endsEqual(t, conn, began)
-	if n := chromeEval[int](t, page.ctx, `window.opens`); n != 2 {
-		t.Errorf("%d connections, with a network that was off once", n)
-	}
-}
-
-// network switches the page's network on or off; the page is told, as by a real one.
-func (p *page) network(on bool) {
-	p.t.Helper()
-	conditions := network.EmulateNetworkConditionsByRuleParams{MatchedNetworkConditions: []*network.Conditions{
-		{Offline: !on, Latency: 1, DownloadThroughput: -1, UploadThroughput: -1},
-	}}
-	if _, err := chromedp.Run(p.ctx, chromedp.Func(func(ctx chromeContext, target *chromedp.Target) error {
-		if _, err := cdp.Call(ctx, target, network.EmulateNetworkConditionsByRule, conditions); err != nil {
-			return err
-		}
-		_, err := cdp.Call(ctx, target, network.OverrideNetworkState,
-			network.OverrideNetworkStateParams{Offline: !on, DownloadThroughput: -1, UploadThroughput: -1})
-		return err
-	})); err != nil {
-		p.t.Fatal(err)
-	}
 }
