@@ -146,7 +146,7 @@ func newTokenProxy(t *testing.T, server string, ttl time.Duration) *tokenProxy {
 	}
 	p := new(tokenProxy)
 	p.ttl.Store(int64(ttl))
-	transport := http.DefaultTransport.(*http.Transport).Clone()
+	transport := new(http.Transport)
 	proxy := &httputil.ReverseProxy{
 		Transport:     transport,
 		FlushInterval: -1,

@@ -116,10 +116,8 @@ func withModule(t *testing.T, url string, next http.Handler) http.Handler {
 // startFirefox opens an address in a Firefox of its own, which asks nothing and calls nobody.
 func startFirefox(t *testing.T, path, address string) *process {
 	t.Helper()
-	home, err := os.MkdirTemp("", "firefox") // t.TempDir's removal fails when a process of it still writes
-	if err != nil {
-		t.Fatal(err)
-	}
+	// Processes of it still write while they end, so t.TempDir's own removal may find something new.
+	home := filepath.Join(t.TempDir(), "home")
 	t.Cleanup(func() {
 		pgtest.Eventually(t, "Firefox to leave its directory", func() bool { return os.RemoveAll(home) == nil })
 	})
@@ -140,7 +138,7 @@ func startFirefox(t *testing.T, path, address string) *process {
 		user_pref("services.settings.server", "http://127.0.0.1:9");
 	`
 	profile := filepath.Join(home, "profile")
-	if err := os.Mkdir(profile, 0o700); err != nil {
+	if err := os.MkdirAll(profile, 0o700); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.WriteFile(filepath.Join(profile, "user.js"), []byte(preferences), 0o600); err != nil {

@@ -118,11 +118,10 @@ func fiveTabs(t *testing.T, scheme string, times int) {
 	address := strings.Replace(server.url, "http:", scheme+":", 1) + "/"
 	token := testToken(t)
 	first := openPage(t, address, chromedp.Flag("ignore-certificate-errors", true)) // the browser ends with this tab
-	var tabs []*page
-	for range 5 {
-		tab := first.tab(address)
-		tab.share(ids, token)
-		tabs = append(tabs, tab)
+	tabs := make([]*page, 5)
+	for i := range tabs {
+		tabs[i] = first.tab(address)
+		tabs[i].share(ids, token)
 	}
 	heads := make(map[string]uint64)
 	load := func(n int) {
@@ -134,10 +133,7 @@ func fiveTabs(t *testing.T, scheme string, times int) {
 	for _, id := range ids {
 		heads[id] = emit(t, conn, id)
 	}
-	var fates []string
-	for range times {
-		fates = append(fates, "closed", "frozen", "reloaded")
-	}
+	fates := slices.Repeat([]string{"closed", "frozen", "reloaded"}, times)
 	random.Shuffle(len(fates), func(i, j int) { fates[i], fates[j] = fates[j], fates[i] })
 	for _, fate := range fates {
 		leader := slices.IndexFunc(tabs, func(p *page) bool { return p.role() == "leads" })
