@@ -22,7 +22,7 @@ type page struct {
 }
 
 // openPage starts a Chromium without a window and opens the address.
-func openPage(t testing.TB, address string, more ...chromedp.ExecAllocatorOption) *page {
+func openPage(t testing.TB, address string, flags ...chromedp.ExecAllocatorOption) *page {
 	t.Helper()
 	path := ""
 	for _, name := range []string{"chromium", "chromium-browser", "google-chrome"} {
@@ -37,10 +37,9 @@ func openPage(t testing.TB, address string, more ...chromedp.ExecAllocatorOption
 	options := append(chromedp.DefaultExecAllocatorOptions[:],
 		chromedp.ExecPath(path), chromedp.NoSandbox, chromedp.DisableGPU, chromedp.WSURLReadTimeout(time.Minute),
 		chromedp.Flag("disable-quic", true), chromedp.Flag("disable-component-update", true))
-	options = append(options, more...)
-	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 8*time.Minute)
 	t.Cleanup(cancel)
-	ctx, cancelAllocator := chromedp.NewExecAllocator(ctx, options...)
+	ctx, cancelAllocator := chromedp.NewExecAllocator(ctx, append(options, flags...)...)
 	t.Cleanup(cancelAllocator)
 	ctx, cancelContext := chromedp.NewContext(ctx)
 	t.Cleanup(cancelContext)
@@ -50,17 +49,30 @@ func openPage(t testing.TB, address string, more ...chromedp.ExecAllocatorOption
 	return &page{t, ctx}
 }
 
+// tab opens the address in another tab of the same browser.
+func (p *page) tab(address string) *page {
+	p.t.Helper()
+	ctx, cancel := chromedp.NewContext(p.ctx)
+	p.t.Cleanup(cancel)
+	if _, err := chromedp.Run(ctx, chromedp.Navigate(address)); err != nil {
+		p.t.Fatal(err)
+	}
+	return &page{p.t, ctx}
+}
+
 // until waits until an expression is true.
 func (p *page) until(js string) {
 	p.t.Helper()
 	if _, err := chromedp.Run(
 		p.ctx,
-		chromedp.Poll[bool](js, chromedp.WithPollingInterval(20*time.Millisecond), chromedp.WithPollingTimeout(time.Minute)),
+		chromedp.Poll[bool](
+			js, chromedp.WithPollingInterval(20*time.Millisecond), chromedp.WithPollingTimeout(2*time.Minute)),
 	); err != nil {
 		state, _ := chromedp.Run(
 			p.ctx,
 			chromedp.Evaluate[string](
 				`JSON.stringify({got: window.got?.slice(-5), last: window.last, opens: window.opens, wrong: window.wrong,
+					connection: window.stream?.getSnapshot().connection, tabs: window.stream?.getSnapshot().tabs,
 					console: window.topostream, text: document.getElementById('console')?.innerText?.slice(0, 2000)})`),
 		)
 		p.t.Fatalf("%s: %v; the page has %s", js, err, state)

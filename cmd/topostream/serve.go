@@ -247,6 +247,7 @@ func (c *serveCmd) Run(ctx context.Context, o output) error {
 		HSTS:              c.HSTS,
 		ConsoleHandler:    console.Handler(),
 		ClientHandler:     js.Handler(),
+		TabsHandler:       js.TabsHandler(),
 		Engine:            carrier,
 		Ready: func() error {
 			if blind.Load() {

@@ -22,7 +22,7 @@ type described struct {
 
 func fullServer() *Server {
 	nothing := http.NotFoundHandler()
-	return New(Config{ConsoleHandler: nothing, ClientHandler: nothing, MetricsHandler: nothing})
+	return New(Config{ConsoleHandler: nothing, ClientHandler: nothing, TabsHandler: nothing, MetricsHandler: nothing})
 }
 
 func TestTheDescriptionIsServedWithoutATokenAndHasEveryRouteAndNoOther(t *testing.T) {

@@ -53,6 +53,7 @@ type Config struct {
 	Notice         func() string
 	ConsoleHandler http.Handler
 	ClientHandler  http.Handler // of /topostream.js
+	TabsHandler    http.Handler // of /topostream-tabs.js
 	MetricsHandler http.Handler
 	// Engine carries the streams of plain HTTP/1.1; nil: net/http carries all.
 	Engine *engine.Engine
@@ -136,6 +137,9 @@ func (s *Server) answers(r chi.Router) {
 	}
 	if s.cfg.ClientHandler != nil {
 		r.Method(http.MethodGet, "/topostream.js", s.cfg.ClientHandler)
+	}
+	if s.cfg.TabsHandler != nil {
+		r.Method(http.MethodGet, "/topostream-tabs.js", s.cfg.TabsHandler)
 	}
 	r.Get("/openapi.yaml", serveDescription)
 	const topologies, topology = basePath + "/topologies", basePath + "/topologies/{id}"

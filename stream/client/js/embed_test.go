@@ -13,20 +13,30 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-func get(t *testing.T, tag string) *http.Response {
+func get(t *testing.T, handler http.Handler, tag string) *http.Response {
 	t.Helper()
 	r := httptest.NewRequest(http.MethodGet, "/topostream.js", nil)
 	if tag != "" {
 		r.Header.Set("If-None-Match", tag)
 	}
 	w := httptest.NewRecorder()
-	js.Handler().ServeHTTP(w, r)
+	handler.ServeHTTP(w, r)
 	return w.Result()
 }
 
 func TestTheClientIsAModuleThatABrowserAsksForAgainAfterAnUpgrade(t *testing.T) {
 	t.Parallel()
-	first := get(t, "")
+	for name, handler := range map[string]http.Handler{"alone": js.Handler(), "tabs": js.TabsHandler()} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			isModule(t, handler)
+		})
+	}
+}
+
+func isModule(t *testing.T, handler http.Handler) {
+	t.Helper()
+	first := get(t, handler, "")
 	defer first.Body.Close()
 	for name, want := range map[string]string{
 		"Content-Type": "text/javascript; charset=utf-8", "Cache-Control": "no-cache",
@@ -40,7 +50,7 @@ func TestTheClientIsAModuleThatABrowserAsksForAgainAfterAnUpgrade(t *testing.T) 
 		t.Errorf("%d, %v: no client", first.StatusCode, err)
 	}
 	tag := first.Header.Get("ETag")
-	same, other := get(t, tag), get(t, `"another version's"`)
+	same, other := get(t, handler, tag), get(t, handler, `"another version's"`)
 	defer same.Body.Close()
 	defer other.Body.Close()
 	if tag == "" || same.StatusCode != http.StatusNotModified || other.StatusCode != http.StatusOK {

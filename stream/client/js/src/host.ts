@@ -10,4 +10,17 @@ export interface Host {
   /** A window's; Node has none. */
   addEventListener?(type: string, listener: () => void): void;
   removeEventListener?(type: string, listener: () => void): void;
+  /** For tabs that share. */
+  navigator?: { locks?: Pick<LockManager, 'request'> };
+  BroadcastChannel?: typeof BroadcastChannel;
+}
+
+/** A host with another fetch. A window's methods want to be called on the window. */
+export function hostWith(host: Host, fetch: Host['fetch']): Host {
+  return new Proxy(host, {
+    get: (_, key: keyof Host) => {
+      const value = host[key] as { bind?: (to: Host) => unknown } | undefined;
+      return key === 'fetch' ? fetch : value?.bind ? value.bind(host) : value;
+    },
+  });
 }

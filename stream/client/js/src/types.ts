@@ -215,4 +215,16 @@ export interface StreamState {
   readonly topologies: Readonly<Record<string, TopologyState>>;
   /** The list of topologies, null until all of it has come. Its order means nothing. */
   readonly list: readonly Summary[] | null;
+  /** Where `share` was given to the client of `topostream/tabs`. */
+  readonly tabs?: Tabs | undefined;
+}
+
+/** How tabs share one stream. */
+export interface Tabs {
+  /** `alone`: they cannot share, because the page is not in a secure context (HTTPS, or localhost). */
+  readonly role: 'leads' | 'follows' | 'alone';
+  /** How many tabs have a stream of their own to this server; null where they share. */
+  readonly count: number | null;
+  /** From the fifth tab on that has a stream of its own: what is wrong, and the remedy. */
+  readonly problem: string | null;
 }
