@@ -38,6 +38,8 @@ type mode struct {
 	wal      source.State
 	lost     time.Time // when LISTEN ceased to be connected
 	answered time.Time // when the database answered last
+
+	pollFailures int // in a row
 }
 
 func newMode(cfg Config) *mode {
@@ -100,11 +102,16 @@ func (m *mode) databaseAnswered() {
 	m.answered = time.Now()
 }
 
-// setPolled records whether the poll reached the database. What failed just now tells more than what answered before.
+// setPolled records whether the poll reached the database. Two failures in a row tell more than what answered before;
+// one may be no more than a pool that was busy.
 func (m *mode) setPolled(s source.State) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if !s.Connected {
+	if s.Connected {
+		m.pollFailures = 0
+		return
+	}
+	if m.pollFailures++; m.pollFailures > 1 {
 		m.answered = time.Time{}
 	}
 }
