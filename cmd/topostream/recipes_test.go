@@ -166,3 +166,30 @@ func TestTheRecipeThatInjectsByPsqlWaitsForTheEvent(t *testing.T) {
 		t.Errorf("a topology that is none: %s", out)
 	}
 }
+
+// What PROTOCOL.md shows is what the tests here run.
+func TestTheProtocolShowsTheRecipesAsTheyAre(t *testing.T) {
+	t.Parallel()
+	document, err := os.ReadFile("../../PROTOCOL.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	shown := map[string]bool{}
+	for _, block := range regexp.MustCompile("(?s)```[a-z]+\n(.*?)\n```").FindAllStringSubmatch(string(document), -1) {
+		shown[block[1]] = true
+	}
+	for _, file := range []string{
+		"follow.sh", "follow.py", "go-sse/main.go", "eventsource.js", "wait-for.sh", "compose/test.sh",
+	} {
+		recipe, err := os.ReadFile(recipes + file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !shown[strings.TrimRight(string(recipe), "\n")] {
+			t.Errorf("PROTOCOL.md does not show %s as it is", file)
+		}
+	}
+	if len(shown) != 6 {
+		t.Errorf("PROTOCOL.md shows %d recipes", len(shown))
+	}
+}
