@@ -34,5 +34,8 @@ export default defineConfig({
     },
   },
   server: { proxy: { '/api': 'http://127.0.0.1:8080', '/topostream.js': 'http://127.0.0.1:8080' } },
-  test: { environment: 'happy-dom', include: ['test/**/*.test.{ts,tsx}'] },
+  // Two workers, and patience: the machines that run the gate have other things to do.
+  test: {
+    environment: 'happy-dom', include: ['test/**/*.test.{ts,tsx}'], maxWorkers: 2, testTimeout: 60_000,
+  },
 });

@@ -362,7 +362,7 @@ export class TopologyStream<E = unknown> implements AsyncIterable<StreamEvent<E>
             }
             const fresh = [...cursors.keys()].filter((part) => !part._admitted);
             // The token holds for what was admitted before, so it is what was added that it does not hold for.
-            if (status === 403 && fresh[0] && fresh.length < cursors.size) {
+            if (status === 403 && fresh[0] && (current || fresh.length < cursors.size)) {
               for (const part of fresh) set(part, { part: 'refused', problem: reason });
               return;
             }

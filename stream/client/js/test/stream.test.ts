@@ -412,6 +412,18 @@ test('a topology that the token does not hold for is refused alone', async () =>
   expect(Object.keys(server.requests.at(-1)!.body.topologies)).toEqual([a]);
 });
 
+test('a topology that the token does not hold for leaves a stream of the list as it is', async () => {
+  const b = server.add(2);
+  const f = follow({ list: true });
+  await until(() => state(f) === 'open');
+  server.next.push(problem(403, 'the token does not hold for it'));
+  f.stream.add(b);
+  await until(() => f.stream.getSnapshot().topologies[b]!.part === 'refused');
+  expect(state(f)).toBe('open');
+  clock.advance(60_000);
+  expect(server.requests).toHaveLength(2);
+});
+
 test('remove forgets, and several changes in one turn make one new stream', async () => {
   const [a, b, c] = [server.add(1), server.add(2), server.add(3)];
   const f = follow({ topologies: [a, b] });

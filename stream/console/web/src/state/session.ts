@@ -12,6 +12,7 @@ export interface Identity {
 
 export interface Session {
   readonly token: ReadonlySignal<string | null>;
+  /** Null where a cookie speaks for the page: what that may do only the server knows, so everything is offered. */
   readonly identity: ReadonlySignal<Identity | null>;
   /** Set while the server refuses, or the token has ended: the page asks for another one. */
   readonly wanted: ReadonlySignal<string | null>;

@@ -63,7 +63,7 @@ export function createSteps(
     return { id: topology, name: row?.name ?? topology, status, reason, since: row?.status_changed_at ?? null };
   });
   const mayCreate = computed((): true | string => {
-    if (session.identity.value?.role !== 'admin') return 'this token may only look: an admin’s may do it';
+    if (session.identity.value?.role === 'viewer') return 'this token may only look: an admin’s may do it';
     return narrow.value ? 'on a small screen the console only shows' : true;
   });
   const allowed = computed((): true | string => {
