@@ -72,6 +72,8 @@ const markColour = (theme: Theme, mark: Mark): string => mark.phase === 'staged'
 /** The least size of text on the screen. */
 const leastText = 11;
 const faint = 0.22;
+/** The zoom from which dots have names. */
+const namedFrom = 0.42;
 
 /** Adds a state's shape to the path: no state is told by colour alone. */
 export function shape(path: CanvasPath, health: Health, x: number, y: number, r: number): void {
@@ -318,7 +320,10 @@ export function draw(ctx: CanvasRenderingContext2D, p: Picture): void {
   function drawLinks(): void {
     const width = level === 'far' ? 1.5 : Math.max(2, Math.min(3.5, 3 * k));
     const trace = (link: SceneLink): void => {
-      ctx.moveTo((link.from.x + dx(link.decky)) * k + cx, (link.from.y + dy(link.decky)) * k + cy);
+      if (level === 'middle') { // from the dot, not from the middle of the card that it stands for
+        const dot = dotAt(box(link.decky), k >= namedFrom);
+        ctx.moveTo(dot.x, dot.y);
+      } else ctx.moveTo((link.from.x + dx(link.decky)) * k + cx, (link.from.y + dy(link.decky)) * k + cy);
       ctx.lineTo((link.to.x + dx(link.lan)) * k + cx, (link.to.y + dy(link.lan)) * k + cy);
     };
     const stroke = (some: readonly SceneLink[], colour: string, a: number): void => {
@@ -356,7 +361,7 @@ export function draw(ctx: CanvasRenderingContext2D, p: Picture): void {
   /** All dots of one state are one path: two thousand single ones would cost a frame. */
   function drawDots(some: readonly SceneDecky[]): void {
     const r = Math.max(3, Math.min(6, 11 * k));
-    const named = k >= 0.42;
+    const named = k >= namedFrom;
     for (const light of [false, true]) {
       for (const health of healths) {
         const group = some.filter((d) => d.health === health && isBright(d) === light);
@@ -380,10 +385,15 @@ export function draw(ctx: CanvasRenderingContext2D, p: Picture): void {
         if (!named) continue;
         ctx.font = `${leastText}px ${theme.font}`;
         ctx.fillStyle = light ? theme.text : theme.quiet;
+        ctx.strokeStyle = theme.panel; // a bridge that passes beneath a name leaves it to be read
+        ctx.lineWidth = 4;
+        ctx.lineJoin = 'round';
         for (const decky of group) {
           const b = box(decky);
           const at = dotAt(b, named);
-          ctx.fillText(texts.fit(ctx, decky.name, b.w - 26), at.x + r + 8, at.y + 4);
+          const name = texts.fit(ctx, decky.name, b.w - 26);
+          if (light) ctx.strokeText(name, at.x + r + 8, at.y + 4);
+          ctx.fillText(name, at.x + r + 8, at.y + 4);
         }
       }
     }
