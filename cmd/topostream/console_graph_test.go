@@ -275,7 +275,7 @@ func TestTheTableSaysWhatTheDatabaseHas(t *testing.T) {
 	pgtest.Exec(t, conn, `UPDATE deckies SET state = 'degraded', ip = NULL WHERE name LIKE 'd-7-%'`)
 	p := graphPage(t, startServer(t, db.URL), testToken(t), id, 132)
 	p.graphFocus()
-	p.graphKeys("t")
+	p.graphKeys("v")
 	p.until(`document.querySelectorAll('tr[data-decky]').length === 132`)
 	compare := func() {
 		t.Helper()
