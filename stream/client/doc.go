@@ -18,5 +18,5 @@
 // Whoever wants to go on after a restart of its own keeps the Seq of the last event that is journaled or a snapshot,
 // and gives it in Request.After.
 //
-// The wire format is that of the HTML standard, section 9.2; which frames there are, the repository's README says.
+// The wire format is that of the HTML standard, section 9.2; which frames there are, PROTOCOL.md says.
 package client
