@@ -37,7 +37,7 @@ func TestTheConsoleRunsNothingThatIsNotItsOwnAndShowsMarkupAsText(t *testing.T) 
 	id := topology(t, conn, markup)
 	server := startServer(t, db.URL)
 	page := openPage(t, server+"/#token="+testToken(t)+"&topology="+id)
-	page.until(`!!window.topostream && window.topostream.state === 'open'`)
+	page.until(`!!window.topostream && window.topostream.state === 'open' && window.topostream.lastSeq > 0`)
 	if violated := chromeEval[int](
 		t,
 		page.ctx,
