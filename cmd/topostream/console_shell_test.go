@@ -262,6 +262,8 @@ func TestTheConsolesCounterStaysThoughTheServerIsKilledTwice(t *testing.T) {
 	server := start()
 	page := shellOpen(t, "http://"+address, testToken(t), id)
 	first := chromeEval[uint64](t, page.ctx, `window.topostream.lastSeq`)
+	other := followBeside(t, "http://"+address, id)
+	other.until(first)
 	var head uint64
 	for killed := range 2 {
 		for range 5 {
@@ -283,6 +285,13 @@ func TestTheConsolesCounterStaysThoughTheServerIsKilledTwice(t *testing.T) {
 		page.until(fmt.Sprintf(`window.topostream.words === 'resumed at %d' || window.topostream.words === 'live'`, resumed))
 	}
 	page.holdsThePromise(int(head - first))
+	want := other.until(head)
+	page.until(fmt.Sprintf(`window.topostream.events.at(-1)?.seq === %d`, head)) // it is told of many at once
+	has := chromeEval[[]string](t, page.ctx, fmt.Sprintf(
+		`window.topostream.events.filter((e) => e.seq > %d).map((e) => e.seq + ' ' + e.type)`, first))
+	if len(want) != int(head-first) || !slices.Equal(has, want) {
+		t.Errorf("of %d the page has %v, the client beside it %v", head-first, has, want)
+	}
 }
 
 func TestTheConsoleSaysThatTheDatabaseIsAwayAndGoesOnAfterIt(t *testing.T) {
