@@ -286,6 +286,8 @@ func TestARevertThatIsAppliedTakesTheEditBack(t *testing.T) {
 	page.until(`topostreamConsole.live.open.value?.version === 1`)
 	chromeEval[bool](t, page.ctx, fmt.Sprintf(
 		`topostreamConsole.route.go({ selection: [{ kind: 'mutation', key: %q }] }); true`, mutation))
+	page.says(`aside[aria-label="Inspector"] .mutation-state`, "applied")
+	page.until(`!document.querySelector('aside[aria-label="Inspector"] [role=alert]')`)
 	page.click(`aside[aria-label="Inspector"] .revert button`)
 	page.says(`section[aria-label="Staged edits"]`, "lan-1")
 	page.editClick("edit.apply")

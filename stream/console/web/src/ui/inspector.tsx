@@ -5,6 +5,7 @@ import type { Decky, Edge, Lan, Mutation } from 'topostream';
 import { rowChangesOf, type JournalEvent, type RowChange } from '../graph/history.ts';
 import { healthOf, healths, type Health } from '../graph/health.ts';
 import { homesOf, servicesOf } from '../graph/scene.ts';
+import type { Rest } from '../state/rest.ts';
 import type { Selection } from '../state/route.ts';
 import type { View } from '../state/view.ts';
 import { useApp } from './context.ts';
@@ -222,6 +223,18 @@ interface MutationRow extends Omit<Mutation, 'state'> {
   readonly state: string;
 }
 
+/** Looks for a mutation in the newest thousand: there is no route that gives one by its id. */
+async function findMutation(rest: Rest, topology: string, id: string): Promise<MutationRow | null> {
+  const most = 200; // of a page, as the server has it
+  for (let page = 0, before = ''; page < 5; page++) {
+    const rows = await rest.send<MutationRow[]>('GET', `/topologies/${topology}/mutations?limit=${most}${before}`);
+    const found = rows.find((m) => m.id === id);
+    if (found || rows.length < most) return found ?? null;
+    before = `&before=${rows.at(-1)!.position}`;
+  }
+  return null;
+}
+
 function MutationPane({ id }: { id: string }) {
   const { rest, route, shown, failures } = useApp();
   const topology = route.current.value.topology;
@@ -231,8 +244,8 @@ function MutationPane({ id }: { id: string }) {
   const [problem, setProblem] = useState('');
   useEffect(() => { // once more when it is in flight no longer: only then it has a result
     let current = true;
-    rest.send<MutationRow[]>('GET', `/topologies/${topology}/mutations?limit=1000`)
-      .then((rows) => current && setRow(rows.find((m) => m.id === id) ?? null))
+    findMutation(rest, topology!, id)
+      .then((found) => current && setRow(found))
       .catch((error: Error) => current && setProblem(error.message));
     return () => { current = false; };
   }, [rest, topology, id, inFlight]);
