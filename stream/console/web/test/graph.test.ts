@@ -350,7 +350,8 @@ describe('history', () => {
   });
 
   test('a row that went and came back in one event was changed', () => {
-    const payload = { lans: [lan('z')], removed: [{ table: 'lans', id: 'l-z' }], before: { lans: [lan('z', { x: 1 })] } };
+    const payload = { lans: [lan('z')], removed: [{ table: 'lans', id: 'l-z' }],
+      before: { lans: [lan('z', { x: 1 })] } };
     expect(rowChangesOf({ seq: 1, type: 'graph', ts: '', payload }).map(({ what }) => what)).toEqual(['changed']);
   });
 
