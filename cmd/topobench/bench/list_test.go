@@ -12,8 +12,10 @@ func TestTheListIsMeasuredBesideNoClients(t *testing.T) {
 	}
 	wantTable(t, r, 2)
 	none, all := r.Rows[0], r.Rows[1]
+	// Transactions are not asserted: PostgreSQL's backends report theirs once a second, the changes are known at once, so
+	// that the difference may be negative over a window as short as a test's.
 	if none.Clients != 0 || none.Rows != 0 || none.Reads != 0 || all.Clients != plan.Clients || all.Rows <= 0 ||
-		all.Reads <= 0 || all.Transactions <= 0 {
+		all.Reads <= 0 {
 		t.Errorf("%+v", r.Rows)
 	}
 }
