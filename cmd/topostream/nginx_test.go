@@ -17,7 +17,7 @@ import (
 	"topostream/pgbus/pgtest"
 )
 
-// startNginx runs nginx in front of two servers with the configuration that the README shows, changed by replacements,
+// startNginx runs nginx in front of two servers with the configuration that OPERATING.md names, changed by replacements,
 // and gives its address.
 func startNginx(t *testing.T, first, second string, replacements ...string) string {
 	t.Helper()
