@@ -17,8 +17,8 @@ import (
 	"topostream/pgbus/pgtest"
 )
 
-// startNginx runs nginx in front of two servers with the configuration that OPERATING.md names, changed by replacements,
-// and gives its address.
+// startNginx runs nginx in front of two servers with the configuration that OPERATING.md names, changed by
+// replacements, and gives its address.
 func startNginx(t *testing.T, first, second string, replacements ...string) string {
 	t.Helper()
 	path, err := exec.LookPath("nginx")
@@ -27,9 +27,12 @@ func startNginx(t *testing.T, first, second string, replacements ...string) stri
 			t.Skip("no nginx on this machine: install it, for example `apt-get install nginx-light`")
 		}
 	}
-	site, err := os.ReadFile(filepath.Join("..", "..", "testdata", "nginx", "topostream.conf"))
-	if err != nil {
-		t.Fatal(err)
+	read := func(name string) string {
+		text, err := os.ReadFile(filepath.Join("..", "..", "deploy", "nginx", name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(text)
 	}
 	address := pgtest.FreeAddress(t)
 	changes := append([]string{
@@ -41,6 +44,11 @@ func startNginx(t *testing.T, first, second string, replacements ...string) stri
 		strings.TrimPrefix(second, "http://"),
 	}, replacements...)
 	dir := pgtest.OpenDir(t)
+	replaced := strings.NewReplacer(changes...).Replace
+	locations := filepath.Join(dir, "topostream-locations.conf")
+	if err := os.WriteFile(locations, []byte(replaced(read("topostream-locations.conf"))), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	config := filepath.Join(dir, "nginx.conf")
 	main := `daemon off;
 worker_processes 2;
@@ -54,7 +62,7 @@ http {
     fastcgi_temp_path ` + dir + `/fastcgi;
     uwsgi_temp_path ` + dir + `/uwsgi;
     scgi_temp_path ` + dir + `/scgi;
-` + strings.NewReplacer(changes...).Replace(string(site)) + "}\n"
+` + replaced(read("topostream.conf")) + "}\n"
 	if err := os.WriteFile(config, []byte(main), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -208,6 +216,14 @@ func TestBehindNginxWithoutAServerAnEventSourceIsToldToComeBack(t *testing.T) {
 	if status != http.StatusOK || header.Get("Content-Type") != "text/event-stream" ||
 		!regexp.MustCompile(`^retry: [0-9]+\n\n$`).MatchString(body) {
 		t.Errorf("%d %s %q", status, header.Get("Content-Type"), body)
+	}
+	for _, list := range []string{"/api/v1/events?topology=x", "/api/v1/topologies/events"} {
+		if status, _, body := get(t, front+list, "Accept", "text/event-stream"); status != http.StatusOK {
+			t.Errorf("%s: %d %s", list, status, body)
+		}
+	}
+	if status, _, _ := get(t, front+"/metrics"); status != http.StatusNotFound {
+		t.Errorf("/metrics: %d: everybody may ask for it", status)
 	}
 	if status, _, body := get(t, front+"/api/v1/topologies"); status != http.StatusBadGateway {
 		t.Errorf("%d %s", status, body)
