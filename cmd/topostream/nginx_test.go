@@ -2,7 +2,6 @@ package main
 
 import (
 	"bufio"
-
 	"net/http"
 	"os"
 	"os/exec"
@@ -120,6 +119,22 @@ func (s *server) url() string { return "http://" + s.address }
 func TestBehindNginxEventsArriveAtOnceAndAServerThatIsKilledOrDrainedLosesNothing(t *testing.T) {
 	t.Parallel()
 	long(t)
+	losesNothingBehind(t, func(first, second string) (fronts []string) {
+		for _, how := range []string{
+			"proxy_http_version 1.1; proxy_buffering off;",
+			"proxy_http_version 1.1; proxy_buffering on;",
+			// nginx's own choice; without X-Accel-Buffering: no it would wait for a full buffer
+			"proxy_http_version 1.0; proxy_buffering on;",
+		} {
+			fronts = append(fronts, startNginx(t, first, second, "proxy_http_version 1.1;", how))
+		}
+		return fronts
+	})
+}
+
+// losesNothingBehind kills and drains two servers that clients reach through what start starts before them.
+func losesNothingBehind(t *testing.T, start func(first, second string) (fronts []string)) {
+	t.Helper()
 	db := pgtest.New(t)
 	conn := db.Conn(t)
 	id := demo(t, conn)
@@ -128,16 +143,9 @@ func TestBehindNginxEventsArriveAtOnceAndAServerThatIsKilledOrDrainedLosesNothin
 		startBinary(t, binary, db.URL, "--max-streams-per-user", "0"),
 		startBinary(t, binary, db.URL, "--max-streams-per-user", "0"),
 	}
-	const each = 3
-	clients := make([]*client, 0, 3*each)
-	for _, how := range []string{
-		"proxy_http_version 1.1; proxy_buffering off;",
-		"proxy_http_version 1.1; proxy_buffering on;",
-		"proxy_http_version 1.0; proxy_buffering " +
-			"on;", // nginx's own choice; without X-Accel-Buffering: no it would wait for a full buffer
-	} {
-		front := startNginx(t, servers[0].url(), servers[1].url(), "proxy_http_version 1.1;", how)
-		for range each {
+	var clients []*client
+	for _, front := range start(servers[0].url(), servers[1].url()) {
+		for range 3 {
 			c := newClient(t, front, id, "").watch()
 			c.awaitSeq(1)
 			clients = append(clients, c)
@@ -210,7 +218,12 @@ func TestBehindNginxAnIdleStreamIsKeptByKeepalivesAndAClientThatGoesIsNoticed(t 
 func TestBehindNginxWithoutAServerAnEventSourceIsToldToComeBack(t *testing.T) {
 	t.Parallel()
 	long(t)
-	front := startNginx(t, pgtest.FreeAddress(t), pgtest.FreeAddress(t))
+	toldToComeBack(t, startNginx(t, pgtest.FreeAddress(t), pgtest.FreeAddress(t)))
+}
+
+// toldToComeBack asks a proxy that reaches no server.
+func toldToComeBack(t *testing.T, front string) {
+	t.Helper()
 	status, header, body := get(t, front+"/api/v1/topologies/00000000-0000-4000-8000-000000000000/events", "Accept",
 		"text/event-stream")
 	if status != http.StatusOK || header.Get("Content-Type") != "text/event-stream" ||
