@@ -106,7 +106,7 @@ func (r *response) schema(header http.Header) (*jsonschema.Schema, error) {
 	if s, ok := r.content[kind]; ok {
 		return s, nil
 	}
-	if s, ok := r.content["*/*"]; ok && kind != "" {
+	if s, ok := r.content["*/*"]; ok {
 		return s, nil
 	}
 	return nil, fmt.Errorf("Content-Type: %q is not described", kind)
