@@ -85,7 +85,7 @@ export function createRoute(window: Window): RouteState {
     if (!legacy.has('token') && !legacy.has('topology')) return last = parseRoute(location.hash);
     token = legacy.get('token') ?? token;
     // A token alone leaves one where one is.
-    const route = legacy.has('topology') ? { ...nowhere, topology: legacy.get('topology')!.toLowerCase() } : last;
+    const route = legacy.has('topology') ? { ...nowhere, topology: legacy.get('topology')!.toLowerCase() || null } : last;
     last = route;
     history.replaceState(null, '', formatRoute(route));
     return route;

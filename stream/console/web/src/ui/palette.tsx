@@ -10,7 +10,8 @@ import { Dialog } from './dialog.tsx';
 export const keyName = (keys: string): string => {
   const mac = /Mac/.test(navigator.platform);
   return keys.replace('Mod-', mac ? '⌘ ' : 'Ctrl ').replace('Shift-', 'Shift ').replace('Alt-', 'Alt ')
-    .replace(/^Arrow/, '').replace('Escape', 'Esc');
+    .replace('ArrowLeft', '←').replace('ArrowRight', '→')
+    .replace('ArrowUp', '↑').replace('ArrowDown', '↓').replace('Escape', 'Esc');
 };
 
 /** Puts what begins a word with each word of the search before what only has it somewhere; null: it has it not. */
