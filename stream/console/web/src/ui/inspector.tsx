@@ -353,11 +353,13 @@ function TopologyPane() {
   const id = route.current.value.topology!;
   const row = useComputed(() => live.rows.value?.find((r) => r.id === id)).value;
   const view = shown.value;
+  const refused = live.connection.value.state === 'refused' || live.open.value?.part === 'refused';
   return (
     <>
-      <Head kind="topology" title={row?.name ?? '…'} />
+      <Head kind="topology" title={row?.name ?? (refused ? 'Not shown' : '…')} />
       <LifecycleSection />
-      {view ? <TopologyFields view={view} id={id} /> : <p class="inspector-note">Waiting for the graph …</p>}
+      {view ? <TopologyFields view={view} id={id} />
+        : <p class="inspector-note">{refused ? 'The server shows nothing of it.' : 'Waiting for the graph …'}</p>}
     </>
   );
 }

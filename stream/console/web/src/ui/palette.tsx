@@ -63,9 +63,9 @@ export function Palette() {
         }, row.name);
       }
     }
-    if (search.value) {
-      found.sort((a, b) => a.score - b.score || (nameKey(a.choice.title) < nameKey(b.choice.title) ? -1 : 1));
-    }
+    // Without a search what cannot be done comes last, and the order is the registry's.
+    found.sort((a, b) => a.score - b.score
+      || (search.value && nameKey(a.choice.title) < nameKey(b.choice.title) ? -1 : search.value ? 1 : 0));
     return found.slice(0, 50).map(({ choice }) => choice);
   }, [all, rows, text]);
   const chosen = Math.min(at.value, choices.length - 1);
