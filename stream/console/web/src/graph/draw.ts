@@ -257,7 +257,7 @@ export function draw(ctx: CanvasRenderingContext2D, p: Picture): void {
     const nameWidth = texts.width(ctx, word);
     ctx.font = `${px - 1}px ${theme.mono}`;
     const cidrWidth = texts.width(ctx, lan.subnet) + 8;
-    const both = cidrWidth + Math.min(nameWidth, 48) <= room;
+    const both = cidrWidth + Math.min(nameWidth, room * 0.6) <= room;
     ctx.fillStyle = theme.quiet;
     if (both) ctx.fillText(lan.subnet, b.x + b.w - indent - cidrWidth + 8, y);
     ctx.font = nameFont;
@@ -364,7 +364,7 @@ export function draw(ctx: CanvasRenderingContext2D, p: Picture): void {
 
   function nameWidth(decky: SceneDecky): number {
     ctx.font = `${leastText}px ${theme.font}`;
-    return Math.min(texts.width(ctx, decky.name), decky.w * k - 20);
+    return Math.min(texts.width(ctx, decky.name), decky.w * k - 16);
   }
 
   /** All dots of one state are one path: two thousand single ones would cost a frame. */
@@ -400,7 +400,7 @@ export function draw(ctx: CanvasRenderingContext2D, p: Picture): void {
         for (const decky of group) {
           const b = box(decky);
           const at = dotAt(b, named);
-          const name = texts.fit(ctx, decky.name, b.w - 20);
+          const name = texts.fit(ctx, decky.name, b.w - 16);
           if (light) ctx.strokeText(name, at.x + r + 8, at.y + 4);
           ctx.fillText(name, at.x + r + 8, at.y + 4);
         }
