@@ -201,6 +201,7 @@ func fontOf(t *testing.T, name string) string {
 // TestLoop films psql beside the console: events come as statements run; then the server is killed and started, the
 // database stopped and started, and the counter says throughout that nothing is missing. It makes loop.webp.
 func TestLoop(t *testing.T) {
+	t.Parallel()
 	dir := picturesDir(t)
 	began := time.Now()
 	img2webp, err := exec.LookPath("img2webp")
@@ -277,7 +278,7 @@ func TestLoop(t *testing.T) {
 	l.frame(short)
 	l.types(fmt.Sprintf(probes, 20), "20")
 	l.says("psql goes on meanwhile: nobody listens", long)
-	server = start()
+	start()
 	resumed := head
 	arrived(21)
 	browser.until(fmt.Sprintf(`window.topostream.words === 'resumed at %d'`, resumed))

@@ -174,6 +174,7 @@ const (
 )
 
 func TestPictures(t *testing.T) {
+	t.Parallel()
 	dir := picturesDir(t)
 	began := time.Now()
 	cluster := pgtest.Cluster(t)
