@@ -170,7 +170,7 @@ func zooms(command, level string) string {
 
 const (
 	unselect = `app.route.go({ selection: [] });`
-	isDrawn  = `window.topostream.words === 'live' && window.topostream.graph?.counts().deckies > 50`
+	isDrawn  = `window.topostream?.words === 'live' && window.topostream.graph?.counts().deckies > 50`
 )
 
 func TestPictures(t *testing.T) {
