@@ -266,9 +266,13 @@ func TestSpeedOfFramesWhileAHundredEventsASecondCome(t *testing.T) {
 		})
 	}
 	near := func(zoom float64) {
-		for chromeEval[float64](t, p.ctx, `window.topostream.graph.zoom()`) < zoom {
+		for range 200 {
+			if chromeEval[float64](t, p.ctx, `window.topostream.graph.zoom()`) >= zoom {
+				return
+			}
 			wheel(-60)
 		}
+		t.Fatal("the wheel does not zoom")
 	}
 	pan := func(n int) {
 		at := float64(n % 100)

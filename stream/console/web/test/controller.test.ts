@@ -32,7 +32,8 @@ function setUp(editable: true | string = true, role: 'admin' | 'viewer' = 'admin
     remove: tell('remove') } as Intents;
   const current = signal({ topology: 't', selection: [] } as unknown as Route);
   const app = {
-    frames: createFrames(window), shown: signal(view), ghosts: signal([]), intents: signal(intents), past: signal(null), editable: signal(editable),
+    frames: createFrames(window),
+    shown: signal(view), ghosts: signal([]), intents: signal(intents), past: signal(null), editable: signal(editable),
     session: { identity: signal({ role }) }, commands: createCommands(),
     route: { current, go: (change: Partial<Route>) => { current.value = { ...current.peek(), ...change }; } },
   } as unknown as App;
