@@ -18,7 +18,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"topostream/cmd/topobench/check"
+	"topostream/cmd/topocheck/check"
 	"topostream/pgbus/pgtest"
 	"topostream/pgbus/setting"
 	"topostream/stream"
