@@ -17,6 +17,7 @@ import (
 	"topostream/cmd/topocheck/fault"
 	"topostream/harness/command"
 	scene "topostream/harness/stage"
+	"topostream/harness/token"
 )
 
 // stageConfig is what a stage is told.
@@ -32,7 +33,7 @@ type stageConfig struct {
 type stage struct {
 	urls        func() []string
 	databaseURL string
-	secret      []byte // of the servers' tokens
+	issuer      token.Issuer
 	idle        time.Duration
 	faults      check.FaultRunner
 	close       func() error // ends everything and waits
@@ -87,7 +88,7 @@ func startStage(ctx context.Context, cfg stageConfig) (_ *stage, err error) {
 	out := &stage{
 		// Writers that wait for a lock that a fault holds for half a minute would be none of the load by then.
 		urls: func() []string { return []string{s.URL()} }, databaseURL: s.DatabaseURL() + "&lock_timeout=1s",
-		secret: s.Secret(), idle: 3 * stageKeepalive,
+		issuer: s.Issuer(), idle: 3 * stageKeepalive,
 		close: func() error { return closeStage(ctx, s, before, cfg) },
 	}
 	if len(kinds) > 0 || cfg.flags.OldBinary != "" {

@@ -11,10 +11,9 @@ import (
 	"strings"
 	"time"
 
-	"github.com/golang-jwt/jwt/v5"
-
 	"topostream/cmd/topocheck/check"
 	"topostream/harness/command"
+	"topostream/harness/token"
 )
 
 type checkCmd struct {
@@ -110,8 +109,8 @@ func (c *checkCmd) ownStage(ctx context.Context, cfg *check.Config, o command.Ou
 	if err != nil {
 		return nil, fmt.Errorf("start the stage: %w", err)
 	}
-	cfg.URLs, cfg.DatabaseURL, cfg.Token, cfg.Faults, cfg.Idle = s.urls, s.databaseURL, sign(s.secret), s.faults, s.idle
-	cfg.Limited = signFor(s.secret)
+	cfg.URLs, cfg.DatabaseURL, cfg.Faults, cfg.Idle = s.urls, s.databaseURL, s.faults, s.idle
+	cfg.Token, cfg.Limited = s.issuer.Token, s.issuer.Limited
 	return s.close, nil
 }
 
@@ -153,31 +152,12 @@ func (c *checkCmd) tokens() (
 	if err != nil {
 		return nil, nil, fmt.Errorf("--jwt-secret-file: %w", err)
 	}
-	secret = firstSecret(secret)
-	return sign(secret), signFor(secret), nil
+	issuer := token.Issuer(firstSecret(secret))
+	return issuer.Token, issuer.Limited, nil
 }
 
 // firstSecret is the one that signs: a server's file may hold several, each on a line.
 func firstSecret(text []byte) []byte {
 	first, _, _ := bytes.Cut(bytes.TrimLeft(text, "\r\n"), []byte("\n"))
 	return bytes.TrimRight(first, "\r")
-}
-
-// sign makes tokens as any issuer would.
-func sign(secret []byte) func(subject string) (string, error) {
-	limited := signFor(secret)
-	return func(subject string) (string, error) { return limited(subject, nil) }
-}
-
-// signFor makes tokens for some topologies; nil: for all.
-func signFor(secret []byte) func(subject string, topologies []string) (string, error) {
-	return func(subject string, topologies []string) (string, error) {
-		claims := jwt.MapClaims{
-			"sub": subject, "role": "admin", "iat": time.Now().Unix(), "exp": time.Now().Add(24 * time.Hour).Unix(),
-		}
-		if topologies != nil {
-			claims["topologies"] = topologies
-		}
-		return jwt.NewWithClaims(jwt.SigningMethodHS256, claims).SignedString(secret)
-	}
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"topostream/cmd/topocheck/check"
+	"topostream/harness/token"
 	"topostream/pgbus/pgtest"
 )
 
@@ -208,8 +209,8 @@ func runPlantedWith(t *testing.T, binary string, s scenario, change func(*check.
 	cfg := check.Config{
 		URLs:        func() []string { return urls },
 		DatabaseURL: db.URL,
-		Token:       sign([]byte(testSecret)),
-		Limited:     signFor([]byte(testSecret)),
+		Token:       token.Issuer(testSecret).Token,
+		Limited:     token.Issuer(testSecret).Limited,
 		Seed:        uint64(time.Now().UnixNano()),
 		Topologies:  1,
 		Writers:     4,

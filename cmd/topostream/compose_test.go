@@ -48,11 +48,7 @@ func up(t *testing.T) *stack {
 	needEngine(t)
 	name := fmt.Sprint("topostream-test-", os.Getpid())
 	address := pgtest.FreeAddress(t)
-	token, err := auth.Sign([]byte(testSecret), auth.Claims{Subject: "admin", Role: stream.RoleAdmin, TTL: time.Hour},
-		time.Now())
-	if err != nil {
-		t.Fatal(err)
-	}
+	token := signed(t, auth.Claims{Subject: "admin", Role: stream.RoleAdmin, TTL: time.Hour})
 	s := &stack{
 		t: t, url: "http://" + address, token: token, compose: []string{"docker-compose"},
 		env: append(os.Environ(), "COMPOSE_PROJECT_NAME="+name, "TOPOSTREAM_IMAGE="+name, "TOPOSTREAM_PUBLISH="+address,

@@ -6,11 +6,11 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
 
+	"topostream/harness/metric"
 	"topostream/harness/proxy"
 )
 
@@ -75,22 +75,34 @@ func (s *Server) Freeze() { s.process.signal(syscall.SIGSTOP) }
 func (s *Server) Thaw() { s.process.signal(syscall.SIGCONT) }
 
 // Metric reads a metric; a missing one is an error.
-func (s *Server) Metric(ctx context.Context, name string) (float64, error) {
-	body, err := s.get(ctx, "/metrics")
+func (s *Server) Metric(ctx context.Context, series string) (float64, error) {
+	base, err := s.base()
 	if err != nil {
 		return 0, err
 	}
-	for line := range strings.Lines(body) {
-		if value, ok := strings.CutPrefix(strings.TrimSpace(line), name+" "); ok {
-			return strconv.ParseFloat(value, 64)
-		}
+	ctx, cancel := context.WithTimeout(ctx, answerPatience)
+	defer cancel()
+	v, err := metric.Read(ctx, base, series)
+	if err != nil {
+		return 0, fmt.Errorf("%s: %w", s.Name, err)
 	}
-	return 0, fmt.Errorf("%s has no metric %s", s.Name, name)
+	return v, nil
+}
+
+// answerPatience is how long a server that works may take to answer about itself.
+const answerPatience = 5 * time.Second
+
+// base is where it serves.
+func (s *Server) base() (string, error) {
+	if addr := s.Backend.Addr(); addr != "" {
+		return "http://" + addr, nil
+	}
+	return "", fmt.Errorf("%s does not run", s.Name)
 }
 
 // Ready tells what a server that works lacks; nil for nothing.
 func (s *Server) Ready(ctx context.Context) error {
-	if _, err := s.get(ctx, "/readyz"); err != nil {
+	if err := s.readyz(ctx); err != nil {
 		return err
 	}
 	if !s.listens {
@@ -106,30 +118,31 @@ func (s *Server) Ready(ctx context.Context) error {
 	return nil
 }
 
-func (s *Server) get(ctx context.Context, path string) (string, error) {
-	addr := s.Backend.Addr()
-	if addr == "" {
-		return "", fmt.Errorf("%s does not run", s.Name)
-	}
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+addr+path, nil)
+// readyz asks the server itself.
+func (s *Server) readyz(ctx context.Context) error {
+	base, err := s.base()
 	if err != nil {
-		return "", err
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, answerPatience)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, base+"/readyz", nil)
+	if err != nil {
+		return err
 	}
 	res, err := s.client.Do(req)
 	if err != nil {
-		return "", fmt.Errorf("%s: %w", s.Name, err)
+		return fmt.Errorf("%s: %w", s.Name, err)
 	}
 	defer res.Body.Close()
 	b, err := io.ReadAll(res.Body)
 	if err != nil {
-		return "", fmt.Errorf("%s: %s: %w", s.Name, path, err)
+		return fmt.Errorf("%s: /readyz: %w", s.Name, err)
 	}
 	if res.StatusCode != http.StatusOK {
-		return "", fmt.Errorf("%s: %s: %s: %s", s.Name, path, res.Status, strings.TrimSpace(string(b)))
+		return fmt.Errorf("%s: /readyz: %s: %s", s.Name, res.Status, strings.TrimSpace(string(b)))
 	}
-	return string(b), nil
+	return nil
 }
 
 // A Worker is a `topostream mutator`.

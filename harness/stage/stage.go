@@ -18,10 +18,10 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/golang-jwt/jwt/v5"
 	"github.com/jackc/pgx/v5"
 
 	"topostream/harness/proxy"
+	"topostream/harness/token"
 	"topostream/pgbus/pgcluster"
 )
 
@@ -53,7 +53,7 @@ type Stage struct {
 	dir       string
 	binary    string // what servers, workers and commands are started with
 	upgrade   string // what takes its place; empty: nothing
-	secret    []byte
+	issuer    token.Issuer
 	nodes     []*node // the primary, and a standby
 	made      int     // number of nodes that there were
 	started   int     // number of servers that there were
@@ -124,8 +124,8 @@ func (s *Stage) makeDir(context.Context) (err error) {
 	}
 	raw := make([]byte, 48)
 	_, _ = rand.Read(raw) // never fails (crypto/rand)
-	s.secret = []byte(base64.RawURLEncoding.EncodeToString(raw))
-	return os.WriteFile(s.secretFile(), s.secret, 0o600)
+	s.issuer = []byte(base64.RawURLEncoding.EncodeToString(raw))
+	return os.WriteFile(s.secretFile(), s.issuer, 0o600)
 }
 
 func (s *Stage) secretFile() string { return filepath.Join(s.dir, "jwt-secret") }
@@ -250,19 +250,8 @@ func (s *Stage) DatabaseURL() string { return s.checker.url }
 // URL is the balancer's address.
 func (s *Stage) URL() string { return "http://" + s.Balancer.Addr() }
 
-// Secret is the servers' JWT secret.
-func (s *Stage) Secret() []byte { return s.secret }
-
-// Token gives a token of role admin.
-func (s *Stage) Token() (string, error) {
-	now := time.Now()
-	return jwt.NewWithClaims(jwt.SigningMethodHS256, jwt.MapClaims{
-		"sub": "stage", "role": "admin", "iat": now.Unix(), "exp": now.Add(tokenLife).Unix(),
-	}).SignedString(s.secret)
-}
-
-// tokenLife is longer than any campaign: that a stream ends with its token is no fault.
-const tokenLife = 12 * time.Hour
+// Issuer signs tokens that the servers take.
+func (s *Stage) Issuer() token.Issuer { return s.issuer }
 
 // process makes what runs the program with its connection string in the environment, where other users do not see it.
 func (s *Stage) process(name, databaseURL string, args ...string) *process {

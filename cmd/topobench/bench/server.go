@@ -11,10 +11,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"syscall"
 	"time"
 
+	"topostream/harness/metric"
+	"topostream/harness/token"
 	"topostream/pgbus/setting"
 )
 
@@ -41,14 +42,12 @@ func buildTopostream(ctx context.Context, dir string) (string, error) {
 func startServer(ctx context.Context, program string, p *place, bus string, args ...string) (_ *server, err error) {
 	const secret = "of a server that lives for one round"
 	env := append(os.Environ(), "TOPOSTREAM_JWT_SECRET="+secret, "TOPOSTREAM_DATABASE_URL="+p.url)
-	sign := exec.CommandContext(ctx, program, "token", "--role", "admin")
-	sign.Env = env
-	token, err := sign.Output()
+	signed, err := token.Issuer(secret).Token("topobench")
 	if err != nil {
 		return nil, fmt.Errorf("sign a token: %w", err)
 	}
 	s := &server{
-		token: strings.TrimSpace(string(token)), logged: make(chan struct{}),
+		token: signed, logged: make(chan struct{}),
 		command: exec.CommandContext(ctx, program, "serve", "--addr", "127.0.0.1:0", "--log-format", "json",
 			"--max-streams-per-user", "0", "--drain", "0s"),
 	}
@@ -117,8 +116,8 @@ func (s *server) awaitBus(ctx context.Context, p *place, bus string) error {
 	switch bus {
 	case setting.Notify:
 		return eventually(ctx, "the server to LISTEN", func() (bool, error) {
-			metrics, err := get(ctx, s.metrics+"/metrics")
-			return strings.Contains(metrics, "\ntopostream_listening 1\n"), err
+			listening, err := metric.Read(ctx, s.metrics, "topostream_listening")
+			return listening == 1, err
 		})
 	case setting.WAL:
 		return eventually(ctx, "the server's replication slot", func() (up bool, err error) {

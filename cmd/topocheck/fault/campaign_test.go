@@ -86,7 +86,7 @@ func (f *follower) follow(ctx context.Context, s *stage.Stage, id string) {
 }
 
 func (f *follower) read(ctx context.Context, client *http.Client, s *stage.Stage, id string) {
-	token, err := s.Token()
+	token, err := s.Issuer().Token("follower")
 	if err != nil {
 		f.fail(err)
 		return

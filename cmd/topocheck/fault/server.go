@@ -166,7 +166,7 @@ func (e *Env) forget(ctx context.Context, id string) {
 // follow opens a stream straight on a server and returns when the server LISTENs to the topology's channel. The stream
 // ends by stop.
 func (e *Env) follow(ctx context.Context, s *stage.Server, id string) (stop func(), err error) {
-	token, err := e.Stage.Token()
+	token, err := e.Stage.Issuer().Token(name)
 	if err != nil {
 		return nil, err
 	}
