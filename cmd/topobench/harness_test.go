@@ -1,10 +1,9 @@
 package main
 
 import (
-	"os/exec"
-	"path/filepath"
 	"testing"
 
+	"topostream/harness/process"
 	"topostream/pgbus/pgtest"
 )
 
@@ -16,10 +15,9 @@ func build(t *testing.T, command string) (binary string) {
 	if testing.Short() {
 		t.Skip("it builds and measures: left out with -short")
 	}
-	binary = filepath.Join(pgtest.OpenDir(t), command)
-	out, err := exec.CommandContext(t.Context(), "go", "build", "-o", binary, "topostream/cmd/"+command).CombinedOutput()
+	binary, err := process.Build(t.Context(), "", pgtest.OpenDir(t), command)
 	if err != nil {
-		t.Fatalf("go build: %v: %s", err, out)
+		t.Fatal(err)
 	}
 	return binary
 }

@@ -9,6 +9,7 @@ import (
 
 	"topostream/cmd/topocheck/fault"
 	"topostream/harness/command"
+	"topostream/harness/process"
 	"topostream/pgbus/pgtest"
 )
 
@@ -43,7 +44,7 @@ func leftIn(t *testing.T, dir string) []string {
 func TestACampaignOnAStageOfItsOwnIsCleanAndLeavesNothing(t *testing.T) {
 	alone(t)
 	dir := scratch(t)
-	var out, errOut lockedBuffer
+	var out, errOut process.Output
 	code := run(t.Context(), []string{
 		"--duration", "12s", "--topologies", "12", "--clients", "16", "--faults",
 		"backend,postgres.restart-fast,server.kill,server.terminate,client-link.cut,database-link.cut,notify",
@@ -69,7 +70,7 @@ func TestAnInterruptedCampaignEndsAllThatItStarted(t *testing.T) {
 	dir := scratch(t)
 	ctx, interrupt := context.WithCancel(t.Context())
 	defer interrupt()
-	var out lockedBuffer
+	var out process.Output
 	errOut := watchedBuffer{seen: func(text string) {
 		if strings.Count(text, "msg=mended") >= 3 { // by then clients have had events
 			interrupt()
@@ -116,7 +117,7 @@ func TestSomebodysServersGetOnlyFaultsThatSQLCanDo(t *testing.T) {
 
 func TestTheHelpTellsEveryFault(t *testing.T) {
 	t.Parallel()
-	var out, errOut lockedBuffer
+	var out, errOut process.Output
 	code := run(t.Context(), []string{"--help"}, command.Output{Out: &out, Err: &errOut})
 	for _, name := range fault.Names() {
 		if code != command.ExitOK || !strings.Contains(out.String(), name+": ") {
@@ -127,7 +128,7 @@ func TestTheHelpTellsEveryFault(t *testing.T) {
 
 func TestAnUnknownFaultIsAWrongCommandLine(t *testing.T) {
 	t.Parallel()
-	var out, errOut lockedBuffer
+	var out, errOut process.Output
 	code := run(t.Context(), []string{"--faults", "backend,nonsense"}, command.Output{Out: &out, Err: &errOut})
 	if code != command.ExitUsage || !strings.Contains(errOut.String(), `"nonsense" names no fault`) {
 		t.Errorf("exit code %d: %s", code, errOut.String())

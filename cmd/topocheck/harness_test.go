@@ -1,20 +1,17 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"regexp"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	"topostream/cmd/topocheck/check"
 	"topostream/harness/command"
+	"topostream/harness/process"
 	"topostream/pgbus/pgtest"
 )
 
@@ -22,33 +19,15 @@ func TestMain(m *testing.M) { pgtest.Main(m) }
 
 const testSecret = "a secret of the tests, 32 bytes or more"
 
-// lockedBuffer collects a program's output while it runs.
-type lockedBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *lockedBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
-}
-
 // A watchedBuffer tells, after each write, what it holds.
 type watchedBuffer struct {
-	lockedBuffer
+	process.Output
 
 	seen func(text string)
 }
 
 func (b *watchedBuffer) Write(p []byte) (int, error) {
-	n, err := b.lockedBuffer.Write(p)
+	n, err := b.Output.Write(p)
 	b.seen(b.String())
 	return n, err
 }
@@ -57,11 +36,9 @@ func (b *watchedBuffer) Write(p []byte) (int, error) {
 func build(t *testing.T, dir string) (binary string) {
 	t.Helper()
 	long(t)
-	binary = filepath.Join(pgtest.OpenDir(t), "topostream")
-	cmd := exec.CommandContext(t.Context(), "go", "build", "-o", binary, "./cmd/topostream")
-	cmd.Dir = dir
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("go build: %v: %s", err, out)
+	binary, err := process.Build(t.Context(), dir, pgtest.OpenDir(t), "topostream")
+	if err != nil {
+		t.Fatal(err)
 	}
 	return binary
 }
@@ -85,47 +62,44 @@ func long(t *testing.T) {
 	}
 }
 
-// serve runs the program's server, with the worker in it, until the test ends, and gives its address.
-func serve(t *testing.T, binary, databaseURL string, args ...string) (url string) {
+// startServer runs a server of the program until the test ends.
+func startServer(t *testing.T, binary, databaseURL string, args ...string) *process.Process {
 	t.Helper()
-	var out lockedBuffer
-	cmd := exec.Command(binary, append([]string{"serve", "--mutator", "--addr", "127.0.0.1:0", "--keepalive", "1s",
-		"--drain", "1s", "--max-streams-per-user", "0"}, args...)...)
-	cmd.Env = append(os.Environ(), "TOPOSTREAM_DATABASE_URL="+databaseURL, "TOPOSTREAM_JWT_SECRET="+testSecret)
-	cmd.Stdout, cmd.Stderr = &out, &out
-	if err := cmd.Start(); err != nil {
+	p := &process.Process{
+		Name: "the server", Binary: binary, LogPath: filepath.Join(t.TempDir(), "log"),
+		Args: append([]string{"serve", "--keepalive", "1s", "--max-streams-per-user", "0"}, args...),
+		Env:  []string{"TOPOSTREAM_DATABASE_URL=" + databaseURL, "TOPOSTREAM_JWT_SECRET=" + testSecret},
+	}
+	if err := p.Start(); err != nil {
 		t.Fatal(err)
 	}
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		_ = cmd.Wait() // it is stopped by a signal
-	}()
 	t.Cleanup(func() {
-		_ = cmd.Process.Signal(syscall.SIGTERM) // it may have ended
-		select {
-		case <-ended:
-		case <-time.After(20 * time.Second):
-			_ = cmd.Process.Kill() // it may have ended
-			<-ended
+		if err := p.Stop(syscall.SIGTERM); err != nil {
+			t.Error(err)
 		}
-		if t.Failed() {
-			t.Log(out.String()[max(0, len(out.String())-4000):])
+		if log, err := p.Log(); t.Failed() {
+			t.Logf("%s, %v", log[max(0, len(log)-4000):], err)
 		}
 	})
-	serving := regexp.MustCompile(`msg=serving addr=(\S+)`)
-	pgtest.Eventually(t, "the server to serve", func() bool {
-		select {
-		case <-ended:
-			t.Fatal(out.String())
-		default:
-		}
-		if m := serving.FindStringSubmatch(out.String()); m != nil {
-			url = "http://" + m[1]
-		}
-		return url != ""
-	})
-	return url
+	return p
+}
+
+// serving waits until a server serves, and gives its address.
+func serving(t *testing.T, p *process.Process) (url string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	addr, err := p.Serving(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return "http://" + addr
+}
+
+// serve runs a server with the worker in it until the test ends, and gives its address.
+func serve(t *testing.T, binary, databaseURL string) (url string) {
+	t.Helper()
+	return serving(t, startServer(t, binary, databaseURL, "--mutator", "--addr", "127.0.0.1:0", "--drain", "1s"))
 }
 
 // runCheck runs the program and gives its exit code, its report for people, and the report.
@@ -138,7 +112,7 @@ func runCheck(t *testing.T, url, databaseURL string, args ...string) (code int, 
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
-	var out, errOut lockedBuffer
+	var out, errOut process.Output
 	code = run(ctx, append([]string{"--url", url, "--database-url", databaseURL, "--jwt-secret-file", secret,
 		"--json", file, "--idle", "5s"}, args...), command.Output{Out: &out, Err: &errOut})
 	if t.Cleanup(func() {

@@ -4,10 +4,8 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -15,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"topostream/cmd/topocheck/check"
+	"topostream/harness/process"
 	"topostream/harness/token"
 	"topostream/pgbus/pgtest"
 )
@@ -181,13 +180,11 @@ func planted(t *testing.T, edits []edit) (binary string) {
 	return build(t, dir)
 }
 
-// A server is a process that can be started again at its address.
+// A server is one that can be started again at its address.
 type server struct {
-	binary, address, databaseURL string
+	*process.Process
 
-	mu  sync.Mutex
-	cmd *exec.Cmd
-	out lockedBuffer
+	databaseURL string
 }
 
 const plantedServers = 2
@@ -203,8 +200,8 @@ func runPlantedWith(t *testing.T, binary string, s scenario, change func(*check.
 	servers := make([]*server, plantedServers)
 	urls := make([]string, plantedServers)
 	for i := range servers {
-		servers[i] = newServer(t, binary, db.URL)
-		urls[i] = "http://" + servers[i].address
+		address := pgtest.FreeAddress(t)
+		servers[i], urls[i] = newServer(t, binary, address, db.URL), "http://"+address
 	}
 	cfg := check.Config{
 		URLs:        func() []string { return urls },
@@ -231,40 +228,15 @@ func runPlantedWith(t *testing.T, binary string, s scenario, change func(*check.
 	return report
 }
 
-func newServer(t *testing.T, binary, databaseURL string) *server {
+func newServer(t *testing.T, binary, address, databaseURL string) *server {
 	t.Helper()
-	s := &server{binary: binary, address: pgtest.FreeAddress(t), databaseURL: databaseURL}
-	s.start(t)
-	t.Cleanup(func() {
-		s.stop(syscall.SIGTERM)
-		if t.Failed() {
-			out := s.out.String()
-			t.Log(out[max(0, len(out)-4000):])
-		}
-	})
-	pgtest.Eventually(t, "the server to serve", func() bool { return strings.Contains(s.out.String(), "msg=serving") })
+	s := &server{startServer(t, binary, databaseURL, "--migrate", "--addr", address, "--drain", "100ms"), databaseURL}
+	serving(t, s.Process)
 	return s
 }
 
-func (s *server) start(t *testing.T) {
-	t.Helper()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.cmd = exec.Command(s.binary, "serve", "--migrate", "--addr", s.address, "--keepalive", "1s", "--drain", "100ms",
-		"--max-streams-per-user", "0")
-	s.cmd.Env = append(os.Environ(), "TOPOSTREAM_DATABASE_URL="+s.databaseURL, "TOPOSTREAM_JWT_SECRET="+testSecret)
-	s.cmd.Stdout, s.cmd.Stderr = &s.out, &s.out
-	if err := s.cmd.Start(); err != nil {
-		t.Error(err)
-	}
-}
-
-func (s *server) stop(sig os.Signal) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	_ = s.cmd.Process.Signal(sig) // it may have ended
-	_ = s.cmd.Wait()              // it was stopped
-}
+// kill ends it though it is not told.
+func (s *server) kill() { _ = s.Stop(syscall.SIGKILL) } // no exit code is expected
 
 func undisturbed(context.Context, *testing.T, []*server, check.Monitor) error { return nil }
 
@@ -275,9 +247,12 @@ func restarts(ctx context.Context, t *testing.T, servers []*server, m check.Moni
 			return nil
 		}
 		ended := m.Began("server.kill")
-		s.stop(os.Kill)
-		s.start(t)
+		s.kill()
+		err := s.Start()
 		ended()
+		if err != nil {
+			return err
+		}
 	}
 	return nil
 }

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"topostream/harness/command"
+	"topostream/harness/process"
 	"topostream/pgbus/pgtest"
 )
 
@@ -31,7 +32,7 @@ func believers(t *testing.T) []edit {
 // stageCheck runs the checker on a stage of its own.
 func stageCheck(t *testing.T, args ...string) (code int, out, errOut string) {
 	t.Helper()
-	var o, e lockedBuffer
+	var o, e process.Output
 	code = run(t.Context(), append([]string{"--topologies", "6", "--clients", "16", "--backlog", "0",
 		"--writers", "4"},
 		args...), command.Output{Out: &o, Err: &e})

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"testing"
 	"time"
 
@@ -56,11 +55,11 @@ func TestRetentionUnderTheRunIsNoLoss(t *testing.T) {
 			for range 3 {
 				wait(ctx, 2*time.Second)
 				for _, s := range servers {
-					s.stop(os.Kill)
+					s.kill()
 				}
 				err := pruneWhatTheyHave(ctx, prune, servers[0].databaseURL, m)
 				for _, s := range servers {
-					s.start(t)
+					err = errors.Join(err, s.Start())
 				}
 				if err != nil {
 					return err

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -21,6 +20,7 @@ import (
 	gosse "github.com/tmaxmax/go-sse"
 
 	scrape "topostream/harness/metric"
+	child "topostream/harness/process"
 	"topostream/pgbus/pgtest"
 	"topostream/stream"
 	"topostream/stream/auth"
@@ -34,22 +34,7 @@ const maxEvent = 17 << 20
 const testSecret = "a secret of the tests, 32 bytes or more"
 
 // lockedBuffer collects a program's output while it runs.
-type lockedBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *lockedBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
-}
+type lockedBuffer = child.Output
 
 // A testServer is the whole program, run in this process.
 type testServer struct {

@@ -1,5 +1,11 @@
 // Package proxy is a TCP proxy that breaks connections as networks do: it cuts, delays and swallows, in each direction.
 // It stands between clients and servers, as a balancer, and between servers and their database.
+//
+// Why it is not github.com/Shopify/toxiproxy (2.5.0), which is a program with an API first. Its toxic "timeout" throws
+// away what comes, tells the other side of an end, and closes the connection when it is removed, where a black hole
+// keeps all of that until it is healed. Its toxic "reset_peer" resets only connections that were opened after it, and
+// these when something is sent. It has one upstream, and changing it closes the listener and every connection, where a
+// promotion moves an address and a balancer has many. Stopping it does not wait for its goroutines.
 package proxy
 
 import (

@@ -50,7 +50,7 @@ func (n *node) close(ctx context.Context) error {
 	var errs []error
 	if n.Cluster != nil {
 		n.Thaw()
-		stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopPatience)
+		stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
 		defer cancel()
 		errs = append(errs, n.Stop(stop, pgcluster.Immediate))
 	}

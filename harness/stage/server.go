@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"topostream/harness/metric"
+	"topostream/harness/process"
 	"topostream/harness/proxy"
 )
 
@@ -22,7 +23,7 @@ type Server struct {
 	Database *proxy.Link
 
 	listens bool // on a connection by LISTEN
-	process *process
+	process *process.Process
 	client  *http.Client
 }
 
@@ -32,11 +33,11 @@ const startPause = 200 * time.Millisecond
 // nobody.
 func (s *Server) Start(ctx context.Context) error {
 	for {
-		err := s.process.start()
+		err := s.process.Start()
 		if err != nil {
 			return err
 		}
-		addr, err := s.process.awaitLine(ctx, servingLine)
+		addr, err := s.process.Serving(ctx)
 		switch {
 		case err == nil:
 			s.Backend.Moved(addr)
@@ -44,7 +45,7 @@ func (s *Server) Start(ctx context.Context) error {
 		case ctx.Err() != nil:
 			return err
 		}
-		s.process.forgive()
+		s.process.Forgive()
 		select {
 		case <-time.After(startPause):
 		case <-ctx.Done():
@@ -56,23 +57,20 @@ func (s *Server) Start(ctx context.Context) error {
 // Kill ends it by SIGKILL.
 func (s *Server) Kill() {
 	s.Backend.Moved("")
-	_ = s.process.stop(syscall.SIGKILL) // no exit code is expected
+	_ = s.process.Stop(syscall.SIGKILL) // no exit code is expected
 }
-
-// stopPatience is how long a process may take to end.
-const stopPatience = 30 * time.Second
 
 // Terminate ends it by SIGTERM and tells whether it ended in order. The balancer notices by itself.
 func (s *Server) Terminate() error {
 	defer s.Backend.Moved("")
-	return s.process.stop(syscall.SIGTERM)
+	return s.process.Stop(syscall.SIGTERM)
 }
 
 // Freeze stops it by SIGSTOP: its sockets are half-open.
-func (s *Server) Freeze() { s.process.signal(syscall.SIGSTOP) }
+func (s *Server) Freeze() { s.process.Signal(syscall.SIGSTOP) }
 
 // Thaw undoes Freeze.
-func (s *Server) Thaw() { s.process.signal(syscall.SIGCONT) }
+func (s *Server) Thaw() { s.process.Signal(syscall.SIGCONT) }
 
 // Metric reads a metric; a missing one is an error.
 func (s *Server) Metric(ctx context.Context, series string) (float64, error) {
@@ -148,17 +146,17 @@ func (s *Server) readyz(ctx context.Context) error {
 // A Worker is a `topostream mutator`.
 type Worker struct {
 	Name    string
-	process *process
+	process *process.Process
 }
 
 // Start runs it; a worker waits by itself for a database that is away. One that ends instead is an error of Close.
-func (w *Worker) Start() error { return w.process.start() }
+func (w *Worker) Start() error { return w.process.Start() }
 
 // Kill ends it by SIGKILL.
-func (w *Worker) Kill() { _ = w.process.stop(syscall.SIGKILL) } // no exit code is expected
+func (w *Worker) Kill() { _ = w.process.Stop(syscall.SIGKILL) } // no exit code is expected
 
 // Freeze stops it by SIGSTOP.
-func (w *Worker) Freeze() { w.process.signal(syscall.SIGSTOP) }
+func (w *Worker) Freeze() { w.process.Signal(syscall.SIGSTOP) }
 
 // Thaw undoes Freeze.
-func (w *Worker) Thaw() { w.process.signal(syscall.SIGCONT) }
+func (w *Worker) Thaw() { w.process.Signal(syscall.SIGCONT) }

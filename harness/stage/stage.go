@@ -20,6 +20,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"topostream/harness/process"
 	"topostream/harness/proxy"
 	"topostream/harness/token"
 	"topostream/pgbus/pgcluster"
@@ -59,7 +60,7 @@ type Stage struct {
 	started   int     // number of servers that there were
 	addresses addresses
 	checker   path // the checker's own way to the database
-	processes []*process
+	processes []*process.Process
 	proxies   []*proxy.Proxy
 	client    *http.Client
 }
@@ -130,7 +131,7 @@ func (s *Stage) makeDir(context.Context) (err error) {
 
 func (s *Stage) secretFile() string { return filepath.Join(s.dir, "jwt-secret") }
 
-func (s *Stage) findProgram(ctx context.Context) error {
+func (s *Stage) findProgram(ctx context.Context) (err error) {
 	if s.cfg.Topostream != "" {
 		path, err := exec.LookPath(s.cfg.Topostream)
 		if err != nil {
@@ -139,20 +140,18 @@ func (s *Stage) findProgram(ctx context.Context) error {
 		s.binary, err = filepath.Abs(path)
 		return err
 	}
-	s.binary = filepath.Join(s.dir, "topostream")
-	args := []string{"build", "-o", s.binary}
+	var flags []string
 	if s.cfg.Race {
-		args = append(args, "-race")
+		flags = []string{"-race"}
 	}
 	s.cfg.Logger.Info("building topostream", "race", s.cfg.Race)
-	out, err := exec.CommandContext(ctx, "go", append(args, "topostream/cmd/topostream")...).CombinedOutput()
+	s.binary, err = process.Build(ctx, "", s.dir, "topostream", flags...)
 	if err == nil {
 		return nil
 	}
 	path, lookErr := exec.LookPath("topostream")
 	if lookErr != nil || ctx.Err() != nil {
-		return fmt.Errorf("topostream cannot be built here and is not in PATH: name it in --topostream: %w: %s", err,
-			strings.TrimSpace(string(out)))
+		return fmt.Errorf("topostream cannot be built here and is not in PATH: name it in --topostream: %w", err)
 	}
 	s.binary = path
 	return nil
@@ -254,10 +253,10 @@ func (s *Stage) URL() string { return "http://" + s.Balancer.Addr() }
 func (s *Stage) Issuer() token.Issuer { return s.issuer }
 
 // process makes what runs the program with its connection string in the environment, where other users do not see it.
-func (s *Stage) process(name, databaseURL string, args ...string) *process {
-	p := &process{
-		name: name, binary: s.binary, args: args, logPath: filepath.Join(s.dir, name+".log"),
-		env: []string{"TOPOSTREAM_DATABASE_URL=" + databaseURL, "GORACE=halt_on_error=0"},
+func (s *Stage) process(name, databaseURL string, args ...string) *process.Process {
+	p := &process.Process{
+		Name: name, Binary: s.binary, Args: args, LogPath: filepath.Join(s.dir, name+".log"),
+		Env: []string{"TOPOSTREAM_DATABASE_URL=" + databaseURL, "GORACE=halt_on_error=0"},
 	}
 	s.processes = append(s.processes, p)
 	return p
@@ -350,7 +349,7 @@ func (s *Stage) KeepLogs() { s.cfg.Keep = true }
 func (s *Stage) Close(ctx context.Context) error {
 	var errs []error
 	for _, p := range s.processes {
-		errs = append(errs, p.endedByItself(), p.stop(syscall.SIGTERM))
+		errs = append(errs, p.EndedByItself(), p.Stop(syscall.SIGTERM))
 	}
 	if s.Balancer != nil {
 		s.Balancer.Close()
@@ -359,7 +358,7 @@ func (s *Stage) Close(ctx context.Context) error {
 		p.Close()
 	}
 	for _, p := range s.processes {
-		lines, err := p.alarms()
+		lines, err := p.Alarms()
 		errs = append(errs, err)
 		for _, line := range lines {
 			errs = append(errs, fmt.Errorf("a log tells of a bug: %s", line))

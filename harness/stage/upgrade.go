@@ -38,7 +38,7 @@ func (u *Upgrade) AddServers(ctx context.Context) error {
 
 // ReplaceWorker ends the worker and starts one of the new version.
 func (u *Upgrade) ReplaceWorker(ctx context.Context) error {
-	return errors.Join(u.stage.Worker.process.stop(syscall.SIGTERM), u.stage.startWorker(ctx))
+	return errors.Join(u.stage.Worker.process.Stop(syscall.SIGTERM), u.stage.startWorker(ctx))
 }
 
 // EndOldServers ends the servers of the version before, in order.

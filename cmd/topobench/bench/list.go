@@ -90,7 +90,7 @@ func (plan *Plan) list(ctx context.Context, p *place, clients int) (row ListRow,
 	if err != nil {
 		return row, errors.Join(err, watch.close())
 	}
-	before, _, err := cpuOf(s.command.Process.Pid)
+	before, _, err := cpuOf(s.PID())
 	if err != nil {
 		return row, errors.Join(err, watch.close())
 	}
@@ -102,7 +102,7 @@ func (plan *Plan) list(ctx context.Context, p *place, clients int) (row ListRow,
 		})
 	}
 	took := time.Since(start).Seconds()
-	after, _, cpuErr := cpuOf(s.command.Process.Pid)
+	after, _, cpuErr := cpuOf(s.PID())
 	readsAfter, readsErr := metric.Read(ctx, s.metrics, "topostream_list_reads_total")
 	use, useErr := watch.end(ctx)
 	if err := errors.Join(err, cpuErr, readsErr, useErr); err != nil {
@@ -201,7 +201,7 @@ func (plan *Plan) many(ctx context.Context, p *place, streams int) (row ManyRow,
 		return row, err
 	}
 	defer func() { err = errors.Join(err, s.stop()) }()
-	r := &running{target: Target{PID: s.command.Process.Pid, GC: s.metrics + "/debug/free"}}
+	r := &running{target: Target{PID: s.PID(), GC: s.metrics + "/debug/free"}}
 	before, err := r.settled(ctx, plan.MemorySettle)
 	if err != nil {
 		return row, err
