@@ -241,7 +241,7 @@ func (s *server) kill() { _ = s.Stop(syscall.SIGKILL) } // no exit code is expec
 func undisturbed(context.Context, *testing.T, []*server, check.Monitor) error { return nil }
 
 // restarts kills each server and starts it again, once, in the middle of the writing.
-func restarts(ctx context.Context, t *testing.T, servers []*server, m check.Monitor) error {
+func restarts(ctx context.Context, _ *testing.T, servers []*server, m check.Monitor) error {
 	for _, s := range servers {
 		if !wait(ctx, 500*time.Millisecond) {
 			return nil
