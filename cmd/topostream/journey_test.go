@@ -124,7 +124,7 @@ func addedColumns(t *testing.T) (statements []string) {
 }
 
 func theirTriggers() []string {
-	statements := []string{ //nolint:prealloc // a list that the loop ends
+	statements := []string{
 		`CREATE TABLE seen (n bigint GENERATED ALWAYS AS IDENTITY, what text)`,
 		`CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $f$
 			BEGIN
