@@ -41,19 +41,19 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	case errors.As(err, &conflict):
 		problem(w, http.StatusConflict, conflict.Detail)
 	case errors.Is(err, stream.ErrNoMemory): // before what may be wrapped with it: why it waited no longer
-		s.cfg.Logger.Warn("no memory", "method", r.Method, "path", logged(r.URL.Path), "error", err)
+		s.log(w).Warn("no memory", "method", r.Method, "path", logged(r.URL.Path), "error", err)
 		w.Header().Set("Retry-After", "5")
 		problem(w, http.StatusServiceUnavailable, stream.ErrNoMemory.Error())
 	case errors.Is(err, stream.ErrBusy):
-		s.cfg.Logger.Warn("busy", "method", r.Method, "path", logged(r.URL.Path), "error", err)
+		s.log(w).Warn("busy", "method", r.Method, "path", logged(r.URL.Path), "error", err)
 		w.Header().Set("Retry-After", "5")
 		problem(w, http.StatusServiceUnavailable, stream.ErrBusy.Error())
 	case errors.Is(err, stream.ErrUnavailable), errors.Is(err, stream.ErrClosed), errors.Is(err, context.DeadlineExceeded):
-		s.cfg.Logger.Warn("unavailable", "method", r.Method, "path", logged(r.URL.Path), "error", err)
+		s.log(w).Warn("unavailable", "method", r.Method, "path", logged(r.URL.Path), "error", err)
 		w.Header().Set("Retry-After", "2")
 		problem(w, http.StatusServiceUnavailable, stream.ErrUnavailable.Error())
 	default:
-		s.cfg.Logger.Error("a request failed", "method", r.Method, "path", logged(r.URL.Path), "error", err)
+		s.log(w).Error("a request failed", "method", r.Method, "path", logged(r.URL.Path), "error", err)
 		problem(w, http.StatusInternalServerError, "something is wrong here; the log says more")
 	}
 }

@@ -151,9 +151,9 @@ func (s *Server) shared(next http.Handler) http.Handler {
 		AllowedHeaders: []string{
 			"Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID",
 			// What HTTP libraries, EventSource polyfills and tracers add by themselves.
-			"Cache-Control", "Pragma", "X-Requested-With", "Traceparent", "Tracestate", "Baggage",
+			"Cache-Control", "Pragma", "X-Requested-With", idHeader, "Traceparent", "Tracestate", "Baggage",
 		},
-		ExposedHeaders:   []string{"Link", "Retry-After", timeHeader},
+		ExposedHeaders:   []string{"Link", "Retry-After", timeHeader, idHeader},
 		AllowCredentials: true,
 		MaxAge:           600, // seconds
 	})(next)

@@ -99,7 +99,12 @@ func (s *Server) begin(w http.ResponseWriter, r request, a about, set string, re
 		}
 	}
 	s.cfg.Stats.Streams.Add(1)
-	defer self.Ended()
+	self.opening = carried(w, r.Request)
+	defer func() {
+		account := h.Machine.Account()
+		account.Bytes = replyOf(w).observation.Bytes
+		self.Ended(account)
+	}()
 	writer.headers()
 	if err := s.carry(ctx, writer, &h.Machine, h.Arrivals); errors.Is(err, os.ErrDeadlineExceeded) {
 		s.cfg.Stats.SlowCloses.Add(1)
@@ -181,8 +186,9 @@ func (s *Server) refuse(w http.ResponseWriter, r *http.Request, writer *frameWri
 	case errors.Is(err, delivery.ErrDraining), errors.Is(err, stream.ErrClosed):
 		after = 2 * time.Second // another server may be up already
 	default:
-		s.cfg.Logger.Warn("attach", "topology", a.topology, "error", err)
+		s.log(w).Warn("attach", "topology", a.topology, "error", err)
 	}
+	replyOf(w).observation.Reason = publicReason(err)
 	if a.stream && acceptsEvents(r) {
 		writer.headers()
 		_ = writer.write(delivery.TurnAway(a.topology, publicReason(err), after))

@@ -24,6 +24,8 @@ const (
 	basePath = "/api/v1" // before what needs a token
 	manyPath = basePath + "/events"
 	listPath = basePath + "/topologies/events"
+	// eventsPath is that of the stream of one topology.
+	eventsPath = basePath + "/topologies/{id}/events"
 )
 
 // Config is what New needs. Auth's errors become 401; a nil handler means that its route is not served here.
@@ -55,6 +57,10 @@ type Config struct {
 	ClientHandler  http.Handler // of /topostream.js
 	TabsHandler    http.Handler // of /topostream-tabs.js
 	MetricsHandler http.Handler
+	// Observe is told of every request when it is answered, and of every stream at its end. It must not block; nil: nobody.
+	Observe func(*Observation)
+	// AccessLog says that the log gets a line of each of them.
+	AccessLog bool
 	// Engine carries the streams of plain HTTP/1.1; nil: net/http carries all.
 	Engine *engine.Engine
 }
@@ -66,6 +72,8 @@ type Server struct {
 	registry    *registry
 	heads       heads
 	limits      *limits
+	access      *accessLog // nil: there is none
+	refusals    sampledLog
 	forAnswers  *stream.Share // what is read for answers, until it is written
 	forBodies   *stream.Share // large bodies of requests, until they are answered
 	crossOrigin *http.CrossOriginProtection
@@ -96,6 +104,7 @@ func New(cfg Config) *Server {
 	return &Server{
 		cfg: cfg, atOnce: atOnce,
 		registry: newRegistry(cfg.MaxStreams, cfg.MaxStreamsPerUser), limits: newLimits(cfg.RateLimit),
+		access:     newAccessLog(cfg.AccessLog, cfg.Logger),
 		forAnswers: cfg.Memory.Share(answersPart), forBodies: cfg.Memory.Share(bodiesPart),
 		crossOrigin: newCrossOriginProtection(cfg.AllowOrigin),
 	}
@@ -103,19 +112,26 @@ func New(cfg Config) *Server {
 
 // Drain refuses new streams, tells every open one to come back later, spread over half of what is left of ctx, waits
 // until all are gone, and cuts those that are left when ctx ends (then it returns ctx's error).
-func (s *Server) Drain(ctx context.Context) error { return s.registry.drain(ctx) }
+// Behind them it writes what is left of the access log.
+func (s *Server) Drain(ctx context.Context) error {
+	err := s.registry.drain(ctx)
+	if s.access != nil {
+		s.access.flush(ctx)
+	}
+	return err
+}
 
 // Handler gives the routes.
 func (s *Server) Handler() http.Handler {
 	r := chi.NewRouter()
-	r.Use(s.recover, s.secure, s.shared, s.boundBody, decoded, middleware.StripSlashes, middleware.GetHead)
+	r.Use(s.observed, s.recover, s.secure, s.shared, s.boundBody, decoded, middleware.StripSlashes, middleware.GetHead)
 	r.NotFound(func(w http.ResponseWriter, _ *http.Request) { problem(w, http.StatusNotFound, "there is nothing here") })
 	r.MethodNotAllowed(func(w http.ResponseWriter, req *http.Request) {
 		allowed := strings.Join(methods(r, req), ", ")
 		w.Header().Set("Allow", allowed) // RFC 9110, section 15.5.6
 		problem(w, http.StatusMethodNotAllowed, "this address takes "+allowed)
 	})
-	r.Get(basePath+"/topologies/{id}/events", s.redeeming(s.viewer(s.events)))
+	r.Get(eventsPath, s.redeeming(s.viewer(s.events)))
 	r.Get(listPath, s.redeeming(s.authenticated(stream.RoleViewer, s.list)))
 	r.Get(manyPath, s.redeeming(s.authenticated(stream.RoleViewer, s.manyByQuery)))
 	r.Post(manyPath, s.redeeming(s.authenticated(stream.RoleViewer, s.manyByBody)))
@@ -176,7 +192,7 @@ func (s *Server) recover(next http.Handler) http.Handler {
 				if err, ok := v.(error); ok && errors.Is(err, http.ErrAbortHandler) {
 					panic(v)
 				}
-				s.cfg.Logger.Error("panic in a handler", "path", logged(r.URL.Path), "panic", v,
+				s.log(w).Error("panic in a handler", "path", logged(r.URL.Path), "panic", v,
 					"stack", string(debug.Stack()))
 				problem(w, http.StatusInternalServerError, "something is wrong here; the log says more")
 			}
@@ -263,11 +279,14 @@ func (s *Server) collection(role stream.Role, next func(http.ResponseWriter, req
 func (s *Server) authenticated(role stream.Role, next func(http.ResponseWriter, request)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		p, err := s.authenticate(r)
+		replyOf(w).observation.Subject = p.Subject
 		switch {
 		case err != nil && s.limits.failed(w, r):
 			s.tooMany(w, r, about{})
 		case err != nil:
-			s.cfg.Logger.Info("unauthenticated", "path", logged(r.URL.Path), "error", err)
+			if suppressed, ok := s.refusals.takes(); ok {
+				s.log(w).Info("unauthenticated", "path", logged(r.URL.Path), "error", err, "suppressed", suppressed)
+			}
 			unauthenticated(w)
 		case p.Ambient && s.crossOrigin.Check(r) != nil:
 			problem(w, http.StatusForbidden, "cross-origin request refused")
@@ -294,7 +313,8 @@ func problem(w http.ResponseWriter, status int, detail string) {
 		Title  string `json:"title"`
 		Status int    `json:"status"`
 		Detail string `json:"detail"`
-	}{http.StatusText(status), status, detail})
+		ID     string `json:"request_id,omitempty"` // an extension member (RFC 9457, section 3.2): the log has it, too
+	}{http.StatusText(status), status, detail, w.Header().Get(idHeader)})
 }
 
 func writeJSON(w http.ResponseWriter, status int, contentType string, v any) {
