@@ -57,7 +57,7 @@ type Config struct {
 	ClientHandler  http.Handler // of /topostream.js
 	TabsHandler    http.Handler // of /topostream-tabs.js
 	MetricsHandler http.Handler
-	// Observe is told of every request when it is answered, and of every stream at its end. It must not block; nil: nobody.
+	// Observe is told of each request when it is answered, and of each stream at its end. It must not block; nil: nobody.
 	Observe func(*Observation)
 	// AccessLog says that the log gets a line of each of them.
 	AccessLog bool
