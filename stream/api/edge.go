@@ -1,7 +1,6 @@
 package api
 
 import (
-	"errors"
 	"fmt"
 	"maps"
 	"math"
@@ -17,9 +16,6 @@ import (
 
 	"topostream/stream"
 )
-
-// errRate refuses one request more than --rate-limit allows.
-var errRate = errors.New("too many requests")
 
 const (
 	// rateWindow is what a rate is counted over, and so the time after which a client that had too many may try again.

@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"net/url"
 	"os"
-	"strconv"
 	"strings"
 	"time"
 
@@ -15,9 +14,6 @@ import (
 	"topostream/stream/delivery"
 	"topostream/stream/engine"
 )
-
-// retryAfter is when it may be worth another try, where nothing better is known.
-const retryAfter = 5 * time.Second
 
 // events is GET /topologies/{id}/events.
 func (s *Server) events(w http.ResponseWriter, r request) {
@@ -164,46 +160,4 @@ func unescaped(s string) string {
 // isLastEventID knows the names that native clients and polyfills give the parameter.
 func isLastEventID(name string) bool {
 	return name == "last_event_id" || name == "lastEventId" || name == "Last-Event-ID"
-}
-
-// refuse answers instead of a stream. A browser's EventSource gives up for good on any answer but 200, so where a
-// retry would help it gets one, with a longer retry time and the reason.
-func (s *Server) refuse(w http.ResponseWriter, r *http.Request, writer *frameWriter, a about, err error) {
-	status, after := http.StatusServiceUnavailable, retryAfter
-	switch err = s.seen(r, err); {
-	case errors.Is(err, context.Canceled):
-		return // the client has gone
-	case errors.Is(err, stream.ErrNotFound), errors.Is(err, stream.ErrDeleted):
-		notFound(w)
-		return
-	case errors.Is(err, delivery.ErrExpired): // while it waited; whoever comes back with the token hears the same
-		unauthenticated(w)
-		return
-	case errors.Is(err, errLimit), errors.Is(err, delivery.ErrReplaced):
-		status, after = http.StatusTooManyRequests, delivery.CrowdedRetry
-	case errors.Is(err, errRate):
-		status, after = http.StatusTooManyRequests, rateWindow
-	case errors.Is(err, delivery.ErrDraining), errors.Is(err, stream.ErrClosed):
-		after = 2 * time.Second // another server may be up already
-	default:
-		s.log(w).Warn("attach", "topology", a.topology, "error", err)
-	}
-	replyOf(w).observation.Reason = publicReason(err)
-	if a.stream && acceptsEvents(r) {
-		writer.headers()
-		_ = writer.write(delivery.TurnAway(a.topology, publicReason(err), after))
-		return
-	}
-	w.Header().Set("Retry-After", strconv.Itoa(int(after.Seconds())))
-	problem(w, status, publicReason(err))
-}
-
-// publicReason is the sentence for the client: the sentinel's, never what was wrapped beside it.
-func publicReason(err error) string {
-	for _, known := range []error{errLimit, errRate} {
-		if errors.Is(err, known) {
-			return known.Error()
-		}
-	}
-	return delivery.Reason(err)
 }

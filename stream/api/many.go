@@ -168,7 +168,7 @@ func (s *Server) many(w http.ResponseWriter, r request, a asked) {
 	wanted := a.topologies
 	for _, req := range wanted {
 		if !r.principal.Sees(req.Topology) {
-			problem(w, http.StatusForbidden, "the token does not cover topology "+string(req.Topology))
+			s.fail(w, r.Request, forbidden("the token does not cover topology "+string(req.Topology)))
 			return
 		}
 	}

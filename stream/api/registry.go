@@ -2,7 +2,6 @@ package api
 
 import (
 	"context"
-	"errors"
 	"hash/maphash"
 	"math/rand/v2"
 	"sync"
@@ -11,9 +10,6 @@ import (
 
 	"topostream/stream/delivery"
 )
-
-// errLimit refuses a stream for which there is no place.
-var errLimit = errors.New("too many streams")
 
 // setOfList is the set of streams of the list.
 const setOfList = "the list"

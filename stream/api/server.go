@@ -125,11 +125,13 @@ func (s *Server) Drain(ctx context.Context) error {
 func (s *Server) Handler() http.Handler {
 	r := chi.NewRouter()
 	r.Use(s.observed, s.recover, s.secure, s.shared, s.boundBody, decoded, middleware.StripSlashes, middleware.GetHead)
-	r.NotFound(func(w http.ResponseWriter, _ *http.Request) { problem(w, http.StatusNotFound, "there is nothing here") })
+	r.NotFound(func(w http.ResponseWriter, r *http.Request) {
+		s.fail(w, r, badRequest(http.StatusNotFound, "there is nothing here"))
+	})
 	r.MethodNotAllowed(func(w http.ResponseWriter, req *http.Request) {
 		allowed := strings.Join(methods(r, req), ", ")
 		w.Header().Set("Allow", allowed) // RFC 9110, section 15.5.6
-		problem(w, http.StatusMethodNotAllowed, "this address takes "+allowed)
+		s.fail(w, req, badRequest(http.StatusMethodNotAllowed, "this address takes %s", allowed))
 	})
 	r.Get(eventsPath, s.redeeming(s.viewer(s.events)))
 	r.Get(listPath, s.redeeming(s.authenticated(stream.RoleViewer, s.list)))
@@ -194,7 +196,7 @@ func (s *Server) recover(next http.Handler) http.Handler {
 				}
 				s.log(w).Error("panic in a handler", "path", logged(r.URL.Path), "panic", v,
 					"stack", string(debug.Stack()))
-				problem(w, http.StatusInternalServerError, "something is wrong here; the log says more")
+				ruling{status: http.StatusInternalServerError}.problem(w, errWrong.Error())
 			}
 		}()
 		next.ServeHTTP(w, r)
@@ -207,16 +209,16 @@ func (s *Server) recover(next http.Handler) http.Handler {
 func (s *Server) readyz(w http.ResponseWriter, r *http.Request) {
 	without := r.URL.Query().Get("exclude")
 	if without != "" && without != "database" {
-		problem(w, http.StatusBadRequest, "exclude: the part that can be left out is database")
+		s.fail(w, r, refused("exclude", "the part that can be left out is database"))
 		return
 	}
 	if s.registry.draining() {
-		problem(w, http.StatusServiceUnavailable, "server: draining")
+		s.fail(w, r, badRequest(http.StatusServiceUnavailable, "server: draining"))
 		return
 	}
 	if s.cfg.Ready != nil && without == "" {
 		if err := s.cfg.Ready(); err != nil {
-			problem(w, http.StatusServiceUnavailable, err.Error())
+			s.fail(w, r, badRequest(http.StatusServiceUnavailable, "%s", err))
 			return
 		}
 	}
@@ -253,9 +255,9 @@ func (s *Server) topology(role stream.Role, next func(http.ResponseWriter, reque
 		id, ok := stream.ParseTopologyID(chi.URLParam(r.Request, "id"))
 		switch {
 		case r.principal.Topologies != nil && !r.principal.Sees(id):
-			problem(w, http.StatusForbidden, "the token does not cover this topology")
+			s.fail(w, r.Request, forbidden("the token does not cover this topology"))
 		case !ok:
-			notFound(w)
+			s.fail(w, r.Request, badRequest(http.StatusNotFound, "%s", stream.ErrNotFound))
 		default:
 			r.topology = id
 			next(w, r)
@@ -267,7 +269,7 @@ func (s *Server) topology(role stream.Role, next func(http.ResponseWriter, reque
 func (s *Server) collection(role stream.Role, next func(http.ResponseWriter, request)) http.HandlerFunc {
 	return s.authenticated(role, func(w http.ResponseWriter, r request) {
 		if role == stream.RoleAdmin && r.principal.Topologies != nil {
-			problem(w, http.StatusForbidden, "the token is limited to some topologies and cannot create one")
+			s.fail(w, r.Request, forbidden("the token is limited to some topologies and cannot create one"))
 			return
 		}
 		next(w, r)
@@ -287,34 +289,17 @@ func (s *Server) authenticated(role stream.Role, next func(http.ResponseWriter, 
 			if suppressed, ok := s.refusals.takes(); ok {
 				s.log(w).Info("unauthenticated", "path", logged(r.URL.Path), "error", err, "suppressed", suppressed)
 			}
-			unauthenticated(w)
+			s.fail(w, r, errUnauthenticated)
 		case p.Ambient && s.crossOrigin.Check(r) != nil:
-			problem(w, http.StatusForbidden, "cross-origin request refused")
+			s.fail(w, r, forbidden("cross-origin request refused"))
 		case s.limits.exceeded(w, r, p.Subject):
 			s.tooMany(w, r, aboutOf(r))
 		case !p.May(role):
-			problem(w, http.StatusForbidden, "this takes a token of the role "+string(role))
+			s.fail(w, r, forbidden("this takes a token of the role "+string(role)))
 		default:
 			next(w, request{Request: r, principal: p})
 		}
 	}
-}
-
-func unauthenticated(w http.ResponseWriter) {
-	w.Header().Set("WWW-Authenticate", `Bearer realm="topostream"`)
-	problem(w, http.StatusUnauthorized, "give a valid token as Authorization: Bearer or as ?token=")
-}
-
-func notFound(w http.ResponseWriter) { problem(w, http.StatusNotFound, stream.ErrNotFound.Error()) }
-
-// problem answers with RFC 9457 problem details.
-func problem(w http.ResponseWriter, status int, detail string) {
-	writeJSON(w, status, "application/problem+json", struct {
-		Title  string `json:"title"`
-		Status int    `json:"status"`
-		Detail string `json:"detail"`
-		ID     string `json:"request_id,omitempty"` // an extension member (RFC 9457, section 3.2): the log has it, too
-	}{http.StatusText(status), status, detail, w.Header().Get(idHeader)})
 }
 
 func writeJSON(w http.ResponseWriter, status int, contentType string, v any) {

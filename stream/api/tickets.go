@@ -20,11 +20,6 @@ func (s *Server) mintTicket(w http.ResponseWriter, r request) {
 		return
 	}
 	ticket, life, err := s.cfg.Tickets.Mint(r.Context(), r.principal)
-	if errors.Is(err, stream.ErrTooManyTickets) {
-		w.Header().Set("Retry-After", "15")
-		problem(w, http.StatusTooManyRequests, stream.ErrTooManyTickets.Error())
-		return
-	}
 	s.answer(w, r.Request, http.StatusOK, struct {
 		Ticket    string `json:"ticket"`
 		ExpiresIn int    `json:"expires_in"` // whole seconds, never more than it has
