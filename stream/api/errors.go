@@ -15,6 +15,7 @@ import (
 var (
 	errLimit           = errors.New("too many streams")  // there is no place for another one
 	errRate            = errors.New("too many requests") // one more than --rate-limit allows
+	errStrangers       = errors.New("too many requests") // the same without a valid token, which no retry makes better
 	errUnauthenticated = errors.New("give a valid token as Authorization: Bearer or as ?token=")
 	errWrong           = errors.New("something is wrong here; the log says more")
 )
@@ -55,6 +56,7 @@ func rulings() []ruling {
 		{target: stream.ErrTooMany, status: crowded, after: retryAfter},
 		{target: stream.ErrTooManyTickets, status: crowded, after: delivery.CrowdedRetry},
 		{target: errRate, status: crowded, after: rateWindow, again: rateWindow},
+		{target: errStrangers, status: crowded, after: rateWindow},
 		{target: errLimit, status: crowded, after: delivery.CrowdedRetry, again: delivery.CrowdedRetry},
 		{target: delivery.ErrReplaced, status: crowded, after: delivery.CrowdedRetry, again: delivery.CrowdedRetry},
 		{target: stream.ErrIllegalTransition, status: conflict},

@@ -101,6 +101,7 @@ func TestEachErrorIsToldAsItIsToRequestsAndToStreams(t *testing.T) {
 		{stream.ErrTooMany, 429, s5, 0, "", false},
 		{stream.ErrTooManyTickets, 429, s15, 0, "", false},
 		{errRate, 429, s60, s60, "", false},
+		{errStrangers, 429, s60, 0, "", false},
 		{errLimit, 429, s15, s15, "", false},
 		{delivery.ErrReplaced, 429, s15, s15, "", false},
 		{&stream.ConflictError{Kind: stream.ErrIllegalTransition, Detail: detail}, 409, 0, 0, detail, false},

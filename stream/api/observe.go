@@ -57,9 +57,10 @@ func (s *Server) observe(o *Observation) {
 type reply struct {
 	http.ResponseWriter
 
-	observation Observation
-	isCarried   bool // its stream tells of it
-	id          [1]string
+	observation  Observation
+	isCarried    bool // its stream tells of it
+	takesTickets bool // the route does
+	id           [1]string
 }
 
 // Unwrap is for http.ResponseController.

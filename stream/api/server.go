@@ -133,10 +133,10 @@ func (s *Server) Handler() http.Handler {
 		w.Header().Set("Allow", allowed) // RFC 9110, section 15.5.6
 		s.fail(w, req, badRequest(http.StatusMethodNotAllowed, "this address takes %s", allowed))
 	})
-	r.Get(eventsPath, s.redeeming(s.viewer(s.events)))
-	r.Get(listPath, s.redeeming(s.authenticated(stream.RoleViewer, s.list)))
-	r.Get(manyPath, s.redeeming(s.authenticated(stream.RoleViewer, s.manyByQuery)))
-	r.Post(manyPath, s.redeeming(s.authenticated(stream.RoleViewer, s.manyByBody)))
+	r.Get(eventsPath, s.byTicketToo(s.viewer(s.events)))
+	r.Get(listPath, s.byTicketToo(s.authenticated(stream.RoleViewer, s.list)))
+	r.Get(manyPath, s.byTicketToo(s.authenticated(stream.RoleViewer, s.manyByQuery)))
+	r.Post(manyPath, s.byTicketToo(s.authenticated(stream.RoleViewer, s.manyByBody)))
 	r.Group(s.answers)
 	return r
 }
@@ -274,32 +274,6 @@ func (s *Server) collection(role stream.Role, next func(http.ResponseWriter, req
 		}
 		next(w, r)
 	})
-}
-
-// authenticated checks in the order 401, 403. A browser sends a cookie along whoever's page asks, so what changes
-// something by one must come from a page of ours, or of an origin that is trusted.
-func (s *Server) authenticated(role stream.Role, next func(http.ResponseWriter, request)) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
-		p, err := s.authenticate(r)
-		replyOf(w).observation.Subject = p.Subject
-		switch {
-		case err != nil && s.limits.failed(w, r):
-			s.tooMany(w, r, about{})
-		case err != nil:
-			if suppressed, ok := s.refusals.takes(); ok {
-				s.log(w).Info("unauthenticated", "path", logged(r.URL.Path), "error", err, "suppressed", suppressed)
-			}
-			s.fail(w, r, errUnauthenticated)
-		case p.Ambient && s.crossOrigin.Check(r) != nil:
-			s.fail(w, r, forbidden("cross-origin request refused"))
-		case s.limits.exceeded(w, r, p.Subject):
-			s.tooMany(w, r, aboutOf(r))
-		case !p.May(role):
-			s.fail(w, r, forbidden("this takes a token of the role "+string(role)))
-		default:
-			next(w, request{Request: r, principal: p})
-		}
-	}
 }
 
 func writeJSON(w http.ResponseWriter, status int, contentType string, v any) {
