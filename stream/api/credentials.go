@@ -34,9 +34,9 @@ func credentials(takesTickets bool) []credential {
 	return all
 }
 
-// resolve says whom a request speaks for. Errors: errRate, errStrangers, errUnauthenticated, and those of Redeem, after which the
-// ticket is good for EventSource's next try. Whoever had too many requests without a valid credential is refused before
-// the database is asked.
+// resolve says whom a request speaks for. Errors: errRate, errStrangers, errUnauthenticated, and those of Redeem, after
+// which the ticket is good for EventSource's next try. Whoever had too many requests without a valid credential is
+// refused before the database is asked.
 func (s *Server) resolve(w http.ResponseWriter, r *http.Request) (p stream.Principal, err error) {
 	for _, c := range credentials(replyOf(w).takesTickets) {
 		if c.has(r) {

@@ -29,6 +29,8 @@ type attacher interface {
 	atOnce() (engine.Handover, bool)
 	// wait does it where that may take its time.
 	wait(ctx context.Context) (engine.Handover, error)
+	// exists returns stream.ErrNotFound where there is nothing to attach.
+	exists(ctx context.Context) error
 }
 
 // one attaches a stream of one topology, or of the list.
@@ -53,6 +55,13 @@ func (o *one) wait(ctx context.Context) (h engine.Handover, err error) {
 	return h, err
 }
 
+func (o *one) exists(ctx context.Context) error {
+	if o.req.List != nil {
+		return nil
+	}
+	return o.server.cfg.Store.Exists(ctx, o.req.Topology)
+}
+
 func (o *one) handover(sub *stream.Subscription) engine.Handover {
 	return engine.Handover{Machine: delivery.New(o.req, sub, 2000+rand.N(2001), o.server.cfg.Keepalive)}
 }
@@ -62,7 +71,7 @@ func (o *one) handover(sub *stream.Subscription) engine.Handover {
 // its clients are of topologies that it has.
 func (s *Server) begin(w http.ResponseWriter, r request, a about, set string, resumes bool, attach attacher) {
 	if r.Method == http.MethodHead {
-		s.head(w, r, a)
+		s.head(w, r, attach)
 		return
 	}
 	self := &session{server: s, user: r.principal.Subject, set: set}
@@ -108,12 +117,10 @@ func (s *Server) begin(w http.ResponseWriter, r request, a about, set string, re
 }
 
 // head answers as a stream would begin, and opens none (RFC 9110, section 9.3.2).
-func (s *Server) head(w http.ResponseWriter, r request, a about) {
-	if a.topology != "" {
-		if err := s.cfg.Store.Exists(r.Context(), a.topology); err != nil {
-			s.fail(w, r.Request, err)
-			return
-		}
+func (s *Server) head(w http.ResponseWriter, r request, attach attacher) {
+	if err := attach.exists(r.Context()); err != nil {
+		s.fail(w, r.Request, err)
+		return
 	}
 	newFrameWriter(w, s.cfg.WriteTimeout, s.cfg.Stats).headers()
 }

@@ -194,6 +194,20 @@ func (v *several) wait(ctx context.Context) (engine.Handover, error) {
 	return v.server.attachMany(ctx, v.log, v.wanted)
 }
 
+// exists finds one that is there, or says that none is.
+func (v *several) exists(ctx context.Context) error {
+	for _, req := range v.wanted {
+		err := error(nil)
+		if req.List == nil {
+			err = v.server.cfg.Store.Exists(ctx, req.Topology)
+		}
+		if !errors.Is(err, stream.ErrNotFound) {
+			return err
+		}
+	}
+	return stream.ErrNotFound
+}
+
 // setOf is the same for streams of the same topologies.
 func setOf(wanted []stream.AttachRequest) string {
 	hash := sha256.New()
