@@ -79,8 +79,8 @@ func TestTheAccessLogSaysWhoWhatAndHowLong(t *testing.T) {
 	if len(lines) != 2 {
 		t.Fatalf("%+v", lines)
 	}
-	if l := lines[0]; l.Method != "GET" || l.Route != basePath+"/topologies/{id}" || l.Path != basePath+"/topologies/x" ||
-		l.Status != 404 || l.Bytes == 0 || l.Duration == 0 || l.ID != "the-same" || l.Address == "" {
+	if l := lines[0]; l.Method != http.MethodGet || l.Route != basePath+"/topologies/{id}" ||
+		l.Path != basePath+"/topologies/x" || l.Status != 404 || l.Bytes == 0 || l.Duration == 0 || l.ID != "the-same" || l.Address == "" {
 		t.Errorf("%+v", l)
 	}
 	if l := lines[1]; l.Subject != "ticket" || l.Status != 404 {

@@ -174,7 +174,7 @@ func (r ruling) problem(w http.ResponseWriter, detail string) {
 		Status int    `json:"status"`
 		Detail string `json:"detail"`
 		ID     string `json:"request_id,omitempty"` // an extension member (RFC 9457, section 3.2): the log has it, too
-	}{http.StatusText(r.status), r.status, detail, w.Header().Get(idHeader)})
+	}{http.StatusText(r.status), r.status, detail, idIn(w)})
 }
 
 // forbidden is a request that its token does not allow.

@@ -34,10 +34,11 @@ type Observation struct {
 
 // A StreamEnd is what a stream was.
 type StreamEnd struct {
+	delivery.Account
+
 	Topology stream.TopologyID // empty: it was one of many topologies, or of the list
 	List     bool
 	Reason   string // of delivery.EndReason
-	delivery.Account
 }
 
 // observing tells whether anybody wants observations.

@@ -36,13 +36,21 @@ func isID(s string) bool {
 // newID is a random one: a counter would tell strangers how much others ask.
 func newID() string {
 	var raw [8]byte
-	for i, n := 0, rand.Uint64(); i < len(raw); i, n = i+1, n>>8 { //nolint:gosec // it is a name, and no secret
+	for i, n := 0, rand.Uint64(); i < len(raw); i, n = i+1, n>>8 {
 		raw[i] = byte(n)
 	}
 	return hex.EncodeToString(raw[:])
 }
 
+// idIn is the id of the request that is being answered; empty: it has none.
+func idIn(w http.ResponseWriter) string {
+	for _, id := range w.Header()[idHeader] {
+		return id
+	}
+	return ""
+}
+
 // log is the log of a request that is being answered.
 func (s *Server) log(w http.ResponseWriter) *slog.Logger {
-	return s.cfg.Logger.With("request_id", w.Header().Get(idHeader))
+	return s.cfg.Logger.With("request_id", idIn(w))
 }
