@@ -156,7 +156,8 @@ func TestTheRecipeByCurlEndsWhereItIsRefused(t *testing.T) {
 	server := startServer(t, pgtest.New(t).URL)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, "sh", "../../testdata/recipes/follow.sh", server, "00000000-0000-4000-8000-000000000000")
+	cmd := exec.CommandContext(ctx, "sh", "../../testdata/recipes/follow.sh", server,
+		"00000000-0000-4000-8000-000000000000")
 	cmd.Env = append(os.Environ(), "TOKEN=none")
 	if out, err := cmd.CombinedOutput(); err == nil || ctx.Err() != nil || !strings.Contains(string(out), "valid token") {
 		t.Errorf("%v: %s", err, out)

@@ -80,7 +80,8 @@ func TestTheAccessLogSaysWhoWhatAndHowLong(t *testing.T) {
 		t.Fatalf("%+v", lines)
 	}
 	if l := lines[0]; l.Method != http.MethodGet || l.Route != basePath+"/topologies/{id}" ||
-		l.Path != basePath+"/topologies/x" || l.Status != 404 || l.Bytes == 0 || l.Duration == 0 || l.ID != "the-same" || l.Address == "" {
+		l.Path != basePath+"/topologies/x" || l.Status != 404 || l.Bytes == 0 || l.Duration == 0 ||
+		l.ID != "the-same" || l.Address == "" {
 		t.Errorf("%+v", l)
 	}
 	if l := lines[1]; l.Subject != "ticket" || l.Status != 404 {
