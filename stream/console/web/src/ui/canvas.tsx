@@ -256,6 +256,7 @@ function describe(controller: GraphController) {
       return { lans: lans.length, deckies: deckies.length, links: links.length };
     },
     costs: () => controller.costs,
+    work: () => ({ ...controller.work }),
     zoom: () => controller.zoom.peek(),
     level: () => levelAt(controller.zoom.peek()),
   };
