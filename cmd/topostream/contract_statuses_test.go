@@ -16,6 +16,7 @@ import (
 	"topostream/pgbus/pgtest"
 	"topostream/stream"
 	"topostream/stream/api/contract"
+	"topostream/stream/auth"
 )
 
 // A contractStage has a server in each state that an answer needs.
@@ -328,5 +329,29 @@ func TestEveryExampleOfABodyIsTaken(t *testing.T) {
 	}
 	if n < 4 {
 		t.Errorf("there are %d examples", n)
+	}
+}
+
+func TestWhatEndsAStreamIsAsDescribed(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	id := demo(t, db.Conn(t))
+	server := serve(t, db.URL, func(c *serveCmd) { c.MaxStreamsPerUser = 1 })
+	for _, path := range []string{"/topologies/" + id + "/events", "/topologies/events", "/events?topology=" + id} {
+		claims := auth.Claims{Subject: path, Role: stream.RoleViewer, TTL: 3 * time.Second}
+		token, err := auth.Sign([]byte(testSecret), claims, time.Now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		header := []string{"Authorization", "Bearer " + token}
+		first := open(t, server.url+"/api/v1"+path, header...)
+		if text, err := io.ReadAll(open(t, server.url+"/api/v1"+path, header...).Body); err != nil ||
+			!strings.Contains(string(text), "event: unavailable\n") {
+			t.Errorf("%s: a second stream of a user gets %v %s", path, err, text)
+		}
+		text, err := io.ReadAll(first.Body)
+		if err != nil || !strings.Contains(string(text), "event: token_expired\n") {
+			t.Errorf("%s: a stream at the end of its token gets %v %s", path, err, text)
+		}
 	}
 }

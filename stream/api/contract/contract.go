@@ -48,6 +48,7 @@ type Example struct {
 }
 
 type response struct {
+	free    bool // it may be as it likes
 	bare    bool // net/http's own: it has not even the headers of every answer
 	headers map[string]header
 	content map[string]*jsonschema.Schema // by media type; none: no body
@@ -285,7 +286,9 @@ func (r *reader) parameters(list node) (all []parameter) {
 
 func (r *reader) response(n node, of *Operation, status int) *response {
 	bare, _ := r.get(n, "x-bare").v.(bool)
-	return &response{bare, r.headers(r.get(n, "headers")), r.content(r.get(n, "content"), of, status)}
+	return &response{
+		bare: bare, headers: r.headers(r.get(n, "headers")), content: r.content(r.get(n, "content"), of, status),
+	}
 }
 
 func (r *reader) headers(n node) map[string]header {
