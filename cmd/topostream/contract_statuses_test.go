@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -127,17 +128,9 @@ func (s *contractStage) asking(o *contract.Operation, status int) (asking, bool)
 	}
 	switch status {
 	case http.StatusOK, http.StatusCreated, http.StatusAccepted, http.StatusNoContent:
-	case http.StatusPartialContent:
-		a.header.Set("Range", "bytes=0-9")
-	case http.StatusFound:
-		a.file = "index.html"
-	case http.StatusNotModified:
-		_, header, _ := get(s.t, s.plain.url+strings.Replace(o.Path, "{file}", a.file, 1))
-		a.header.Set("If-None-Match", header.Get("ETag"))
-	case http.StatusPreconditionFailed:
-		a.header.Set("If-Match", `"another"`)
-	case http.StatusRequestedRangeNotSatisfiable:
-		a.header.Set("Range", "bytes=999999999-")
+	case http.StatusPartialContent, http.StatusFound, http.StatusNotModified, http.StatusPreconditionFailed,
+		http.StatusRequestedRangeNotSatisfiable:
+		return s.ofFile(o, a, status), true
 	case http.StatusBadRequest:
 		a.query = map[string]string{
 			"/readyz": "exclude=everything", "/api/v1/topologies/{id}/journal": "after=x",
@@ -148,26 +141,13 @@ func (s *contractStage) asking(o *contract.Operation, status int) (asking, bool)
 	case http.StatusUnauthorized:
 		a.token = ""
 	case http.StatusForbidden:
-		return s.forbidden(o, a)
+		return s.forbidden(o, a), true
 	case http.StatusNotFound:
-		a.id, a.file = unknownTopology, "nothing.js"
-		if o.Path == "/metrics" {
-			a.server = s.elsewhere
-		}
-		if o.Path == manyStreams {
-			a.query, a.body = "topology="+a.id, `{"topologies":{"`+a.id+`":null}}`
-		}
+		return s.missing(o, a), true
 	case http.StatusRequestTimeout:
 		a.server, a.endless = s.slow, true
 	case http.StatusConflict:
-		switch o.Method + " " + o.Path {
-		case "POST /api/v1/topologies":
-			a.body = fmt.Sprintf(`{"name":"contract-%d"}`, s.n)
-		case "PATCH /api/v1/topologies/{id}":
-			a.body = `{"status":"active"}`
-		default:
-			a.id = s.topology(false)
-		}
+		return s.conflicting(o, a), true
 	case http.StatusRequestEntityTooLarge:
 		a.body = `"` + strings.Repeat("x", 1<<20) + `"`
 	case http.StatusUnsupportedMediaType:
@@ -196,8 +176,51 @@ func (s *contractStage) asking(o *contract.Operation, status int) (asking, bool)
 	return a, true
 }
 
+// ofFile gives a request for a file with a condition, or for a part of it.
+func (s *contractStage) ofFile(o *contract.Operation, a asking, status int) asking {
+	switch status {
+	case http.StatusPartialContent:
+		a.header.Set("Range", "bytes=0-9")
+	case http.StatusFound:
+		a.file = "index.html"
+	case http.StatusNotModified:
+		_, header, _ := get(s.t, s.plain.url+strings.Replace(o.Path, "{file}", a.file, 1))
+		a.header.Set("If-None-Match", header.Get("ETag"))
+	case http.StatusPreconditionFailed:
+		a.header.Set("If-Match", `"another"`)
+	case http.StatusRequestedRangeNotSatisfiable:
+		a.header.Set("Range", "bytes=999999999-")
+	}
+	return a
+}
+
+// missing gives a request for what is not there.
+func (s *contractStage) missing(o *contract.Operation, a asking) asking {
+	a.id, a.file = unknownTopology, "nothing.js"
+	if o.Path == "/metrics" {
+		a.server = s.elsewhere
+	}
+	if o.Path == manyStreams {
+		a.query, a.body = "topology="+a.id, `{"topologies":{"`+a.id+`":null}}`
+	}
+	return a
+}
+
+// conflicting gives a request that the state of its topology does not allow.
+func (s *contractStage) conflicting(o *contract.Operation, a asking) asking {
+	switch o.Method + " " + o.Path {
+	case "POST /api/v1/topologies":
+		a.body = fmt.Sprintf(`{"name":"contract-%d"}`, s.n)
+	case "PATCH /api/v1/topologies/{id}":
+		a.body = `{"status":"active"}`
+	default:
+		a.id = s.topology(false)
+	}
+	return a
+}
+
 // forbidden gives a request that a token does not allow.
-func (s *contractStage) forbidden(o *contract.Operation, a asking) (asking, bool) {
+func (s *contractStage) forbidden(o *contract.Operation, a asking) asking {
 	switch {
 	case strings.Contains(o.Path, "{id}"), o.Path == manyStreams:
 		a.token = s.token("ada", stream.RoleAdmin, unknownTopology)
@@ -208,7 +231,7 @@ func (s *contractStage) forbidden(o *contract.Operation, a asking) (asking, bool
 		a.header.Set("Sec-Fetch-Site", "cross-site")
 		a.token = ""
 	}
-	return a, true
+	return a
 }
 
 // ask gives the status of the answer, the beginning of which is read.
@@ -352,6 +375,21 @@ func TestWhatEndsAStreamIsAsDescribed(t *testing.T) {
 		text, err := io.ReadAll(first.Body)
 		if err != nil || !strings.Contains(string(text), "event: token_expired\n") {
 			t.Errorf("%s: a stream at the end of its token gets %v %s", path, err, text)
+		}
+	}
+}
+
+func TestEveryFileOfTheConsoleIsAsDescribed(t *testing.T) {
+	t.Parallel()
+	server := serve(t, pgtest.New(t).URL, nil)
+	files, err := os.ReadDir("../../stream/console/dist")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range files {
+		status, _, body := get(t, server.url+"/console/"+file.Name())
+		if status != http.StatusOK || body == "" { // index.html leads to the page
+			t.Errorf("%s: %d with %d bytes", file.Name(), status, len(body))
 		}
 	}
 }

@@ -9,7 +9,7 @@ import (
 )
 
 // described is openapi.yaml. What the servers of these tests answer is held against it, whatever a test asks for.
-var described = sync.OnceValues(func() (*contract.Contract, error) { //nolint:gochecknoglobals // one for the process
+var described = sync.OnceValues(func() (*contract.Contract, error) {
 	return contract.Read("../../stream/api/openapi.yaml")
 })
 

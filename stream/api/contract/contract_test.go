@@ -76,7 +76,8 @@ func TestWhatIsNotDescribedFailsTheTestOfItsServer(t *testing.T) {
 	c := read(t)
 	const (
 		ticket = `{"ticket":"0123456789012345678901234567890123456789012","expires_in":60}`
-		ended  = `{"topic":"","type":"unavailable","ts":"2026-11-23T19:30:00.123456Z","journaled":false,"payload":`
+		ending = "event: unavailable\ndata: " +
+			`{"topic":"","type":"unavailable","ts":"2026-11-23T19:30:00.123456Z","journaled":false,"payload":`
 	)
 	for name, answer := range map[string]struct {
 		method, path  string
@@ -87,19 +88,19 @@ func TestWhatIsNotDescribedFailsTheTestOfItsServer(t *testing.T) {
 	}{
 		"what is described":  {status: 200, body: ticket},
 		"another status":     {status: 201, body: ticket, want: "the status is not described"},
-		"another header":     {status: 200, header: "X-More", value: "1", body: ticket, want: "the header X-More is not described"},
+		"another header":     {status: 200, header: "X-More", value: "1", body: ticket, want: "X-More is not described"},
 		"a header less":      {status: 200, header: "Cache-Control", body: ticket, want: "there is no Cache-Control"},
 		"one of all less":    {status: 200, header: "X-Frame-Options", body: ticket, want: "there is no X-Frame-Options"},
-		"another value":      {status: 200, header: "Cache-Control", value: "no-cache", body: ticket, want: "Cache-Control: "},
-		"another type":       {status: 200, header: "Content-Type", value: "text/html", body: ticket, want: `"text/html" is not`},
+		"another value":      {status: 200, header: "Cache-Control", value: "x", body: ticket, want: "Cache-Control: "},
+		"another type":       {status: 200, header: "Content-Type", value: "a/b", body: ticket, want: `"a/b" is not`},
 		"no JSON":            {status: 200, body: "{", want: "body: "},
-		"another member":     {status: 200, body: strings.Replace(ticket, "{", `{"more":1,`, 1), want: "at '/more': false schema"},
+		"another member":     {status: 200, body: `{"more":1,` + ticket[1:], want: "at '/more': false schema"},
 		"a member less":      {status: 200, body: "{}", want: "missing properties"},
 		"another address":    {path: "/api/v1/nothing", status: 200, body: ticket, want: "the address is not described"},
 		"another method":     {method: "PUT", status: 200, body: ticket, want: "the method is not described"},
-		"a frame":            {path: manyPath, status: 200, body: "event: unavailable\ndata: " + ended + `{"reason":"x"}}` + "\n\n"},
-		"a frame's member":   {path: manyPath, status: 200, body: "event: unavailable\ndata: " + ended + `{}}` + "\n\n", want: "frame"},
-		"a frame's id":       {path: manyPath, status: 200, body: "event: list\nid: 1\ndata: {\"data\":[],\"more\":false}\n\n", want: "frame"},
+		"a frame":            {path: manyPath, status: 200, body: ending + `{"reason":"x"}}` + "\n\n"},
+		"a frame's member":   {path: manyPath, status: 200, body: ending + "{}}\n\n", want: "frame"},
+		"a frame's id":       {path: manyPath, status: 200, body: "id: 1\n" + ending + "{}}\n\n", want: "/id"},
 		"a frame's field":    {path: manyPath, status: 200, body: "evnt: list\n\n", want: "no field"},
 		"a frame's comments": {path: manyPath, status: 200, body: ": hello\n\nretry: 3000\n\n"},
 	} {
