@@ -14,6 +14,7 @@ import (
 	"topostream/stream"
 	"topostream/stream/delivery"
 	"topostream/stream/engine"
+	"topostream/stream/tracing"
 )
 
 // retryAfter is when it may be worth another try, where nothing better is known.
@@ -101,7 +102,7 @@ func (s *Server) begin(w http.ResponseWriter, r request, a about, set string, re
 	s.cfg.Stats.Streams.Add(1)
 	defer self.Ended()
 	writer.headers()
-	if err := s.carry(ctx, writer, &h.Machine, h.Arrivals); errors.Is(err, os.ErrDeadlineExceeded) {
+	if err := s.carry(tracing.HeadersSent(ctx), writer, &h.Machine, h.Arrivals); errors.Is(err, os.ErrDeadlineExceeded) {
 		s.cfg.Stats.SlowCloses.Add(1)
 	}
 }

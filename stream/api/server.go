@@ -55,6 +55,9 @@ type Config struct {
 	ClientHandler  http.Handler // of /topostream.js
 	TabsHandler    http.Handler // of /topostream-tabs.js
 	MetricsHandler http.Handler
+	// Trace serves a request of the API within a span of it, which goes on with the request's own trace only where that is
+	// believed; nil: there are no spans.
+	Trace func(w http.ResponseWriter, r *http.Request, began time.Time, believed bool, next http.HandlerFunc)
 	// Engine carries the streams of plain HTTP/1.1; nil: net/http carries all.
 	Engine *engine.Engine
 }
@@ -261,8 +264,7 @@ func (s *Server) collection(role stream.Role, next func(http.ResponseWriter, req
 // authenticated checks in the order 401, 403. A browser sends a cookie along whoever's page asks, so what changes
 // something by one must come from a page of ours, or of an origin that is trusted.
 func (s *Server) authenticated(role stream.Role, next func(http.ResponseWriter, request)) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
-		p, err := s.authenticate(r)
+	return s.traced(func(w http.ResponseWriter, r *http.Request, p stream.Principal, err error) {
 		switch {
 		case err != nil && s.limits.failed(w, r):
 			s.tooMany(w, r, about{})
@@ -278,7 +280,7 @@ func (s *Server) authenticated(role stream.Role, next func(http.ResponseWriter, 
 		default:
 			next(w, request{Request: r, principal: p})
 		}
-	}
+	})
 }
 
 func unauthenticated(w http.ResponseWriter) {
