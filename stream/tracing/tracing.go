@@ -38,9 +38,10 @@ type Traces struct {
 }
 
 // Start begins to send spans where the environment asks for it: by OTEL_TRACES_EXPORTER=otlp, or by an endpoint alone
-// (OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_EXPORTER_OTLP_TRACES_ENDPOINT). OTEL_SDK_DISABLED=true wins over both. Of what OpenTelemetry's SDK for Go reads of the environment all holds (OTEL_TRACES_SAMPLER,
-// OTEL_RESOURCE_ATTRIBUTES, OTEL_BSP_…, OTEL_EXPORTER_OTLP_HEADERS, …); service is the name where OTEL_SERVICE_NAME
-// gives none. A value that this program does not know is told to the log, and nothing is traced.
+// (OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_EXPORTER_OTLP_TRACES_ENDPOINT). OTEL_SDK_DISABLED=true wins over both. What
+// OpenTelemetry's SDK for Go reads of the environment holds (OTEL_TRACES_SAMPLER, OTEL_RESOURCE_ATTRIBUTES, OTEL_BSP_…,
+// OTEL_EXPORTER_OTLP_HEADERS, …); service is the name where OTEL_SERVICE_NAME gives none. A value that this program
+// does not know is told to the log, and nothing is traced.
 //
 // A collector that does not answer keeps nobody: spans that find no room are dropped, and the log says so once a minute
 // at most. Stop it.
