@@ -14,13 +14,13 @@ func (s *Server) traced(
 ) http.HandlerFunc {
 	if s.cfg.Trace == nil {
 		return func(w http.ResponseWriter, r *http.Request) {
-			p, err := s.authenticate(r)
+			p, err := s.resolve(w, r)
 			answer(w, r, p, err)
 		}
 	}
 	return func(w http.ResponseWriter, r *http.Request) {
 		began := time.Now()
-		p, err := s.authenticate(r)
+		p, err := s.resolve(w, r)
 		s.cfg.Trace(w, r, began, err == nil, func(w http.ResponseWriter, r *http.Request) { answer(w, r, p, err) })
 	}
 }
