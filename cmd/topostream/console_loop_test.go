@@ -223,7 +223,7 @@ func TestLoop(t *testing.T) {
 	server := start()
 
 	browser := openPage(t, "about:blank")
-	viewer := shellToken(t, auth.Claims{Subject: "anna", Role: stream.RoleViewer, TTL: time.Hour})
+	viewer := signed(t, auth.Claims{Subject: "anna", Role: stream.RoleViewer, TTL: time.Hour})
 	browser.editDo(chromedp.EmulateViewport(760, 760))
 	browser.editDo(chromedp.Navigate("http://" + address + "/#token=" + viewer + "&topology=" + id))
 	browser.until(isDrawn)

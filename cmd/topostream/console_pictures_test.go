@@ -195,7 +195,7 @@ func TestPictures(t *testing.T) {
 		tab.until(`!!window.topostreamConsole`)
 		return photographer{tab, t, dir}
 	}
-	admin := shellToken(t, auth.Claims{Subject: "anna", Role: stream.RoleAdmin, TTL: 8 * time.Hour})
+	admin := signed(t, auth.Claims{Subject: "anna", Role: stream.RoleAdmin, TTL: 8 * time.Hour})
 	p = open(server.url, admin, "")
 	p.take(pictured{name: "empty", tab: "graph", reached: `!!document.querySelector('main[data-state=empty]')`})
 	server.stop()
@@ -306,14 +306,14 @@ func TestPictures(t *testing.T) {
 	pgtest.Exec(t, conn, recovered)
 
 	// Who may only look, and who may not even that.
-	viewer := open(server.url, shellToken(t, auth.Claims{Subject: "vera", Role: stream.RoleViewer, TTL: time.Hour}), id)
+	viewer := open(server.url, signed(t, auth.Claims{Subject: "vera", Role: stream.RoleViewer, TTL: time.Hour}), id)
 	viewer.until(isDrawn)
 	viewer.take(pictured{
 		name: "viewer", tab: "graph", enter: selects("web-1"),
 		reached: `app.session.identity.value.role === 'viewer' && ` + isDrawn,
 	})
 	other := pgtest.Scan[string](t, conn, `SELECT id::text FROM topologies WHERE name = 'grid-south'`)
-	limited := open(server.url, shellToken(t, auth.Claims{Subject: "vera", Role: stream.RoleViewer, TTL: time.Hour,
+	limited := open(server.url, signed(t, auth.Claims{Subject: "vera", Role: stream.RoleViewer, TTL: time.Hour,
 		Topologies: []stream.TopologyID{stream.TopologyID(other)}}), id)
 	limited.take(pictured{
 		name: "forbidden", tab: "graph",
