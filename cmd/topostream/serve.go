@@ -31,6 +31,7 @@ import (
 	"topostream/stream/console"
 	"topostream/stream/metrics"
 	"topostream/stream/sse"
+	"topostream/stream/tracing"
 )
 
 type serveCmd struct {
@@ -166,7 +167,12 @@ func (c *serveCmd) Run(ctx context.Context, o output) error {
 		return err
 	}
 
-	pool, err := postgres.NewPool(ctx, c.DatabaseURL, func(cfg *pgxpool.Config) {
+	traces, err := tracing.Start(ctx, serverService, traceVersion(), log)
+	if err != nil {
+		return err
+	}
+	defer traces.Stop()
+	pool, err := postgres.NewPool(ctx, c.DatabaseURL, tracedQueries(traces), func(cfg *pgxpool.Config) {
 		if c.PoolSize > 0 {
 			cfg.MaxConns = int32(c.PoolSize)
 		}
@@ -175,7 +181,7 @@ func (c *serveCmd) Run(ctx context.Context, o output) error {
 		return err
 	}
 	defer pool.Close()
-	replica, err := c.replica(ctx, log)
+	replica, err := c.replica(ctx, log, tracedQueries(traces))
 	if err != nil {
 		return err
 	}
@@ -212,6 +218,7 @@ func (c *serveCmd) Run(ctx context.Context, o output) error {
 		Pool: pool, Replica: replica, Listen: listenConfig, Memory: memory,
 		Encoder: sse.Encoder{}, Stats: stats, Logger: log, Bus: c.Bus, Linger: c.linger,
 		Heartbeat: c.heartbeat,
+		Tracer:    traces.Tracer(),
 		Blind:     seesNothing,
 		Odd: func(ctx context.Context) (odd string, err error) {
 			var all bool
@@ -260,6 +267,9 @@ func (c *serveCmd) Run(ctx context.Context, o output) error {
 		Blind:  seesNothing,
 		Notice: func() string { return lines(bus.Notice(), *working.Load()) },
 	}
+	if traces.On() {
+		cfg.Trace = traces.Request
+	}
 	if listeners.metrics == nil {
 		cfg.MetricsHandler = metrics.Handler(stats)
 	}
@@ -267,8 +277,8 @@ func (c *serveCmd) Run(ctx context.Context, o output) error {
 	if c.Mutator {
 		worker = func(ctx context.Context) error {
 			return runMutator(ctx, c.DatabaseURL, listenConfig, mutator.Config{
-				Logger: log, Notice: func(outage string) { working.Store(&outage) },
-			})
+				Logger: log, Notice: func(outage string) { working.Store(&outage) }, Tracer: traces.Tracer(),
+			}, tracedQueries(traces))
 		}
 	}
 	pools := []*pgxpool.Pool{pool}

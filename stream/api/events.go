@@ -13,6 +13,7 @@ import (
 	"topostream/stream"
 	"topostream/stream/delivery"
 	"topostream/stream/engine"
+	"topostream/stream/tracing"
 )
 
 // events is GET /topologies/{id}/events.
@@ -111,7 +112,7 @@ func (s *Server) begin(w http.ResponseWriter, r request, a about, set string, re
 		self.Ended(account)
 	}()
 	writer.headers()
-	if err := s.carry(ctx, writer, &h.Machine, h.Arrivals); errors.Is(err, os.ErrDeadlineExceeded) {
+	if err := s.carry(tracing.HeadersSent(ctx), writer, &h.Machine, h.Arrivals); errors.Is(err, os.ErrDeadlineExceeded) {
 		s.cfg.Stats.SlowCloses.Add(1)
 	}
 }
