@@ -400,9 +400,10 @@ func getJSON(t *testing.T, url string, into any) {
 	}
 }
 
-// metric reads one value of /metrics.
+// metric reads a series of /metrics, or the sum of those that a family has.
 func metric(t *testing.T, server, name string) float64 {
 	t.Helper()
+	sum, found := 0.0, false
 	res, err := http.Get(server + "/metrics")
 	if err != nil {
 		t.Fatal(err)
@@ -414,14 +415,19 @@ func metric(t *testing.T, server, name string) float64 {
 		t.Fatal(err)
 	}
 	for line := range strings.Lines(string(body)) {
-		if value, ok := strings.CutPrefix(line, name+" "); ok {
-			v, err := strconv.ParseFloat(strings.TrimSpace(value), 64)
-			if err != nil {
-				t.Fatal(err)
-			}
-			return v
+		at := strings.LastIndex(line, " ")
+		series := line[:max(at, 0)]
+		if family, _, _ := strings.Cut(series, "{"); series != name && family != name {
+			continue
 		}
+		v, err := strconv.ParseFloat(strings.TrimSpace(line[at:]), 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sum, found = sum+v, true
 	}
-	t.Fatalf("no metric %s", name)
-	return 0
+	if !found {
+		t.Fatalf("no metric %s", name)
+	}
+	return sum
 }

@@ -20,6 +20,7 @@ type job struct {
 	mutation stream.Mutation
 	lease    string
 	claimed  time.Time
+	waited   float64 // seconds, from its request until then
 
 	// the lease's life: it ends with the lease, and when the worker gives up
 	ctx       context.Context //nolint:containedctx

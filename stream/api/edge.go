@@ -85,7 +85,7 @@ func addressOf(r *http.Request) (string, bool) {
 // tooMany refuses a request for its rate: one for the stream of a topology as EventSource understands it. Without a
 // topology it is any other request, and one without a valid token, which no retry makes better.
 func (s *Server) tooMany(w http.ResponseWriter, r *http.Request, a about) {
-	s.cfg.Stats.RequestsLimited.Add(1)
+	s.cfg.Stats.RequestsLimited.Inc()
 	s.refuse(w, r, newFrameWriter(w, s.cfg.WriteTimeout, s.cfg.Stats), a, errRate)
 }
 

@@ -22,7 +22,7 @@ func (s *Server) handOver(w http.ResponseWriter, r request, h engine.Handover, s
 	if err != nil {
 		return false
 	}
-	s.cfg.Stats.Streams.Add(1)
+	self.began()
 	h.Expires = r.principal.Expires
 	head := buffered.AvailableBuffer() // which nobody else needs any more
 	h.Head, h.Unread = s.heads.append(head, w.Header(), time.Now()), buffered.Reader.Buffered()
@@ -30,7 +30,7 @@ func (s *Server) handOver(w http.ResponseWriter, r request, h engine.Handover, s
 	if err != nil {
 		s.cfg.Logger.Warn("a stream could not be carried", "topology", h.Machine.Only(), "error", err)
 		s.turnAway(conn, h)
-		self.Ended()
+		self.Ended(stream.ErrUnavailable)
 		return true
 	}
 	s.registry.handOver(self, c)

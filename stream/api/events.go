@@ -6,7 +6,6 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/url"
-	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -58,6 +57,7 @@ func (o *one) wait(ctx context.Context) (h engine.Handover, err error) {
 }
 
 func (o *one) handover(sub *stream.Subscription) engine.Handover {
+	o.server.resumed(o.req, sub)
 	return engine.Handover{Machine: delivery.New(o.req, sub, 2000+rand.N(2001), o.server.cfg.Keepalive)}
 }
 
@@ -71,7 +71,7 @@ func (s *Server) begin(w http.ResponseWriter, r request, a about, set string, re
 	}
 	self := &session{server: s, user: r.principal.Subject, set: set}
 	if err := s.registry.add(self, resumes); err != nil {
-		s.cfg.Stats.StreamsRefused.Add(1)
+		s.cfg.Stats.StreamsRefused.Inc()
 		s.refuse(w, r.Request, newFrameWriter(w, s.cfg.WriteTimeout, s.cfg.Stats), a, err)
 		return
 	}
@@ -98,12 +98,10 @@ func (s *Server) begin(w http.ResponseWriter, r request, a about, set string, re
 			return
 		}
 	}
-	s.cfg.Stats.Streams.Add(1)
-	defer self.Ended()
+	self.began()
+	defer func() { self.Ended(h.Machine.Why()) }()
 	writer.headers()
-	if err := s.carry(ctx, writer, &h.Machine, h.Arrivals); errors.Is(err, os.ErrDeadlineExceeded) {
-		s.cfg.Stats.SlowCloses.Add(1)
-	}
+	_ = s.carry(ctx, writer, &h.Machine, h.Arrivals) // the machine knows why it ended
 }
 
 // head answers as a stream would begin, and opens none (RFC 9110, section 9.3.2).

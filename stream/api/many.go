@@ -167,6 +167,7 @@ func (s *Server) many(w http.ResponseWriter, r request, a asked) {
 	wanted := a.topologies
 	for _, req := range wanted {
 		if !r.principal.Sees(req.Topology) {
+			s.cfg.Stats.Refusals[stream.RefusedScope].Inc()
 			problem(w, http.StatusForbidden, "the token does not cover topology "+string(req.Topology))
 			return
 		}
@@ -212,6 +213,7 @@ func (s *Server) attachMany(ctx context.Context, wanted []stream.AttachRequest) 
 		go func() {
 			sub, err := s.cfg.Bus.Attach(attachCtx, req)
 			s.logAttach(req.Topology, err)
+			s.resumed(req, sub)
 			arrivals <- engine.Arrival{Part: part, Subscription: sub, Err: err}
 		}()
 	}

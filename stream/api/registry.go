@@ -248,9 +248,16 @@ type carrier interface {
 	End(why error, by time.Time)
 }
 
+// began counts a stream that is open.
+func (s *session) began() {
+	s.server.cfg.Stats.Streams.Inc()
+	s.server.cfg.Stats.StreamsOpened.Inc()
+}
+
 // Ended implements engine.Owner.
-func (s *session) Ended() {
-	s.server.cfg.Stats.Streams.Add(-1)
+func (s *session) Ended(why error) {
+	s.server.cfg.Stats.Streams.Dec()
+	s.server.cfg.Stats.StreamsClosed[closedBy(why)].Inc()
 	s.server.registry.remove(s)
 }
 

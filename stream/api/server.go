@@ -55,6 +55,8 @@ type Config struct {
 	ClientHandler  http.Handler // of /topostream.js
 	TabsHandler    http.Handler // of /topostream-tabs.js
 	MetricsHandler http.Handler
+	// Measure observes requests; chi is routing where it is called. Nil: nobody does.
+	Measure func(http.Handler) http.Handler
 	// Engine carries the streams of plain HTTP/1.1; nil: net/http carries all.
 	Engine *engine.Engine
 }
@@ -108,6 +110,9 @@ func (s *Server) Drain(ctx context.Context) error { return s.registry.drain(ctx)
 // Handler gives the routes.
 func (s *Server) Handler() http.Handler {
 	r := chi.NewRouter()
+	if s.cfg.Measure != nil {
+		r.Use(s.cfg.Measure)
+	}
 	r.Use(s.recover, s.secure, s.shared, s.boundBody, decoded, middleware.StripSlashes, middleware.GetHead)
 	r.NotFound(func(w http.ResponseWriter, _ *http.Request) { problem(w, http.StatusNotFound, "there is nothing here") })
 	r.MethodNotAllowed(func(w http.ResponseWriter, req *http.Request) {
@@ -237,6 +242,7 @@ func (s *Server) topology(role stream.Role, next func(http.ResponseWriter, reque
 		id, ok := stream.ParseTopologyID(chi.URLParam(r.Request, "id"))
 		switch {
 		case r.principal.Topologies != nil && !r.principal.Sees(id):
+			s.cfg.Stats.Refusals[stream.RefusedScope].Inc()
 			problem(w, http.StatusForbidden, "the token does not cover this topology")
 		case !ok:
 			notFound(w)
@@ -251,6 +257,7 @@ func (s *Server) topology(role stream.Role, next func(http.ResponseWriter, reque
 func (s *Server) collection(role stream.Role, next func(http.ResponseWriter, request)) http.HandlerFunc {
 	return s.authenticated(role, func(w http.ResponseWriter, r request) {
 		if role == stream.RoleAdmin && r.principal.Topologies != nil {
+			s.cfg.Stats.Refusals[stream.RefusedScope].Inc()
 			problem(w, http.StatusForbidden, "the token is limited to some topologies and cannot create one")
 			return
 		}
@@ -267,13 +274,16 @@ func (s *Server) authenticated(role stream.Role, next func(http.ResponseWriter, 
 		case err != nil && s.limits.failed(w, r):
 			s.tooMany(w, r, about{})
 		case err != nil:
+			s.cfg.Stats.Refusals[refusedBy(err)].Inc()
 			s.cfg.Logger.Info("unauthenticated", "path", logged(r.URL.Path), "error", err)
 			unauthenticated(w)
 		case p.Ambient && s.crossOrigin.Check(r) != nil:
+			s.cfg.Stats.Refusals[stream.RefusedOrigin].Inc()
 			problem(w, http.StatusForbidden, "cross-origin request refused")
 		case s.limits.exceeded(w, r, p.Subject):
 			s.tooMany(w, r, aboutOf(r))
 		case !p.May(role):
+			s.cfg.Stats.Refusals[stream.RefusedRole].Inc()
 			problem(w, http.StatusForbidden, "this takes a token of the role "+string(role))
 		default:
 			next(w, request{Request: r, principal: p})

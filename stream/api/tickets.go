@@ -20,6 +20,7 @@ func (s *Server) mintTicket(w http.ResponseWriter, r request) {
 		return
 	}
 	ticket, life, err := s.cfg.Tickets.Mint(r.Context(), r.principal)
+	s.cfg.Stats.Tickets[mintedBy(err)].Inc()
 	if errors.Is(err, stream.ErrTooManyTickets) {
 		w.Header().Set("Retry-After", "15")
 		problem(w, http.StatusTooManyRequests, stream.ErrTooManyTickets.Error())
@@ -81,8 +82,10 @@ func (s *Server) redeeming(next http.HandlerFunc) http.HandlerFunc {
 		switch {
 		case len(tickets) > 1: // proxies differ in which one they look at
 			holder.err = stream.ErrNoTicket
+			s.cfg.Stats.Tickets[stream.TicketRefused].Inc()
 		case !s.registry.draining():
 			holder.principal, holder.err = s.cfg.Tickets.Redeem(r.Context(), tickets[0])
+			s.cfg.Stats.Tickets[redeemedBy(holder.err)].Inc()
 		}
 		if holder.err == nil || errors.Is(holder.err, stream.ErrNoTicket) {
 			next(w, r.WithContext(context.WithValue(r.Context(), ticketKey{}, holder)))

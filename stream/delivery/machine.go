@@ -58,6 +58,7 @@ type Machine struct {
 	left      int           // parts that are not over
 	writing   int           // whose frames or document are written now
 	why       error         // it ends; nil: it does not
+	last      error         // why the last part ended; nil: one is left, or its client knows
 	out       []byte        // the unit that is written now, unless that is frames
 	keepalive time.Duration // of silence
 	many      bool          // a part's goodbye says whose it is
@@ -74,6 +75,7 @@ func New(req stream.AttachRequest, sub *stream.Subscription, retry int, keepaliv
 	if s := sub.Snapshot; s != nil && len(s.Bytes) <= smallSnapshot {
 		room, small = len(s.Bytes), true
 	}
+	parts[0].begin()
 	m := newMachine(parts, retry, keepalive, room)
 	if small {
 		m.out = append(m.out, sub.Snapshot.Bytes...)
@@ -220,6 +222,20 @@ func (m *Machine) drop() {
 		m.parts[i].state = over
 	}
 	m.finished = true
+}
+
+// Why is what ended the stream; nil: nothing did. A stream that is over because its topologies are is ErrDeleted, or
+// what the last of them ended with.
+func (m *Machine) Why() error {
+	switch {
+	case m.why != nil:
+		return m.why
+	case m.left > 0:
+		return nil
+	case m.last != nil:
+		return m.last
+	}
+	return stream.ErrDeleted
 }
 
 // Only is the topology of a stream that New made; empty: it may have many.

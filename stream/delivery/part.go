@@ -23,6 +23,8 @@ type part struct {
 	req    stream.AttachRequest
 	sub    *stream.Subscription // nil while it is detached
 	why    error                // it ends; nil: the client knows why
+	sent   stream.Seq           // of the newest journaled event, or of the document, that the client was given
+	live   stream.Seq           // newest event that the feed had when the client came: what follows is delivered live
 	next   int32                // in turns
 	queued bool                 // in turns
 	state  state
@@ -95,6 +97,7 @@ func (m *Machine) Attached(i int, sub *stream.Subscription, err error) {
 		sub.GiveBack() // it is over
 	case err == nil:
 		p.sub, p.state = sub, following
+		p.begin()
 		m.turns.add(m.parts, i)
 	case comesBack(err):
 		m.silent, p.state = true, detached
@@ -136,6 +139,7 @@ func (m *Machine) finish(i int) Step {
 	p.drop()
 	p.state = over
 	if m.left--; m.left == 0 {
+		m.last = p.why
 		return m.leave(last)
 	}
 	m.out = last

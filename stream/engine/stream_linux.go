@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"time"
@@ -14,7 +15,6 @@ import (
 var (
 	errGone     = errors.New("the client has gone")
 	errUnwanted = errors.New("the client sends what nobody wants")
-	errSlow     = errors.New("the client did not take in time what it was sent")
 )
 
 // lingering is how long a client may take to hang up that has been told to: what it sends meanwhile must not make the
@@ -120,8 +120,7 @@ func (s *shard) told(c *Stream) {
 		s.end(c, delivery.ErrExpired, s.now+delivery.LastWords)
 		return
 	case c.blocked:
-		s.engine.cfg.Stats.SlowCloses.Add(1)
-		s.fail(c, errSlow)
+		s.fail(c, ErrSlow)
 		return
 	case c.retryAt <= s.now:
 		c.retryAt = never
@@ -201,22 +200,31 @@ func (s *shard) write(c *Stream, step delivery.Step) bool {
 
 // wrote counts the frames of the batch that n bytes are, and gives back those that were not begun.
 func (s *shard) wrote(c *Stream, part, n int) {
-	s.engine.cfg.Stats.FrameBytes.Add(uint64(n))
+	s.engine.cfg.Stats.FrameBytes.Add(float64(n))
 	for i, fr := range s.batch.Frames {
 		if n >= len(fr.Bytes) {
 			n -= len(fr.Bytes)
 			continue
 		}
-		s.engine.cfg.Stats.Frames.Add(uint64(i))
+		s.engine.cfg.Stats.Frames.Add(float64(i))
 		if n > 0 {
 			c.rest, c.pinned, c.pinnedIn = fr.Bytes[n:], fr.Bytes, c.machine.Cursor(part).Feed()
 			c.pinnedIn.Pin(fr.Bytes)
 			i++
 		}
+		s.delivered(c, s.batch.Frames[:i])
 		c.machine.GiveBack(s.batch, i)
 		return
 	}
-	s.engine.cfg.Stats.Frames.Add(uint64(len(s.batch.Frames)))
+	s.engine.cfg.Stats.Frames.Add(float64(len(s.batch.Frames)))
+	s.delivered(c, s.batch.Frames)
+}
+
+// delivered has the machine look at what the socket took.
+func (s *shard) delivered(c *Stream, frames []stream.Frame) {
+	if err := c.machine.Delivered(frames, s.engine.cfg.Stats, time.Now()); err != nil {
+		s.engine.cfg.Logger.Error(err.Error())
+	}
 }
 
 // block waits until the socket has room.
@@ -240,13 +248,13 @@ func (s *shard) writable(c *Stream) {
 			return
 		}
 		if c.rest = c.rest[n:]; c.pinned != nil {
-			s.engine.cfg.Stats.FrameBytes.Add(uint64(n))
+			s.engine.cfg.Stats.FrameBytes.Add(float64(n))
 		}
 		if len(c.rest) > 0 {
 			return
 		}
 		if c.pinned != nil {
-			s.engine.cfg.Stats.Frames.Add(1)
+			s.engine.cfg.Stats.Frames.Inc()
 		}
 		s.unpin(c)
 		c.machine.Wrote()
@@ -375,9 +383,10 @@ func (s *shard) leave(c *Stream, why error) {
 	for part := range c.seats {
 		s.quit(c, part)
 	}
+	ended := c.machine.Why()
 	c.machine.Fail(why)
 	c.phase = linger
-	c.owner.Ended()
+	c.owner.Ended(cmp.Or(ended, why))
 	c.owner = nil
 }
 

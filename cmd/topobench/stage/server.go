@@ -74,18 +74,28 @@ func (s *Server) Freeze() { s.process.signal(syscall.SIGSTOP) }
 // Thaw undoes Freeze.
 func (s *Server) Thaw() { s.process.signal(syscall.SIGCONT) }
 
-// Metric reads a metric; a missing one is an error.
+// Metric reads a series, or the sum of those that a metric has; a missing one is an error.
 func (s *Server) Metric(ctx context.Context, name string) (float64, error) {
 	body, err := s.get(ctx, "/metrics")
 	if err != nil {
 		return 0, err
 	}
+	sum, found := 0.0, false
 	for line := range strings.Lines(body) {
-		if value, ok := strings.CutPrefix(strings.TrimSpace(line), name+" "); ok {
-			return strconv.ParseFloat(value, 64)
+		series, value, _ := strings.Cut(strings.TrimSpace(line), " ")
+		if family, _, _ := strings.Cut(series, "{"); series != name && family != name {
+			continue
 		}
+		v, err := strconv.ParseFloat(value, 64)
+		if err != nil {
+			return 0, fmt.Errorf("%s: %s: %w", s.Name, series, err)
+		}
+		sum, found = sum+v, true
 	}
-	return 0, fmt.Errorf("%s has no metric %s", s.Name, name)
+	if !found {
+		return 0, fmt.Errorf("%s has no metric %s", s.Name, name)
+	}
+	return sum, nil
 }
 
 // Ready tells what a server that works lacks; nil for nothing.
