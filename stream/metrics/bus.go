@@ -71,4 +71,6 @@ func (s *busStreams) Add(n float64) { s.n.Add(int64(n)) }
 func (s *busStreams) Describe(to chan<- *prometheus.Desc) { to <- s.desc }
 
 // Collect implements prometheus.Collector.
-func (s *busStreams) Collect(to chan<- prometheus.Metric) { s.bus.collect(to, s.desc, float64(s.n.Load())) }
+func (s *busStreams) Collect(to chan<- prometheus.Metric) {
+	s.bus.collect(to, s.desc, float64(s.n.Load()))
+}
