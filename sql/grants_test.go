@@ -20,14 +20,14 @@ import (
 	"topostream/stream"
 )
 
-// documentedGrants gives the statements of OPERATING.md for a role, with the role's name put in.
+// documentedGrants gives the statements of deploy/postgres/grants.sql for a role, with the role's name put in.
 func documentedGrants(t *testing.T, role, name string) string {
 	t.Helper()
-	page, err := os.ReadFile("../OPERATING.md")
+	page, err := os.ReadFile("../deploy/postgres/grants.sql")
 	must(t, err)
 	m := regexp.MustCompile(`(?s)-- ` + role + `\n(.*?)\n\n`).FindSubmatch(page)
 	if m == nil {
-		t.Fatalf("OPERATING.md has no grants for %s", role)
+		t.Fatalf("grants.sql has no grants for %s", role)
 	}
 	return strings.ReplaceAll(string(m[1]), "topostream_"+role, pgx.Identifier{name}.Sanitize())
 }

@@ -147,7 +147,7 @@ var (
 	ReconnectCauses = [reconnectCauses]string{"start", "broken", "ping", "attach"}
 	Buses           = [buses]string{"notify", "wal", "poll"}
 	CloseReasons    = [closeReasons]string{
-		"client", "slow", "expired", "replaced", "draining", "deleted", "unavailable",
+		"client", "slow", "token_expired", "replaced", "draining", "deleted", "unavailable",
 	}
 	ResumeResults = [resumeResults]string{"continued", "snapshot"}
 	Evictions     = [evictions]string{"document", "ring"}

@@ -118,7 +118,7 @@ func (s *server) url() string { return "http://" + s.address }
 
 func TestBehindNginxEventsArriveAtOnceAndAServerThatIsKilledOrDrainedLosesNothing(t *testing.T) {
 	t.Parallel()
-	long(t)
+	slow(t)
 	losesNothingBehind(t, func(first, second string) (fronts []string) {
 		for _, how := range []string{
 			"proxy_http_version 1.1; proxy_buffering off;",
@@ -143,7 +143,7 @@ func losesNothingBehind(t *testing.T, start func(first, second string) (fronts [
 		startBinary(t, binary, db.URL, "--max-streams-per-user", "0"),
 		startBinary(t, binary, db.URL, "--max-streams-per-user", "0"),
 	}
-	var clients []*client
+	clients := make([]*client, 0, 9)
 	for _, front := range start(servers[0].url(), servers[1].url()) {
 		for range 3 {
 			c := newClient(t, front, id, "").watch()

@@ -2,31 +2,9 @@ package api
 
 import (
 	"errors"
-	"os"
 
 	"topostream/stream"
-	"topostream/stream/delivery"
-	"topostream/stream/engine"
 )
-
-// closedBy is the label of what ended a stream.
-func closedBy(why error) stream.Cause {
-	switch {
-	case errors.Is(why, delivery.ErrExpired):
-		return stream.ClosedExpired
-	case errors.Is(why, delivery.ErrReplaced):
-		return stream.ClosedReplaced
-	case errors.Is(why, delivery.ErrDraining):
-		return stream.ClosedDraining
-	case errors.Is(why, engine.ErrSlow), errors.Is(why, os.ErrDeadlineExceeded):
-		return stream.ClosedSlow
-	case errors.Is(why, stream.ErrDeleted), errors.Is(why, stream.ErrNotFound):
-		return stream.ClosedDeleted
-	case errors.Is(why, stream.ErrUnavailable), errors.Is(why, stream.ErrClosed), errors.Is(why, stream.ErrNoMemory):
-		return stream.ClosedUnavailable
-	}
-	return stream.ClosedByClient
-}
 
 // resumed counts what became of a number that a client came with.
 func (s *Server) resumed(req stream.AttachRequest, sub *stream.Subscription) {

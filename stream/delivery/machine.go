@@ -58,7 +58,6 @@ type Machine struct {
 	left      int           // parts that are not over
 	writing   int           // whose frames or document are written now
 	why       error         // it ends; nil: it does not
-	last      error         // why the last part ended; nil: one is left, or its client knows
 	out       []byte        // the unit that is written now, unless that is frames
 	keepalive time.Duration // of silence
 	many      bool          // a part's goodbye says whose it is
@@ -66,12 +65,13 @@ type Machine struct {
 	silent    bool          // a keepalive is due
 	retries   bool          // a part pauses, and no driver knows yet
 	finished  bool          // behind the goodbye
+	account   Account
 }
 
 // New makes the stream of a subscription, which it closes. retry is the client's reconnection time in milliseconds,
 // keepalive the silence after which it gets a comment.
 func New(req stream.AttachRequest, sub *stream.Subscription, retry int, keepalive time.Duration) Machine {
-	parts, room, small := []part{{req: req, sub: sub}}, 0, false
+	parts, room, small := []part{{req: req, sub: sub, from: sub.Cursor.Last()}}, 0, false
 	if s := sub.Snapshot; s != nil && len(s.Bytes) <= smallSnapshot {
 		room, small = len(s.Bytes), true
 	}
@@ -218,24 +218,10 @@ func (m *Machine) leave(last []byte) Step {
 // drop ends all parts.
 func (m *Machine) drop() {
 	for i := range m.parts {
-		m.parts[i].drop()
+		m.dropPart(i)
 		m.parts[i].state = over
 	}
 	m.finished = true
-}
-
-// Why is what ended the stream; nil: nothing did. A stream that is over because its topologies are is ErrDeleted, or
-// what the last of them ended with.
-func (m *Machine) Why() error {
-	switch {
-	case m.why != nil:
-		return m.why
-	case m.left > 0:
-		return nil
-	case m.last != nil:
-		return m.last
-	}
-	return stream.ErrDeleted
 }
 
 // Only is the topology of a stream that New made; empty: it may have many.

@@ -23,6 +23,7 @@ type part struct {
 	req    stream.AttachRequest
 	sub    *stream.Subscription // nil while it is detached
 	why    error                // it ends; nil: the client knows why
+	from   stream.Seq           // of the subscription: it gives what follows
 	sent   stream.Seq           // of the newest journaled event, or of the document, that the client was given
 	live   stream.Seq           // newest event that the feed had when the client came: what follows is delivered live
 	next   int32                // in turns
@@ -96,7 +97,7 @@ func (m *Machine) Attached(i int, sub *stream.Subscription, err error) {
 	case p.state != attaching:
 		sub.GiveBack() // it is over
 	case err == nil:
-		p.sub, p.state = sub, following
+		p.sub, p.state, p.from = sub, following, sub.Cursor.Last()
 		p.begin()
 		m.turns.add(m.parts, i)
 	case comesBack(err):
@@ -120,7 +121,7 @@ func (m *Machine) lost(i int, err error) {
 		m.ends(i, err)
 		return
 	}
-	p.drop()
+	m.dropPart(i)
 	p.state = detached
 	m.turns.add(m.parts, i)
 }
@@ -136,10 +137,10 @@ func (m *Machine) ends(i int, why error) {
 func (m *Machine) finish(i int) Step {
 	p := &m.parts[i]
 	last := m.lastWords(p)
-	p.drop()
+	m.dropPart(i)
 	p.state = over
 	if m.left--; m.left == 0 {
-		m.last = p.why
+		m.account.Why = p.why
 		return m.leave(last)
 	}
 	m.out = last
@@ -157,7 +158,10 @@ func (m *Machine) lastWords(p *part) []byte {
 	return goodbye(p.req.Topology, p.why)
 }
 
-func (p *part) drop() {
+// dropPart gives back the subscription of a part, if it has one.
+func (m *Machine) dropPart(i int) {
+	p := &m.parts[i]
+	m.count(p)
 	p.sub.GiveBack()
 	p.sub = nil
 }

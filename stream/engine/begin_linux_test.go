@@ -51,7 +51,7 @@ type toldHowOften struct {
 	ended chan struct{} // gets one for each
 }
 
-func (o *toldHowOften) Ended(error) {
+func (o *toldHowOften) Ended(delivery.Account) {
 	o.times.Add(1)
 	o.ended <- struct{}{}
 }

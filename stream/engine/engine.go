@@ -34,11 +34,8 @@ type Handover struct {
 	Expires  time.Time // its token; zero: never
 }
 
-// An Owner is told once, by the shard, that its stream is over, and why. It must not block.
-type Owner interface{ Ended(why error) }
-
-// ErrSlow ends a stream whose client blocks it for too long.
-var ErrSlow = errors.New("the client did not take in time what it was sent")
+// An Owner is told once, by the shard, that its stream is over, and what it was. It must not block.
+type Owner interface{ Ended(a delivery.Account) }
 
 // ErrUnsupported says that sockets cannot be carried on this system, or that this one cannot.
 var ErrUnsupported = errors.New("the engine needs Linux and a plain TCP connection")

@@ -92,8 +92,8 @@ type peer struct {
 }
 
 // Ended implements Owner.
-func (p *peer) Ended(why error) {
-	p.why = why
+func (p *peer) Ended(a delivery.Account) {
+	p.why = a.Why
 	close(p.ended)
 }
 
@@ -238,7 +238,7 @@ func (b *bench) join(kind int) *Stream {
 
 type nobody struct{}
 
-func (nobody) Ended(error) {}
+func (nobody) Ended(delivery.Account) {}
 
 // record gives what one write wrote; empty: nothing was written.
 func record(tb testing.TB, fd int) string {

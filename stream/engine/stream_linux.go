@@ -1,7 +1,6 @@
 package engine
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"time"
@@ -41,6 +40,7 @@ type Stream struct {
 	blocked   bool // the socket is full: nothing is written before it says that it is not
 	due       bool // it is in the shard's list of those that have something to do
 	discarded int
+	bytes     int64 // written
 
 	rest     []byte // of what is partly written
 	pinned   []byte // the whole frame, where rest is a part of one
@@ -67,8 +67,10 @@ type elsewhere struct {
 // begin writes the head and what every stream begins with, before the shard has it: who comes does not wait for the
 // shard's turn. Where it cannot be written, the shard learns why.
 func (c *Stream) begin(head []byte) {
+	size := len(head) // which is no part of the body
 	head = append(head, c.machine.Next(nil).Bytes...)
 	n, err := write(c.fd, head)
+	c.bytes += int64(n - size)
 	if err == nil && n == len(head) {
 		c.machine.Wrote()
 		return
@@ -120,7 +122,7 @@ func (s *shard) told(c *Stream) {
 		s.end(c, delivery.ErrExpired, s.now+delivery.LastWords)
 		return
 	case c.blocked:
-		s.fail(c, ErrSlow)
+		s.fail(c, delivery.ErrSlow)
 		return
 	case c.retryAt <= s.now:
 		c.retryAt = never
@@ -179,6 +181,7 @@ func (s *shard) write(c *Stream, step delivery.Step) bool {
 	}
 	n, err := write(c.fd, data)
 	s.bytes -= n
+	c.bytes += int64(n)
 	switch {
 	case err != nil:
 		s.fail(c, err)
@@ -243,6 +246,7 @@ func (s *shard) writable(c *Stream) {
 	if len(c.rest) > 0 {
 		n, err := write(c.fd, c.rest)
 		s.bytes -= n
+		c.bytes += int64(n)
 		if err != nil {
 			s.fail(c, err)
 			return
@@ -383,10 +387,11 @@ func (s *shard) leave(c *Stream, why error) {
 	for part := range c.seats {
 		s.quit(c, part)
 	}
-	ended := c.machine.Why()
 	c.machine.Fail(why)
 	c.phase = linger
-	c.owner.Ended(cmp.Or(ended, why))
+	account := c.machine.Account()
+	account.Bytes = max(c.bytes, 0)
+	c.owner.Ended(account)
 	c.owner = nil
 }
 

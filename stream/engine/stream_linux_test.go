@@ -178,7 +178,7 @@ func TestAClientThatDoesNotReadIsEndedAndCostsTheOthersNothing(t *testing.T) {
 	}
 	stuck.awaitEnd()
 	r.lives(p)
-	if !errors.Is(stuck.why, ErrSlow) {
+	if !errors.Is(stuck.why, delivery.ErrSlow) {
 		t.Errorf("it ended because %v", stuck.why)
 	}
 }
@@ -207,7 +207,7 @@ func TestAClientThatTakesALittleNowAndThenIsEnded(t *testing.T) {
 				t.Fatal("the stream is still there")
 			}
 		}
-		if !errors.Is(p.why, ErrSlow) {
+		if !errors.Is(p.why, delivery.ErrSlow) {
 			t.Errorf("it ended because %v", p.why)
 		}
 	}

@@ -215,7 +215,7 @@ function Legend() {
 
 const legend: readonly (readonly [Health, string])[] = [
   ['healthy', 'running'], ['pending', 'pending'], ['degraded', 'degraded'], ['failed', 'failed'],
-  ['stopped', 'stopped'], ['other', 'another state'],
+  ['stopped', 'stopped'], ['other', 'other'],
 ];
 
 function nameOf(app: ReturnType<typeof useApp>): string {
@@ -256,6 +256,7 @@ function describe(controller: GraphController) {
       return { lans: lans.length, deckies: deckies.length, links: links.length };
     },
     costs: () => controller.costs,
+    work: () => ({ ...controller.work }),
     zoom: () => controller.zoom.peek(),
     level: () => levelAt(controller.zoom.peek()),
   };

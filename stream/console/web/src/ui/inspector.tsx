@@ -1,6 +1,6 @@
 import { useComputed } from '@preact/signals';
 import type { ComponentChildren } from 'preact';
-import { useEffect, useState } from 'preact/hooks';
+import { useEffect, useMemo, useState } from 'preact/hooks';
 import type { Decky, Edge, Lan, Mutation } from 'topostream';
 import { rowChangesOf, type JournalEvent, type RowChange } from '../graph/history.ts';
 import { healthOf, healths, type Health } from '../graph/health.ts';
@@ -56,7 +56,7 @@ function Head({ kind, title, children }: { kind: string; title: string; children
           {/^(LAN|DMZ|decky|gateway|edge|bridge)/.test(kind) && route.current.value.view === 'graph' && (
             <button type="button" onClick={() => commands.run('graph.centre')}>Centre</button>
           )}
-          <button type="button" aria-label="Select nothing" onClick={() => route.go({ selection: [] })}>×</button>
+          <button type="button" aria-label="Clear the selection" onClick={() => route.go({ selection: [] })}>Clear</button>
         </span>
       )}
     </header>
@@ -351,22 +351,27 @@ function Changes({ changes }: { changes: readonly RowChange[] }) {
 function TopologyPane() {
   const { live, shown, route } = useApp();
   const id = route.current.value.topology!;
-  const row = useComputed(() => live.rows.value?.find((r) => r.id === id)).value;
+  const row = live.row.value;
   const view = shown.value;
+  const refused = live.connection.value.state === 'refused' || live.open.value?.part === 'refused';
   return (
     <>
-      <Head kind="topology" title={row?.name ?? '…'} />
+      <Head kind="topology" title={row?.name ?? (refused ? 'Not shown' : '…')} />
       <LifecycleSection />
-      {view ? <TopologyFields view={view} id={id} /> : <p class="inspector-note">Waiting for the graph …</p>}
+      {view ? <TopologyFields view={view} id={id} />
+        : <p class="inspector-note">{refused ? 'The server shows nothing of it.' : 'Waiting for the graph …'}</p>}
     </>
   );
 }
 
 function TopologyFields({ view, id }: { view: View; id: string }) {
   const { graph, in_flight, in_flight_total } = view;
-  const counts = new Map<Health, number>();
-  for (const { state } of graph.deckies) counts.set(healthOf(state), (counts.get(healthOf(state)) ?? 0) + 1);
-  const bridges = graph.edges.filter((edge) => edge.is_bridge).length;
+  const counts = useMemo(() => {
+    const counts = new Map<Health, number>();
+    for (const { state } of graph.deckies) counts.set(healthOf(state), (counts.get(healthOf(state)) ?? 0) + 1);
+    return counts;
+  }, [graph.deckies]);
+  const bridges = useMemo(() => graph.edges.filter((edge) => edge.is_bridge).length, [graph.edges]);
   return (
     <>
       <Fields of={[
