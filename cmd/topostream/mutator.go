@@ -18,6 +18,7 @@ import (
 	"topostream/stream"
 	"topostream/stream/apply"
 	"topostream/stream/metrics"
+	"topostream/stream/tracing"
 )
 
 type mutatorCmd struct {
@@ -104,6 +105,11 @@ func (c *mutatorCmd) Run(ctx context.Context, o output) error {
 	if err != nil {
 		return err
 	}
+	traces, err := tracing.Start(ctx, workerService, traceVersion(), log)
+	if err != nil {
+		return err
+	}
+	defer traces.Stop()
 	listen, err := postgres.Parse(c.DatabaseURL)
 	if err != nil {
 		return fmt.Errorf("--database-url: %w", err)
@@ -119,7 +125,8 @@ func (c *mutatorCmd) Run(ctx context.Context, o output) error {
 			Grace:       max(leastGrace, c.ApplyTimeout),
 			Stats:       stats,
 			Notice:      func(what string) { outage.Store(&what) },
-		}, registry)
+			Tracer:      traces.Tracer(),
+		}, registry, tracedQueries(traces))
 	}
 	return alongside(work, switching)(ctx)
 }
@@ -154,17 +161,18 @@ const leastGrace = 10 * time.Second
 
 const defaultConcurrency = 4
 
-// runMutator runs a worker with connections of its own, so that nobody else waits for them.
+// runMutator runs a worker with connections of its own, so that nobody else waits for them. Changes are of its pool.
 func runMutator(
 	ctx context.Context, databaseURL string, listen *pgx.ConnConfig, cfg mutator.Config, registry *metrics.Registry,
+	changes ...func(*pgxpool.Config),
 ) error {
 	if cfg.Concurrency == 0 {
 		cfg.Concurrency = defaultConcurrency
 	}
-	pool, err := postgres.NewPool(ctx, databaseURL, func(c *pgxpool.Config) {
+	pool, err := postgres.NewPool(ctx, databaseURL, append(changes, func(c *pgxpool.Config) {
 		c.MaxConns = mutator.Connections(cfg.Concurrency)
 		postgres.Name(c.ConnConfig, "topostream mutator")
-	})
+	})...)
 	if err != nil {
 		return err
 	}

@@ -31,6 +31,7 @@ import (
 	"topostream/stream/console"
 	"topostream/stream/metrics"
 	"topostream/stream/sse"
+	"topostream/stream/tracing"
 )
 
 type serveCmd struct {
@@ -167,7 +168,12 @@ func (c *serveCmd) Run(ctx context.Context, o output) error {
 		return err
 	}
 
-	pool, err := postgres.NewPool(ctx, c.DatabaseURL, func(cfg *pgxpool.Config) {
+	traces, err := tracing.Start(ctx, serverService, traceVersion(), log)
+	if err != nil {
+		return err
+	}
+	defer traces.Stop()
+	pool, err := postgres.NewPool(ctx, c.DatabaseURL, tracedQueries(traces), func(cfg *pgxpool.Config) {
 		if c.PoolSize > 0 {
 			cfg.MaxConns = int32(c.PoolSize)
 		}
@@ -176,7 +182,7 @@ func (c *serveCmd) Run(ctx context.Context, o output) error {
 		return err
 	}
 	defer pool.Close()
-	replica, err := c.replica(ctx, log)
+	replica, err := c.replica(ctx, log, tracedQueries(traces))
 	if err != nil {
 		return err
 	}
@@ -214,6 +220,7 @@ func (c *serveCmd) Run(ctx context.Context, o output) error {
 		Pool: pool, Replica: replica, Listen: listenConfig, Memory: memory,
 		Encoder: sse.Encoder{}, Stats: stats, Logger: log, Bus: c.Bus, Linger: c.linger,
 		Heartbeat: c.heartbeat,
+		Tracer:    traces.Tracer(),
 		Blind:     seesNothing,
 		Odd: func(ctx context.Context) (odd string, err error) {
 			var all bool
@@ -268,6 +275,9 @@ func (c *serveCmd) Run(ctx context.Context, o output) error {
 			took(o.Method, o.Route, o.Status, o.Duration)
 		}
 	}
+	if traces.On() {
+		cfg.Trace = traces.Request
+	}
 	if listeners.metrics == nil {
 		cfg.MetricsHandler = registry.Handler()
 	}
@@ -276,7 +286,8 @@ func (c *serveCmd) Run(ctx context.Context, o output) error {
 		worker = func(ctx context.Context) error {
 			return runMutator(ctx, c.DatabaseURL, listenConfig, mutator.Config{
 				Logger: log, Stats: registry.Worker(), Notice: func(outage string) { working.Store(&outage) },
-			}, registry)
+				Tracer: traces.Tracer(),
+			}, registry, tracedQueries(traces))
 		}
 	}
 	pools := []*pgxpool.Pool{pool}

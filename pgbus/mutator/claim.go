@@ -57,10 +57,11 @@ type candidate struct {
 func (w *Worker) claim(ctx context.Context) (j *job, more bool, err error) {
 	var (
 		c       candidate
+		began   time.Time
 		expired int // leases
 	)
 	err = w.transact(ctx, func(ctx context.Context, tx pgx.Tx) (err error) {
-		j, expired = nil, 0
+		j, began, expired = nil, time.Now(), 0
 		if c, err = w.lockCandidate(ctx, tx); err != nil || c.topology == "" {
 			return err
 		}
@@ -82,7 +83,7 @@ func (w *Worker) claim(ctx context.Context) (j *job, more bool, err error) {
 		if j.mutation.Attempt == 1 {
 			w.cfg.Stats.Wait.Observe(j.waited)
 		}
-		j.begin(ctx, w)
+		j.begin(w.traced(ctx, j, began), w)
 	}
 	return j, c.topology != "", nil
 }
@@ -107,11 +108,12 @@ UPDATE mutations m SET state = 'applying', lease = gen_random_uuid(), leased_unt
    AND m.state = 'pending'
    AND NOT EXISTS (SELECT FROM mutations a WHERE a.topology_id = $1::text::uuid AND a.state = 'applying')
    AND NOT EXISTS (SELECT FROM topology_parked p WHERE p.topology_id = $1::text::uuid AND p.until > clock_timestamp())
-RETURNING m.id::text, m.topology_id::text, m.op, m.payload, m.attempt, m.lease::text,
+RETURNING m.id::text, m.topology_id::text, m.op, m.payload, m.attempt, m.lease::text, coalesce(m.traceparent, ''),
           greatest(extract(epoch FROM clock_timestamp() - m.requested_at), 0)::float8`
 	j := &job{claimed: time.Now()}
 	m := &j.mutation
-	err := tx.QueryRow(ctx, take, id, w.cfg.Lease).Scan(&m.ID, &m.Topology, &m.Op, &m.Payload, &m.Attempt, &j.lease, &j.waited)
+	err := tx.QueryRow(ctx, take, id, w.cfg.Lease).Scan(
+		&m.ID, &m.Topology, &m.Op, &m.Payload, &m.Attempt, &j.lease, &j.traceparent, &j.waited)
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
 		return nil, nil //nolint:nilnil // as documented

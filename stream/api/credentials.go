@@ -119,8 +119,7 @@ func (s *Server) stranger(w http.ResponseWriter, r *http.Request, err error) {
 // authenticated checks in the order 401, 403. A browser sends a cookie along whoever's page asks, so what changes
 // something by one must come from a page of ours, or of an origin that is trusted.
 func (s *Server) authenticated(role stream.Role, next func(http.ResponseWriter, request)) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
-		p, err := s.resolve(w, r)
+	return s.traced(func(w http.ResponseWriter, r *http.Request, p stream.Principal, err error) {
 		replyOf(w).observation.Subject = p.Subject
 		switch {
 		case errors.Is(err, errUnauthenticated):
@@ -140,7 +139,7 @@ func (s *Server) authenticated(role stream.Role, next func(http.ResponseWriter, 
 		default:
 			next(w, request{Request: r, principal: p})
 		}
-	}
+	})
 }
 
 // tooMany refuses a request for its rate: one for a stream as EventSource understands it, unless no retry makes it

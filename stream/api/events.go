@@ -11,6 +11,7 @@ import (
 	"topostream/stream"
 	"topostream/stream/delivery"
 	"topostream/stream/engine"
+	"topostream/stream/tracing"
 )
 
 // events is GET /topologies/{id}/events.
@@ -110,7 +111,8 @@ func (s *Server) begin(w http.ResponseWriter, r request, a about, set string, re
 		self.Ended(account)
 	}()
 	writer.headers()
-	_ = s.carry(ctx, writer, &h.Machine, h.Arrivals) // the machine knows why it ended
+	// The machine knows why it ended.
+	_ = s.carry(tracing.HeadersSent(ctx), writer, &h.Machine, h.Arrivals)
 }
 
 // head answers as a stream would begin, and opens none (RFC 9110, section 9.3.2).

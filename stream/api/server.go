@@ -57,6 +57,9 @@ type Config struct {
 	ClientHandler  http.Handler // of /topostream.js
 	TabsHandler    http.Handler // of /topostream-tabs.js
 	MetricsHandler http.Handler
+	// Trace serves a request of the API within a span of it, which goes on with the request's own trace only where that is
+	// believed; nil: there are no spans.
+	Trace func(w http.ResponseWriter, r *http.Request, began time.Time, believed bool, next http.HandlerFunc)
 	// Observe is told of each request when it is answered, and of each stream at its end. It must not block; nil: nobody.
 	Observe func(*Observation)
 	// AccessLog says that the log gets a line of each of them.

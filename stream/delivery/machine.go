@@ -171,6 +171,9 @@ func (m *Machine) Wrote() {
 		m.document = false
 		m.parts[m.writing].sub.Snapshot.Release()
 	}
+	if cursor := m.Cursor(m.writing); cursor != nil {
+		cursor.Wrote()
+	}
 }
 
 // GiveBack takes back the frames of the Write under way but the first n.
