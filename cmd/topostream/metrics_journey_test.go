@@ -15,7 +15,9 @@ func TestTheMainJourneyIsSeenInTheMetrics(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
 	conn := db.Conn(t)
-	server := serve(t, db.URL, func(c *serveCmd) { c.heartbeat, c.pruneEvery = 100*time.Millisecond, 50*time.Millisecond })
+	server := serve(t, db.URL, func(c *serveCmd) {
+		c.heartbeat, c.pruneEvery, c.MaxStreams = 100*time.Millisecond, 50*time.Millisecond, 7
+	})
 	pgtest.Eventually(t, "LISTEN", func() bool { return metric(t, server.url, "topostream_listening") == 1 })
 	id := topology(t, conn, "measured")
 	c := newClient(t, server.url, id, "").watch()
@@ -93,6 +95,14 @@ func TestTheMainJourneyIsSeenInTheMetrics(t *testing.T) {
 		if v := of(name); v <= 0 {
 			t.Errorf("%s is %v", name, v)
 		}
+	}
+	for _, of := range []func(string) float64{served, worked} {
+		if v := of("topostream_ready"); v != 1 {
+			t.Errorf("topostream_ready is %v", v)
+		}
+	}
+	if v := served("topostream_streams_limit"); v != 7 {
+		t.Errorf("the limit is %v", v)
 	}
 	if n := served("topostream_promise_violations_total"); n != 0 {
 		t.Errorf("%v violations", n)

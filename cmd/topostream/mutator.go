@@ -86,6 +86,12 @@ func (c *mutatorCmd) Run(ctx context.Context, o output) error {
 	stats := registry.Worker()
 	var outage atomic.Pointer[string]
 	outage.Store(new("the worker has not begun: it waits for the database"))
+	registry.Ready(func() error {
+		if why := *outage.Load(); why != "" {
+			return errors.New(why)
+		}
+		return nil
+	})
 	measuring, err := c.measure(ctx, registry, func() string { return *outage.Load() }, log)
 	if err != nil {
 		return err

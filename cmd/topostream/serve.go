@@ -302,7 +302,10 @@ func (c *serveCmd) Run(ctx context.Context, o output) error {
 		return watchFiles(ctx, log, cmp.Or(c.reread, rereadEvery), files)
 	}
 	counting := func(ctx context.Context) error { return store.WatchQueue(ctx, pool, stats, log) }
-	return c.serve(ctx, listeners, api.New(cfg), bus, served,
+	server := api.New(cfg)
+	registry.Ready(server.Ready)
+	registry.StreamsLimit(c.MaxStreams)
+	return c.serve(ctx, listeners, server, bus, served,
 		alongside(worker, verifier.Run, pruner.Run, renew, switching, watching, counting), registry, log)
 }
 
