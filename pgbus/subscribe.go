@@ -6,6 +6,8 @@ import (
 	"sync"
 	"time"
 
+	"go.opentelemetry.io/otel/attribute"
+
 	"topostream/pgbus/journal"
 	"topostream/pgbus/wait"
 	"topostream/stream"
@@ -22,6 +24,14 @@ func (b *Bus) Attach(ctx context.Context, req stream.AttachRequest) (*stream.Sub
 	if sub := b.AttachAtOnce(req); sub != nil {
 		return sub, nil
 	}
+	ctx, span := b.startSpan(ctx, "attach", req.Topology, attribute.Bool("topostream.resume", req.Resume))
+	sub, err := b.attach(ctx, req)
+	endSpan(span, err)
+	return sub, err
+}
+
+// attach is Attach where something has to be waited for.
+func (b *Bus) attach(ctx context.Context, req stream.AttachRequest) (*stream.Subscription, error) {
 	waiting, cancel := context.WithTimeoutCause(ctx, b.cfg.AttachWait, stream.ErrUnavailable)
 	defer cancel()
 	for try := 0; ; try++ {

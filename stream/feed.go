@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"sort"
 	"sync"
+	"sync/atomic"
 	"unsafe"
 )
 
@@ -45,7 +46,8 @@ type FeedConfig struct {
 // A Feed is the ring of a topology's newest events, shared by all its clients. Positions in it count up for ever;
 // a frame that is not journaled has a position but no seq. All methods may be called by any goroutine.
 type Feed struct {
-	cfg FeedConfig
+	cfg     FeedConfig
+	counted atomic.Pointer[[]*Delivery] // in the order of their seqs, changed under mu; nil: none
 
 	mu        sync.Mutex
 	ring      []entry // circular: position p is at p % len(ring)

@@ -54,12 +54,10 @@ func alone(t *testing.T) {
 	}
 }
 
-// long leaves a campaign out of `go test -short`: what the checker judges by has short tests in its own package.
+// long leaves a campaign to TOPOSTREAM_TESTS=all: what the checker judges by has quick tests in its own package.
 func long(t *testing.T) {
 	t.Helper()
-	if testing.Short() {
-		t.Skip("a campaign: left out with -short")
-	}
+	pgtest.Slow(t)
 }
 
 // startServer runs a server of the program until the test ends.

@@ -58,7 +58,7 @@ func TestHealthIsWhatReadyzSays(t *testing.T) {
 			t.Errorf("%s, the database left out: %d %s", how, code, errOut)
 		}
 	}
-	if status, _, body := get(t, server.url+"/readyz?exclude=databse"); status != http.StatusBadRequest {
+	if status, _, body := get(t, server.url+"/readyz?exclude=nothing"); status != http.StatusBadRequest {
 		t.Errorf("a part that is none: %d %s", status, body)
 	}
 	c.stayedConnected()

@@ -15,6 +15,7 @@ import (
 	"topostream/sql"
 	"topostream/stream"
 	"topostream/stream/apply"
+	"topostream/stream/tracing"
 )
 
 type mutatorCmd struct {
@@ -85,6 +86,11 @@ func (c *mutatorCmd) Run(ctx context.Context, o output) error {
 	if err != nil {
 		return err
 	}
+	traces, err := tracing.Start(ctx, workerService, traceVersion(), log)
+	if err != nil {
+		return err
+	}
+	defer traces.Stop()
 	listen, err := postgres.Parse(c.DatabaseURL)
 	if err != nil {
 		return fmt.Errorf("--database-url: %w", err)
@@ -97,7 +103,8 @@ func (c *mutatorCmd) Run(ctx context.Context, o output) error {
 			MaxAttempts: c.MaxAttempts,
 			Lease:       c.Lease,
 			Grace:       max(leastGrace, c.ApplyTimeout),
-		})
+			Tracer:      traces.Tracer(),
+		}, tracedQueries(traces))
 	}
 	return alongside(work, switching)(ctx)
 }
@@ -107,15 +114,17 @@ const leastGrace = 10 * time.Second
 
 const defaultConcurrency = 4
 
-// runMutator runs a worker with connections of its own, so that nobody else waits for them.
-func runMutator(ctx context.Context, databaseURL string, listen *pgx.ConnConfig, cfg mutator.Config) error {
+// runMutator runs a worker with connections of its own, so that nobody else waits for them. Changes are of its pool.
+func runMutator(
+	ctx context.Context, databaseURL string, listen *pgx.ConnConfig, cfg mutator.Config, changes ...func(*pgxpool.Config),
+) error {
 	if cfg.Concurrency == 0 {
 		cfg.Concurrency = defaultConcurrency
 	}
-	pool, err := postgres.NewPool(ctx, databaseURL, func(c *pgxpool.Config) {
+	pool, err := postgres.NewPool(ctx, databaseURL, append(changes, func(c *pgxpool.Config) {
 		c.MaxConns = mutator.Connections(cfg.Concurrency)
 		postgres.Name(c.ConnConfig, "topostream mutator")
-	})
+	})...)
 	if err != nil {
 		return err
 	}

@@ -763,6 +763,7 @@ func TestADatabaseThatIsAwayIsA503WithRetryAfter(t *testing.T) {
 // TestNoEnqueueBodyIsA500 sends bodies that are good ones broken at random, to a real database.
 func TestNoEnqueueBodyIsA500(t *testing.T) {
 	t.Parallel()
+	slow(t)
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	rng := rand.New(rand.NewPCG(seed, 0))

@@ -31,6 +31,7 @@ import (
 	"topostream/stream/console"
 	"topostream/stream/metrics"
 	"topostream/stream/sse"
+	"topostream/stream/tracing"
 )
 
 type serveCmd struct {
@@ -68,6 +69,7 @@ type serveCmd struct {
 	PoolSize           int           `default:"0" help:"Connections to the database that are shared, 10 to 10000; 0 is pool_max_conns of --database-url or the number of CPUs, but 10 at least. LISTEN, the WAL and --mutator have theirs beside them."`
 	Engine             string        `default:"auto" placeholder:"ENGINE" help:"What writes the streams of plain HTTP/1.1: epoll (Linux), portable (net/http), or auto, which is epoll where it can be had."`
 	MetricsAddr        string        `help:"Serve /metrics here instead." placeholder:"ADDR"`
+	AccessLog          bool          `default:"true" negatable:"" help:"Log each request when it is answered, and each stream at its end: who, what, how long, and no secret. Of strangers 20 lines a second at most; probes at debug."`
 	Pprof              bool          `help:"Serve profiles at /debug/pprof of --metrics-addr; /debug/free there gives memory back."`
 	TLSCert            string        `name:"tls-cert" help:"Certificate file, PEM." placeholder:"FILE"`
 	TLSKey             string        `name:"tls-key" help:"Key file, PEM." placeholder:"FILE"`
@@ -165,7 +167,12 @@ func (c *serveCmd) Run(ctx context.Context, o output) error {
 		return err
 	}
 
-	pool, err := postgres.NewPool(ctx, c.DatabaseURL, func(cfg *pgxpool.Config) {
+	traces, err := tracing.Start(ctx, serverService, traceVersion(), log)
+	if err != nil {
+		return err
+	}
+	defer traces.Stop()
+	pool, err := postgres.NewPool(ctx, c.DatabaseURL, tracedQueries(traces), func(cfg *pgxpool.Config) {
 		if c.PoolSize > 0 {
 			cfg.MaxConns = int32(c.PoolSize)
 		}
@@ -174,7 +181,7 @@ func (c *serveCmd) Run(ctx context.Context, o output) error {
 		return err
 	}
 	defer pool.Close()
-	replica, err := c.replica(ctx, log)
+	replica, err := c.replica(ctx, log, tracedQueries(traces))
 	if err != nil {
 		return err
 	}
@@ -211,6 +218,7 @@ func (c *serveCmd) Run(ctx context.Context, o output) error {
 		Pool: pool, Replica: replica, Listen: listenConfig, Memory: memory,
 		Encoder: sse.Encoder{}, Stats: stats, Logger: log, Bus: c.Bus, Linger: c.linger,
 		Heartbeat: c.heartbeat,
+		Tracer:    traces.Tracer(),
 		Blind:     seesNothing,
 		Odd: func(ctx context.Context) (odd string, err error) {
 			var all bool
@@ -244,6 +252,7 @@ func (c *serveCmd) Run(ctx context.Context, o output) error {
 		MaxStreamsPerUser: c.MaxStreamsPerUser,
 		RateLimit:         c.RateLimit,
 		AllowOrigin:       c.AllowOrigin,
+		AccessLog:         c.AccessLog,
 		HSTS:              c.HSTS,
 		ConsoleHandler:    console.Handler(),
 		ClientHandler:     js.Handler(),
@@ -258,6 +267,9 @@ func (c *serveCmd) Run(ctx context.Context, o output) error {
 		Blind:  seesNothing,
 		Notice: func() string { return lines(bus.Notice(), *working.Load()) },
 	}
+	if traces.On() {
+		cfg.Trace = traces.Request
+	}
 	if listeners.metrics == nil {
 		cfg.MetricsHandler = metrics.Handler(stats)
 	}
@@ -265,8 +277,8 @@ func (c *serveCmd) Run(ctx context.Context, o output) error {
 	if c.Mutator {
 		worker = func(ctx context.Context) error {
 			return runMutator(ctx, c.DatabaseURL, listenConfig, mutator.Config{
-				Logger: log, Notice: func(outage string) { working.Store(&outage) },
-			})
+				Logger: log, Notice: func(outage string) { working.Store(&outage) }, Tracer: traces.Tracer(),
+			}, tracedQueries(traces))
 		}
 	}
 	pools := []*pgxpool.Pool{pool}

@@ -213,7 +213,7 @@ func TestAStreamEndsWhenItsTokenExpires(t *testing.T) {
 
 func TestAClientThatDoesNotReadCostsTheOthersNothingAndIsEnded(t *testing.T) {
 	t.Parallel()
-	long(t)
+	slow(t)
 	db := pgtest.New(t)
 	conn := db.Conn(t)
 	id := demo(t, conn)

@@ -56,8 +56,9 @@ type candidate struct {
 // TestAClaimInOneStatementRunsTwoMutationsOfOneTopologyAtOnce.)
 func (w *Worker) claim(ctx context.Context) (j *job, more bool, err error) {
 	var c candidate
+	var began time.Time
 	err = w.transact(ctx, func(ctx context.Context, tx pgx.Tx) (err error) {
-		j = nil
+		j, began = nil, time.Now()
 		if c, err = w.lockCandidate(ctx, tx); err != nil || c.topology == "" {
 			return err
 		}
@@ -74,7 +75,7 @@ func (w *Worker) claim(ctx context.Context) (j *job, more bool, err error) {
 		return nil, true, nil
 	}
 	if j != nil {
-		j.begin(ctx, w)
+		j.begin(w.traced(ctx, j, began), w)
 	}
 	return j, c.topology != "", nil
 }
@@ -99,10 +100,11 @@ UPDATE mutations m SET state = 'applying', lease = gen_random_uuid(), leased_unt
    AND m.state = 'pending'
    AND NOT EXISTS (SELECT FROM mutations a WHERE a.topology_id = $1::text::uuid AND a.state = 'applying')
    AND NOT EXISTS (SELECT FROM topology_parked p WHERE p.topology_id = $1::text::uuid AND p.until > clock_timestamp())
-RETURNING m.id::text, m.topology_id::text, m.op, m.payload, m.attempt, m.lease::text`
+RETURNING m.id::text, m.topology_id::text, m.op, m.payload, m.attempt, m.lease::text, coalesce(m.traceparent, '')`
 	j := &job{claimed: time.Now()}
 	m := &j.mutation
-	err := tx.QueryRow(ctx, take, id, w.cfg.Lease).Scan(&m.ID, &m.Topology, &m.Op, &m.Payload, &m.Attempt, &j.lease)
+	err := tx.QueryRow(ctx, take, id, w.cfg.Lease).Scan(
+		&m.ID, &m.Topology, &m.Op, &m.Payload, &m.Attempt, &j.lease, &j.traceparent)
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
 		return nil, nil //nolint:nilnil // as documented

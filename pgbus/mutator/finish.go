@@ -8,6 +8,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"go.opentelemetry.io/otel/codes"
 
 	"topostream/pgbus/graph"
 	"topostream/pgbus/postgres"
@@ -26,8 +27,10 @@ func (w *Worker) finish(j *job) (done bool) {
 	case err == nil && reason == "":
 		j.log(w).Debug("a mutation is applied")
 	case err == nil:
+		j.span.SetStatus(codes.Error, reason)
 		j.log(w).Info("a mutation failed", "reason", reason)
 	case errors.Is(context.Cause(j.ctx), errStopping):
+		j.span.SetStatus(codes.Error, "given back: the worker stops")
 		w.giveBack(j)
 	case !w.decided(j, err) || j.ctx.Err() == nil:
 		return false
@@ -45,6 +48,7 @@ func (w *Worker) decided(j *job, err error) bool {
 	switch {
 	case errors.Is(err, errLeaseLost), errors.Is(context.Cause(j.ctx), errLeaseLost):
 		j.cancel(errLeaseLost)
+		j.span.SetStatus(codes.Error, errLeaseLost.Error())
 		j.log(w).Warn("this worker was too late: the lease ran out, or the topology is gone; nothing is changed")
 		return true
 	case j.ctx.Err() != nil:

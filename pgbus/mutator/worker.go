@@ -20,6 +20,8 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"go.opentelemetry.io/otel/trace"
+	"go.opentelemetry.io/otel/trace/noop"
 
 	"topostream/pgbus/postgres"
 	"topostream/pgbus/source/notify"
@@ -34,6 +36,7 @@ type Config struct {
 	Listen  *pgx.ConnConfig // for the LISTEN connection; must reach the same database without a transaction pooler
 	Applier stream.Applier  // acts on the outside world; nil: there is none, an edit is one of the graph alone
 	Logger  *slog.Logger
+	Tracer  trace.Tracer // of spans for claims and what follows; nil: there are none
 
 	Concurrency int           // topologies worked on at once: 4
 	MaxAttempts int           // leases that may run out before a mutation fails: 3
@@ -70,6 +73,9 @@ func (c *Config) setDefaults() {
 	}
 	if c.Notice == nil {
 		c.Notice = func(string) {}
+	}
+	if c.Tracer == nil {
+		c.Tracer = noop.Tracer{}
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
