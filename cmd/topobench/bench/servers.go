@@ -33,6 +33,7 @@ type ServersSlope struct {
 	Bus        string  `json:"bus"`
 	Followed   int     `json:"followed"`
 	PostgreSQL float64 `json:"postgresql"` // CPU-seconds a second, writers' processes included
+	Theirs     float64 `json:"theirs"`     // of it, of the server's own connections, which other noise hits less
 	Ratio      float64 `json:"ratio"`      // to the writers' with no server
 	Bytes      float64 `json:"bytes"`      // a second
 }
@@ -91,6 +92,7 @@ func Servers(ctx context.Context, plan Plan, servers, followed []int) (_ *Server
 			report.Slopes = append(report.Slopes, ServersSlope{
 				Bus: bus, Followed: topologies,
 				PostgreSQL: slope(rows, func(r ServersRow) float64 { return r.Theirs + r.Writers }),
+				Theirs:     slope(rows, func(r ServersRow) float64 { return r.Theirs }),
 				Ratio:      slope(rows, func(r ServersRow) float64 { return r.Ratio }),
 				Bytes:      slope(rows, func(r ServersRow) float64 { return r.Bytes }),
 			})
@@ -288,12 +290,12 @@ func (r *ServersReport) String() string {
 			fmt.Sprintf("%.1f KiB/s", row.Bytes/1024), fmt.Sprintf("%.0f/s", row.Delivered),
 		})
 	}
-	more := newTable(len(r.Slopes), "bus", "followed on each", "one more server: PostgreSQL", "of no server's",
-		"PostgreSQL sends")
+	more := newTable(len(r.Slopes), "bus", "followed on each", "one more server: PostgreSQL", "of it its own",
+		"of no server's", "PostgreSQL sends")
 	for _, s := range r.Slopes {
 		more = append(more, []string{
-			s.Bus, strconv.Itoa(s.Followed), fmt.Sprintf("%+.4f s/s", s.PostgreSQL), fmt.Sprintf("%+.3f ×", s.Ratio),
-			fmt.Sprintf("%+.1f KiB/s", s.Bytes/1024),
+			s.Bus, strconv.Itoa(s.Followed), fmt.Sprintf("%+.4f s/s", s.PostgreSQL), fmt.Sprintf("%+.4f s/s", s.Theirs),
+			fmt.Sprintf("%+.3f ×", s.Ratio), fmt.Sprintf("%+.1f KiB/s", s.Bytes/1024),
 		})
 	}
 	return r.About.String() + fmt.Sprintf("%g events/s in all topologies alike\n\n", r.Rate) + t.String() + "\n" +
