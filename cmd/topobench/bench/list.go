@@ -328,7 +328,7 @@ func (f *followers) read(req *http.Request, mark []byte, n int) error {
 		if len(before) > 0 {
 			line, before = append(before, line...), nil
 		}
-		if bytes.Equal(line, []byte("event: topology\n")) {
+		if bytes.Equal(line, []byte("event: topology\n")) || bytes.Equal(line, []byte("event: bench\n")) {
 			f.rows.Add(1)
 		}
 		if n > 0 && bytes.Contains(line, mark) {
