@@ -81,6 +81,7 @@ type serveCmd struct {
 	linger     time.Duration     // 0: the bus's own
 	heartbeat  time.Duration     // 0: the bus's own
 	reread     time.Duration     // 0: rereadEvery
+	bodyTime   time.Duration     // in which a body must have arrived; 0: the API's own
 }
 
 const (
@@ -250,6 +251,7 @@ func (c *serveCmd) Run(ctx context.Context, o output) error {
 		Logger:            log,
 		Keepalive:         c.Keepalive,
 		WriteTimeout:      c.WriteTimeout,
+		BodyTimeout:       c.bodyTime,
 		MaxStreams:        c.MaxStreams,
 		MaxStreamsPerUser: c.MaxStreamsPerUser,
 		RateLimit:         c.RateLimit,
