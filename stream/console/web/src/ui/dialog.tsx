@@ -1,4 +1,4 @@
-import type { ComponentChildren } from 'preact';
+import type { ComponentChildren, RefObject } from 'preact';
 import { useEffect, useRef } from 'preact/hooks';
 import '../style/dialog.css';
 
@@ -11,9 +11,8 @@ interface Props {
   readonly children: ComponentChildren;
 }
 
-/** A modal dialog: the browser keeps the focus within, Escape and a press beside it close it. */
-export function Dialog({ label, onClose, stays = false, children, ...rest }: Props) {
-  const ref = useRef<HTMLDialogElement>(null);
+/** Opens a dialog over everything, and gives the focus back to what had it when the dialog goes. */
+export function useModal(ref: RefObject<HTMLDialogElement | null>): void {
   useEffect(() => {
     const dialog = ref.current!;
     const before = document.activeElement;
@@ -23,6 +22,12 @@ export function Dialog({ label, onClose, stays = false, children, ...rest }: Pro
       if (before instanceof HTMLElement && before.isConnected) before.focus();
     };
   }, []);
+}
+
+/** A modal dialog: the browser keeps the focus within, Escape and a press beside it close it. */
+export function Dialog({ label, onClose, stays = false, children, ...rest }: Props) {
+  const ref = useRef<HTMLDialogElement>(null);
+  useModal(ref);
   return (
     <dialog
       ref={ref} aria-label={label} class={rest.class ?? ''}

@@ -1,14 +1,13 @@
 import type { ComponentChildren } from 'preact';
-import { useEffect, useRef } from 'preact/hooks';
+import { useRef } from 'preact/hooks';
 import { useApp } from './context.ts';
+import { useModal } from './dialog.tsx';
 
 /** A dialog that holds the focus until it is closed; Escape closes it. Which one is open is in the address. */
 export function Dialog({ title, children }: { title: string; children: ComponentChildren }) {
   const { route, steps } = useApp();
   const ref = useRef<HTMLDialogElement>(null);
-  useEffect(() => {
-    ref.current?.showModal();
-  }, []);
+  useModal(ref);
   const close = (): void => {
     steps.forget();
     route.go({ panel: '' });
