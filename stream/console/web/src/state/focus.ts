@@ -25,7 +25,7 @@ export function keepFocus(window: Window & typeof globalThis): () => void {
   };
   const give = (): void => {
     if (!lost() || document.querySelector('dialog[open]')) return;
-    const around = path.slice(1).filter((element) => element.isConnected);
+    const around = path.slice(1).filter((element) => element.isConnected && element.id !== 'console');
     const choices = [
       ...around.slice(0, 3).flatMap((element) => [element, ...element.querySelectorAll(focusable)]),
       ...homes.flatMap((selector) => [...document.querySelectorAll(selector)]),

@@ -24,6 +24,17 @@ export function useModal(ref: RefObject<HTMLDialogElement | null>): void {
   }, []);
 }
 
+/**
+ * What a dialog's keys do: Escape closes it, and none reaches the page. The browser does so by itself only where it
+ * finds that somebody wanted the dialog, and lets a second Escape through.
+ */
+export const modalKeys = (close: () => void) => (event: KeyboardEvent): void => {
+  event.stopPropagation();
+  if (event.key !== 'Escape') return;
+  event.preventDefault();
+  close();
+};
+
 /** A modal dialog: the browser keeps the focus within, Escape and a press beside it close it. */
 export function Dialog({ label, onClose, stays = false, children, ...rest }: Props) {
   const ref = useRef<HTMLDialogElement>(null);
@@ -32,12 +43,7 @@ export function Dialog({ label, onClose, stays = false, children, ...rest }: Pro
     <dialog
       ref={ref} aria-label={label} class={rest.class ?? ''}
       onCancel={(event) => { event.preventDefault(); if (!stays) onClose(); }}
-      onKeyDown={(event) => { // Chromium lets a second Escape through
-        if (event.key !== 'Escape') return;
-        event.preventDefault();
-        event.stopPropagation();
-        if (!stays) onClose();
-      }}
+      onKeyDown={modalKeys(() => { if (!stays) onClose(); })}
       onMouseDown={(event) => { if (!stays && event.target === ref.current) onClose(); }}
     >
       <div class="dialog-body">{children}</div>

@@ -2,7 +2,7 @@ import { useEffect, useId, useRef, useState } from 'preact/hooks';
 import { fieldOf, type Field, type Form, type Values } from '../edit/forms.ts';
 import type { FieldError } from '../edit/ops.ts';
 import { useApp } from './context.ts';
-import { useModal } from './dialog.tsx';
+import { modalKeys, useModal } from './dialog.tsx';
 
 /** The dialog of editing: a form, with what is wrong at its field. Escape closes it, the keyboard stays within. */
 export function EditDialog() {
@@ -51,7 +51,8 @@ function FormDialog({ form }: { form: Form }) {
   };
   const named = form.fields.some(({ name }) => name === error?.field);
   return (
-    <dialog ref={ref} class="edit-dialog" aria-labelledby={`${id}-title`} onClose={close}>
+    <dialog ref={ref} class="edit-dialog" aria-labelledby={`${id}-title`} onClose={close}
+      onKeyDown={modalKeys(close)}>
       <form onSubmit={submit} noValidate>
         <h2 id={`${id}-title`}>{form.title}</h2>
         {form.text && <p>{form.text}</p>}

@@ -1,7 +1,7 @@
 import type { ComponentChildren } from 'preact';
 import { useRef } from 'preact/hooks';
 import { useApp } from './context.ts';
-import { useModal } from './dialog.tsx';
+import { modalKeys, useModal } from './dialog.tsx';
 
 /** A dialog that holds the focus until it is closed; Escape closes it. Which one is open is in the address. */
 export function Dialog({ title, children }: { title: string; children: ComponentChildren }) {
@@ -15,7 +15,7 @@ export function Dialog({ title, children }: { title: string; children: Component
   return (
     <dialog
       ref={ref} class="dialog" aria-labelledby="dialog-title"
-      onCancel={(event) => { event.preventDefault(); close(); }} onKeyDown={(event) => event.stopPropagation()}
+      onCancel={(event) => { event.preventDefault(); close(); }} onKeyDown={modalKeys(close)}
     >
       <h2 id="dialog-title">{title}</h2>
       {children}
