@@ -5,6 +5,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/chromedp/cdproto/cdp"
+	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/chromedp"
 	"github.com/chromedp/chromedp/kb"
 
@@ -81,6 +83,11 @@ func TestTheMainJourneyByKeyboardAlone(t *testing.T) {
 	server := serve(t, db.URL, withWorker)
 	p := openPage(t, "about:blank")
 	p.editDo(chromedp.EmulateViewport(1440, 900))
+	p.editDo(chromedp.Func(func(ctx chromeContext, target *chromedp.Target) error { // as a window that one looks at
+		_, err := cdp.Call(ctx, target, emulation.SetFocusEmulationEnabled,
+			emulation.SetFocusEmulationEnabledParams{Enabled: true})
+		return err
+	}))
 	p.editDo(chromedp.Navigate(server.url))
 
 	// Signing in: the field has the focus, and what comes after it has it, too.
