@@ -101,7 +101,11 @@ func TestTheMainJourneyByKeyboardAlone(t *testing.T) {
 	// The list.
 	p.keys("/")
 	p.until(`document.activeElement?.id === 'list-search'`)
-	p.keys("site-2", kb.ArrowDown, kb.Enter)
+	p.keys("site-2")
+	p.shellUntilRows("site-2")
+	p.keys(kb.ArrowDown)
+	p.until(`document.querySelector('[role=option][data-id="` + id + `"]')?.dataset.active === 'true'`)
+	p.keys(kb.Enter)
 	p.until(`window.topostream.view?.id === '` + id + `'`)
 	p.focused()
 
