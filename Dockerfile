@@ -7,7 +7,7 @@ WORKDIR /src
 COPY go.mod go.sum ./
 RUN go mod download
 COPY . .
-RUN CGO_ENABLED=0 go build -trimpath -ldflags=-s -o /topostream ./cmd/topostream
+RUN CGO_ENABLED=0 go build -tags nodev -trimpath -ldflags=-s -o /topostream ./cmd/topostream
 
 # `mutator --apply-exec` wants sh and what the command needs: name a BASE_IMAGE that has them.
 FROM ${BASE_IMAGE}

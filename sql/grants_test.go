@@ -20,14 +20,14 @@ import (
 	"topostream/stream"
 )
 
-// readmeGrants gives the README's statements for a role, with the role's name put in.
-func readmeGrants(t *testing.T, role, name string) string {
+// documentedGrants gives the statements of deploy/postgres/grants.sql for a role, with the role's name put in.
+func documentedGrants(t *testing.T, role, name string) string {
 	t.Helper()
-	readme, err := os.ReadFile("../README.md")
+	page, err := os.ReadFile("../deploy/postgres/grants.sql")
 	must(t, err)
-	m := regexp.MustCompile(`(?s)-- ` + role + `\n(.*?)\n\n`).FindSubmatch(readme)
+	m := regexp.MustCompile(`(?s)-- ` + role + `\n(.*?)\n\n`).FindSubmatch(page)
 	if m == nil {
-		t.Fatalf("the README has no grants for %s", role)
+		t.Fatalf("grants.sql has no grants for %s", role)
 	}
 	return strings.ReplaceAll(string(m[1]), "topostream_"+role, pgx.Identifier{name}.Sanitize())
 }
@@ -45,7 +45,7 @@ func TestTheDocumentedGrantsAreEnoughWithAnEmptySearchPathAndNoMore(t *testing.T
 			pgtest.Exec(t, conn, `DROP OWNED BY `+name)
 			pgtest.Exec(t, conn, `DROP ROLE `+name)
 		})
-		pgtest.Exec(t, owner, readmeGrants(t, role, name))
+		pgtest.Exec(t, owner, documentedGrants(t, role, name))
 		u, err := url.Parse(db.URL)
 		must(t, err)
 		u.User = url.UserPassword(name, "x")

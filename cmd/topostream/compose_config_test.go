@@ -25,9 +25,9 @@ func loadCompose(t *testing.T, environment types.Mapping) (*types.Project, error
 	}, func(o *loader.Options) { o.SetProjectName("topostream", true) })
 }
 
-func secrets(more ...string) types.Mapping {
-	m := types.Mapping{"POSTGRES_PASSWORD": "of the database", "TOPOSTREAM_JWT_SECRET": testSecret}
-	for _, s := range more {
+func images(names ...string) types.Mapping {
+	m := types.Mapping{}
+	for _, s := range names {
 		name, value, _ := strings.Cut(s, "=")
 		m[name] = value
 	}
@@ -36,46 +36,49 @@ func secrets(more ...string) types.Mapping {
 
 func TestDockerComposeReadsTheFile(t *testing.T) {
 	t.Parallel()
-	p, err := loadCompose(t, secrets())
+	p, err := loadCompose(t, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if names := slices.Sorted(maps.Keys(p.Services)); !slices.Equal(names, []string{"mutator", "postgres", "serve"}) {
+	want := []string{"grants", "migrate", "mutator", "nginx", "postgres", "secrets", "serve"}
+	if names := slices.Sorted(maps.Keys(p.Services)); !slices.Equal(names, want) {
 		t.Fatalf("the services are %q", names)
 	}
-	postgres, serve, mutator := p.Services["postgres"], p.Services["serve"], p.Services["mutator"]
+	postgres, serve, mutator, nginx := p.Services["postgres"], p.Services["serve"], p.Services["mutator"],
+		p.Services["nginx"]
 	if !slices.Contains(postgres.Command, "wal_level=logical") {
 		t.Errorf("PostgreSQL is started as %q", postgres.Command)
 	}
 	if check := postgres.HealthCheck; check == nil || !slices.Contains(check.Test, "pg_isready") {
 		t.Errorf("PostgreSQL's health is asked by %+v", check)
 	}
-	if len(postgres.Ports) > 0 || len(mutator.Ports) > 0 || len(serve.Ports) != 1 ||
-		serve.Ports[0].HostIP != "127.0.0.1" ||
-		serve.Ports[0].Published != "8080" {
-		t.Errorf("published are %v, %v and %v", postgres.Ports, serve.Ports, mutator.Ports)
+	for name, s := range p.Services {
+		if published := len(s.Ports) > 0; published != (name == "nginx") {
+			t.Errorf("%s publishes %v", name, s.Ports)
+		}
+		once := slices.Contains([]string{"secrets", "migrate", "grants"}, name)
+		if !once && (s.Restart != types.RestartPolicyUnlessStopped || s.MemLimit == 0) {
+			t.Errorf("%s has the restart policy %q and %d bytes of memory", name, s.Restart, s.MemLimit)
+		}
+		for variable := range s.Environment { // what an environment holds shows in `docker inspect`
+			if strings.Contains(variable, "PASSWORD") && !strings.HasSuffix(variable, "_FILE") {
+				t.Errorf("%s has %s in its environment", name, variable)
+			}
+		}
+	}
+	if nginx.Ports[0].HostIP != "127.0.0.1" || nginx.Ports[0].Published != "8080" {
+		t.Errorf("published is %v", nginx.Ports)
 	}
 	for _, s := range []types.ServiceConfig{serve, mutator} {
-		if d := s.DependsOn["postgres"]; d.Condition != types.ServiceConditionHealthy {
+		if d := s.DependsOn["grants"]; d.Condition != types.ServiceConditionCompletedSuccessfully {
 			t.Errorf("%s waits for %q", s.Name, d.Condition)
 		}
 		if s.Image != "topostream" {
 			t.Errorf("%s has the image %s", s.Name, s.Image)
 		}
 	}
-	for _, s := range p.Services {
-		if s.Restart != types.RestartPolicyUnlessStopped {
-			t.Errorf("%s has the restart policy %q", s.Name, s.Restart)
-		}
-		// What is in a process's arguments shows in everybody's process list.
-		for _, arg := range s.Command {
-			if strings.Contains(arg, testSecret) || strings.Contains(arg, "of the database") {
-				t.Errorf("%s has a secret in its command", s.Name)
-			}
-		}
-	}
-	if len(p.Volumes) != 1 || len(postgres.Volumes) != 1 {
-		t.Errorf("the volumes are %v", p.Volumes)
+	if serve.Deploy == nil || serve.Deploy.Replicas == nil || *serve.Deploy.Replicas != 2 {
+		t.Errorf("serve is deployed as %+v: one server that ends would be an outage", serve.Deploy)
 	}
 }
 
@@ -83,21 +86,21 @@ func TestImagesAndTheAddressOfComposeAreTheUsersToName(t *testing.T) {
 	t.Parallel()
 	p, err := loadCompose(
 		t,
-		secrets("POSTGRES_IMAGE=mirror/postgres:16", "TOPOSTREAM_IMAGE=mirror/topostream:1", "GO_IMAGE=mirror/go",
-			"BASE_IMAGE=mirror/static", "TOPOSTREAM_PUBLISH=127.0.0.2:9090"),
+		images("POSTGRES_IMAGE=mirror/postgres:16", "TOPOSTREAM_IMAGE=mirror/topostream:1", "GO_IMAGE=mirror/go",
+			"BASE_IMAGE=mirror/static", "NGINX_IMAGE=mirror/nginx", "TOPOSTREAM_PUBLISH=127.0.0.2:9090"),
 	)
 	if err != nil {
 		t.Fatal(err)
 	}
-	serve := p.Services["serve"]
-	args := serve.Build.Args
+	args, port := p.Services["migrate"].Build.Args, p.Services["nginx"].Ports[0]
 	for what, got := range map[string]string{
 		"mirror/postgres:16":  p.Services["postgres"].Image,
-		"mirror/topostream:1": serve.Image,
+		"mirror/topostream:1": p.Services["serve"].Image,
 		"mirror/go":           *args["GO_IMAGE"],
 		"mirror/static":       *args["BASE_IMAGE"],
-		"127.0.0.2":           serve.Ports[0].HostIP,
-		"9090":                serve.Ports[0].Published,
+		"mirror/nginx":        p.Services["nginx"].Image,
+		"127.0.0.2":           port.HostIP,
+		"9090":                port.Published,
 	} {
 		if got != what {
 			t.Errorf("got %q, want %q", got, what)
@@ -105,23 +108,40 @@ func TestImagesAndTheAddressOfComposeAreTheUsersToName(t *testing.T) {
 	}
 }
 
-func TestComposeHasNoDefaultSecrets(t *testing.T) {
+// Each sees its own secrets alone.
+func TestInComposeNobodyMountsTheSecretsOfAnother(t *testing.T) {
 	t.Parallel()
-	for _, name := range []string{"POSTGRES_PASSWORD", "TOPOSTREAM_JWT_SECRET"} {
-		environment := secrets()
-		delete(environment, name)
-		if _, err := loadCompose(t, environment); err == nil || !strings.Contains(err.Error(), name) {
-			t.Errorf("without %s: %v", name, err)
+	p, err := loadCompose(t, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	may := map[string][]string{
+		"secrets":  {"secrets-owner", "secrets-postgres", "secrets-server", "secrets-worker"},
+		"postgres": {"secrets-postgres"}, "migrate": {"secrets-owner"}, "grants": {"secrets-owner"},
+		"serve": {"secrets-server"}, "mutator": {"secrets-worker"}, "nginx": nil,
+	}
+	for name, s := range p.Services {
+		var mounted []string
+		for _, volume := range s.Volumes {
+			if strings.HasPrefix(volume.Source, "secrets-") {
+				mounted = append(mounted, volume.Source)
+				if !volume.ReadOnly && name != "secrets" {
+					t.Errorf("%s may write to %s", name, volume.Source)
+				}
+			}
+		}
+		if slices.Sort(mounted); !slices.Equal(mounted, may[name]) {
+			t.Errorf("%s mounts %q, want %q", name, mounted, may[name])
 		}
 	}
 }
 
 func TestTheCommandsOfComposeAreOnesThatTheProgramHas(t *testing.T) {
-	p, err := loadCompose(t, secrets())
+	p, err := loadCompose(t, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"serve", "mutator"} {
+	for _, name := range []string{"migrate", "serve", "mutator"} {
 		t.Run(name, func(t *testing.T) {
 			for variable, value := range p.Services[name].Environment {
 				t.Setenv(variable, *value)

@@ -19,8 +19,6 @@ import (
 	"time"
 
 	"topostream/pgbus/pgtest"
-	"topostream/stream"
-	"topostream/stream/auth"
 )
 
 // needEngine skips a test where no container engine answers.
@@ -42,21 +40,15 @@ type stack struct {
 }
 
 // up brings docker-compose.yml up as a project of its own, its image built from the Dockerfile, until the test ends.
-// POSTGRES_IMAGE and GO_IMAGE name other images than the official ones.
+// POSTGRES_IMAGE, GO_IMAGE and NGINX_IMAGE name other images than the official ones.
 func up(t *testing.T) *stack {
 	t.Helper()
 	needEngine(t)
 	name := fmt.Sprint("topostream-test-", os.Getpid())
 	address := pgtest.FreeAddress(t)
-	token, err := auth.Sign([]byte(testSecret), auth.Claims{Subject: "admin", Role: stream.RoleAdmin, TTL: time.Hour},
-		time.Now())
-	if err != nil {
-		t.Fatal(err)
-	}
 	s := &stack{
-		t: t, url: "http://" + address, token: token, compose: []string{"docker-compose"},
-		env: append(os.Environ(), "COMPOSE_PROJECT_NAME="+name, "TOPOSTREAM_IMAGE="+name, "TOPOSTREAM_PUBLISH="+address,
-			"POSTGRES_PASSWORD=p@ss/w:rd %41", "TOPOSTREAM_JWT_SECRET="+testSecret),
+		t: t, url: "http://" + address, compose: []string{"docker-compose"},
+		env: append(os.Environ(), "COMPOSE_PROJECT_NAME="+name, "TOPOSTREAM_IMAGE="+name, "TOPOSTREAM_PUBLISH="+address),
 	}
 	if exec.CommandContext(t.Context(), "docker", "compose", "version").Run() == nil {
 		s.compose = []string{"docker", "compose"}
@@ -71,8 +63,12 @@ func up(t *testing.T) *stack {
 		}
 	})
 	began := time.Now()
+	// A secret of one's own is there before the first start; what is there is kept.
+	s.run("", "run", "--rm", "-T", "--entrypoint", "sh", "secrets", "-c",
+		"printf %s '"+testSecret+"' >/secrets/server/jwt-secret")
 	s.run("", "up", "--detach")
 	s.awaitReady()
+	s.token = s.run("", "exec", "-T", "serve", "/topostream", "token", "--role", "admin")
 	t.Logf("the image is built and the services are up after %s", time.Since(began).Round(time.Second))
 	return s
 }
@@ -116,10 +112,15 @@ func (s *stack) psql(script string) string {
 		"topostream")
 }
 
-// kill ends a service as a machine's death would.
-func (s *stack) kill(service string) {
+// containers are those of a service that run.
+func (s *stack) containers(service string) []string {
 	s.t.Helper()
-	container := s.run("", "ps", "-q", service)
+	return strings.Fields(s.run("", "ps", "-q", service))
+}
+
+// kill ends a container as a machine's death would.
+func (s *stack) kill(container string) {
+	s.t.Helper()
 	if out, err := exec.Command("docker", "kill", "-s", "KILL", container).CombinedOutput(); err != nil {
 		s.t.Fatalf("docker kill: %v\n%s", err, out)
 	}
@@ -133,6 +134,39 @@ func (s *stack) recipe() string {
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		s.t.Fatalf("testdata/recipes/compose/test.sh: %v\n%s", err, out)
+	}
+	return strings.TrimSpace(string(out))
+}
+
+// answers tells whether a server is ready, by its image's own health check.
+func (s *stack) answers(container string) bool {
+	return exec.Command("docker", "exec", container, "/topostream", "health").Run() == nil
+}
+
+// check runs the gap checker on the stack, with faults that SQL can do, and gives what it printed last.
+func (s *stack) check() string {
+	s.t.Helper()
+	inspect := func(format, container string) string {
+		out, err := exec.Command("docker", "inspect", "--format", format, container).Output()
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		return strings.TrimSpace(string(out))
+	}
+	address := inspect("{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}", s.containers("postgres")[0])
+	password := s.run("", "exec", "-T", "postgres", "cat", "/secrets/postgres")
+	secret := filepath.Join(s.t.TempDir(), "jwt-secret")
+	from := s.containers("serve")[0] + ":/secrets/jwt-secret"
+	if out, err := exec.Command("docker", "cp", from, secret).CombinedOutput(); err != nil {
+		s.t.Fatalf("docker cp: %v\n%s", err, out)
+	}
+	cmd := exec.CommandContext(s.t.Context(), "go", "run", "./cmd/topobench", "check", "--url", s.url,
+		"--jwt-secret-file", secret, "--database-url", "postgres://postgres:"+password+"@"+address+"/topostream",
+		"--duration", "30s", "--topologies", "10", "--clients", "15", "--faults", "all") // those that SQL can do
+	cmd.Dir = filepath.Join("..", "..")
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		s.t.Errorf("the gap checker: %v\n%s", err, out)
 	}
 	return strings.TrimSpace(string(out))
 }
@@ -209,7 +243,7 @@ func (s *stack) enqueue(id, lan string) (mutation string, tries int) {
 	}
 }
 
-func TestComposeLosesNothingWhenPostgresIsRestartedAndTheServerKilled(t *testing.T) {
+func TestComposeLosesNothingWhenPostgresIsRestartedServersAreKilledAndScaled(t *testing.T) {
 	t.Parallel()
 	long(t)
 	s := up(t)
@@ -277,10 +311,21 @@ func TestComposeLosesNothingWhenPostgresIsRestartedAndTheServerKilled(t *testing
 	})
 	mutations = append(mutations, byHand)
 	through("postgres-restarted", func() { s.run("", "restart", "postgres") })
-	through("server-killed", func() {
-		s.kill("serve")
+	servers := s.containers("serve")
+	if len(servers) != 2 {
+		t.Fatalf("%d servers run, want two", len(servers))
+	}
+	through("server-killed", func() { s.kill(servers[0]) }) // nginx has the other
+	through("other-killed", func() {
 		s.run("", "start", "serve") // to the engine's restart policy a kill by hand is a stop by hand
-		s.awaitReady()
+		pgtest.Eventually(t, "the first server", func() bool { return s.answers(servers[0]) })
+		s.kill(servers[1])
+	})
+	through("scaled-to-three", func() {
+		s.run("", "up", "--detach", "--no-build", "--scale", "serve=3")
+		if n := len(s.containers("serve")); n != 3 {
+			t.Errorf("%d servers run, want three", n)
+		}
 	})
 
 	events := journal(t, s.url, id, 0)
@@ -316,6 +361,7 @@ func TestComposeLosesNothingWhenPostgresIsRestartedAndTheServerKilled(t *testing
 		t.Errorf("after %d mutations the version is %d, with %d LANs", len(mutations), graph.Topology.Version,
 			len(graph.LANs))
 	}
+	t.Logf("the gap checker, on three servers:\n%s", s.check())
 	t.Logf(
 		"%d mutations, %d applied; the journal holds %d events, the client %d after its snapshot at %d, through %d "+
 			"connects: lost %d",

@@ -1,16 +1,12 @@
 package main
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
 	"math"
-	"os"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/chromedp/chromedp"
 	"github.com/chromedp/chromedp/kb"
@@ -319,85 +315,4 @@ func TestTheGraphIsWalkedByKeys(t *testing.T) {
 	p.graphKeys(kb.Escape)
 	p.graphKeys(kb.Escape)
 	p.until(`!location.hash.includes('sel=')`)
-}
-
-// Frames of 2,000 deckies in 200 LANs while 100 events a second come, at each level of detail. The times are printed:
-// TOPOSTREAM_FRAMES=20s is how long each level is measured, 3 s unless it is set.
-func TestFramesWhileAHundredEventsASecondCome(t *testing.T) {
-	t.Parallel()
-	long(t)
-	duration := 3 * time.Second
-	if text := os.Getenv("TOPOSTREAM_FRAMES"); text != "" {
-		var err error
-		if duration, err = time.ParseDuration(text); err != nil {
-			t.Fatal(err)
-		}
-	}
-	p := graphSeeded(t, testToken(t), 200, 10)
-	db := p.db
-	ctx, stop := context.WithCancel(t.Context())
-	done := make(chan int)
-	writer := db.Conn(t)
-	go func() { // one statement is one event
-		const change = `
-UPDATE deckies SET state = CASE state WHEN 'running' THEN 'degraded' ELSE 'running' END WHERE name = $1`
-		ticker := time.NewTicker(10 * time.Millisecond)
-		defer ticker.Stop()
-		n := 0
-		for ; ctx.Err() == nil; n++ {
-			name := "d-" + strconv.Itoa(n%200+1) + "-" + strconv.Itoa(n*7%10+1)
-			if _, err := writer.Exec(ctx, change, name); err != nil && ctx.Err() == nil {
-				t.Error(err)
-				break
-			}
-			<-ticker.C
-		}
-		done <- n
-	}()
-	began := time.Now()
-	const measure = `(async () => {
-		const times = [], end = performance.now() + %d;
-		let last = await new Promise(requestAnimationFrame);
-		while (last < end) {
-			const now = await new Promise(requestAnimationFrame);
-			times.push(now - last);
-			last = now;
-			%s
-		}
-		times.sort((a, b) => a - b);
-		window.frames_ = [times.length, ...[0.5, 0.95, 0.99].map((q) => times[Math.floor(q * (times.length - 1))]),
-			times.at(-1)];
-	})(), true`
-	const costs = `(() => {
-		const all = window.topostream.graph.costs();
-		return [0, 1].flatMap((i) => {
-			const times = all.map((cost) => cost[i]).sort((a, b) => a - b);
-			return [0.5, 0.95].map((q) => times[Math.floor(q * (times.length - 1))] ?? 0);
-		});
-	})()`
-	wheel := func(turn string) string {
-		return `document.querySelector('canvas[role=application]').dispatchEvent(new WheelEvent('wheel', { deltaY: ` +
-			turn + `, clientX: 700, clientY: 400, bubbles: true, cancelable: true }));`
-	}
-	for _, run := range []struct{ name, prepare, each string }{
-		{"far, all of it", ``, ``},
-		{"middle", `while (window.topostream.graph.zoom() < 0.28) ` + wheel("-60"), ``},
-		{"near", `while (window.topostream.graph.zoom() < 0.8) ` + wheel("-60"), ``},
-		{"zooming in and out", ``, wheel("Math.sin(last / 400) * 40")},
-	} {
-		chromeEval[bool](t, p.ctx, run.prepare+`; window.frames_ = null; window.topostream.graph.costs().length = 0; true`)
-		chromeEval[bool](t, p.ctx, fmt.Sprintf(measure, duration.Milliseconds(), run.each))
-		p.until(`window.frames_ !== null`)
-		f := chromeEval[[]float64](t, p.ctx, `window.frames_`)
-		t.Logf("%s: %.0f frames in %s, p50 %.1f ms, p95 %.1f ms, p99 %.1f ms, longest %.1f ms", run.name, f[0], duration,
-			f[1], f[2], f[3], f[4])
-		c := chromeEval[[]float64](t, p.ctx, costs)
-		t.Logf("  of which the scene p50 %.1f ms, p95 %.1f ms, drawing p50 %.1f ms, p95 %.1f ms", c[0], c[1], c[2], c[3])
-	}
-	stop()
-	n := <-done
-	t.Logf("%d events in %s", n, time.Since(began).Round(time.Second))
-	if n == 0 {
-		t.Error("nothing was changed meanwhile")
-	}
 }

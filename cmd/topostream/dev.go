@@ -1,3 +1,5 @@
+//go:build !nodev
+
 package main
 
 import (
@@ -23,6 +25,13 @@ import (
 	"topostream/stream"
 	"topostream/stream/auth"
 )
+
+// withDev is the command dev, which the binaries of a release do not have: build tag nodev.
+type withDev struct {
+	Dev devCmd `cmd:"" help:"Everything in one process on a private PostgreSQL of its own: try it, develop against it."`
+}
+
+const firstStep = "Begin with `topostream dev`."
 
 type devCmd struct {
 	Addr    string `default:"127.0.0.1:8080" help:"Address to serve on."`
@@ -156,16 +165,6 @@ The topology "demo" is %[2]s.
 %[6]sOpen the console, type the psql line in a second terminal and see the event arrive.
 Ctrl-C ends everything; the data stays.
 `, addr, id, token, psql, databaseURL, install)
-}
-
-// reachable is the address to type: who serves on all addresses of the machine is not reached at 0.0.0.0 or [::]
-// everywhere.
-func reachable(addr string) string {
-	host, port, err := net.SplitHostPort(addr)
-	if ip := net.ParseIP(host); err == nil && (host == "" || ip != nil && ip.IsUnspecified()) {
-		return net.JoinHostPort("127.0.0.1", port)
-	}
-	return addr
 }
 
 const plainPsql = "psql"

@@ -22,7 +22,7 @@ func explain(err error) string {
 		case "3D000": // invalid_catalog_name
 			return pgErr.Message + ": create it (`createdb …`) or correct --database-url"
 		case "42501": // insufficient_privilege
-			return fmt.Sprintf("PostgreSQL: %s: give the user the grants of the README's table", pgErr.Message)
+			return fmt.Sprintf("PostgreSQL: %s: give the user the grants of deploy/postgres/grants.sql", pgErr.Message)
 		}
 	}
 	if parseErr, ok := errors.AsType[*pgconn.ParseConfigError](err); ok {

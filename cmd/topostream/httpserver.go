@@ -114,3 +114,13 @@ func checkOrigins(origins []string) error {
 	}
 	return nil
 }
+
+// reachable is the address to type: who serves on all addresses of the machine is not reached at 0.0.0.0 or [::]
+// everywhere.
+func reachable(addr string) string {
+	host, port, err := net.SplitHostPort(addr)
+	if ip := net.ParseIP(host); err == nil && (host == "" || ip != nil && ip.IsUnspecified()) {
+		return net.JoinHostPort("127.0.0.1", port)
+	}
+	return addr
+}

@@ -2,7 +2,6 @@ package main
 
 import (
 	"bufio"
-
 	"net/http"
 	"os"
 	"os/exec"
@@ -17,8 +16,8 @@ import (
 	"topostream/pgbus/pgtest"
 )
 
-// startNginx runs nginx in front of two servers with the configuration that the README shows, changed by replacements,
-// and gives its address.
+// startNginx runs nginx in front of two servers with the configuration that OPERATING.md names, changed by
+// replacements, and gives its address.
 func startNginx(t *testing.T, first, second string, replacements ...string) string {
 	t.Helper()
 	path, err := exec.LookPath("nginx")
@@ -27,9 +26,12 @@ func startNginx(t *testing.T, first, second string, replacements ...string) stri
 			t.Skip("no nginx on this machine: install it, for example `apt-get install nginx-light`")
 		}
 	}
-	site, err := os.ReadFile(filepath.Join("..", "..", "testdata", "nginx", "topostream.conf"))
-	if err != nil {
-		t.Fatal(err)
+	read := func(name string) string {
+		text, err := os.ReadFile(filepath.Join("..", "..", "deploy", "nginx", name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(text)
 	}
 	address := pgtest.FreeAddress(t)
 	changes := append([]string{
@@ -41,6 +43,11 @@ func startNginx(t *testing.T, first, second string, replacements ...string) stri
 		strings.TrimPrefix(second, "http://"),
 	}, replacements...)
 	dir := pgtest.OpenDir(t)
+	replaced := strings.NewReplacer(changes...).Replace
+	locations := filepath.Join(dir, "topostream-locations.conf")
+	if err := os.WriteFile(locations, []byte(replaced(read("topostream-locations.conf"))), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	config := filepath.Join(dir, "nginx.conf")
 	main := `daemon off;
 worker_processes 2;
@@ -54,7 +61,7 @@ http {
     fastcgi_temp_path ` + dir + `/fastcgi;
     uwsgi_temp_path ` + dir + `/uwsgi;
     scgi_temp_path ` + dir + `/scgi;
-` + strings.NewReplacer(changes...).Replace(string(site)) + "}\n"
+` + replaced(read("topostream.conf")) + "}\n"
 	if err := os.WriteFile(config, []byte(main), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -112,6 +119,22 @@ func (s *server) url() string { return "http://" + s.address }
 func TestBehindNginxEventsArriveAtOnceAndAServerThatIsKilledOrDrainedLosesNothing(t *testing.T) {
 	t.Parallel()
 	long(t)
+	losesNothingBehind(t, func(first, second string) (fronts []string) {
+		for _, how := range []string{
+			"proxy_http_version 1.1; proxy_buffering off;",
+			"proxy_http_version 1.1; proxy_buffering on;",
+			// nginx's own choice; without X-Accel-Buffering: no it would wait for a full buffer
+			"proxy_http_version 1.0; proxy_buffering on;",
+		} {
+			fronts = append(fronts, startNginx(t, first, second, "proxy_http_version 1.1;", how))
+		}
+		return fronts
+	})
+}
+
+// losesNothingBehind kills and drains two servers that clients reach through what start starts before them.
+func losesNothingBehind(t *testing.T, start func(first, second string) (fronts []string)) {
+	t.Helper()
 	db := pgtest.New(t)
 	conn := db.Conn(t)
 	id := demo(t, conn)
@@ -120,16 +143,9 @@ func TestBehindNginxEventsArriveAtOnceAndAServerThatIsKilledOrDrainedLosesNothin
 		startBinary(t, binary, db.URL, "--max-streams-per-user", "0"),
 		startBinary(t, binary, db.URL, "--max-streams-per-user", "0"),
 	}
-	const each = 3
-	clients := make([]*client, 0, 3*each)
-	for _, how := range []string{
-		"proxy_http_version 1.1; proxy_buffering off;",
-		"proxy_http_version 1.1; proxy_buffering on;",
-		"proxy_http_version 1.0; proxy_buffering " +
-			"on;", // nginx's own choice; without X-Accel-Buffering: no it would wait for a full buffer
-	} {
-		front := startNginx(t, servers[0].url(), servers[1].url(), "proxy_http_version 1.1;", how)
-		for range each {
+	clients := make([]*client, 0, 9)
+	for _, front := range start(servers[0].url(), servers[1].url()) {
+		for range 3 {
 			c := newClient(t, front, id, "").watch()
 			c.awaitSeq(1)
 			clients = append(clients, c)
@@ -202,12 +218,25 @@ func TestBehindNginxAnIdleStreamIsKeptByKeepalivesAndAClientThatGoesIsNoticed(t 
 func TestBehindNginxWithoutAServerAnEventSourceIsToldToComeBack(t *testing.T) {
 	t.Parallel()
 	long(t)
-	front := startNginx(t, pgtest.FreeAddress(t), pgtest.FreeAddress(t))
+	toldToComeBack(t, startNginx(t, pgtest.FreeAddress(t), pgtest.FreeAddress(t)))
+}
+
+// toldToComeBack asks a proxy that reaches no server.
+func toldToComeBack(t *testing.T, front string) {
+	t.Helper()
 	status, header, body := get(t, front+"/api/v1/topologies/00000000-0000-4000-8000-000000000000/events", "Accept",
 		"text/event-stream")
 	if status != http.StatusOK || header.Get("Content-Type") != "text/event-stream" ||
 		!regexp.MustCompile(`^retry: [0-9]+\n\n$`).MatchString(body) {
 		t.Errorf("%d %s %q", status, header.Get("Content-Type"), body)
+	}
+	for _, list := range []string{"/api/v1/events?topology=x", "/api/v1/topologies/events"} {
+		if status, _, body := get(t, front+list, "Accept", "text/event-stream"); status != http.StatusOK {
+			t.Errorf("%s: %d %s", list, status, body)
+		}
+	}
+	if status, _, _ := get(t, front+"/metrics"); status != http.StatusNotFound {
+		t.Errorf("/metrics: %d: everybody may ask for it", status)
 	}
 	if status, _, body := get(t, front+"/api/v1/topologies"); status != http.StatusBadGateway {
 		t.Errorf("%d %s", status, body)

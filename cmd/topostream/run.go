@@ -19,7 +19,8 @@ const (
 )
 
 type cli struct {
-	Dev     devCmd     `cmd:"" help:"Everything in one process on a private PostgreSQL of its own: try it, develop against it."`
+	withDev
+
 	Serve   serveCmd   `cmd:"" help:"Stream topologies from a PostgreSQL of yours to browsers."`
 	Mutator mutatorCmd `cmd:"" help:"Apply queued mutations: the worker. Run as many as you like."`
 	Migrate migrateCmd `cmd:"" help:"Create or change the schema."`
@@ -51,7 +52,7 @@ func newParser(c *cli, options ...kong.Option) (*kong.Kong, error) {
 		kong.Description(
 			"Streams the life of network topologies from PostgreSQL to browsers by Server-Sent Events: " +
 				"no event is lost, doubled or reordered.\n\n" +
-				"Begin with `topostream dev`. Every flag has an environment variable TOPOSTREAM_…, for example TOPOSTREAM_ADDR " +
+				firstStep + " Every flag has an environment variable TOPOSTREAM_…, for example TOPOSTREAM_ADDR " +
 				"for --addr; a flag wins over it. " +
 				"The exit code is 0 when all went well, 1 after an error, 2 for a wrong command line.",
 		),

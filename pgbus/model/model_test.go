@@ -39,7 +39,7 @@ type variant struct {
 const lost = "event_lost"
 
 var variants = []variant{
-	// What the README measured, cell by cell.
+	// What PROOF.md measured, cell by cell.
 	{"attach", "snapshot, then LISTEN; fresh; to 18", "PROTOCOL=1 LISTENING=0 PG=18", lost, false},
 	{"attach", "snapshot, then LISTEN; listening; to 18", "PROTOCOL=1 LISTENING=1 PG=18", lost, false},
 	{"attach", "snapshot, then LISTEN; fresh; from 19", "PROTOCOL=1 LISTENING=0 PG=19", lost, false},
@@ -178,16 +178,16 @@ func TestTheTableOfModelsHasARowForEachVariantAndNoOther(t *testing.T) {
 	}
 }
 
-// The README's table tells how many attaches lost an event. Where it says 0 the model holds, and nowhere else.
+// PROOF.md's table tells how many attaches lost an event. Where it says 0 the model holds, and nowhere else.
 func TestTheMeasuredAttachTableIsWhatTheModelSays(t *testing.T) {
 	t.Parallel()
-	bytes, err := os.ReadFile("../../README.md")
+	bytes, err := os.ReadFile("../../PROOF.md")
 	if err != nil {
 		t.Fatal(err)
 	}
 	_, table, found := strings.Cut(string(bytes), "\n| protocol |")
 	if !found {
-		t.Fatal("README.md has no table of protocols")
+		t.Fatal("PROOF.md has no table of protocols")
 	}
 	table, _, _ = strings.Cut(table, "\n\n")
 	lines := strings.Split(table, "\n")
@@ -222,7 +222,7 @@ func TestTheMeasuredAttachTableIsWhatTheModelSays(t *testing.T) {
 		delete(protocols, name)
 	}
 	if len(protocols) != 0 {
-		t.Errorf("README.md does not tell of %v", protocols)
+		t.Errorf("PROOF.md does not tell of %v", protocols)
 	}
 }
 

@@ -185,20 +185,20 @@ func startWorker(t testing.TB, db *pgtest.DB, change func(*Config)) *testWorker 
 	return tw
 }
 
-// asWorker makes a role with the README's grants for a worker, and gives the URL that it connects with.
+// asWorker makes a role with the grants of deploy/postgres for a worker, and gives the URL that it connects with.
 func asWorker(t testing.TB, db *pgtest.DB) string {
 	t.Helper()
 	return as(t, db, "worker")
 }
 
-// as does that for any role of the README.
+// as does that for any role of deploy/postgres/grants.sql.
 func as(t testing.TB, db *pgtest.DB, role string) string {
 	t.Helper()
-	readme, err := os.ReadFile("../../README.md")
+	page, err := os.ReadFile("../../deploy/postgres/grants.sql")
 	must(t, err)
-	grants := regexp.MustCompile(`(?s)-- ` + role + `\n(.*?)\n\n`).FindSubmatch(readme)
+	grants := regexp.MustCompile(`(?s)-- ` + role + `\n(.*?)\n\n`).FindSubmatch(page)
 	if grants == nil {
-		t.Fatalf("the README has no grants for %s", role)
+		t.Fatalf("grants.sql has no grants for %s", role)
 	}
 	name := fmt.Sprintf("%s_%d", role, time.Now().UnixNano()) // roles are the cluster's, not the database's
 	db.Exec(t, `CREATE ROLE `+name+` LOGIN PASSWORD 'x'`)

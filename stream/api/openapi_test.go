@@ -42,7 +42,11 @@ func TestTheDescriptionIsServedWithoutATokenAndHasEveryRouteAndNoOther(t *testin
 	}
 	var routes, inDocument, ids []string
 	add := func(method, route string, _ http.Handler, _ ...func(http.Handler) http.Handler) error {
-		routes = append(routes, method+" "+strings.Replace(route, "*", "{file}", 1))
+		path := strings.Replace(route, "*", "{file}", 1)
+		routes = append(routes, method+" "+path)
+		if method == http.MethodGet {
+			routes = append(routes, http.MethodHead+" "+path)
+		}
 		return nil
 	}
 	if err := chi.Walk(handler.(chi.Routes), add); err != nil { //nolint:forcetypeassert // a test

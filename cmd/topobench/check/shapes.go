@@ -186,7 +186,7 @@ func (w *writer) changeSome(ctx context.Context, n int) {
 	})
 }
 
-// several touches some topologies one after another, as the README asks: rows first, in id order.
+// several touches some topologies one after another, as OPERATING.md asks: rows first, in id order.
 func (w *writer) several(ctx context.Context) {
 	w.transact(ctx, pgx.TxOptions{}, func(ctx context.Context, x *transaction) error {
 		topologies := w.pickSome(2 + w.rng.IntN(3))

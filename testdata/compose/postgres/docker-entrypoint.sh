@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Stands in for the official image's entrypoint: makes the database cluster if PGDATA is empty, runs
 # /docker-entrypoint-initdb.d/*.sh and *.sql in the order of their names, and becomes PostgreSQL. Other commands are run
-# as they are. Not here: *.sql.gz and the like, POSTGRES_INITDB_ARGS, *_FILE, trust.
+# as they are. Not here: *.sql.gz and the like, POSTGRES_INITDB_ARGS, other
+# *_FILE than the password's, trust.
 set -euo pipefail
 
 if [ "${1#-}" != "${1:-}" ]; then set -- postgres "$@"; fi
@@ -37,6 +38,7 @@ initialize() {
 }
 
 if [ ! -s "$PGDATA/PG_VERSION" ]; then
+    if [ -n "${POSTGRES_PASSWORD_FILE:-}" ]; then POSTGRES_PASSWORD="$(cat "$POSTGRES_PASSWORD_FILE")"; fi
     if [ -z "${POSTGRES_PASSWORD:-}" ]; then
         echo "POSTGRES_PASSWORD is not set" >&2
         exit 1

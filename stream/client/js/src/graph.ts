@@ -26,10 +26,9 @@ export function applyGraph(graph: Graph, changes: GraphChanges, backwards = fals
     const next: Row[] = [];
     for (const row of rows) {
       const write = written.get(key(row));
-      written.delete(key(row));
-      if (write) next.push(backwards || changes.truncated ? { ...row, ...write } : write);
+      if (written.delete(key(row))) next.push(backwards || changes.truncated ? { ...row, ...write } : write!);
       // An edge goes with its LAN or decky.
-      else if (![key(row), row.lan_id, row.decky_uuid].some((id) => gone.has(id))) next.push(row);
+      else if (!gone.has(key(row)) && !gone.has(row.lan_id) && !gone.has(row.decky_uuid)) next.push(row);
     }
     next.push(...written.values());
     result[table] = next.length === rows.length && next.every((row, i) => row === rows[i]) ? rows : next;

@@ -9,6 +9,7 @@ import type { Ghost } from './graph/ghost.ts';
 import { noIntents, type Intents } from './graph/intents.ts';
 import { createCommands, type Commands } from './state/commands.ts';
 import { createFailures, type Failures } from './state/failures.ts';
+import { createFrames, type Frames } from './state/frames.ts';
 import { createTimeline, type Timeline } from './state/history.ts';
 import { createLayout, type Layout } from './state/layout.ts';
 import { createLive, type Live } from './state/live.ts';
@@ -23,6 +24,7 @@ import type { View } from './state/view.ts';
 import { viewOfHead } from './state/view.ts';
 
 export interface App {
+  readonly frames: Frames;
   readonly session: Session;
   readonly route: RouteState;
   readonly rest: Rest;
@@ -62,10 +64,11 @@ export function createApp(window: Window & typeof globalThis): App {
   const route = createRoute(window);
   const session = createSession(window, route);
   const rest = createRest(window, session);
-  const live = createLive(window, session, route);
+  const frames = createFrames(window);
+  const live = createLive(window, session, route, frames);
   const layout = createLayout(window);
-  const timeline = createTimeline(window, live, route, rest);
-  const signature = createSignature(window, live, session, route);
+  const timeline = createTimeline(window, live, route, rest, frames);
+  const signature = createSignature(window, live, session, route, frames);
   const past = signal<View | null>(null);
   const shown = computed(() => past.value ?? viewOfHead(live.open.value));
   const editable = computed((): true | string => {
@@ -92,7 +95,7 @@ export function createApp(window: Window & typeof globalThis): App {
   const steps = createSteps({ route, session, rest, live, commands, narrow: layout.small });
   const revert = createRevert({ route, commands, editable, live, history, ...hooks });
   return {
-    route, session, rest, live, layout, signature, timeline, commands, shown, past, history, steps, revert, ghosts,
+    frames, route, session, rest, live, layout, signature, timeline, commands, shown, past, history, steps, revert, ghosts,
     intents, editing, editable, failures: createFailures(live.onEvent), ...hooks,
   };
 }

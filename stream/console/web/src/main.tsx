@@ -8,6 +8,7 @@ import { expose } from './state/window.ts';
 import { AppContext } from './ui/context.ts';
 import { Shell } from './ui/shell.tsx';
 
+performance.mark('topostream.app'); // when what was there, for whoever measures
 const app = createApp(window);
 expose(window, app);
 keepFocus(window);

@@ -5,6 +5,7 @@ import type { App } from '../src/app.ts';
 import { GraphController, itemType } from '../src/graph/controller.ts';
 import type { Intents } from '../src/graph/intents.ts';
 import { createCommands } from '../src/state/commands.ts';
+import { createFrames } from '../src/state/frames.ts';
 import type { Route } from '../src/state/route.ts';
 import type { View } from '../src/state/view.ts';
 
@@ -31,6 +32,7 @@ function setUp(editable: true | string = true, role: 'admin' | 'viewer' = 'admin
     remove: tell('remove') } as Intents;
   const current = signal({ topology: 't', selection: [] } as unknown as Route);
   const app = {
+    frames: createFrames(window),
     shown: signal(view), ghosts: signal([]), intents: signal(intents), past: signal(null), editable: signal(editable),
     session: { identity: signal({ role }) }, commands: createCommands(),
     route: { current, go: (change: Partial<Route>) => { current.value = { ...current.peek(), ...change }; } },

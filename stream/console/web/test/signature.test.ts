@@ -99,8 +99,9 @@ test('the connection in words', () => {
 test('the title counts the failures that nobody has seen, of what is open and of the list', () => {
   let tell: (event: StreamEvent) => void = () => {};
   const live: Live = {
-    connection: signal({ state: 'open' }), rows: signal(null), open: signal(null), violations: signal([]),
-    offset: signal(0), onEvent: (listener) => { tell = listener; return () => {}; }, reconnect: () => {},
+    connection: signal({ state: 'open' }), rows: signal(null), row: signal(undefined), open: signal(null),
+    violations: signal([]), offset: signal(0),
+    onEvent: (listener) => { tell = listener; return () => {}; }, reconnect: () => {},
   };
   const page = window as unknown as Window & typeof globalThis;
   const id = '00000000-0000-4000-8000-000000000001';

@@ -1,7 +1,7 @@
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import { parseFilter } from '../src/state/filter.ts';
-import { entryOfJournal, Events, merge, summarize, type Entry } from '../src/state/timeline.ts';
+import { entryOfJournal, Events, merge, placeOf, placeOfSeq, summarize, type Entry } from '../src/state/timeline.ts';
 
 const event = (seq: number, type = 'test', payload: unknown = {}): Entry =>
   entryOfJournal({ seq, type, payload, ts: new Date(Date.UTC(2026, 10, 29, 12, 0, seq)).toISOString() });
@@ -25,6 +25,17 @@ test('pages of the journal, in whatever order they come, give each event once an
 test('a raw NOTIFY stays behind the event that it came after', () => {
   expect(merge([event(5), raw('x'), event(6)], [event(3), event(4), event(5)]).map((e) => e.seq ?? e.summary))
     .toEqual([3, 4, 5, 'x', 6]);
+});
+
+test('the place of a seq is found, whatever stands between', () => {
+  const gaps = fc.array(fc.constantFrom('event', 'hole', 'raw'), { maxLength: 40 });
+  fc.assert(fc.property(gaps, (kinds) => {
+    const entries = kinds.flatMap((kind, i) => kind === 'hole' ? [] : [kind === 'raw' ? raw(`${i}`) : event(i)]);
+    for (let seq = -1; seq <= kinds.length; seq++) {
+      expect(placeOfSeq(entries, seq)).toBe(entries.findIndex((entry) => entry.seq === seq));
+    }
+    for (const [i, entry] of entries.entries()) expect(placeOf(entries, entry)).toBe(i);
+  }));
 });
 
 test('what a filter leaves is the same whether events came before the filter or after', () => {

@@ -381,15 +381,17 @@ export function createEdit(window: Window & typeof globalThis, parts: Parts): Ed
 
   // ---------------------------------------------------------- what the graph draws dashed
 
+  const none: readonly Ghost[] = [];
   effect(() => {
     const view = shown.value;
     if (!view) {
-      parts.ghosts.value = [];
+      parts.ghosts.value = none;
       return;
     }
     let on = view.graph;
     const all: Ghost[] = [];
     const draw = (ops: readonly Op[], phase: Ghost['phase']): void => {
+      if (!ops.length) return;
       const next = preview(on, ops).graph;
       if (next !== on) all.push(...ghosts(on, next, phase));
       on = next;
@@ -401,7 +403,10 @@ export function createEdit(window: Window & typeof globalThis, parts: Parts): Ed
     const { sending: now, staged: { ops } } = desk.value;
     const asked = now.state === 'waiting' && view.in_flight.some(({ id }) => id === now.mutation);
     if (!past.value && !asked) draw(ops, 'staged');
-    parts.ghosts.value = all;
+    // The same array while it says the same: for another one the whole scene is made anew.
+    const had = parts.ghosts.peek();
+    if (!all.length) parts.ghosts.value = none;
+    else if (JSON.stringify(all) !== JSON.stringify(had)) parts.ghosts.value = all;
   });
   effect(() => { // what was said of one topology is not of another
     void topology.value;

@@ -54,6 +54,11 @@ export class GraphController {
   readonly flashed = new Map<string, { times: number; frames: number }>();
   /** Of the newest frames: milliseconds to make the scene, and to draw it. */
   readonly costs: (readonly [number, number])[] = [];
+  /**
+   * How often it was drawn, how often in a frame that had been drawn already, how often the scene was another for
+   * that, and how often all of it was indexed anew.
+   */
+  readonly work = { draws: 0, again: 0, scenes: 0, indexes: 0 };
 
   readonly #app: App;
   readonly #canvas: HTMLCanvasElement;
@@ -64,8 +69,8 @@ export class GraphController {
   #camera: Camera = { k: 1, x: 0, y: 0 };
   #width = 0;
   #height = 0;
-  #frame = 0;
   #stale = true; // the scene is older than what it is made of
+  #drawn = 0; // the frame
   #topology: string | null = null;
   #fitted = false;
   #remembered: Remembered = new Map();
@@ -115,7 +120,7 @@ export class GraphController {
 
   end(): void {
     for (const end of this.#ends) end();
-    cancelAnimationFrame(this.#frame);
+    this.#app.frames.cancel(this.#onFrame);
     select(this.#canvas).on('.zoom', null);
   }
 
@@ -123,19 +128,26 @@ export class GraphController {
 
   /** Asks for a frame; without a change none is drawn. */
   request(): void {
-    this.#frame ||= requestAnimationFrame((now) => {
-      this.#frame = 0;
-      const began = performance.now();
-      if (this.#stale) this.#build(now);
-      const built = performance.now();
-      this.#draw(now);
-      this.costs.push([built - began, performance.now() - built]);
-      if (this.costs.length > 600) this.costs.shift();
-    });
+    this.#app.frames.draw(this.#onFrame);
   }
+
+  readonly #fade = (): void => this.request();
+
+  readonly #onFrame = (now: number): void => {
+    const began = performance.now();
+    if (this.#stale) this.#build(now);
+    const built = performance.now();
+    this.work.draws++;
+    if (now === this.#drawn) this.work.again++;
+    this.#drawn = now;
+    this.#draw(now);
+    this.costs.push([built - began, performance.now() - built]);
+    if (this.costs.length > 600) this.costs.shift();
+  };
 
   #build(now: number): void {
     this.#stale = false;
+    this.work.scenes++;
     const shown = this.#app.shown.peek();
     const id = shown?.id ?? this.#app.route.current.peek().topology;
     if (id !== this.#topology) {
@@ -167,6 +179,7 @@ export class GraphController {
       const result = sceneOf(made.graph, ghosts, this.#moved, this.#remembered);
       this.#remembered = result.remembered;
       scene = result.scene;
+      this.work.indexes++;
       this.#index = new SceneIndex(scene);
     }
     const first = before === noScene;
@@ -257,7 +270,7 @@ export class GraphController {
       const shown = this.flashed.get(id);
       if (shown) shown.frames++;
     }
-    if (this.#flashes.size) this.request();
+    if (this.#flashes.size) this.#app.frames.take(this.#fade);
   }
 
   /** The whole graph as a picture, at zoom 1 as far as a canvas can be that large. */
@@ -445,8 +458,7 @@ export class GraphController {
       this.#fitted = true;
       this.fit();
     }
-    cancelAnimationFrame(this.#frame); // a canvas that was resized is empty until it is drawn
-    this.#frame = 0;
+    this.#app.frames.cancel(this.#onFrame); // a canvas that was resized is empty until it is drawn
     if (this.#stale) this.#build(performance.now());
     this.#draw(performance.now());
   }

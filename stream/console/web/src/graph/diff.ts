@@ -18,10 +18,14 @@ function sameRow(a: object | null, b: object | null): boolean {
  */
 export function changedItems(before: Scene, after: Scene): Set<string> {
   const changed = new Set<string>();
+  let known = 0;
   for (const [id, item] of after.items) {
     const old: SceneItem | undefined = before.items.get(id);
+    if (old) known++;
+    if (item === old) continue;
     if (item.row && (!old || !sameRow(old.row, item.row))) changed.add(id);
   }
+  if (known === before.items.size) return changed; // nothing was removed
   for (const [id, item] of before.items) {
     if (!item.row || after.items.has(id)) continue;
     const lan = item.kind === 'decky' ? item.lan : item.kind === 'edge' ? item.lan.id : null;

@@ -84,6 +84,8 @@ const markColour = (theme: Theme, mark: Mark): string => mark.phase === 'staged'
 
 /** The least size of text on the screen. */
 const leastText = 11;
+/** Half pixels are the steps that text is as large in: the letters of a font are drawn once for all frames. */
+const fontSize = (px: number): number => Math.max(leastText, Math.round(px * 2) / 2);
 const faint = 0.22;
 /** The zoom from which dots have names. */
 const namedFrom = 0.42;
@@ -142,17 +144,34 @@ function diamond(path: CanvasPath, x: number, y: number, r: number): void {
   path.closePath();
 }
 
+/** What is known of texts in one font: how wide each is, and what of it has room. */
+interface Measured {
+  readonly widths: Map<string, number>;
+  readonly fitted: Map<number, Map<string, string>>; // by fours of pixels
+}
+
 /** Text as far as there is room, with an ellipsis; measured once. */
 class Texts {
-  #fitted = new Map<string, string>();
-  #widths = new Map<string, number>();
+  #fonts = new Map<string, Measured>();
+  #font = ''; // a context's own costs as much to ask as all the rest
+  #of: Measured = { widths: new Map(), fitted: new Map() };
+  #size = 0;
+
+  /** Sets the context's font; what follows is of texts in it. */
+  font(ctx: CanvasRenderingContext2D, font: string): void {
+    ctx.font = font;
+    if (font === this.#font) return;
+    this.#font = font;
+    let of = this.#fonts.get(font);
+    if (!of) this.#fonts.set(font, of = { widths: new Map(), fitted: new Map() });
+    this.#of = of;
+  }
 
   width(ctx: CanvasRenderingContext2D, text: string): number {
-    const key = ctx.font + '\n' + text;
-    let width = this.#widths.get(key);
+    let width = this.#of.widths.get(text);
     if (width === undefined) {
-      if (this.#widths.size > 20_000) this.#widths.clear();
-      this.#widths.set(key, width = ctx.measureText(text).width);
+      this.#count();
+      this.#of.widths.set(text, width = ctx.measureText(text).width);
     }
     return width;
   }
@@ -161,16 +180,28 @@ class Texts {
     const full = this.width(ctx, text);
     if (full <= room) return text;
     if (room < 14) return '';
-    const key = `${ctx.font}\n${Math.floor(room / 4)}\n${text}`;
-    let fitted = this.#fitted.get(key);
+    const fours = Math.floor(room / 4);
+    let some = this.#of.fitted.get(fours);
+    if (!some) this.#of.fitted.set(fours, some = new Map());
+    let fitted = some.get(text);
     if (fitted === undefined) {
-      if (this.#fitted.size > 20_000) this.#fitted.clear();
-      const limit = Math.floor(room / 4) * 4;
+      this.#count();
+      const limit = fours * 4;
       let n = Math.floor((text.length * limit) / full);
       while (n > 0 && ctx.measureText(text.slice(0, n).trimEnd() + '…').width > limit) n--;
-      this.#fitted.set(key, fitted = n > 0 ? text.slice(0, n).trimEnd() + '…' : '');
+      some.set(text, fitted = n > 0 ? text.slice(0, n).trimEnd() + '…' : '');
     }
     return fitted;
+  }
+
+  /** Who zooms has another font with each step: at the most that is kept, it begins anew. */
+  #count(): void {
+    if (++this.#size <= 40_000) return;
+    this.#size = 1;
+    this.#fonts.clear();
+    this.#of.widths.clear();
+    this.#of.fitted.clear();
+    this.#fonts.set(this.#font, this.#of);
   }
 }
 const texts = new Texts();
@@ -259,20 +290,20 @@ export function draw(ctx: CanvasRenderingContext2D, p: Picture): void {
 
   function drawHeader(lan: SceneLan, b: Box): void {
     const inside = size.header * k >= 16;
-    const px = Math.max(leastText, 13 * k);
+    const px = fontSize(13 * k);
     const y = inside ? b.y + (size.header * k) / 2 + px * 0.36 + 2 : b.y - 4;
     const indent = inside ? (lan.dmz ? 12 : 10) * Math.min(1, k) + 2 : 1;
     const room = b.w - 2 * indent;
     const word = lan.dmz && lan.name.toLowerCase() !== 'dmz' ? lan.name + ' · DMZ' : lan.name;
     const nameFont = `600 ${px}px ${theme.font}`;
-    ctx.font = nameFont;
+    texts.font(ctx, nameFont);
     const nameWidth = texts.width(ctx, word);
-    ctx.font = `${px - 1}px ${theme.mono}`;
+    texts.font(ctx, `${px - 1}px ${theme.mono}`);
     const cidrWidth = texts.width(ctx, lan.subnet) + 8;
     const both = cidrWidth + Math.min(nameWidth, 48) <= room;
     ctx.fillStyle = theme.quiet;
     if (both) ctx.fillText(lan.subnet, b.x + b.w - indent - cidrWidth + 8, y);
-    ctx.font = nameFont;
+    texts.font(ctx, nameFont);
     ctx.fillStyle = theme.text;
     ctx.fillText(texts.fit(ctx, word, both ? room - cidrWidth : room), b.x + indent, y);
     if (inside) {
@@ -286,7 +317,7 @@ export function draw(ctx: CanvasRenderingContext2D, p: Picture): void {
   function drawBlock(lan: SceneLan, b: Box): void {
     const counted = healths.filter((h) => lan.counts[h]);
     const roomy = b.h >= 36 && b.w >= 44;
-    ctx.font = `600 ${leastText}px ${theme.font}`;
+    texts.font(ctx, `600 ${leastText}px ${theme.font}`);
     ctx.fillStyle = theme.text;
     if (b.h >= 18 && b.w >= 28) {
       const name = texts.fit(ctx, lan.name, b.w - 12);
@@ -303,7 +334,7 @@ export function draw(ctx: CanvasRenderingContext2D, p: Picture): void {
       if (counted[0]) drawShape(ctx, theme, counted[0], b.x + b.w / 2, b.y + b.h / 2, Math.min(3.5, b.h / 3));
       return;
     }
-    ctx.font = `${leastText}px ${theme.mono}`;
+    texts.font(ctx, `${leastText}px ${theme.mono}`);
     let x = b.x + 10;
     let y = b.y + 27;
     for (const health of counted) {
@@ -396,7 +427,7 @@ export function draw(ctx: CanvasRenderingContext2D, p: Picture): void {
         ctx.lineWidth = 1.5;
         ctx.stroke();
         if (!named) continue;
-        ctx.font = `${leastText}px ${theme.font}`;
+        texts.font(ctx, `${leastText}px ${theme.font}`);
         ctx.fillStyle = light ? theme.text : theme.quiet;
         ctx.strokeStyle = theme.panel; // a bridge that passes beneath a name leaves it to be read
         ctx.lineWidth = 4;
@@ -446,7 +477,7 @@ export function draw(ctx: CanvasRenderingContext2D, p: Picture): void {
     ctx.setLineDash([]);
     if (decky.mark?.kind === 'going') cross(sharp, markColour(theme, decky.mark));
 
-    const px = Math.max(leastText, 12 * k);
+    const px = fontSize(12 * k);
     const step = b.h / 3.5;
     const r = Math.max(3, 4 * k);
     const left = b.x + 10 * k;
@@ -465,12 +496,12 @@ export function draw(ctx: CanvasRenderingContext2D, p: Picture): void {
       ctx.stroke();
       x += 2 * r + 8 * k;
     }
-    ctx.font = `500 ${px}px ${theme.font}`;
+    texts.font(ctx, `500 ${px}px ${theme.font}`);
     ctx.fillStyle = theme.text;
     ctx.fillText(texts.fit(ctx, decky.name, left + inner - x), x, y);
     y += step;
-    const small = Math.max(leastText, 11 * k);
-    ctx.font = `${small}px ${theme.mono}`;
+    const small = fontSize(11 * k);
+    texts.font(ctx, `${small}px ${theme.mono}`);
     const word = decky.health === 'healthy' ? '' : decky.state;
     const wordWidth = word ? Math.min(texts.width(ctx, word), inner * 0.5) : 0;
     if (word) {
@@ -480,7 +511,7 @@ export function draw(ctx: CanvasRenderingContext2D, p: Picture): void {
     ctx.fillStyle = theme.quiet;
     ctx.fillText(texts.fit(ctx, decky.ip, inner - wordWidth - 6), left, y);
     y += step;
-    ctx.font = `${small}px ${theme.font}`;
+    texts.font(ctx, `${small}px ${theme.font}`);
     ctx.fillText(texts.fit(ctx, decky.services.join(' · '), inner), left, y);
   }
 

@@ -2,6 +2,7 @@
 import { effect, signal, type ReadonlySignal, type Signal } from '@preact/signals';
 import type { Mutation, StreamEvent } from 'topostream';
 import { parseFilter, type Filter } from './filter.ts';
+import type { Frames } from './frames.ts';
 import type { Live } from './live.ts';
 import { Problem, type Rest } from './rest.ts';
 import type { RouteState } from './route.ts';
@@ -10,6 +11,8 @@ import { entryOf, entryOfJournal, Events, type Entry, type JournalEvent } from '
 export interface Timeline {
   /** Rises whenever what the functions below give is another. */
   readonly version: ReadonlySignal<number>;
+  /** Rises with it, four times a second at most. */
+  readonly sampled: ReadonlySignal<number>;
   readonly shown: () => readonly Entry[];
   readonly all: () => readonly Entry[];
   readonly hour: (now: number) => ReturnType<Events['hour']>;
@@ -42,11 +45,16 @@ interface JournalPage {
 }
 
 const page = 500;
+const samplePeriod = 250;
+const mostLooked = 1000;
+/** Of whom the names are kept who asked for mutations: of more than can be kept as rows. */
+const mostNames = 50_000;
 
 export function createTimeline(
-  window: Window & typeof globalThis, live: Live, route: RouteState, rest: Rest,
+  window: Window & typeof globalThis, live: Live, route: RouteState, rest: Rest, frames: Frames,
 ): Timeline {
   const version = signal(0);
+  const sampled = signal(0);
   const loading = signal(false);
   const problem = signal<string | null>(null);
   const complete = signal(false);
@@ -59,13 +67,23 @@ export function createTimeline(
   let events = new Events();
   let held: Entry[] = []; // came while paused
   let arrived: Entry[] = []; // came since the last look
-  let timer = 0;
+  let sampling = 0;
   let snapshot = 0; // the seq of the newest
   let looked = new Map<number, Entry>(); // fetched one by one
 
-  const touch = (): void => { version.value = version.peek() + 1; };
+  const touch = (): void => {
+    version.value = version.peek() + 1;
+    sampling ||= window.setTimeout(() => {
+      sampling = 0;
+      sampled.value = version.peek();
+    }, samplePeriod);
+  };
   const learn = (mutations: readonly Mutation[]): void => {
     for (const { id, requested_by } of mutations) if (requested_by !== undefined) who.set(id, requested_by ?? '');
+    for (const id of who.keys()) { // the oldest first
+      if (who.size <= mostNames) break;
+      who.delete(id);
+    }
   };
   const nameOf = (entry: Entry): string | null => (entry.mutation && who.get(entry.mutation)) || null;
 
@@ -154,7 +172,7 @@ export function createTimeline(
       return;
     }
     arrived.push(entry);
-    timer ||= window.setTimeout(show, 16);
+    frames.take(show);
   };
   const newestHere = (): number | null => {
     const newest = (entries: readonly Entry[]): number | null => entries.findLast((e) => e.seq !== null)?.seq ?? null;
@@ -162,7 +180,6 @@ export function createTimeline(
   };
 
   const show = (): void => {
-    timer = 0;
     events.append(arrived.splice(0), atEnd.peek() ? Events.following : Events.reading);
     touch();
   };
@@ -220,7 +237,7 @@ export function createTimeline(
   };
 
   return {
-    version, filter, loading, problem, complete, paused, waiting, atEnd, older,
+    version, sampled, filter, loading, problem, complete, paused, waiting, atEnd, older,
     shown: () => events.shown,
     all: () => events.all,
     hour: (now) => events.hour(now),
@@ -236,6 +253,7 @@ export function createTimeline(
       const event = answer?.events[0];
       if (event?.seq !== seq) return undefined;
       const entry = entryOfJournal(event);
+      if (looked.size >= mostLooked) looked.clear();
       looked.set(seq, entry);
       touch();
       return entry;

@@ -1,8 +1,9 @@
 // The page's one stream: the list of topologies, and the one that is open with its graph.
-import { effect, signal, type ReadonlySignal } from '@preact/signals';
+import { batch, computed, effect, signal, type ReadonlySignal } from '@preact/signals';
 import {
   TopologyStream, type Connection, type StreamEvent, type Summary, type TopologyState, type Violation,
 } from 'topostream';
+import type { Frames } from './frames.ts';
 import type { RouteState } from './route.ts';
 import type { Session } from './session.ts';
 
@@ -10,6 +11,8 @@ export interface Live {
   readonly connection: ReadonlySignal<Connection>;
   /** The list; null until all of it has come. */
   readonly rows: ReadonlySignal<readonly Summary[] | null>;
+  /** The row of the topology that is open; undefined while there is none. */
+  readonly row: ReadonlySignal<Summary | undefined>;
   /** The topology that is open, at its head. */
   readonly open: ReadonlySignal<TopologyState | null>;
   /** All that ever went wrong with the promise on this page; it should stay empty. */
@@ -20,7 +23,9 @@ export interface Live {
   readonly reconnect: () => void;
 }
 
-export function createLive(window: Window & typeof globalThis, session: Session, route: RouteState): Live {
+export function createLive(
+  window: Window & typeof globalThis, session: Session, route: RouteState, frames: Frames,
+): Live {
   const offset = signal(0);
   let cut = new AbortController(); // ends what was asked for with a token that is another now
   const timedFetch: typeof fetch = async (input, init) => {
@@ -43,15 +48,21 @@ export function createLive(window: Window & typeof globalThis, session: Session,
   const stream = new TopologyStream({ getToken: session.getToken, list: true, graph: true, host });
   const connection = signal<Connection>({ state: 'idle' });
   const rows = signal<readonly Summary[] | null>(null);
+  const row = computed(() => { // of twenty thousand: looked for once for all who want it
+    const id = route.current.value.topology;
+    return id === null ? undefined : rows.value?.find((one) => one.id === id);
+  });
   const open = signal<TopologyState | null>(null);
   const violations = signal<readonly Violation[]>([]);
 
   const take = (): void => {
     const state = stream.getSnapshot();
     const id = route.current.peek().topology;
-    connection.value = state.connection;
-    rows.value = state.list;
-    open.value = (id && state.topologies[id]) || null;
+    batch(() => {
+      connection.value = state.connection;
+      rows.value = state.list;
+      open.value = (id && state.topologies[id]) || null;
+    });
   };
   let followed: string | null = null;
   effect(() => {
@@ -62,11 +73,18 @@ export function createLive(window: Window & typeof globalThis, session: Session,
     followed = id;
     take();
   });
-  stream.on('violation', (violation) => { violations.value = [...violations.peek(), violation]; });
-  let frame = 0; // what one frame of the screen does not show need not be computed
-  stream.subscribe(() => {
-    frame ||= window.setTimeout(() => { frame = 0; take(); }, 0);
+  const opened = stream.on('connection', ({ state }) => { // when it was so, for whoever measures
+    if (state !== 'open') return;
+    window.performance.mark('topostream.stream');
+    opened();
   });
+  const listed = stream.on('event', (event) => {
+    if (event.kind !== 'list' || event.type !== 'list' || event.payload.more) return;
+    window.performance.mark('topostream.list');
+    listed();
+  });
+  stream.on('violation', (violation) => { violations.value = [...violations.peek(), violation]; });
+  stream.subscribe(() => frames.take(take)); // what no frame of the screen shows need not be computed
   let before = session.token.peek();
   let anew = false;
   effect(() => { // who signs in anew goes on at once, and by the new token's rights alone
@@ -85,7 +103,7 @@ export function createLive(window: Window & typeof globalThis, session: Session,
     stream.reconnect();
   });
   return {
-    connection, rows, open, violations, offset,
+    connection, rows, row, open, violations, offset,
     onEvent: (listener) => stream.on('event', listener),
     reconnect: () => stream.reconnect(),
   };

@@ -1,6 +1,7 @@
 // What stands top left: how the connection is, whether anything is missing, and how long events are under way.
 import { computed, effect, signal, type ReadonlySignal } from '@preact/signals';
 import type { Connection, TopologyState } from 'topostream';
+import { createFrames, type Frames } from './frames.ts';
 import { Latency } from './latency.ts';
 import type { Live } from './live.ts';
 import { blamed, counted, nothingYet, short, type Count } from './promise.ts';
@@ -100,6 +101,7 @@ export function connectionWords(facts: Facts): Words {
 
 export function createSignature(
   window: Window & typeof globalThis, live: Live, session: Session, route: RouteState,
+  frames: Frames = createFrames(window),
 ): Signature {
   const { document } = window;
   const clock = signal(Date.now());
@@ -178,23 +180,20 @@ export function createSignature(
     if (document.hidden) under = [];
     else unseen.value = 0;
   });
-  let frame = 0;
+  const paint = (): void => {
+    const painted = Date.now();
+    for (const recorded of under.splice(0)) latency.add(painted, painted + live.offset.peek() - recorded);
+  };
   effect(() => {
-    void live.open.value; // the state has changed: the next frame shows it
+    void live.open.value; // the state has changed: this frame shows it, or the next
     count.value = counting;
-    if (!under.length || frame) return;
-    frame = window.requestAnimationFrame(() => {
-      frame = 0;
-      const painted = Date.now();
-      for (const recorded of under.splice(0)) latency.add(painted, painted + live.offset.peek() - recorded);
-    });
+    if (under.length) frames.draw(paint);
   });
   effect(() => { measured.value = latency.at(clock.value); });
 
   const head = computed(() => {
     const open = live.open.value;
-    const row = open && live.rows.value?.find((r) => r.id === open.id);
-    return Math.max(open?.seq ?? 0, row?.seq ?? 0);
+    return Math.max(open?.seq ?? 0, (open && live.row.value?.seq) ?? 0);
   });
   const words = computed(() => connectionWords({
     connection: live.connection.value, since: since.value, now: clock.value, topology: live.open.value,
@@ -203,8 +202,7 @@ export function createSignature(
     wanted: session.wanted.value !== null, unready: unready.value,
   }));
   effect(() => {
-    const id = route.current.value.topology;
-    const name = id && live.rows.value?.find((r) => r.id === id)?.name;
+    const name = live.row.value?.name;
     document.title = (unseen.value ? `(${unseen.value}) ` : '') + (name ? `${name} · topostream` : 'topostream');
   });
   return { clock, words, count, head, latency: measured, unseen, opens };

@@ -52,15 +52,22 @@ export function createSteps(
 ): Steps {
   const problem = signal<Problem | null>(null);
   const busy = signal(false);
+  let last: Standing | null = null;
+  const keys = ['id', 'name', 'status', 'reason', 'since'] as const;
   const standing = computed((): Standing | null => {
     const { topology } = route.current.value;
-    const row = live.rows.value?.find((one) => one.id === topology);
+    const row = live.row.value;
     const open = live.open.value;
     if (!topology || open?.part === 'deleted') return null;
     const status = open?.status ?? row?.status;
     if (!status) return null;
     const reason = open?.status ? open.reason : row?.reason ?? null;
-    return { id: topology, name: row?.name ?? topology, status, reason, since: row?.status_changed_at ?? null };
+    const next: Standing = {
+      id: topology, name: row?.name ?? topology, status, reason, since: row?.status_changed_at ?? null,
+    };
+    // The same object while it says the same: whoever shows it is drawn anew for another.
+    if (!last || keys.some((key) => last![key] !== next[key])) last = next;
+    return last;
   });
   const mayCreate = computed((): true | string => {
     if (session.identity.value?.role === 'viewer') return 'this token may only look: an admin’s may do it';

@@ -108,6 +108,23 @@ export function merge(entries: readonly Entry[], page: readonly Entry[]): Entry[
   return result;
 }
 
+/** Where the event of a seq is among entries in order; -1 if it is not there. */
+export function placeOfSeq(entries: readonly Entry[], seq: number): number {
+  let low = 0;
+  let high = entries.length;
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    let at = middle;
+    while (at >= low && entries[at]!.seq === null) at--; // what has no seq stands behind an event
+    if (at >= low && entries[at]!.seq! >= seq) high = at;
+    else low = middle + 1;
+  }
+  return entries[low]?.seq === seq ? low : -1;
+}
+
+export const placeOf = (entries: readonly Entry[], entry: Entry): number =>
+  entry.seq === null ? entries.lastIndexOf(entry) : placeOfSeq(entries, entry.seq);
+
 /** How many events came in each minute of the last hour, oldest first, and how many of them were failures. */
 export interface Bin {
   readonly minute: number;

@@ -62,7 +62,7 @@ function Signature() {
 function Open() {
   const { live, route, steps } = useApp();
   const id = route.current.value.topology;
-  const row = id && live.rows.value?.find((r) => r.id === id);
+  const row = live.row.value;
   const open = live.open.value;
   const status = open?.status ?? (row ? row.status : null);
   if (!id) return <div class="bar-open" />;

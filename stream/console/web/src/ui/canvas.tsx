@@ -277,6 +277,7 @@ function describe(controller: GraphController) {
       return { times, frames, now: controller.flashing };
     },
     costs: () => controller.costs,
+    work: () => ({ ...controller.work }),
     zoom: () => controller.zoom.peek(),
     level: () => levelAt(controller.zoom.peek()),
   };

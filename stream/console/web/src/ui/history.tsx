@@ -38,7 +38,7 @@ export function History({ target }: { target: Target }) {
       const { seq, type, ts, payload } = event as JournalEvent;
       const one = { seq, type, ts, payload };
       if (!touches(one, to)) return;
-      if (state) set({ ...state, events: merge([one], state.events) });
+      if (state) set({ ...state, events: merge([one], state.events).slice(0, most) });
       else waiting.push(one);
     });
     const read = async (): Promise<void> => {

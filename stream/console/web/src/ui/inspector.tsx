@@ -1,6 +1,6 @@
 import { useComputed } from '@preact/signals';
 import type { ComponentChildren } from 'preact';
-import { useEffect, useState } from 'preact/hooks';
+import { useEffect, useMemo, useState } from 'preact/hooks';
 import type { Decky, Edge, Lan, Mutation } from 'topostream';
 import { rowChangesOf, type JournalEvent, type RowChange } from '../graph/history.ts';
 import { healthOf, healths, type Health } from '../graph/health.ts';
@@ -354,7 +354,7 @@ function Changes({ changes }: { changes: readonly RowChange[] }) {
 function TopologyPane() {
   const { live, shown, route } = useApp();
   const id = route.current.value.topology!;
-  const row = useComputed(() => live.rows.value?.find((r) => r.id === id)).value;
+  const row = live.row.value;
   const view = shown.value;
   return (
     <>
@@ -367,9 +367,12 @@ function TopologyPane() {
 
 function TopologyFields({ view, id }: { view: View; id: string }) {
   const { graph, in_flight, in_flight_total } = view;
-  const counts = new Map<Health, number>();
-  for (const { state } of graph.deckies) counts.set(healthOf(state), (counts.get(healthOf(state)) ?? 0) + 1);
-  const bridges = graph.edges.filter((edge) => edge.is_bridge).length;
+  const counts = useMemo(() => {
+    const counts = new Map<Health, number>();
+    for (const { state } of graph.deckies) counts.set(healthOf(state), (counts.get(healthOf(state)) ?? 0) + 1);
+    return counts;
+  }, [graph.deckies]);
+  const bridges = useMemo(() => graph.edges.filter((edge) => edge.is_bridge).length, [graph.edges]);
   return (
     <>
       <Fields of={[

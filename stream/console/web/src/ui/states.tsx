@@ -30,7 +30,7 @@ export function usePageState(): PageState | null {
   const rows = live.rows.value;
   const open = live.open.value;
   const [answer, setAnswer] = useState<Answer | null>(null);
-  const listed = topology !== null && rows !== null && rows.some((row) => row.id === topology);
+  const listed = live.row.value !== undefined;
   const waits = topology !== null && open?.part === 'waiting' && open.seq === null;
   // A stream that holds the list stays as it is if the token does not hold for what is added: we ask why nothing comes.
   useEffect(() => {

@@ -1,6 +1,7 @@
 import { useSignal, useSignalEffect } from '@preact/signals';
+import { memo } from 'preact/compat';
 import { useEffect, useId, useLayoutEffect, useMemo, useRef } from 'preact/hooks';
-import type { Entry } from '../state/timeline.ts';
+import { placeOf, placeOfSeq, type Entry } from '../state/timeline.ts';
 import '../style/timeline.css';
 import { useApp } from './context.ts';
 import { Copy } from './copy.tsx';
@@ -43,8 +44,9 @@ export function Timeline() {
   const opened = useSignal<Entry | null>(null);
   const cursor = useSignal<Entry | null>(null); // the row that arrows move from
   const base = useId();
-  const openAt = opened.value ? rows.indexOf(opened.value) : -1;
-  const { ref, from, to, onScroll } = useVirtual(rows.length + (openAt < 0 ? 0 : expansion / height), height);
+  const openAt = opened.value ? placeOf(rows, opened.value) : -1;
+  const { ref, from, to, onScroll } = useVirtual(
+    rows.length + (openAt < 0 ? 0 : expansion / height), height, () => timeline.atEnd.peek());
   const total = rows.length * height + (openAt < 0 ? 0 : expansion);
   const { error } = timeline.filter.value;
 
@@ -54,8 +56,11 @@ export function Timeline() {
   useLayoutEffect(() => { // follows what comes, unless somebody reads
     const element = ref.current;
     if (!element || !timeline.atEnd.peek()) return;
-    element.scrollTop = element.scrollHeight;
-    last.current = element.scrollTop;
+    queueMicrotask(() => { // when the other panes have what came, too: all of it is laid out once
+      if (!timeline.atEnd.peek()) return;
+      element.scrollTop = total;
+      last.current = element.scrollTop;
+    });
   }, [timeline.version.value, openAt, topology]);
   const scroll = (): void => {
     const element = ref.current!;
@@ -89,7 +94,7 @@ export function Timeline() {
   });
 
   const current = (): Entry | null => selected === null ? cursor.value?.seq === null ? cursor.value : null
-    : rows.find((row) => row.seq === selected) ?? null;
+    : rows[placeOfSeq(rows, selected)] ?? null;
   const select = (entry: Entry): void => {
     cursor.value = entry;
     const selection = entry.seq === null ? [] : [{ kind: 'event', key: String(entry.seq) } as const];
@@ -109,7 +114,7 @@ export function Timeline() {
     const step = by[event.key];
     const here = current();
     if (step !== undefined) {
-      const at = here ? rows.indexOf(here) : rows.length;
+      const at = here ? placeOf(rows, here) : rows.length;
       const next = Math.max(0, Math.min(rows.length - 1, at + step));
       const entry = rows[next];
       if (entry) {
@@ -142,6 +147,12 @@ export function Timeline() {
   // A scroll does not draw it anew.
   const histogram = useMemo(() => <Histogram onMinute={(minute) => latest.current(minute)} />, []);
   const at = current();
+  const acts = useRef({ select, toggle });
+  acts.current = { select, toggle };
+  // Each row says how many there are: as many as there were a moment ago, or each event would write all rows anew.
+  const told = useRef({ version: -1, size: 0 });
+  const version = timeline.sampled.value;
+  if (told.current.version !== version || !atEnd) told.current = { version, size: rows.length };
   const shown: preact.JSX.Element[] = [];
   for (let i = Math.max(0, openAt >= 0 && from > openAt ? from - expansion / height : from); i < to; i++) {
     const entry = rows[i];
@@ -149,10 +160,10 @@ export function Timeline() {
     const here = entry === at;
     // A row that scrolls out becomes the one that scrolls in: that is cheaper than another.
     shown.push(<Row key={i % slots} entry={entry} top={topOf(i)} id={`${base}-${i}`}
-      at={i} size={rows.length} selected={here} open={entry === opened.value} who={timeline.who(entry.mutation)}
-      onSelect={() => select(entry)} onToggle={() => toggle(entry)} />);
+      at={i} size={Math.min(told.current.size, rows.length)} selected={here} open={entry === opened.value}
+      who={timeline.who(entry.mutation)} acts={acts} />);
   }
-  const active = at ? rows.indexOf(at) : -1;
+  const active = at ? placeOf(rows, at) : -1;
   return (
     <section class="timeline" aria-label="Timeline">
       <div class="timeline-tools">
@@ -203,17 +214,23 @@ export function Timeline() {
 
 const marks = { failed: '✕', degraded: '◆', applying: '△', raw: '≈', gap: '…', plain: '' } as const;
 
-function Row({ entry, top, id, at, size, selected, open, who, onSelect, onToggle }: {
+type Act = (entry: Entry) => void;
+
+const Row = memo(({ entry, top, id, at, size, selected, open, who, acts }: {
   readonly entry: Entry; readonly top: number; readonly id: string; readonly at: number; readonly size: number;
   readonly selected: boolean; readonly open: boolean; readonly who: string | undefined;
-  readonly onSelect: () => void; readonly onToggle: () => void;
-}) {
+  readonly acts: { readonly current: { readonly select: Act; readonly toggle: Act } };
+}) => {
   const tone = toneOf(entry);
   return (
     <div role="option" id={id} class="timeline-row" data-tone={tone} data-seq={entry.seq ?? undefined} data-open={open}
-      data-type={entry.type} aria-selected={selected} aria-posinset={at + 1} aria-setsize={size}
-      style={{ transform: `translateY(${top}px)` }} onClick={onSelect} onDblClick={onToggle}>
-      <span class="timeline-arrow" aria-hidden="true" onClick={(event) => { event.stopPropagation(); onToggle(); }}>
+      data-type={entry.type} aria-selected={selected} aria-posinset={at + 1} aria-setsize={Math.max(size, at + 1)}
+      style={{ transform: `translateY(${top}px)` }} onClick={() => acts.current.select(entry)}
+      onDblClick={() => acts.current.toggle(entry)}>
+      <span class="timeline-arrow" aria-hidden="true" onClick={(event) => {
+        event.stopPropagation();
+        acts.current.toggle(entry);
+      }}>
         {entry.kind === 'gap' ? '' : open ? '−' : '+'}
       </span>
       <span class="mono timeline-seq">{entry.seq ?? (entry.kind === 'raw' ? 'raw' : '')}</span>
@@ -225,7 +242,7 @@ function Row({ entry, top, id, at, size, selected, open, who, onSelect, onToggle
       <span class="timeline-who">{who ?? ''}</span>
     </div>
   );
-}
+});
 
 function Expanded({ entry, top }: { readonly entry: Entry; readonly top: number }) {
   return (
@@ -246,7 +263,7 @@ export function Payload({ payload }: { readonly payload: unknown }) {
 /** Events by minute of the last hour, what failed at the foot of each. */
 function Histogram({ onMinute }: { readonly onMinute: (minute: number) => void }) {
   const { timeline, signature, route, live } = useApp();
-  void timeline.version.value;
+  void timeline.sampled.value;
   if (!route.current.value.topology) return null;
   // Its hour moves once in ten seconds, and ends with the ten that have begun: it is computed for each event.
   const bins = timeline.hour(Math.ceil((signature.clock.value + live.offset.value) / 10_000) * 10_000);

@@ -8,16 +8,26 @@ export interface Window {
   readonly onScroll: () => void;
 }
 
-/** Gives which of `count` rows of `height` pixels are to be drawn: what is seen, and ten beyond at each end. */
-export function useVirtual(count: number, height: number): Window {
+/** What is drawn moves by so many rows at once: not each row that scrolls in is a rendering of its own. */
+const step = 5;
+const beyond = 10;
+const never = (): boolean => false;
+
+/**
+ * Gives which of `count` rows of `height` pixels are to be drawn: what is seen, and at least ten beyond at each end.
+ * While `atEnd` says so, what is seen are the last ones, wherever it was scrolled to before they came.
+ */
+export function useVirtual(count: number, height: number, atEnd: () => boolean = never): Window {
   const ref = useRef<HTMLDivElement>(null);
   const [view, setView] = useState({ top: 0, size: 600 });
   const onScroll = useCallback(() => {
     const element = ref.current;
     if (!element) return;
-    const top = Math.floor(element.scrollTop / height);
     const size = element.clientHeight;
-    setView((old) => old.top === top && old.size === size ? old : { top, size });
+    setView((old) => {
+      const top = atEnd() ? old.top : Math.floor(element.scrollTop / height / step) * step;
+      return old.top === top && old.size === size ? old : { top, size };
+    });
   }, [height]);
   useLayoutEffect(() => {
     const element = ref.current;
@@ -27,10 +37,10 @@ export function useVirtual(count: number, height: number): Window {
     observer.observe(element);
     return () => observer.disconnect();
   }, [onScroll]);
-  const first = Math.min(view.top, Math.max(0, count - Math.ceil(view.size / height)));
-  return {
-    ref, onScroll, from: Math.max(0, first - 10), to: Math.min(count, first + Math.ceil(view.size / height) + 11),
-  };
+  const seen = Math.ceil(view.size / height);
+  const end = Math.max(0, count - seen);
+  const first = atEnd() ? end : Math.min(view.top, end);
+  return { ref, onScroll, from: Math.max(0, first - beyond), to: Math.min(count, first + seen + step + beyond) };
 }
 
 /** Scrolls so that a row is seen, if it is not. */

@@ -1,0 +1,167 @@
+package main
+
+import (
+	"bufio"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"unicode/utf8"
+)
+
+const (
+	root            = "../.."
+	mostColumns     = 120
+	mostOfTheReadme = 100 // lines
+)
+
+// documents are the Markdown pages of the repository.
+func documents(t *testing.T) (paths []string) {
+	t.Helper()
+	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case d.IsDir() && (d.Name() == "node_modules" || d.Name() == ".git"):
+			return fs.SkipDir
+		case strings.HasSuffix(path, ".md"):
+			paths = append(paths, path)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return paths
+}
+
+func readLines(t *testing.T, path string) (lines []string) {
+	t.Helper()
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	for scanner := bufio.NewScanner(f); scanner.Scan(); {
+		lines = append(lines, scanner.Text())
+	}
+	return lines
+}
+
+func TestDocumentsHaveLinesThatFitAndLinksThatLeadSomewhere(t *testing.T) {
+	t.Parallel()
+	link := regexp.MustCompile(`\]\(([^)\s]+)\)`)
+	for _, path := range documents(t) {
+		lines := readLines(t, path)
+		if path == filepath.Join(root, "README.md") && len(lines) > mostOfTheReadme {
+			t.Errorf("%s has %d lines: %d at most, the rest belongs to the other pages", path, len(lines), mostOfTheReadme)
+		}
+		for i, line := range lines {
+			if columns := utf8.RuneCountInString(line); columns > mostColumns {
+				t.Errorf("%s:%d has %d columns", path, i+1, columns)
+			}
+		}
+		for _, m := range link.FindAllStringSubmatch(strings.Join(lines, "\n"), -1) {
+			checkLink(t, path, m[1])
+		}
+	}
+}
+
+func checkLink(t *testing.T, from, to string) {
+	t.Helper()
+	if strings.Contains(to, "://") || strings.HasPrefix(to, "mailto:") {
+		return // another's page: it is not asked
+	}
+	file, anchor, _ := strings.Cut(to, "#")
+	target := from
+	if file != "" {
+		target = filepath.Join(filepath.Dir(from), file)
+	}
+	if _, err := os.Stat(target); errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("%s links to %s, which is not there", from, to)
+		return
+	}
+	if anchor != "" && !slices.Contains(anchors(t, target), anchor) {
+		t.Errorf("%s links to %s, which has no such heading", from, to)
+	}
+}
+
+// anchors are those of a page's headings, as GitHub makes them.
+func anchors(t *testing.T, path string) (all []string) {
+	t.Helper()
+	no := regexp.MustCompile(`[^\p{L}\p{N} _-]`)
+	for _, line := range readLines(t, path) {
+		if title := strings.TrimLeft(line, "#"); title != line && strings.HasPrefix(title, " ") {
+			title = no.ReplaceAllString(strings.ToLower(strings.TrimSpace(title)), "")
+			all = append(all, strings.ReplaceAll(title, " ", "-"))
+		}
+	}
+	return all
+}
+
+// Each guarantee of PROOF.md stands there with the tests that show it: whoever renames one, or takes it away, has to
+// say what shows the guarantee now.
+func TestTheTestsThatTheProofNamesExist(t *testing.T) {
+	t.Parallel()
+	page, err := os.ReadFile(filepath.Join(root, "PROOF.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, guarantees, found := strings.Cut(string(page), "\n## Guarantees\n")
+	if !found {
+		t.Fatal("PROOF.md has no chapter Guarantees")
+	}
+	guarantees, _, _ = strings.Cut(guarantees, "\n## ")
+	name := regexp.MustCompile(`^(Test|Fuzz|Benchmark)\w+…?$`)
+	quoted := regexp.MustCompile("`([^`]+)`")
+	checked := 0
+	for guarantee := range strings.SplitSeq(guarantees, "\n- ") {
+		var packages []string // those that were named before the test
+		afterTest := false
+		for _, m := range quoted.FindAllStringSubmatch(guarantee, -1) {
+			switch word := m[1]; {
+			case name.MatchString(word):
+				afterTest = true
+				checked++
+				if !slices.ContainsFunc(packages, func(dir string) bool { return hasTest(t, dir, word) }) {
+					t.Errorf("%s: no test of %v is called %s", strings.Join(strings.Fields(guarantee), " "), packages, word)
+				}
+			case isPackage(word):
+				if afterTest {
+					packages, afterTest = nil, false
+				}
+				packages = append(packages, word)
+			}
+		}
+	}
+	if checked < 100 {
+		t.Errorf("only %d names of tests were found", checked)
+	}
+}
+
+func isPackage(word string) bool {
+	files, err := filepath.Glob(filepath.Join(root, word, "*_test.go"))
+	return err == nil && len(files) > 0 && !strings.HasPrefix(word, ".")
+}
+
+// hasTest tells whether a package has the test, or one that begins so where the name ends with ….
+func hasTest(t *testing.T, dir, name string) bool {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(root, dir, "*_test.go"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	beginning, some := strings.CutSuffix(name, "…")
+	pattern := regexp.MustCompile(`(?m)^func ` + beginning + map[bool]string{true: `\w*`, false: ``}[some] + `\(`)
+	return slices.ContainsFunc(files, func(file string) bool {
+		source, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return pattern.Match(source)
+	})
+}

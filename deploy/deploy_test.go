@@ -1,0 +1,185 @@
+// Package deploy holds what runs topostream elsewhere: proxies, units, manifests, rules. Its tests read each file as
+// its own program does.
+package deploy_test
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	apps "k8s.io/api/apps/v1"
+	batch "k8s.io/api/batch/v1"
+	core "k8s.io/api/core/v1"
+	policy "k8s.io/api/policy/v1"
+	"sigs.k8s.io/kustomize/api/krusty"
+	"sigs.k8s.io/kustomize/kyaml/filesys"
+	"sigs.k8s.io/yaml"
+)
+
+// manifests are what `kubectl apply -k deploy/kubernetes` sends, by kind and name.
+func manifests(t *testing.T) map[string]any {
+	t.Helper()
+	built, err := krusty.MakeKustomizer(krusty.MakeDefaultOptions()).Run(filesys.MakeFsOnDisk(), "kubernetes")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := built.AsYaml()
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := map[string]any{}
+	for document := range bytes.SplitSeq(text, []byte("\n---\n")) {
+		var of struct {
+			Kind     string
+			Metadata struct{ Name string }
+		}
+		if err := yaml.Unmarshal(document, &of); err != nil {
+			t.Fatal(err)
+		}
+		into := map[string]any{
+			"Deployment": &apps.Deployment{}, "Job": &batch.Job{}, "Service": &core.Service{},
+			"PodDisruptionBudget": &policy.PodDisruptionBudget{},
+		}[of.Kind]
+		if into == nil {
+			t.Fatalf("nobody has checked a %s", of.Kind)
+		}
+		if err := yaml.UnmarshalStrict(document, into); err != nil { // a name that is misspelt is an error
+			t.Errorf("%s %s: %v", of.Kind, of.Metadata.Name, err)
+		}
+		all[of.Kind+"/"+of.Metadata.Name] = into
+	}
+	return all
+}
+
+func TestKubernetesReadsTheManifests(t *testing.T) {
+	t.Parallel()
+	all := manifests(t)
+	serve, ok := all["Deployment/topostream-serve"].(*apps.Deployment)
+	if !ok {
+		t.Fatal("no deployment of serve")
+	}
+	mutator, ok := all["Deployment/topostream-mutator"].(*apps.Deployment)
+	if !ok {
+		t.Fatal("no deployment of the worker")
+	}
+	job, ok := all["Job/topostream-migrate"].(*batch.Job)
+	if !ok {
+		t.Fatal("no job that migrates")
+	}
+	for name, pod := range map[string]core.PodTemplateSpec{
+		"serve": serve.Spec.Template, "mutator": mutator.Spec.Template, "migrate": job.Spec.Template,
+	} {
+		checkPod(t, name, pod)
+	}
+	container := serve.Spec.Template.Spec.Containers[0]
+	if ready := container.ReadinessProbe; ready == nil || ready.HTTPGet.Path != "/readyz?exclude=database" {
+		t.Error("a database that is away would take all servers out, and browsers give up after the ingress's 503")
+	}
+	for _, probe := range []*core.Probe{container.LivenessProbe, mutator.Spec.Template.Spec.Containers[0].LivenessProbe} {
+		if probe == nil || probe.HTTPGet.Path != "/livez" {
+			t.Error("a restart mends no database that is away")
+		}
+	}
+	// Until nobody sends clients here, then --drain.
+	grace := *serve.Spec.Template.Spec.TerminationGracePeriodSeconds
+	if sleep := container.Lifecycle.PreStop.Sleep.Seconds; grace < sleep+10+5 {
+		t.Errorf("%d s are too short for %d s and a drain of 10 s", grace, sleep)
+	}
+	service, ok := all["Service/topostream"].(*core.Service)
+	if !ok || !selects(service.Spec.Selector, serve.Spec.Template.Labels) {
+		t.Errorf("the service %+v selects no server", service)
+	}
+	for name, of := range map[string]*apps.Deployment{"topostream-serve": serve, "topostream-mutator": mutator} {
+		budget, ok := all["PodDisruptionBudget/"+name].(*policy.PodDisruptionBudget)
+		if !ok || budget.Spec.Selector == nil || !selects(budget.Spec.Selector.MatchLabels, of.Spec.Template.Labels) {
+			t.Errorf("the budget of %s selects nothing", name)
+		}
+	}
+}
+
+func checkPod(t *testing.T, name string, pod core.PodTemplateSpec) {
+	t.Helper()
+	for _, container := range pod.Spec.Containers {
+		may := container.SecurityContext
+		if may == nil || may.ReadOnlyRootFilesystem == nil || !*may.ReadOnlyRootFilesystem ||
+			may.AllowPrivilegeEscalation == nil || *may.AllowPrivilegeEscalation || len(may.Capabilities.Drop) != 1 {
+			t.Errorf("%s may more than it needs", name)
+		}
+		if container.Resources.Limits.Memory().IsZero() {
+			t.Errorf("%s has no limit of memory", name)
+		}
+		if !strings.HasPrefix(container.Image, "topostream:") || strings.HasSuffix(container.Image, ":latest") {
+			t.Errorf("%s runs %s, which is no version", name, container.Image)
+		}
+		for _, argument := range container.Args {
+			if strings.Contains(argument, "postgres://") {
+				t.Errorf("%s has its database's URL in the process list", name)
+			}
+		}
+	}
+	if as := pod.Spec.SecurityContext; as == nil || as.RunAsNonRoot == nil || !*as.RunAsNonRoot {
+		t.Errorf("%s runs as root", name)
+	}
+}
+
+func selects(selector, labels map[string]string) bool {
+	for name, value := range selector {
+		if labels[name] != value {
+			return false
+		}
+	}
+	return len(selector) > 0
+}
+
+func TestTheExampleOfASecretHasWhatTheManifestsAskFor(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile(filepath.Join("kubernetes", "secret.example.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var secret core.Secret
+	if err := yaml.UnmarshalStrict(text, &secret); err != nil {
+		t.Fatal(err)
+	}
+	for name, of := range manifests(t) {
+		var pod core.PodTemplateSpec
+		switch of := of.(type) {
+		case *apps.Deployment:
+			pod = of.Spec.Template
+		case *batch.Job:
+			pod = of.Spec.Template
+		}
+		for _, container := range pod.Spec.Containers {
+			for _, env := range container.Env {
+				if env.ValueFrom != nil && secret.StringData[env.ValueFrom.SecretKeyRef.Key] == "" {
+					t.Errorf("%s asks for %s, which the example lacks", name, env.ValueFrom.SecretKeyRef.Key)
+				}
+			}
+		}
+	}
+}
+
+// What systemd thinks of the units: 0 is a program that may nothing, 10 one that may everything.
+func TestTheUnitsAreHardened(t *testing.T) {
+	t.Parallel()
+	analyze, err := exec.LookPath("systemd-analyze")
+	if err != nil {
+		t.Skip("no systemd-analyze on this machine: install systemd")
+	}
+	units, err := filepath.Glob("systemd/*.service")
+	if err != nil || len(units) != 2 {
+		t.Fatal(units, err)
+	}
+	for _, unit := range units {
+		const most = "15" // 1.5
+		out, err := exec.CommandContext(t.Context(), analyze, "security", "--offline=yes", "--no-pager",
+			"--threshold="+most, unit).CombinedOutput()
+		if err != nil {
+			t.Errorf("%s: %v\n%s", unit, err, out)
+		}
+		t.Logf("%s", bytes.TrimSpace(out[bytes.LastIndex(out, []byte("→")):]))
+	}
+}
