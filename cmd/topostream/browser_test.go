@@ -66,13 +66,13 @@ func (p *page) until(js string) {
 	if _, err := chromedp.Run(
 		p.ctx,
 		chromedp.Poll[bool](
-			js, chromedp.WithPollingInterval(20*time.Millisecond), chromedp.WithPollingTimeout(20*time.Second)),
+			js, chromedp.WithPollingInterval(20*time.Millisecond), chromedp.WithPollingTimeout(2*time.Minute)),
 	); err != nil {
 		state, _ := chromedp.Run(
 			p.ctx,
 			chromedp.Evaluate[string](
 				`JSON.stringify({focus: document.activeElement?.outerHTML.slice(0, 200),
-					outline: getComputedStyle(document.activeElement).outline, got: window.got?.slice(-5), last: window.last, opens: window.opens, wrong: window.wrong,
+					value: document.activeElement?.value, outline: getComputedStyle(document.activeElement).outline, got: window.got?.slice(-5), last: window.last, opens: window.opens, wrong: window.wrong,
 					connection: window.stream?.getSnapshot().connection, tabs: window.stream?.getSnapshot().tabs,
 					console: { ...window.topostream, head: 0, view: 0, preview: 0 }, text: document.getElementById('console')?.innerText?.slice(0, 2000)})`),
 		)
