@@ -16,9 +16,7 @@ import (
 // ends that.
 func TestAStoppedServersListenBackendOnASocketIsEnded(t *testing.T) {
 	t.Parallel()
-	if testing.Short() {
-		t.Skip("long: a cluster of its own")
-	}
+	pgtest.Slow(t)
 	dir := pgtest.OpenDir(t)
 	must(t, os.Chmod(dir, 0o777)) // PostgreSQL, which is another user, makes its socket there
 	cluster := pgtest.Cluster(t, "unix_socket_directories="+dir)

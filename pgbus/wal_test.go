@@ -398,9 +398,7 @@ func TestWithoutAPublicationStreamsRunOnPollAndTheLogSaysWhatToDo(t *testing.T) 
 // A slot is made only when every transaction that is open in the cluster has ended.
 func TestWhileASlotWaitsStreamsRunOnPollAndTheServerSaysSo(t *testing.T) {
 	t.Parallel()
-	if testing.Short() {
-		t.Skip("long: a cluster of its own")
-	}
+	pgtest.Slow(t)
 	cluster := pgtest.Cluster(t)
 	db := onWAL(t, pgtest.NewOn(t, cluster.URL("postgres")))
 	conn := db.Conn(t)

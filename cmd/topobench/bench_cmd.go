@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -13,6 +12,7 @@ import (
 	"time"
 
 	"topostream/cmd/topobench/bench"
+	"topostream/harness/command"
 )
 
 // benchCmds are the commands that measure the buses.
@@ -29,9 +29,9 @@ type benchFlags struct {
 	JSON string  `name:"json" help:"Write the report as JSON to this file, too." placeholder:"FILE"`
 }
 
-func (f benchFlags) config(rounds int, duration time.Duration, o output) (bench.Config, error) {
+func (f benchFlags) config(rounds int, duration time.Duration, o command.Output) (bench.Config, error) {
 	if rounds < 1 || duration <= 0 {
-		return bench.Config{}, usageError{errors.New("--rounds and --duration must be above 0")}
+		return bench.Config{}, command.UsageError(errors.New("--rounds and --duration must be above 0"))
 	}
 	self, err := os.Executable()
 	if err != nil {
@@ -41,10 +41,10 @@ func (f benchFlags) config(rounds int, duration time.Duration, o output) (bench.
 		Rounds: rounds, Duration: duration, Seed: rand.Uint64N(1 << 32),
 		Feeds: func(ctx context.Context, args ...string) *exec.Cmd {
 			cmd := exec.CommandContext(ctx, self, append([]string{"feeds"}, args...)...)
-			cmd.Stderr = o.err
+			cmd.Stderr = o.Err
 			return cmd
 		},
-		Log: func(format string, args ...any) { fmt.Fprintf(o.err, format+"\n", args...) },
+		Log: func(format string, args ...any) { fmt.Fprintf(o.Err, format+"\n", args...) },
 	}
 	if f.Seed != nil {
 		cfg.Seed = *f.Seed
@@ -53,22 +53,12 @@ func (f benchFlags) config(rounds int, duration time.Duration, o output) (bench.
 }
 
 // write prints a report, unless it did not come about.
-func (f benchFlags) write(o output, report fmt.Stringer, err error) error {
+func (f benchFlags) write(o command.Output, report fmt.Stringer, err error) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprint(o.out, report)
-	if f.JSON == "" {
-		return nil
-	}
-	body, err := json.MarshalIndent(report, "", "  ")
-	if err != nil {
-		return fmt.Errorf("--json: %w", err)
-	}
-	if err := os.WriteFile(f.JSON, append(body, '\n'), 0o644); err != nil { //nolint:gosec // it holds no secret
-		return fmt.Errorf("--json: %w", err)
-	}
-	return nil
+	fmt.Fprint(o.Out, report)
+	return command.WriteJSON(f.JSON, report)
 }
 
 type writersCmd struct {
@@ -82,9 +72,9 @@ type writersCmd struct {
 }
 
 // Run measures and prints.
-func (c *writersCmd) Run(ctx context.Context, o output) error {
+func (c *writersCmd) Run(ctx context.Context, o command.Output) error {
 	if c.Topologies < 1 || slices.Min(c.Writers) < 1 {
-		return usageError{errors.New("--writers and --topologies must be above 0")}
+		return command.UsageError(errors.New("--writers and --topologies must be above 0"))
 	}
 	cfg, err := c.config(c.Rounds, c.Duration, o)
 	if err != nil {
@@ -105,12 +95,12 @@ type latencyCmd struct {
 }
 
 // Run measures and prints. Without --url it compares our server's buses.
-func (c *latencyCmd) Run(ctx context.Context, o output) error {
+func (c *latencyCmd) Run(ctx context.Context, o command.Output) error {
 	if c.URL != "" {
 		return c.runAny(ctx, o)
 	}
 	if c.Topologies < 1 || slices.Min(c.Rate) <= 0 {
-		return usageError{errors.New("--rate and --topologies must be above 0")}
+		return command.UsageError(errors.New("--rate and --topologies must be above 0"))
 	}
 	cfg, err := c.config(c.Rounds, c.Duration, o)
 	if err != nil {
@@ -131,9 +121,9 @@ type topologiesCmd struct {
 }
 
 // Run measures and prints.
-func (c *topologiesCmd) Run(ctx context.Context, o output) error {
+func (c *topologiesCmd) Run(ctx context.Context, o command.Output) error {
 	if slices.Min(c.Attached) < 1 || c.Rate <= 0 {
-		return usageError{errors.New("--attached and --rate must be above 0")}
+		return command.UsageError(errors.New("--attached and --rate must be above 0"))
 	}
 	cfg, err := c.config(c.Rounds, c.Duration, o)
 	if err != nil {
@@ -150,8 +140,8 @@ type feedsCmd struct {
 }
 
 // Run serves until the end of its standard input.
-func (c *feedsCmd) Run(ctx context.Context, o output) error {
-	log := slog.New(slog.NewTextHandler(o.err, &slog.HandlerOptions{Level: slog.LevelWarn}))
+func (c *feedsCmd) Run(ctx context.Context, o command.Output) error {
+	log := slog.New(slog.NewTextHandler(o.Err, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	return bench.Feeds(ctx, bench.FeedsConfig{DatabaseURL: c.DatabaseURL, Bus: c.Bus, Topologies: c.Topologies,
-		Logger: log}, os.Stdin, o.out)
+		Logger: log}, os.Stdin, o.Out)
 }

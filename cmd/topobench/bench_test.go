@@ -14,19 +14,16 @@ import (
 	"testing"
 
 	"topostream/cmd/topobench/bench"
+	"topostream/harness/command"
 	"topostream/pgbus/pgtest"
 )
 
 // The bare servers are processes of the program itself.
 func TestAFanOutStartsItsBareServers(t *testing.T) {
 	t.Parallel()
-	long(t)
-	binary := filepath.Join(t.TempDir(), "topobench")
-	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", binary, ".").CombinedOutput(); err != nil {
-		t.Fatalf("go build: %v: %s", err, out)
-	}
+	binary := build(t, "topobench")
 	cmd := exec.CommandContext(t.Context(), binary, "fanout", "--clients", "5", "--rate", "50", "--rounds", "1",
-		"--duration", "200ms", "--topostream", build(t, module))
+		"--duration", "200ms", "--topostream", build(t, "topostream"))
 	cmd.Env = append(os.Environ(), "TOPOBENCH_DATABASE_URL="+pgtest.New(t).URL)
 	var errOut strings.Builder
 	cmd.Stderr = &errOut
@@ -44,12 +41,7 @@ func TestAFanOutStartsItsBareServers(t *testing.T) {
 // What the measurements find is tested in package bench.
 func TestAMeasurementPrintsATableAndWritesJSON(t *testing.T) {
 	t.Parallel()
-	long(t)
-	dir := t.TempDir()
-	binary, file := filepath.Join(dir, "topobench"), filepath.Join(dir, "report.json")
-	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", binary, ".").CombinedOutput(); err != nil {
-		t.Fatalf("go build: %v: %s", err, out)
-	}
+	binary, file := build(t, "topobench"), filepath.Join(t.TempDir(), "report.json")
 	cmd := exec.CommandContext(t.Context(), binary, "writers", "--writers", "2", "--topologies", "5", "--rounds", "1",
 		"--duration", "200ms", "--seed", "7", "--json", file)
 	cmd.Env = append(os.Environ(), "TOPOBENCH_DATABASE_URL="+pgtest.New(t).URL)
@@ -77,8 +69,8 @@ func TestAMeasurementOfNothingIsAWrongCommandLine(t *testing.T) {
 		"fanout --rate 0", "fanout --batch 0", "spread --rate 0", "spread --topologies 0", "storm --missed 0",
 		"compare --clients 0", "connect --window 0", "list --clients 0", "list --rate 0", "many --topologies 0"} {
 		var out, errOut strings.Builder
-		if code := run(t.Context(), strings.Fields(args), &out, &errOut); code != exitUsage ||
-			!strings.Contains(errOut.String(), "above 0") {
+		code := run(t.Context(), strings.Fields(args), command.Output{Out: &out, Err: &errOut})
+		if code != command.ExitUsage || !strings.Contains(errOut.String(), "above 0") {
 			t.Errorf("%s: exit code %d: %s", args, code, errOut.String())
 		}
 	}
@@ -95,7 +87,7 @@ func TestAServerWithoutAWayToPublishIsAWrongCommandLine(t *testing.T) {
 		"fanout --url http://127.0.0.1:1/{topology} --publish-http http://127.0.0.1:1/": "connection refused",
 	} {
 		var out, errOut strings.Builder
-		if code := run(t.Context(), strings.Fields(args), &out, &errOut); code == exitOK ||
+		if code := run(t.Context(), strings.Fields(args), command.Output{Out: &out, Err: &errOut}); code == command.ExitOK ||
 			!strings.Contains(errOut.String(), want) {
 			t.Errorf("%s: exit code %d: %s", args, code, errOut.String())
 		}
@@ -149,8 +141,9 @@ func TestLatencyTimesAServerOfAnyMake(t *testing.T) {
 	var out, errOut strings.Builder
 	code := run(t.Context(), []string{"latency", "--url", s.URL + "/{topology}?t={token}", "--token", "secret", "--header",
 		"X-Of: topobench", "--publish-http", s.URL, "--publish-body", `{"about":"{topology}","data":{payload}}`, "--rate",
-		"50", "--topologies", "1", "--rounds", "1", "--duration", "200ms", "--json", file, "--svg", picture}, &out, &errOut)
-	if code != exitOK || !strings.Contains(out.String(), "| the server |") {
+		"50", "--topologies", "1", "--rounds", "1", "--duration", "200ms", "--json", file, "--svg", picture},
+		command.Output{Out: &out, Err: &errOut})
+	if code != command.ExitOK || !strings.Contains(out.String(), "| the server |") {
 		t.Fatal(code, errOut.String(), out.String())
 	}
 	body, err := os.ReadFile(file)

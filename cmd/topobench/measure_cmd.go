@@ -14,6 +14,7 @@ import (
 	"topostream/cmd/topobench/baseline"
 	"topostream/cmd/topobench/bench"
 	"topostream/cmd/topobench/chart"
+	"topostream/harness/command"
 )
 
 // measureCmds are the commands that measure a server of any make.
@@ -59,15 +60,18 @@ type targetFlags struct {
 }
 
 // plan is what the flags ask for.
-func (f targetFlags) plan(rounds int, duration time.Duration, topologies int, o output) (p bench.Plan, err error) {
+func (f targetFlags) plan(rounds int, duration time.Duration, topologies int, o command.Output) (
+	p bench.Plan, err error,
+) {
 	if topologies < 1 || f.Window < 1 || f.Payload < 0 || f.Payload > maxPayload {
-		return p, usageError{fmt.Errorf("--topologies and --window must be above 0, --payload from 0 to %d", maxPayload)}
+		return p, command.UsageError(fmt.Errorf("--topologies and --window must be above 0, --payload from 0 to %d",
+			maxPayload))
 	}
 	if p.Config, err = f.config(rounds, duration, o); err != nil {
 		return p, err
 	}
 	if p.Target, err = f.target(); err != nil {
-		return p, usageError{err}
+		return p, command.UsageError(err)
 	}
 	self, err := os.Executable()
 	if err != nil {
@@ -75,7 +79,7 @@ func (f targetFlags) plan(rounds int, duration time.Duration, topologies int, o 
 	}
 	p.Bare = func(ctx context.Context, args ...string) *exec.Cmd {
 		cmd := exec.CommandContext(ctx, self, append([]string{"bare"}, args...)...)
-		cmd.Stderr = o.err
+		cmd.Stderr = o.Err
 		return cmd
 	}
 	p.DatabaseURL, p.Topologies = f.DatabaseURL, topologies
@@ -126,7 +130,7 @@ type drawing interface {
 }
 
 // show prints a report and writes its files, unless it did not come about.
-func (f targetFlags) show(o output, report drawing, err error) error {
+func (f targetFlags) show(o command.Output, report drawing, err error) error {
 	if err := f.write(o, report, err); err != nil || f.SVG == "" {
 		return err
 	}
@@ -150,13 +154,13 @@ type connectCmd struct {
 }
 
 // Run measures and prints.
-func (c *connectCmd) Run(ctx context.Context, o output) error {
+func (c *connectCmd) Run(ctx context.Context, o command.Output) error {
 	plan, err := c.plan(c.Rounds, time.Second, c.Topologies, o)
 	if err != nil {
 		return err
 	}
 	if c.Clients < 1 || c.Hold < 0 {
-		return usageError{errors.New("--clients must be above 0, --hold must not be negative")}
+		return command.UsageError(errors.New("--clients must be above 0, --hold must not be negative"))
 	}
 	plan.Clients, plan.Hold = c.Clients, c.Hold
 	report, err := bench.Connect(ctx, plan)
@@ -175,13 +179,13 @@ type fanoutCmd struct {
 }
 
 // Run measures and prints.
-func (c *fanoutCmd) Run(ctx context.Context, o output) error {
+func (c *fanoutCmd) Run(ctx context.Context, o command.Output) error {
 	plan, err := c.plan(c.Rounds, c.Duration, c.Topologies, o)
 	if err != nil {
 		return err
 	}
 	if c.Clients < 1 || c.Rate <= 0 || c.Batch < 1 {
-		return usageError{errors.New("--clients, --rate and --batch must be above 0")}
+		return command.UsageError(errors.New("--clients, --rate and --batch must be above 0"))
 	}
 	plan.Clients, plan.Rate, plan.Batch = c.Clients, c.Rate, c.Batch
 	report, err := bench.Fanout(ctx, plan)
@@ -198,7 +202,7 @@ type spreadCmd struct {
 }
 
 // Run measures and prints.
-func (c *spreadCmd) Run(ctx context.Context, o output) error {
+func (c *spreadCmd) Run(ctx context.Context, o command.Output) error {
 	plan, err := c.plan(c.Rounds, c.Duration, c.Topologies, o)
 	if err != nil {
 		return err
@@ -206,9 +210,9 @@ func (c *spreadCmd) Run(ctx context.Context, o output) error {
 	return runSpread(ctx, c.targetFlags, plan, c.Rate, o)
 }
 
-func runSpread(ctx context.Context, f targetFlags, plan bench.Plan, rate float64, o output) error {
+func runSpread(ctx context.Context, f targetFlags, plan bench.Plan, rate float64, o command.Output) error {
 	if rate <= 0 {
-		return usageError{errors.New("--rate must be above 0")}
+		return command.UsageError(errors.New("--rate must be above 0"))
 	}
 	plan.Rate = rate
 	report, err := bench.Spread(ctx, plan)
@@ -226,13 +230,13 @@ type stormCmd struct {
 }
 
 // Run measures and prints.
-func (c *stormCmd) Run(ctx context.Context, o output) error {
+func (c *stormCmd) Run(ctx context.Context, o command.Output) error {
 	plan, err := c.plan(c.Rounds, time.Second, c.Topologies, o)
 	if err != nil {
 		return err
 	}
 	if c.Clients < 1 || c.Missed < 1 || c.Fresh < 0 || c.Fresh > 1 {
-		return usageError{errors.New("--clients and --missed must be above 0, --fresh from 0 to 1")}
+		return command.UsageError(errors.New("--clients and --missed must be above 0, --fresh from 0 to 1"))
 	}
 	plan.Clients, plan.Missed, plan.Fresh = c.Clients, c.Missed, c.Fresh
 	report, err := bench.Storm(ctx, plan)
@@ -249,7 +253,7 @@ type oursFlags struct {
 	Bus         string   `default:"notify" enum:"notify,wal,poll" help:"Bus of the server."`
 }
 
-func (f oursFlags) plan(duration time.Duration, topologies int, o output) (bench.Plan, error) {
+func (f oursFlags) plan(duration time.Duration, topologies int, o command.Output) (bench.Plan, error) {
 	t := targetFlags{
 		benchFlags: f.benchFlags, DatabaseURL: f.DatabaseURL, Topostream: f.Topostream, ServeFlag: f.ServeFlag, Bus: f.Bus,
 		Patience: 2 * time.Minute, Window: 1,
@@ -267,13 +271,13 @@ type listCmd struct {
 }
 
 // Run measures and prints.
-func (c *listCmd) Run(ctx context.Context, o output) error {
+func (c *listCmd) Run(ctx context.Context, o command.Output) error {
 	plan, err := c.plan(c.Duration, c.Topologies, o)
 	if err != nil {
 		return err
 	}
 	if c.Clients < 1 || c.Rate <= 0 {
-		return usageError{errors.New("--clients and --rate must be above 0")}
+		return command.UsageError(errors.New("--clients and --rate must be above 0"))
 	}
 	plan.Clients, plan.Rate = c.Clients, c.Rate
 	report, err := bench.List(ctx, plan)
@@ -287,7 +291,7 @@ type manyCmd struct {
 }
 
 // Run measures and prints.
-func (c *manyCmd) Run(ctx context.Context, o output) error {
+func (c *manyCmd) Run(ctx context.Context, o command.Output) error {
 	plan, err := c.plan(time.Second, c.Topologies, o)
 	if err != nil {
 		return err
@@ -309,17 +313,17 @@ type compareCmd struct {
 }
 
 // Run measures and prints.
-func (c *compareCmd) Run(ctx context.Context, o output) error {
+func (c *compareCmd) Run(ctx context.Context, o command.Output) error {
 	plan, err := c.plan(c.Rounds, c.Duration, c.Topologies, o)
 	if err != nil {
 		return err
 	}
 	if c.Clients < 1 || c.Rate <= 0 || c.Hold < 0 {
-		return usageError{errors.New("--clients and --rate must be above 0, --hold must not be negative")}
+		return command.UsageError(errors.New("--clients and --rate must be above 0, --hold must not be negative"))
 	}
 	if c.Peers != "" {
 		if plan.Peers, err = bench.ReadPeers(c.Peers); err != nil {
-			return usageError{err}
+			return command.UsageError(err)
 		}
 	}
 	plan.Clients, plan.Rate, plan.Hold = c.Clients, c.Rate, c.Hold
@@ -328,13 +332,13 @@ func (c *compareCmd) Run(ctx context.Context, o output) error {
 }
 
 // runAny is the latency command with --url: a server of any make.
-func (c *latencyCmd) runAny(ctx context.Context, o output) error {
+func (c *latencyCmd) runAny(ctx context.Context, o command.Output) error {
 	plan, err := c.plan(c.Rounds, c.Duration, c.Topologies, o)
 	if err != nil {
 		return err
 	}
 	if len(c.Rate) != 1 || slices.Min(c.Rate) <= 0 {
-		return usageError{errors.New("with --url give one --rate, above 0")}
+		return command.UsageError(errors.New("with --url give one --rate, above 0"))
 	}
 	return runSpread(ctx, c.targetFlags, plan, c.Rate[0], o)
 }
@@ -345,6 +349,6 @@ type bareCmd struct {
 }
 
 // Run serves until the end of its standard input.
-func (c *bareCmd) Run(ctx context.Context, o output) error {
-	return baseline.Serve(ctx, baseline.Config{Kind: c.Kind, Document: c.Document}, os.Stdin, o.out)
+func (c *bareCmd) Run(ctx context.Context, o command.Output) error {
+	return baseline.Serve(ctx, baseline.Config{Kind: c.Kind, Document: c.Document}, os.Stdin, o.Out)
 }

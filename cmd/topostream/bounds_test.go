@@ -321,7 +321,7 @@ func TestLargeEventsOfManyTopologiesAtTheRingsFullLengthStayWithinFeedMemory(t *
 
 func TestTenThousandTopologiesAttachedInTurnLeaveNothingBehind(t *testing.T) {
 	t.Parallel()
-	long(t)
+	slow(t)
 	const topologies, atOnce = 10000, 50
 	db := pgtest.New(t)
 	conn := db.Conn(t)

@@ -55,7 +55,7 @@ func startCaddy(t *testing.T, first, second string) string {
 
 func TestBehindCaddyEventsArriveAtOnceAndAServerThatIsKilledOrDrainedLosesNothing(t *testing.T) {
 	t.Parallel()
-	long(t)
+	slow(t)
 	losesNothingBehind(t, func(first, second string) []string { return []string{startCaddy(t, first, second)} })
 }
 

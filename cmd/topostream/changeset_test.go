@@ -72,6 +72,7 @@ func TestAChangesetIsOneCallOneResultAndAllOrNothing(t *testing.T) {
 // A trigger holds the worker up in the middle of its transaction, until it is killed there.
 func TestAWorkerThatIsKilledInTheMiddleOfAChangesetLeavesNothing(t *testing.T) {
 	t.Parallel()
+	slow(t)
 	db := pgtest.New(t)
 	conn, holder := db.Conn(t), db.Conn(t)
 	id := live(t, conn, 1)[0]

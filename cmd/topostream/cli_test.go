@@ -30,7 +30,8 @@ var commandLine = map[string]string{
 		"--keepalive=1s --write-timeout=1s --drain=1s --max-streams=1 " +
 		"--max-streams-per-user=1 --feed-memory=1 --retention=24h --retention-count=1 --mutation-retention=720h " +
 		"--metrics-addr=:1 --tls-cert=x --tls-key=x --log-format=json --log-level=debug --engine=auto --pprof " +
-		"--max-in-flight=1 --pool-size=10 --hsts=0 --jwt-subject-claim=x --jwt-role-claim=x --jwt-default-role=viewer",
+		"--max-in-flight=1 --pool-size=10 --hsts=0 --access-log=false --jwt-subject-claim=x " +
+		"--jwt-role-claim=x --jwt-default-role=viewer",
 	"health": "--url=x --addr=:1 --tls-cert=x --exclude=database", "version": "",
 	"mutator": "--database-url=x --concurrency=1 --max-attempts=3 --lease=1s --apply-exec=x --apply-url=x " +
 		"--apply-timeout=1s --log-format=json --log-level=debug",
@@ -77,7 +78,8 @@ func TestEveryFlagOfTheInterfaceIsAcceptedAndExplained(t *testing.T) {
 			name, _, _ := strings.Cut(strings.TrimPrefix(flag, "--"), "=")
 			env := "$TOPOSTREAM_" + strings.ToUpper(strings.ReplaceAll(name, "-", "_"))
 			// Help is wrapped: compare words.
-			if text := strings.Join(strings.Fields(help), " "); !strings.Contains(text, "--"+name) ||
+			text := strings.ReplaceAll(strings.Join(strings.Fields(help), " "), "--[no-]", "--")
+			if !strings.Contains(text, "--"+name) ||
 				!strings.Contains(text, env) {
 				t.Errorf("%s --help does not tell of --%s and %s:\n%s", command, name, env, help)
 			}
@@ -104,6 +106,7 @@ func TestDefaultsAreTheInterfaces(t *testing.T) {
 		"dev": {`--addr="127.0.0.1:8080"`},
 		"serve": {
 			`--addr="127.0.0.1:8080"`, "--max-streams-per-user=16", "--rate-limit=60000", "--keepalive=15s", "--retention=24h",
+			"--[no-]access-log",
 			"--mutation-retention=720h", "--max-in-flight=10000", "--pool-size=0",
 		},
 		"mutator": {"--max-attempts=3"},

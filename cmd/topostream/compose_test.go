@@ -160,7 +160,7 @@ func (s *stack) check() string {
 	if out, err := exec.Command("docker", "cp", from, secret).CombinedOutput(); err != nil {
 		s.t.Fatalf("docker cp: %v\n%s", err, out)
 	}
-	cmd := exec.CommandContext(s.t.Context(), "go", "run", "./cmd/topobench", "check", "--url", s.url,
+	cmd := exec.CommandContext(s.t.Context(), "go", "run", "./cmd/topocheck", "--url", s.url,
 		"--jwt-secret-file", secret, "--database-url", "postgres://postgres:"+password+"@"+address+"/topostream",
 		"--duration", "30s", "--topologies", "10", "--clients", "15", "--faults", "all") // those that SQL can do
 	cmd.Dir = filepath.Join("..", "..")

@@ -102,15 +102,6 @@ func (p *page) shellUntilRows(names ...string) {
 	pgtest.Eventually(p.t, strings.Join(names, " "), func() bool { return slices.Equal(p.shellRows(), names) })
 }
 
-func shellToken(t *testing.T, claims auth.Claims) string {
-	t.Helper()
-	token, err := auth.Sign([]byte(testSecret), claims, time.Now())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return token
-}
-
 func shellPsql(t *testing.T, db *pgtest.DB, script string) {
 	t.Helper()
 	if out, err := db.Psql(t, script); err != nil {
@@ -344,7 +335,7 @@ func TestTheConsoleDrawsATopologyThatIsDeletedUnknownOrNotForThisToken(t *testin
 	if !ok {
 		t.Fatal(ids[1])
 	}
-	limited := shellToken(t, auth.Claims{
+	limited := signed(t, auth.Claims{
 		Subject: "x", Role: stream.RoleViewer, TTL: time.Hour, Topologies: []stream.TopologyID{only},
 	})
 	page = shellOpen(t, server, limited, "")

@@ -18,12 +18,7 @@ import (
 // operatorToken is a token that may enqueue.
 func operatorToken(t testing.TB) string {
 	t.Helper()
-	token, err := auth.Sign([]byte(testSecret), auth.Claims{Subject: "operator", Role: stream.RoleAdmin, TTL: time.Hour},
-		time.Now())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return token
+	return signed(t, auth.Claims{Subject: "operator", Role: stream.RoleAdmin, TTL: time.Hour})
 }
 
 func withWorker(c *serveCmd) { c.Mutator = true }
@@ -106,11 +101,7 @@ func TestTheConsoleLeavesNoTokenInTheAddressAndGoesOnWithANewOne(t *testing.T) {
 		Contains(kept, "eyJ") {
 		t.Error("the token outlives the tab")
 	}
-	short, err := auth.Sign([]byte(testSecret), auth.Claims{Subject: "x", Role: stream.RoleViewer, TTL: 6 * time.Second},
-		time.Now())
-	if err != nil {
-		t.Fatal(err)
-	}
+	short := signed(t, auth.Claims{Subject: "x", Role: stream.RoleViewer, TTL: 6 * time.Second})
 	chromeEval[string](t, page.ctx, `location.hash = '#token=`+short+`'`)
 	page.until(`/token ends in [1-6] s/.test(window.topostream.words)`)
 	page.until(`document.querySelector('dialog[open]')?.textContent.includes('The token has ended')`)

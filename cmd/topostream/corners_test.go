@@ -22,7 +22,7 @@ import (
 // also when PostgreSQL lets nobody in, so that the backend that pins the queue cannot be looked for.
 func TestTheHeartbeatDeliversWhileTheQueueIsHalfFullAndNobodyIsLetIn(t *testing.T) {
 	t.Parallel()
-	long(t)
+	slow(t)
 	db := pgtest.New(t)
 	conn, listener := db.Conn(t), db.Conn(t)
 	id := demo(t, conn)
@@ -222,7 +222,7 @@ func TestATopologyThatWasMadeByRESTIsOpenedAtOnceAndNever404(t *testing.T) {
 // A REPEATABLE READ transaction sees the bus that there was when it began, however late it writes.
 func TestAnOldSnapshotThatWritesAfterTheSwitchFromWALToNotifyIsHeardSoon(t *testing.T) {
 	t.Parallel()
-	long(t)
+	slow(t)
 	db := pgtest.New(t)
 	conn, old := db.Conn(t), db.Conn(t)
 	const rounds = 3 // a heartbeat, every 10 s, may deliver in time by chance

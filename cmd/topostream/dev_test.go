@@ -17,47 +17,18 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
 
+	child "topostream/harness/process"
 	"topostream/pgbus/pgcluster"
 	"topostream/pgbus/pgcluster/pgjar"
 	"topostream/pgbus/pgtest"
 )
 
 // growing is output that can be waited for.
-type growing struct {
-	mu   sync.Mutex
-	text string
-	more chan struct{} // closed when there is more
-}
-
-func (g *growing) Write(p []byte) (int, error) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.text += string(p)
-	if g.more != nil {
-		close(g.more)
-		g.more = nil
-	}
-	return len(p), nil
-}
-
-func (g *growing) read() (string, <-chan struct{}) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.more == nil {
-		g.more = make(chan struct{})
-	}
-	return g.text, g.more
-}
-
-func (g *growing) String() string {
-	text, _ := g.read()
-	return text
-}
+type growing struct{ lockedBuffer }
 
 // await returns when text has been written; ended tells that nothing more will come.
 func (g *growing) await(t *testing.T, text string, ended <-chan struct{}) {
@@ -65,7 +36,7 @@ func (g *growing) await(t *testing.T, text string, ended <-chan struct{}) {
 	deadline := time.NewTimer(time.Minute)
 	defer deadline.Stop()
 	for {
-		got, more := g.read()
+		got, more := g.Read()
 		if strings.Contains(got, text) {
 			return
 		}
@@ -203,9 +174,9 @@ func cleanEnv(set ...string) []string {
 // buildProgram makes the binary that users have.
 func buildProgram(t *testing.T) string {
 	t.Helper()
-	binary := filepath.Join(pgtest.OpenDir(t), "topostream")
-	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", binary, ".").CombinedOutput(); err != nil {
-		t.Fatalf("go build: %v: %s", err, out)
+	binary, err := child.Build(t.Context(), "", pgtest.OpenDir(t), "topostream")
+	if err != nil {
+		t.Fatal(err)
 	}
 	return binary
 }

@@ -13,6 +13,7 @@ import (
 // whatever becomes of the edit.
 func TestAnEditorThatCountsItsOwnEditsIsNeverRefused(t *testing.T) {
 	t.Parallel()
+	slow(t)
 	db := pgtest.New(t)
 	conn := db.Conn(t)
 	admin := newOperator(t, serve(t, db.URL, withWorker).url, "ada", stream.RoleAdmin)

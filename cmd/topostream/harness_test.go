@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -20,6 +19,8 @@ import (
 	"github.com/jackc/pgx/v5"
 	gosse "github.com/tmaxmax/go-sse"
 
+	scrape "topostream/harness/metric"
+	child "topostream/harness/process"
 	"topostream/pgbus/pgtest"
 	"topostream/stream"
 	"topostream/stream/auth"
@@ -33,22 +34,7 @@ const maxEvent = 17 << 20
 const testSecret = "a secret of the tests, 32 bytes or more"
 
 // lockedBuffer collects a program's output while it runs.
-type lockedBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *lockedBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
-}
+type lockedBuffer = child.Output
 
 // A testServer is the whole program, run in this process.
 type testServer struct {
@@ -129,8 +115,13 @@ func holdsSecret(log, databaseURL string) bool {
 
 func testToken(t testing.TB) string {
 	t.Helper()
-	token, err := auth.Sign([]byte(testSecret), auth.Claims{Subject: "operator", Role: stream.RoleViewer, TTL: time.Hour},
-		time.Now())
+	return signed(t, auth.Claims{Subject: "operator", Role: stream.RoleViewer, TTL: time.Hour})
+}
+
+// signed is a token that says this.
+func signed(t testing.TB, claims auth.Claims) (token string) {
+	t.Helper()
+	token, err := auth.Sign([]byte(testSecret), claims, time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -401,27 +392,11 @@ func getJSON(t *testing.T, url string, into any) {
 }
 
 // metric reads one value of /metrics.
-func metric(t *testing.T, server, name string) float64 {
+func metric(t *testing.T, server, series string) float64 {
 	t.Helper()
-	res, err := http.Get(server + "/metrics")
+	v, err := scrape.Read(context.WithoutCancel(t.Context()), server, series)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer http.DefaultClient.CloseIdleConnections()
-	defer func() { _ = res.Body.Close() }() // it is read
-	body, err := io.ReadAll(res.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for line := range strings.Lines(string(body)) {
-		if value, ok := strings.CutPrefix(line, name+" "); ok {
-			v, err := strconv.ParseFloat(strings.TrimSpace(value), 64)
-			if err != nil {
-				t.Fatal(err)
-			}
-			return v
-		}
-	}
-	t.Fatalf("no metric %s", name)
-	return 0
+	return v
 }

@@ -228,12 +228,13 @@ func injectAndListen(t *testing.T, n int, key bool) {
 
 func TestNoTextThatAPersonNotifiesBreaksAStream(t *testing.T) {
 	t.Parallel()
+	slow(t)
 	injectAndListen(t, fewer(400), false)
 }
 
 func TestForgedMarksWithTheRightKeyLoseNothing(t *testing.T) {
 	t.Parallel()
-	long(t)
+	slow(t)
 	injectAndListen(t, fewer(400), true)
 }
 

@@ -18,11 +18,11 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"topostream/cmd/topobench/check"
+	"topostream/cmd/topocheck/check"
+	"topostream/harness/token"
 	"topostream/pgbus/pgtest"
 	"topostream/pgbus/setting"
 	"topostream/stream"
-	"topostream/stream/auth"
 )
 
 // Surroundings are a database, a role that owns it and is no superuser, and how both are set up.
@@ -124,7 +124,7 @@ func addedColumns(t *testing.T) (statements []string) {
 }
 
 func theirTriggers() []string {
-	statements := []string{ //nolint:prealloc // a list that the loop ends
+	statements := []string{
 		`CREATE TABLE seen (n bigint GENERATED ALWAYS AS IDENTITY, what text)`,
 		`CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $f$
 			BEGIN
@@ -419,10 +419,7 @@ func (j *journey) check() {
 	}
 	report, err := check.Run(j.t.Context(), check.Config{
 		URLs: func() []string { return []string{j.server} }, DatabaseURL: j.url,
-		Token: func(subject string) (string, error) {
-			claims := auth.Claims{Subject: subject, Role: stream.RoleAdmin, TTL: time.Hour}
-			return auth.Sign([]byte(testSecret), claims, time.Now())
-		},
+		Token:      token.Issuer(testSecret).Token,
 		Topologies: 3, Writers: 2, Clients: 4, Duration: duration, Rate: 50, Seed: 1,
 	})
 	if err != nil {

@@ -188,12 +188,9 @@ func TestTheListIsTheTableWhateverHappensAndNoRowGoesBack(t *testing.T) {
 			for _, id := range mine {
 				own = append(own, stream.TopologyID(id))
 			}
-			limited, err := auth.Sign([]byte(testSecret), auth.Claims{
+			limited := signed(t, auth.Claims{
 				Subject: "limited", Role: stream.RoleViewer, TTL: time.Hour, Topologies: own,
-			}, time.Now())
-			if err != nil {
-				t.Fatal(err)
-			}
+			})
 			server := serve(t, db.URL, func(c *serveCmd) {
 				if bus == "poll" {
 					c.Bus = bus

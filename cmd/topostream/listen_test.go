@@ -9,6 +9,7 @@ import (
 
 func TestAListenConnectionThatHearsNothingIsSaidAndStreamsRunOnPoll(t *testing.T) {
 	t.Parallel()
+	slow(t)
 	db, other := pgtest.New(t), pgtest.New(t)
 	conn := db.Conn(t)
 	id := demo(t, conn)
@@ -35,7 +36,7 @@ func TestAListenConnectionThatHearsNothingIsSaidAndStreamsRunOnPoll(t *testing.T
 
 func TestAServerThatComesToListenLosesNothingOfWhatItPolled(t *testing.T) {
 	t.Parallel()
-	long(t)
+	slow(t)
 	db := pgtest.New(t)
 	conn := db.Conn(t)
 	id := demo(t, conn)

@@ -76,7 +76,7 @@ const (
 // they are killed all the time, with a model computed beside them. TOPOSTREAM_SEED repeats a run's edits.
 func TestWorkersThatAreKilledAtRandomApplyEachMutationOnceInOrder(t *testing.T) {
 	t.Parallel()
-	long(t)
+	slow(t)
 	total := killedMutations
 	if isAlone() {
 		total = killedMutationsAll

@@ -118,7 +118,7 @@ func (s *server) url() string { return "http://" + s.address }
 
 func TestBehindNginxEventsArriveAtOnceAndAServerThatIsKilledOrDrainedLosesNothing(t *testing.T) {
 	t.Parallel()
-	long(t)
+	slow(t)
 	losesNothingBehind(t, func(first, second string) (fronts []string) {
 		for _, how := range []string{
 			"proxy_http_version 1.1; proxy_buffering off;",

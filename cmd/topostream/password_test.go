@@ -21,6 +21,7 @@ import (
 // Who rotates a password writes the new one to the passfile and ends the connections that the old one opened.
 func TestAPasswordThatIsRotatedInItsPassfileIsReadAgain(t *testing.T) {
 	t.Parallel()
+	slow(t)
 	owner, superuser := pgtest.NewOwned(t, "rotated", "UTF8")
 	u, err := url.Parse(owner.URL)
 	if err != nil {

@@ -166,7 +166,7 @@ func nothingStays(t *testing.T, pooled string) {
 
 func TestThroughATransactionPoolerRequestsAndAWorkerDoTheirWork(t *testing.T) {
 	t.Parallel()
-	long(t)
+	slow(t)
 	db := pgtest.New(t)
 	conn := db.Conn(t)
 	pooled := startPgbouncer(t, db.URL)

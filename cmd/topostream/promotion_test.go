@@ -206,7 +206,7 @@ func (c *committer) end() []uint64 {
 
 func TestAfterThePromotionOfASynchronousStandbyNothingCommittedIsLostAndEveryClientGetsASnapshot(t *testing.T) {
 	t.Parallel()
-	long(t)
+	slow(t)
 	p := newPair(t)
 	conn := p.db.Conn(t)
 	ids := live(t, conn, 2)
@@ -280,7 +280,7 @@ func TestAfterThePromotionOfASynchronousStandbyNothingCommittedIsLostAndEveryCli
 
 func TestWhatAnAsynchronousStandbyLostIsANewEpochAlsoWhenItsHeadHasPassedTheClients(t *testing.T) {
 	t.Parallel()
-	long(t)
+	slow(t)
 	p := newPair(t)
 	conn := p.db.Conn(t)
 	id := demo(t, conn)
@@ -343,7 +343,7 @@ func TestWhatAnAsynchronousStandbyLostIsANewEpochAlsoWhenItsHeadHasPassedTheClie
 // and nothing answers.
 func TestAPrimaryThatFallsSilentIsLeftForThePromotedStandby(t *testing.T) {
 	t.Parallel()
-	long(t)
+	slow(t)
 	p := newPair(t)
 	id := demo(t, p.db.Conn(t))
 	both := p.both()
@@ -376,7 +376,7 @@ func TestAPrimaryThatFallsSilentIsLeftForThePromotedStandby(t *testing.T) {
 
 func TestAStandbyThatIsBehindIsNeverReadFrom(t *testing.T) {
 	t.Parallel()
-	long(t)
+	slow(t)
 	p := newPair(t)
 	conn := p.db.Conn(t)
 	id := demo(t, conn)

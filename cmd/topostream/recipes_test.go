@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
@@ -10,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/chromedp/chromedp"
 
@@ -142,6 +144,23 @@ func TestTheRecipeOfEventSourceWithTicketsResumesWithoutAGap(t *testing.T) {
 		if seqs[i] != seqs[i-1]+1 {
 			t.Errorf("%d comes after %d: %v", seqs[i], seqs[i-1], seqs)
 		}
+	}
+}
+
+// Another try gets the same.
+func TestTheRecipeByCurlEndsWhereItIsRefused(t *testing.T) {
+	t.Parallel()
+	if out, err := exec.CommandContext(t.Context(), "curl", "--version").CombinedOutput(); err != nil {
+		t.Skipf("%s: %s", err, out)
+	}
+	server := startServer(t, pgtest.New(t).URL)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "sh", "../../testdata/recipes/follow.sh", server,
+		"00000000-0000-4000-8000-000000000000")
+	cmd.Env = append(os.Environ(), "TOKEN=none")
+	if out, err := cmd.CombinedOutput(); err == nil || ctx.Err() != nil || !strings.Contains(string(out), "valid token") {
+		t.Errorf("%v: %s", err, out)
 	}
 }
 

@@ -36,11 +36,7 @@ func newOperator(t *testing.T, server string, subject string, role stream.Role, 
 	for _, id := range topologies {
 		claims.Topologies = append(claims.Topologies, stream.TopologyID(id))
 	}
-	token, err := auth.Sign([]byte(testSecret), claims, time.Now())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &operator{t, server + "/api/v1", token}
+	return &operator{t, server + "/api/v1", signed(t, claims)}
 }
 
 // A reply is an answer that has been read.
@@ -336,10 +332,7 @@ func TestEveryRouteChecks401Then403Then404(t *testing.T) {
 		{"GET", "/topologies/%s/journal", "", false},
 		{"GET", "/topologies/%s/events", "", false},
 	}
-	expired, err := auth.Sign([]byte(testSecret), auth.Claims{Role: stream.RoleAdmin, TTL: -time.Hour}, time.Now())
-	if err != nil {
-		t.Fatal(err)
-	}
+	expired := signed(t, auth.Claims{Role: stream.RoleAdmin, TTL: -time.Hour})
 	foreign, err := auth.Sign([]byte(strings.Repeat("x", 32)), auth.Claims{Role: stream.RoleAdmin, TTL: time.Hour},
 		time.Now())
 	if err != nil {
@@ -770,6 +763,7 @@ func TestADatabaseThatIsAwayIsA503WithRetryAfter(t *testing.T) {
 // TestNoEnqueueBodyIsA500 sends bodies that are good ones broken at random, to a real database.
 func TestNoEnqueueBodyIsA500(t *testing.T) {
 	t.Parallel()
+	slow(t)
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	rng := rand.New(rand.NewPCG(seed, 0))

@@ -260,7 +260,7 @@ func (c *client) readUntilKilled(address string, n int) {
 
 func TestPruningUnderClientsThatResumeLeavesNoHole(t *testing.T) {
 	t.Parallel()
-	long(t)
+	slow(t)
 	db := pgtest.New(t)
 	conn := db.Conn(t)
 	id := demo(t, conn)

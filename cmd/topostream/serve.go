@@ -68,6 +68,7 @@ type serveCmd struct {
 	PoolSize           int           `default:"0" help:"Connections to the database that are shared, 10 to 10000; 0 is pool_max_conns of --database-url or the number of CPUs, but 10 at least. LISTEN, the WAL and --mutator have theirs beside them."`
 	Engine             string        `default:"auto" placeholder:"ENGINE" help:"What writes the streams of plain HTTP/1.1: epoll (Linux), portable (net/http), or auto, which is epoll where it can be had."`
 	MetricsAddr        string        `help:"Serve /metrics here instead." placeholder:"ADDR"`
+	AccessLog          bool          `default:"true" negatable:"" help:"Log each request when it is answered, and each stream at its end: who, what, how long, and no secret. Of strangers 20 lines a second at most; probes at debug."`
 	Pprof              bool          `help:"Serve profiles at /debug/pprof of --metrics-addr; /debug/free there gives memory back."`
 	TLSCert            string        `name:"tls-cert" help:"Certificate file, PEM." placeholder:"FILE"`
 	TLSKey             string        `name:"tls-key" help:"Key file, PEM." placeholder:"FILE"`
@@ -244,6 +245,7 @@ func (c *serveCmd) Run(ctx context.Context, o output) error {
 		MaxStreamsPerUser: c.MaxStreamsPerUser,
 		RateLimit:         c.RateLimit,
 		AllowOrigin:       c.AllowOrigin,
+		AccessLog:         c.AccessLog,
 		HSTS:              c.HSTS,
 		ConsoleHandler:    console.Handler(),
 		ClientHandler:     js.Handler(),

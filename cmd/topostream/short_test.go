@@ -4,6 +4,8 @@ import (
 	"os"
 	"testing"
 	"time"
+
+	"topostream/pgbus/pgtest"
 )
 
 // long leaves a test out of `go test -short`: it kills, waits for timeouts, or moves much data. What it covers is
@@ -13,6 +15,12 @@ func long(t testing.TB) {
 	if testing.Short() {
 		t.Skip("long: left out with -short")
 	}
+}
+
+// slow leaves a test out unless TOPOSTREAM_TESTS=all asks for it.
+func slow(t testing.TB) {
+	t.Helper()
+	pgtest.Slow(t)
 }
 
 // alone leaves a test out unless TOPOSTREAM_LONG=1 says that nothing else runs on the machine: what it asserts is a

@@ -203,7 +203,7 @@ func TestAStartThatLosesItsDatabaseAtAnyMessageGoesOnWhenItIsBack(t *testing.T) 
 // A migration that is cut off anywhere is finished by the next try, also where the connection breaks at its COMMIT.
 func TestAMigrationOfAnEmptyDatabaseThatIsCutOffAnywhereIsFinished(t *testing.T) {
 	t.Parallel()
-	long(t)
+	slow(t)
 	step := int64(31)
 	if isAlone() {
 		step = 7

@@ -16,7 +16,7 @@ import (
 // Over TCP PostgreSQL notices that nobody takes what it sends; on a socket of the same machine nothing does but us.
 func TestAServerThatIsStoppedOnAUnixSocketHoldsNothingForLong(t *testing.T) {
 	t.Parallel()
-	long(t)
+	slow(t)
 	owner, superuser := onASocket(t, "UTF8")
 	if code, _, errOut := program(t, "migrate", "up", "--database-url", owner.URL); code != exitOK {
 		t.Fatal(errOut)

@@ -204,11 +204,7 @@ func TestAStreamEndsWhenItsTokenExpires(t *testing.T) {
 	id := demo(t, db.Conn(t))
 	server := startServer(t, db.URL)
 	newClient(t, server, id, "").watch().awaitSeq(1) // so that the topology is attached, which may take longer
-	token, err := auth.Sign([]byte(testSecret), auth.Claims{Subject: "x", Role: stream.RoleViewer, TTL: 6 * time.Second},
-		time.Now())
-	if err != nil {
-		t.Fatal(err)
-	}
+	token := signed(t, auth.Claims{Subject: "x", Role: stream.RoleViewer, TTL: 6 * time.Second})
 	res := open(t, server+"/api/v1/topologies/"+id+"/events?token="+token, "Authorization", "Bearer "+token)
 	if got := events(t, res.Body, ""); !slices.Equal(got, []string{"snapshot 1", "token_expired 1"}) {
 		t.Errorf("%v", got)
@@ -217,7 +213,7 @@ func TestAStreamEndsWhenItsTokenExpires(t *testing.T) {
 
 func TestAClientThatDoesNotReadCostsTheOthersNothingAndIsEnded(t *testing.T) {
 	t.Parallel()
-	long(t)
+	slow(t)
 	db := pgtest.New(t)
 	conn := db.Conn(t)
 	id := demo(t, conn)

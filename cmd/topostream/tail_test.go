@@ -505,11 +505,7 @@ func TestTailGoesOnWithATokenThatIsRenewedInTime(t *testing.T) {
 	id := demo(t, db.Conn(t))
 	server := startServer(t, db.URL)
 	sign := func(ttl time.Duration) string {
-		token, err := auth.Sign([]byte(testSecret), auth.Claims{Subject: "x", Role: stream.RoleViewer, TTL: ttl}, time.Now())
-		if err != nil {
-			t.Fatal(err)
-		}
-		return token + "\n"
+		return signed(t, auth.Claims{Subject: "x", Role: stream.RoleViewer, TTL: ttl}) + "\n"
 	}
 	file := filepath.Join(t.TempDir(), "token")
 	renew := func(token string) {

@@ -16,7 +16,7 @@ const migrationWait = 2 * time.Second
 // somebody is idle in a transaction for a while; then down, and up again.
 func TestWritersHardlyWaitForAMigrationOfAFullDatabase(t *testing.T) {
 	t.Parallel()
-	long(t)
+	slow(t)
 	db := pgtest.New(t)
 	conn, idle := db.Conn(t), db.Conn(t)
 	const before = 5 // the newest of the version before

@@ -35,7 +35,7 @@ func streaming(t *testing.T, server string) {
 
 func TestSwitchingALiveSystemFromNotifyToWALAndBackLosesNothing(t *testing.T) {
 	t.Parallel()
-	long(t)
+	slow(t)
 	db := pgtest.New(t)
 	conn := db.Conn(t)
 	ids := live(t, conn, 4)
@@ -137,7 +137,7 @@ func serveBinary(t *testing.T, binary, databaseURL string, args ...string) (*pro
 
 func TestServersThatAreKilledLeaveNoSlotBehind(t *testing.T) {
 	t.Parallel()
-	long(t)
+	slow(t)
 	binary := buildProgram(t)
 	cluster := pgtest.Cluster(t)
 	db := pgtest.NewOn(t, cluster.URL("postgres"))
@@ -172,7 +172,7 @@ func TestServersThatAreKilledLeaveNoSlotBehind(t *testing.T) {
 // A server that is frozen keeps no WAL for longer than wal_sender_timeout, and goes on where it was.
 func TestAFrozenServersSlotGoesAndItsClientsLoseNothing(t *testing.T) {
 	t.Parallel()
-	long(t)
+	slow(t)
 	binary := buildProgram(t)
 	db := pgtest.New(t)
 	conn := db.Conn(t)

@@ -125,6 +125,7 @@ func TestAClaimInOneStatementRunsTwoMutationsOfOneTopologyAtOnce(t *testing.T) {
 
 func TestSixWorkersOnOneTopologyApplyOneAtATimeInOrder(t *testing.T) {
 	t.Parallel()
+	pgtest.Slow(t)
 	db := pgtest.New(t)
 	conn := db.Conn(t)
 	id := active(t, conn, 1)[0]

@@ -33,6 +33,7 @@ func TestATopologyThatIsHeldForAMomentIsNotForgotten(t *testing.T) {
 
 func TestATableThatSomebodyLocksIsAnOutageThatNamesTheHolder(t *testing.T) {
 	t.Parallel()
+	pgtest.Slow(t)
 	db := pgtest.New(t)
 	conn, operator := db.Conn(t), db.Conn(t)
 	id := active(t, conn, 1)[0]

@@ -228,9 +228,7 @@ func TestAFailureOfATornDownTopologyDoesNotDegradeIt(t *testing.T) {
 
 func TestALeaseOutlivesALockThatIsHeldForLonger(t *testing.T) {
 	t.Parallel()
-	if testing.Short() {
-		t.Skip("some leases take their time")
-	}
+	pgtest.Slow(t)
 	db := pgtest.New(t)
 	conn, holder := db.Conn(t), db.Conn(t)
 	ids := active(t, conn, 24) // more than the worker has places and connections for

@@ -133,6 +133,7 @@ func (r *replayed) backward(t *testing.T, kind string, payload []byte) {
 // byte, and what they say of the graph before must lead back.
 func TestADocumentAndTheEventsAfterItGiveEveryLaterDocumentAndBack(t *testing.T) {
 	t.Parallel()
+	pgtest.Slow(t)
 	db := pgtest.New(t)
 	conn := db.Conn(t)
 	id := active(t, conn, 1)[0]

@@ -85,9 +85,7 @@ func TestADatabaseThatGoesAwayBetweenConnectingAndReadingIsWaitedFor(t *testing.
 // As through a pooler that is led from an old primary, which lives on, to a promoted standby.
 func TestAWorkerWhosePoolIsLedToAnotherServerListensThere(t *testing.T) {
 	t.Parallel()
-	if testing.Short() {
-		t.Skip("takes two clusters of its own")
-	}
+	pgtest.Slow(t)
 	old := pgtest.Cluster(t)
 	db := pgtest.NewOn(t, old.URL("postgres"))
 	conn := db.Conn(t)

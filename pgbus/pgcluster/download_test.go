@@ -114,9 +114,7 @@ func (w *watcher) Write(p []byte) (int, error) {
 }
 
 func TestADownloadGivesAClusterThatStartsAndTheSecondCallDownloadsNothing(t *testing.T) {
-	if testing.Short() {
-		t.Skip("long: it starts a cluster")
-	}
+	pgtest.Slow(t)
 	t.Parallel()
 	repo := &repository{jar: goodJar(t)}
 	// PostgreSQL's usual port is taken, by us or by somebody else: it does not matter.
@@ -203,6 +201,7 @@ func TestABadDownloadIsOneLineAndNothingOfItIsKept(t *testing.T) {
 
 func TestWhenTheRepositoryIsAwayOneLineSaysWhatToInstall(t *testing.T) {
 	t.Parallel()
+	pgtest.Slow(t)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -255,9 +254,7 @@ func TestADownloadThatLastsSaysSoAndCanBeGivenUp(t *testing.T) {
 }
 
 func TestWhatAKilledDownloadOrAnOldFaultLeftIsNotTakenForGood(t *testing.T) {
-	if testing.Short() {
-		t.Skip("long: it kills a download")
-	}
+	pgtest.Slow(t)
 	t.Parallel()
 	slow := stalled()
 	cache := pgtest.OpenDir(t)

@@ -1,13 +1,9 @@
 package api
 
 import (
-	"context"
-	"errors"
 	"net/http"
 	"net/url"
 	"strconv"
-
-	"topostream/stream"
 )
 
 // answer writes v as JSON, or what err says.
@@ -17,45 +13,6 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request, status int, v an
 		return
 	}
 	writeJSON(w, status, "application/json", v)
-}
-
-// fail is the one place where errors of the domain become problem details. What is wrapped beside their sentences is
-// for the log.
-func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
-	var (
-		field    *stream.FieldError
-		request  *requestError
-		conflict *stream.ConflictError
-	)
-	switch err = s.seen(r, err); {
-	case errors.As(err, &request): // first: a body that ends too early ends the request's context, too
-		problem(w, request.status, request.detail)
-	case r.Context().Err() != nil: // the client has gone
-	case errors.As(err, &field):
-		problem(w, http.StatusBadRequest, field.Error())
-	case errors.Is(err, stream.ErrNotFound):
-		notFound(w)
-	case errors.Is(err, stream.ErrTooMany):
-		w.Header().Set("Retry-After", "5")
-		problem(w, http.StatusTooManyRequests, err.Error())
-	case errors.As(err, &conflict):
-		problem(w, http.StatusConflict, conflict.Detail)
-	case errors.Is(err, stream.ErrNoMemory): // before what may be wrapped with it: why it waited no longer
-		s.cfg.Logger.Warn("no memory", "method", r.Method, "path", logged(r.URL.Path), "error", err)
-		w.Header().Set("Retry-After", "5")
-		problem(w, http.StatusServiceUnavailable, stream.ErrNoMemory.Error())
-	case errors.Is(err, stream.ErrBusy):
-		s.cfg.Logger.Warn("busy", "method", r.Method, "path", logged(r.URL.Path), "error", err)
-		w.Header().Set("Retry-After", "5")
-		problem(w, http.StatusServiceUnavailable, stream.ErrBusy.Error())
-	case errors.Is(err, stream.ErrUnavailable), errors.Is(err, stream.ErrClosed), errors.Is(err, context.DeadlineExceeded):
-		s.cfg.Logger.Warn("unavailable", "method", r.Method, "path", logged(r.URL.Path), "error", err)
-		w.Header().Set("Retry-After", "2")
-		problem(w, http.StatusServiceUnavailable, stream.ErrUnavailable.Error())
-	default:
-		s.cfg.Logger.Error("a request failed", "method", r.Method, "path", logged(r.URL.Path), "error", err)
-		problem(w, http.StatusInternalServerError, "something is wrong here; the log says more")
-	}
 }
 
 // seen is err, but where this server cannot see what there is, "not there" would be a guess, which browsers take as

@@ -1,11 +1,8 @@
 package api
 
 import (
-	"errors"
 	"fmt"
 	"maps"
-	"math"
-	"net"
 	"net/http"
 	"net/url"
 	"strings"
@@ -13,81 +10,17 @@ import (
 
 	"github.com/go-chi/chi/v5"
 	"github.com/go-chi/cors"
-	"github.com/go-chi/httprate"
 
 	"topostream/stream"
 )
 
-// errRate refuses one request more than --rate-limit allows.
-var errRate = errors.New("too many requests")
-
 const (
-	// rateWindow is what a rate is counted over, and so the time after which a client that had too many may try again.
-	rateWindow = time.Minute
 	// unwantedBody is how long a body may take that nobody has asked for yet. net/http reads what is left of a body
 	// before it sends the answer, which must still have time to be written.
 	unwantedBody = 10 * time.Second
 	// paceBytes are what a client must take within the write timeout.
 	paceBytes = 64 << 10
 )
-
-// limits are the rates of requests. Nil counts nothing.
-//
-// Streams and requests are counted for the subject of a valid token, and by nothing that those who share an address
-// share: behind a NAT or a proxy ten thousand browsers have one. Only requests without a valid token are counted by
-// address, and only they are refused for it: who floods an address that others have, too, cannot shut them out. Tickets
-// are the exception: only the database knows a good one, and it is not asked while the address has failed too often.
-type limits struct {
-	perMinute          int
-	subjects, failures *httprate.RateLimiter
-}
-
-func newLimits(perMinute int) *limits {
-	if perMinute <= 0 {
-		return nil
-	}
-	// No X-RateLimit headers: an answer before authentication must not depend on what came before it.
-	limiter := func() *httprate.RateLimiter {
-		return httprate.NewRateLimiter(perMinute, rateWindow, httprate.WithResponseHeaders(httprate.ResponseHeaders{}))
-	}
-	return &limits{perMinute, limiter(), limiter()}
-}
-
-// exceeded counts a request of a subject and tells whether it is one too many.
-func (l *limits) exceeded(w http.ResponseWriter, r *http.Request, subject string) bool {
-	return l != nil && l.subjects.OnLimit(w, r, subject)
-}
-
-// failed counts a request without a valid token and tells whether it is one too many. X-Forwarded-For is anybody's to
-// write, and so is not read.
-func (l *limits) failed(w http.ResponseWriter, r *http.Request) bool {
-	address, ok := addressOf(r)
-	return l != nil && ok && l.failures.OnLimit(w, r, address)
-}
-
-// exhausted tells, and counts nothing, whether one more request without a valid token from this address is one too
-// many. Whether a ticket is good only the database knows: it is not asked for who may only be guessing.
-func (l *limits) exhausted(r *http.Request) bool {
-	address, ok := addressOf(r)
-	if l == nil || !ok {
-		return false
-	}
-	_, rate, err := l.failures.Status(address)
-	return err == nil && int(math.Round(rate))+1 > l.perMinute // as failures counts
-}
-
-// addressOf is the client's address; of IPv6 its network.
-func addressOf(r *http.Request) (string, bool) {
-	host, _, err := net.SplitHostPort(r.RemoteAddr)
-	return httprate.CanonicalizeIP(host), err == nil
-}
-
-// tooMany refuses a request for its rate: one for the stream of a topology as EventSource understands it. Without a
-// topology it is any other request, and one without a valid token, which no retry makes better.
-func (s *Server) tooMany(w http.ResponseWriter, r *http.Request, a about) {
-	s.cfg.Stats.RequestsLimited.Add(1)
-	s.refuse(w, r, newFrameWriter(w, s.cfg.WriteTimeout, s.cfg.Stats), a, errRate)
-}
 
 // about is what a request is about.
 type about struct {
@@ -151,9 +84,9 @@ func (s *Server) shared(next http.Handler) http.Handler {
 		AllowedHeaders: []string{
 			"Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID",
 			// What HTTP libraries, EventSource polyfills and tracers add by themselves.
-			"Cache-Control", "Pragma", "X-Requested-With", "Traceparent", "Tracestate", "Baggage",
+			"Cache-Control", "Pragma", "X-Requested-With", idHeader, "Traceparent", "Tracestate", "Baggage",
 		},
-		ExposedHeaders:   []string{"Link", "Retry-After", timeHeader},
+		ExposedHeaders:   []string{"Link", "Retry-After", timeHeader, idHeader},
 		AllowCredentials: true,
 		MaxAge:           600, // seconds
 	})(next)

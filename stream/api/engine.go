@@ -23,14 +23,15 @@ func (s *Server) handOver(w http.ResponseWriter, r request, h engine.Handover, s
 		return false
 	}
 	s.cfg.Stats.Streams.Add(1)
+	self.opening = carried(w, r.Request)
 	h.Expires = r.principal.Expires
 	head := buffered.AvailableBuffer() // which nobody else needs any more
 	h.Head, h.Unread = s.heads.append(head, w.Header(), time.Now()), buffered.Reader.Buffered()
 	c, err := s.cfg.Engine.Carry(conn, h, self)
 	if err != nil {
-		s.cfg.Logger.Warn("a stream could not be carried", "topology", h.Machine.Only(), "error", err)
-		s.turnAway(conn, h)
-		self.Ended()
+		s.log(w).Warn("a stream could not be carried", "topology", h.Machine.Only(), "error", err)
+		s.turnAway(conn, &h)
+		self.Ended(h.Machine.Account())
 		return true
 	}
 	s.registry.handOver(self, c)
@@ -41,7 +42,7 @@ func (s *Server) handOver(w http.ResponseWriter, r request, h engine.Handover, s
 }
 
 // turnAway says to come back, on a connection that is nobody's any more.
-func (s *Server) turnAway(conn net.Conn, h engine.Handover) {
+func (s *Server) turnAway(conn net.Conn, h *engine.Handover) {
 	defer func() { _ = conn.Close() }() // what could be said is said
 	h.Machine.Fail(stream.ErrUnavailable)
 	h.Arrivals.GiveBack()

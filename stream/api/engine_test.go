@@ -91,7 +91,8 @@ func TestTheHeadersAreThoseOfNetHTTPButForHowTheBodyEnds(t *testing.T) {
 	for _, byEngine := range []bool{true, false} {
 		bus, _ := aFeed()
 		server, _, _ := plainServer(t, byEngine, bus, Config{AllowOrigin: []string{"https://a.example"}})
-		res, _ := exchange(t, server, "GET "+anEvents+"?token=x HTTP/1.1", "Origin: https://a.example")
+		res, _ := exchange(t, server, "GET "+anEvents+"?token=x HTTP/1.1", "Origin: https://a.example",
+			"X-Request-Id: the-same")
 		line(t, res, "id: 1")
 		if ends := res.Close && len(res.TransferEncoding) == 0; ends != byEngine || res.ContentLength != -1 {
 			t.Errorf("by the engine: %v, and the body ends with the connection: %v", byEngine, ends)
@@ -109,7 +110,8 @@ func TestTheHeadersAreThoseOfNetHTTPButForHowTheBodyEnds(t *testing.T) {
 		res.Header.Del("Connection")
 		heads[byEngine] = res.Header
 	}
-	if !maps.EqualFunc(heads[true], heads[false], slices.Equal) || len(heads[true]) < 9 {
+	if !maps.EqualFunc(heads[true], heads[false], slices.Equal) || len(heads[true]) < 9 ||
+		!slices.Equal(heads[true][idHeader], []string{"the-same"}) {
 		t.Errorf("%v\n%v", heads[true], heads[false])
 	}
 }

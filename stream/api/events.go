@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"net/url"
 	"os"
-	"strconv"
 	"strings"
 	"time"
 
@@ -15,9 +14,6 @@ import (
 	"topostream/stream/delivery"
 	"topostream/stream/engine"
 )
-
-// retryAfter is when it may be worth another try, where nothing better is known.
-const retryAfter = 5 * time.Second
 
 // events is GET /topologies/{id}/events.
 func (s *Server) events(w http.ResponseWriter, r request) {
@@ -33,6 +29,8 @@ type attacher interface {
 	atOnce() (engine.Handover, bool)
 	// wait does it where that may take its time.
 	wait(ctx context.Context) (engine.Handover, error)
+	// exists returns stream.ErrNotFound where there is nothing to attach.
+	exists(ctx context.Context) error
 }
 
 // one attaches a stream of one topology, or of the list.
@@ -57,6 +55,13 @@ func (o *one) wait(ctx context.Context) (h engine.Handover, err error) {
 	return h, err
 }
 
+func (o *one) exists(ctx context.Context) error {
+	if o.req.List != nil {
+		return nil
+	}
+	return o.server.cfg.Store.Exists(ctx, o.req.Topology)
+}
+
 func (o *one) handover(sub *stream.Subscription) engine.Handover {
 	return engine.Handover{Machine: delivery.New(o.req, sub, 2000+rand.N(2001), o.server.cfg.Keepalive)}
 }
@@ -66,7 +71,7 @@ func (o *one) handover(sub *stream.Subscription) engine.Handover {
 // its clients are of topologies that it has.
 func (s *Server) begin(w http.ResponseWriter, r request, a about, set string, resumes bool, attach attacher) {
 	if r.Method == http.MethodHead {
-		s.head(w, r, a)
+		s.head(w, r, attach)
 		return
 	}
 	self := &session{server: s, user: r.principal.Subject, set: set}
@@ -99,7 +104,12 @@ func (s *Server) begin(w http.ResponseWriter, r request, a about, set string, re
 		}
 	}
 	s.cfg.Stats.Streams.Add(1)
-	defer self.Ended()
+	self.opening = carried(w, r.Request)
+	defer func() {
+		account := h.Machine.Account()
+		account.Bytes = replyOf(w).observation.Bytes
+		self.Ended(account)
+	}()
 	writer.headers()
 	if err := s.carry(ctx, writer, &h.Machine, h.Arrivals); errors.Is(err, os.ErrDeadlineExceeded) {
 		s.cfg.Stats.SlowCloses.Add(1)
@@ -107,12 +117,10 @@ func (s *Server) begin(w http.ResponseWriter, r request, a about, set string, re
 }
 
 // head answers as a stream would begin, and opens none (RFC 9110, section 9.3.2).
-func (s *Server) head(w http.ResponseWriter, r request, a about) {
-	if a.topology != "" {
-		if err := s.cfg.Store.Exists(r.Context(), a.topology); err != nil {
-			s.fail(w, r.Request, err)
-			return
-		}
+func (s *Server) head(w http.ResponseWriter, r request, attach attacher) {
+	if err := attach.exists(r.Context()); err != nil {
+		s.fail(w, r.Request, err)
+		return
 	}
 	newFrameWriter(w, s.cfg.WriteTimeout, s.cfg.Stats).headers()
 }
@@ -159,45 +167,4 @@ func unescaped(s string) string {
 // isLastEventID knows the names that native clients and polyfills give the parameter.
 func isLastEventID(name string) bool {
 	return name == "last_event_id" || name == "lastEventId" || name == "Last-Event-ID"
-}
-
-// refuse answers instead of a stream. A browser's EventSource gives up for good on any answer but 200, so where a
-// retry would help it gets one, with a longer retry time and the reason.
-func (s *Server) refuse(w http.ResponseWriter, r *http.Request, writer *frameWriter, a about, err error) {
-	status, after := http.StatusServiceUnavailable, retryAfter
-	switch err = s.seen(r, err); {
-	case errors.Is(err, context.Canceled):
-		return // the client has gone
-	case errors.Is(err, stream.ErrNotFound), errors.Is(err, stream.ErrDeleted):
-		notFound(w)
-		return
-	case errors.Is(err, delivery.ErrExpired): // while it waited; whoever comes back with the token hears the same
-		unauthenticated(w)
-		return
-	case errors.Is(err, errLimit), errors.Is(err, delivery.ErrReplaced):
-		status, after = http.StatusTooManyRequests, delivery.CrowdedRetry
-	case errors.Is(err, errRate):
-		status, after = http.StatusTooManyRequests, rateWindow
-	case errors.Is(err, delivery.ErrDraining), errors.Is(err, stream.ErrClosed):
-		after = 2 * time.Second // another server may be up already
-	default:
-		s.cfg.Logger.Warn("attach", "topology", a.topology, "error", err)
-	}
-	if a.stream && acceptsEvents(r) {
-		writer.headers()
-		_ = writer.write(delivery.TurnAway(a.topology, publicReason(err), after))
-		return
-	}
-	w.Header().Set("Retry-After", strconv.Itoa(int(after.Seconds())))
-	problem(w, status, publicReason(err))
-}
-
-// publicReason is the sentence for the client: the sentinel's, never what was wrapped beside it.
-func publicReason(err error) string {
-	for _, known := range []error{errLimit, errRate} {
-		if errors.Is(err, known) {
-			return known.Error()
-		}
-	}
-	return delivery.Reason(err)
 }

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"math/rand/v2"
 	"net/http"
@@ -167,7 +168,7 @@ func (s *Server) many(w http.ResponseWriter, r request, a asked) {
 	wanted := a.topologies
 	for _, req := range wanted {
 		if !r.principal.Sees(req.Topology) {
-			problem(w, http.StatusForbidden, "the token does not cover topology "+string(req.Topology))
+			s.fail(w, r.Request, forbidden("the token does not cover topology "+string(req.Topology)))
 			return
 		}
 	}
@@ -177,19 +178,34 @@ func (s *Server) many(w http.ResponseWriter, r request, a asked) {
 	// A browser's EventSource that comes back says so by this header alone.
 	resumes := r.Header.Get("Last-Event-ID") != "" ||
 		slices.ContainsFunc(wanted, func(req stream.AttachRequest) bool { return req.Resume })
-	s.begin(w, r, about{stream: true}, setOf(wanted), resumes, &several{s, wanted})
+	s.begin(w, r, about{stream: true}, setOf(wanted), resumes, &several{s, wanted, s.log(w)})
 }
 
 // several attaches a stream of many topologies, which always waits: for the first one that is there.
 type several struct {
 	server *Server
 	wanted []stream.AttachRequest
+	log    *slog.Logger // of the request
 }
 
 func (v *several) atOnce() (h engine.Handover, ok bool) { return h, false }
 
 func (v *several) wait(ctx context.Context) (engine.Handover, error) {
-	return v.server.attachMany(ctx, v.wanted)
+	return v.server.attachMany(ctx, v.log, v.wanted)
+}
+
+// exists finds one that is there, or says that none is.
+func (v *several) exists(ctx context.Context) error {
+	for _, req := range v.wanted {
+		err := error(nil)
+		if req.List == nil {
+			err = v.server.cfg.Store.Exists(ctx, req.Topology)
+		}
+		if !errors.Is(err, stream.ErrNotFound) {
+			return err
+		}
+	}
+	return stream.ErrNotFound
 }
 
 // setOf is the same for streams of the same topologies.
@@ -203,7 +219,9 @@ func setOf(wanted []stream.AttachRequest) string {
 
 // attachMany attaches all, and gives the stream as soon as one is there. Where none is, it gives the reason of one that
 // may come back, if there is one.
-func (s *Server) attachMany(ctx context.Context, wanted []stream.AttachRequest) (h engine.Handover, err error) {
+func (s *Server) attachMany(
+	ctx context.Context, log *slog.Logger, wanted []stream.AttachRequest,
+) (h engine.Handover, err error) {
 	h.Machine = delivery.NewMany(wanted, 2000+rand.N(2001), s.cfg.Keepalive)
 	attachCtx, cancel := context.WithCancelCause(context.Background()) // the handler may return before, with its request
 	stop := context.AfterFunc(ctx, func() { cancel(context.Cause(ctx)) })
@@ -211,7 +229,7 @@ func (s *Server) attachMany(ctx context.Context, wanted []stream.AttachRequest) 
 	for part, req := range wanted {
 		go func() {
 			sub, err := s.cfg.Bus.Attach(attachCtx, req)
-			s.logAttach(req.Topology, err)
+			logAttach(log, req.Topology, err)
 			arrivals <- engine.Arrival{Part: part, Subscription: sub, Err: err}
 		}()
 	}
@@ -239,8 +257,8 @@ func missing(err error) bool {
 }
 
 // logAttach says why one topology of many could not be attached.
-func (s *Server) logAttach(id stream.TopologyID, err error) {
+func logAttach(log *slog.Logger, id stream.TopologyID, err error) {
 	if err != nil && !missing(err) && !errors.Is(err, context.Canceled) {
-		s.cfg.Logger.Warn("attach", "topology", id, "error", err)
+		log.Warn("attach", "topology", id, "error", err)
 	}
 }

@@ -2,7 +2,6 @@ package api
 
 import (
 	"context"
-	"errors"
 	"hash/maphash"
 	"math/rand/v2"
 	"sync"
@@ -12,8 +11,8 @@ import (
 	"topostream/stream/delivery"
 )
 
-// errLimit refuses a stream for which there is no place.
-var errLimit = errors.New("too many streams")
+// setOfList is the set of streams of the list.
+const setOfList = "the list"
 
 // registryShards is how many locks those who come and go share.
 const registryShards = 16
@@ -231,7 +230,8 @@ func (r *registryShard) close() (all []*session) {
 type session struct {
 	server  *Server
 	user    string
-	set     string  // of which topologies
+	set     string // of which topologies
+	opening opening
 	carrier carrier // of the shard's lock, as what follows; nil: none yet
 	why     error   // it was ended; nil: it was not
 
@@ -249,8 +249,9 @@ type carrier interface {
 }
 
 // Ended implements engine.Owner.
-func (s *session) Ended() {
+func (s *session) Ended(a delivery.Account) {
 	s.server.cfg.Stats.Streams.Add(-1)
+	s.observeEnd(a)
 	s.server.registry.remove(s)
 }
 

@@ -24,6 +24,8 @@ const (
 	basePath = "/api/v1" // before what needs a token
 	manyPath = basePath + "/events"
 	listPath = basePath + "/topologies/events"
+	// eventsPath is that of the stream of one topology.
+	eventsPath = basePath + "/topologies/{id}/events"
 )
 
 // Config is what New needs. Auth's errors become 401; a nil handler means that its route is not served here.
@@ -55,6 +57,10 @@ type Config struct {
 	ClientHandler  http.Handler // of /topostream.js
 	TabsHandler    http.Handler // of /topostream-tabs.js
 	MetricsHandler http.Handler
+	// Observe is told of each request when it is answered, and of each stream at its end. It must not block; nil: nobody.
+	Observe func(*Observation)
+	// AccessLog says that the log gets a line of each of them.
+	AccessLog bool
 	// Engine carries the streams of plain HTTP/1.1; nil: net/http carries all.
 	Engine *engine.Engine
 }
@@ -66,6 +72,8 @@ type Server struct {
 	registry    *registry
 	heads       heads
 	limits      *limits
+	access      *accessLog // nil: there is none
+	refusals    sampledLog
 	forAnswers  *stream.Share // what is read for answers, until it is written
 	forBodies   *stream.Share // large bodies of requests, until they are answered
 	crossOrigin *http.CrossOriginProtection
@@ -96,6 +104,7 @@ func New(cfg Config) *Server {
 	return &Server{
 		cfg: cfg, atOnce: atOnce,
 		registry: newRegistry(cfg.MaxStreams, cfg.MaxStreamsPerUser), limits: newLimits(cfg.RateLimit),
+		access:     newAccessLog(cfg.AccessLog, cfg.Logger),
 		forAnswers: cfg.Memory.Share(answersPart), forBodies: cfg.Memory.Share(bodiesPart),
 		crossOrigin: newCrossOriginProtection(cfg.AllowOrigin),
 	}
@@ -103,22 +112,31 @@ func New(cfg Config) *Server {
 
 // Drain refuses new streams, tells every open one to come back later, spread over half of what is left of ctx, waits
 // until all are gone, and cuts those that are left when ctx ends (then it returns ctx's error).
-func (s *Server) Drain(ctx context.Context) error { return s.registry.drain(ctx) }
+// Behind them it writes what is left of the access log.
+func (s *Server) Drain(ctx context.Context) error {
+	err := s.registry.drain(ctx)
+	if s.access != nil {
+		s.access.flush(ctx)
+	}
+	return err
+}
 
 // Handler gives the routes.
 func (s *Server) Handler() http.Handler {
 	r := chi.NewRouter()
-	r.Use(s.recover, s.secure, s.shared, s.boundBody, decoded, middleware.StripSlashes, middleware.GetHead)
-	r.NotFound(func(w http.ResponseWriter, _ *http.Request) { problem(w, http.StatusNotFound, "there is nothing here") })
+	r.Use(s.observed, s.recover, s.secure, s.shared, s.boundBody, decoded, middleware.StripSlashes, middleware.GetHead)
+	r.NotFound(func(w http.ResponseWriter, r *http.Request) {
+		s.fail(w, r, badRequest(http.StatusNotFound, "there is nothing here"))
+	})
 	r.MethodNotAllowed(func(w http.ResponseWriter, req *http.Request) {
 		allowed := strings.Join(methods(r, req), ", ")
 		w.Header().Set("Allow", allowed) // RFC 9110, section 15.5.6
-		problem(w, http.StatusMethodNotAllowed, "this address takes "+allowed)
+		s.fail(w, req, badRequest(http.StatusMethodNotAllowed, "this address takes %s", allowed))
 	})
-	r.Get(basePath+"/topologies/{id}/events", s.redeeming(s.viewer(s.events)))
-	r.Get(listPath, s.redeeming(s.authenticated(stream.RoleViewer, s.list)))
-	r.Get(manyPath, s.redeeming(s.authenticated(stream.RoleViewer, s.manyByQuery)))
-	r.Post(manyPath, s.redeeming(s.authenticated(stream.RoleViewer, s.manyByBody)))
+	r.Get(eventsPath, s.byTicketToo(s.viewer(s.events)))
+	r.Get(listPath, s.byTicketToo(s.authenticated(stream.RoleViewer, s.list)))
+	r.Get(manyPath, s.byTicketToo(s.authenticated(stream.RoleViewer, s.manyByQuery)))
+	r.Post(manyPath, s.byTicketToo(s.authenticated(stream.RoleViewer, s.manyByBody)))
 	r.Group(s.answers)
 	return r
 }
@@ -176,9 +194,9 @@ func (s *Server) recover(next http.Handler) http.Handler {
 				if err, ok := v.(error); ok && errors.Is(err, http.ErrAbortHandler) {
 					panic(v)
 				}
-				s.cfg.Logger.Error("panic in a handler", "path", logged(r.URL.Path), "panic", v,
+				s.log(w).Error("panic in a handler", "path", logged(r.URL.Path), "panic", v,
 					"stack", string(debug.Stack()))
-				problem(w, http.StatusInternalServerError, "something is wrong here; the log says more")
+				ruling{status: http.StatusInternalServerError}.problem(w, errWrong.Error())
 			}
 		}()
 		next.ServeHTTP(w, r)
@@ -191,16 +209,16 @@ func (s *Server) recover(next http.Handler) http.Handler {
 func (s *Server) readyz(w http.ResponseWriter, r *http.Request) {
 	without := r.URL.Query().Get("exclude")
 	if without != "" && without != "database" {
-		problem(w, http.StatusBadRequest, "exclude: the part that can be left out is database")
+		s.fail(w, r, refused("exclude", "the part that can be left out is database"))
 		return
 	}
 	if s.registry.draining() {
-		problem(w, http.StatusServiceUnavailable, "server: draining")
+		s.fail(w, r, badRequest(http.StatusServiceUnavailable, "server: draining"))
 		return
 	}
 	if s.cfg.Ready != nil && without == "" {
 		if err := s.cfg.Ready(); err != nil {
-			problem(w, http.StatusServiceUnavailable, err.Error())
+			s.fail(w, r, badRequest(http.StatusServiceUnavailable, "%s", err))
 			return
 		}
 	}
@@ -237,9 +255,9 @@ func (s *Server) topology(role stream.Role, next func(http.ResponseWriter, reque
 		id, ok := stream.ParseTopologyID(chi.URLParam(r.Request, "id"))
 		switch {
 		case r.principal.Topologies != nil && !r.principal.Sees(id):
-			problem(w, http.StatusForbidden, "the token does not cover this topology")
+			s.fail(w, r.Request, forbidden("the token does not cover this topology"))
 		case !ok:
-			notFound(w)
+			s.fail(w, r.Request, badRequest(http.StatusNotFound, "%s", stream.ErrNotFound))
 		default:
 			r.topology = id
 			next(w, r)
@@ -251,50 +269,11 @@ func (s *Server) topology(role stream.Role, next func(http.ResponseWriter, reque
 func (s *Server) collection(role stream.Role, next func(http.ResponseWriter, request)) http.HandlerFunc {
 	return s.authenticated(role, func(w http.ResponseWriter, r request) {
 		if role == stream.RoleAdmin && r.principal.Topologies != nil {
-			problem(w, http.StatusForbidden, "the token is limited to some topologies and cannot create one")
+			s.fail(w, r.Request, forbidden("the token is limited to some topologies and cannot create one"))
 			return
 		}
 		next(w, r)
 	})
-}
-
-// authenticated checks in the order 401, 403. A browser sends a cookie along whoever's page asks, so what changes
-// something by one must come from a page of ours, or of an origin that is trusted.
-func (s *Server) authenticated(role stream.Role, next func(http.ResponseWriter, request)) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
-		p, err := s.authenticate(r)
-		switch {
-		case err != nil && s.limits.failed(w, r):
-			s.tooMany(w, r, about{})
-		case err != nil:
-			s.cfg.Logger.Info("unauthenticated", "path", logged(r.URL.Path), "error", err)
-			unauthenticated(w)
-		case p.Ambient && s.crossOrigin.Check(r) != nil:
-			problem(w, http.StatusForbidden, "cross-origin request refused")
-		case s.limits.exceeded(w, r, p.Subject):
-			s.tooMany(w, r, aboutOf(r))
-		case !p.May(role):
-			problem(w, http.StatusForbidden, "this takes a token of the role "+string(role))
-		default:
-			next(w, request{Request: r, principal: p})
-		}
-	}
-}
-
-func unauthenticated(w http.ResponseWriter) {
-	w.Header().Set("WWW-Authenticate", `Bearer realm="topostream"`)
-	problem(w, http.StatusUnauthorized, "give a valid token as Authorization: Bearer or as ?token=")
-}
-
-func notFound(w http.ResponseWriter) { problem(w, http.StatusNotFound, stream.ErrNotFound.Error()) }
-
-// problem answers with RFC 9457 problem details.
-func problem(w http.ResponseWriter, status int, detail string) {
-	writeJSON(w, status, "application/problem+json", struct {
-		Title  string `json:"title"`
-		Status int    `json:"status"`
-		Detail string `json:"detail"`
-	}{http.StatusText(status), status, detail})
 }
 
 func writeJSON(w http.ResponseWriter, status int, contentType string, v any) {

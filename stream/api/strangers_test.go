@@ -59,6 +59,7 @@ func TestHEADIsAnsweredAsGETWithoutABody(t *testing.T) {
 		"/livez": 200, "/readyz": 200, "/openapi.yaml": 200, "/nothing": 404,
 		anEvents: 200, basePath + "/topologies/" + theirs + "/events": 404, listPath: 200,
 		manyPath + "?topology=" + someTopology: 200, manyPath: 400,
+		manyPath + "?topology=" + theirs: 404, manyPath + "?topology=" + theirs + "&topology=" + someTopology: 200,
 	} {
 		if w := ask(s, http.MethodHead, target, "", bearer, token); w.Code != want {
 			t.Errorf("%s: %d, want %d", target, w.Code, want)

@@ -100,6 +100,7 @@ func ticketServer() (*Server, *ticketBook) {
 
 func ask(s *Server, method, target, body string, header ...string) *httptest.ResponseRecorder {
 	r := httptest.NewRequest(method, target, strings.NewReader(body))
+	r.Header.Set("X-Request-Id", "the-same") // so that answers are, too
 	for i := 0; i < len(header); i += 2 {
 		r.Header.Set(header[i], header[i+1])
 	}

@@ -65,12 +65,13 @@ type Machine struct {
 	silent    bool          // a keepalive is due
 	retries   bool          // a part pauses, and no driver knows yet
 	finished  bool          // behind the goodbye
+	account   Account
 }
 
 // New makes the stream of a subscription, which it closes. retry is the client's reconnection time in milliseconds,
 // keepalive the silence after which it gets a comment.
 func New(req stream.AttachRequest, sub *stream.Subscription, retry int, keepalive time.Duration) Machine {
-	parts, room, small := []part{{req: req, sub: sub}}, 0, false
+	parts, room, small := []part{{req: req, sub: sub, from: sub.Cursor.Last()}}, 0, false
 	if s := sub.Snapshot; s != nil && len(s.Bytes) <= smallSnapshot {
 		room, small = len(s.Bytes), true
 	}
@@ -216,7 +217,7 @@ func (m *Machine) leave(last []byte) Step {
 // drop ends all parts.
 func (m *Machine) drop() {
 	for i := range m.parts {
-		m.parts[i].drop()
+		m.dropPart(i)
 		m.parts[i].state = over
 	}
 	m.finished = true

@@ -23,6 +23,7 @@ type part struct {
 	req    stream.AttachRequest
 	sub    *stream.Subscription // nil while it is detached
 	why    error                // it ends; nil: the client knows why
+	from   stream.Seq           // of the subscription: it gives what follows
 	next   int32                // in turns
 	queued bool                 // in turns
 	state  state
@@ -94,7 +95,7 @@ func (m *Machine) Attached(i int, sub *stream.Subscription, err error) {
 	case p.state != attaching:
 		sub.GiveBack() // it is over
 	case err == nil:
-		p.sub, p.state = sub, following
+		p.sub, p.state, p.from = sub, following, sub.Cursor.Last()
 		m.turns.add(m.parts, i)
 	case comesBack(err):
 		m.silent, p.state = true, detached
@@ -117,7 +118,7 @@ func (m *Machine) lost(i int, err error) {
 		m.ends(i, err)
 		return
 	}
-	p.drop()
+	m.dropPart(i)
 	p.state = detached
 	m.turns.add(m.parts, i)
 }
@@ -133,9 +134,10 @@ func (m *Machine) ends(i int, why error) {
 func (m *Machine) finish(i int) Step {
 	p := &m.parts[i]
 	last := m.lastWords(p)
-	p.drop()
+	m.dropPart(i)
 	p.state = over
 	if m.left--; m.left == 0 {
+		m.account.Why = p.why
 		return m.leave(last)
 	}
 	m.out = last
@@ -153,7 +155,10 @@ func (m *Machine) lastWords(p *part) []byte {
 	return goodbye(p.req.Topology, p.why)
 }
 
-func (p *part) drop() {
+// dropPart gives back the subscription of a part, if it has one.
+func (m *Machine) dropPart(i int) {
+	p := &m.parts[i]
+	m.count(p)
 	p.sub.GiveBack()
 	p.sub = nil
 }

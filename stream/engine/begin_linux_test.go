@@ -50,7 +50,7 @@ type toldHowOften struct {
 	ended chan struct{} // gets one for each
 }
 
-func (o *toldHowOften) Ended() {
+func (o *toldHowOften) Ended(delivery.Account) {
 	o.times.Add(1)
 	o.ended <- struct{}{}
 }

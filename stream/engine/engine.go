@@ -34,8 +34,8 @@ type Handover struct {
 	Expires  time.Time // its token; zero: never
 }
 
-// An Owner is told once, by the shard, that its stream is over. It must not block.
-type Owner interface{ Ended() }
+// An Owner is told once, by the shard, that its stream is over, and what it was. It must not block.
+type Owner interface{ Ended(a delivery.Account) }
 
 // ErrUnsupported says that sockets cannot be carried on this system, or that this one cannot.
 var ErrUnsupported = errors.New("the engine needs Linux and a plain TCP connection")

@@ -90,7 +90,7 @@ type peer struct {
 }
 
 // Ended implements Owner.
-func (p *peer) Ended() { close(p.ended) }
+func (p *peer) Ended(delivery.Account) { close(p.ended) }
 
 // options of a stream; the zero value is one that lives for ever, and gets all that the feed has.
 type options struct {
@@ -233,7 +233,7 @@ func (b *bench) join(kind int) *Stream {
 
 type nobody struct{}
 
-func (nobody) Ended() {}
+func (nobody) Ended(delivery.Account) {}
 
 // record gives what one write wrote; empty: nothing was written.
 func record(tb testing.TB, fd int) string {

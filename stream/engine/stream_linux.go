@@ -14,7 +14,6 @@ import (
 var (
 	errGone     = errors.New("the client has gone")
 	errUnwanted = errors.New("the client sends what nobody wants")
-	errSlow     = errors.New("the client did not take in time what it was sent")
 )
 
 // lingering is how long a client may take to hang up that has been told to: what it sends meanwhile must not make the
@@ -41,6 +40,7 @@ type Stream struct {
 	blocked   bool // the socket is full: nothing is written before it says that it is not
 	due       bool // it is in the shard's list of those that have something to do
 	discarded int
+	bytes     int64 // written
 
 	rest     []byte // of what is partly written
 	pinned   []byte // the whole frame, where rest is a part of one
@@ -67,8 +67,10 @@ type elsewhere struct {
 // begin writes the head and what every stream begins with, before the shard has it: who comes does not wait for the
 // shard's turn. Where it cannot be written, the shard learns why.
 func (c *Stream) begin(head []byte) {
+	size := len(head) // which is no part of the body
 	head = append(head, c.machine.Next(nil).Bytes...)
 	n, err := write(c.fd, head)
+	c.bytes += int64(n - size)
 	if err == nil && n == len(head) {
 		c.machine.Wrote()
 		return
@@ -121,7 +123,7 @@ func (s *shard) told(c *Stream) {
 		return
 	case c.blocked:
 		s.engine.cfg.Stats.SlowCloses.Add(1)
-		s.fail(c, errSlow)
+		s.fail(c, delivery.ErrSlow)
 		return
 	case c.retryAt <= s.now:
 		c.retryAt = never
@@ -180,6 +182,7 @@ func (s *shard) write(c *Stream, step delivery.Step) bool {
 	}
 	n, err := write(c.fd, data)
 	s.bytes -= n
+	c.bytes += int64(n)
 	switch {
 	case err != nil:
 		s.fail(c, err)
@@ -235,6 +238,7 @@ func (s *shard) writable(c *Stream) {
 	if len(c.rest) > 0 {
 		n, err := write(c.fd, c.rest)
 		s.bytes -= n
+		c.bytes += int64(n)
 		if err != nil {
 			s.fail(c, err)
 			return
@@ -377,7 +381,9 @@ func (s *shard) leave(c *Stream, why error) {
 	}
 	c.machine.Fail(why)
 	c.phase = linger
-	c.owner.Ended()
+	account := c.machine.Account()
+	account.Bytes = max(c.bytes, 0)
+	c.owner.Ended(account)
 	c.owner = nil
 }
 

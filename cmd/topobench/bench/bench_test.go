@@ -69,12 +69,10 @@ func testConfig(t *testing.T) Config {
 	}
 }
 
-// long leaves a measurement out of `go test -short`.
+// long leaves a measurement to TOPOSTREAM_TESTS=all.
 func long(t *testing.T) {
 	t.Helper()
-	if testing.Short() {
-		t.Skip("a measurement on each bus: left out with -short")
-	}
+	pgtest.Slow(t)
 }
 
 // wantTable finds a line for each of the report's rows, and the two above them.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"time"
 
@@ -41,21 +40,16 @@ type LatencyReport struct {
 // can beat. Then it measures the time of edits, from the POST on. program is topostream's path; empty: it is built from
 // this module.
 func Latency(ctx context.Context, cfg Config, program string, rates []float64) (_ *LatencyReport, err error) {
-	if program == "" {
-		dir, err := os.MkdirTemp("", "topobench-")
-		if err != nil {
-			return nil, err
-		}
-		defer func() { _ = os.RemoveAll(dir) }() // a program is all that it holds
-		if program, err = buildTopostream(ctx, dir); err != nil {
-			return nil, err
-		}
-	}
 	p, err := openPlace(ctx, cfg)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = p.close(err) }()
+	if program == "" {
+		if program, err = buildTopostream(ctx, p.dir); err != nil {
+			return nil, err
+		}
+	}
 	l, err := newLoad(ctx, p, 16, cfg.Seed, nil)
 	if err != nil {
 		return nil, err

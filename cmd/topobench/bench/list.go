@@ -8,12 +8,13 @@ import (
 	"fmt"
 	"net/http"
 	"os"
-	"regexp"
 	"strconv"
 	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
+
+	"topostream/harness/metric"
 )
 
 // A ListRow is what our server did while topologies changed.
@@ -85,11 +86,11 @@ func (plan *Plan) list(ctx context.Context, p *place, clients int) (row ListRow,
 	if err != nil {
 		return row, err
 	}
-	reads, err := s.metric(ctx, "topostream_list_reads_total")
+	reads, err := metric.Read(ctx, s.metrics, "topostream_list_reads_total")
 	if err != nil {
 		return row, errors.Join(err, watch.close())
 	}
-	before, _, err := cpuOf(s.command.Process.Pid)
+	before, _, err := cpuOf(s.PID())
 	if err != nil {
 		return row, errors.Join(err, watch.close())
 	}
@@ -101,8 +102,8 @@ func (plan *Plan) list(ctx context.Context, p *place, clients int) (row ListRow,
 		})
 	}
 	took := time.Since(start).Seconds()
-	after, _, cpuErr := cpuOf(s.command.Process.Pid)
-	readsAfter, readsErr := s.metric(ctx, "topostream_list_reads_total")
+	after, _, cpuErr := cpuOf(s.PID())
+	readsAfter, readsErr := metric.Read(ctx, s.metrics, "topostream_list_reads_total")
 	use, useErr := watch.end(ctx)
 	if err := errors.Join(err, cpuErr, readsErr, useErr); err != nil {
 		return row, err
@@ -200,7 +201,7 @@ func (plan *Plan) many(ctx context.Context, p *place, streams int) (row ManyRow,
 		return row, err
 	}
 	defer func() { err = errors.Join(err, s.stop()) }()
-	r := &running{target: Target{PID: s.command.Process.Pid, GC: s.metrics + "/debug/free"}}
+	r := &running{target: Target{PID: s.PID(), GC: s.metrics + "/debug/free"}}
 	before, err := r.settled(ctx, plan.MemorySettle)
 	if err != nil {
 		return row, err
@@ -225,7 +226,7 @@ func (plan *Plan) many(ctx context.Context, p *place, streams int) (row ManyRow,
 	if err = errors.Join(err, f.begun(ctx, plan.Patience)); err != nil {
 		return row, err
 	}
-	if row.Attaches, err = s.metric(ctx, "topostream_attach_transactions_total"); err != nil {
+	if row.Attaches, err = metric.Read(ctx, s.metrics, "topostream_attach_transactions_total"); err != nil {
 		return row, err
 	}
 	after, err := r.settled(ctx, plan.MemorySettle)
@@ -241,19 +242,6 @@ func (r *ManyReport) String() string {
 			fmt.Sprintf("%.0f KiB", row.Memory), fmt.Sprintf("%+.0f KiB", row.Growth)})
 	}
 	return r.About.String() + t.String()
-}
-
-// metric reads one of a server's.
-func (s *server) metric(ctx context.Context, name string) (float64, error) {
-	text, err := get(ctx, s.metrics+"/metrics")
-	if err != nil {
-		return 0, err
-	}
-	m := regexp.MustCompile(`(?m)^` + name + ` (\S+)$`).FindStringSubmatch(text)
-	if m == nil {
-		return 0, fmt.Errorf("the server has no metric %s", name)
-	}
-	return strconv.ParseFloat(m[1], 64)
 }
 
 // followers are clients that count, and keep nothing.

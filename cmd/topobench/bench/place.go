@@ -24,6 +24,7 @@ const journal = "journal alone"
 // A place is a database of the run's own, migrated, with its topologies.
 type place struct {
 	url        string
+	dir        string // for logs
 	version    string
 	topologies []string  // by name
 	conn       *pgx.Conn // a superuser's
@@ -38,6 +39,9 @@ func openPlace(ctx context.Context, cfg Config) (_ *place, err error) {
 			err = p.close(err)
 		}
 	}()
+	if err := p.makeDir(); err != nil {
+		return nil, err
+	}
 	server := cfg.DatabaseURL
 	if server == "" {
 		if server, err = p.startCluster(ctx); err != nil {
@@ -68,24 +72,26 @@ func (p *place) close(err error) error {
 	return err
 }
 
+// makeDir makes the run's directory.
+func (p *place) makeDir() (err error) {
+	if p.dir, err = os.MkdirTemp("", "topobench-"); err != nil {
+		return err
+	}
+	p.undo = append(p.undo, func(context.Context) error { return os.RemoveAll(p.dir) })
+	if err := os.Chmod(p.dir, 0o755); err != nil { //nolint:gosec // PostgreSQL's user must go through it when we are root
+		return err
+	}
+	p.dir, err = filepath.EvalSymlinks(p.dir)
+	return err
+}
+
 // startCluster runs a cluster whose commits are durable, as PostgreSQL's own settings have it.
 func (p *place) startCluster(ctx context.Context) (string, error) {
 	binaries, err := pgcluster.Find(ctx)
 	if err != nil {
 		return "", err
 	}
-	dir, err := os.MkdirTemp("", "topobench-")
-	if err != nil {
-		return "", err
-	}
-	p.undo = append(p.undo, func(context.Context) error { return os.RemoveAll(dir) })
-	if err := os.Chmod(dir, 0o755); err != nil { //nolint:gosec // PostgreSQL's user must go through it when we are root
-		return "", err
-	}
-	if dir, err = filepath.EvalSymlinks(dir); err != nil {
-		return "", err
-	}
-	cluster, err := pgcluster.Start(ctx, pgcluster.Config{Binaries: binaries, DataDir: filepath.Join(dir, "cluster"),
+	cluster, err := pgcluster.Start(ctx, pgcluster.Config{Binaries: binaries, DataDir: filepath.Join(p.dir, "cluster"),
 		Settings: map[string]string{
 			"wal_level": "logical", "max_connections": "200", "shared_buffers": "256MB",
 			"max_wal_size": "8GB", "checkpoint_timeout": "1h", // no checkpoint falls into one round and not into the next

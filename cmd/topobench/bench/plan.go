@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"os/exec"
 	"time"
 
@@ -57,31 +56,19 @@ func (plan *Plan) open(ctx context.Context) (p *place, done func(err error) erro
 		}
 		return p, p.close, nil
 	}
-	var dir string
+	if p, err = openPlace(ctx, plan.Config); err != nil {
+		return nil, nil, err
+	}
 	if plan.Topostream == "" {
-		if dir, err = os.MkdirTemp("", "topobench-"); err != nil {
-			return nil, nil, err
-		}
-		if plan.Topostream, err = buildTopostream(ctx, dir); err != nil {
-			return nil, nil, errors.Join(err, os.RemoveAll(dir))
-		}
+		plan.Topostream, err = buildTopostream(ctx, p.dir)
 	}
-	done = func(err error) error {
-		if p != nil {
-			err = p.close(err)
-		}
-		if dir != "" {
-			err = errors.Join(err, os.RemoveAll(dir))
-		}
-		return err
-	}
-	if p, err = openPlace(ctx, plan.Config); err == nil {
+	if err == nil {
 		err = p.use(ctx, plan.Bus)
 	}
 	if err != nil {
-		return nil, nil, done(err)
+		return nil, nil, p.close(err)
 	}
-	return p, done, nil
+	return p, p.close, nil
 }
 
 // openGiven finds or makes the topologies of a server that runs.

@@ -318,7 +318,7 @@ func TestATopostreamThatRunsIsMeasuredAndItsDatabaseLeftAsItWas(t *testing.T) {
 		}
 	})
 	plan.Target, plan.DatabaseURL = topostreamTarget(server.url, server.token), p.url
-	plan.Target.PID = server.command.Process.Pid
+	plan.Target.PID = server.PID()
 	r, err := Spread(t.Context(), plan)
 	if err != nil || len(r.Rows) != 2 || r.Rows[0].Server != "the server" || r.Rows[0].P50 <= 0 {
 		t.Error(r, err)

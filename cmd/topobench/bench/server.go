@@ -1,38 +1,35 @@
 package bench
 
 import (
-	"bufio"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
-	"time"
 
+	"topostream/harness/metric"
+	"topostream/harness/process"
+	"topostream/harness/token"
 	"topostream/pgbus/setting"
 )
 
-// A server is a process of `topostream serve`.
+// A server is a `topostream serve` for one round.
 type server struct {
+	*process.Process
+
 	url     string
 	metrics string // where its metrics are
 	token   string
-	command *exec.Cmd
-	logged  chan struct{} // closed when its log has ended
 }
 
 // buildTopostream makes the program from this module's source, in dir.
 func buildTopostream(ctx context.Context, dir string) (string, error) {
-	path := filepath.Join(dir, "topostream")
-	out, err := exec.CommandContext(ctx, "go", "build", "-o", path, "topostream/cmd/topostream").CombinedOutput()
+	path, err := process.Build(ctx, "", dir, "topostream")
 	if err != nil {
-		return "", fmt.Errorf("build topostream (name a built one with --topostream): %w: %s", err, out)
+		return "", fmt.Errorf("name a built topostream with --topostream: %w", err)
 	}
 	return path, nil
 }
@@ -40,76 +37,41 @@ func buildTopostream(ctx context.Context, dir string) (string, error) {
 // startServer returns when the server's bus is up. The caller stops it.
 func startServer(ctx context.Context, program string, p *place, bus string, args ...string) (_ *server, err error) {
 	const secret = "of a server that lives for one round"
-	env := append(os.Environ(), "TOPOSTREAM_JWT_SECRET="+secret, "TOPOSTREAM_DATABASE_URL="+p.url)
-	sign := exec.CommandContext(ctx, program, "token", "--role", "admin")
-	sign.Env = env
-	token, err := sign.Output()
-	if err != nil {
-		return nil, fmt.Errorf("sign a token: %w", err)
-	}
-	s := &server{
-		token: strings.TrimSpace(string(token)), logged: make(chan struct{}),
-		command: exec.CommandContext(ctx, program, "serve", "--addr", "127.0.0.1:0", "--log-format", "json",
-			"--max-streams-per-user", "0", "--drain", "0s"),
-	}
-	s.command.Args = append(s.command.Args, args...)
+	s := &server{Process: &process.Process{
+		Name: "the server", Binary: program, LogPath: filepath.Join(p.dir, "server.log"),
+		Args: append([]string{"serve", "--addr", "127.0.0.1:0", "--max-streams-per-user", "0", "--drain", "0s"}, args...),
+		Env:  []string{"TOPOSTREAM_JWT_SECRET=" + secret, "TOPOSTREAM_DATABASE_URL=" + p.url},
+	}}
 	if bus == setting.Poll { // the others follow the database
-		s.command.Args = append(s.command.Args, "--bus", bus)
+		s.Args = append(s.Args, "--bus", bus)
 	}
-	s.command.Env = env
-	s.command.Cancel = func() error { return s.command.Process.Signal(syscall.SIGTERM) }
-	log, err := s.command.StderrPipe()
-	if err != nil {
+	if s.token, err = token.Issuer(secret).Token("topobench"); err != nil {
 		return nil, err
 	}
-	if err := s.command.Start(); err != nil {
-		return nil, fmt.Errorf("start the server: %w", err)
+	if err := s.Start(); err != nil {
+		return nil, err
 	}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.stop())
 		}
 	}()
-	address := make(chan addresses, 1)
-	go s.readLog(log, address)
-	select {
-	case a, ok := <-address:
-		if !ok {
-			return nil, errors.New("the server ended before it served")
-		}
-		s.url, s.metrics = "http://"+a.Addr, "http://"+a.Metrics
-		if a.Metrics == "" {
-			s.metrics = s.url
-		}
-	case <-ctx.Done():
-		return nil, ctx.Err()
+	addr, err := s.Serving(ctx)
+	if err != nil {
+		return nil, err
+	}
+	s.url, s.metrics = "http://"+addr, "http://"+addr
+	log, err := s.Log()
+	if err != nil {
+		return nil, err
+	}
+	if m := metricsAddr.FindSubmatch(log); m != nil {
+		s.metrics = "http://" + string(m[1])
 	}
 	return s, s.awaitBus(ctx, p, bus)
 }
 
-// addresses are what a server's log says that it serves on; Metrics is empty where it has none of its own.
-type addresses struct{ Addr, Metrics string }
-
-// readLog gives the addresses, and hands warnings on: they may explain a figure.
-func (s *server) readLog(log io.Reader, address chan<- addresses) {
-	defer close(s.logged)
-	defer close(address)
-	found := false
-	for lines := bufio.NewScanner(log); lines.Scan(); {
-		var line struct {
-			addresses
-
-			Level, Msg string
-		}
-		if err := json.Unmarshal(lines.Bytes(), &line); err != nil || line.Level != "INFO" {
-			fmt.Fprintln(os.Stderr, lines.Text())
-		}
-		if line.Msg == "serving" && !found {
-			address <- line.addresses
-			found = true
-		}
-	}
-}
+var metricsAddr = regexp.MustCompile(`msg=serving .*\bmetrics=(\S+)`)
 
 // awaitBus waits until events come by themselves.
 func (s *server) awaitBus(ctx context.Context, p *place, bus string) error {
@@ -117,8 +79,8 @@ func (s *server) awaitBus(ctx context.Context, p *place, bus string) error {
 	switch bus {
 	case setting.Notify:
 		return eventually(ctx, "the server to LISTEN", func() (bool, error) {
-			metrics, err := get(ctx, s.metrics+"/metrics")
-			return strings.Contains(metrics, "\ntopostream_listening 1\n"), err
+			listening, err := metric.Read(ctx, s.metrics, "topostream_listening")
+			return listening == 1, err
 		})
 	case setting.WAL:
 		return eventually(ctx, "the server's replication slot", func() (up bool, err error) {
@@ -129,27 +91,14 @@ func (s *server) awaitBus(ctx context.Context, p *place, bus string) error {
 	return nil
 }
 
-func get(ctx context.Context, url string) (string, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-	if err != nil {
-		return "", err
-	}
-	res, err := (&http.Client{Transport: &http.Transport{DisableKeepAlives: true}}).Do(req)
-	if err != nil {
-		return "", err
-	}
-	defer res.Body.Close()
-	b, err := io.ReadAll(res.Body)
-	return string(b), err
-}
-
+// stop ends it, and hands warnings of its log on: they may explain a figure.
 func (s *server) stop() error {
-	_ = s.command.Process.Signal(syscall.SIGTERM) // it may have ended
-	<-s.logged
-	kill := time.AfterFunc(10*time.Second, func() { _ = s.command.Process.Kill() })
-	defer kill.Stop()
-	if err := s.command.Wait(); err != nil {
-		return fmt.Errorf("the server: %w", err)
+	err := s.Stop(syscall.SIGTERM)
+	log, logErr := s.Log()
+	for line := range strings.Lines(string(log)) {
+		if !strings.Contains(line, " level=INFO ") {
+			fmt.Fprint(os.Stderr, line)
+		}
 	}
-	return nil
+	return errors.Join(err, logErr)
 }

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"net/http"
 	"os"
 	"os/exec"
 	"strconv"
@@ -71,7 +70,7 @@ func (plan *Plan) ours(name string, p *place, flags []string) subject {
 			return nil, err
 		}
 		t := topostreamTarget(s.url, s.token)
-		t.PID, t.GC = s.command.Process.Pid, plan.Target.GC
+		t.PID, t.GC = s.PID(), plan.Target.GC
 		if t.GC == "" {
 			t.GC = s.metrics + "/debug/free"
 		}
@@ -193,15 +192,7 @@ func awaitUp(ctx context.Context, url string, port int, ended chan error) error 
 		default:
 		}
 		if url != "" {
-			req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-			if err != nil {
-				return false, err
-			}
-			res, err := (&http.Client{Transport: &http.Transport{DisableKeepAlives: true}}).Do(req)
-			if err == nil {
-				_ = res.Body.Close() // it was not read
-			}
-			return err == nil, nil
+			return ask(ctx, url) == nil, nil
 		}
 		conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
 		if err == nil {

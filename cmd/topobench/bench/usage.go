@@ -3,6 +3,8 @@ package bench
 import (
 	"context"
 	"fmt"
+	"io"
+	"net/http"
 	"time"
 
 	"github.com/prometheus/procfs"
@@ -42,7 +44,7 @@ func (r *running) settled(ctx context.Context, patience time.Duration) (uint64, 
 		if r.target.GC == "" || r.target.GC == NoGC {
 			break
 		}
-		if _, err := get(ctx, r.target.GC); err != nil {
+		if err := ask(ctx, r.target.GC); err != nil {
 			return 0, fmt.Errorf("ask for a collection: %w", err)
 		}
 	}
@@ -68,4 +70,19 @@ func (r *running) settled(ctx context.Context, patience time.Duration) (uint64, 
 		}
 	}
 	return anonymous(r.target.PID)
+}
+
+// ask waits for an answer, whatever it says.
+func ask(ctx context.Context, url string) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return err
+	}
+	res, err := (&http.Client{Transport: &http.Transport{DisableKeepAlives: true}}).Do(req)
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	_, err = io.Copy(io.Discard, res.Body)
+	return err
 }

@@ -302,7 +302,7 @@ export class GraphController {
       this.#look({ k: 1, x: 48, y: 48 });
       return;
     }
-    const margin = 40;
+    const margin = 32;
     const wanted = Math.min((this.#width - 2 * margin) / box.w, (this.#height - 2 * margin) / box.h, 1);
     const k = Math.max(zooms[0], wanted);
     this.#look({

@@ -289,10 +289,11 @@ export function draw(ctx: CanvasRenderingContext2D, p: Picture): void {
   }
 
   function drawHeader(lan: SceneLan, b: Box): void {
-    const inside = size.header * k >= 16;
+    // The header is not high enough for its words where one looks from further away: they use what is free beneath it.
+    const ruled = size.header * k >= 16;
     const px = fontSize(13 * k);
-    const y = inside ? b.y + (size.header * k) / 2 + px * 0.36 + 2 : b.y - 4;
-    const indent = inside ? (lan.dmz ? 12 : 10) * Math.min(1, k) + 2 : 1;
+    const y = ruled ? b.y + (size.header * k) / 2 + px * 0.36 + 2 : b.y + px + 4;
+    const indent = (lan.dmz ? 12 : 10) * Math.min(1, k) + 2;
     const room = b.w - 2 * indent;
     const word = lan.dmz && lan.name.toLowerCase() !== 'dmz' ? lan.name + ' · DMZ' : lan.name;
     const nameFont = `600 ${px}px ${theme.font}`;
@@ -300,13 +301,13 @@ export function draw(ctx: CanvasRenderingContext2D, p: Picture): void {
     const nameWidth = texts.width(ctx, word);
     texts.font(ctx, `${px - 1}px ${theme.mono}`);
     const cidrWidth = texts.width(ctx, lan.subnet) + 8;
-    const both = cidrWidth + Math.min(nameWidth, 48) <= room;
+    const both = cidrWidth + Math.min(nameWidth, room * 0.6) <= room;
     ctx.fillStyle = theme.quiet;
     if (both) ctx.fillText(lan.subnet, b.x + b.w - indent - cidrWidth + 8, y);
     texts.font(ctx, nameFont);
     ctx.fillStyle = theme.text;
     ctx.fillText(texts.fit(ctx, word, both ? room - cidrWidth : room), b.x + indent, y);
-    if (inside) {
+    if (ruled) {
       ctx.fillStyle = theme.hairline;
       const inset = lan.dmz ? 5 : 1;
       ctx.fillRect(Math.round(b.x) + inset, Math.round(b.y + size.header * k + 4), b.w - 2 * inset, 1);
@@ -364,11 +365,14 @@ export function draw(ctx: CanvasRenderingContext2D, p: Picture): void {
   function drawLinks(): void {
     const width = level === 'far' ? 1.5 : Math.max(2, Math.min(3.5, 3 * k));
     const trace = (link: SceneLink): void => {
+      const toX = (link.to.x + dx(link.lan)) * k + cx;
+      const toY = (link.to.y + dy(link.lan)) * k + cy;
       if (level === 'middle') { // from the dot, not from the middle of the card that it stands for
         const dot = dotAt(box(link.decky), k >= namedFrom);
-        ctx.moveTo(dot.x, dot.y);
+        const beside = k >= namedFrom && Math.abs(toY - dot.y) * 3 < toX - dot.x; // it would strike out the name
+        ctx.moveTo(beside ? Math.min(toX, dot.x + 20 + nameWidth(link.decky)) : dot.x, dot.y);
       } else ctx.moveTo((link.from.x + dx(link.decky)) * k + cx, (link.from.y + dy(link.decky)) * k + cy);
-      ctx.lineTo((link.to.x + dx(link.lan)) * k + cx, (link.to.y + dy(link.lan)) * k + cy);
+      ctx.lineTo(toX, toY);
     };
     const stroke = (some: readonly SceneLink[], colour: string, a: number): void => {
       if (!some.length) return;
@@ -400,6 +404,11 @@ export function draw(ctx: CanvasRenderingContext2D, p: Picture): void {
       ctx.fill();
       ctx.stroke();
     }
+  }
+
+  function nameWidth(decky: SceneDecky): number {
+    texts.font(ctx, `${leastText}px ${theme.font}`);
+    return Math.min(texts.width(ctx, decky.name), decky.w * k - 16);
   }
 
   /** All dots of one state are one path: two thousand single ones would cost a frame. */
@@ -435,7 +444,7 @@ export function draw(ctx: CanvasRenderingContext2D, p: Picture): void {
         for (const decky of group) {
           const b = box(decky);
           const at = dotAt(b, named);
-          const name = texts.fit(ctx, decky.name, b.w - 26);
+          const name = texts.fit(ctx, decky.name, b.w - 16);
           if (light) ctx.strokeText(name, at.x + r + 8, at.y + 4);
           ctx.fillText(name, at.x + r + 8, at.y + 4);
         }
@@ -453,6 +462,13 @@ export function draw(ctx: CanvasRenderingContext2D, p: Picture): void {
       ctx.setLineDash([3, 3]);
       ctx.stroke();
       ctx.setLineDash([]);
+      ctx.beginPath();
+      if (decky.mark.kind === 'going') {
+        ctx.moveTo(at.x - r - 6, at.y - r - 6);
+        ctx.lineTo(at.x + r + 6, at.y + r + 6);
+      } else if (decky.mark.kind === 'new') ctx.arc(at.x, at.y, r, 0, 2 * Math.PI); // what is staged has no state yet
+      ctx.lineWidth = 2;
+      ctx.stroke();
     }
   }
 

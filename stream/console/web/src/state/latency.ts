@@ -35,6 +35,7 @@ export class Latency {
 
 /** "34 ms", "1.2 s", "3 min". */
 export function duration(ms: number): string {
+  if (ms < 0.5) return '<1 ms';
   if (ms < 999.5) return `${Math.round(ms)} ms`;
   if (ms < 9_950) return `${(ms / 1000).toFixed(1)} s`;
   if (ms < 59_500) return `${Math.round(ms / 1000)} s`;

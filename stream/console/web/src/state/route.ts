@@ -85,7 +85,8 @@ export function createRoute(window: Window): RouteState {
     if (!legacy.has('token') && !legacy.has('topology')) return last = parseRoute(location.hash);
     token = legacy.get('token') ?? token;
     // A token alone leaves one where one is.
-    const route = legacy.has('topology') ? { ...nowhere, topology: legacy.get('topology')!.toLowerCase() } : last;
+    const topology = legacy.get('topology')?.toLowerCase() || null;
+    const route = legacy.has('topology') ? { ...nowhere, topology } : last;
     last = route;
     history.replaceState(null, '', formatRoute(route));
     return route;

@@ -223,7 +223,7 @@ function Legend() {
 
 const legend: readonly (readonly [Health, string])[] = [
   ['healthy', 'running'], ['pending', 'pending'], ['degraded', 'degraded'], ['failed', 'failed'],
-  ['stopped', 'stopped'], ['other', 'another state'],
+  ['stopped', 'stopped'], ['other', 'other'],
 ];
 
 function nameOf(app: ReturnType<typeof useApp>): string {

@@ -57,7 +57,7 @@ function Head({ kind, title, children }: { kind: string; title: string; children
           {/^(LAN|DMZ|decky|gateway|edge|bridge)/.test(kind) && route.current.value.view === 'graph' && (
             <button type="button" onClick={() => commands.run('graph.centre')}>Centre</button>
           )}
-          <button type="button" aria-label="Select nothing" onClick={() => route.go({ selection: [] })}>×</button>
+          <button type="button" aria-label="Clear the selection" onClick={() => route.go({ selection: [] })}>Clear</button>
         </span>
       )}
     </header>
@@ -356,11 +356,13 @@ function TopologyPane() {
   const id = route.current.value.topology!;
   const row = live.row.value;
   const view = shown.value;
+  const refused = live.connection.value.state === 'refused' || live.open.value?.part === 'refused';
   return (
     <>
-      <Head kind="topology" title={row?.name ?? '…'} />
+      <Head kind="topology" title={row?.name ?? (refused ? 'Not shown' : '…')} />
       <LifecycleSection />
-      {view ? <TopologyFields view={view} id={id} /> : <p class="inspector-note">Waiting for the graph …</p>}
+      {view ? <TopologyFields view={view} id={id} />
+        : <p class="inspector-note">{refused ? 'The server shows nothing of it.' : 'Waiting for the graph …'}</p>}
     </>
   );
 }

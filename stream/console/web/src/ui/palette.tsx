@@ -10,7 +10,8 @@ import { Dialog } from './dialog.tsx';
 export const keyName = (keys: string): string => {
   const mac = /Mac/.test(navigator.platform);
   return keys.replace('Mod-', mac ? '⌘ ' : 'Ctrl ').replace('Shift-', 'Shift ').replace('Alt-', 'Alt ')
-    .replace(/^Arrow/, '').replace('Escape', 'Esc');
+    .replace('ArrowLeft', '←').replace('ArrowRight', '→')
+    .replace('ArrowUp', '↑').replace('ArrowDown', '↓').replace('Escape', 'Esc');
 };
 
 /** Puts what begins a word with each word of the search before what only has it somewhere; null: it has it not. */
@@ -62,9 +63,9 @@ export function Palette() {
         }, row.name);
       }
     }
-    if (search.value) {
-      found.sort((a, b) => a.score - b.score || (nameKey(a.choice.title) < nameKey(b.choice.title) ? -1 : 1));
-    }
+    // Without a search what cannot be done comes last, and the order is the registry's.
+    found.sort((a, b) => a.score - b.score
+      || (search.value && nameKey(a.choice.title) < nameKey(b.choice.title) ? -1 : search.value ? 1 : 0));
     return found.slice(0, 50).map(({ choice }) => choice);
   }, [all, rows, text]);
   const chosen = Math.min(at.value, choices.length - 1);

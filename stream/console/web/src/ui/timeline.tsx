@@ -103,8 +103,18 @@ export function Timeline() {
   const toggle = (entry: Entry): void => {
     if (entry.kind === 'gap') return;
     cursor.value = entry;
-    if (opened.value !== entry) timeline.atEnd.value = entry === rows.at(-1) && timeline.atEnd.peek();
-    opened.value = opened.value === entry ? null : entry;
+    const opens = opened.value !== entry;
+    opened.value = opens ? entry : null;
+    if (!opens) return;
+    timeline.atEnd.value = false; // who reads a payload is not carried away from it
+    requestAnimationFrame(() => { // its payload is in view, and the row itself above all
+      const element = ref.current;
+      const top = topOf(rows.indexOf(entry));
+      const bottom = top + height + expansion;
+      if (element && bottom > element.scrollTop + element.clientHeight) {
+        element.scrollTop = Math.min(top, bottom - element.clientHeight);
+      }
+    });
   };
   const onKeyDown = (event: KeyboardEvent): void => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;

@@ -4,6 +4,16 @@ import type { Outcome } from '../edit/rebase.ts';
 import { useApp } from './context.ts';
 import { keyText } from './menu.tsx';
 
+/** The canvas ends where the tray begins. */
+let watched: ResizeObserver | null = null;
+function giveRoom(tray: HTMLElement | null): void {
+  const { style } = document.documentElement;
+  watched?.disconnect();
+  if (!tray) return void style.removeProperty('--tray');
+  watched = new ResizeObserver(() => style.setProperty('--tray', `${tray.offsetHeight}px`));
+  watched.observe(tray);
+}
+
 const edits = (count: number): string => count === 1 ? '1 edit' : `${count} edits`;
 
 /** What is staged, as a readable diff, and its way to the server. */
@@ -16,7 +26,7 @@ export function Tray() {
   const outcomes = edit.outcomes.value;
   const busy = sending.state === 'sending' || sending.state === 'waiting';
   return (
-    <section class="edit-tray" aria-label="Staged edits" data-state={sending.state}>
+    <section ref={giveRoom} class="edit-tray" aria-label="Staged edits" data-state={sending.state}>
       <header>
         <h2>
           <span class="edit-mark" aria-hidden="true" />

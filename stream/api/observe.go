@@ -1,0 +1,172 @@
+package api
+
+import (
+	"cmp"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/go-chi/chi/v5"
+
+	"topostream/stream"
+	"topostream/stream/delivery"
+)
+
+// statusGone is said of a request whose client went before it was answered, as nginx does.
+const statusGone = 499
+
+// An Observation is what one request was and what came of it: of a stream at the stream's end, of any other when it is
+// answered. It holds no query, no header and no body: what a stranger may have hidden a secret in.
+type Observation struct {
+	ID       string // of the request: X-Request-Id
+	Method   string
+	Route    string // its pattern; empty: there is none
+	Path     string // bounded
+	Status   int    // 499: the client went first
+	Bytes    int64  // of the answer's body
+	Begun    time.Time
+	Duration time.Duration
+	Subject  string // empty: nobody that is known
+	Address  string
+	Reason   string     // why a stream that was asked for was not opened; empty: it was, or none was asked for
+	Stream   *StreamEnd // nil: it was none
+}
+
+// A StreamEnd is what a stream was.
+type StreamEnd struct {
+	delivery.Account
+
+	Topology stream.TopologyID // empty: it was one of many topologies, or of the list
+	List     bool
+	Reason   string // of delivery.EndReason
+}
+
+// observing tells whether anybody wants observations.
+func (s *Server) observing() bool { return s.cfg.Observe != nil || s.access != nil }
+
+// observe is the one place that every observation comes to. It never blocks: a shard of the engine calls it.
+func (s *Server) observe(o *Observation) {
+	if s.cfg.Observe != nil {
+		s.cfg.Observe(o)
+	}
+	if s.access != nil {
+		s.access.put(o)
+	}
+}
+
+// A reply is what a request is answered with. It is found by its writer, however that was wrapped meanwhile.
+type reply struct {
+	http.ResponseWriter
+
+	observation  Observation
+	isCarried    bool // its stream tells of it
+	takesTickets bool // the route does
+	id           [1]string
+}
+
+// Unwrap is for http.ResponseController.
+func (e *reply) Unwrap() http.ResponseWriter { return e.ResponseWriter }
+
+// WriteHeader implements http.ResponseWriter.
+func (e *reply) WriteHeader(status int) {
+	if e.observation.Status == 0 && status >= http.StatusOK {
+		e.observation.Status = status
+	}
+	e.ResponseWriter.WriteHeader(status)
+}
+
+// Write implements http.ResponseWriter.
+func (e *reply) Write(b []byte) (int, error) {
+	e.observation.Status = cmp.Or(e.observation.Status, http.StatusOK)
+	n, err := e.ResponseWriter.Write(b)
+	e.observation.Bytes += int64(n)
+	return n, err
+}
+
+// replyOf finds the reply to a request by its writer. Where there is none, it is one that nobody looks at.
+func replyOf(w http.ResponseWriter) *reply {
+	for {
+		switch v := w.(type) {
+		case *reply:
+			return v
+		case interface{ Unwrap() http.ResponseWriter }:
+			w = v.Unwrap()
+		default:
+			return &reply{ResponseWriter: w}
+		}
+	}
+}
+
+// observed gives each request its id, and tells what came of it.
+func (s *Server) observed(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		e := &reply{ResponseWriter: w, id: [1]string{idOf(r)}}
+		w.Header()[idHeader] = e.id[:]
+		e.observation.Begun = time.Now()
+		defer s.answered(e, r)
+		next.ServeHTTP(e, r)
+	})
+}
+
+// answered tells of a request, unless its stream will.
+func (s *Server) answered(e *reply, r *http.Request) {
+	if e.isCarried || !s.observing() {
+		return
+	}
+	o := &e.observation
+	if o.Status == 0 {
+		if o.Status = http.StatusOK; r.Context().Err() != nil {
+			o.Status = statusGone
+		}
+	}
+	o.ID, o.Method, o.Address, o.Duration = e.id[0], method(r), r.RemoteAddr, time.Since(o.Begun)
+	o.Path, o.Route = logged(r.URL.Path), chi.RouteContext(r.Context()).RoutePattern()
+	s.observe(o)
+}
+
+// method is that of a request; of one that there is none, no more of it than is needed to see so.
+func method(r *http.Request) string {
+	if len(r.Method) <= len(http.MethodOptions) {
+		return r.Method
+	}
+	return r.Method[:len(http.MethodOptions)] + "…"
+}
+
+// An opening is what a stream keeps of the request that opened it.
+type opening struct {
+	id, address string
+	begun       time.Time
+	isPOST      bool
+}
+
+// carried says that the stream of a request will tell of it, and gives what it needs for that.
+func carried(w http.ResponseWriter, r *http.Request) opening {
+	e := replyOf(w)
+	e.isCarried = true
+	return opening{e.id[0], r.RemoteAddr, e.observation.Begun, r.Method == http.MethodPost}
+}
+
+// observeEnd tells of a stream that is over.
+func (s *session) observeEnd(a delivery.Account) {
+	if !s.server.observing() {
+		return
+	}
+	end := &StreamEnd{Reason: delivery.EndReason(a.Why), Account: a}
+	o := &Observation{
+		ID: s.opening.id, Method: http.MethodGet, Route: manyPath, Status: http.StatusOK, Bytes: a.Bytes,
+		Begun: s.opening.begun, Duration: time.Since(s.opening.begun), Subject: s.user, Address: s.opening.address,
+		Stream: end,
+	}
+	if s.opening.isPOST {
+		o.Method = http.MethodPost
+	}
+	o.Path = o.Route
+	switch {
+	case s.set == setOfList:
+		end.List, o.Route, o.Path = true, listPath, listPath
+	case len(s.set) == len(stream.TopologyID("00000000-0000-0000-0000-000000000000")):
+		end.Topology, o.Route = stream.TopologyID(s.set), eventsPath
+		o.Path = strings.Replace(eventsPath, "{id}", s.set, 1)
+	}
+	s.server.observe(o)
+}

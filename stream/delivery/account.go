@@ -1,0 +1,73 @@
+package delivery
+
+import (
+	"errors"
+	"os"
+
+	"topostream/stream"
+)
+
+// ErrSlow ends a stream whose client did not take in time what it was sent.
+var ErrSlow = errors.New("the client did not take in time what it was sent")
+
+// An Account is what a stream was, once it is over.
+type Account struct {
+	Why    error      // nil: nothing is left of what it was about
+	Events int64      // of the journals, in all its parts; a snapshot is none
+	First  stream.Seq // of a stream of one topology: the seqs of the first and the last event; 0: there was none
+	Last   stream.Seq
+	Bytes  int64 // that were written, as the driver has counted them
+}
+
+// Account gives what the stream was, once it is over.
+func (m *Machine) Account() Account {
+	a := m.account
+	if m.why != nil {
+		a.Why = m.why
+	}
+	if m.many {
+		a.First, a.Last = 0, 0
+	}
+	return a
+}
+
+// count takes in what a part's subscription gave: events have the numbers that follow one another, so nothing is
+// counted while they are written.
+func (m *Machine) count(p *part) {
+	if p.sub == nil || p.req.List != nil {
+		return
+	}
+	last := p.sub.Cursor.Last()
+	if last <= p.from {
+		return
+	}
+	m.account.Events += int64(last - p.from)
+	m.account.Last = last
+	if m.account.First == 0 {
+		m.account.First = p.from + 1
+	}
+}
+
+// EndReasons are the values of EndReason.
+func EndReasons() []string {
+	return []string{"client", "deleted", "token_expired", "draining", "replaced", "slow", "unavailable"}
+}
+
+// EndReason is why a stream ended in a word: a label of few values.
+func EndReason(why error) string {
+	switch {
+	case why == nil, errors.Is(why, stream.ErrDeleted), errors.Is(why, stream.ErrNotFound):
+		return "deleted"
+	case errors.Is(why, ErrExpired):
+		return "token_expired"
+	case errors.Is(why, ErrDraining):
+		return "draining"
+	case errors.Is(why, ErrReplaced):
+		return "replaced"
+	case errors.Is(why, ErrSlow), errors.Is(why, os.ErrDeadlineExceeded):
+		return "slow"
+	case errors.Is(why, stream.ErrUnavailable), errors.Is(why, stream.ErrClosed), errors.Is(why, stream.ErrNoMemory):
+		return "unavailable"
+	}
+	return "client" // it has gone, or does what nobody wants
+}
