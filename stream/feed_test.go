@@ -113,7 +113,8 @@ func TestAFeedEndsOnce(t *testing.T) {
 		if f.Cause() != cause { //nolint:errorlint // the sentinel itself
 			t.Errorf("ended by %v, want %v", f.Cause(), cause)
 		}
-		if metrictest.Value(stats.Feeds) != 0 || metrictest.Value(stats.Resets) != resets || metrictest.Value(stats.FeedBytes) != 0 {
+		if metrictest.Value(stats.Feeds) != 0 || metrictest.Value(stats.Resets) != resets ||
+			metrictest.Value(stats.FeedBytes) != 0 {
 			t.Errorf("%v: %d feeds, %d resets, %d bytes", cause, metrictest.Value(stats.Feeds), metrictest.Value(stats.Resets),
 				metrictest.Value(stats.FeedBytes))
 		}

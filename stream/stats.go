@@ -10,19 +10,19 @@ import (
 // read it. Prometheus's client has what does this; who counts does not know that.
 type Counter interface {
 	Inc()
-	Add(float64) // not less than 0
+	Add(n float64) // not less than 0
 }
 
 // A Gauge goes up and down.
 type Gauge interface {
-	Set(float64)
+	Set(n float64)
 	Inc()
 	Dec()
-	Add(float64)
+	Add(n float64)
 }
 
 // An Observer keeps how often values of which size came. Times are in seconds.
-type Observer interface{ Observe(float64) }
+type Observer interface{ Observe(n float64) }
 
 // A Delay observes one write of events to a client: age is the time since the newest of them was recorded.
 type Delay interface {
@@ -30,7 +30,7 @@ type Delay interface {
 }
 
 // A Chooser says which one of several is the case.
-type Chooser interface{ Choose(Cause) }
+type Chooser interface{ Choose(cause Cause) }
 
 // Cause labels what is kept by a cause, a result or another word of a few.
 type Cause int
@@ -253,10 +253,10 @@ func silent[T any]() *T {
 }
 
 func fill(v reflect.Value) {
-	switch v.Kind() {
+	switch v.Kind() { //nolint:exhaustive // the others are interfaces
 	case reflect.Struct:
-		for i := range v.NumField() {
-			fill(v.Field(i))
+		for _, field := range v.Fields() {
+			fill(field)
 		}
 	case reflect.Array:
 		for i := range v.Len() {

@@ -28,7 +28,8 @@ func TestAnOpsLabelIsItselfAndWhatIsNoneHasOneOfItsOwn(t *testing.T) {
 func TestAnEventsTimeIsThatOfItsJSON(t *testing.T) {
 	t.Parallel()
 	for json, want := range map[string]int64{
-		`{"topic":"topology.x.y","type":"y","ts":"2026-01-02T03:04:05.678901Z","seq":1,"payload":{"ts":"no"}}`: 1767323045678901,
+		`{"topic":"topology.x.y","type":"y","ts":"2026-01-02T03:04:05.678901Z","seq":1,` +
+			`"payload":{"ts":"no"}}`: 1767323045678901,
 		`{"ts":"2026"}`: 0, `{}`: 0, "": 0, `{"x":1,"ts":"`: 0,
 		`{"topic":"a","ts":"2026-01-02 03:04:05.678901Z","x":1}`: 0,
 	} {

@@ -45,9 +45,9 @@ func openDesk(t *testing.T, token string, seed func(*testing.T, *pgx.Conn, strin
 
 // openConsole opens the console in a browser of its own on a wide screen and waits for the topology, or, without one,
 // for the list.
-func openConsole(t testing.TB, server, token, id string, more ...chromedp.ExecAllocatorOption) *page {
+func openConsole(t testing.TB, server, token, id string) *page {
 	t.Helper()
-	p := openPage(t, "about:blank", more...)
+	p := openPage(t, "about:blank")
 	p.editDo(chromedp.EmulateViewport(1440, 900))
 	p.load(server, token, id)
 	return p
@@ -305,9 +305,10 @@ func (p *page) corner(name string) point {
 	return point{box.X, box.Y}
 }
 
-// link drags a decky's port to a place.
-func (p *page) link(name string, to point) {
+// link drags the port of the decky web to a place.
+func (p *page) link(to point) {
 	p.t.Helper()
+	const name = "web"
 	over := p.spot(name)
 	p.editDo(chromedp.MouseEvent(chromedp.MouseMoved, over.x, over.y))
 	p.drag(0, p.port(name), to)

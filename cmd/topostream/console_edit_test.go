@@ -96,7 +96,7 @@ func TestThreeEditsAreStagedAndAppliedAsOne(t *testing.T) {
 	page.palette("lan", page.corner("office").plus(0, -140))
 	page.editWantRows("+ add LAN lan-1 (the next free subnet)")
 	page.palette("decky:web-camera", page.spot("lan-1"))
-	page.link("web", page.corner("plant").plus(12, 8))
+	page.link(page.corner("plant").plus(12, 8))
 	staged := []string{
 		"+ add LAN lan-1 (the next free subnet)", "+ add decky cam-1 to lan-1 (http, rtsp)", "+ attach web to plant",
 	}
@@ -174,7 +174,7 @@ func TestAFailedOpKeepsWhatIsStagedWithTheReasonAtTheOp(t *testing.T) {
 		$$ BEGIN RAISE EXCEPTION 'no <b>plc</b> on Sundays'; END $$`)
 	pgtest.Exec(t, conn, `CREATE TRIGGER forbid BEFORE INSERT ON deckies FOR EACH ROW WHEN (NEW.name LIKE 'plc%')
 		EXECUTE FUNCTION forbid()`)
-	page.link("web", page.corner("plant").plus(12, 8))
+	page.link(page.corner("plant").plus(12, 8))
 	page.palette("decky:plc", page.spot("plant"))
 	page.editClick("edit.apply")
 	page.editUntilState("failed")
@@ -323,7 +323,7 @@ func TestEditingByKeyboardAlone(t *testing.T) {
 	page.editPicture("home")
 	page.editDo(chromedp.KeyEvent(kb.Escape))
 	page.until(`!document.querySelector('dialog')`)
-	page.link("web", page.corner("office").plus(12, 8))
+	page.link(page.corner("office").plus(12, 8))
 	page.until(`document.querySelector('section[aria-label="Staged edits"] [role="status"]')?.innerText
 		.startsWith('office is the home of web')`)
 	page.editKey(kb.Enter)
@@ -339,7 +339,7 @@ func TestAViewerIsOfferedNoEdits(t *testing.T) {
 	t.Parallel()
 	long(t)
 	page := openDesk(t, testToken(t), editGraph)
-	page.link("web", page.corner("plant").plus(12, 8))
+	page.link(page.corner("plant").plus(12, 8))
 	if n := chromeEval[int](t, page.ctx,
 		`document.querySelectorAll('.editing section, .editing button').length`); n > 0 {
 		t.Errorf("a viewer sees %d controls", n)

@@ -22,7 +22,7 @@ func TestWhatIsDraggedFromThePaletteAndFromPortToPortIsStaged(t *testing.T) {
 	page.palette("dmz", page.corner("plant").plus(0, -140))
 	page.palette("decky:plc", page.spot("plant")) // onto a LAN
 	page.until(editTray + `.length === 2`)
-	page.link("web", page.spot("plc-1"))               // onto a decky of another LAN
+	page.link(page.spot("plc-1"))                      // onto a decky of another LAN
 	page.palette("decky:web-camera", page.spot("web")) // onto a decky: in its LAN
 	page.editWantRows("+ add DMZ dmz (the next free subnet)", "+ add decky plc-1 to plant (modbus, http)",
 		"+ attach web to plant", "+ add decky cam-1 to office (http, rtsp)")

@@ -197,7 +197,7 @@ func zooms(button, level string) func(*page) {
 	}
 }
 
-// selects selects a decky or LAN by name.
+// selects takes a decky or LAN by its name.
 func selects(name string) func(*page) { return func(p *page) { p.choose(name) } }
 
 func unselect(p *page) { p.look("sel") }

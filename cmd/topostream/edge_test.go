@@ -212,7 +212,7 @@ func TestPagesOfAllowedOriginsMayUseTheAPIAndNoOthers(t *testing.T) {
 			t.Errorf("%s: %v", what, h)
 		}
 	}
-	same := func(h http.Header) string { h.Del("Date"); h.Del("X-Request-Id"); return fmt.Sprint(h) }
+	same := func(h http.Header) string { h.Del("Date"); h.Del("X-Request-ID"); return fmt.Sprint(h) }
 	if a, b := same(preflight(friend, "/api/v1/topologies/"+id, "DELETE", "authorization")), same(
 		preflight(friend, "/api/v1/topologies/"+unknown, "DELETE", "authorization")); a != b {
 		t.Errorf("a preflight tells which ids exist: %s and %s", a, b)

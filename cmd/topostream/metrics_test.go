@@ -168,7 +168,7 @@ func TestTheReferenceOfMetricsIsWhatTheProgramsServe(t *testing.T) {
 	worked := families(t, awaitReady(t, startMutator(t, db.URL, nil)))
 	text := reference(served, worked)
 	if *updateGolden {
-		if err := os.WriteFile(metricsFile, []byte(text), 0o644); err != nil { //nolint:gosec // a document
+		if err := os.WriteFile(metricsFile, []byte(text), 0o644); err != nil {
 			t.Fatal(err)
 		}
 		return
@@ -192,13 +192,16 @@ from what they serve (` + "`go test -run Reference ./cmd/topostream -update`" + 
 
 - ` + "`serve`" + ` serves ` + "`/metrics`" + ` with the rest, or at ` + "`--metrics-addr`" + ` alone, where ` +
 		"`/livez` and `/readyz`" + ` are, too.
-  ` + "`mutator`" + ` serves it at ` + "`--metrics-addr`" + `. With ` + "`serve --mutator`" + ` the server has the worker's, too.
+  ` + "`mutator`" + ` serves it at ` + "`--metrics-addr`" + `. With ` + "`serve --mutator`" +
+		` the server has the worker's, too.
 - Times are in seconds, sizes in bytes. Labels have few values, all of which are there from the beginning, but for those
-  of ` + "`http_server_request_duration_seconds`" + `: its routes are patterns, and ` + "`unknown`" + ` for what is none; other methods
+  of ` + "`http_server_request_duration_seconds`" + `: its routes are patterns, and ` + "`unknown`" +
+		` for what is none; other methods
   are ` + "`_OTHER`" + `.
 - Every server reads ` + "`topostream_mutations`, `topostream_mutation_oldest_pending_age_seconds`" + ` and the NOTIFY queue of
   the same database: aggregate them by ` + "`max`" + `.
-- ` + "`topostream_delivery_delay_seconds`" + ` has exemplars, one a second at most, with ` + "`topology` and `seq`" + `, for who scrapes
+- ` + "`topostream_delivery_delay_seconds`" + ` has exemplars, one a second at most, with ` +
+		"`topology` and `seq`" + `, for who scrapes
   OpenMetrics (` + "`--enable-feature=exemplar-storage`" + `).
 - Of Go and the process there are ` + "`go_*` and `process_*`" + `, as in every program that uses Prometheus's client.
 `)

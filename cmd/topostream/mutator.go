@@ -99,7 +99,10 @@ func (c *mutatorCmd) Run(ctx context.Context, o output) error {
 	measureCtx, stopMeasuring := context.WithCancel(ctx)
 	measures := make(chan error, 1)
 	go func() { measures <- measuring(measureCtx) }() // also while the database is waited for
-	defer func() { stopMeasuring(); <-measures }()
+	defer func() {
+		stopMeasuring()
+		_ = <-measures // it ends with its context, or has told the log
+	}()
 	start := startup{connect: c.connect, log: log, awaits: true, again: always}
 	err = start.do(ctx, func(conn *pgx.Conn) error {
 		warn, err := sql.Check(ctx, conn)

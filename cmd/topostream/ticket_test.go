@@ -76,7 +76,7 @@ func whole(t *testing.T, res *http.Response) string {
 	if err := header.Write(&all); err != nil {
 		t.Fatal(err)
 	}
-	return strings.ReplaceAll(all.String()+string(body), res.Header.Get("X-Request-Id"), "its id")
+	return strings.ReplaceAll(all.String()+string(body), res.Header.Get("X-Request-ID"), "its id")
 }
 
 func TestAThousandWhoRaceForOneTicketOnTwoServersGetOneStream(t *testing.T) {

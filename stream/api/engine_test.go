@@ -243,7 +243,8 @@ func TestAConnectionThatTheEngineCannotCarryIsToldToComeBack(t *testing.T) {
 	defer odd.Close()
 	res, _ := exchange(t, odd, "GET "+anEvents+" HTTP/1.1")
 	body, err := io.ReadAll(res.Body)
-	if err != nil || !strings.Contains(string(body), "event: unavailable\n") || metrictest.Value(s.cfg.Stats.Streams) != 0 {
+	if err != nil || !strings.Contains(string(body), "event: unavailable\n") ||
+		metrictest.Value(s.cfg.Stats.Streams) != 0 {
 		t.Errorf("%q, %v, %d streams", body, err, metrictest.Value(s.cfg.Stats.Streams))
 	}
 	<-bus.closed

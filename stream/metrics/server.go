@@ -19,8 +19,8 @@ func (r *Registry) streams(s *stream.Stats) {
 	r.counters(s.StreamsClosed[:], "streams_closed_total", "Streams that ended, by what ended them.", "reason",
 		stream.CloseReasons[:])
 	s.StreamsRefused = r.counter("streams_refused_total", "Streams refused by a limit or a drain.")
-	r.counters(s.Resumes[:], "resumes_total", "Streams that came with a number to go on behind, by what they got.", "result",
-		stream.ResumeResults[:])
+	r.counters(s.Resumes[:], "resumes_total", "Streams that came with a number to go on behind, by what they got.",
+		"result", stream.ResumeResults[:])
 	s.Events = r.counter("events_total", "Events appended to feeds.")
 	s.RawEvents = r.counter("raw_events_total", "Raw NOTIFYs forwarded.")
 	s.Frames = r.counter("frames_total", "Frames written to sockets.")

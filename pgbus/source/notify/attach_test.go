@@ -104,7 +104,8 @@ func TestAnAttachThatLosesTheConnectionSaysWhyAndTheNextOneIsMade(t *testing.T) 
 			}
 			l.sink.expect(t, "setting changed", "work")
 			l.expectListening(t)
-			if metrictest.Value(l.stats.Reconnects[stream.ReconnectAttach]) != 1 && metrictest.Value(l.stats.Reconnects[stream.ReconnectBroken]) != 1 {
+			if metrictest.Value(l.stats.Reconnects[stream.ReconnectAttach]) != 1 &&
+				metrictest.Value(l.stats.Reconnects[stream.ReconnectBroken]) != 1 {
 				t.Error("the reconnect is not counted")
 			}
 		})

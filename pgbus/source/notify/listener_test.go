@@ -326,7 +326,9 @@ func TestAnIdleConnectionIsPingedAndOneThatDoesNotAnswerIsLostAndThePoolWithIt(t
 	if l.server(t) == pool {
 		t.Error("the pool has kept its connections")
 	}
-	if n := metrictest.Value(l.stats.Reconnects[stream.ReconnectPing]) + metrictest.Value(l.stats.Reconnects[stream.ReconnectBroken]); n != 1 {
+	n := metrictest.Value(l.stats.Reconnects[stream.ReconnectPing]) +
+		metrictest.Value(l.stats.Reconnects[stream.ReconnectBroken])
+	if n != 1 {
 		t.Errorf("%d reconnects", n)
 	}
 }
