@@ -135,7 +135,7 @@ func (b *Bus) readBatch(ctx context.Context, batch []*attachment) (more map[*att
 		more[a] = true
 	}
 	for c := range causes {
-		b.stats.JournalReads[c].Add(1)
+		b.stats.JournalReads[c].Inc()
 	}
 	size := max(backfillBytes/len(batch), leastBackfill)
 	ctx, span := b.tracer.Start(ctx, "journal read") //nolint:spancheck // endBackfill ends it

@@ -94,7 +94,7 @@ func (c *Config) setDefaults() {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
 	if c.Stats == nil {
-		c.Stats = &stream.Stats{}
+		c.Stats = stream.NoStats()
 	}
 	if c.Memory == nil {
 		c.Memory = stream.NewMemory(256<<20, c.Stats)
@@ -253,9 +253,9 @@ func (b *Bus) Run(ctx context.Context) error {
 // close ends every feed and every request, and waits for the reads that they share.
 func (b *Bus) close() {
 	b.registry.close()
-	b.stats.Listening.Store(false)
-	b.stats.Streaming.Store(false)
-	b.stats.Channels.Store(0)
+	b.stats.Listening.Set(0)
+	b.stats.Streaming.Set(0)
+	b.stats.Channels.Set(0)
 	b.tasks.close()
 }
 

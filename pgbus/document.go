@@ -159,7 +159,7 @@ func (b *Bus) oneDocument(ctx context.Context, a *attachment, graph bool) (*stre
 	if err != nil {
 		return nil, err
 	}
-	b.stats.SnapshotReads.Add(1)
+	b.stats.SnapshotReads.Inc()
 	switch {
 	case !h.Same(a.history):
 		b.historyOf(a, h)

@@ -88,7 +88,7 @@ func (p *pages) forget(id stream.TopologyID) {
 func (p *pages) read(
 	ctx context.Context, a *attachment, id stream.TopologyID, after stream.Seq,
 ) (frames []stream.Frame, _ error) {
-	p.bus.stats.JournalReads[stream.ReadCursor].Add(1)
+	p.bus.stats.JournalReads[stream.ReadCursor].Inc()
 	inDoubt := p.bus.inDoubt(id, after+1)
 	var (
 		broken error

@@ -80,14 +80,14 @@ func NewFeed(cfg FeedConfig) *Feed {
 		cfg.MaxBytes = DefaultMaxBytes
 	}
 	if cfg.Stats == nil {
-		cfg.Stats = &Stats{}
+		cfg.Stats = NoStats()
 	}
 	if cfg.Memory == nil {
 		cfg.Memory = NewMemory(int64(cfg.MaxBytes)+int64(cfg.MaxEvents)*slot, cfg.Stats)
 	}
 	f := &Feed{cfg: cfg, last: cfg.Base, ringFirst: cfg.Base}
 	cfg.Memory.register(f)
-	cfg.Stats.Feeds.Add(1)
+	cfg.Stats.Feeds.Inc()
 	return f
 }
 
@@ -122,7 +122,7 @@ func (f *Feed) Append(fr Frame) AppendResult {
 	}
 	f.last = fr.Seq
 	f.push(fr)
-	f.cfg.Stats.Events.Add(1)
+	f.cfg.Stats.Events.Inc()
 	ends := fr.Final && fr.Seq > f.cfg.Alive
 	if ends {
 		f.endLocked(ErrDeleted)
@@ -155,7 +155,7 @@ func (f *Feed) AppendRaw(fr Frame) {
 	}
 	fr.Seq = 0
 	f.push(fr)
-	f.cfg.Stats.RawEvents.Add(1)
+	f.cfg.Stats.RawEvents.Inc()
 }
 
 // Close ends the feed; the first cause counts. With ErrReset and ErrClosed cursors deliver nothing more.
@@ -172,9 +172,9 @@ func (f *Feed) endLocked(cause error) {
 	f.cause = cause
 	f.dropDocumentLocked()
 	f.cfg.Memory.addRing(-int64(f.bytes) - int64(len(f.ring))*slot)
-	f.cfg.Stats.Feeds.Add(-1)
+	f.cfg.Stats.Feeds.Dec()
 	if cause == ErrReset || cause == ErrBehind { //nolint:errorlint // the sentinels themselves
-		f.cfg.Stats.Resets.Add(1)
+		f.cfg.Stats.Resets.Inc()
 	}
 	if cause != ErrDeleted { //nolint:errorlint // the sentinel itself
 		f.ring, f.start = nil, f.end // those who are slow keep the feed, but not what it held

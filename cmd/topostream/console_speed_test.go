@@ -250,7 +250,7 @@ func (p *page) speedMouse(params input.DispatchMouseEventParams) {
 
 func TestSpeedOfFramesWhileAHundredEventsASecondCome(t *testing.T) {
 	t.Parallel()
-	long(t)
+	slow(t)
 	duration, timed := speedTime(t)
 	db := pgtest.New(t)
 	conn := db.Conn(t)
@@ -353,7 +353,7 @@ func (p *page) speedHeap() float64 {
 
 func TestSpeedHeapIsFlatAtFiveHundredEventsASecond(t *testing.T) {
 	t.Parallel()
-	long(t)
+	slow(t)
 	duration, timed := speedTime(t)
 	db := pgtest.New(t)
 	conn := db.Conn(t)
@@ -402,7 +402,7 @@ func TestSpeedHeapIsFlatAtFiveHundredEventsASecond(t *testing.T) {
 
 func TestSpeedOfATimelineOfAHundredThousandEvents(t *testing.T) {
 	t.Parallel()
-	long(t)
+	slow(t)
 	duration, timed := speedTime(t)
 	duration = min(duration, 10*time.Second)
 	events := 5_000
@@ -499,7 +499,7 @@ func TestSpeedOfATimelineOfAHundredThousandEvents(t *testing.T) {
 
 func TestSpeedOfTheFirstRowsOfTwentyThousandTopologies(t *testing.T) {
 	t.Parallel()
-	long(t)
+	slow(t)
 	duration, timed := speedTime(t)
 	times := 2
 	if timed {

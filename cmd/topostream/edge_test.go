@@ -399,7 +399,7 @@ func TestMetricsAreOnTheirOwnAddressAloneAndAWrongOneIsSaidToBe(t *testing.T) {
 	if n := metric(t, "http://"+metricsAddr, "topostream_streams"); n != 0 {
 		t.Errorf("%v streams", n)
 	}
-	if status, _, _ := get(t, "http://"+metricsAddr+"/livez"); status != http.StatusNotFound {
+	if status, _, _ := get(t, "http://"+metricsAddr+"/api/v1/topologies"); status != http.StatusNotFound {
 		t.Errorf("on the address of metrics: %d", status)
 	}
 	if status, _, _ := get(t, "http://"+metricsAddr+"/debug/pprof/heap"); status != http.StatusNotFound {

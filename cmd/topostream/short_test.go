@@ -17,10 +17,12 @@ func long(t testing.TB) {
 	}
 }
 
-// slow leaves a test out unless TOPOSTREAM_TESTS=all asks for it.
+// slow leaves a test out unless TOPOSTREAM_TESTS=all asks for it, or TOPOSTREAM_FRAMES for a measurement.
 func slow(t testing.TB) {
 	t.Helper()
-	pgtest.Slow(t)
+	if os.Getenv("TOPOSTREAM_FRAMES") == "" {
+		pgtest.Slow(t)
+	}
 }
 
 // alone leaves a test out unless TOPOSTREAM_LONG=1 says that nothing else runs on the machine: what it asserts is a

@@ -19,23 +19,29 @@ import (
 // worker stops, or lost.
 func (w *Worker) finish(j *job) (done bool) {
 	var reason string
+	outcome := stream.JobLost
 	err := w.transactFor(j, func(ctx context.Context, tx pgx.Tx) (err error) {
 		reason, err = w.record(ctx, tx, j)
 		return err
 	})
 	switch {
 	case err == nil && reason == "":
+		outcome = stream.JobApplied
 		j.log(w).Debug("a mutation is applied")
 	case err == nil:
+		outcome = stream.JobFailed
 		j.span.SetStatus(codes.Error, reason)
 		j.log(w).Info("a mutation failed", "reason", reason)
 	case errors.Is(context.Cause(j.ctx), errStopping):
+		outcome = stream.JobGivenBack
 		j.span.SetStatus(codes.Error, "given back: the worker stops")
 		w.giveBack(j)
 	case !w.decided(j, err) || j.ctx.Err() == nil:
 		return false
 	}
 	j.end()
+	w.cfg.Stats.Finished[stream.OpLabel(j.mutation.Op)][outcome].Inc()
+	w.cfg.Stats.Apply.Observe(time.Since(j.claimed).Seconds())
 	return true
 }
 

@@ -21,6 +21,7 @@ type job struct {
 	mutation stream.Mutation
 	lease    string
 	claimed  time.Time
+	waited   float64 // seconds, from its request until then
 
 	traceparent string     // of the request that asked for it; empty: of none that is known
 	span        trace.Span // from the claim to the end

@@ -43,9 +43,10 @@ type Config struct {
 	Lease       time.Duration // how long a worker may be silent before another takes its mutation: 30 s
 	// at which pace it looks without being woken; also how long a topology is left alone after a failure: 10 s
 	Poll        time.Duration
-	Grace       time.Duration // what is under way may take when the worker stops, before it is given back: 10 s
-	LockTimeout time.Duration // after which a transaction gives up a lock that somebody else holds: 5 s
-	Ping        time.Duration // of the LISTEN connection: 4 s
+	Grace       time.Duration     // what is under way may take when the worker stops, before it is given back: 10 s
+	LockTimeout time.Duration     // after which a transaction gives up a lock that somebody else holds: 5 s
+	Ping        time.Duration     // of the LISTEN connection: 4 s
+	Stats       *stream.WorkStats // nil: nobody reads them
 	// is told what keeps the worker from claiming anything, and nothing when that is over; nil: nobody is
 	Notice func(outage string)
 }
@@ -70,6 +71,9 @@ func (c *Config) setDefaults() {
 	}
 	if c.MaxAttempts == 0 {
 		c.MaxAttempts = 3
+	}
+	if c.Stats == nil {
+		c.Stats = stream.NoWorkStats()
 	}
 	if c.Notice == nil {
 		c.Notice = func(string) {}

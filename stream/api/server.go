@@ -215,15 +215,9 @@ func (s *Server) readyz(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, refused("exclude", "the part that can be left out is database"))
 		return
 	}
-	if s.registry.draining() {
-		s.fail(w, r, badRequest(http.StatusServiceUnavailable, "server: draining"))
+	if err := s.ready(without == ""); err != nil {
+		s.fail(w, r, badRequest(http.StatusServiceUnavailable, "%s", err))
 		return
-	}
-	if s.cfg.Ready != nil && without == "" {
-		if err := s.cfg.Ready(); err != nil {
-			s.fail(w, r, badRequest(http.StatusServiceUnavailable, "%s", err))
-			return
-		}
 	}
 	text := "ready"
 	if s.cfg.Notice != nil {
@@ -232,6 +226,19 @@ func (s *Server) readyz(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	writeText(w, http.StatusOK, text)
+}
+
+// Ready is what keeps /readyz from 200; nil: nothing.
+func (s *Server) Ready() error { return s.ready(true) }
+
+func (s *Server) ready(database bool) error {
+	switch {
+	case s.registry.draining():
+		return errors.New("server: draining")
+	case database && s.cfg.Ready != nil:
+		return s.cfg.Ready()
+	}
+	return nil
 }
 
 // A request is one that passed 401 and 403.
@@ -258,6 +265,7 @@ func (s *Server) topology(role stream.Role, next func(http.ResponseWriter, reque
 		id, ok := stream.ParseTopologyID(chi.URLParam(r.Request, "id"))
 		switch {
 		case r.principal.Topologies != nil && !r.principal.Sees(id):
+			s.cfg.Stats.Refusals[stream.RefusedScope].Inc()
 			s.fail(w, r.Request, forbidden("the token does not cover this topology"))
 		case !ok:
 			s.fail(w, r.Request, badRequest(http.StatusNotFound, "%s", stream.ErrNotFound))
@@ -272,6 +280,7 @@ func (s *Server) topology(role stream.Role, next func(http.ResponseWriter, reque
 func (s *Server) collection(role stream.Role, next func(http.ResponseWriter, request)) http.HandlerFunc {
 	return s.authenticated(role, func(w http.ResponseWriter, r request) {
 		if role == stream.RoleAdmin && r.principal.Topologies != nil {
+			s.cfg.Stats.Refusals[stream.RefusedScope].Inc()
 			s.fail(w, r.Request, forbidden("the token is limited to some topologies and cannot create one"))
 			return
 		}

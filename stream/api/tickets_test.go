@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"topostream/stream"
+	"topostream/stream/metrics/metrictest"
 )
 
 const (
@@ -95,7 +96,7 @@ func ticketServer() (*Server, *ticketBook) {
 		}
 		return stream.Principal{}, errors.New("no token")
 	}
-	return New(Config{Bus: noTopologies{}, Store: noTopologies{}, Tickets: book, Auth: auth, Stats: &stream.Stats{}}), book
+	return New(Config{Bus: noTopologies{}, Store: noTopologies{}, Tickets: book, Auth: auth, Stats: metrictest.Stats()}), book
 }
 
 func ask(s *Server, method, target, body string, header ...string) *httptest.ResponseRecorder {
