@@ -33,6 +33,7 @@ const (
 // Traces is where the spans of a program go. Any goroutine may use it.
 type Traces struct {
 	provider *sdk.TracerProvider // nil: nothing is traced
+	failures *failures
 
 	believed, strange func(http.Handler) http.Handler
 }
@@ -69,7 +70,7 @@ func Start(ctx context.Context, service, version string, log *slog.Logger) (*Tra
 	if limits.AttributeValueLengthLimit < 0 {
 		limits.AttributeValueLengthLimit = longestValue
 	}
-	t := &Traces{provider: sdk.NewTracerProvider(
+	t := &Traces{failures: failures, provider: sdk.NewTracerProvider(
 		sdk.WithResource(res), sdk.WithRawSpanLimits(limits), sdk.WithBatcher(&watched{exporter, failures}),
 	)}
 	t.believed, t.strange = requests(t.provider)
@@ -129,5 +130,7 @@ func (t *Traces) Stop() {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
 	defer cancel()
-	_ = t.provider.Shutdown(ctx) // what could not be sent, the log has
+	if err := t.provider.Shutdown(ctx); err != nil {
+		t.failures.tell(err, 0) // what is left is lost with the process
+	}
 }
