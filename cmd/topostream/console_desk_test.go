@@ -35,10 +35,18 @@ func seedNothing(*testing.T, *pgx.Conn, string) {}
 // that seed makes.
 func openDesk(t *testing.T, token string, seed func(*testing.T, *pgx.Conn, string)) *desk {
 	t.Helper()
+	return openDeskOn(t, withWorker, token, seed)
+}
+
+// openDeskOn does that with a server of one's own.
+func openDeskOn(
+	t *testing.T, change func(*serveCmd), token string, seed func(*testing.T, *pgx.Conn, string),
+) *desk {
+	t.Helper()
 	db := pgtest.New(t)
 	conn := db.Conn(t)
 	id := live(t, conn, 1)[0]
-	server := serve(t, db.URL, withWorker)
+	server := serve(t, db.URL, change)
 	seed(t, conn, id)
 	return &desk{openConsole(t, server.url, token, id), db, conn, id, server}
 }
@@ -114,11 +122,26 @@ func (p *page) editDo(action chromedp.Action[chromedp.Void]) {
 	}
 }
 
-// keys presses keys one after another; a text is typed.
+// keys presses keys one after another; a text is typed. A key's text comes with its keydown, as of a keyboard: a page
+// that takes the key for itself keeps the letter out of the field that it opens.
 func (p *page) keys(keys ...string) {
 	p.t.Helper()
 	for _, key := range keys {
-		p.editDo(chromedp.KeyEvent(key))
+		for _, r := range key {
+			events := kb.Encode(r)
+			if len(events) == 3 { // keydown, the letter, keyup
+				events[0].Text, events[0].UnmodifiedText = events[1].Text, events[1].UnmodifiedText
+				events = []*input.DispatchKeyEventParams{events[0], events[2]}
+			}
+			p.editDo(chromedp.Func(func(ctx chromeContext, target *chromedp.Target) error {
+				for _, event := range events {
+					if _, err := cdp.Call(ctx, target, input.DispatchKeyEvent, *event); err != nil {
+						return err
+					}
+				}
+				return nil
+			}))
+		}
 	}
 }
 

@@ -212,7 +212,9 @@ func TestTheReasonOfAFailedEditStaysUntilItIsDismissed(t *testing.T) {
 func TestAWaitingEditIsAGhostWhereItWillBe(t *testing.T) {
 	t.Parallel()
 	long(t)
-	p := graphSeeded(t, operatorToken(t), 1, 2)
+	seed := func(t *testing.T, conn *pgx.Conn, id string) { graphSeed(t, conn, id, 1, 2) }
+	p := openDeskOn(t, nil, operatorToken(t), seed) // without a worker, which would not let it wait
+	p.until(`window.topostream?.graph?.counts().deckies === 2`)
 	conn, id := p.conn, p.id
 	mutation := enqueueLAN(t, conn, id, "soon")
 	p.until(`window.topostream.graph.item('soon')?.mark?.phase === 'pending'`)

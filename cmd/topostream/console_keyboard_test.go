@@ -69,7 +69,6 @@ func (p *page) focused() {
 func TestTheMainJourneyByKeyboardAlone(t *testing.T) {
 	t.Parallel()
 	long(t)
-	t.Skip("not finished: a key and its character come as two events, so that / stands in the field which it opens")
 	db := pgtest.New(t)
 	conn := db.Conn(t)
 	topology(t, conn, "site-1")
@@ -103,7 +102,7 @@ func TestTheMainJourneyByKeyboardAlone(t *testing.T) {
 	p.keys("/")
 	p.until(`document.activeElement?.id === 'list-search'`)
 	p.keys("site-2")
-	p.until(`document.getElementById('list-search').value === 'site-2' &&
+	p.until(`(window.wrong = document.getElementById('list-search').value, true) && document.getElementById('list-search').value === 'site-2' &&
 		document.querySelectorAll('[aria-label=Topologies] [role=option]').length === 1`)
 	p.keys(kb.ArrowDown)
 	p.until(`document.querySelector('[role=option][data-id="` + id + `"]')?.dataset.active === 'true'`)
