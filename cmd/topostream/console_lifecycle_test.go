@@ -214,6 +214,7 @@ func TestThePsqlLinesOfTheConsoleWorkAsTheyStandAndThePageHearsThem(t *testing.T
 			page.keys(name+form.name, kb.Enter)
 			page.until(`!document.querySelector('dialog[open]')`)
 		}
+		page.look("panel", "inject") // the commands were in its place
 		page.click(fmt.Sprintf(`aside[aria-label="psql"] label:nth-of-type(%d) input`, i+1))
 		page.until(fmt.Sprintf(`document.querySelector('[data-line="emit"] code').textContent.startsWith('psql') === %t`,
 			form.name == "a shell"))

@@ -17,12 +17,10 @@ func long(t testing.TB) {
 	}
 }
 
-// slow leaves a test out unless TOPOSTREAM_TESTS=all asks for it, or TOPOSTREAM_FRAMES for a measurement.
+// slow leaves a test out unless TOPOSTREAM_TESTS=all asks for it.
 func slow(t testing.TB) {
 	t.Helper()
-	if os.Getenv("TOPOSTREAM_FRAMES") == "" {
-		pgtest.Slow(t)
-	}
+	pgtest.Slow(t)
 }
 
 // alone leaves a test out unless TOPOSTREAM_LONG=1 says that nothing else runs on the machine: what it asserts is a
