@@ -97,11 +97,16 @@ func (c *mutatorCmd) Run(ctx context.Context, o output) error {
 		return err
 	}
 	measureCtx, stopMeasuring := context.WithCancel(ctx)
-	measures := make(chan error, 1)
-	go func() { measures <- measuring(measureCtx) }() // also while the database is waited for
+	measured := make(chan struct{})
+	go func() { // also while the database is waited for
+		defer close(measured)
+		if err := measuring(measureCtx); err != nil && measureCtx.Err() == nil {
+			log.Error("--metrics-addr is not served any more", "error", err)
+		}
+	}()
 	defer func() {
 		stopMeasuring()
-		_ = <-measures // it ends with its context, or has told the log
+		<-measured
 	}()
 	start := startup{connect: c.connect, log: log, awaits: true, again: always}
 	err = start.do(ctx, func(conn *pgx.Conn) error {

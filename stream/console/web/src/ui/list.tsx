@@ -43,6 +43,11 @@ export function List() {
     ArrowDown: 1, ArrowUp: -1, PageDown: page, PageUp: -page, Home: -Infinity, End: Infinity,
   };
   const onKeyDown = (event: KeyboardEvent): void => {
+    // Who comes by its key stays where that leads, and finds no / in an empty field.
+    if (event.key === '/' && event.currentTarget instanceof HTMLInputElement && event.currentTarget.value === '') {
+      event.preventDefault();
+      return;
+    }
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     const by = moves[event.key];
     const typing = event.target instanceof HTMLInputElement;
