@@ -70,7 +70,7 @@ func (b *Bus) attachBatch(ctx context.Context, ids []stream.TopologyID) {
 		}
 		return
 	}
-	b.stats.AttachTransactions.Add(1)
+	b.stats.AttachBatch.Observe(float64(len(ids)))
 	ids = b.secondLook(ctx, ids, lights)
 	b.attached(ids, lights, h, subscribed)
 	if low := below(lights, h); len(low) > 0 {

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"topostream/stream"
+	"topostream/stream/metrics/metrictest"
 )
 
 // clientsOf counts those of an attachment.
@@ -39,7 +40,7 @@ func TestWhoCannotBeServedFromMemoryIsNoClientOfTheAttachment(t *testing.T) {
 	if b.AttachAtOnce(stream.AttachRequest{Topology: "a", Graph: true}) != nil || clientsOf(b, a) != 1 {
 		t.Errorf("a document of another form: %d clients", clientsOf(b, a))
 	}
-	if n := b.stats.Attaches.Load(); n != 0 {
+	if n := metrictest.Value(b.stats.Attaches); n != 0 {
 		t.Errorf("%d attaches", n)
 	}
 	b.registry.release(a)
@@ -72,7 +73,7 @@ func TestWhoIsServedFromMemoryIsAClientUntilItCloses(t *testing.T) {
 			t.Errorf("%+v: %d clients after it", req, clientsOf(b, a))
 		}
 	}
-	if n := b.stats.Attaches.Load(); n != 3 {
+	if n := metrictest.Value(b.stats.Attaches); n != 3 {
 		t.Errorf("%d attaches", n)
 	}
 }

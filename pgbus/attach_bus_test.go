@@ -13,6 +13,7 @@ import (
 	"topostream/pgbus/postgres"
 	"topostream/pgbus/setting"
 	"topostream/stream"
+	"topostream/stream/metrics/metrictest"
 	"topostream/stream/sse"
 )
 
@@ -62,7 +63,8 @@ func attachOnceUnderWriters(t *testing.T, db *pgtest.DB, admin *pgx.Conn, id str
 	defer pool.Close()
 	listen, err := pgx.ParseConfig(db.URL)
 	must(t, err)
-	b := New(Config{Pool: pool, Listen: listen, Encoder: sse.Encoder{}, Heartbeat: time.Hour, Poll: time.Hour})
+	b := New(Config{Pool: pool, Listen: listen, Encoder: sse.Encoder{}, Heartbeat: time.Hour, Poll: time.Hour,
+		Stats: metrictest.Stats()})
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	done := make(chan error, 1)
 	go func() { done <- b.Run(ctx) }()
@@ -85,7 +87,7 @@ func attachOnceUnderWriters(t *testing.T, db *pgtest.DB, admin *pgx.Conn, id str
 			last = fr.Seq
 		}
 	}
-	if n := b.stats.JournalReads[stream.ReadHeartbeat].Load(); n > 1 { // it compares once when the bus starts
+	if n := metrictest.Value(b.stats.JournalReads[stream.ReadHeartbeat]); n > 1 { // it compares once when the bus starts
 		t.Errorf("%d reads by the heartbeat", n)
 	}
 }
@@ -98,7 +100,7 @@ func backfillingBus(t *testing.T, db *pgtest.DB) *Bus {
 	must(t, err)
 	listen, err := pgx.ParseConfig(db.URL)
 	must(t, err)
-	b := New(Config{Pool: pool, Listen: listen, Encoder: sse.Encoder{}})
+	b := New(Config{Pool: pool, Listen: listen, Encoder: sse.Encoder{}, Stats: metrictest.Stats()})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() { defer close(done); b.backfillLoop(ctx) }()
@@ -210,7 +212,7 @@ func TestWhatNoNotificationToldComesByTheHeartbeat(t *testing.T) {
 	if frames, err := next(ctx, sub.Cursor); err != nil || len(frames) != 1 || frames[0].Seq != 2 {
 		t.Errorf("%v, %v, want event 2", frames, err)
 	}
-	if b.stats.JournalReads[stream.ReadHeartbeat].Load() == 0 {
+	if metrictest.Value(b.stats.JournalReads[stream.ReadHeartbeat]) == 0 {
 		t.Error("it did not come by the heartbeat")
 	}
 }

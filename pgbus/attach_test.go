@@ -12,6 +12,7 @@ import (
 	"topostream/pgbus/pgtest"
 	"topostream/pgbus/postgres"
 	"topostream/stream"
+	"topostream/stream/metrics/metrictest"
 )
 
 func TestABatchThatFailedIsTriedAgainInSmallerOnes(t *testing.T) {
@@ -120,7 +121,7 @@ func TestAnAttachThatFailsIsTriedAgainForAllOfItsTopologies(t *testing.T) {
 			t.Errorf("%s: %d under way, %d tries, failed by %v", id, len(p.underWay), p.tries, p.failure)
 		}
 	}
-	if n := b.stats.AttachTransactions.Load(); n != 0 || b.registry.count() != 2 {
+	if n := metrictest.Observed(b.stats.AttachBatch); n != 0 || b.registry.count() != 2 {
 		t.Errorf("%d transactions, %d topologies wait", n, b.registry.count())
 	}
 }
@@ -176,7 +177,7 @@ func TestTopologiesEnterTheNewEpochWithTheAttachThatFindsThemBelowIt(t *testing.
 	taken, _ := b.registry.take(time.Now())
 	b.attachBatch(t.Context(), taken)
 	<-b.attaches // the raise has ended
-	if n := b.stats.AttachTransactions.Load(); n != 1 {
+	if n := metrictest.Observed(b.stats.AttachBatch); n != 1 {
 		t.Errorf("%d transactions", n)
 	}
 	if got, _ := b.registry.take(time.Now()); !slices.Equal(got, ids[:1]) {
@@ -216,7 +217,7 @@ func TestWithoutAListenConnectionTopologiesAreAttachedByThePoolAndFollowed(t *te
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	go func() { defer close(done); b.sources.listener.Run(ctx, notifySink{sink{b, stream.ReadHole}}) }()
-	pgtest.Eventually(t, "LISTEN", func() bool { return b.stats.Channels.Load() == 1 })
+	pgtest.Eventually(t, "LISTEN", func() bool { return metrictest.Value(b.stats.Channels) == 1 })
 	lights, _, subscribed, err := b.readLights(t.Context(), []stream.TopologyID{id})
 	if err != nil || !subscribed || len(lights) != 1 || lights[0].Head.Seq != a.attachedAt {
 		t.Errorf("%+v, subscribed %t, %v", lights, subscribed, err)

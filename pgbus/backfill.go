@@ -135,14 +135,16 @@ func (b *Bus) readBatch(ctx context.Context, batch []*attachment) (more map[*att
 		more[a] = true
 	}
 	for c := range causes {
-		b.stats.JournalReads[c].Add(1)
+		b.stats.JournalReads[c].Inc()
 	}
 	size := max(backfillBytes/len(batch), leastBackfill)
+	ctx, span := b.tracer.Start(ctx, "journal read") //nolint:spancheck // endBackfill ends it
+	defer func() { endBackfill(span, batch[0].backfill.cause, len(batch), err) }()
 	err = b.reader.Rows(ctx, journal.Live, reqs, backfillRows, size, func(i int, row journal.Row) {
 		b.take(&reads[i], row)
 	})
 	if err != nil {
-		return more, err
+		return more, err //nolint:spancheck // as above
 	}
 	for i := range reads {
 		r := &reads[i]
@@ -191,7 +193,10 @@ func (b *Bus) take(r *feedRead, row journal.Row) {
 
 // append adds a frame to a feed that one of a source or of the journal claims to be the next.
 func (b *Bus) append(a *attachment, fr stream.Frame) {
-	switch a.feed.Append(fr) {
+	counted := b.deliveries.begin(a, fr, b.registry.clients)
+	result := a.feed.Append(fr)
+	b.deliveries.appended(counted, result)
+	switch result {
 	case stream.Appended:
 		if fr.Final && fr.Seq > a.attachedAt {
 			b.registry.end(a, stream.ErrDeleted)

@@ -14,6 +14,7 @@ import (
 	"topostream/pgbus/postgres"
 	"topostream/pgbus/setting"
 	"topostream/stream"
+	"topostream/stream/metrics/metrictest"
 	"topostream/stream/sse"
 )
 
@@ -28,6 +29,9 @@ func loneBus(t *testing.T, change func(*Config)) *Bus {
 	cfg := Config{Bus: setting.Poll, Pool: pool, Encoder: sse.Encoder{}}
 	if change != nil {
 		change(&cfg)
+	}
+	if cfg.Stats == nil {
+		cfg.Stats = metrictest.Stats()
 	}
 	b := New(cfg)
 	t.Cleanup(func() { b.close(); pool.Close() })
@@ -265,7 +269,7 @@ func TestAJournalThatCannotBeReadIsReadAgainLessAndLessOften(t *testing.T) {
 		b := loneBus(t, func(c *Config) { c.Logger = slog.New(tries) })
 		a := placed(t, b, 5)
 		more, err := b.readBatch(t.Context(), []*attachment{a})
-		if err == nil || !more[a] || b.stats.JournalReads[stream.ReadCatchUp].Load() != 1 {
+		if err == nil || !more[a] || metrictest.Value(b.stats.JournalReads[stream.ReadCatchUp]) != 1 {
 			t.Errorf("%v, more: %t", err, more[a])
 		}
 		ctx, cancel := context.WithCancel(t.Context())
@@ -302,7 +306,7 @@ func TestAFeedFarBehindIsReadPageByPageAndNotOnceMore(t *testing.T) {
 			t.Errorf("read to %d and %d, more: %t and %t", a.feed.Last(), small.feed.Last(), more[a], more[small])
 		}
 	}
-	if n := b.stats.JournalReads[stream.ReadCatchUp].Load(); n != 2 {
+	if n := metrictest.Value(b.stats.JournalReads[stream.ReadCatchUp]); n != 2 {
 		t.Errorf("%d reads", n)
 	}
 	const emitLarge = `SELECT topology_emit($1::text::uuid, 'x', to_jsonb(repeat('x', $2))) FROM generate_series(1, 3)`

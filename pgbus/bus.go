@@ -20,6 +20,9 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/trace"
+	"go.opentelemetry.io/otel/trace/noop"
 	"golang.org/x/sync/errgroup"
 
 	"topostream/pgbus/journal"
@@ -46,6 +49,7 @@ type Config struct {
 	Memory  *stream.Memory // of all rings and documents
 	Stats   *stream.Stats
 	Logger  *slog.Logger
+	Tracer  trace.Tracer // of spans for attaches, documents, reads of the journal and deliveries; nil: there are none
 
 	// Odd looks, at the heartbeat's pace, for what is odd about the database though streams are served, and gives a
 	// sentence for [Bus.Notice] and the log; nil: nothing does.
@@ -90,7 +94,7 @@ func (c *Config) setDefaults() {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
 	if c.Stats == nil {
-		c.Stats = &stream.Stats{}
+		c.Stats = stream.NoStats()
 	}
 	if c.Memory == nil {
 		c.Memory = stream.NewMemory(256<<20, c.Stats)
@@ -115,6 +119,9 @@ type Bus struct {
 	list     *list.List
 	watch    watch
 	tasks    tasks
+
+	tracer     trace.Tracer
+	deliveries *deliveries // nil: nothing is traced
 }
 
 // Sources are the ways in which a bus hears of events. LISTEN and the WAL are nil on a bus that is asked to poll.
@@ -137,6 +144,10 @@ func New(cfg Config) *Bus {
 		cfg: cfg, stats: cfg.Stats, log: cfg.Logger,
 		attaches: wait.NewSignal(), backfill: newBackfiller(), reads: newDocumentReads(),
 		tasks: newTasks(), watch: watch{again: wait.NewSignal()},
+	}
+	b.tracer = noop.Tracer{}
+	if cfg.Tracer != nil {
+		b.tracer, b.deliveries = cfg.Tracer, newDeliveries(cfg.Tracer, cfg.Pool, cfg.Logger)
 	}
 	b.registry = newRegistry(b.forget)
 	b.pages = newPages(b)
@@ -231,6 +242,9 @@ func (b *Bus) Run(ctx context.Context) error {
 	}
 	start(b.lingerLoop)
 	start(b.watchLoop)
+	if b.deliveries != nil {
+		start(b.deliveries.run)
+	}
 	err := g.Wait()
 	b.close()
 	return err
@@ -239,9 +253,9 @@ func (b *Bus) Run(ctx context.Context) error {
 // close ends every feed and every request, and waits for the reads that they share.
 func (b *Bus) close() {
 	b.registry.close()
-	b.stats.Listening.Store(false)
-	b.stats.Streaming.Store(false)
-	b.stats.Channels.Store(0)
+	b.stats.Listening.Set(0)
+	b.stats.Streaming.Set(0)
+	b.stats.Channels.Set(0)
 	b.tasks.close()
 }
 
@@ -278,10 +292,12 @@ func (b *Bus) Notice() string {
 func (b *Bus) Journal(ctx context.Context, req stream.JournalRequest) (stream.JournalPage, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, b.cfg.AttachWait, stream.ErrUnavailable)
 	defer cancel()
+	ctx, span := b.startSpan(ctx, "journal read", req.Topology, attribute.String("topostream.cause", "request"))
 	p, err := b.reader.Journal(ctx, req)
 	if err == stream.ErrNotFound && b.isComing(ctx, req.Topology) { //nolint:errorlint // the sentinel itself
-		return b.primary.Journal(ctx, req)
+		p, err = b.primary.Journal(ctx, req)
 	}
+	endSpan(span, err)
 	return p, err
 }
 

@@ -15,6 +15,7 @@ import (
 	"topostream/pgbus/postgres"
 	"topostream/pgbus/setting"
 	"topostream/stream"
+	"topostream/stream/metrics/metrictest"
 	"topostream/stream/sse"
 )
 
@@ -25,7 +26,8 @@ func startBus(t *testing.T, db *pgtest.DB, change func(*Config)) *Bus {
 	must(t, err)
 	listen, err := pgx.ParseConfig(db.URL)
 	must(t, err)
-	cfg := Config{Pool: pool, Listen: listen, Encoder: sse.Encoder{}, AttachWait: 20 * time.Second}
+	cfg := Config{Pool: pool, Listen: listen, Encoder: sse.Encoder{}, AttachWait: 20 * time.Second,
+		Stats: metrictest.Stats()}
 	if change != nil {
 		change(&cfg)
 	}
@@ -48,7 +50,7 @@ func startBus(t *testing.T, db *pgtest.DB, change func(*Config)) *Bus {
 func told(t *testing.T, b *Bus) {
 	t.Helper()
 	pgtest.Eventually(t, "the bus to be told", func() bool {
-		return b.cfg.Bus == setting.Poll || b.stats.Listening.Load() && (b.sources.mode.told() || b.cfg.Bus != "")
+		return b.cfg.Bus == setting.Poll || metrictest.Is(b.stats.Listening) && (b.sources.mode.told() || b.cfg.Bus != "")
 	})
 }
 
@@ -116,13 +118,13 @@ func TestAThousandClientsOfOneTopologyCostOneAttach(t *testing.T) {
 			})
 		}
 		wg.Wait()
-		if n := b.stats.AttachTransactions.Load(); n != 1 {
+		if n := metrictest.Observed(b.stats.AttachBatch); n != 1 {
 			t.Errorf("%d attach transactions", n)
 		}
-		if n := b.stats.Channels.Load(); n != 1 && b.cfg.Bus != setting.Poll {
+		if n := metrictest.Value(b.stats.Channels); n != 1 && b.cfg.Bus != setting.Poll {
 			t.Errorf("%d channels", n)
 		}
-		if n := b.stats.Feeds.Load(); n != 1 {
+		if n := metrictest.Value(b.stats.Feeds); n != 1 {
 			t.Errorf("%d feeds", n)
 		}
 		_, err := conn.Exec(t.Context(), `SELECT topology_emit($1::text::uuid, 'x', '{}')`, id)
@@ -151,10 +153,10 @@ func TestFiveHundredTopologiesAreAttachedInFewTransactions(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if n := b.stats.AttachTransactions.Load(); n > 50 {
+	if n := metrictest.Observed(b.stats.AttachBatch); n > 50 {
 		t.Errorf("%d attach transactions for 500 topologies", n)
 	}
-	if n := b.stats.Channels.Load(); n != 500 {
+	if n := metrictest.Value(b.stats.Channels); n != 500 {
 		t.Errorf("%d channels", n)
 	}
 }
@@ -236,7 +238,7 @@ func TestFeedsOfTopologiesWithoutClientsGoAway(t *testing.T) {
 		must(t, err)
 		sub.Close()
 		pgtest.Eventually(t, "the end of the feed",
-			func() bool { return b.stats.Feeds.Load() == 0 && b.stats.Channels.Load() == 0 })
+			func() bool { return metrictest.Value(b.stats.Feeds) == 0 && metrictest.Value(b.stats.Channels) == 0 })
 	})
 }
 

@@ -8,6 +8,8 @@ import (
 	"sync"
 	"time"
 
+	"go.opentelemetry.io/otel/attribute"
+
 	"topostream/pgbus/wait"
 	"topostream/stream"
 )
@@ -93,7 +95,8 @@ func (b *Bus) document(ctx context.Context, a *attachment, graph bool) (*stream.
 	result, first := b.reads.join(key)
 	if first {
 		patience := b.documentPatience(ctx)
-		b.tasks.spawn(func(ctx context.Context) { b.readDocument(ctx, key, patience) })
+		asker := ctx
+		b.tasks.spawn(func(ctx context.Context) { b.readDocument(inTraceOf(asker, ctx), key, patience) })
 	}
 	select {
 	case r := <-result:
@@ -118,7 +121,9 @@ func (b *Bus) documentPatience(ctx context.Context) time.Duration {
 func (b *Bus) readDocument(ctx context.Context, key documentKey, patience time.Duration) {
 	ctx, cancel := context.WithTimeoutCause(ctx, patience, stream.ErrUnavailable)
 	defer cancel()
+	ctx, span := b.startSpan(ctx, "document", key.attachment.id, attribute.Bool("topostream.graph", key.graph))
 	snapshot, err := b.currentDocument(ctx, key.attachment, key.graph)
+	endSpan(span, err)
 	if err == nil && !key.graph {
 		key.attachment.feed.SetDocument(snapshot)
 	}
@@ -154,7 +159,7 @@ func (b *Bus) oneDocument(ctx context.Context, a *attachment, graph bool) (*stre
 	if err != nil {
 		return nil, err
 	}
-	b.stats.SnapshotReads.Add(1)
+	b.stats.SnapshotReads.Inc()
 	switch {
 	case !h.Same(a.history):
 		b.historyOf(a, h)

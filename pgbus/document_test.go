@@ -16,6 +16,7 @@ import (
 	"topostream/pgbus/pgtest"
 	"topostream/pgbus/postgres"
 	"topostream/stream"
+	"topostream/stream/metrics/metrictest"
 	"topostream/stream/sse"
 )
 
@@ -32,6 +33,9 @@ func stillBus(t *testing.T, db *pgtest.DB, change func(*Config)) (b *Bus, start 
 	cfg := Config{Pool: pool, Listen: listen, Encoder: sse.Encoder{}, AttachWait: 20 * time.Second}
 	if change != nil {
 		change(&cfg)
+	}
+	if cfg.Stats == nil {
+		cfg.Stats = metrictest.Stats()
 	}
 	b = New(cfg)
 	ctx, cancel := context.WithCancel(context.Background())
@@ -70,15 +74,15 @@ func ask(ctx context.Context, b *Bus, a *attachment) <-chan got {
 }
 
 // documentRead waits until n documents have been read from the database.
-func documentRead(t *testing.T, b *Bus, n uint64) {
+func documentRead(t *testing.T, b *Bus, n int64) {
 	t.Helper()
-	pgtest.Eventually(t, "the read of the document", func() bool { return b.stats.SnapshotReads.Load() >= n })
+	pgtest.Eventually(t, "the read of the document", func() bool { return metrictest.Value(b.stats.SnapshotReads) >= n })
 }
 
 // holdsNothing waits until no document is in the account any more.
 func holdsNothing(t *testing.T, b *Bus) {
 	t.Helper()
-	pgtest.Eventually(t, "all documents to be given back", func() bool { return b.stats.HeldBytes.Load() == 0 })
+	pgtest.Eventually(t, "all documents to be given back", func() bool { return metrictest.Value(b.stats.HeldBytes) == 0 })
 }
 
 const emitMany = `SELECT topology_emit($1::text::uuid, 'x', '{}') FROM generate_series(1, $2::int)`
@@ -103,8 +107,8 @@ func TestADocumentOfAStandbyThatIsBehindIsReadAgain(t *testing.T) {
 	r := <-answer
 	must(t, r.err)
 	defer r.snapshot.Release()
-	if r.snapshot.Seq != 4 || b.stats.SnapshotReads.Load() < 2 {
-		t.Errorf("a document at %d, of %d reads", r.snapshot.Seq, b.stats.SnapshotReads.Load())
+	if r.snapshot.Seq != 4 || metrictest.Value(b.stats.SnapshotReads) < 2 {
+		t.Errorf("a document at %d, of %d reads", r.snapshot.Seq, metrictest.Value(b.stats.SnapshotReads))
 	}
 	pgtest.Exec(t, conn, emitOne, id)
 	b.backfillOne(a, stream.ReadHole)
@@ -191,8 +195,8 @@ func TestWhatRetentionRemovedBehindADocumentMakesItOfNoUse(t *testing.T) {
 	r := <-ask(t.Context(), b, a)
 	must(t, r.err)
 	defer r.snapshot.Release()
-	if r.snapshot.Seq != 30 || b.stats.SnapshotReads.Load() != 1 {
-		t.Errorf("a document at %d, of %d reads", r.snapshot.Seq, b.stats.SnapshotReads.Load())
+	if r.snapshot.Seq != 30 || metrictest.Value(b.stats.SnapshotReads) != 1 {
+		t.Errorf("a document at %d, of %d reads", r.snapshot.Seq, metrictest.Value(b.stats.SnapshotReads))
 	}
 }
 
@@ -217,7 +221,7 @@ func TestADocumentThatIsPrunedTwiceIsUnavailable(t *testing.T) {
 	if !errors.Is(r.err, stream.ErrUnavailable) || !errors.Is(r.err, errPruned) {
 		t.Errorf("%v, want it unavailable, because it is pruned", r.err)
 	}
-	if n := b.stats.SnapshotReads.Load(); n != 2 {
+	if n := metrictest.Value(b.stats.SnapshotReads); n != 2 {
 		t.Errorf("%d reads, want 2", n)
 	}
 	holdsNothing(t, b)
@@ -247,7 +251,7 @@ func TestADocumentThatFindsNoMemorySaysSoAndLeaksNothing(t *testing.T) {
 	db := pgtest.New(t)
 	id := makeTopologies(t, db.Conn(t), 1)[0]
 	b, _ := stillBus(t, db, func(c *Config) {
-		c.Stats = &stream.Stats{}
+		c.Stats = metrictest.Stats()
 		c.Memory, c.AttachWait = stream.NewMemory(1<<20, c.Stats), time.Second
 	})
 	a := attachAt(t, b, id, 1)
@@ -336,7 +340,7 @@ func TestAllWhoWaitForADocumentShareOneReadAndWhoGoesAwayLeaksNothing(t *testing
 		}
 		r.snapshot.Release()
 	}
-	if n := b.stats.SnapshotReads.Load(); n != 1 {
+	if n := metrictest.Value(b.stats.SnapshotReads); n != 1 {
 		t.Errorf("%d reads", n)
 	}
 	first.Release()
@@ -409,7 +413,7 @@ func TestALargeDocumentIsAPrefixWithTheTotal(t *testing.T) {
 					t.Fatalf("mutation %s in the place of %d", name, i+1)
 				}
 			}
-			if n := b.stats.SnapshotReads.Load(); n != 1 {
+			if n := metrictest.Value(b.stats.SnapshotReads); n != 1 {
 				t.Errorf("%d documents were read", n)
 			}
 			sub.Snapshot.Release()
@@ -457,7 +461,7 @@ func TestAFeedContinuesALargeDocumentUnderAWriterWithoutLossOrDouble(t *testing.
 			sub.Snapshot.Release()
 			sub.Close()
 		}
-		if n := b.stats.SnapshotReads.Load(); n < uint64(rounds) {
+		if n := metrictest.Value(b.stats.SnapshotReads); n < int64(rounds) {
 			t.Errorf("%d documents were read in %d attaches", n, rounds)
 		}
 	})

@@ -58,12 +58,13 @@ func (m *mode) set(bus string) {
 	m.mu.Lock()
 	before, known := m.setting, m.setting != ""
 	m.setting = bus
+	m.stats.Bus.Choose(m.busLocked())
 	m.mu.Unlock()
 	if known && before == bus {
 		return
 	}
 	notice := m.notice()
-	m.stats.BusForced.Store(notice != "")
+	m.stats.BusForced.Set(stream.Flag(notice != ""))
 	if notice != "" {
 		m.log.Warn(notice)
 	} else {
@@ -79,10 +80,11 @@ func (m *mode) setListen(s source.State) {
 		m.lost = time.Now()
 	}
 	m.listen = s
-	m.stats.Listening.Store(s.Connected)
+	m.stats.Listening.Set(stream.Flag(s.Connected))
 	if s.Connected {
 		m.answered = time.Now()
 	}
+	m.stats.Bus.Choose(m.busLocked())
 	m.mu.Unlock()
 	m.pace(m.told())
 }
@@ -90,7 +92,8 @@ func (m *mode) setListen(s source.State) {
 func (m *mode) setWAL(s source.State) {
 	m.mu.Lock()
 	m.wal = s
-	m.stats.Streaming.Store(s.Connected)
+	m.stats.Streaming.Set(stream.Flag(s.Connected))
+	m.stats.Bus.Choose(m.busLocked())
 	m.mu.Unlock()
 	m.pace(m.told())
 }
@@ -146,6 +149,17 @@ func (m *mode) told() bool {
 
 func (m *mode) toldLocked() bool {
 	return m.wal.Connected || m.setting == setting.Notify && m.listen.Connected && !m.replica
+}
+
+// busLocked is how events come.
+func (m *mode) busLocked() stream.Cause {
+	switch {
+	case m.wal.Connected:
+		return stream.BusWAL
+	case m.toldLocked():
+		return stream.BusNotify
+	}
+	return stream.BusPoll
 }
 
 // ready returns nil while events can reach clients.

@@ -4,13 +4,13 @@ import (
 	"testing"
 
 	"topostream/pgbus/source"
-	"topostream/stream"
+	"topostream/stream/metrics/metrictest"
 )
 
 // A server that only polls is ready while the database answers, and not any more as soon as two polls in a row fail.
 func TestAServerThatPollsIsNotReadyWhenTwoPollsInARowFail(t *testing.T) {
 	t.Parallel()
-	m := newMode(Config{Bus: "poll", Stats: &stream.Stats{}})
+	m := newMode(Config{Bus: "poll", Stats: metrictest.Stats()})
 	failed, answered := source.State{Detail: "refused"}, source.State{Connected: true}
 	m.databaseAnswered()
 	m.setPolled(answered)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	lru "github.com/hashicorp/golang-lru/v2"
+	"go.opentelemetry.io/otel/attribute"
 
 	"topostream/pgbus/journal"
 	"topostream/stream"
@@ -87,7 +88,7 @@ func (p *pages) forget(id stream.TopologyID) {
 func (p *pages) read(
 	ctx context.Context, a *attachment, id stream.TopologyID, after stream.Seq,
 ) (frames []stream.Frame, _ error) {
-	p.bus.stats.JournalReads[stream.ReadCursor].Add(1)
+	p.bus.stats.JournalReads[stream.ReadCursor].Inc()
 	inDoubt := p.bus.inDoubt(id, after+1)
 	var (
 		broken error
@@ -95,6 +96,7 @@ func (p *pages) read(
 	)
 	last := after
 	reqs := []journal.PageRequest{{Topology: id, After: after}}
+	ctx, span := p.bus.startSpan(ctx, "journal read", id, attribute.String("topostream.cause", "cursor"))
 	err := p.bus.reader.Rows(ctx, journal.Backlog, reqs, pageRows, pageBytes, func(_ int, row journal.Row) {
 		if broken == nil {
 			broken = row.Continues(a.history, last)
@@ -105,6 +107,8 @@ func (p *pages) read(
 			last = row.Frame.Seq
 		}
 	})
+	span.SetAttributes(attribute.Int("topostream.events", len(frames)))
+	endSpan(span, err)
 	switch {
 	case err != nil:
 		return nil, unavailable(err)

@@ -6,6 +6,7 @@ import (
 
 	"topostream/pgbus/pgtest"
 	"topostream/stream"
+	"topostream/stream/metrics/metrictest"
 )
 
 func TestAPinnedNotifyQueueCostsADelayAndNoEventAndSaysWhoPinsIt(t *testing.T) {
@@ -54,11 +55,11 @@ func TestAPinnedNotifyQueueCostsADelayAndNoEventAndSaysWhoPinsIt(t *testing.T) {
 		}
 	}
 	pgtest.Eventually(t, "the pid that pins the queue",
-		func() bool { return b.stats.QueuePinnedBy.Load() == int64(pin.PgConn().PID()) })
-	if u := b.stats.QueueUsage.Load(); u < 500_000 || u > 1_000_000 {
-		t.Errorf("usage %d millionths", u)
+		func() bool { return metrictest.Value(b.stats.QueuePinnedBy) == int64(pin.PgConn().PID()) })
+	if u := metrictest.Ratio(b.stats.QueueUsage); u < 0.5 || u > 1 {
+		t.Errorf("the queue is full by %v", u)
 	}
 	_, err = pin.Exec(t.Context(), `COMMIT`)
 	must(t, err)
-	pgtest.Eventually(t, "a queue that nobody pins", func() bool { return b.stats.QueuePinnedBy.Load() == 0 })
+	pgtest.Eventually(t, "a queue that nobody pins", func() bool { return metrictest.Value(b.stats.QueuePinnedBy) == 0 })
 }

@@ -168,6 +168,13 @@ func (r *registry) take(now time.Time) (ids []stream.TopologyID, next time.Time)
 	return ids, next
 }
 
+// clients tells how many clients a topology has here.
+func (r *registry) clients(a *attachment) int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return a.clients
+}
+
 // count tells how many topologies wait to be attached.
 func (r *registry) count() int {
 	r.mu.Lock()

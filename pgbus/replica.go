@@ -94,13 +94,13 @@ SELECT greatest(pg_wal_lsn_diff(CASE WHEN pg_is_in_recovery() THEN pg_last_wal_r
 	if err := b.cfg.Replica.QueryRow(ctx, replayed).Scan(&at, &seconds); err != nil {
 		return fmt.Errorf("read the standby's lag: %w", err)
 	}
-	b.stats.ReplicaLagMicros.Store(int64(seconds * 1e6))
+	b.stats.ReplicaLag.Set(seconds)
 	if b.sources.listener == nil || !b.sources.listener.Connected() { // the primary may be away, and is not waited for
 		return nil
 	}
 	if err := b.cfg.Pool.QueryRow(ctx, behind, at).Scan(&bytes); err != nil {
 		return fmt.Errorf("ask the primary how far the standby is behind: %w", err)
 	}
-	b.stats.ReplicaLagBytes.Store(bytes)
+	b.stats.ReplicaBehind.Set(float64(bytes))
 	return nil
 }

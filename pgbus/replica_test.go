@@ -15,6 +15,7 @@ import (
 	"topostream/pgbus/postgres"
 	"topostream/pgbus/setting"
 	"topostream/stream"
+	"topostream/stream/metrics/metrictest"
 )
 
 // A pair is a primary and its standby, with the same database.
@@ -76,7 +77,7 @@ func (p *pair) bus(t *testing.T, change func(*Config)) *Bus {
 			change(c)
 		}
 	})
-	pgtest.Eventually(t, "the standby's WAL", b.stats.Streaming.Load)
+	pgtest.Eventually(t, "the standby's WAL", func() bool { return metrictest.Is(b.stats.Streaming) })
 	return b
 }
 
@@ -93,7 +94,7 @@ func TestStreamsAreReadFromAStandby(t *testing.T) {
 		t.Errorf("%d slots on the primary, %d on the standby", n, m)
 	}
 	// What people NOTIFY comes from the primary.
-	pgtest.Eventually(t, "LISTEN", func() bool { return b.stats.Channels.Load() == 2 })
+	pgtest.Eventually(t, "LISTEN", func() bool { return metrictest.Value(b.stats.Channels) == 2 })
 	pgtest.Exec(t, p.conn, `SELECT pg_notify('topology.' || $1::text, 'by hand')`, ids[0])
 	if frames, err := next(t.Context(), sub.Cursor); err != nil || frames[0].Seq != 0 ||
 		!strings.Contains(string(frames[0].Bytes), "by hand") {
@@ -101,12 +102,12 @@ func TestStreamsAreReadFromAStandby(t *testing.T) {
 	}
 	stop := writers(t, p.db, ids, 2)
 	for range 3 {
-		pgtest.Eventually(t, "the standby's WAL", b.stats.Streaming.Load)
+		pgtest.Eventually(t, "the standby's WAL", func() bool { return metrictest.Is(b.stats.Streaming) })
 		pgtest.Exec(t, p.replica, `SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots`)
-		pgtest.Eventually(t, "the cut", func() bool { return !b.stats.Streaming.Load() })
+		pgtest.Eventually(t, "the cut", func() bool { return !metrictest.Is(b.stats.Streaming) })
 	}
 	f.reaches(t, stop()[ids[1]])
-	if n := b.stats.Resets.Load(); n != 0 {
+	if n := metrictest.Value(b.stats.Resets); n != 0 {
 		t.Errorf("%d feeds were thrown away", n)
 	}
 }
@@ -119,17 +120,17 @@ func TestTheTriggersOwnNotificationsDoNotRunAheadOfAStandby(t *testing.T) {
 	p.replayed(t)
 	b := p.bus(t, func(c *Config) { c.Heartbeat = time.Hour })
 	f := follow(t, attach(t, b, id))
-	pgtest.Eventually(t, "LISTEN", func() bool { return b.stats.Channels.Load() == 1 })
+	pgtest.Eventually(t, "LISTEN", func() bool { return metrictest.Value(b.stats.Channels) == 1 })
 	pgtest.Exec(t, p.replica, `SELECT pg_wal_replay_pause()`)
 	pgtest.Exec(t, p.conn, emitOne, id)
 	pgtest.Exec(t, p.conn, `SELECT pg_notify('topology.' || $1::text, 'behind it')`, id)
-	pgtest.Eventually(t, "the notification behind it", func() bool { return b.stats.RawEvents.Load() == 1 })
+	pgtest.Eventually(t, "the notification behind it", func() bool { return metrictest.Value(b.stats.RawEvents) == 1 })
 	compare(t, b)
-	if last := b.registry.find(id).feed.Last(); last != 1 || b.stats.Resets.Load() != 0 {
-		t.Errorf("the feed is at %d, and the standby at 1; %d resets", last, b.stats.Resets.Load())
+	if last := b.registry.find(id).feed.Last(); last != 1 || metrictest.Value(b.stats.Resets) != 0 {
+		t.Errorf("the feed is at %d, and the standby at 1; %d resets", last, metrictest.Value(b.stats.Resets))
 	}
 	must(t, b.watchLag(t.Context()))
-	if b.stats.ReplicaLagBytes.Load() == 0 {
+	if metrictest.Value(b.stats.ReplicaBehind) == 0 {
 		t.Error("the lag does not show")
 	}
 	pgtest.Exec(t, p.replica, `SELECT pg_wal_replay_resume()`)
@@ -210,7 +211,7 @@ func TestAStandbyServesStreamsWhileThePrimaryIsAwayAndOutlivesItsOwnRestart(t *t
 		pgtest.Exec(t, conn, emitOne, ids[0])
 		f.reaches(t, n)
 	}
-	pgtest.Eventually(t, "the standby's WAL", b.stats.Streaming.Load)
+	pgtest.Eventually(t, "the standby's WAL", func() bool { return metrictest.Is(b.stats.Streaming) })
 }
 
 func TestAStandbyThatIsPromotedUnderAServerBeginsANewEpoch(t *testing.T) {

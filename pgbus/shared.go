@@ -22,7 +22,9 @@ func (s *shared[T]) do(
 		err    error
 	}
 	done := make(chan answer, 1)
+	asker := ctx
 	tasks.spawn(func(ctx context.Context) {
+		ctx = inTraceOf(asker, ctx)
 		v, err, joined := s.group.Do(key, func() (any, error) { return call(ctx) })
 		value, _ := v.(T)
 		done <- answer{value, joined, err}

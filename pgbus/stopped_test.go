@@ -10,6 +10,7 @@ import (
 
 	"topostream/pgbus/pgtest"
 	"topostream/pgbus/postgres"
+	"topostream/stream/metrics/metrictest"
 )
 
 // A process that is stopped (SIGSTOP) asks nothing on its LISTEN connection any more, and on a unix socket nothing else
@@ -54,7 +55,7 @@ func TestAStoppedServersListenBackendOnASocketIsEnded(t *testing.T) {
 	if n := pgtest.Scan[int](t, admin, named, postgres.ServerListens); n != 1 {
 		t.Errorf("%d backends are named as one that LISTENs", n)
 	}
-	if err := b.Ready(); err != nil || !b.stats.Listening.Load() {
+	if err := b.Ready(); err != nil || !metrictest.Is(b.stats.Listening) {
 		t.Errorf("the one that lives: %v", err)
 	}
 }

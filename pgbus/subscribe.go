@@ -6,6 +6,8 @@ import (
 	"sync"
 	"time"
 
+	"go.opentelemetry.io/otel/attribute"
+
 	"topostream/pgbus/journal"
 	"topostream/pgbus/wait"
 	"topostream/stream"
@@ -22,6 +24,15 @@ func (b *Bus) Attach(ctx context.Context, req stream.AttachRequest) (*stream.Sub
 	if sub := b.AttachAtOnce(req); sub != nil {
 		return sub, nil
 	}
+	ctx, span := b.startSpan(ctx, "attach", req.Topology, attribute.Bool("topostream.resume", req.Resume))
+	sub, err := b.attach(ctx, req)
+	endSpan(span, err)
+	return sub, err
+}
+
+// attach is Attach where something has to be waited for.
+func (b *Bus) attach(ctx context.Context, req stream.AttachRequest) (*stream.Subscription, error) {
+	began := time.Now()
 	waiting, cancel := context.WithTimeoutCause(ctx, b.cfg.AttachWait, stream.ErrUnavailable)
 	defer cancel()
 	for try := 0; ; try++ {
@@ -38,7 +49,8 @@ func (b *Bus) Attach(ctx context.Context, req stream.AttachRequest) (*stream.Sub
 		}
 		sub, err := b.subscribe(patience, a, req)
 		if err == nil {
-			b.stats.Attaches.Add(1)
+			b.stats.Attaches.Inc()
+			b.stats.AttachDuration.Observe(time.Since(began).Seconds())
 			return sub, nil
 		}
 		b.registry.release(a)
@@ -68,7 +80,7 @@ func (b *Bus) AttachAtOnce(req stream.AttachRequest) *stream.Subscription {
 		sub.Close()
 		return nil
 	}
-	b.stats.Attaches.Add(1)
+	b.stats.Attaches.Inc()
 	return sub
 }
 
@@ -197,6 +209,6 @@ func (b *Bus) subscribeDeleted(req stream.AttachRequest, gone deletedTopology) (
 	a := &attachment{id: req.Topology, history: gone.history}
 	feed := b.newFeed(a, h.Seq, 0)
 	feed.Close(stream.ErrDeleted)
-	b.stats.Attaches.Add(1)
+	b.stats.Attaches.Inc()
 	return &stream.Subscription{Cursor: feed.Cursor(req.After), Close: func() {}}, nil
 }

@@ -11,6 +11,7 @@ import (
 	"topostream/pgbus/pgtest"
 	"topostream/pgbus/postgres"
 	"topostream/stream"
+	"topostream/stream/metrics/metrictest"
 )
 
 func TestWhoWaitsForATopologyInVainLearnsWhyAndWhoGoesAwayDoesNot(t *testing.T) {
@@ -61,16 +62,16 @@ func TestAClientIsCountedFromItsAttachToItsCloseOnce(t *testing.T) {
 	}
 	sub, err := b.Attach(t.Context(), stream.AttachRequest{Topology: "a", Resume: true, After: 5})
 	must(t, err)
-	if sub.Snapshot != nil || sub.Cursor.Last() != 5 || clients() != 2 || b.stats.Attaches.Load() != 1 {
-		t.Errorf("at %d; %d clients, %d attaches", sub.Cursor.Last(), clients(), b.stats.Attaches.Load())
+	if sub.Snapshot != nil || sub.Cursor.Last() != 5 || clients() != 2 || metrictest.Value(b.stats.Attaches) != 1 {
+		t.Errorf("at %d; %d clients, %d attaches", sub.Cursor.Last(), clients(), metrictest.Value(b.stats.Attaches))
 	}
 	sub.Close()
 	if sub.Close(); clients() != 1 {
 		t.Errorf("%d clients after a close", clients())
 	}
 	_, err = b.Attach(t.Context(), stream.AttachRequest{Topology: "a"}) // for which it must read a document
-	if !errors.Is(err, stream.ErrUnavailable) || clients() != 1 || b.stats.Attaches.Load() != 1 {
-		t.Errorf("%v; %d clients, %d attaches", err, clients(), b.stats.Attaches.Load())
+	if !errors.Is(err, stream.ErrUnavailable) || clients() != 1 || metrictest.Value(b.stats.Attaches) != 1 {
+		t.Errorf("%v; %d clients, %d attaches", err, clients(), metrictest.Value(b.stats.Attaches))
 	}
 	a.feed.SetDocument(stream.NewSnapshot(5, []byte("document"), nil))
 	sub, err = b.Attach(t.Context(), stream.AttachRequest{Topology: "a", Resume: true, After: 4}) // 4 is known
@@ -195,7 +196,7 @@ func TestWhoResumesBelowTheEndOfADeletedTopologyGetsTheRestAndNobodyElseDoes(t *
 			t.Errorf("after %d: %d was the last, ended by %v", after, last, err)
 		}
 		sub.Close()
-		if n, feeds := b.stats.Attaches.Load(), b.stats.Feeds.Load(); n != uint64(i+1) || feeds != 0 {
+		if n, feeds := metrictest.Value(b.stats.Attaches), metrictest.Value(b.stats.Feeds); n != int64(i+1) || feeds != 0 {
 			t.Errorf("%d attaches; %d feeds are left", n, feeds)
 		}
 	}
@@ -256,11 +257,11 @@ func TestEachWhoWaitsForADocumentGetsAHandleOfItsOwn(t *testing.T) {
 		t.Errorf("%v, %v", r.snapshot, r.err)
 	}
 	r.snapshot.Release()
-	if b.stats.HeldBytes.Load() == 0 {
+	if metrictest.Value(b.stats.HeldBytes) == 0 {
 		t.Error("one has released what the other has still to read")
 	}
 	d.leave(key, two) // as it comes
-	if n := b.stats.HeldBytes.Load(); n != 0 {
+	if n := metrictest.Value(b.stats.HeldBytes); n != 0 {
 		t.Errorf("%d bytes are held by nobody", n)
 	}
 	later, first := d.join(key)
@@ -550,13 +551,13 @@ func TestOnlyADocumentWithoutTheGraphIsKeptForThoseWhoComeNext(t *testing.T) {
 	attachAt(t, b, id, 1)
 	for i, c := range []struct {
 		graph bool
-		reads uint64
+		reads int64
 	}{{true, 1}, {false, 2}, {false, 2}, {true, 3}} {
 		sub, err := b.Attach(t.Context(), stream.AttachRequest{Topology: id, Graph: c.graph})
 		must(t, err)
 		sub.Snapshot.Release()
 		sub.Close()
-		if n := b.stats.SnapshotReads.Load(); n != c.reads {
+		if n := metrictest.Value(b.stats.SnapshotReads); n != c.reads {
 			t.Errorf("%d: %d reads, want %d", i, n, c.reads)
 		}
 	}

@@ -20,6 +20,7 @@ import (
 	"topostream/pgbus/setting"
 	"topostream/pgbus/wait"
 	"topostream/stream"
+	"topostream/stream/metrics/metrictest"
 )
 
 // onWAL gives a database whose triggers leave the events to the WAL.
@@ -143,11 +144,11 @@ func TestEventsOfAnySizeComeFromTheWALWithoutAQuery(t *testing.T) {
 		if stream.Cause(i) == stream.ReadCatchUp || stream.Cause(i) == stream.ReadReconnect {
 			continue // at the stream's beginning
 		}
-		most := uint64(0)
+		most := int64(0)
 		if stream.Cause(i) == stream.ReadHeartbeat { // once when a bus starts, perhaps with an event still on its way
 			most = 1
 		}
-		if n := b.stats.JournalReads[i].Load(); n > most {
+		if n := metrictest.Value(b.stats.JournalReads[i]); n > most {
 			t.Errorf("%d journal reads, cause %s", n, cause)
 		}
 	}
@@ -261,7 +262,7 @@ func TestAStreamThatIsCutAgainAndAgainUnderWritersLosesNothing(t *testing.T) {
 	}
 	stop := writers(t, db, ids, 3)
 	for range 5 {
-		pgtest.Eventually(t, "the stream", b.stats.Streaming.Load)
+		pgtest.Eventually(t, "the stream", func() bool { return metrictest.Is(b.stats.Streaming) })
 		if n := pgtest.Scan[int](
 			t,
 			conn,
@@ -269,12 +270,12 @@ func TestAStreamThatIsCutAgainAndAgainUnderWritersLosesNothing(t *testing.T) {
 		); n != 1 {
 			t.Errorf("%d slots, want 1", n)
 		}
-		pgtest.Eventually(t, "the cut", func() bool { return !b.stats.Streaming.Load() })
+		pgtest.Eventually(t, "the cut", func() bool { return !metrictest.Is(b.stats.Streaming) })
 	}
 	for id, head := range stop() {
 		followers[id].reaches(t, head)
 	}
-	if n := b.stats.Resets.Load(); n != 0 {
+	if n := metrictest.Value(b.stats.Resets); n != 0 {
 		t.Errorf("%d feeds were thrown away", n)
 	}
 }
@@ -302,7 +303,7 @@ func TestSwitchingTheBusBackAndForthUnderWritersLosesNothing(t *testing.T) {
 	for id, head := range stop() {
 		followers[id].reaches(t, head)
 	}
-	if n := b.stats.Resets.Load(); n != 0 {
+	if n := metrictest.Value(b.stats.Resets); n != 0 {
 		t.Errorf("%d feeds were thrown away", n)
 	}
 	pgtest.Eventually(t, "the slot to be gone", func() bool {
@@ -331,7 +332,7 @@ func TestATransactionThatBeganBeforeTheSwitchIsHeardOf(t *testing.T) {
 		wait.Pause(t.Context(), 3500*time.Millisecond)
 	}()
 	<-ended
-	if !b.stats.Streaming.Load() {
+	if !metrictest.Is(b.stats.Streaming) {
 		t.Fatal("the stream ended before the transaction")
 	}
 	pgtest.Exec(t, early, `COMMIT`)
@@ -359,11 +360,11 @@ func TestAForcedBusThatIsNotTheDatabasesWorksWithAWarning(t *testing.T) {
 			}
 			want := "bus: forced " + c.forced + ", the database says " + c.says
 			pgtest.Eventually(t, want, func() bool { // events come, too, while the setting is not known yet
-				return b.Notice() == want && b.stats.BusForced.Load() && log.has(want)
+				return b.Notice() == want && metrictest.Is(b.stats.BusForced) && log.has(want)
 			})
 			must(t, b.Ready())
 			if c.forced == setting.WAL {
-				pgtest.Eventually(t, "the stream", b.stats.Streaming.Load)
+				pgtest.Eventually(t, "the stream", func() bool { return metrictest.Is(b.stats.Streaming) })
 				return
 			}
 			must(t, setting.Set(t.Context(), conn, setting.Notify))
@@ -392,7 +393,7 @@ func TestWithoutAPublicationStreamsRunOnPollAndTheLogSaysWhatToDo(t *testing.T) 
 	pgtest.Eventually(t, "advice", func() bool { return log.has("run `topostream bus wal`") })
 	pgtest.Exec(t, conn, `CREATE PUBLICATION topostream FOR TABLE topology_events WITH (publish = 'insert')`)
 	b.sources.mode.changed.Set() // not to wait for the next try
-	pgtest.Eventually(t, "the stream", b.stats.Streaming.Load)
+	pgtest.Eventually(t, "the stream", func() bool { return metrictest.Is(b.stats.Streaming) })
 }
 
 // A slot is made only when every transaction that is open in the cluster has ended.
@@ -413,7 +414,7 @@ func TestWhileASlotWaitsStreamsRunOnPollAndTheServerSaysSo(t *testing.T) {
 	pgtest.Exec(t, conn, `SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots`)
 	want := fmt.Sprintf(`waits_for="[pid %d]"`, elsewhere.PgConn().PID())
 	pgtest.Eventually(t, "the server to say what the slot waits for",
-		func() bool { return b.stats.SlotWaiting.Load() && log.has(want) })
+		func() bool { return metrictest.Is(b.stats.SlotWaiting) && log.has(want) })
 	if !strings.HasPrefix(b.Mode(), "poll: the replication slot waits for transactions that are open") ||
 		b.Ready() != nil {
 		t.Errorf("%s, %v", b.Mode(), b.Ready())
@@ -422,12 +423,12 @@ func TestWhileASlotWaitsStreamsRunOnPollAndTheServerSaysSo(t *testing.T) {
 		pgtest.Exec(t, conn, emitOne, id)
 		f.reaches(t, n)
 	}
-	if b.stats.Streaming.Load() {
+	if metrictest.Is(b.stats.Streaming) {
 		t.Error("the slot was made behind an open transaction: the test sees nothing")
 	}
 	pgtest.Exec(t, elsewhere, `COMMIT`)
-	pgtest.Eventually(t, "the stream", b.stats.Streaming.Load)
-	if b.stats.SlotWaiting.Load() {
+	pgtest.Eventually(t, "the stream", func() bool { return metrictest.Is(b.stats.Streaming) })
+	if metrictest.Is(b.stats.SlotWaiting) {
 		t.Error("it still waits")
 	}
 	pgtest.Exec(t, conn, emitOne, id)
@@ -486,7 +487,7 @@ func TestAnEventThatTheWALToldBeforeItCouldBeSeenIsNotLost(t *testing.T) {
 			}
 			// nothing else makes up for it
 			b := startBus(t, db, func(c *Config) { c.Replica, c.Heartbeat, c.Poll = replica, time.Hour, time.Hour })
-			pgtest.Eventually(t, "the stream", b.stats.Streaming.Load)
+			pgtest.Eventually(t, "the stream", func() bool { return metrictest.Is(b.stats.Streaming) })
 			var f *follower
 			if attached == "before" {
 				f = follow(t, attach(t, b, id))
@@ -509,14 +510,14 @@ func TestAnEventThatTheWALToldBeforeItCouldBeSeenIsNotLost(t *testing.T) {
 			for range 3 {
 				compare(t, b)
 			}
-			if n := b.stats.Resets.Load(); n != 0 {
+			if n := metrictest.Value(b.stats.Resets); n != 0 {
 				t.Errorf("%d feeds were thrown away for being ahead of what can be seen", n)
 			}
 			reload(t, admin, "synchronous_standby_names", "") // the standby is given up
 			f.reaches(t, 2)
 			pgtest.Exec(t, admin, emitOne, id)
 			f.reaches(t, 3)
-			if n := b.stats.Resets.Load(); n != 0 {
+			if n := metrictest.Value(b.stats.Resets); n != 0 {
 				t.Errorf("%d feeds were thrown away", n)
 			}
 		})
@@ -540,7 +541,7 @@ func TestOfSeveralHostsTheStreamReadsThePrimary(t *testing.T) {
 		c.Listen, err = pgx.ParseConfig(u.String())
 		must(t, err)
 	})
-	pgtest.Eventually(t, "the stream", b.stats.Streaming.Load)
+	pgtest.Eventually(t, "the stream", func() bool { return metrictest.Is(b.stats.Streaming) })
 	if n := pgtest.Scan[int](
 		t,
 		db.Conn(t),
@@ -563,11 +564,11 @@ func TestAServerLeavesNoSlotBehind(t *testing.T) {
 	defer pool.Close()
 	listen, err := pgx.ParseConfig(db.URL)
 	must(t, err)
-	b := New(Config{Pool: pool, Listen: listen})
+	b := New(Config{Pool: pool, Listen: listen, Stats: metrictest.Stats()})
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- b.Run(ctx) }()
-	pgtest.Eventually(t, "the stream", b.stats.Streaming.Load)
+	pgtest.Eventually(t, "the stream", func() bool { return metrictest.Is(b.stats.Streaming) })
 	if n := pgtest.Scan[int](t, conn, `SELECT count(*) FROM pg_replication_slots WHERE temporary`); n != 1 {
 		t.Errorf("%d temporary slots, want 1", n)
 	}

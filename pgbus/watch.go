@@ -39,6 +39,7 @@ const (
 type watch struct {
 	again   wait.Signal // the setting may have changed
 	advised atomic.Bool // wal was advised
+	pinned  int64       // pid of the backend that pins the NOTIFY queue, as PostgreSQL said last; 0: none
 	odd     atomic.Pointer[string]
 }
 
@@ -95,6 +96,9 @@ func (b *Bus) diagnose(ctx context.Context, used float64) {
 	if b.cfg.Replica != nil { // whose NOTIFY queue is another one
 		checks = []func(context.Context) error{b.watchLag, b.endStopped}
 	}
+	if b.sources.wal != nil {
+		checks = append(checks, b.sources.wal.MeasureLag)
+	}
 	if b.cfg.Odd != nil {
 		checks = append(checks, b.watchOdd)
 	}
@@ -124,14 +128,16 @@ func (b *Bus) watchOdd(ctx context.Context) error {
 
 // watchQueue keeps the metrics of PostgreSQL's NOTIFY queue: a listener that stops reading fills it for everybody.
 func (b *Bus) watchQueue(ctx context.Context, used float64) error {
-	b.stats.QueueUsage.Store(uint64(used * 1e6))
+	b.stats.QueueUsage.Set(used)
 	if used < queueWarning {
-		b.stats.QueuePinnedBy.Store(0)
+		b.watch.pinned = 0
+		b.stats.QueuePinnedBy.Set(0)
 		return nil
 	}
 	pid, err := b.queuePinnedBy(ctx)
 	if pid != 0 { // PostgreSQL says it once in 5 s to one of all who NOTIFY; an older answer stays
-		b.stats.QueuePinnedBy.Store(pid)
+		b.watch.pinned = pid
+		b.stats.QueuePinnedBy.Set(float64(pid))
 	}
 	b.log.Warn(
 		"PostgreSQL's NOTIFY queue fills up, and events go by the heartbeat: end the backend that does not read its "+
@@ -139,7 +145,7 @@ func (b *Bus) watchQueue(ctx context.Context, used float64) error {
 		"usage",
 		used,
 		"pid",
-		b.stats.QueuePinnedBy.Load(),
+		b.watch.pinned,
 	)
 	return err
 }

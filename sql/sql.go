@@ -42,8 +42,9 @@ type Version struct {
 // A migration that cannot lock its tables within a second gives up, so that those who wait behind it go on, and is
 // tried again.
 const (
-	lockTries = 30
-	lockPause = time.Second
+	lockTimeout = "SET LOCAL lock_timeout = '1s';\n"
+	lockTries   = 30
+	lockPause   = time.Second
 )
 
 // ErrElsewhere says that Up would make an installation beside another one.
@@ -218,6 +219,12 @@ func migrator(ctx context.Context, conn *pgx.Conn, schema string) (*migrate.Migr
 	m.Data["format"] = strings.ReplaceAll(literal, "%", "%%")
 	if err := m.LoadMigrations(Files); err != nil {
 		return nil, fmt.Errorf("load migrations: %w", err)
+	}
+	for _, one := range m.Migrations {
+		one.UpSQL = lockTimeout + one.UpSQL
+		if one.DownSQL != "" { // tern says of one without that there is no way back
+			one.DownSQL = lockTimeout + one.DownSQL
+		}
 	}
 	return m, nil
 }

@@ -12,6 +12,7 @@ type Frame struct {
 	Final bool       // the `deleted` event: the stream ends behind it
 	Bytes []byte     // "event: …\nid: …\ndata: …\n\n"
 	Row   *RowChange // of the list of topologies; nil: it is an event of one
+	At    int64      // when it was recorded, in microseconds since 1970 by the database's clock; 0: not journaled
 }
 
 // AttachRequest asks for a stream of one topology, or of the list of them.

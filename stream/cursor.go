@@ -6,6 +6,7 @@ import "context"
 type Cursor struct {
 	feed  *Feed
 	last  Seq
+	told  Seq     // at or below it, it is known that its client has it
 	pos   uint64  // next position, unless seek
 	born  uint64  // raw frames before it are not for this client
 	page  []Frame // read from the journal, not yet given
@@ -20,7 +21,7 @@ type Cursor struct {
 func (f *Feed) Cursor(after Seq) *Cursor {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return &Cursor{feed: f, last: after, pos: f.find(after), born: f.end}
+	return &Cursor{feed: f, last: after, told: after, pos: f.find(after), born: f.end}
 }
 
 // ListCursor makes one in the list's feed, which gives what the filter shows.

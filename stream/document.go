@@ -47,10 +47,12 @@ func (f *Feed) Document(maxEvents int, maxBytes int64) *Snapshot {
 	return f.document.Retain()
 }
 
-func (f *Feed) dropDocument() {
+func (f *Feed) dropDocument() (had bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	had = f.document != nil
 	f.dropDocumentLocked()
+	return had
 }
 
 func (f *Feed) dropDocumentLocked() {

@@ -5,6 +5,7 @@ import (
 	"testing/synctest"
 
 	"topostream/stream"
+	"topostream/stream/metrics/metrictest"
 )
 
 // document is a snapshot at seq whose bytes are held in m; nil: nowhere.
@@ -72,7 +73,7 @@ func TestADocumentIsGivenWhileFewEventsFollowItInTheRing(t *testing.T) {
 
 func TestADocumentThatIsOlderThanTheRingIsOfNoUse(t *testing.T) {
 	t.Parallel()
-	stats := &stream.Stats{}
+	stats := metrictest.Stats()
 	m := stream.NewMemory(1<<20, stats)
 	f := stream.NewFeed(stream.FeedConfig{MaxEvents: 1, Memory: m})
 	s := document(t, m, 1, 10)
@@ -83,7 +84,7 @@ func TestADocumentThatIsOlderThanTheRingIsOfNoUse(t *testing.T) {
 	f.Append(frame(2))
 	kept(t, f, 9, 999, 1)
 	f.Append(frame(3))
-	if n := stats.HeldBytes.Load(); n != 0 {
+	if n := metrictest.Value(stats.HeldBytes); n != 0 {
 		t.Errorf("%d bytes of a document that nobody can begin with", n)
 	}
 	old := document(t, m, 1, 10)
@@ -93,11 +94,11 @@ func TestADocumentThatIsOlderThanTheRingIsOfNoUse(t *testing.T) {
 
 func TestADocumentsBytesAreAccountedOnceUntilItsLastReaderHasWrittenThem(t *testing.T) {
 	t.Parallel()
-	stats := &stream.Stats{}
+	stats := metrictest.Stats()
 	m := stream.NewMemory(1<<20, stats)
 	held := func(what string, want int64) {
 		t.Helper()
-		if n := stats.HeldBytes.Load(); n != want {
+		if n := metrictest.Value(stats.HeldBytes); n != want {
 			t.Errorf("%s: %d bytes are held, want %d", what, n, want)
 		}
 	}
@@ -134,18 +135,18 @@ func TestADocumentsBytesAreAccountedOnceUntilItsLastReaderHasWrittenThem(t *test
 
 func TestDocumentsAreDroppedBeforeRings(t *testing.T) {
 	t.Parallel()
-	stats := &stream.Stats{}
+	stats := metrictest.Stats()
 	m := stream.NewMemory(10_000, stats)
 	f, other := stream.NewFeed(stream.FeedConfig{Memory: m, Stats: stats}),
 		stream.NewFeed(stream.FeedConfig{Memory: m, Stats: stats})
 	f.Append(frame(1))
-	rings := stats.FeedBytes.Load()
+	rings := metrictest.Value(stats.FeedBytes)
 	other.SetDocument(document(t, nil, 1, 4000))
 	f.SetDocument(document(t, nil, 1, 4000))
 	h := mustHold(t, m, 10_000-rings)
 	kept(t, f, 9, 999, 0)
 	kept(t, other, 9, 999, 0)
-	if n := stats.FeedBytes.Load(); n != rings {
+	if n := metrictest.Value(stats.FeedBytes); n != rings {
 		t.Errorf("the rings went from %d to %d bytes", rings, n)
 	}
 	h.Release()
@@ -162,7 +163,7 @@ func TestDocumentsAreDroppedBeforeRings(t *testing.T) {
 
 func TestADocumentIsNotKeptWhileMemoryIsShort(t *testing.T) {
 	t.Parallel()
-	stats := &stream.Stats{}
+	stats := metrictest.Stats()
 	m := stream.NewMemory(100, stats)
 	f := stream.NewFeed(stream.FeedConfig{Memory: m})
 	h := mustHold(t, m, 91)
@@ -179,17 +180,17 @@ func TestADocumentIsNotKeptWhileMemoryIsShort(t *testing.T) {
 
 func TestASnapshotsHandleIsReleasedOnce(t *testing.T) {
 	t.Parallel()
-	stats := &stream.Stats{}
+	stats := metrictest.Stats()
 	m := stream.NewMemory(100, stats)
 	a := document(t, m, 7, 10)
 	b := a.Retain()
 	a.Release()
 	a.Release()
-	if n := stats.HeldBytes.Load(); n != 10 || a.Bytes != nil || len(b.Bytes) != 10 || b.Seq != 7 {
+	if n := metrictest.Value(stats.HeldBytes); n != 10 || a.Bytes != nil || len(b.Bytes) != 10 || b.Seq != 7 {
 		t.Errorf("%d bytes are held; %v, %v", n, a, b)
 	}
 	b.Release()
-	if n := stats.HeldBytes.Load(); n != 0 {
+	if n := metrictest.Value(stats.HeldBytes); n != 0 {
 		t.Errorf("%d bytes are held after the end", n)
 	}
 	var none *stream.Snapshot

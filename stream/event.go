@@ -1,12 +1,29 @@
 package stream
 
-import "time"
+import (
+	"strings"
+	"time"
+)
 
 // An Event is one change of a topology as the journal holds it.
 type Event struct {
 	Seq  Seq
 	Type string
 	JSON string // as the database's one encoder made it
+}
+
+// RecordedAt is when the event was recorded, in microseconds since 1970, as its JSON says; 0: it does not.
+func (e Event) RecordedAt() int64 {
+	const ts, layout = `","ts":"`, "2006-01-02T15:04:05.000000Z"
+	i := strings.Index(e.JSON, ts) // of which the topic and the type before it hold no part
+	if i < 0 || len(e.JSON) < i+len(ts)+len(layout) {
+		return 0
+	}
+	at, err := time.Parse(layout, e.JSON[i+len(ts):i+len(ts)+len(layout)])
+	if err != nil {
+		return 0
+	}
+	return at.UnixMicro()
 }
 
 // TypeDeleted is the type of a topology's last event.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"sort"
 	"sync"
+	"sync/atomic"
 	"unsafe"
 )
 
@@ -45,7 +46,8 @@ type FeedConfig struct {
 // A Feed is the ring of a topology's newest events, shared by all its clients. Positions in it count up for ever;
 // a frame that is not journaled has a position but no seq. All methods may be called by any goroutine.
 type Feed struct {
-	cfg FeedConfig
+	cfg     FeedConfig
+	counted atomic.Pointer[[]*Delivery] // in the order of their seqs, changed under mu; nil: none
 
 	mu        sync.Mutex
 	ring      []entry // circular: position p is at p % len(ring)
@@ -78,14 +80,14 @@ func NewFeed(cfg FeedConfig) *Feed {
 		cfg.MaxBytes = DefaultMaxBytes
 	}
 	if cfg.Stats == nil {
-		cfg.Stats = &Stats{}
+		cfg.Stats = NoStats()
 	}
 	if cfg.Memory == nil {
 		cfg.Memory = NewMemory(int64(cfg.MaxBytes)+int64(cfg.MaxEvents)*slot, cfg.Stats)
 	}
 	f := &Feed{cfg: cfg, last: cfg.Base, ringFirst: cfg.Base}
 	cfg.Memory.register(f)
-	cfg.Stats.Feeds.Add(1)
+	cfg.Stats.Feeds.Inc()
 	return f
 }
 
@@ -120,7 +122,7 @@ func (f *Feed) Append(fr Frame) AppendResult {
 	}
 	f.last = fr.Seq
 	f.push(fr)
-	f.cfg.Stats.Events.Add(1)
+	f.cfg.Stats.Events.Inc()
 	ends := fr.Final && fr.Seq > f.cfg.Alive
 	if ends {
 		f.endLocked(ErrDeleted)
@@ -153,7 +155,7 @@ func (f *Feed) AppendRaw(fr Frame) {
 	}
 	fr.Seq = 0
 	f.push(fr)
-	f.cfg.Stats.RawEvents.Add(1)
+	f.cfg.Stats.RawEvents.Inc()
 }
 
 // Close ends the feed; the first cause counts. With ErrReset and ErrClosed cursors deliver nothing more.
@@ -170,9 +172,9 @@ func (f *Feed) endLocked(cause error) {
 	f.cause = cause
 	f.dropDocumentLocked()
 	f.cfg.Memory.addRing(-int64(f.bytes) - int64(len(f.ring))*slot)
-	f.cfg.Stats.Feeds.Add(-1)
+	f.cfg.Stats.Feeds.Dec()
 	if cause == ErrReset || cause == ErrBehind { //nolint:errorlint // the sentinels themselves
-		f.cfg.Stats.Resets.Add(1)
+		f.cfg.Stats.Resets.Inc()
 	}
 	if cause != ErrDeleted { //nolint:errorlint // the sentinel itself
 		f.ring, f.start = nil, f.end // those who are slow keep the feed, but not what it held

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"topostream/stream"
+	"topostream/stream/metrics/metrictest"
 )
 
 func frame(n int) stream.Frame {
@@ -35,7 +36,7 @@ func TestACursorGivesTheFinalFrameAndThenTheEnd(t *testing.T) {
 
 func TestTheFeedTellsWhatBecameOfAnEvent(t *testing.T) {
 	t.Parallel()
-	stats := &stream.Stats{}
+	stats := metrictest.Stats()
 	f := stream.NewFeed(stream.FeedConfig{Base: 5, MaxEvents: 2, Stats: stats})
 	other := func(n int) stream.Frame { return stream.Frame{Seq: stream.Seq(n), Bytes: []byte("forged")} }
 	for _, c := range []struct {
@@ -60,7 +61,7 @@ func TestTheFeedTellsWhatBecameOfAnEvent(t *testing.T) {
 			t.Errorf("append %q after %d: %v, want %v", c.frame.Bytes, f.Last(), got, c.want)
 		}
 	}
-	if n := stats.Events.Load(); n != 3 || f.Last() != 8 {
+	if n := metrictest.Value(stats.Events); n != 3 || f.Last() != 8 {
 		t.Errorf("%d events, the last is %d", n, f.Last())
 	}
 	f.AppendRaw(raw("x"))
@@ -69,7 +70,7 @@ func TestTheFeedTellsWhatBecameOfAnEvent(t *testing.T) {
 		t.Errorf("append to a closed feed: %v, last %d", got, f.Last())
 	}
 	f.AppendRaw(raw("x"))
-	if n := stats.RawEvents.Load(); n != 1 {
+	if n := metrictest.Value(stats.RawEvents); n != 1 {
 		t.Errorf("%d raw events, want 1", n)
 	}
 }
@@ -98,23 +99,24 @@ func TestAnEarlierLifesEndIsNotTheFeeds(t *testing.T) {
 
 func TestAFeedEndsOnce(t *testing.T) {
 	t.Parallel()
-	for cause, resets := range map[error]uint64{
+	for cause, resets := range map[error]int64{
 		stream.ErrReset: 1, stream.ErrBehind: 1, stream.ErrClosed: 0, stream.ErrDeleted: 0,
 	} {
-		stats := &stream.Stats{}
+		stats := metrictest.Stats()
 		f := stream.NewFeed(stream.FeedConfig{Stats: stats})
 		appendAll(t, f, frame(1))
-		if stats.Feeds.Load() != 1 || f.Cause() != nil {
-			t.Errorf("%d feeds, %v", stats.Feeds.Load(), f.Cause())
+		if metrictest.Value(stats.Feeds) != 1 || f.Cause() != nil {
+			t.Errorf("%d feeds, %v", metrictest.Value(stats.Feeds), f.Cause())
 		}
 		f.Close(cause)
 		f.Close(stream.ErrReset)
 		if f.Cause() != cause { //nolint:errorlint // the sentinel itself
 			t.Errorf("ended by %v, want %v", f.Cause(), cause)
 		}
-		if stats.Feeds.Load() != 0 || stats.Resets.Load() != resets || stats.FeedBytes.Load() != 0 {
-			t.Errorf("%v: %d feeds, %d resets, %d bytes", cause, stats.Feeds.Load(), stats.Resets.Load(),
-				stats.FeedBytes.Load())
+		if metrictest.Value(stats.Feeds) != 0 || metrictest.Value(stats.Resets) != resets ||
+			metrictest.Value(stats.FeedBytes) != 0 {
+			t.Errorf("%v: %d feeds, %d resets, %d bytes", cause, metrictest.Value(stats.Feeds), metrictest.Value(stats.Resets),
+				metrictest.Value(stats.FeedBytes))
 		}
 	}
 }

@@ -137,7 +137,7 @@ func (m *Memory) grantLocked() {
 
 func (m *Memory) addHeld(n int64) {
 	m.held.Add(n)
-	m.stats.HeldBytes.Add(n)
+	m.stats.HeldBytes.Add(float64(n))
 }
 
 // wanted tells whether somebody waits for memory.

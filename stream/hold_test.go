@@ -10,6 +10,7 @@ import (
 	"testing/synctest"
 
 	"topostream/stream"
+	"topostream/stream/metrics/metrictest"
 )
 
 // mustHold takes n bytes that nobody has to wait for.
@@ -61,7 +62,7 @@ func (w *waiting) check(t *testing.T, what string, want ...int64) {
 func TestHoldsTogetherFitTheLimitFirstComeFirstServed(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		stats := &stream.Stats{}
+		stats := metrictest.Stats()
 		m := stream.NewMemory(100, stats)
 		a, b := mustHold(t, m, 60), mustHold(t, m, 40) // the limit to the byte
 		if _, ok := m.TryReserve(1); ok {
@@ -79,13 +80,13 @@ func TestHoldsTogetherFitTheLimitFirstComeFirstServed(t *testing.T) {
 		w.check(t, "all is free", 50, 30, 20)
 		w.holds[20].Release()
 		w.check(t, "20 are free", 50, 30, 20, 10)
-		if n := stats.HeldBytes.Load(); n != 90 {
+		if n := metrictest.Value(stats.HeldBytes); n != 90 {
 			t.Errorf("%d bytes are held, want 90", n)
 		}
 		for _, n := range []int64{50, 30, 10} {
 			w.holds[n].Release()
 		}
-		if n := stats.HeldBytes.Load(); n != 0 {
+		if n := metrictest.Value(stats.HeldBytes); n != 0 {
 			t.Errorf("%d bytes are held after all were given back", n)
 		}
 		mustHold(t, m, 100)
@@ -110,7 +111,7 @@ func TestMoreThanTheLimitIsGrantedAlone(t *testing.T) {
 func TestWhoGivesUpWaitingLetsThoseBehindGoOn(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		stats := &stream.Stats{}
+		stats := metrictest.Stats()
 		m := stream.NewMemory(100, stats)
 		a := mustHold(t, m, 60)
 		why := errors.New("the client went away")
@@ -131,7 +132,7 @@ func TestWhoGivesUpWaitingLetsThoseBehindGoOn(t *testing.T) {
 		patient.check(t, "all is free", 70)
 		patient.holds[70].Release()
 		patient.check(t, "all is free", 70, 40, 20)
-		if n := stats.HeldBytes.Load(); n != 60 {
+		if n := metrictest.Value(stats.HeldBytes); n != 60 {
 			t.Errorf("%d bytes are held, want 60", n)
 		}
 	})
@@ -158,7 +159,7 @@ func TestWhatWhoGaveUpStoodInTheWayOfIsGrantedAtOnce(t *testing.T) {
 // The grant and the end of the request may come at the same moment; whichever counts, the bytes are not lost.
 func TestAHoldThatIsGrantedToARequestThatEndsIsHeldOrFree(t *testing.T) {
 	t.Parallel()
-	stats := &stream.Stats{}
+	stats := metrictest.Stats()
 	m := stream.NewMemory(100, stats)
 	for range 300 {
 		first := mustHold(t, m, 100)
@@ -174,7 +175,7 @@ func TestAHoldThatIsGrantedToARequestThatEndsIsHeldOrFree(t *testing.T) {
 		go cancel()
 		first.Release()
 		(<-done).Release()
-		if n := stats.HeldBytes.Load(); n != 0 {
+		if n := metrictest.Value(stats.HeldBytes); n != 0 {
 			t.Fatalf("%d bytes are held by nobody", n)
 		}
 	}
@@ -182,16 +183,16 @@ func TestAHoldThatIsGrantedToARequestThatEndsIsHeldOrFree(t *testing.T) {
 
 func TestAHoldIsGivenBackAtTheLastRelease(t *testing.T) {
 	t.Parallel()
-	stats := &stream.Stats{}
+	stats := metrictest.Stats()
 	m := stream.NewMemory(100, stats)
 	h := mustHold(t, m, 7)
 	h.Retain()
 	h.Release()
-	if n := stats.HeldBytes.Load(); n != 7 {
+	if n := metrictest.Value(stats.HeldBytes); n != 7 {
 		t.Errorf("%d bytes are held, want 7", n)
 	}
 	h.Release()
-	if n := stats.HeldBytes.Load(); n != 0 {
+	if n := metrictest.Value(stats.HeldBytes); n != 0 {
 		t.Errorf("%d bytes are held, want none", n)
 	}
 	var none *stream.Hold
@@ -201,7 +202,7 @@ func TestAHoldIsGivenBackAtTheLastRelease(t *testing.T) {
 
 func TestAHoldMakesTheRingsSmaller(t *testing.T) {
 	t.Parallel()
-	stats := &stream.Stats{}
+	stats := metrictest.Stats()
 	const limit = 100_000
 	m := stream.NewMemory(limit, stats)
 	feeds := make([]*stream.Feed, 0, 5)
@@ -212,17 +213,17 @@ func TestAHoldMakesTheRingsSmaller(t *testing.T) {
 		}
 		feeds = append(feeds, f)
 	}
-	before := stats.FeedBytes.Load()
+	before := metrictest.Value(stats.FeedBytes)
 	h := mustHold(t, m, limit-before) // all that is left
-	if n := stats.FeedBytes.Load(); n != before {
+	if n := metrictest.Value(stats.FeedBytes); n != before {
 		t.Fatalf("the rings went from %d to %d bytes, and there was room", before, n)
 	}
 	mustHold(t, m, 1)
-	if n := stats.FeedBytes.Load(); n >= before || n < before*3/4 {
+	if n := metrictest.Value(stats.FeedBytes); n >= before || n < before*3/4 {
 		t.Errorf("for one byte the rings went from %d to %d bytes", before, n)
 	}
 	h2 := mustHold(t, m, before-1)
-	if n := stats.FeedBytes.Load(); n != 0 {
+	if n := metrictest.Value(stats.FeedBytes); n != 0 {
 		t.Errorf("the holds take all, and the rings have %d bytes", n)
 	}
 	for i, f := range feeds {

@@ -26,7 +26,7 @@ type Memory struct {
 // NewMemory makes an account of limit bytes. stats may be nil.
 func NewMemory(limit int64, stats *Stats) *Memory {
 	if stats == nil {
-		stats = &Stats{}
+		stats = NoStats()
 	}
 	return &Memory{limit: limit, stats: stats, feeds: map[*Feed]struct{}{}}
 }
@@ -35,7 +35,7 @@ func (m *Memory) over() bool { return m.rings.Load()+m.held.Load() > m.limit }
 
 func (m *Memory) addRing(n int64) {
 	m.rings.Add(n)
-	m.stats.FeedBytes.Add(n)
+	m.stats.FeedBytes.Add(float64(n))
 }
 
 func (m *Memory) register(f *Feed) {
@@ -60,18 +60,25 @@ func (m *Memory) shed(but *Feed) {
 		if !m.over() {
 			return
 		}
-		f.dropDocument()
+		m.dropDocument(f)
 	}
 	for m.over() {
 		before := m.rings.Load()
 		for f := range m.feeds {
 			if f != but && m.over() {
 				f.halve()
+				m.stats.FeedEvictions[EvictedRing].Inc()
 			}
 		}
 		if m.rings.Load() == before {
 			return
 		}
+	}
+}
+
+func (m *Memory) dropDocument(f *Feed) {
+	if f.dropDocument() {
+		m.stats.FeedEvictions[EvictedDocument].Inc()
 	}
 }
 
@@ -81,7 +88,7 @@ func (m *Memory) dropDocumentsUntil(done func() bool) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for f := range m.feeds {
-		if f.dropDocument(); done() {
+		if m.dropDocument(f); done() {
 			return true
 		}
 	}

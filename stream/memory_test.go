@@ -6,11 +6,12 @@ import (
 	"weak"
 
 	"topostream/stream"
+	"topostream/stream/metrics/metrictest"
 )
 
 func TestMemoryOfAllFeedsIsBounded(t *testing.T) {
 	t.Parallel()
-	stats := &stream.Stats{}
+	stats := metrictest.Stats()
 	memory := stream.NewMemory(8000, stats)
 	feeds := make([]*stream.Feed, 10)
 	for i := range feeds {
@@ -21,25 +22,25 @@ func TestMemoryOfAllFeedsIsBounded(t *testing.T) {
 			f.Append(frame(n))
 		}
 	}
-	if n := stats.FeedBytes.Load(); n > 8000+500 {
+	if n := metrictest.Value(stats.FeedBytes); n > 8000+500 {
 		t.Errorf("%d bytes", n)
 	}
 	for _, f := range feeds {
 		f.Close(stream.ErrClosed)
 	}
-	if n := stats.FeedBytes.Load(); n != 0 {
+	if n := metrictest.Value(stats.FeedBytes); n != 0 {
 		t.Errorf("%d bytes after all feeds were closed", n)
 	}
 }
 
 func TestTheAccountOfARingIsItsEventsAndItsSlots(t *testing.T) {
 	t.Parallel()
-	stats := &stream.Stats{}
+	stats := metrictest.Stats()
 	f := stream.NewFeed(stream.FeedConfig{MaxEvents: 20, MaxBytes: 1000, Memory: stream.NewMemory(1<<20, stats),
 		Stats: stats})
 	size := int64(len(frame(10).Bytes))
 	appendAll(t, f, frame(1))
-	if got, want := stats.FeedBytes.Load(), size-1+8*stream.Slot; got != want {
+	if got, want := metrictest.Value(stats.FeedBytes), size-1+8*stream.Slot; got != want {
 		t.Errorf("%d bytes with one event, want %d", got, want)
 	}
 	for n := 2; n <= 100; n++ {
@@ -58,7 +59,7 @@ func TestTheAccountOfARingIsItsEventsAndItsSlots(t *testing.T) {
 		if n == 100 {
 			want++
 		}
-		if got := stats.FeedBytes.Load(); got != want {
+		if got := metrictest.Value(stats.FeedBytes); got != want {
 			t.Fatalf("%d bytes after %d events, want %d", got, n, want)
 		}
 	}
@@ -78,7 +79,7 @@ func TestAFeedWithoutAnAccountOfItsOwnIsBoundedByItsRingsSize(t *testing.T) {
 
 func TestAFeedThatNeedsMoreThanThereIsDropsHalfOfItsOwnFirst(t *testing.T) {
 	t.Parallel()
-	stats := &stream.Stats{}
+	stats := metrictest.Stats()
 	limit := 16*stream.Slot + 16*100
 	memory := stream.NewMemory(limit, stats)
 	j := &pagedJournal{first: 1, page: 1}
@@ -87,20 +88,20 @@ func TestAFeedThatNeedsMoreThanThereIsDropsHalfOfItsOwnFirst(t *testing.T) {
 	}
 	f := stream.NewFeed(stream.FeedConfig{Journal: j, Memory: memory})
 	appendAll(t, f, j.all[:16]...)
-	if n := stats.FeedBytes.Load(); n != limit {
+	if n := metrictest.Value(stats.FeedBytes); n != limit {
 		t.Fatalf("%d bytes, want %d", n, limit)
 	}
 	holds(t, f, j, 1) // the limit to the byte
 	appendAll(t, f, j.all[16])
 	holds(t, f, j, 10) // the older 9 of 17 are gone
-	if got, want := stats.FeedBytes.Load(), 8*(stream.Slot+100); got != want {
+	if got, want := metrictest.Value(stats.FeedBytes), 8*(stream.Slot+100); got != want {
 		t.Errorf("%d bytes, want %d: the slots go with the events", got, want)
 	}
 }
 
 func TestOtherFeedsGiveUpTheirsForOneLargeEvent(t *testing.T) {
 	t.Parallel()
-	stats := &stream.Stats{}
+	stats := metrictest.Stats()
 	memory := stream.NewMemory(20_000, stats)
 	j := history(40, 1)
 	idle := stream.NewFeed(stream.FeedConfig{Journal: j, Memory: memory})
@@ -109,12 +110,12 @@ func TestOtherFeedsGiveUpTheirsForOneLargeEvent(t *testing.T) {
 	appendAll(t, gone, frame(1))
 	gone.Close(stream.ErrClosed)
 	busy := stream.NewFeed(stream.FeedConfig{Memory: memory})
-	before := stats.FeedBytes.Load()
+	before := metrictest.Value(stats.FeedBytes)
 	large := stream.Frame{Seq: 1, Bytes: make([]byte, 20_000-before-8*stream.Slot)}
 	appendAll(t, busy, large)
 	holds(t, idle, j, 1) // it fits, to the byte
 	appendAll(t, busy, stream.Frame{Seq: 2, Bytes: make([]byte, 20_000-stream.Slot)})
-	if n := stats.FeedBytes.Load(); n > 20_000 {
+	if n := metrictest.Value(stats.FeedBytes); n > 20_000 {
 		t.Errorf("%d bytes", n)
 	}
 	gives(t, busy.Cursor(1), "2") // the newest of the feed itself stays
@@ -125,14 +126,14 @@ func TestOtherFeedsGiveUpTheirsForOneLargeEvent(t *testing.T) {
 
 func TestAFeedThatEndedHasNothingToGive(t *testing.T) {
 	t.Parallel()
-	stats := &stream.Stats{}
+	stats := metrictest.Stats()
 	memory := stream.NewMemory(10_000, stats)
 	f := stream.NewFeed(stream.FeedConfig{Memory: memory})
 	last := frame(2)
 	last.Final = true
 	c := f.Cursor(0)
 	appendAll(t, f, frame(1), last)
-	if n := stats.FeedBytes.Load(); n != 0 {
+	if n := metrictest.Value(stats.FeedBytes); n != 0 {
 		t.Errorf("%d bytes of a feed that has ended", n)
 	}
 	mustHold(t, memory, 10_000)

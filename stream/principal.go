@@ -30,3 +30,14 @@ func (p Principal) May(role Role) bool { return p.Role == RoleAdmin || p.Role ==
 func (p Principal) Sees(id TopologyID) bool {
 	return p.Topologies == nil || slices.Contains(p.Topologies, id)
 }
+
+// A RefusedError says of which kind an error is for which a request has no principal.
+type RefusedError struct {
+	Why Cause // RefusedMissing …
+	Err error // for the log
+}
+
+func (e *RefusedError) Error() string { return e.Err.Error() }
+
+// Unwrap gives what it was.
+func (e *RefusedError) Unwrap() error { return e.Err }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"topostream/stream"
+	"topostream/stream/metrics/metrictest"
 )
 
 // room reserves, and gives nil where there is none within a second.
@@ -25,7 +26,7 @@ func room(t *testing.T, s *stream.Share, n int64) *stream.Room {
 func TestAShareGrantsItsPartAndNoMore(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		stats := &stream.Stats{}
+		stats := metrictest.Stats()
 		memory := stream.NewMemory(100, stats)
 		quarter, tenth := memory.Share(4), memory.Share(10)
 		if quarter.Limit() != 25 || tenth.Limit() != 10 {
@@ -35,23 +36,23 @@ func TestAShareGrantsItsPartAndNoMore(t *testing.T) {
 		if first == nil || second == nil || room(t, quarter, 1) != nil {
 			t.Error("a quarter of 100 is not 25")
 		}
-		if other := room(t, tenth, 10); other == nil || stats.HeldBytes.Load() != 35 {
-			t.Errorf("another share: %v, %d bytes are held", other, stats.HeldBytes.Load())
+		if other := room(t, tenth, 10); other == nil || metrictest.Value(stats.HeldBytes) != 35 {
+			t.Errorf("another share: %v, %d bytes are held", other, metrictest.Value(stats.HeldBytes))
 		}
 		first.Shrink(10)
 		first.Shrink(30) // it never grows
-		if stats.HeldBytes.Load() != 25 || room(t, quarter, 11) != nil {
-			t.Errorf("after shrinking %d bytes are held", stats.HeldBytes.Load())
+		if metrictest.Value(stats.HeldBytes) != 25 || room(t, quarter, 11) != nil {
+			t.Errorf("after shrinking %d bytes are held", metrictest.Value(stats.HeldBytes))
 		}
-		if first.Shrink(9); stats.HeldBytes.Load() != 24 {
-			t.Errorf("after shrinking by one byte %d are held", stats.HeldBytes.Load())
+		if first.Shrink(9); metrictest.Value(stats.HeldBytes) != 24 {
+			t.Errorf("after shrinking by one byte %d are held", metrictest.Value(stats.HeldBytes))
 		}
 		third := room(t, quarter, 11)
 		for _, r := range []*stream.Room{first, second, third} {
 			r.Release()
 		}
-		if stats.HeldBytes.Load() != 10 || room(t, quarter, 25) == nil {
-			t.Errorf("after all were released %d bytes are held", stats.HeldBytes.Load())
+		if metrictest.Value(stats.HeldBytes) != 10 || room(t, quarter, 25) == nil {
+			t.Errorf("after all were released %d bytes are held", metrictest.Value(stats.HeldBytes))
 		}
 	})
 }

@@ -67,7 +67,8 @@ func TestAMeasurementOfNothingIsAWrongCommandLine(t *testing.T) {
 	for _, args := range []string{"writers --writers 0", "writers --rounds 0", "latency --rate 0",
 		"latency --topologies 0", "topologies --attached 0", "topologies --duration 0s", "connect --clients 0",
 		"fanout --rate 0", "fanout --batch 0", "spread --rate 0", "spread --topologies 0", "storm --missed 0",
-		"compare --clients 0", "connect --window 0", "list --clients 0", "list --rate 0", "many --topologies 0"} {
+		"compare --clients 0", "connect --window 0", "list --clients 0", "list --rate 0", "many --topologies 0",
+		"servers --servers 0", "servers --rate 0"} {
 		var out, errOut strings.Builder
 		code := run(t.Context(), strings.Fields(args), command.Output{Out: &out, Err: &errOut})
 		if code != command.ExitUsage || !strings.Contains(errOut.String(), "above 0") {

@@ -25,6 +25,7 @@ type measureCmds struct {
 	Storm   stormCmd   `cmd:"" help:"Measure how long it takes until clients that were all cut are back."`
 	List    listCmd    `cmd:"" help:"Measure what the list of topologies costs our server and its database."`
 	Many    manyCmd    `cmd:"" help:"Measure what one stream of many topologies costs our server, beside one of each."`
+	Servers serversCmd `cmd:"" help:"Measure what each server of ours costs one PostgreSQL, on each bus."`
 	Compare compareCmd `cmd:"" help:"Run our server beside others, and print one table."`
 	Bare    bareCmd    `cmd:"" hidden:"" help:"The least server, which the other commands start."`
 }
@@ -297,6 +298,36 @@ func (c *manyCmd) Run(ctx context.Context, o command.Output) error {
 		return err
 	}
 	report, err := bench.Many(ctx, plan)
+	return c.write(o, report, err)
+}
+
+type serversCmd struct {
+	benchFlags
+
+	DatabaseURL string        `env:"TOPOBENCH_DATABASE_URL" help:"${help_measure_databaseurl}" placeholder:"DSN"`
+	Topostream  string        `help:"${help_bench_topostream}" type:"path" placeholder:"FILE"`
+	ServeFlag   []string      `sep:"none" help:"${help_serveflag}" placeholder:"FLAG"`
+	Servers     []int         `default:"1,2,4,8" help:"Numbers of servers."`
+	Followed    []int         `default:"0,10" help:"Numbers of topologies that have a client on each server."`
+	Topologies  int           `default:"100" help:"Topologies that events are published in."`
+	Rate        float64       `default:"500" help:"Events a second, of all topologies together."`
+	Rounds      int           `default:"3" help:"Rounds of each measurement; the table has medians."`
+	Duration    time.Duration `default:"15s" help:"Length of a round. A server's heartbeat comes every 10 s."`
+}
+
+// Run measures and prints.
+func (c *serversCmd) Run(ctx context.Context, o command.Output) error {
+	f := targetFlags{benchFlags: c.benchFlags, DatabaseURL: c.DatabaseURL, Topostream: c.Topostream,
+		ServeFlag: c.ServeFlag, Patience: 2 * time.Minute, Window: 1}
+	plan, err := f.plan(c.Rounds, c.Duration, c.Topologies, o)
+	if err != nil {
+		return err
+	}
+	if slices.Min(c.Servers) < 1 || c.Rate <= 0 || slices.Min(c.Followed) < 0 || slices.Max(c.Followed) > c.Topologies {
+		return command.UsageError(errors.New("--servers and --rate must be above 0, --followed from 0 to --topologies"))
+	}
+	plan.Rate = c.Rate
+	report, err := bench.Servers(ctx, plan, c.Servers, c.Followed)
 	return c.write(o, report, err)
 }
 

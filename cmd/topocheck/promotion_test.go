@@ -68,7 +68,7 @@ func TestTwoVersionsOfTheProgramWorkOnOneSchemaDuringAnUpgrade(t *testing.T) {
 	if code != command.ExitOK || !strings.Contains(out, "\nlost 0, doubled 0, reordered 0, torn 0, wrong snapshots 0\n") {
 		t.Errorf("exit code %d: %s", code, errOut)
 	}
-	for _, step := range []string{"migrate", "add-servers", "replace-worker", "end-old-servers"} {
+	for _, step := range []string{"refuse", "migrate", "add-servers", "replace-worker", "end-old-servers"} {
 		if !strings.Contains(errOut, "msg=mended kind=upgrade."+step) {
 			t.Errorf("nothing tells of the step %s", step)
 		}

@@ -71,9 +71,14 @@ func (p *page) until(js string) {
 		state, _ := chromedp.Run(
 			p.ctx,
 			chromedp.Evaluate[string](
-				`JSON.stringify({got: window.got?.slice(-5), last: window.last, opens: window.opens, wrong: window.wrong,
+				// Not what is in the field: it may be a token.
+				`JSON.stringify({focus: document.activeElement?.cloneNode(false).outerHTML
+						.replace(/ value="[^"]*"/, '').slice(0, 200),
+					outline: getComputedStyle(document.activeElement).outline,
+					got: window.got?.slice(-5), last: window.last, opens: window.opens, wrong: window.wrong,
 					connection: window.stream?.getSnapshot().connection, tabs: window.stream?.getSnapshot().tabs,
-					console: window.topostream, text: document.getElementById('console')?.innerText?.slice(0, 2000)})`),
+					console: { ...window.topostream, head: 0, view: 0, preview: 0 },
+					text: document.getElementById('console')?.innerText?.slice(0, 2000)})`),
 		)
 		p.t.Fatalf("%s: %v; the page has %s", js, err, state)
 	}

@@ -192,7 +192,7 @@ const keepsToken = `async (rejected) => {
 
 func TestThePackagedClientInARealBrowserRenewsItsToken(t *testing.T) {
 	t.Parallel()
-	long(t)
+	slow(t)
 	db := pgtest.New(t)
 	conn := db.Conn(t)
 	ids := live(t, conn, 3)

@@ -28,47 +28,6 @@ func editGraph(t *testing.T, conn *pgx.Conn, id string) {
 	awaitMutation(t, conn, enqueueOp(t, conn, id, "changeset", set), "applied")
 }
 
-// openEditor opens the console on a wide screen and waits for the graph.
-func openEditor(t *testing.T, server, token, id string) *page {
-	t.Helper()
-	page := openPage(t, "about:blank")
-	page.editDo(chromedp.EmulateViewport(1440, 900))
-	page.editDo(chromedp.Navigate(server + "/#token=" + token + "&topology=" + id))
-	page.until(`!!window.topostreamConsole?.shown.value && Array.isArray(topostreamConsole.editing.archetypes.value)`)
-	return page
-}
-
-func (p *page) editDo(action chromedp.Action[chromedp.Void]) {
-	p.t.Helper()
-	if _, err := chromedp.Run(p.ctx, action); err != nil {
-		p.t.Fatal(err)
-	}
-}
-
-// editJS runs statements.
-func (p *page) editJS(js string) {
-	p.t.Helper()
-	chromeEval[bool](p.t, p.ctx, "(() => { const app = topostreamConsole; "+js+"; return true; })()")
-}
-
-// editKey presses a key with Ctrl.
-func (p *page) editKey(key string) {
-	p.t.Helper()
-	p.editDo(chromedp.KeyEvent(key, chromedp.KeyModifiers(chromedp.ModifierCtrl)))
-}
-
-// editSelect selects deckies and LANs by name.
-func (p *page) editSelect(names ...string) {
-	p.t.Helper()
-	list := `["` + strings.Join(names, `","`) + `"]`
-	p.editJS(`const { lans, deckies } = app.editing.edit.graph.value;
-		app.route.go({ selection: ` + list + `.map((name) => {
-			const decky = deckies.find((one) => one.name === name);
-			return decky ? { kind: 'decky', key: decky.uuid }
-				: { kind: 'lan', key: lans.find((one) => one.name === name).id };
-		}) })`)
-}
-
 const editTray = `[...document.querySelectorAll('section[aria-label="Staged edits"] ol li')]`
 
 // editRows are the rows of the tray as they read.
@@ -104,7 +63,7 @@ func (p *page) editPicture(name string) {
 		return
 	}
 	for _, theme := range []string{"light", "dark"} {
-		p.editJS(`document.documentElement.dataset.theme = '` + theme + `'`)
+		p.theme(theme)
 		shot, err := chromedp.Run(p.ctx, chromedp.CaptureScreenshot())
 		if err != nil {
 			p.t.Fatal(err)
@@ -113,7 +72,7 @@ func (p *page) editPicture(name string) {
 			p.t.Fatal(err)
 		}
 	}
-	p.editJS(`delete document.documentElement.dataset.theme`)
+	p.theme("")
 }
 
 // editNames is a graph by names: all but the ids that the database chooses.
@@ -124,29 +83,26 @@ const editNames = `JSON.stringify((({ lans, deckies, edges }) => [
 		e.ip, e.is_bridge, e.forwards_l3].join()),
 ].map((rows) => rows.sort()))(%s))`
 
-const editHead = `topostreamConsole.live.open.value.graph`
+const editHead = `window.topostream.head.graph`
 
 func TestThreeEditsAreStagedAndAppliedAsOne(t *testing.T) {
 	t.Parallel()
 	long(t)
-	db := pgtest.New(t)
-	conn := db.Conn(t)
-	id := live(t, conn, 1)[0]
-	server := serve(t, db.URL, withWorker)
-	editGraph(t, conn, id)
-	page := openEditor(t, server.url, operatorToken(t), id)
-	other := openEditor(t, server.url, operatorToken(t), id)
+	page := openDesk(t, operatorToken(t), editGraph)
+	conn := page.conn
+	other := openConsole(t, page.server.url, operatorToken(t), page.id)
 
-	// As the canvas says it: a subnet dropped on it, a decky dropped on that, and a port dragged onto a LAN.
-	page.editJS(`app.intents.value.drop('lan', { x: 0, y: 300, lan: null }, null)`)
-	page.editJS(`app.intents.value.drop('decky:web-camera', { x: 20, y: 40, lan: 'lan-1' }, null)`)
-	page.editJS(`app.intents.value.connect('web', 'plant')`)
+	// A subnet dropped on the canvas, a decky dropped on that, and a port dragged onto a LAN.
+	page.palette("lan", page.corner("office").plus(0, -140))
+	page.editWantRows("+ add LAN lan-1 (the next free subnet)")
+	page.palette("decky:web-camera", page.spot("lan-1"))
+	page.link(page.corner("plant").plus(12, 8))
 	staged := []string{
 		"+ add LAN lan-1 (the next free subnet)", "+ add decky cam-1 to lan-1 (http, rtsp)", "+ attach web to plant",
 	}
 	page.editWantRows(staged...)
 	if kinds := chromeEval[string](t, page.ctx,
-		`topostreamConsole.ghosts.value.map((g) => g.kind + ' ' + g.phase).join()`); kinds !=
+		`window.topostream.ghosts.map((g) => g.kind + ' ' + g.phase).join()`); kinds !=
 		"lan staged,decky staged,edge staged" {
 		t.Errorf("ghosts: %s", kinds)
 	}
@@ -163,7 +119,7 @@ func TestThreeEditsAreStagedAndAppliedAsOne(t *testing.T) {
 		t.Errorf("%d mutations before Apply", n)
 	}
 
-	want := chromeEval[string](t, page.ctx, fmt.Sprintf(editNames, `topostreamConsole.editing.edit.graph.value`))
+	want := chromeEval[string](t, page.ctx, fmt.Sprintf(editNames, `window.topostream.preview`))
 	page.editClick("edit.apply")
 	page.editUntilState("applied")
 	const sent = `SELECT op || ' ' || jsonb_array_length(payload -> 'ops') || ' ' || state FROM mutations
@@ -190,36 +146,36 @@ func TestThreeEditsAreStagedAndAppliedAsOne(t *testing.T) {
 	}
 
 	// A move is no staged edit: it is sent as it is, and both tabs follow.
-	page.editJS(`const web = app.shown.value.graph.deckies.find((d) => d.name === 'web');
-		app.intents.value.move({ kind: 'decky', key: web.uuid }, { x: 77.001, y: 88 })`)
-	other.until(editHead + `.deckies.some((d) => d.name === 'web' && d.x === 77 && d.y === 88)`)
+	zoom := chromeEval[float64](t, page.ctx, `window.topostream.graph.zoom()`)
+	web := page.spot("web")
+	page.drag(0, web, web.plus(80*zoom, 64*zoom))
+	other.until(editHead + `.deckies.some((d) => d.name === 'web' && d.x === 120 && d.y === 124)`)
 	if rows := page.editRows(); len(rows) > 0 {
 		t.Errorf("a move has staged %q", rows)
 	}
 	// One's own moves do not stand in one's own way.
-	page.editJS(`app.intents.value.drop('decky:plc', { x: 0, y: 0, lan: 'plant' }, null)`)
-	page.editJS(`const web = app.shown.value.graph.deckies.find((d) => d.name === 'web');
-		app.intents.value.move({ kind: 'decky', key: web.uuid }, { x: 1, y: 2 })`)
+	page.until(editHead + `.deckies.some((d) => d.name === 'web' && d.x === 120)`)
+	page.palette("decky:plc", page.spot("plant"))
+	web = page.spot("web")
+	page.drag(0, web, web.plus(-80*zoom, 0))
+	page.until(`document.querySelector('section[aria-label="Staged edits"]') !== null`)
 	page.editClick("edit.apply")
 	page.editUntilState("applied")
+	other.until(editHead + `.deckies.some((d) => d.name === 'web' && d.x === 40 && d.y === 124)`)
 }
 
 // A trigger of the installation refuses what the page cannot foresee.
 func TestAFailedOpKeepsWhatIsStagedWithTheReasonAtTheOp(t *testing.T) {
 	t.Parallel()
 	long(t)
-	db := pgtest.New(t)
-	conn := db.Conn(t)
-	id := live(t, conn, 1)[0]
-	server := serve(t, db.URL, withWorker)
-	editGraph(t, conn, id)
+	page := openDesk(t, operatorToken(t), editGraph)
+	conn := page.conn
 	pgtest.Exec(t, conn, `CREATE FUNCTION forbid() RETURNS trigger LANGUAGE plpgsql AS
 		$$ BEGIN RAISE EXCEPTION 'no <b>plc</b> on Sundays'; END $$`)
 	pgtest.Exec(t, conn, `CREATE TRIGGER forbid BEFORE INSERT ON deckies FOR EACH ROW WHEN (NEW.name LIKE 'plc%')
 		EXECUTE FUNCTION forbid()`)
-	page := openEditor(t, server.url, operatorToken(t), id)
-	page.editJS(`app.intents.value.connect('web', 'plant')`)
-	page.editJS(`app.intents.value.drop('decky:plc', { x: 20, y: 40, lan: 'plant' }, null)`)
+	page.link(page.corner("plant").plus(12, 8))
+	page.palette("decky:plc", page.spot("plant"))
 	page.editClick("edit.apply")
 	page.editUntilState("failed")
 	const reason = "PostgreSQL refused the edit: no <b>plc</b> on Sundays"
@@ -240,16 +196,12 @@ func TestAFailedOpKeepsWhatIsStagedWithTheReasonAtTheOp(t *testing.T) {
 func TestAConflictShowsWhatOthersDidAndIsRebased(t *testing.T) {
 	t.Parallel()
 	long(t)
-	db := pgtest.New(t)
-	conn := db.Conn(t)
-	id := live(t, conn, 1)[0]
-	server := serve(t, db.URL, withWorker)
-	editGraph(t, conn, id)
-	page := openEditor(t, server.url, operatorToken(t), id)
-	page.editJS(`app.editing.edit.stage(
-		{ op: 'update_decky', payload: { decky: 'web', services: ['http'] } },
-		{ op: 'update_decky', payload: { decky: 'db', services: ['postgresql'] } },
-		{ op: 'add_decky', payload: { name: 'plc', lan: 'plant' } })`)
+	page := openDesk(t, operatorToken(t), editGraph)
+	db, conn, id, server := page.db, page.conn, page.id, page.server
+	page.services("web", "http")
+	page.services("db", "postgresql")
+	page.palette("decky:plc", page.spot("plant"))
+	page.until(editTray + `.length === 3`)
 
 	// Another operator removes web, and renames plant.
 	ada := newOperator(t, server.url, "ada", stream.RoleAdmin)
@@ -279,11 +231,11 @@ func TestAConflictShowsWhatOthersDidAndIsRebased(t *testing.T) {
 	page.editWantRows(
 		`~ web: services ssh → http ✕ conflict: decky "web" was removed meanwhile`,
 		`~ db: services none → postgresql ▲ changed: its services were changed meanwhile: none → smb`,
-		`+ add decky plc to plant (no services) ▲ changed: LAN "plant" is "factory" now`,
+		`+ add decky plc-1 to plant (modbus, http) ▲ changed: LAN "plant" is "factory" now`,
 	)
 	page.editPicture("conflict")
 	page.editClick("edit.rebase")
-	page.editWantRows(`~ db: services smb → postgresql`, `+ add decky plc to factory (no services)`)
+	page.editWantRows(`~ db: services smb → postgresql`, `+ add decky plc-1 to factory (modbus, http)`)
 	if n := pgtest.Scan[int](t, conn, `SELECT count(*) FROM mutations WHERE op = 'changeset'`); n != 1 {
 		t.Errorf("%d changesets before the rebased one", n)
 	}
@@ -301,7 +253,7 @@ func TestAConflictShowsWhatOthersDidAndIsRebased(t *testing.T) {
 	page.editClick("edit.apply")
 	page.editUntilState("applied")
 	const state = `SELECT string_agg(d.name || ' ' || d.services::text, ', ' ORDER BY d.name) FROM deckies d`
-	if s := pgtest.Scan[string](t, conn, state); s != `db ["postgresql"], plc []` {
+	if s := pgtest.Scan[string](t, conn, state); s != `db ["postgresql"], plc-1 ["modbus", "http"]` {
 		t.Errorf("the deckies are %s", s)
 	}
 }
@@ -309,16 +261,12 @@ func TestAConflictShowsWhatOthersDidAndIsRebased(t *testing.T) {
 func TestEditingByKeyboardAlone(t *testing.T) {
 	t.Parallel()
 	long(t)
-	db := pgtest.New(t)
-	conn := db.Conn(t)
-	id := live(t, conn, 1)[0]
-	server := serve(t, db.URL, withWorker)
-	editGraph(t, conn, id)
-	page := openEditor(t, server.url, operatorToken(t), id)
+	page := openDesk(t, operatorToken(t), editGraph)
+	conn := page.conn
 
 	// The menu of a decky, to its services; what is wrong is said at the field.
-	page.editSelect("web")
-	page.editJS(`app.commands.run('edit.menu')`)
+	page.choose("web")
+	page.with(chromedp.ModifierShift, kb.F10)
 	page.until(`document.activeElement?.dataset.command === 'edit.services'`)
 	page.editDo(chromedp.KeyEvent(kb.ArrowDown + kb.ArrowUp))
 	page.editPicture("menu")
@@ -328,7 +276,7 @@ func TestEditingByKeyboardAlone(t *testing.T) {
 	page.until(`document.activeElement?.getAttribute('aria-invalid') === 'true' &&
 		document.querySelector('dialog [role="alert"]').textContent === 'give 1 to 200 characters'`)
 	page.editPicture("dialog")
-	page.editJS(`document.activeElement.select()`)
+	page.editKey("a")
 	page.editDo(chromedp.KeyEvent("ssh http" + kb.Enter))
 	page.editWantRows("~ web: services ssh → ssh, http")
 
@@ -338,7 +286,7 @@ func TestEditingByKeyboardAlone(t *testing.T) {
 	}
 
 	// A LAN that is somebody's home goes with its members, as one step.
-	page.editSelect("office")
+	page.choose("office")
 	page.editDo(chromedp.KeyEvent(kb.Delete))
 	page.editWantRows("− remove decky db from office (10.0.0.3)", "− remove decky web from office (10.0.0.2)",
 		"− remove LAN office (10.0.0.0/24)")
@@ -350,15 +298,17 @@ func TestEditingByKeyboardAlone(t *testing.T) {
 	page.editPicture("palette")
 	page.editDo(chromedp.KeyEvent(kb.Escape + "a"))
 	page.until(`!!document.querySelector('dialog[open] input[name="name"]')`)
-	page.editJS(`document.querySelector('dialog input[name="name"]').select();
-		document.querySelector('dialog input[name="name"]').focus()`)
+	for chromeEval[string](t, page.ctx, `document.activeElement.name`) != "name" {
+		page.keys(kb.Tab)
+	}
+	page.editKey("a")
 	page.editDo(chromedp.KeyEvent("web" + kb.Enter))
 	page.until(`document.querySelector('dialog [role="alert"]')?.textContent === 'decky "web" exists already'`)
 	page.editDo(chromedp.KeyEvent("-9" + kb.Enter))
 	page.editWantRows("~ web: services ssh → ssh, http", "+ add decky web-9 to office (ssh, http)")
 
 	// Promoting asks first; duplicates beside.
-	page.editSelect("db")
+	page.choose("db")
 	page.editDo(chromedp.KeyEvent("g"))
 	page.until(`document.querySelector('dialog[open]')?.innerText
 		.includes('through between its networks (office and plant)')`)
@@ -368,12 +318,12 @@ func TestEditingByKeyboardAlone(t *testing.T) {
 		"~ db: becomes a gateway", "+ add gateway db-1 to office (no services)", "+ attach db-1 to plant")
 
 	// A home cannot change: it says so.
-	page.editJS(`app.commands.run('edit.home')`)
+	page.command("Another home…")
 	page.until(`document.querySelector('dialog[open]')?.innerText.includes('a home LAN cannot change')`)
 	page.editPicture("home")
 	page.editDo(chromedp.KeyEvent(kb.Escape))
 	page.until(`!document.querySelector('dialog')`)
-	page.editJS(`app.intents.value.connect('web', 'office')`)
+	page.link(page.corner("office").plus(12, 8))
 	page.until(`document.querySelector('section[aria-label="Staged edits"] [role="status"]')?.innerText
 		.startsWith('office is the home of web')`)
 	page.editKey(kb.Enter)
@@ -388,22 +338,13 @@ func TestEditingByKeyboardAlone(t *testing.T) {
 func TestAViewerIsOfferedNoEdits(t *testing.T) {
 	t.Parallel()
 	long(t)
-	db := pgtest.New(t)
-	conn := db.Conn(t)
-	id := live(t, conn, 1)[0]
-	server := serve(t, db.URL, withWorker)
-	editGraph(t, conn, id)
-	page := openPage(t, "about:blank")
-	page.editDo(chromedp.EmulateViewport(1440, 900))
-	page.editDo(chromedp.Navigate(server.url + "/#token=" + testToken(t) + "&topology=" + id))
-	page.until(`!!window.topostreamConsole?.shown.value`)
-	page.editJS(`app.intents.value.connect('web', 'plant')`)
+	page := openDesk(t, testToken(t), editGraph)
+	page.link(page.corner("plant").plus(12, 8))
 	if n := chromeEval[int](t, page.ctx,
 		`document.querySelectorAll('.editing section, .editing button').length`); n > 0 {
 		t.Errorf("a viewer sees %d controls", n)
 	}
-	if why := chromeEval[string](t, page.ctx, `topostreamConsole.commands.run('edit.add-lan')`); !strings.Contains(why,
-		"may only look") {
+	if why := page.why("Add a subnet…"); !strings.Contains(why, "may only look") {
 		t.Errorf("the reason is %q", why)
 	}
 }

@@ -46,15 +46,17 @@ SELECT d.topology_id, d.uuid, l.id, true FROM deckies d JOIN lans l USING (topol
 // graphPage opens the console on a topology and waits until its graph is drawn.
 func graphPage(t testing.TB, server, token, id string, deckies int) *page {
 	t.Helper()
-	p := openPage(t, "about:blank")
-	if _, err := chromedp.Run(p.ctx, chromedp.EmulateViewport(1440, 900)); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := chromedp.Run(p.ctx, chromedp.Navigate(server+"/#token="+token+"&topology="+id)); err != nil {
-		t.Fatal(err)
-	}
+	p := openConsole(t, server, token, id)
 	p.until(fmt.Sprintf(`window.topostream?.graph?.counts().deckies === %d`, deckies))
 	return p
+}
+
+// graphSeeded is openDesk with a graph of graphSeed that is drawn.
+func graphSeeded(t *testing.T, token string, lans, each int) *desk {
+	t.Helper()
+	d := openDesk(t, token, func(t *testing.T, conn *pgx.Conn, id string) { graphSeed(t, conn, id, lans, each) })
+	d.until(fmt.Sprintf(`window.topostream?.graph?.counts().deckies === %d`, lans*each))
+	return d
 }
 
 // graphBox is where something is on the screen.
@@ -64,6 +66,7 @@ func (b graphBox) middle() (x, y float64) { return b.X + b.W/2, b.Y + b.H/2 }
 
 func (p *page) graphWhere(name string) graphBox {
 	p.t.Helper()
+	p.until(fmt.Sprintf(`!!window.topostream.graph?.where(%q)`, name))
 	text := chromeEval[string](p.t, p.ctx, fmt.Sprintf(`JSON.stringify(window.topostream.graph.where(%q))`, name))
 	var box graphBox
 	if err := json.Unmarshal([]byte(text), &box); err != nil || text == "null" {
@@ -80,28 +83,9 @@ func (p *page) graphClick(name string, options ...chromedp.MouseOption) {
 	}
 }
 
-// graphDrag presses at one point, moves in steps, and releases at another.
 func (p *page) graphDrag(fromX, fromY, toX, toY float64) {
 	p.t.Helper()
-	at := func(kind string, x, y float64) chromedp.Action[chromedp.Void] {
-		switch kind {
-		case "press":
-			return chromedp.MouseEvent(chromedp.MousePressed, x, y, chromedp.ButtonLeft, chromedp.ClickCount(1))
-		case "release":
-			return chromedp.MouseEvent(chromedp.MouseReleased, x, y, chromedp.ButtonLeft, chromedp.ClickCount(1))
-		}
-		return chromedp.MouseEvent(chromedp.MouseMoved, x, y, chromedp.ButtonLeft)
-	}
-	steps := []chromedp.Action[chromedp.Void]{at("move", fromX, fromY), at("press", fromX, fromY)}
-	for i := 1.0; i <= 4; i++ {
-		steps = append(steps, at("move", fromX+(toX-fromX)*i/4, fromY+(toY-fromY)*i/4))
-	}
-	steps = append(steps, at("release", toX, toY))
-	for _, step := range steps {
-		if _, err := chromedp.Run(p.ctx, step); err != nil {
-			p.t.Fatal(err)
-		}
-	}
+	p.drag(0, point{fromX, fromY}, point{toX, toY})
 }
 
 func (p *page) graphKeys(keys string, options ...chromedp.KeyOption) {
@@ -125,11 +109,7 @@ const (
 func TestTheGraphIsPannedSearchedAndFitted(t *testing.T) {
 	t.Parallel()
 	long(t)
-	db := pgtest.New(t)
-	conn := db.Conn(t)
-	id := live(t, conn, 1)[0]
-	graphSeed(t, conn, id, 6, 8)
-	p := graphPage(t, startServer(t, db.URL), operatorToken(t), id, 48)
+	p := graphSeeded(t, operatorToken(t), 6, 8)
 	if got := chromeEval[string](t, p.ctx, `JSON.stringify(window.topostream.graph.counts())`); got !=
 		`{"lans":6,"deckies":48,"links":5}` {
 		t.Errorf("the graph has %s", got)
@@ -167,11 +147,8 @@ func TestTheGraphIsPannedSearchedAndFitted(t *testing.T) {
 func TestAHandMadeChangeOfWhatIsSelectedIsShown(t *testing.T) {
 	t.Parallel()
 	long(t)
-	db := pgtest.New(t)
-	conn := db.Conn(t)
-	id := live(t, conn, 1)[0]
-	graphSeed(t, conn, id, 3, 4)
-	p := graphPage(t, startServer(t, db.URL), operatorToken(t), id, 12)
+	p := graphSeeded(t, operatorToken(t), 3, 4)
+	db, id := p.db, p.id
 	place := p.graphWhere("d-3-4")
 	p.graphClick("d-2-1")
 	p.until(graphTitle + ` === 'd-2-1'`)
@@ -211,12 +188,8 @@ func TestAHandMadeChangeOfWhatIsSelectedIsShown(t *testing.T) {
 func TestTheReasonOfAFailedEditStaysUntilItIsDismissed(t *testing.T) {
 	t.Parallel()
 	long(t)
-	db := pgtest.New(t)
-	conn := db.Conn(t)
-	id := live(t, conn, 1)[0]
-	graphSeed(t, conn, id, 2, 2)
-	server := serve(t, db.URL, withWorker)
-	p := graphPage(t, server.url, operatorToken(t), id, 4)
+	p := graphSeeded(t, operatorToken(t), 2, 2)
+	conn, id := p.conn, p.id
 	const enqueue = `INSERT INTO mutations (topology_id, op, payload) VALUES ($1::text::uuid, $2, $3::text::jsonb)`
 	pgtest.Exec(t, conn, enqueue, id, "remove_lan", `{"name":"nowhere"}`)
 	pgtest.Exec(t, conn, enqueue, id, "add_lan", `{"name":"after"}`)
@@ -239,11 +212,10 @@ func TestTheReasonOfAFailedEditStaysUntilItIsDismissed(t *testing.T) {
 func TestAWaitingEditIsAGhostWhereItWillBe(t *testing.T) {
 	t.Parallel()
 	long(t)
-	db := pgtest.New(t)
-	conn := db.Conn(t)
-	id := live(t, conn, 1)[0]
-	graphSeed(t, conn, id, 1, 2)
-	p := graphPage(t, startServer(t, db.URL), operatorToken(t), id, 2)
+	seed := func(t *testing.T, conn *pgx.Conn, id string) { graphSeed(t, conn, id, 1, 2) }
+	p := openDeskOn(t, nil, operatorToken(t), seed) // without a worker, which would not let it wait
+	p.until(`window.topostream?.graph?.counts().deckies === 2`)
+	conn, id := p.conn, p.id
 	mutation := enqueueLAN(t, conn, id, "soon")
 	p.until(`window.topostream.graph.item('soon')?.mark?.phase === 'pending'`)
 	place := chromeEval[string](t, p.ctx, `JSON.stringify(window.topostream.graph.where('soon'))`)
@@ -306,11 +278,8 @@ SELECT array_agg(concat_ws('|', d.uuid, d.name, d.state, coalesce(host(d.ip), 'â
 func TestAViewersMoveStaysInTheTab(t *testing.T) {
 	t.Parallel()
 	long(t)
-	db := pgtest.New(t)
-	conn := db.Conn(t)
-	id := live(t, conn, 1)[0]
-	graphSeed(t, conn, id, 2, 2)
-	p := graphPage(t, startServer(t, db.URL), testToken(t), id, 4)
+	p := graphSeeded(t, testToken(t), 2, 2)
+	conn := p.conn
 	p.graphKeys("f")
 	before := p.graphWhere("d-1-2")
 	x, y := before.middle()
@@ -327,11 +296,7 @@ func TestAViewersMoveStaysInTheTab(t *testing.T) {
 func TestTheGraphIsWalkedByKeys(t *testing.T) {
 	t.Parallel()
 	long(t)
-	db := pgtest.New(t)
-	conn := db.Conn(t)
-	id := live(t, conn, 1)[0]
-	graphSeed(t, conn, id, 4, 3)
-	p := graphPage(t, startServer(t, db.URL), testToken(t), id, 12)
+	p := graphSeeded(t, testToken(t), 4, 3)
 	said := func(prefix string) {
 		t.Helper()
 		p.until(fmt.Sprintf(`document.querySelector('p[aria-live=polite]')?.textContent.startsWith(%q)`, prefix))

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/chromedp/chromedp"
+	"github.com/chromedp/chromedp/kb"
 
 	"topostream/pgbus/pgtest"
 )
@@ -27,12 +28,6 @@ func (p *page) says(selector, sentence string) {
 	p.until(fmt.Sprintf(`document.querySelector(%q)?.textContent.includes(%q)`, selector, sentence))
 }
 
-// run runs one of the page's commands, as Ctrl-K does; it gives the reason when it cannot be done.
-func (p *page) run(command string) string {
-	p.t.Helper()
-	return chromeEval[string](p.t, p.ctx, fmt.Sprintf(`String(topostreamConsole.commands.run(%q))`, command))
-}
-
 const lifecycleSection = `section[aria-label="Lifecycle"] `
 
 func TestATopologyIsMadeDeployedDegradedRecoveredTornDownAndDeletedInTheConsole(t *testing.T) {
@@ -43,10 +38,8 @@ func TestATopologyIsMadeDeployedDegradedRecoveredTornDownAndDeletedInTheConsole(
 	topology(t, conn, "taken")
 	server := serve(t, db.URL, withWorker)
 	page := openPage(t, server.url+"/#token="+operatorToken(t))
-	page.until(`!!window.topostreamConsole?.live.rows.value`)
-	if said := page.run("topology.create"); said != "true" {
-		t.Fatal(said)
-	}
+	page.until(`window.topostream?.rows !== null && window.topostream.state === 'open'`)
+	page.command("New topology…")
 
 	// What the server refuses is said at the field.
 	page.enter(`dialog input[name="name"]`, "taken")
@@ -79,21 +72,21 @@ func TestATopologyIsMadeDeployedDegradedRecoveredTornDownAndDeletedInTheConsole(
 	offers("deploying torn_down")
 	page.click(lifecycleSection + `[data-step="deploying"]`)
 	offers("active failed degraded tearing_down")
-	if said := page.run("topology.deploy"); !strings.Contains(said, "deploying may become active or failed") {
+	if said := page.why("Deploy"); !strings.Contains(said, "deploying may become active or failed") {
 		t.Errorf("what is deploying may be deployed: %s", said)
 	}
-	if editable := chromeEval[string](t, page.ctx, `String(topostreamConsole.editable.value)`); editable == "true" {
+	if editable := chromeEval[string](t, page.ctx, `String(window.topostream.editable)`); editable == "true" {
 		t.Error("what is deploying can be edited")
 	}
 	page.click(lifecycleSection + `[data-step="active"]`)
 	offers("degraded tearing_down")
-	page.until(`topostreamConsole.editable.value === true`)
+	page.until(`window.topostream.editable === true`)
 	page.click(lifecycleSection + `[data-step="degraded"]`)
 	page.enter(`dialog input[name="reason"]`, "the <b>uplink</b> is down")
 	page.click(`dialog button[type="submit"]`)
 	offers("active tearing_down")
 	page.says(lifecycleSection+"blockquote", "the <b>uplink</b> is down")
-	page.until(`topostreamConsole.editable.value === true`)
+	page.until(`window.topostream.editable === true`)
 
 	// By the menu and the keyboard.
 	page.click(`button[aria-haspopup="menu"]`)
@@ -118,7 +111,7 @@ func TestATopologyIsMadeDeployedDegradedRecoveredTornDownAndDeletedInTheConsole(
 	page.until(`document.querySelector('dialog button[type="submit"]').disabled`)
 	page.enter(`dialog input[name="name"]`, " 2")
 	page.click(`dialog button[type="submit"]`)
-	page.until(`location.hash === '#/' && topostreamConsole.live.rows.value.length === 1`)
+	page.until(`location.hash === '#/' && window.topostream.rows === 1`)
 	if n := pgtest.Scan[int](t, conn, `SELECT count(*) FROM topologies`); n != 1 {
 		t.Errorf("%d topologies are left", n)
 	}
@@ -166,10 +159,10 @@ func TestTheConsoleOffersAViewerNoStepOfTheLifecycle(t *testing.T) {
 	if n := chromeEval[int](t, page.ctx, `document.querySelectorAll('[data-step], [aria-haspopup]').length`); n != 0 {
 		t.Errorf("a viewer is offered %d steps", n)
 	}
-	if said := page.run("topology.teardown"); !strings.Contains(said, "may only look") {
+	if said := page.why("Tear down…"); !strings.Contains(said, "may only look") {
 		t.Errorf("a viewer's command says %q", said)
 	}
-	chromeEval[bool](t, page.ctx, `topostreamConsole.route.go({ panel: 'delete' }); true`)
+	page.look("panel", "delete")
 	page.until(`location.hash.includes('panel=delete')`)
 	if n := chromeEval[int](t, page.ctx, `document.querySelectorAll('dialog').length`); n != 0 {
 		t.Error("an address opens a viewer the dialog that deletes")
@@ -190,11 +183,9 @@ func TestThePsqlLinesOfTheConsoleWorkAsTheyStandAndThePageHearsThem(t *testing.T
 		`INSERT INTO lans (topology_id, name, subnet) VALUES ($1::text::uuid, 'l''an \1', '10.0.0.0/24')`, id)
 	server := serve(t, db.URL, withWorker)
 	page := openPage(t, server.url+"/#token="+operatorToken(t)+"&topology="+id)
-	page.until(`topostreamConsole?.live.open.value?.seq >= 4`)
-	const collect = `window.heard = []; topostreamConsole.live.onEvent((e) => heard.push(
-		e.type + ' ' + JSON.stringify(e.payload))); topostreamConsole.route.go({ panel: 'inject',
-		selection: [{ kind: 'lan', key: topostreamConsole.live.open.value.graph.lans[0].id }] }); true`
-	chromeEval[bool](t, page.ctx, collect)
+	page.until(`window.topostream?.lastSeq >= 4`)
+	page.choose(`l'an \1`)
+	page.look("panel", "inject")
 
 	psql, err := filepath.Abs(pgtest.Bin(t, "psql"))
 	if err != nil {
@@ -213,10 +204,17 @@ func TestThePsqlLinesOfTheConsoleWorkAsTheyStandAndThePageHearsThem(t *testing.T
 		{"a shell", plain},
 		{"psql’s prompt", func(line string) (string, error) { return db.Psql(t, line) }},
 	} {
-		chromeEval[bool](t, page.ctx, fmt.Sprintf(`topostreamConsole.editing.edit.discard();
-			topostreamConsole.propose.value([
-				{ op: 'add_lan', payload: { name: "sta'ged for " + %q } },
-				{ op: 'add_lan', payload: { name: 'two\\ for ' + %[1]q } }], 'two LANs'); true`, form.name))
+		if i > 0 {
+			page.command("Discard what is staged")
+		}
+		for _, name := range []string{"sta'ged for ", `two\ for `} {
+			page.command("Add a subnet…")
+			page.until(`document.activeElement?.name === 'name'`)
+			page.editKey("a")
+			page.keys(name+form.name, kb.Enter)
+			page.until(`!document.querySelector('dialog[open]')`)
+		}
+		page.look("panel", "inject") // the commands were in its place
 		page.click(fmt.Sprintf(`aside[aria-label="psql"] label:nth-of-type(%d) input`, i+1))
 		page.until(fmt.Sprintf(`document.querySelector('[data-line="emit"] code').textContent.startsWith('psql') === %t`,
 			form.name == "a shell"))
@@ -224,21 +222,22 @@ func TestThePsqlLinesOfTheConsoleWorkAsTheyStandAndThePageHearsThem(t *testing.T
 			{"emit", `hello {"from":"psql"}`},
 			{"staged", `mutation.enqueued`},
 			{"mutation-add_lan", `mutation.enqueued`},
-			{"insert-lan", `graph {`},
+			{"insert-lan", `graph `},
 			{"notify", `note {"text":"anybody there?"}`},
 			{"selected-0", `mutation.enqueued`},
-			{"status-degraded", `status {"state":"degraded","reason":"by hand"}`},
-			{"status-active", `status {"state":"active","reason":null}`},
+			{"status-degraded", `status to degraded: by hand`},
+			{"status-active", `status to active`},
 		} {
 			code := fmt.Sprintf(`[data-line=%q] code`, line.id)
 			page.until(fmt.Sprintf(`!!document.querySelector(%q)`, code))
-			chromeEval[bool](t, page.ctx, `heard.length = 0; true`)
+			before := chromeEval[int](t, page.ctx, `window.topostream.kept`)
 			text := chromeEval[string](t, page.ctx, fmt.Sprintf(`document.querySelector(%q).textContent`, code))
 			if out, err := form.run(text); err != nil {
 				t.Fatalf("%s: %s: %v: %s", form.name, text, err, out)
 			}
-			page.until(fmt.Sprintf(`heard.some((e) => e.startsWith(%q))`, line.heard))
-			page.until(`topostreamConsole.live.open.value.in_flight_total === 0`)
+			page.until(fmt.Sprintf(`window.topostream.events.slice(%d).some((e) =>
+				(e.type + ' ' + e.summary).startsWith(%q))`, before, line.heard))
+			page.until(`window.topostream.open.in_flight === 0`)
 		}
 	}
 	const mutations = `SELECT coalesce(string_agg(state || ' ' || payload::text, '; '), '') FROM mutations

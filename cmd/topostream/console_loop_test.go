@@ -227,10 +227,12 @@ func TestLoop(t *testing.T) {
 	browser.editDo(chromedp.EmulateViewport(760, 760))
 	browser.editDo(chromedp.Navigate("http://" + address + "/#token=" + viewer + "&topology=" + id))
 	browser.until(isDrawn)
-	browser.editJS(`app.layout.theme.value = 'dark'; app.layout.open.list.value = app.layout.open.inspector.value = false;
-		document.querySelector('details[open]')?.removeAttribute('open')`)
+	browser.theme("dark")
+	browser.keys("l", "i")
+	browser.clicksIfThere(`details[open] summary`)
+	browser.until(`!document.querySelector('nav[aria-label=Topologies], aside[aria-label=Inspector], details[open]')`)
 	photographer{browser, t, dir}.settled()
-	browser.editJS(`app.commands.run('graph.fit')`)
+	fits(browser)
 	first := chromeEval[uint64](t, browser.ctx, `window.topostream.lastSeq`)
 
 	stage := browser.tab("about:blank")

@@ -6,10 +6,12 @@ import (
 	"net/http"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/chromedp/chromedp"
+	"github.com/chromedp/chromedp/kb"
 
 	"topostream/pgbus/pgtest"
 	"topostream/stream"
@@ -77,7 +79,7 @@ func (r pastRecorder) record() pastState {
 func (p *page) shown(t *testing.T) pastState {
 	t.Helper()
 	const look = `JSON.stringify((({ seq, status, reason, version, graph: { lans, deckies, edges }, in_flight }) =>
-		({ seq, status, reason, version, lans, deckies, edges, in_flight }))(topostreamConsole.shown.value))`
+		({ seq, status, reason, version, lans, deckies, edges, in_flight }))(window.topostream.view))`
 	var view struct {
 		Seq                  uint64
 		Status               string
@@ -105,7 +107,7 @@ const (
 // lookAt goes to a seq by the address, as a link does, and waits until the page shows it.
 func (p *page) lookAt(seq uint64) {
 	p.t.Helper()
-	chromeEval[bool](p.t, p.ctx, fmt.Sprintf(`topostreamConsole.route.go({ at: %d }); true`, seq))
+	p.look("at", strconv.FormatUint(seq, 10))
 	p.until(fmt.Sprintf(`document.querySelector(%q)?.dataset.seq === '%d' &&
 		document.querySelector(%[1]q).dataset.reading === 'false'`, pastBand, seq))
 }
@@ -147,7 +149,7 @@ func TestTheConsoleShowsATopologyAsItWasAtAnOlderSeq(t *testing.T) {
 	}
 
 	page := openPage(t, server.url+"/#token="+operatorToken(t)+"&topology="+id)
-	page.until(`!!topostreamConsole.shown.value`)
+	page.until(`!!window.topostream?.view`)
 	// What follows comes live.
 	byHand(`INSERT INTO lans (topology_id, name, subnet) SELECT id, 'many-' || i, ('10.' || i / 256 || '.' || i % 256 ||
 		'.0/24')::cidr FROM topologies, generate_series(0, 1099) i`)
@@ -163,7 +165,7 @@ func TestTheConsoleShowsATopologyAsItWasAtAnOlderSeq(t *testing.T) {
 		return pgtest.Scan[int](t, conn, `SELECT count(*) FROM mutations WHERE state = 'applied'`) == 7
 	})
 	head := at.record()
-	page.until(fmt.Sprintf(`topostreamConsole.live.open.value.seq === %d`, head.Seq))
+	page.until(fmt.Sprintf(`window.topostream.lastSeq === %d`, head.Seq))
 
 	compare := func(want pastState) {
 		t.Helper()
@@ -178,7 +180,7 @@ func TestTheConsoleShowsATopologyAsItWasAtAnOlderSeq(t *testing.T) {
 			compare(want)
 		}
 	}
-	editable := chromeEval[string](t, page.ctx, `String(topostreamConsole.editable.value)`)
+	editable := chromeEval[string](t, page.ctx, `String(window.topostream.editable)`)
 	if !strings.Contains(editable, "not the present") {
 		t.Errorf("the past can be edited: %s", editable)
 	}
@@ -187,7 +189,7 @@ func TestTheConsoleShowsATopologyAsItWasAtAnOlderSeq(t *testing.T) {
 
 	// The present goes on meanwhile; Escape shows it.
 	head.Seq = emit(t, conn, id)
-	page.until(fmt.Sprintf(`topostreamConsole.live.open.value.seq === %d`, head.Seq))
+	page.until(fmt.Sprintf(`window.topostream.lastSeq === %d`, head.Seq))
 	compare(recorded[0])
 	page.enter(pastSlider, "\x1b")
 	page.until(`!location.hash.includes('at=') && !document.querySelector('section[aria-label="The past"]')`)
@@ -215,24 +217,23 @@ func TestDraggingAndKeysGoThroughThePastOfATopology(t *testing.T) {
 	server := startServer(t, db.URL)
 	page := openPage(t, server+"/#token="+testToken(t)+"&topology="+id)
 	page.until(`document.querySelector('[role="slider"]')?.ariaValueMin === '1'`)
-	lans := func(n int) string { return fmt.Sprintf(`topostreamConsole.shown.value.graph.lans.length === %d`, n) }
+	lans := func(n int) string { return fmt.Sprintf(`window.topostream.view.graph.lans.length === %d`, n) }
 	alt := func(key string) {
 		t.Helper()
-		chromeEval[bool](t, page.ctx, fmt.Sprintf(`document.body.dispatchEvent(new KeyboardEvent('keydown',
-			{ key: %q, altKey: true, bubbles: true, cancelable: true }))`, key))
+		page.with(chromedp.ModifierAlt, key)
 	}
 	page.until(lans(1100))
 	for _, step := range []struct {
 		key, address string
 		lans         int
-	}{{"ArrowLeft", "at=3", 0}, {"ArrowLeft", "at=2", 0}, {"ArrowRight", "at=3", 0}, {"ArrowRight", "", 1100}} {
+	}{{kb.ArrowLeft, "at=3", 0}, {kb.ArrowLeft, "at=2", 0}, {kb.ArrowRight, "at=3", 0}, {kb.ArrowRight, "", 1100}} {
 		alt(step.key)
 		page.until(fmt.Sprintf(`(/at=\d+/.exec(location.hash)?.[0] ?? '') === %q`, step.address))
 		page.until(lans(step.lans))
 	}
 
 	// Between the parts of a statement the graph is as before it, and the page says so by its seq.
-	chromeEval[bool](t, page.ctx, `topostreamConsole.route.go({ at: 5 }); true`)
+	page.look("at", "5")
 	page.until(fmt.Sprintf(`document.querySelector(%q)?.dataset.seq === '3'`, pastBand))
 	page.until(lans(0))
 
@@ -256,18 +257,18 @@ func TestDraggingAndKeysGoThroughThePastOfATopology(t *testing.T) {
 	if status := page.shown(t).Status; status != "pending" {
 		t.Errorf("at 1 the topology was %s", status)
 	}
-	alt("ArrowLeft")
+	alt(kb.ArrowLeft)
 	page.says(pastBand, "the journal begins at 1")
 	drag(0.1, 1)
-	page.until(`!location.hash.includes('at=') && topostreamConsole.past.value === null`)
+	page.until(`!location.hash.includes('at=') && !window.topostream.past`)
 
 	// What is older than the journal, and what has not come, is said.
 	pgtest.Exec(t, conn, `DELETE FROM topology_events WHERE seq < 3`)
 	page = openPage(t, server+"/#token="+testToken(t)+"&topology="+id)
-	page.until(`!!topostreamConsole.shown.value`)
-	chromeEval[bool](t, page.ctx, `topostreamConsole.route.go({ at: 2 }); true`)
+	page.until(`!!window.topostream?.view`)
+	page.look("at", "2")
 	page.says(pastBand, "the journal begins at 3: what was at 2 is not known any more")
-	chromeEval[bool](t, page.ctx, `topostreamConsole.route.go({ at: 7 }); true`)
+	page.look("at", "7")
 	page.says(pastBand, "seq 7 has not come yet: the head is 6")
 	emit(t, conn, id)
 	emit(t, conn, id)
@@ -277,56 +278,48 @@ func TestDraggingAndKeysGoThroughThePastOfATopology(t *testing.T) {
 func TestARevertThatIsAppliedTakesTheEditBack(t *testing.T) {
 	t.Parallel()
 	long(t)
-	db := pgtest.New(t)
-	conn := db.Conn(t)
-	id := live(t, conn, 1)[0]
-	server := serve(t, db.URL, withWorker)
-	mutation := enqueueLAN(t, conn, id, "lan-1")
-	page := openPage(t, server.url+"/#token="+operatorToken(t)+"&topology="+id)
-	page.until(`topostreamConsole.live.open.value?.version === 1`)
-	chromeEval[bool](t, page.ctx, fmt.Sprintf(
-		`topostreamConsole.route.go({ selection: [{ kind: 'mutation', key: %q }] }); true`, mutation))
+	page := openDesk(t, operatorToken(t), seedNothing)
+	mutation := enqueueLAN(t, page.conn, page.id, "lan-1")
+	page.until(`window.topostream.open?.version === 1`)
+	page.look("sel", "mutation:"+mutation)
 	page.says(`aside[aria-label="Inspector"] .mutation-state`, "applied")
 	page.until(`!document.querySelector('aside[aria-label="Inspector"] [role=alert]')`)
 	page.click(`aside[aria-label="Inspector"] .revert button`)
 	page.says(`section[aria-label="Staged edits"]`, "lan-1")
 	page.editClick("edit.apply")
-	page.until(`topostreamConsole.live.open.value?.version === 2`)
-	if n := pgtest.Scan[int](t, conn, `SELECT count(*) FROM lans`); n != 0 {
+	page.until(`window.topostream.open?.version === 2`)
+	if n := pgtest.Scan[int](t, page.conn, `SELECT count(*) FROM lans`); n != 0 {
 		t.Errorf("%d LANs are left", n)
 	}
 }
 
-func TestRevertProposesTheInverseOfWhatIsSelected(t *testing.T) {
+func TestRevertStagesTheInverseOfWhatIsSelectedAndSaysWhatDoesNotComeBack(t *testing.T) {
 	t.Parallel()
 	long(t)
-	db := pgtest.New(t)
-	conn := db.Conn(t)
-	id := live(t, conn, 1)[0]
-	server := serve(t, db.URL, withWorker)
-	mutation := enqueueLAN(t, conn, id, "lan-1")
-	page := openPage(t, server.url+"/#token="+operatorToken(t)+"&topology="+id)
-	page.until(`topostreamConsole.live.open.value?.version === 1`)
-	chromeEval[bool](t, page.ctx, fmt.Sprintf(`Object.assign(topostreamConsole, {}).inverse.value = (changes, graph) => {
-			window.asked = { changes, graph };
-			return { ops: [{ op: 'remove_lan', payload: { name: changes.lans[0].name } }], lost: ['its id'] };
-		};
-		topostreamConsole.propose.value = (ops, note) => { window.proposed = JSON.stringify([ops, note]); };
-		topostreamConsole.route.go({ selection: [{ kind: 'mutation', key: %q }] }); true`, mutation))
+	page := openDesk(t, operatorToken(t), editGraph)
+	removal := enqueueOp(t, page.conn, page.id, "remove_decky", `{"decky":"web"}`)
+	page.until(`window.topostream.open?.version === 2`)
+	page.look("sel", "mutation:"+removal)
+	page.says(`aside[aria-label="Inspector"] .mutation-state`, "applied")
 	page.click(`aside[aria-label="Inspector"] .revert button`)
-	page.until(`!!window.proposed`)
-	want := `[[{"op":"remove_lan","payload":{"name":"lan-1"}}],` +
-		`"revert of add_lan, seq 6. What does not come back: its id"]`
-	if got := chromeEval[string](t, page.ctx, `window.proposed`); got != want {
-		t.Errorf("proposed is %s, want %s", got, want)
+	page.until(`window.topostream.staged.length > 0`)
+	const want = `{"op":"add_decky","decky":"web","lan":"office","services":["ssh"],"x":40,"y":60}`
+	const first = `JSON.stringify((({ op, payload: { name, lan, services, x, y } }) =>
+		({ op, decky: name, lan, services, x, y }))(window.topostream.staged[0]))`
+	if got := chromeEval[string](t, page.ctx, first); got != want {
+		t.Errorf("staged is %s, want %s", got, want)
 	}
-	page.says(`aside[aria-label="Inspector"] .revert`, "What does not come back: its id")
+	for _, where := range []string{`aside[aria-label="Inspector"] .revert`, `section[aria-label="Staged edits"]`} {
+		page.says(where, "What does not come back: ")
+		page.says(where, "uuid")
+	}
 
 	// An event that has changed nothing, and the past, cannot be undone; both say why.
-	chromeEval[bool](t, page.ctx, `topostreamConsole.route.go({ selection: [{ kind: 'event', key: '1' }] }); true`)
+	page.look("sel", "event:1")
 	page.says(`aside[aria-label="Inspector"] .revert`, "status has changed nothing of the graph")
-	chromeEval[bool](t, page.ctx, `topostreamConsole.route.go({ at: 4 }); true`)
-	if said := page.run("edit.revert"); !strings.Contains(said, "not the present") {
+	page.look("at", "4")
+	page.until(`window.topostream.past`)
+	if said := page.why("Revert what is selected"); !strings.Contains(said, "not the present") {
 		t.Errorf("in the past a revert says %q", said)
 	}
 }

@@ -1,18 +1,18 @@
 package main
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
+	"strconv"
 	"testing"
 	"time"
 
 	"github.com/chromedp/chromedp"
+	"github.com/chromedp/chromedp/kb"
 
 	"topostream/pgbus/pgcluster"
 	"topostream/pgbus/pgtest"
@@ -45,9 +45,15 @@ type screen struct {
 
 var screens = []screen{{"1440", 1440, 900}, {"390", 390, 844}}
 
-// A pictured state is a state of the page: its pane on a small screen, statements that lead into it, what is true in
-// it, statements that lead out, and statements that bring the graph to what is looked at: all of it, if empty.
-type pictured struct{ name, tab, enter, reached, leave, look string }
+// A pictured state is a state of the page: its pane on a small screen, what leads into it, what is true in it, what
+// leads out, and what brings the graph to what is looked at: all of it, if nil.
+type pictured struct {
+	name, tab string
+	enter     func(*page)
+	reached   string
+	leave     func(*page)
+	look      func(*page)
+}
 
 // wideOnly is the pane of what a small screen has not.
 const wideOnly = ""
@@ -82,30 +88,42 @@ func (p photographer) takeHere(state pictured) {
 			continue
 		}
 		p.editDo(chromedp.EmulateViewport(on.width, on.height))
-		p.until(fmt.Sprintf(`topostreamConsole.layout.small.value === %t`, small))
+		p.until(fmt.Sprintf(`!!document.querySelector('.shell.small') === %t`, small))
 		if small {
-			p.editJS(fmt.Sprintf(`app.layout.tab.value = %q`, state.tab))
+			p.click("#tab-" + state.tab)
 		}
 		p.settled()
-		p.editJS(state.enter)
-		p.until(strings.ReplaceAll(state.reached, "app.", "topostreamConsole."))
+		if state.enter != nil {
+			state.enter(p.page)
+		}
+		p.until(state.reached)
 		p.settled()
-		p.editJS(cmp.Or(state.look, `app.commands.run('graph.fit')`))
+		look := state.look
+		if look == nil {
+			look = fits
+		}
+		look(p.page)
 		for _, theme := range []string{"dark", "light"} {
-			p.editJS(fmt.Sprintf(`app.layout.theme.value = %q`, theme))
+			p.theme(theme)
 			p.settled()
 			p.shoot(fmt.Sprintf("%s-%s-%s", state.name, on.name, theme))
 		}
-		p.until(strings.ReplaceAll(state.reached, "app.", "topostreamConsole.")) // still
-		p.editJS(state.leave)
+		p.until(state.reached) // still
+		if state.leave != nil {
+			state.leave(p.page)
+		}
 	}
 }
 
 // settled waits until two frames are drawn and nothing moves or flashes.
 func (p photographer) settled() {
 	p.t.Helper()
-	p.editJS(`window.frames_ = 0; const count = () => { if (++window.frames_ < 4) requestAnimationFrame(count); };
-		requestAnimationFrame(count)`)
+	chromeEval[bool](p.t, p.ctx, `(() => {
+		window.frames_ = 0;
+		const count = () => { if (++window.frames_ < 4) requestAnimationFrame(count); };
+		requestAnimationFrame(count);
+		return true;
+	})()`)
 	p.until(`window.frames_ === 4 && document.getAnimations().length === 0`)
 }
 
@@ -154,23 +172,100 @@ func harbour(t *testing.T, db *pgtest.DB) (id string) {
 	return pgtest.Scan[string](t, conn, `SELECT id::text FROM topologies WHERE name = 'harbour-north'`)
 }
 
-// selects is a statement that selects a decky or LAN by name.
-func selects(name string) string {
-	return fmt.Sprintf(`const { lans, deckies } = app.shown.value.graph;
-		const one = deckies.find((d) => d.name === %[1]q);
-		app.route.go({ selection: [one ? { kind: 'decky', key: one.uuid }
-			: { kind: 'lan', key: lans.find((l) => l.name === %[1]q).id }] });`, name)
+// clicksIfThere clicks on the first element of a selector, which need not be there, nor be reached by a pointer: what
+// a dialog covers is brought to what is looked at, too.
+func (p *page) clicksIfThere(selector string) {
+	p.t.Helper()
+	chromeEval[bool](p.t, p.ctx, fmt.Sprintf(`(document.querySelector(%q)?.click(), true)`, selector))
 }
 
-// zooms is a statement that shows the whole graph, and then goes to a level of detail.
-func zooms(command, level string) string {
-	return fmt.Sprintf(`app.commands.run('graph.fit');
-		for (let i = 0; i < 20 && window.topostream.graph.level() !== %q; i++) app.commands.run(%q);`, level, command)
+// fits shows the whole graph, if there is one.
+func fits(p *page) { p.clicksIfThere(`.graph-tools button[title=F]`) }
+
+// zooms shows the whole graph, and then goes to a level of detail by a button.
+func zooms(button, level string) func(*page) {
+	return func(p *page) {
+		p.t.Helper()
+		fits(p)
+		for range 20 {
+			if chromeEval[bool](p.t, p.ctx, fmt.Sprintf(`window.topostream.graph.level() === %q`, level)) {
+				return
+			}
+			p.click(`.graph-zoom button[aria-label="` + button + `"]`)
+		}
+		p.t.Errorf("%s does not lead to the level %s", button, level)
+	}
+}
+
+// selects takes a decky or LAN by its name.
+func selects(name string) func(*page) { return func(p *page) { p.choose(name) } }
+
+func unselect(p *page) { p.look("sel") }
+
+// looks changes what the address says, with nothing selected.
+func looks(key, value string) func(*page) {
+	return func(p *page) {
+		unselect(p)
+		p.look(key, value)
+	}
+}
+
+// staging fills the form that a key opens, and stages it; choices are given as fields are, in pairs.
+func (p *page) staging(key string, fields ...string) {
+	p.t.Helper()
+	p.keys(key)
+	p.until(`!!document.querySelector('dialog[open] form')`)
+	for i := 0; i < len(fields); i += 2 {
+		chromeEval[bool](p.t, p.ctx, fmt.Sprintf(`((name, value) => {
+			const field = document.querySelector('dialog[open] [name=' + name + ']');
+			field.value = value;
+			return field.dispatchEvent(new Event(field.tagName === 'SELECT' ? 'change' : 'input', { bubbles: true }));
+		})(%q, %q)`, fields[i], fields[i+1]))
+	}
+	p.until(`!document.getAnimations().length`)
+	p.click(`dialog[open] [type=submit]`)
+	p.until(`!document.querySelector('dialog[open]')`)
+}
+
+// timeline opens or closes the pane.
+func (p *page) timeline(open bool) {
+	p.t.Helper()
+	if chromeEval[bool](p.t, p.ctx, `!!document.querySelector('#timeline-filter')`) != open {
+		p.keys("t")
+	}
+	p.until(fmt.Sprintf(`!!document.querySelector('#timeline-filter') === %t`, open))
+}
+
+// unstage discards what is staged, and what the tray says of it.
+func unstage(p *page) {
+	p.clicksIfThere(stagedTray + `[data-command="edit.discard"]`)
+	p.until(`window.topostream.staged.length === 0`)
+	p.timeline(true)
+}
+
+// stage stages six edits.
+func stage(p *page) {
+	if chromeEval[bool](p.t, p.ctx, `window.topostream.staged.length > 0`) {
+		unstage(p)
+	}
+	p.timeline(false)
+	unselect(p)
+	p.staging("w", "name", "packaging", "subnet", "10.71.0.0/24")
+	p.staging("a", "archetype", "", "lan", "packaging", "name", "robot-1", "services", "ssh")
+	p.staging("a", "archetype", "", "lan", "packaging", "name", "scale-1", "services", "modbus")
+	p.choose("db-1")
+	p.staging("b", "lan", "packaging")
+	p.choose("wiki-1")
+	p.staging("s", "services", "http, ssh")
+	p.choose("relay-2")
+	p.keys(kb.Delete)
+	unselect(p)
+	p.until(`window.topostream.staged.length === 6`)
 }
 
 const (
-	unselect = `app.route.go({ selection: [] });`
-	isDrawn  = `window.topostream?.words === 'live' && window.topostream.graph?.counts().deckies > 50`
+	stagedTray = `section[aria-label="Staged edits"] `
+	isDrawn    = `window.topostream?.words === 'live' && window.topostream.graph?.counts().deckies > 50`
 )
 
 func TestPictures(t *testing.T) {
@@ -192,7 +287,7 @@ func TestPictures(t *testing.T) {
 		tab := browser.tab("about:blank")
 		tab.editDo(chromedp.EmulateViewport(1440, 900))
 		tab.editDo(chromedp.Navigate(at + "/#token=" + token + "&topology=" + id)) // id may be empty
-		tab.until(`!!window.topostreamConsole`)
+		tab.until(`!!window.topostream`)
 		return photographer{tab, t, dir}
 	}
 	admin := signed(t, auth.Claims{Subject: "anna", Role: stream.RoleAdmin, TTL: 8 * time.Hour})
@@ -215,66 +310,71 @@ func TestPictures(t *testing.T) {
 	p.until(`window.topostream.latency?.count === 5`)
 
 	const tray = `document.querySelector('section[aria-label="Staged edits"]')`
-	const stage = `app.editing.edit.discard();
-		app.layout.open.timeline.value = false;
-		app.editing.edit.stage(
-			{ op: 'add_lan', payload: { name: 'packaging', subnet: '10.71.0.0/24', x: 0, y: 616 } },
-			{ op: 'add_decky', payload: { name: 'robot-1', lan: 'packaging', services: ['ssh'], x: 16, y: 44 } },
-			{ op: 'add_decky', payload: { name: 'scale-1', lan: 'packaging', services: ['modbus'], x: 168, y: 44 } },
-			{ op: 'attach_decky', payload: { decky: 'db-1', lan: 'packaging' } },
-			{ op: 'update_decky', payload: { decky: 'wiki-1', services: ['http', 'ssh'] } },
-			{ op: 'remove_decky', payload: { decky: 'relay-2' } });`
-	const unstage = `app.editing.edit.discard(); app.editing.edit.dismiss(); app.layout.open.timeline.value = true;`
 	for _, state := range []pictured{
-		{"list", "list", unselect, `window.topostream.rows === 10`, ``, ``},
-		{"graph-live", "graph", unselect, isDrawn, ``, ``},
-		{"graph-far", "graph", ``, isDrawn, ``, zooms("graph.zoomOut", "far")},
-		{"graph-middle", "graph", ``, isDrawn, ``, zooms("graph.zoomIn", "middle")},
-		{"graph-near", "graph", ``, isDrawn, ``, selects("plc-gw") + `app.commands.run('graph.centre');` + unselect},
-		{"unhealthy", "graph", `app.commands.run('graph.unhealthy')`,
-			`document.querySelector('[title=U]').ariaPressed === 'true'`, `app.commands.run('graph.unhealthy')`, ``},
+		{"list", "list", unselect, `window.topostream.rows === 10`, nil, nil},
+		{"graph-live", "graph", unselect, isDrawn, nil, nil},
+		{"graph-far", "graph", nil, isDrawn, nil, zooms("Zoom out", "far")},
+		{"graph-middle", "graph", nil, isDrawn, nil, zooms("Zoom in", "middle")},
+		{"graph-near", "graph", nil, isDrawn, nil, func(p *page) {
+			p.choose("plc-gw")
+			p.command("Centre what is selected")
+			unselect(p)
+		}},
+		{"unhealthy", "graph", func(p *page) { p.click("[title=U]") },
+			`document.querySelector('[title=U]').ariaPressed === 'true'`, func(p *page) { p.click("[title=U]") }, nil},
 		{"decky", "inspector", selects("plc-3"), `document.querySelector('aside[aria-label=Inspector] h2')?.textContent ===
-			'plc-3' && document.querySelectorAll('aside[aria-label=Inspector] li[data-seq]').length > 0`, unselect, ``},
-		{"menu", wideOnly, selects("plc-gw"), isDrawn,
-			`document.activeElement.dispatchEvent(new KeyboardEvent('keydown', { key: 'Escape', bubbles: true }));` + unselect,
-			`app.commands.run('graph.fit'); requestAnimationFrame(() => app.commands.run('edit.menu'))`},
-		{"timeline-filter", "timeline", unselect + `app.route.go({ filter: 'type:mutation.*' })`,
+			'plc-3' && document.querySelectorAll('aside[aria-label=Inspector] li[data-seq]').length > 0`, unselect, nil},
+		{"menu", wideOnly, selects("plc-gw"), isDrawn, func(p *page) {
+			p.keys(kb.Escape)
+			unselect(p)
+		}, func(p *page) {
+			fits(p)
+			p.with(chromedp.ModifierShift, kb.F10)
+			p.until(`document.activeElement?.dataset.command === 'edit.services'`)
+		}},
+		{"timeline-filter", "timeline", looks("filter", "type:mutation.*"),
 			`document.querySelector('#timeline-filter').value === 'type:mutation.*' && window.topostream.shown > 3 &&
-				window.topostream.shown < 30`, ``, ``},
-		{"timeline-event", "timeline", `app.route.go({ filter: 'is:failed', selection: [] });
-			requestAnimationFrame(() => requestAnimationFrame(() =>
-				document.querySelector('[role=option][data-type="mutation.failed"] .timeline-arrow').click()))`,
-			`!!document.querySelector('[role=region][aria-label^=Payload]')`,
-			`app.route.go({ filter: '' }); app.timeline.atEnd.value = true`, ``},
-		{"filter-wrong", "timeline", `app.route.go({ filter: 'colour:red' })`,
-			`document.getElementById('timeline-filter').ariaInvalid === 'true'`, `app.route.go({ filter: '' })`, ``},
-		{"psql", "graph", selects("plant-floor") + `app.route.go({ panel: 'inject' })`,
-			`document.querySelectorAll('aside[aria-label=psql] [data-line]').length > 3`,
-			`app.route.go({ panel: '' });` + unselect, ``},
-		{"past", "graph", `app.route.go({ at: app.live.open.value.seq - 20 });`,
-			`'past' in document.documentElement.dataset && app.past.value !== null`, `app.route.go({ at: null })`, ``},
-		{"commands", "graph", `app.route.go({ panel: 'commands' })`,
-			`document.querySelector('dialog[open]')?.ariaLabel === 'Commands'`, `app.route.go({ panel: '' })`, ``},
-		{"keys", "graph", `app.route.go({ panel: 'keys' })`, `document.querySelector('dialog[open]')?.ariaLabel === 'Keys'`,
-			`app.route.go({ panel: '' })`, ``},
-		{"table", "graph", `app.route.go({ view: 'table' })`, `document.querySelectorAll('tr[data-decky]').length > 50`,
-			`app.route.go({ view: 'graph' })`, ``},
-		{"create", wideOnly, `app.commands.run('topology.create')`, `!!document.querySelector('dialog[open] [name=name]')`,
-			`app.route.go({ panel: '' })`, ``},
-		{"delete", wideOnly, `app.route.go({ panel: 'delete' })`, `!!document.querySelector('dialog[open] [name=name]')`,
-			`app.route.go({ panel: '' })`, ``},
+				window.topostream.shown < 30`, nil, nil},
+		{"timeline-event", "timeline", func(p *page) {
+			looks("filter", "is:failed")(p)
+			p.until(`document.querySelector('#timeline-filter').value === 'is:failed'`)
+			p.click(`[role=option][data-type="mutation.failed"] .timeline-arrow`)
+		}, `!!document.querySelector('[role=region][aria-label^=Payload]')`, func(p *page) {
+			p.look("filter")
+			p.clicksIfThere(`.timeline-tools button:nth-of-type(2)`) // "To the newest"
+		}, nil},
+		{"filter-wrong", "timeline", looks("filter", "colour:red"),
+			`document.getElementById('timeline-filter').ariaInvalid === 'true'`, looks("filter", ""), nil},
+		{"psql", "graph", func(p *page) {
+			p.choose("plant-floor")
+			p.look("panel", "inject")
+		}, `document.querySelectorAll('aside[aria-label=psql] [data-line]').length > 3`, looks("panel", ""), nil},
+		{"past", "graph", func(p *page) {
+			p.look("at", strconv.Itoa(chromeEval[int](p.t, p.ctx, `window.topostream.lastSeq`)-20))
+		}, `'past' in document.documentElement.dataset && window.topostream.past`, looks("at", ""), nil},
+		{"commands", "graph", looks("panel", "commands"),
+			`document.querySelector('dialog[open]')?.ariaLabel === 'Commands'`, looks("panel", ""), nil},
+		{"keys", "graph", looks("panel", "keys"), `document.querySelector('dialog[open]')?.ariaLabel === 'Keys'`,
+			looks("panel", ""), nil},
+		{"table", "graph", looks("view", "table"), `document.querySelectorAll('tr[data-decky]').length > 50`,
+			looks("view", ""), nil},
+		{"create", wideOnly, looks("panel", "create"), `!!document.querySelector('dialog[open] [name=name]')`,
+			looks("panel", ""), nil},
+		{"delete", wideOnly, looks("panel", "delete"), `!!document.querySelector('dialog[open] [name=name]')`,
+			looks("panel", ""), nil},
 	} {
 		p.take(state)
 	}
 
 	// What is staged; then somebody else is first.
 	editor := open(server.url, admin, id)
-	editor.until(isDrawn + ` && Array.isArray(topostreamConsole.editing.archetypes.value)`)
+	editor.until(isDrawn)
 	editor.take(pictured{
 		name: "staged", enter: stage, reached: tray + `?.querySelectorAll('li').length === 6`, leave: unstage,
 	})
 	editor.editDo(chromedp.EmulateViewport(1440, 900))
-	editor.editJS(stage)
+	editor.until(`!document.querySelector('.shell.small')`)
+	stage(editor.page)
 	ben := newOperator(t, server.url, "ben", stream.RoleAdmin)
 	for _, op := range []string{
 		`{"op":"remove_decky","payload":{"decky":"relay-2"}}`,
@@ -295,8 +395,12 @@ func TestPictures(t *testing.T) {
 	pgtest.Exec(t, conn, `CREATE TRIGGER no_plc BEFORE INSERT ON deckies FOR EACH ROW WHEN (NEW.name LIKE 'plc%')
 		EXECUTE FUNCTION no_plc()`)
 	editor.editDo(chromedp.EmulateViewport(1440, 900))
-	editor.editJS(`app.intents.value.drop('decky:plc', { x: 168, y: 172, lan: 'servers' }, null);
-		app.intents.value.connect('ops-1', 'plant-floor')`)
+	editor.until(`!document.querySelector('.shell.small')`)
+	editor.choose("servers")
+	editor.staging("a", "archetype", "plc", "lan", "servers")
+	editor.choose("ops-1")
+	editor.staging("b", "lan", "plant-floor")
+	unselect(editor.page)
 	editor.editClick("edit.apply")
 	editor.take(pictured{name: "failed-edit", reached: tray + `?.dataset.state === 'failed'`, leave: unstage})
 	p.take(pictured{
@@ -310,7 +414,7 @@ func TestPictures(t *testing.T) {
 	viewer.until(isDrawn)
 	viewer.take(pictured{
 		name: "viewer", tab: "graph", enter: selects("web-1"),
-		reached: `app.session.identity.value.role === 'viewer' && ` + isDrawn,
+		reached: `document.querySelector('.bar-who')?.textContent.endsWith('viewer') && ` + isDrawn,
 	})
 	other := pgtest.Scan[string](t, conn, `SELECT id::text FROM topologies WHERE name = 'grid-south'`)
 	limited := open(server.url, signed(t, auth.Claims{Subject: "vera", Role: stream.RoleViewer, TTL: time.Hour,

@@ -238,7 +238,7 @@ func TestTheConsolesTimelineShowsWhatPsqlInjectsWhoAskedAndWhatTheJournalHas(t *
 
 func TestTheConsolesCounterStaysThoughTheServerIsKilledTwice(t *testing.T) {
 	t.Parallel()
-	long(t)
+	slow(t)
 	db := pgtest.New(t)
 	conn := db.Conn(t)
 	id := live(t, conn, 1)[0]

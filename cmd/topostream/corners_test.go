@@ -177,7 +177,7 @@ func opens(url, token string) (status int, err error) {
 	req.Header.Set("Accept", "text/event-stream")
 	req.Header.Set("Authorization", "Bearer "+token)
 	transport := &http.Transport{DisableKeepAlives: true}
-	res, err := (&http.Client{Transport: transport}).Do(req)
+	res, err := (&http.Client{Transport: contracted(transport)}).Do(req)
 	if err != nil {
 		return 0, err
 	}

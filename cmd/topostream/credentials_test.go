@@ -137,7 +137,7 @@ func asked(t *testing.T, method, url string, header ...string) int {
 	for i := 0; i < len(header); i += 2 {
 		req.Header.Set(header[i], header[i+1])
 	}
-	res, err := (&http.Client{Transport: &http.Transport{DisableKeepAlives: true}}).Do(req)
+	res, err := (&http.Client{Transport: contracted(&http.Transport{DisableKeepAlives: true})}).Do(req)
 	if err != nil {
 		t.Fatal(err)
 	}

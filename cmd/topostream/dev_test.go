@@ -161,7 +161,8 @@ func nothingRuns(t *testing.T, dataDir string) {
 func cleanEnv(set ...string) []string {
 	var env []string
 	for _, v := range os.Environ() {
-		if !strings.HasPrefix(v, "TOPOSTREAM_") && !strings.HasPrefix(v, "DATABASE_URL=") && !strings.HasPrefix(v, "XDG_") {
+		ours := func(prefix string) bool { return strings.HasPrefix(v, prefix) }
+		if !slices.ContainsFunc([]string{"TOPOSTREAM_", "DATABASE_URL=", "XDG_", "OTEL_", "TRACE"}, ours) {
 			env = append(env, v)
 		}
 	}

@@ -212,7 +212,7 @@ func TestPagesOfAllowedOriginsMayUseTheAPIAndNoOthers(t *testing.T) {
 			t.Errorf("%s: %v", what, h)
 		}
 	}
-	same := func(h http.Header) string { h.Del("Date"); h.Del("X-Request-Id"); return fmt.Sprint(h) }
+	same := func(h http.Header) string { h.Del("Date"); h.Del("X-Request-ID"); return fmt.Sprint(h) }
 	if a, b := same(preflight(friend, "/api/v1/topologies/"+id, "DELETE", "authorization")), same(
 		preflight(friend, "/api/v1/topologies/"+unknown, "DELETE", "authorization")); a != b {
 		t.Errorf("a preflight tells which ids exist: %s and %s", a, b)
@@ -399,7 +399,7 @@ func TestMetricsAreOnTheirOwnAddressAloneAndAWrongOneIsSaidToBe(t *testing.T) {
 	if n := metric(t, "http://"+metricsAddr, "topostream_streams"); n != 0 {
 		t.Errorf("%v streams", n)
 	}
-	if status, _, _ := get(t, "http://"+metricsAddr+"/livez"); status != http.StatusNotFound {
+	if status, _, _ := get(t, "http://"+metricsAddr+"/api/v1/topologies"); status != http.StatusNotFound {
 		t.Errorf("on the address of metrics: %d", status)
 	}
 	if status, _, _ := get(t, "http://"+metricsAddr+"/debug/pprof/heap"); status != http.StatusNotFound {

@@ -89,7 +89,7 @@ func TestSecretsAndCertificatesThatAreSwappedAreReadAgainAndNobodyIsLoggedOut(t 
 			t.Fatal(err)
 		}
 		req.Header.Set("Authorization", "Bearer "+token)
-		res, err := (&http.Client{Transport: transport}).Do(req)
+		res, err := (&http.Client{Transport: contracted(transport)}).Do(req)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -101,7 +101,7 @@ func (s *goldenStage) open(path, body string) *goldenStream {
 	}
 	req.Header.Set("Authorization", "Bearer "+testToken(s.t))
 	transport := &http.Transport{}
-	res, err := transport.RoundTrip(req)
+	res, err := contracted(transport).RoundTrip(req)
 	if err != nil {
 		s.t.Fatal(err)
 	}

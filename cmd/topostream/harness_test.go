@@ -26,7 +26,10 @@ import (
 	"topostream/stream/auth"
 )
 
-func TestMain(m *testing.M) { pgtest.Main(m) }
+func TestMain(m *testing.M) {
+	http.DefaultClient.Transport = contracted(http.DefaultTransport) // of http.Get, too
+	pgtest.Main(m)
+}
 
 // maxEvent is the largest event with its frame: 16 MiB and some.
 const maxEvent = 17 << 20
@@ -93,6 +96,7 @@ func serve(t testing.TB, databaseURL string, change func(*serveCmd)) *testServer
 	t.Cleanup(stop)
 	select {
 	case a := <-address:
+		holdToContract(t, a)
 		return &testServer{"http://" + a, &out, stop}
 	case err := <-done:
 		done <- nil
@@ -237,7 +241,7 @@ func (c *client) connect(ctx context.Context, until uint64, stop func() bool) bo
 	c.mu.Unlock()
 	transport := &http.Transport{DisableCompression: true}
 	defer transport.CloseIdleConnections()
-	res, err := (&http.Client{Transport: transport}).Do(req)
+	res, err := (&http.Client{Transport: contracted(transport)}).Do(req)
 	if err != nil {
 		return false
 	}

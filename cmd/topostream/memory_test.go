@@ -83,7 +83,7 @@ func readHeavy(ctx context.Context, server, path, token string) (served bool, er
 		req.Header.Set("Accept", "text/event-stream")
 	}
 	transport := &http.Transport{DisableKeepAlives: true}
-	res, err := (&http.Client{Transport: transport}).Do(req)
+	res, err := (&http.Client{Transport: contracted(transport)}).Do(req)
 	if err != nil {
 		return false, err
 	}

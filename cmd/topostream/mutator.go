@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -15,6 +17,8 @@ import (
 	"topostream/sql"
 	"topostream/stream"
 	"topostream/stream/apply"
+	"topostream/stream/metrics"
+	"topostream/stream/tracing"
 )
 
 type mutatorCmd struct {
@@ -27,6 +31,10 @@ type mutatorCmd struct {
 	ApplyExec    string        `help:"Shell command that acts on the outside world for each edit, before the graph changes: the mutation's JSON on stdin, exit 0 for success, else the end of stderr is the reason. It may be called again for one mutation; mutation_id tells." placeholder:"COMMAND"`
 	ApplyURL     string        `name:"apply-url" help:"The same by a POST to a service: 2xx for success." placeholder:"URL"`
 	ApplyTimeout time.Duration `default:"30s" help:"How long --apply-exec or --apply-url may take; 0 is no limit."`
+	MetricsAddr  string        `help:"Serve /metrics, /livez and /readyz here. Default: nowhere." placeholder:"ADDR"`
+	Pprof        bool          `help:"Serve profiles at /debug/pprof of --metrics-addr; /debug/free there gives memory back."`
+
+	ready func(metrics string) // called once the address answers
 }
 
 const shortestLease = time.Second
@@ -44,7 +52,7 @@ func (c *mutatorCmd) check() error {
 	case c.ApplyExec != "" && c.ApplyURL != "":
 		return errors.New("--apply-exec and --apply-url are both given: give one")
 	}
-	return nil
+	return checkPprof(c.Pprof, c.MetricsAddr)
 }
 
 // applier is what acts on the outside world; nil for nothing.
@@ -74,6 +82,27 @@ func (c *mutatorCmd) Run(ctx context.Context, o output) error {
 	}
 	log, switching, stop := c.open(o.err)
 	defer stop()
+	registry := newRegistry()
+	stats := registry.Worker()
+	var outage atomic.Pointer[string]
+	outage.Store(new("the worker has not begun: it waits for the database"))
+	registry.Ready(func() error {
+		if why := *outage.Load(); why != "" {
+			return errors.New(why)
+		}
+		return nil
+	})
+	measuring, err := c.measure(ctx, registry, func() string { return *outage.Load() }, log)
+	if err != nil {
+		return err
+	}
+	measureCtx, stopMeasuring := context.WithCancel(ctx)
+	measures := make(chan error, 1)
+	go func() { measures <- measuring(measureCtx) }() // also while the database is waited for
+	defer func() {
+		stopMeasuring()
+		_ = <-measures // it ends with its context, or has told the log
+	}()
 	start := startup{connect: c.connect, log: log, awaits: true, again: always}
 	err = start.do(ctx, func(conn *pgx.Conn) error {
 		warn, err := sql.Check(ctx, conn)
@@ -85,10 +114,16 @@ func (c *mutatorCmd) Run(ctx context.Context, o output) error {
 	if err != nil {
 		return err
 	}
+	traces, err := tracing.Start(ctx, workerService, traceVersion(), log)
+	if err != nil {
+		return err
+	}
+	defer traces.Stop()
 	listen, err := postgres.Parse(c.DatabaseURL)
 	if err != nil {
 		return fmt.Errorf("--database-url: %w", err)
 	}
+	outage.Store(new(string))
 	work := func(ctx context.Context) error {
 		return runMutator(ctx, c.DatabaseURL, listen, mutator.Config{
 			Applier:     applier,
@@ -97,9 +132,37 @@ func (c *mutatorCmd) Run(ctx context.Context, o output) error {
 			MaxAttempts: c.MaxAttempts,
 			Lease:       c.Lease,
 			Grace:       max(leastGrace, c.ApplyTimeout),
-		})
+			Stats:       stats,
+			Notice:      func(what string) { outage.Store(&what) },
+			Tracer:      traces.Tracer(),
+		}, registry, tracedQueries(traces))
 	}
 	return alongside(work, switching)(ctx)
+}
+
+// measure opens --metrics-addr, if it is given, and gives what serves there until its context ends.
+func (c *mutatorCmd) measure(
+	ctx context.Context, registry *metrics.Registry, outage func() string, log *slog.Logger,
+) (serve func(context.Context) error, _ error) {
+	if c.MetricsAddr == "" {
+		return func(context.Context) error { return nil }, nil
+	}
+	var config net.ListenConfig
+	l, err := config.Listen(ctx, "tcp", c.MetricsAddr)
+	if err != nil {
+		return nil, &listenError{"--metrics-addr", err}
+	}
+	log.Info("serving", "metrics", l.Addr().String())
+	if c.ready != nil {
+		c.ready(l.Addr().String())
+	}
+	return func(ctx context.Context) error {
+		err := serveMeasured(ctx, l, measured(registry, workerHealth(outage), c.Pprof), log)
+		if err != nil {
+			log.Error("metrics and health are not served any more", "error", err)
+		}
+		return err
+	}, nil
 }
 
 // leastGrace is how long what is under way may take when the worker is told to stop.
@@ -107,19 +170,23 @@ const leastGrace = 10 * time.Second
 
 const defaultConcurrency = 4
 
-// runMutator runs a worker with connections of its own, so that nobody else waits for them.
-func runMutator(ctx context.Context, databaseURL string, listen *pgx.ConnConfig, cfg mutator.Config) error {
+// runMutator runs a worker with connections of its own, so that nobody else waits for them. Changes are of its pool.
+func runMutator(
+	ctx context.Context, databaseURL string, listen *pgx.ConnConfig, cfg mutator.Config, registry *metrics.Registry,
+	changes ...func(*pgxpool.Config),
+) error {
 	if cfg.Concurrency == 0 {
 		cfg.Concurrency = defaultConcurrency
 	}
-	pool, err := postgres.NewPool(ctx, databaseURL, func(c *pgxpool.Config) {
+	pool, err := postgres.NewPool(ctx, databaseURL, append(changes, func(c *pgxpool.Config) {
 		c.MaxConns = mutator.Connections(cfg.Concurrency)
 		postgres.Name(c.ConnConfig, "topostream mutator")
-	})
+	})...)
 	if err != nil {
 		return err
 	}
 	defer pool.Close()
+	registry.Add(poolCollector{"mutator", pool})
 	cfg.Pool, cfg.Listen = pool, listen.Copy()
 	cfg.Logger.Info("working on mutations", slog.Int("concurrency", cfg.Concurrency))
 	renew := func(ctx context.Context) error { return onHangup(ctx, cfg.Logger, pool) }

@@ -92,7 +92,7 @@ func (c *cable) plug() {
 
 func TestThePackagedClientInARealBrowserEndsEqualToTheJournalThoughTheNetworkIsOffForAMinute(t *testing.T) {
 	t.Parallel()
-	long(t)
+	slow(t)
 	db := pgtest.New(t)
 	conn := db.Conn(t)
 	ids := live(t, conn, 3)

@@ -162,8 +162,8 @@ func TestAThousandStreamsOfOneTopologyCostOneChannelAndOneAttach(t *testing.T) {
 	}
 	for name, want := range map[string]float64{
 		"topostream_streams": 1000, "topostream_channels": 1, "topostream_feeds": 1,
-		"topostream_attach_transactions_total": 1,
-		"topostream_attaches_total":            1000, "topostream_snapshot_reads_total": 0, "topostream_events_total": 1,
+		"topostream_attach_batch_topologies_count": 1,
+		"topostream_attaches_total":                1000, "topostream_snapshot_reads_total": 0, "topostream_events_total": 1,
 		"topostream_listening": 1,
 	} {
 		if got := metric(t, server, name); got != want {
@@ -200,7 +200,7 @@ func TestFiveHundredTopologiesAtOnceCostFewTransactions(t *testing.T) {
 		t.Errorf("%v channels, want 500", n)
 	}
 	took := time.Since(start)
-	n := metric(t, server, "topostream_attach_transactions_total")
+	n := metric(t, server, "topostream_attach_batch_topologies_count")
 	t.Logf("%v transactions attached 500 topologies", n)
 	// One that is not full begins at least 20 ms after the last; however slowly the clients come, that is the bound.
 	if limit := 4 + took.Seconds()/0.020; n > limit || n >= 250 {

@@ -18,12 +18,14 @@ const oldestReplica = 160000
 
 // replica opens the pool of --replica-database-url; nil without one. Fail fast: what it leads to must be good for
 // streams.
-func (c *serveCmd) replica(ctx context.Context, log *slog.Logger) (*pgxpool.Pool, error) {
+func (c *serveCmd) replica(
+	ctx context.Context, log *slog.Logger, changes ...func(*pgxpool.Config),
+) (*pgxpool.Pool, error) {
 	const facts = `SELECT current_setting('server_version_num')::int, current_setting('wal_level'), pg_is_in_recovery()`
 	if c.ReplicaDatabaseURL == "" {
 		return nil, nil //nolint:nilnil // no standby is no error
 	}
-	pool, err := postgres.NewReplicaPool(ctx, c.ReplicaDatabaseURL)
+	pool, err := postgres.NewReplicaPool(ctx, c.ReplicaDatabaseURL, changes...)
 	if err != nil {
 		return nil, errors.New(
 			"--replica-database-url cannot be read: write postgres://user:password@host:5432/name",

@@ -65,7 +65,7 @@ func (o *operator) do(method, path, body string, header ...string) reply {
 		}
 	}
 	transport := &http.Transport{DisableKeepAlives: true}
-	res, err := (&http.Client{Transport: transport}).Do(req)
+	res, err := (&http.Client{Transport: contracted(transport)}).Do(req)
 	if err != nil {
 		o.t.Fatal(err)
 	}

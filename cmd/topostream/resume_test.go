@@ -37,7 +37,7 @@ func open(t *testing.T, url string, header ...string) *http.Response {
 	for i := 0; i < len(header); i += 2 {
 		req.Header.Set(header[i], header[i+1])
 	}
-	res, err := (&http.Client{Transport: &http.Transport{DisableKeepAlives: true}}).Do(req)
+	res, err := (&http.Client{Transport: contracted(&http.Transport{DisableKeepAlives: true})}).Do(req)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -31,6 +31,7 @@ import (
 	"topostream/stream/console"
 	"topostream/stream/metrics"
 	"topostream/stream/sse"
+	"topostream/stream/tracing"
 )
 
 type serveCmd struct {
@@ -67,7 +68,7 @@ type serveCmd struct {
 	MaxInFlight        int64         `default:"10000" help:"Mutations that wait in one topology when more are refused; so are more than 64 MiB of them; 0 is no limit."`
 	PoolSize           int           `default:"0" help:"Connections to the database that are shared, 10 to 10000; 0 is pool_max_conns of --database-url or the number of CPUs, but 10 at least. LISTEN, the WAL and --mutator have theirs beside them."`
 	Engine             string        `default:"auto" placeholder:"ENGINE" help:"What writes the streams of plain HTTP/1.1: epoll (Linux), portable (net/http), or auto, which is epoll where it can be had."`
-	MetricsAddr        string        `help:"Serve /metrics here instead." placeholder:"ADDR"`
+	MetricsAddr        string        `help:"Serve /metrics here instead, and /livez and /readyz, too." placeholder:"ADDR"`
 	AccessLog          bool          `default:"true" negatable:"" help:"Log each request when it is answered, and each stream at its end: who, what, how long, and no secret. Of strangers 20 lines a second at most; probes at debug."`
 	Pprof              bool          `help:"Serve profiles at /debug/pprof of --metrics-addr; /debug/free there gives memory back."`
 	TLSCert            string        `name:"tls-cert" help:"Certificate file, PEM." placeholder:"FILE"`
@@ -80,6 +81,7 @@ type serveCmd struct {
 	linger     time.Duration     // 0: the bus's own
 	heartbeat  time.Duration     // 0: the bus's own
 	reread     time.Duration     // 0: rereadEvery
+	bodyTime   time.Duration     // in which a body must have arrived; 0: the API's own
 }
 
 const (
@@ -118,10 +120,11 @@ func (c *serveCmd) check() error {
 			"--bus notify and --replica-database-url do not go together, because a standby cannot LISTEN: use --bus wal, or " +
 				"leave --bus out",
 		)
-	case c.Pprof && c.MetricsAddr == "":
-		return errors.New("--pprof needs --metrics-addr: profiles are not for everybody who may reach --addr")
 	case (c.TLSCert == "") != (c.TLSKey == ""):
 		return errors.New("--tls-cert and --tls-key go together: give both or neither")
+	}
+	if err := checkPprof(c.Pprof, c.MetricsAddr); err != nil {
+		return err
 	}
 	return checkOrigins(c.AllowOrigin)
 }
@@ -166,7 +169,12 @@ func (c *serveCmd) Run(ctx context.Context, o output) error {
 		return err
 	}
 
-	pool, err := postgres.NewPool(ctx, c.DatabaseURL, func(cfg *pgxpool.Config) {
+	traces, err := tracing.Start(ctx, serverService, traceVersion(), log)
+	if err != nil {
+		return err
+	}
+	defer traces.Stop()
+	pool, err := postgres.NewPool(ctx, c.DatabaseURL, tracedQueries(traces), func(cfg *pgxpool.Config) {
 		if c.PoolSize > 0 {
 			cfg.MaxConns = int32(c.PoolSize)
 		}
@@ -175,7 +183,7 @@ func (c *serveCmd) Run(ctx context.Context, o output) error {
 		return err
 	}
 	defer pool.Close()
-	replica, err := c.replica(ctx, log)
+	replica, err := c.replica(ctx, log, tracedQueries(traces))
 	if err != nil {
 		return err
 	}
@@ -190,7 +198,8 @@ func (c *serveCmd) Run(ctx context.Context, o output) error {
 	if err != nil {
 		return fmt.Errorf("--listen-database-url: %w", err)
 	}
-	stats := &stream.Stats{}
+	registry := newRegistry()
+	stats := registry.Server()
 	var (
 		blind  atomic.Bool        // row level security hides all rows
 		asking singleflight.Group // whether it does: all who ask at once take one connection
@@ -212,6 +221,7 @@ func (c *serveCmd) Run(ctx context.Context, o output) error {
 		Pool: pool, Replica: replica, Listen: listenConfig, Memory: memory,
 		Encoder: sse.Encoder{}, Stats: stats, Logger: log, Bus: c.Bus, Linger: c.linger,
 		Heartbeat: c.heartbeat,
+		Tracer:    traces.Tracer(),
 		Blind:     seesNothing,
 		Odd: func(ctx context.Context) (odd string, err error) {
 			var all bool
@@ -223,7 +233,7 @@ func (c *serveCmd) Run(ctx context.Context, o output) error {
 	})
 	pruner := retention.New(retention.Config{
 		Pool: pool, Events: c.Retention, EventCount: c.RetentionCount, Mutations: c.MutationRetention,
-		Every: c.pruneEvery, Logger: log,
+		Every: c.pruneEvery, Logger: log, Stats: stats,
 	})
 	carrier, err := c.newEngine(api.Seeing(bus, seesNothing), stats, log)
 	if err != nil {
@@ -241,6 +251,7 @@ func (c *serveCmd) Run(ctx context.Context, o output) error {
 		Logger:            log,
 		Keepalive:         c.Keepalive,
 		WriteTimeout:      c.WriteTimeout,
+		BodyTimeout:       c.bodyTime,
 		MaxStreams:        c.MaxStreams,
 		MaxStreamsPerUser: c.MaxStreamsPerUser,
 		RateLimit:         c.RateLimit,
@@ -260,19 +271,31 @@ func (c *serveCmd) Run(ctx context.Context, o output) error {
 		Blind:  seesNothing,
 		Notice: func() string { return lines(bus.Notice(), *working.Load()) },
 	}
+	took := registry.Requests()
+	cfg.Observe = func(o *api.Observation) {
+		if o.Stream == nil {
+			took(o.Method, o.Route, o.Status, o.Duration)
+		}
+	}
+	if traces.On() {
+		cfg.Trace = traces.Request
+	}
 	if listeners.metrics == nil {
-		cfg.MetricsHandler = metrics.Handler(stats)
+		cfg.MetricsHandler = registry.Handler()
 	}
 	worker := func(context.Context) error { return nil }
 	if c.Mutator {
 		worker = func(ctx context.Context) error {
 			return runMutator(ctx, c.DatabaseURL, listenConfig, mutator.Config{
-				Logger: log, Notice: func(outage string) { working.Store(&outage) },
-			})
+				Logger: log, Stats: registry.Worker(), Notice: func(outage string) { working.Store(&outage) },
+				Tracer: traces.Tracer(),
+			}, registry, tracedQueries(traces))
 		}
 	}
 	pools := []*pgxpool.Pool{pool}
+	registry.Add(poolCollector{"main", pool})
 	if replica != nil {
+		registry.Add(poolCollector{"replica", replica})
 		pools = append(pools, replica)
 	}
 	renew := func(ctx context.Context) error { return onHangup(ctx, log, pools...) }
@@ -280,8 +303,12 @@ func (c *serveCmd) Run(ctx context.Context, o output) error {
 	watching := func(ctx context.Context) error {
 		return watchFiles(ctx, log, cmp.Or(c.reread, rereadEvery), files)
 	}
-	return c.serve(ctx, listeners, api.New(cfg), bus, served,
-		alongside(worker, verifier.Run, pruner.Run, renew, switching, watching), stats, log)
+	counting := func(ctx context.Context) error { return store.WatchQueue(ctx, pool, stats, log) }
+	server := api.New(cfg)
+	registry.Ready(server.Ready)
+	registry.StreamsLimit(c.MaxStreams)
+	return c.serve(ctx, listeners, server, bus, served,
+		alongside(worker, verifier.Run, pruner.Run, renew, switching, watching, counting), registry, log)
 }
 
 // blindTimeout is how long it may take to ask whether rows are hidden.
@@ -300,7 +327,7 @@ func (c *serveCmd) serve(
 	bus *pgbus.Bus,
 	served *certificate,
 	worker func(context.Context) error,
-	stats *stream.Stats,
+	registry *metrics.Registry,
 	log *slog.Logger,
 ) error {
 	// The bus outlives ctx: while streams are drained they still get their events.
@@ -321,12 +348,7 @@ func (c *serveCmd) serve(
 		return main.Serve(listeners.main)
 	})
 	if listeners.metrics != nil {
-		mux := http.NewServeMux()
-		mux.Handle("/metrics", metrics.Handler(stats))
-		if c.Pprof {
-			profiles(mux)
-		}
-		measured := c.httpServer(mux, log)
+		measured := c.httpServer(measured(registry, main.Handler, c.Pprof), log)
 		servers = append(servers, measured)
 		g.Go(func() error { return measured.Serve(listeners.metrics) })
 	}

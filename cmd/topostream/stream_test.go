@@ -236,7 +236,7 @@ func TestAClientThatDoesNotReadCostsTheOthersNothingAndIsEnded(t *testing.T) {
 	c.awaitSeq(head)
 	c.stayedConnected()
 	pgtest.Eventually(t, "the end of the stream that nobody reads",
-		func() bool { return metric(t, server.url, "topostream_slow_closes_total") == 1 })
+		func() bool { return metric(t, server.url, `topostream_streams_closed_total{reason="slow"}`) == 1 })
 	if n := metric(t, server.url, "topostream_feed_bytes"); n > 5<<20 {
 		t.Errorf("the rings hold %v bytes", n)
 	}

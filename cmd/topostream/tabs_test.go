@@ -91,13 +91,13 @@ func journalRows(t *testing.T, conn *pgx.Conn, id string, after uint64) []string
 
 func TestFiveTabsShareOneStreamThoughTheirLeaderIsClosedFrozenAndReloaded(t *testing.T) {
 	t.Parallel()
-	long(t)
+	slow(t)
 	fiveTabs(t, "http", 2)
 }
 
 func TestFiveTabsShareOneStreamOverHTTPS(t *testing.T) {
 	t.Parallel()
-	long(t)
+	slow(t)
 	fiveTabs(t, "https", 1)
 }
 

@@ -50,7 +50,7 @@ func openAddress(t *testing.T, address string) *http.Response {
 		t.Fatal(err)
 	}
 	req.Header.Set("Accept", "text/event-stream")
-	res, err := (&http.Client{Transport: &http.Transport{DisableKeepAlives: true}}).Do(req)
+	res, err := (&http.Client{Transport: contracted(&http.Transport{DisableKeepAlives: true})}).Do(req)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -76,7 +76,7 @@ func whole(t *testing.T, res *http.Response) string {
 	if err := header.Write(&all); err != nil {
 		t.Fatal(err)
 	}
-	return strings.ReplaceAll(all.String()+string(body), res.Header.Get("X-Request-Id"), "its id")
+	return strings.ReplaceAll(all.String()+string(body), res.Header.Get("X-Request-ID"), "its id")
 }
 
 func TestAThousandWhoRaceForOneTicketOnTwoServersGetOneStream(t *testing.T) {
@@ -112,7 +112,7 @@ func TestAThousandWhoRaceForOneTicketOnTwoServersGetOneStream(t *testing.T) {
 			if i >= len(servers) {
 				<-start
 			}
-			client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+			client := &http.Client{Transport: contracted(&http.Transport{DisableKeepAlives: true})}
 			for try := 1; ; try++ {
 				res, err := client.Do(req)
 				if err != nil {

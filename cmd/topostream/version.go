@@ -20,7 +20,13 @@ func (versionCmd) Run(o output) error {
 
 // versionLine is for example "topostream 0.2.0, commit 0123456789ab, go1.26.0 linux/amd64".
 func versionLine() string {
-	version, commit := release, "unknown"
+	version, commit, goVersion := build()
+	return fmt.Sprintf("topostream %s, commit %s, %s %s/%s", version, commit, goVersion, runtime.GOOS, runtime.GOARCH)
+}
+
+// build is what program this is.
+func build() (version, commit, goVersion string) {
+	version, commit = release, "unknown"
 	if info, ok := debug.ReadBuildInfo(); ok {
 		version = cmp.Or(version, info.Main.Version)
 		for _, setting := range info.Settings {
@@ -32,6 +38,5 @@ func versionLine() string {
 			}
 		}
 	}
-	return fmt.Sprintf("topostream %s, commit %s, %s %s/%s", cmp.Or(version, "(devel)"), commit, runtime.Version(),
-		runtime.GOOS, runtime.GOARCH)
+	return cmp.Or(version, "(devel)"), commit, runtime.Version()
 }

@@ -16,7 +16,8 @@ import (
 )
 
 // Read gives the value of a counter or gauge of the server at this address, whose /metrics are asked: of the series
-// that is written as in the text format, name{label="value"}. There being none is an error.
+// that is written as in the text format, name{label="value"}, or of all of a family that is named alone, together. Of a
+// histogram there are name_count and name_sum. There being none is an error.
 func Read(ctx context.Context, server, series string) (float64, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, server+"/metrics", nil)
 	if err != nil {
@@ -48,16 +49,33 @@ func find(exposition io.Reader, series string) (float64, error) {
 	if err != nil {
 		return 0, err
 	}
+	sum, found := 0.0, false
 	for name, one := range wanted {
 		labels := labelsOf(one.GetMetric()[0])
-		for _, m := range families[name].GetMetric() {
-			if maps.Equal(labelsOf(m), labels) {
-				// it is of one kind; a getter of another gives 0
-				return m.GetCounter().GetValue() + m.GetGauge().GetValue() + m.GetUntyped().GetValue(), nil
+		family, of := familyOf(families, name)
+		for _, m := range family.GetMetric() {
+			if len(labels) == 0 || maps.Equal(labelsOf(m), labels) {
+				sum, found = sum+of(m), true
 			}
 		}
 	}
+	if found {
+		return sum, nil
+	}
 	return 0, fmt.Errorf("there is no %s among %s", series, strings.Join(slices.Sorted(maps.Keys(families)), ", "))
+}
+
+// familyOf finds the family that a series is of, and what of it the series is.
+func familyOf(all map[string]*dto.MetricFamily, name string) (*dto.MetricFamily, func(*dto.Metric) float64) {
+	if count, ok := strings.CutSuffix(name, "_count"); ok && all[count].GetType() == dto.MetricType_HISTOGRAM {
+		return all[count], func(m *dto.Metric) float64 { return float64(m.GetHistogram().GetSampleCount()) }
+	}
+	if sum, ok := strings.CutSuffix(name, "_sum"); ok && all[sum].GetType() == dto.MetricType_HISTOGRAM {
+		return all[sum], func(m *dto.Metric) float64 { return m.GetHistogram().GetSampleSum() }
+	}
+	return all[name], func(m *dto.Metric) float64 { // it is of one kind; a getter of another gives 0
+		return m.GetCounter().GetValue() + m.GetGauge().GetValue() + m.GetUntyped().GetValue()
+	}
 }
 
 func labelsOf(m *dto.Metric) map[string]string {

@@ -33,21 +33,30 @@ cuts_total{cause="a \"b\"",bus="wal"} 1.5e+06
 cuts_total{cause="c",bus="wal"} 2
 # TYPE streams gauge
 streams -3
+# HELP took_seconds Times.
+# TYPE took_seconds histogram
+took_seconds_bucket{op="a",le="+Inf"} 3
+took_seconds_sum{op="a"} 1.5
+took_seconds_count{op="a"} 3
+took_seconds_bucket{op="b",le="+Inf"} 1
+took_seconds_sum{op="b"} 0.5
+took_seconds_count{op="b"} 1
 `
 
 func TestASeriesIsFoundByItsNameAndAllItsLabels(t *testing.T) {
 	t.Parallel()
 	url := serve(t, http.StatusOK, exposition)
 	for series, want := range map[string]float64{
-		"streams": -3, `cuts_total{cause="a \"b\"",bus="wal"}`: 1.5e6, `cuts_total{bus="wal",cause="c"}`: 2,
+		"streams": -3, "cuts_total": 1.5e6 + 2, "took_seconds_sum": 2, `took_seconds_count{op="a"}`: 3,
+		`cuts_total{cause="a \"b\"",bus="wal"}`: 1.5e6, `cuts_total{bus="wal",cause="c"}`: 2,
 	} {
 		if got, err := metric.Read(t.Context(), url, series); err != nil || got != want {
 			t.Errorf("%s: %v, %v", series, got, err)
 		}
 	}
 	for series, want := range map[string]string{
-		"stream": "there is no stream among cuts_total, streams", `cuts_total{cause="c"}`: "there is no cuts_total",
-		`streams{`: "is no series",
+		"stream":                "there is no stream among cuts_total, streams, took_seconds",
+		`cuts_total{cause="c"}`: "there is no cuts_total", `streams{`: "is no series",
 	} {
 		if _, err := metric.Read(t.Context(), url, series); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", series, err)

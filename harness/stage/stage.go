@@ -224,12 +224,16 @@ func (s *Stage) migrate(ctx context.Context) error {
 
 // command runs one of the program's own commands.
 func (s *Stage) command(ctx context.Context, args ...string) error {
-	cmd := exec.CommandContext(ctx, s.binary, args...)
-	cmd.Env = append(os.Environ(), "TOPOSTREAM_DATABASE_URL="+s.DatabaseURL())
-	if out, err := cmd.CombinedOutput(); err != nil {
+	if out, err := s.program(ctx, args...).CombinedOutput(); err != nil {
 		return fmt.Errorf("topostream %s: %w: %s", strings.Join(args, " "), err, out)
 	}
 	return nil
+}
+
+func (s *Stage) program(ctx context.Context, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, s.binary, args...)
+	cmd.Env = append(os.Environ(), "TOPOSTREAM_DATABASE_URL="+s.DatabaseURL())
+	return cmd
 }
 
 func (s *Stage) sql(ctx context.Context, database, statement string) error {

@@ -17,6 +17,7 @@ import (
 	"topostream/pgbus/pgtest"
 	"topostream/pgbus/postgres"
 	"topostream/stream"
+	"topostream/stream/metrics/metrictest"
 )
 
 const enqueue = `
@@ -269,14 +270,14 @@ func TestADocumentIsInTheAccountUntilItIsReleased(t *testing.T) {
 		t.Errorf("%d bytes, of %d", len(text), seqOf(t, text))
 	}
 	// While it is read there are its text and its frame.
-	if got, want := b.stats.HeldBytes.Load(), int64(2*len(text)+frameRoom); got != want {
+	if got, want := metrictest.Value(b.stats.HeldBytes), int64(2*len(text)+frameRoom); got != want {
 		t.Errorf("%d bytes are held, want %d", got, want)
 	}
 	if room := len(d.Snapshot.Bytes) - len(text); room > frameRoom {
 		t.Errorf("the frame takes %d bytes beside the document", room)
 	}
 	d.Snapshot.Release()
-	if got := b.stats.HeldBytes.Load(); got != 0 {
+	if got := metrictest.Value(b.stats.HeldBytes); got != 0 {
 		t.Errorf("%d bytes are held", got)
 	}
 	// It has the graph if that is asked for.
@@ -303,7 +304,7 @@ func TestOfADeletedTopologyThereIsNoDocumentAndOneThatNeverWasIsNotFound(t *test
 	if err != stream.ErrNotFound { //nolint:errorlint // the sentinel itself: it is for the client
 		t.Error(err)
 	}
-	if got := b.stats.HeldBytes.Load(); got != 0 {
+	if got := metrictest.Value(b.stats.HeldBytes); got != 0 {
 		t.Errorf("%d bytes are held", got)
 	}
 }
@@ -384,7 +385,7 @@ func TestADocumentThatFindsNoMemoryOrLosesItsConnectionIsOutOfTheAccount(t *test
 	if !errors.Is(err, net.ErrClosed) || !strings.Contains(err.Error(), "read a document") {
 		t.Error(err)
 	}
-	if got := b.stats.HeldBytes.Load(); got != 0 {
+	if got := metrictest.Value(b.stats.HeldBytes); got != 0 {
 		t.Errorf("%d bytes are held", got)
 	}
 }

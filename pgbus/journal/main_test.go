@@ -12,6 +12,7 @@ import (
 	"topostream/pgbus/pgtest"
 	"topostream/pgbus/postgres"
 	"topostream/stream"
+	"topostream/stream/metrics/metrictest"
 	"topostream/stream/sse"
 )
 
@@ -51,7 +52,7 @@ func newBench(t *testing.T, change func(*Config)) *bench {
 	t.Helper()
 	db := pgtest.New(t)
 	b := &bench{
-		db: db, conn: db.Conn(t), histories: postgres.NewHistories(true, nil), stats: &stream.Stats{},
+		db: db, conn: db.Conn(t), histories: postgres.NewHistories(true, nil), stats: metrictest.Stats(),
 	}
 	b.memory = stream.NewMemory(memory, b.stats)
 	cfg := Config{

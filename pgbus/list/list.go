@@ -82,7 +82,7 @@ func New(cfg Config) *List {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
 	if cfg.Stats == nil {
-		cfg.Stats = &stream.Stats{}
+		cfg.Stats = stream.NoStats()
 	}
 	return &List{
 		cfg: cfg, wake: wait.NewSignal(), turn: make(chan struct{}, 1), kept: make(chan struct{}), sweep: cfg.Sweep,
@@ -225,7 +225,7 @@ func (l *List) refresh(ctx context.Context, w wanted) error {
 		return err
 	}
 	if w.sweep {
-		l.cfg.Stats.ListReads.Add(1)
+		l.cfg.Stats.ListReads.Inc()
 		marks, err := l.cfg.Reader.Marks(ctx)
 		if err != nil {
 			return err
@@ -245,7 +245,7 @@ func (l *List) refresh(ctx context.Context, w wanted) error {
 
 // readRows reads rows; all for nil.
 func (l *List) readRows(ctx context.Context, ids []stream.TopologyID) ([]journal.ListRow, error) {
-	l.cfg.Stats.ListReads.Add(1)
+	l.cfg.Stats.ListReads.Inc()
 	rows, err := l.cfg.Reader.List(ctx, ids)
 	if err == nil && len(rows) == 0 && l.cfg.Blind != nil {
 		err = l.cfg.Blind(ctx)
@@ -267,7 +267,7 @@ func (l *List) Attach(ctx context.Context, filter *stream.ListFilter) (*stream.S
 		sub.Close()
 		return nil, err
 	}
-	l.cfg.Stats.Attaches.Add(1)
+	l.cfg.Stats.Attaches.Inc()
 	return sub, nil
 }
 

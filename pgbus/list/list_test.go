@@ -14,6 +14,7 @@ import (
 	"topostream/pgbus/pgtest"
 	"topostream/pgbus/postgres"
 	"topostream/stream"
+	"topostream/stream/metrics/metrictest"
 	"topostream/stream/sse"
 )
 
@@ -32,7 +33,7 @@ func run(t *testing.T, databaseURL string, change func(*Config)) *running {
 	if err != nil {
 		t.Fatal(err)
 	}
-	stats := &stream.Stats{}
+	stats := metrictest.Stats()
 	memory := stream.NewMemory(64<<20, stats)
 	cfg := Config{
 		Reader: journal.New(journal.Config{
@@ -83,7 +84,7 @@ func TestAListIsReadForAllAtOnceAndNotMoreOftenThanItsPace(t *testing.T) {
 		clients.Go(func() { subs[i] = l.attach(t) })
 	}
 	clients.Wait()
-	if n := l.stats.ListReads.Load(); n != 1 {
+	if n := metrictest.Value(l.stats.ListReads); n != 1 {
 		t.Errorf("%d reads for 100 clients", n)
 	}
 	for _, sub := range subs {
@@ -100,7 +101,7 @@ func TestAListIsReadForAllAtOnceAndNotMoreOftenThanItsPace(t *testing.T) {
 		l.Touch(id)
 	}
 	pgtest.Eventually(t, "all changes", func() bool { return subs[0].Cursor.Feed().Last() == 100 })
-	if n, most := l.stats.ListReads.Load(), 2+uint64(time.Since(began)/(50*time.Millisecond)); n > most {
+	if n, most := metrictest.Value(l.stats.ListReads), 2+int64(time.Since(began)/(50*time.Millisecond)); n > most {
 		t.Errorf("%d reads, of which the pace allows %d", n, most)
 	}
 	for _, sub := range subs {
@@ -125,9 +126,9 @@ func TestASweepFindsWhatNobodyTold(t *testing.T) {
 		pgtest.Exec(t, conn, statement)
 		pgtest.Eventually(t, statement, func() bool { return sub.Cursor.Feed().Last() == stream.Seq(i+1) })
 	}
-	reads := l.stats.ListReads.Load()
+	reads := metrictest.Value(l.stats.ListReads)
 	pgtest.Exec(t, conn, `SELECT topology_emit(id, 'test', '{}') FROM topologies`)
-	pgtest.Eventually(t, "more sweeps", func() bool { return l.stats.ListReads.Load() > reads+3 })
+	pgtest.Eventually(t, "more sweeps", func() bool { return metrictest.Value(l.stats.ListReads) > reads+3 })
 	if last := sub.Cursor.Feed().Last(); last != 4 {
 		t.Errorf("an emit is told as a change of the list: %d", last)
 	}
@@ -140,8 +141,8 @@ func TestAListThatNobodyFollowsIsForgottenAndReadAnew(t *testing.T) {
 	pgtest.Exec(t, conn, `INSERT INTO topologies (name) VALUES ('a')`)
 	l := run(t, db.URL, func(c *Config) { c.Linger = 50 * time.Millisecond })
 	l.attach(t).GiveBack()
-	pgtest.Eventually(t, "it to be forgotten", func() bool { return l.stats.Feeds.Load() == 0 })
-	if held := l.stats.HeldBytes.Load(); held != 0 {
+	pgtest.Eventually(t, "it to be forgotten", func() bool { return metrictest.Value(l.stats.Feeds) == 0 })
+	if held := metrictest.Value(l.stats.HeldBytes); held != 0 {
 		t.Errorf("%d bytes are held", held)
 	}
 	pgtest.Exec(t, conn, `UPDATE topologies SET name = 'b'`) // nobody is told
@@ -202,8 +203,8 @@ func TestWhatIsHiddenIsNotRemoved(t *testing.T) {
 	defer sub.GiveBack()
 	blind.Store(true)
 	pgtest.Exec(t, conn, `DELETE FROM topologies`)
-	reads := l.stats.ListReads.Load()
-	pgtest.Eventually(t, "more reads", func() bool { return l.stats.ListReads.Load() > reads+5 })
+	reads := metrictest.Value(l.stats.ListReads)
+	pgtest.Eventually(t, "more reads", func() bool { return metrictest.Value(l.stats.ListReads) > reads+5 })
 	if last := sub.Cursor.Feed().Last(); last != 0 {
 		t.Errorf("%d changes are told", last)
 	}

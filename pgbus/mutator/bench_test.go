@@ -14,6 +14,7 @@ import (
 	"topostream/pgbus/pgtest"
 	"topostream/pgbus/postgres"
 	"topostream/stream"
+	"topostream/stream/metrics/metrictest"
 	"topostream/stream/sse"
 )
 
@@ -61,13 +62,13 @@ func attach(b *testing.B, db *pgtest.DB, id stream.TopologyID) *stream.Cursor {
 	b.Cleanup(pool.Close)
 	listen, err := pgx.ParseConfig(db.URL)
 	must(b, err)
-	stats := &stream.Stats{}
+	stats := metrictest.Stats()
 	bus := pgbus.New(pgbus.Config{Pool: pool, Listen: listen, Encoder: sse.Encoder{}, Stats: stats})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- bus.Run(ctx) }()
 	b.Cleanup(func() { cancel(); must(b, <-done) })
-	pgtest.Eventually(b, "LISTEN", stats.Listening.Load)
+	pgtest.Eventually(b, "LISTEN", func() bool { return metrictest.Is(stats.Listening) })
 	sub, err := bus.Attach(b.Context(), stream.AttachRequest{Topology: id})
 	must(b, err)
 	b.Cleanup(sub.Close)

@@ -55,14 +55,19 @@ type candidate struct {
 // statement two workers get two mutations of one topology:
 // TestAClaimInOneStatementRunsTwoMutationsOfOneTopologyAtOnce.)
 func (w *Worker) claim(ctx context.Context) (j *job, more bool, err error) {
-	var c candidate
+	var (
+		c       candidate
+		began   time.Time
+		expired int // leases
+	)
 	err = w.transact(ctx, func(ctx context.Context, tx pgx.Tx) (err error) {
-		j = nil
+		j, began, expired = nil, time.Now(), 0
 		if c, err = w.lockCandidate(ctx, tx); err != nil || c.topology == "" {
 			return err
 		}
 		if c.expired {
-			return w.requeue(ctx, tx, c.topology)
+			expired, err = w.requeue(ctx, tx, c.topology)
+			return err
 		}
 		j, err = w.take(ctx, tx, c.topology)
 		return err
@@ -73,8 +78,12 @@ func (w *Worker) claim(ctx context.Context) (j *job, more bool, err error) {
 		}
 		return nil, true, nil
 	}
+	w.cfg.Stats.LeaseExpiries.Add(float64(expired))
 	if j != nil {
-		j.begin(ctx, w)
+		if j.mutation.Attempt == 1 {
+			w.cfg.Stats.Wait.Observe(j.waited)
+		}
+		j.begin(w.traced(ctx, j, began), w)
 	}
 	return j, c.topology != "", nil
 }
@@ -99,10 +108,12 @@ UPDATE mutations m SET state = 'applying', lease = gen_random_uuid(), leased_unt
    AND m.state = 'pending'
    AND NOT EXISTS (SELECT FROM mutations a WHERE a.topology_id = $1::text::uuid AND a.state = 'applying')
    AND NOT EXISTS (SELECT FROM topology_parked p WHERE p.topology_id = $1::text::uuid AND p.until > clock_timestamp())
-RETURNING m.id::text, m.topology_id::text, m.op, m.payload, m.attempt, m.lease::text`
+RETURNING m.id::text, m.topology_id::text, m.op, m.payload, m.attempt, m.lease::text, coalesce(m.traceparent, ''),
+          greatest(extract(epoch FROM clock_timestamp() - m.requested_at), 0)::float8`
 	j := &job{claimed: time.Now()}
 	m := &j.mutation
-	err := tx.QueryRow(ctx, take, id, w.cfg.Lease).Scan(&m.ID, &m.Topology, &m.Op, &m.Payload, &m.Attempt, &j.lease)
+	err := tx.QueryRow(ctx, take, id, w.cfg.Lease).Scan(
+		&m.ID, &m.Topology, &m.Op, &m.Payload, &m.Attempt, &j.lease, &j.traceparent, &j.waited)
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
 		return nil, nil //nolint:nilnil // as documented
@@ -145,8 +156,8 @@ func unavailable(err *pgconn.PgError) bool {
 }
 
 // requeue gives back what the leases that ran out in a locked topology stood for, or fails what has had all its
-// attempts. (A lease of null does not run out: a person works on that mutation by hand.)
-func (w *Worker) requeue(ctx context.Context, tx pgx.Tx, id stream.TopologyID) error {
+// attempts, and gives how many there were. (A lease of null does not run out: a person works on that mutation by hand.)
+func (w *Worker) requeue(ctx context.Context, tx pgx.Tx, id stream.TopologyID) (expired int, _ error) {
 	const update = `
 UPDATE mutations
    SET lease = NULL, leased_until = NULL, state = CASE WHEN attempt < $2 THEN 'pending' ELSE 'failed' END,
@@ -156,7 +167,7 @@ UPDATE mutations
 RETURNING id::text, op, attempt, coalesce(reason, '')`
 	rows, err := tx.Query(ctx, update, id, w.cfg.MaxAttempts)
 	if err != nil {
-		return fmt.Errorf("give back what a lease stood for: %w", err)
+		return 0, fmt.Errorf("give back what a lease stood for: %w", err)
 	}
 	var (
 		mutation stream.MutationID
@@ -169,15 +180,16 @@ RETURNING id::text, op, attempt, coalesce(reason, '')`
 		w.log.Warn("a lease ran out",
 			"topology", id, "mutation", mutation, "op", op, "attempt", attempt, "failed", reason != "")
 		failed = max(failed, reason)
+		expired++
 		return nil
 	})
 	if err != nil {
-		return fmt.Errorf("give back what a lease stood for: %w", err)
+		return 0, fmt.Errorf("give back what a lease stood for: %w", err)
 	}
 	if failed == "" {
-		return nil
+		return expired, nil
 	}
-	return w.degrade(ctx, tx, id, failed)
+	return expired, w.degrade(ctx, tx, id, failed)
 }
 
 // oldest finds what claim would try first, whoever holds it, but for what is to be left alone.

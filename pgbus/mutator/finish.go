@@ -8,6 +8,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"go.opentelemetry.io/otel/codes"
 
 	"topostream/pgbus/graph"
 	"topostream/pgbus/postgres"
@@ -18,21 +19,29 @@ import (
 // worker stops, or lost.
 func (w *Worker) finish(j *job) (done bool) {
 	var reason string
+	outcome := stream.JobLost
 	err := w.transactFor(j, func(ctx context.Context, tx pgx.Tx) (err error) {
 		reason, err = w.record(ctx, tx, j)
 		return err
 	})
 	switch {
 	case err == nil && reason == "":
+		outcome = stream.JobApplied
 		j.log(w).Debug("a mutation is applied")
 	case err == nil:
+		outcome = stream.JobFailed
+		j.span.SetStatus(codes.Error, reason)
 		j.log(w).Info("a mutation failed", "reason", reason)
 	case errors.Is(context.Cause(j.ctx), errStopping):
+		outcome = stream.JobGivenBack
+		j.span.SetStatus(codes.Error, "given back: the worker stops")
 		w.giveBack(j)
 	case !w.decided(j, err) || j.ctx.Err() == nil:
 		return false
 	}
 	j.end()
+	w.cfg.Stats.Finished[stream.OpLabel(j.mutation.Op)][outcome].Inc()
+	w.cfg.Stats.Apply.Observe(time.Since(j.claimed).Seconds())
 	return true
 }
 
@@ -45,6 +54,7 @@ func (w *Worker) decided(j *job, err error) bool {
 	switch {
 	case errors.Is(err, errLeaseLost), errors.Is(context.Cause(j.ctx), errLeaseLost):
 		j.cancel(errLeaseLost)
+		j.span.SetStatus(codes.Error, errLeaseLost.Error())
 		j.log(w).Warn("this worker was too late: the lease ran out, or the topology is gone; nothing is changed")
 		return true
 	case j.ctx.Err() != nil:

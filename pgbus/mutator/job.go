@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"go.opentelemetry.io/otel/trace"
 
 	"topostream/pgbus/graph"
 	"topostream/pgbus/wait"
@@ -20,6 +21,10 @@ type job struct {
 	mutation stream.Mutation
 	lease    string
 	claimed  time.Time
+	waited   float64 // seconds, from its request until then
+
+	traceparent string     // of the request that asked for it; empty: of none that is known
+	span        trace.Span // from the claim to the end
 
 	// the lease's life: it ends with the lease, and when the worker gives up
 	ctx       context.Context //nolint:containedctx
@@ -90,7 +95,9 @@ func (w *Worker) act(j *job) (done bool) {
 	if w.idle.Load() == 0 {
 		w.handOver(j.ctx) // this may take long
 	}
+	j.span.AddEvent("the applier is called")
 	err = w.cfg.Applier.Apply(j.ctx, j.mutation)
+	j.span.AddEvent("the applier has answered")
 	switch {
 	case err == nil:
 		j.acted = true

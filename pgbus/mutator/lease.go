@@ -24,6 +24,7 @@ func (j *job) begin(ctx context.Context, w *Worker) {
 func (j *job) end() {
 	j.cancel(nil)
 	j.heartbeat.Wait()
+	j.span.End()
 }
 
 // extend is the heartbeat. The lease is lost when the mutation is not this job's any more, and when nobody could be

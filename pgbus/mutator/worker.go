@@ -20,6 +20,8 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"go.opentelemetry.io/otel/trace"
+	"go.opentelemetry.io/otel/trace/noop"
 
 	"topostream/pgbus/postgres"
 	"topostream/pgbus/source/notify"
@@ -34,15 +36,17 @@ type Config struct {
 	Listen  *pgx.ConnConfig // for the LISTEN connection; must reach the same database without a transaction pooler
 	Applier stream.Applier  // acts on the outside world; nil: there is none, an edit is one of the graph alone
 	Logger  *slog.Logger
+	Tracer  trace.Tracer // of spans for claims and what follows; nil: there are none
 
 	Concurrency int           // topologies worked on at once: 4
 	MaxAttempts int           // leases that may run out before a mutation fails: 3
 	Lease       time.Duration // how long a worker may be silent before another takes its mutation: 30 s
 	// at which pace it looks without being woken; also how long a topology is left alone after a failure: 10 s
 	Poll        time.Duration
-	Grace       time.Duration // what is under way may take when the worker stops, before it is given back: 10 s
-	LockTimeout time.Duration // after which a transaction gives up a lock that somebody else holds: 5 s
-	Ping        time.Duration // of the LISTEN connection: 4 s
+	Grace       time.Duration     // what is under way may take when the worker stops, before it is given back: 10 s
+	LockTimeout time.Duration     // after which a transaction gives up a lock that somebody else holds: 5 s
+	Ping        time.Duration     // of the LISTEN connection: 4 s
+	Stats       *stream.WorkStats // nil: nobody reads them
 	// is told what keeps the worker from claiming anything, and nothing when that is over; nil: nobody is
 	Notice func(outage string)
 }
@@ -68,8 +72,14 @@ func (c *Config) setDefaults() {
 	if c.MaxAttempts == 0 {
 		c.MaxAttempts = 3
 	}
+	if c.Stats == nil {
+		c.Stats = stream.NoWorkStats()
+	}
 	if c.Notice == nil {
 		c.Notice = func(string) {}
+	}
+	if c.Tracer == nil {
+		c.Tracer = noop.Tracer{}
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)

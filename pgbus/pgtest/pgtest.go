@@ -227,16 +227,20 @@ func Version(t testing.TB) int {
 // Cluster starts a private cluster for a test that restarts or freezes PostgreSQL. Settings are "name=value".
 func Cluster(t testing.TB, more ...string) *pgcluster.Cluster {
 	t.Helper()
-	set := settings()
-	for _, s := range more {
-		name, value, _ := strings.Cut(s, "=")
-		set[name] = value
-	}
 	b, err := binaries(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	return start(t, pgcluster.Config{Binaries: b, DataDir: clusterDir(t), Settings: set})
+	return start(t, pgcluster.Config{Binaries: b, DataDir: clusterDir(t), Settings: with(settings(), more)})
+}
+
+// with adds settings to a set, each "name=value".
+func with(set map[string]string, more []string) map[string]string {
+	for _, s := range more {
+		name, value, _ := strings.Cut(s, "=")
+		set[name] = value
+	}
+	return set
 }
 
 // start runs a cluster until the test ends.

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"net/url"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"testing"
 
@@ -15,16 +14,7 @@ import (
 // pg_basebackup.
 func copied(t testing.TB, primary *pgcluster.Cluster) *pgcluster.Cluster {
 	t.Helper()
-	dir := clusterDir(t)
-	if err := primary.Stop(t.Context(), pgcluster.Fast); err != nil {
-		t.Fatal(err)
-	}
-	if out, err := exec.CommandContext(t.Context(), "cp", "-a", primary.Dir()+"/.", dir).CombinedOutput(); err != nil {
-		t.Fatalf("copy the cluster: %v: %s", err, out)
-	}
-	if err := primary.Restart(t.Context(), pgcluster.Fast); err != nil {
-		t.Fatal(err)
-	}
+	dir := Copy(t, primary)
 	u, err := url.Parse(primary.URL("postgres"))
 	if err != nil {
 		t.Fatal(err)

@@ -26,11 +26,11 @@ func NewPool(ctx context.Context, url string, changes ...func(*pgxpool.Config)) 
 	}))
 }
 
-// NewReplicaPool opens a pool to read from a standby, which may be promoted one day.
-func NewReplicaPool(ctx context.Context, url string) (*pgxpool.Pool, error) {
-	return newPool(ctx, url, []func(*pgxpool.Config){func(cfg *pgxpool.Config) {
+// NewReplicaPool opens a pool to read from a standby, which may be promoted one day. Changes are made as in NewPool.
+func NewReplicaPool(ctx context.Context, url string, changes ...func(*pgxpool.Config)) (*pgxpool.Pool, error) {
+	return newPool(ctx, url, append(changes, func(cfg *pgxpool.Config) {
 		cfg.AfterConnect = speak
-	}})
+	}))
 }
 
 func newPool(ctx context.Context, url string, changes []func(*pgxpool.Config)) (*pgxpool.Pool, error) {

@@ -29,6 +29,7 @@ type Config struct {
 	Mutations  time.Duration // age at which finished mutations go; 0 keeps them
 	Every      time.Duration // between two rounds; 0: DefaultEvery
 	Logger     *slog.Logger  // nil: no log
+	Stats      *stream.Stats // nil: nobody reads them
 }
 
 // A Pruner prunes again and again. Make it with New, run it with Run.
@@ -41,6 +42,9 @@ func New(cfg Config) *Pruner {
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Stats == nil {
+		cfg.Stats = stream.NoStats()
 	}
 	return &Pruner{cfg}
 }
@@ -56,18 +60,19 @@ func (p *Pruner) Run(ctx context.Context) error {
 func (p *Pruner) round(ctx context.Context) {
 	c := p.cfg
 	if c.Events > 0 || c.EventCount > 0 {
-		p.report(ctx, "events")(Events(ctx, c.Pool, c.Events, c.EventCount))
+		p.report(ctx, "events", stream.PrunedEvents)(Events(ctx, c.Pool, c.Events, c.EventCount))
 	}
 	if c.Mutations > 0 {
-		p.report(ctx, "mutations")(Mutations(ctx, c.Pool, c.Mutations))
+		p.report(ctx, "mutations", stream.PrunedMutations)(Mutations(ctx, c.Pool, c.Mutations))
 	}
-	p.report(ctx, "idempotency keys")(Keys(ctx, c.Pool))
-	p.report(ctx, "tickets")(Tickets(ctx, c.Pool))
-	p.report(ctx, "rows untold")(Untold(ctx, c.Pool))
+	p.report(ctx, "idempotency keys", stream.PrunedKeys)(Keys(ctx, c.Pool))
+	p.report(ctx, "tickets", stream.PrunedTickets)(Tickets(ctx, c.Pool))
+	p.report(ctx, "rows untold", stream.PrunedUntold)(Untold(ctx, c.Pool))
 }
 
-func (p *Pruner) report(ctx context.Context, what string) func(removed int64, err error) {
+func (p *Pruner) report(ctx context.Context, what string, label stream.Cause) func(removed int64, err error) {
 	return func(removed int64, err error) {
+		p.cfg.Stats.Pruned[label].Add(float64(removed)) // also where it failed half way
 		switch {
 		case err != nil && ctx.Err() == nil:
 			p.cfg.Logger.Warn("pruning failed", "of", what, "error", err)

@@ -9,6 +9,7 @@ import (
 	"unicode"
 
 	"github.com/jackc/pgx/v5"
+	"go.opentelemetry.io/otel/propagation"
 
 	"topostream/stream"
 )
@@ -18,9 +19,10 @@ func (s *Store) Enqueue(
 	ctx context.Context, id stream.TopologyID, m stream.NewMutation,
 ) (enqueued stream.MutationID, _ error) {
 	const insert = `
-INSERT INTO mutations (topology_id, op, payload, requested_by) VALUES ($1::text::uuid, $2, $3::text::jsonb, $4)
-RETURNING id::text`
+INSERT INTO mutations (topology_id, op, payload, requested_by, traceparent)
+VALUES ($1::text::uuid, $2, $3::text::jsonb, $4, $5) RETURNING id::text`
 	m.RequestedBy = strings.ReplaceAll(m.RequestedBy, "\x00", "\uFFFD") // PostgreSQL has no such text
+	parent := traceparent(ctx)
 	err := s.write(ctx, string(id), func(ctx context.Context, tx pgx.Tx) (err error) {
 		if err := lockTopology(ctx, tx, id); err != nil {
 			return err
@@ -34,12 +36,23 @@ RETURNING id::text`
 		if err := s.mayEnqueue(ctx, tx, id, m.ExpectedVersion); err != nil {
 			return err
 		}
-		if err := tx.QueryRow(ctx, insert, string(id), m.Op, string(m.Payload), m.RequestedBy).Scan(&enqueued); err != nil {
+		err = tx.QueryRow(ctx, insert, string(id), m.Op, string(m.Payload), m.RequestedBy, parent).Scan(&enqueued)
+		if err != nil {
 			return fmt.Errorf("insert a mutation: %w", refusedField("payload", err))
 		}
 		return keepKey(ctx, tx, id, m, enqueued)
 	})
 	return enqueued, err
+}
+
+// traceparent is the span that the request is served in, as the worker shall go on with it; nil: there is none.
+func traceparent(ctx context.Context) *string {
+	carrier := propagation.MapCarrier{}
+	propagation.TraceContext{}.Inject(ctx, carrier)
+	if parent := carrier.Get("traceparent"); parent != "" {
+		return &parent
+	}
+	return nil
 }
 
 // keepable gives a subject as this database can keep it: what its encoding lacks is written as in a Go string.

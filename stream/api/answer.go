@@ -23,7 +23,8 @@ func (s *Server) seen(r *http.Request, err error) error {
 
 // malformed answers a request for a topology that says something wrong, if there is that topology: 404 comes first.
 func (s *Server) malformed(w http.ResponseWriter, r request, err error) {
-	if missing := s.cfg.Store.Exists(r.Context(), r.topology); missing != nil {
+	// A body that did not come has ended the request's context, and the error is about the body.
+	if missing := s.cfg.Store.Exists(r.Context(), r.topology); missing != nil && r.Context().Err() == nil {
 		err = missing
 	}
 	s.fail(w, r.Request, err)

@@ -69,6 +69,9 @@ func (d *driver) run(ctx context.Context) error {
 				d.machine.Fail(err)
 				return err
 			}
+			if step.Bytes == nil {
+				d.delivered(batch.Frames)
+			}
 			d.machine.Wrote()
 			d.silentAt = d.now() + d.machine.Keepalive()
 		case delivery.Wait:
@@ -90,6 +93,13 @@ func (d *driver) run(ctx context.Context) error {
 		case delivery.Close:
 			return nil
 		}
+	}
+}
+
+// delivered has the machine look at what was written.
+func (d *driver) delivered(frames []stream.Frame) {
+	if err := d.machine.Delivered(frames, d.server.cfg.Stats, time.Now()); err != nil {
+		d.server.cfg.Logger.Error(err.Error())
 	}
 }
 

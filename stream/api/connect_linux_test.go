@@ -12,6 +12,7 @@ import (
 
 	"topostream/stream"
 	"topostream/stream/engine"
+	"topostream/stream/metrics/metrictest"
 )
 
 // What a connect costs from accept(2) to the first event. The client is bare system calls, which cost no memory.
@@ -30,7 +31,7 @@ func BenchmarkConnect(b *testing.B) {
 			}
 		}()
 	}}
-	stats, expires := &stream.Stats{}, time.Now().Add(time.Hour)
+	stats, expires := metrictest.Stats(), time.Now().Add(time.Hour)
 	e, err := engine.New(engine.Config{Attach: bus.Attach, Stats: stats})
 	if err != nil {
 		b.Fatal(err)

@@ -88,6 +88,9 @@ func (s *Server) byTicket(w http.ResponseWriter, r *http.Request) (p stream.Prin
 	if err == nil && !p.Expires.IsZero() && !time.Now().Before(p.Expires) { // by this server's clock, as for a token
 		err = stream.ErrNoTicket
 	}
+	if !errors.Is(err, delivery.ErrDraining) { // else nobody has looked at it
+		s.cfg.Stats.Tickets[redeemedBy(err)].Inc()
+	}
 	if errors.Is(err, stream.ErrNoTicket) {
 		bad = true
 		s.stranger(w, r, err)
@@ -105,8 +108,9 @@ func hasBearer(r *http.Request) bool {
 // hasTicket tells whether there is one in the address.
 func hasTicket(r *http.Request) bool { return strings.Join(lenient(r)["ticket"], "") != "" }
 
-// stranger logs that a credential was bad.
+// stranger counts and logs that a credential was bad.
 func (s *Server) stranger(w http.ResponseWriter, r *http.Request, err error) {
+	s.cfg.Stats.Refusals[refusedBy(err)].Inc()
 	if suppressed, ok := s.refusals.takes(); ok {
 		s.log(w).Info("unauthenticated", "path", logged(r.URL.Path), "error", err, "suppressed", suppressed)
 	}
@@ -115,8 +119,7 @@ func (s *Server) stranger(w http.ResponseWriter, r *http.Request, err error) {
 // authenticated checks in the order 401, 403. A browser sends a cookie along whoever's page asks, so what changes
 // something by one must come from a page of ours, or of an origin that is trusted.
 func (s *Server) authenticated(role stream.Role, next func(http.ResponseWriter, request)) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
-		p, err := s.resolve(w, r)
+	return s.traced(func(w http.ResponseWriter, r *http.Request, p stream.Principal, err error) {
 		replyOf(w).observation.Subject = p.Subject
 		switch {
 		case errors.Is(err, errUnauthenticated):
@@ -126,20 +129,22 @@ func (s *Server) authenticated(role stream.Role, next func(http.ResponseWriter, 
 		case err != nil: // whether there is such a topology is not asked here
 			s.refuse(w, r, newFrameWriter(w, s.cfg.WriteTimeout, s.cfg.Stats), aboutOf(r), err)
 		case p.Ambient && s.crossOrigin.Check(r) != nil:
+			s.cfg.Stats.Refusals[stream.RefusedOrigin].Inc()
 			s.fail(w, r, forbidden("cross-origin request refused"))
 		case s.limits.exceeded(w, r, p.Subject):
 			s.tooMany(w, r, errRate)
 		case !p.May(role):
+			s.cfg.Stats.Refusals[stream.RefusedRole].Inc()
 			s.fail(w, r, forbidden("this takes a token of the role "+string(role)))
 		default:
 			next(w, request{Request: r, principal: p})
 		}
-	}
+	})
 }
 
 // tooMany refuses a request for its rate: one for a stream as EventSource understands it, unless no retry makes it
 // better.
 func (s *Server) tooMany(w http.ResponseWriter, r *http.Request, err error) {
-	s.cfg.Stats.RequestsLimited.Add(1)
+	s.cfg.Stats.RequestsLimited.Inc()
 	s.refuse(w, r, newFrameWriter(w, s.cfg.WriteTimeout, s.cfg.Stats), aboutOf(r), err)
 }

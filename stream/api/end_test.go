@@ -13,6 +13,7 @@ import (
 
 	"topostream/stream"
 	"topostream/stream/engine"
+	"topostream/stream/metrics/metrictest"
 )
 
 // aBus attaches everybody to one feed; without a feed, nobody ever.
@@ -37,7 +38,7 @@ func (b aBus) Attach(ctx context.Context, req stream.AttachRequest) (*stream.Sub
 func serveStreams(t *testing.T, bus stream.Bus, life time.Duration, protocol string, cfg Config) *httptest.Server {
 	t.Helper()
 	expires := time.Now().Add(life)
-	cfg.Bus, cfg.Stats = bus, &stream.Stats{}
+	cfg.Bus, cfg.Stats = bus, metrictest.Stats()
 	cfg.Auth = func(*http.Request) (stream.Principal, error) {
 		return stream.Principal{Subject: "u", Role: stream.RoleViewer, Expires: expires}, nil
 	}
@@ -205,7 +206,7 @@ func wait(t *testing.T, ended <-chan struct{}) {
 func TestAServerThatBecomesReadyWhileItIsAskedAnswers(t *testing.T) {
 	t.Parallel()
 	asked := 0
-	s := New(Config{Stats: &stream.Stats{}, Ready: func() error {
+	s := New(Config{Stats: metrictest.Stats(), Ready: func() error {
 		if asked++; asked == 1 {
 			return stream.ErrUnavailable
 		}

@@ -22,7 +22,7 @@ func (s *Server) handOver(w http.ResponseWriter, r request, h engine.Handover, s
 	if err != nil {
 		return false
 	}
-	s.cfg.Stats.Streams.Add(1)
+	self.began()
 	self.opening = carried(w, r.Request)
 	h.Expires = r.principal.Expires
 	head := buffered.AvailableBuffer() // which nobody else needs any more

@@ -15,12 +15,13 @@ import (
 
 	"topostream/stream"
 	"topostream/stream/engine"
+	"topostream/stream/metrics/metrictest"
 )
 
 // plainServer serves streams without TLS, by the engine or by net/http, and tells when a handler has returned.
 func plainServer(t *testing.T, byEngine bool, bus stream.Bus, cfg Config) (*httptest.Server, *Server, <-chan struct{}) {
 	t.Helper()
-	cfg.Bus, cfg.Stats = bus, &stream.Stats{}
+	cfg.Bus, cfg.Stats = bus, metrictest.Stats()
 	cfg.Auth = func(*http.Request) (stream.Principal, error) {
 		return stream.Principal{Subject: "u", Role: stream.RoleViewer, Expires: time.Now().Add(time.Hour)}, nil
 	}
@@ -126,7 +127,7 @@ func TestTheHandlerReturnsAndTheStreamGoesOn(t *testing.T) {
 	line(t, res, "id: 1")
 	feed.Append(stream.Frame{Seq: 2, Bytes: []byte("event: x\nid: 2\ndata: {}\n\n")})
 	line(t, res, "id: 2")
-	if n := s.cfg.Stats.Streams.Load(); n != 1 {
+	if n := metrictest.Value(s.cfg.Stats.Streams); n != 1 {
 		t.Errorf("%d streams", n)
 	}
 	if res, _ := exchange(t, server, "GET "+anEvents+" HTTP/1.1"); res.StatusCode != http.StatusTooManyRequests {
@@ -242,8 +243,9 @@ func TestAConnectionThatTheEngineCannotCarryIsToldToComeBack(t *testing.T) {
 	defer odd.Close()
 	res, _ := exchange(t, odd, "GET "+anEvents+" HTTP/1.1")
 	body, err := io.ReadAll(res.Body)
-	if err != nil || !strings.Contains(string(body), "event: unavailable\n") || s.cfg.Stats.Streams.Load() != 0 {
-		t.Errorf("%q, %v, %d streams", body, err, s.cfg.Stats.Streams.Load())
+	if err != nil || !strings.Contains(string(body), "event: unavailable\n") ||
+		metrictest.Value(s.cfg.Stats.Streams) != 0 {
+		t.Errorf("%q, %v, %d streams", body, err, metrictest.Value(s.cfg.Stats.Streams))
 	}
 	<-bus.closed
 	if err := s.Drain(t.Context()); err != nil {

@@ -2,17 +2,16 @@ package api
 
 import (
 	"context"
-	"errors"
 	"math/rand/v2"
 	"net/http"
 	"net/url"
-	"os"
 	"strings"
 	"time"
 
 	"topostream/stream"
 	"topostream/stream/delivery"
 	"topostream/stream/engine"
+	"topostream/stream/tracing"
 )
 
 // events is GET /topologies/{id}/events.
@@ -63,6 +62,7 @@ func (o *one) exists(ctx context.Context) error {
 }
 
 func (o *one) handover(sub *stream.Subscription) engine.Handover {
+	o.server.resumed(o.req, sub)
 	return engine.Handover{Machine: delivery.New(o.req, sub, 2000+rand.N(2001), o.server.cfg.Keepalive)}
 }
 
@@ -76,7 +76,7 @@ func (s *Server) begin(w http.ResponseWriter, r request, a about, set string, re
 	}
 	self := &session{server: s, user: r.principal.Subject, set: set}
 	if err := s.registry.add(self, resumes); err != nil {
-		s.cfg.Stats.StreamsRefused.Add(1)
+		s.cfg.Stats.StreamsRefused.Inc()
 		s.refuse(w, r.Request, newFrameWriter(w, s.cfg.WriteTimeout, s.cfg.Stats), a, err)
 		return
 	}
@@ -103,7 +103,7 @@ func (s *Server) begin(w http.ResponseWriter, r request, a about, set string, re
 			return
 		}
 	}
-	s.cfg.Stats.Streams.Add(1)
+	self.began()
 	self.opening = carried(w, r.Request)
 	defer func() {
 		account := h.Machine.Account()
@@ -111,9 +111,8 @@ func (s *Server) begin(w http.ResponseWriter, r request, a about, set string, re
 		self.Ended(account)
 	}()
 	writer.headers()
-	if err := s.carry(ctx, writer, &h.Machine, h.Arrivals); errors.Is(err, os.ErrDeadlineExceeded) {
-		s.cfg.Stats.SlowCloses.Add(1)
-	}
+	// The machine knows why it ended.
+	_ = s.carry(tracing.HeadersSent(ctx), writer, &h.Machine, h.Arrivals)
 }
 
 // head answers as a stream would begin, and opens none (RFC 9110, section 9.3.2).

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"topostream/stream"
+	"topostream/stream/metrics/metrictest"
 )
 
 const aTopology = basePath + "/topologies/" + someTopology
@@ -72,7 +73,7 @@ func (l libraryOf) Exists(context.Context, stream.TopologyID) error { return nil
 
 // serverOf serves what a library has, to an admin, within an account.
 func serverOf(l libraryOf, limit int64) (*Server, *stream.Stats) {
-	stats := &stream.Stats{}
+	stats := metrictest.Stats()
 	return New(Config{
 		Bus: l, Store: l, Stats: stats, Memory: stream.NewMemory(limit, stats),
 		Auth: func(*http.Request) (stream.Principal, error) { return stream.Principal{Role: stream.RoleAdmin}, nil },
@@ -112,7 +113,7 @@ func TestAnswersThatNobodyReadsAreBoundedTogetherAndTheRestGets503(t *testing.T)
 				})
 				synctest.Wait() // two that read at the same time may each need what the other has in reserve
 			}
-			if held := stats.HeldBytes.Load(); held != 4*size {
+			if held := metrictest.Value(stats.HeldBytes); held != 4*size {
 				t.Errorf("%s: %d bytes are held", path, held)
 			}
 			res := ask(s, http.MethodGet, path, "")
@@ -127,7 +128,7 @@ func TestAnswersThatNobodyReadsAreBoundedTogetherAndTheRestGets503(t *testing.T)
 					t.Errorf("%s: %d and %d bytes", path, res.Code, res.Body.Len())
 				}
 			}
-			if held := stats.HeldBytes.Load(); held != 0 {
+			if held := metrictest.Value(stats.HeldBytes); held != 0 {
 				t.Errorf("%s: %d bytes are held in the end", path, held)
 			}
 		})
@@ -141,7 +142,7 @@ func TestAnAnswerThatIsLargerThanItsShareIsGivenAlone(t *testing.T) {
 		if res := ask(s, http.MethodGet, path, ""); res.Code != http.StatusOK || res.Body.Len() < 5<<20 {
 			t.Errorf("%s: %d and %d bytes", path, res.Code, res.Body.Len())
 		}
-		if held := stats.HeldBytes.Load(); held != 0 {
+		if held := metrictest.Value(stats.HeldBytes); held != 0 {
 			t.Errorf("%s: %d bytes are held in the end", path, held)
 		}
 	}
@@ -165,7 +166,7 @@ func TestNoAnswerIsReadWithoutRoomForIt(t *testing.T) {
 	for _, path := range heavyRoutes() {
 		var stats *stream.Stats
 		var held []int64
-		l := libraryOf{size: 5 << 20, hold: func(context.Context) { held = append(held, stats.HeldBytes.Load()) }}
+		l := libraryOf{size: 5 << 20, hold: func(context.Context) { held = append(held, metrictest.Value(stats.HeldBytes)) }}
 		s, own := serverOf(l, 64<<20)
 		stats = own
 		ask(s, http.MethodGet, path, "")
@@ -192,7 +193,7 @@ func TestLargeBodiesAreBoundedTogetherAndSmallOnesAreNot(t *testing.T) {
 		stuck.Go(func() { post(strings.NewReader(large)) })
 		stuck.Go(func() { post(io.NopCloser(strings.NewReader(large))) }) // chunked: of any length
 		synctest.Wait()
-		if held := stats.HeldBytes.Load(); held != limit/bodiesPart {
+		if held := metrictest.Value(stats.HeldBytes); held != limit/bodiesPart {
 			t.Errorf("%d bytes are held", held)
 		}
 		res := post(strings.NewReader(large))
@@ -207,8 +208,8 @@ func TestLargeBodiesAreBoundedTogetherAndSmallOnesAreNot(t *testing.T) {
 			t.Errorf("a small one gets %d", code)
 		}
 		stuck.Wait()
-		if res := post(strings.NewReader(large)); res.Code != http.StatusCreated || stats.HeldBytes.Load() != 0 {
-			t.Errorf("when they are gone it gets %d, and %d bytes are held", res.Code, stats.HeldBytes.Load())
+		if res := post(strings.NewReader(large)); res.Code != http.StatusCreated || metrictest.Value(stats.HeldBytes) != 0 {
+			t.Errorf("when they are gone it gets %d, and %d bytes are held", res.Code, metrictest.Value(stats.HeldBytes))
 		}
 	})
 }
@@ -268,7 +269,7 @@ func mustJSON(t *testing.T, v any) []byte {
 func TestAnAnswerThatNobodyReadsGivesItsMemoryBackAfterTheWriteTimeout(t *testing.T) {
 	t.Parallel()
 	const size = 64 << 20 // far more than the sockets' buffers hold
-	stats := &stream.Stats{}
+	stats := metrictest.Stats()
 	library := libraryOf{size: size}
 	server := httptest.NewServer(New(Config{
 		Bus: library, Store: library, Stats: stats, Memory: stream.NewMemory(4*size, stats),
@@ -283,11 +284,11 @@ func TestAnAnswerThatNobodyReadsGivesItsMemoryBackAfterTheWriteTimeout(t *testin
 	again := time.NewTicker(10 * time.Millisecond)
 	defer again.Stop()
 	late := time.After(30 * time.Second)
-	for stats.HeldBytes.Load() > 0 {
+	for metrictest.Value(stats.HeldBytes) > 0 {
 		select {
 		case <-again.C:
 		case <-late:
-			t.Fatalf("%d bytes are still held", stats.HeldBytes.Load())
+			t.Fatalf("%d bytes are still held", metrictest.Value(stats.HeldBytes))
 		}
 	}
 }

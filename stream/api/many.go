@@ -168,6 +168,7 @@ func (s *Server) many(w http.ResponseWriter, r request, a asked) {
 	wanted := a.topologies
 	for _, req := range wanted {
 		if !r.principal.Sees(req.Topology) {
+			s.cfg.Stats.Refusals[stream.RefusedScope].Inc()
 			s.fail(w, r.Request, forbidden("the token does not cover topology "+string(req.Topology)))
 			return
 		}
@@ -230,6 +231,7 @@ func (s *Server) attachMany(
 		go func() {
 			sub, err := s.cfg.Bus.Attach(attachCtx, req)
 			logAttach(log, req.Topology, err)
+			s.resumed(req, sub)
 			arrivals <- engine.Arrival{Part: part, Subscription: sub, Err: err}
 		}()
 	}

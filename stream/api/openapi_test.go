@@ -65,7 +65,10 @@ func TestTheDescriptionIsServedWithoutATokenAndHasEveryRouteAndNoOther(t *testin
 			ids = append(ids, op.OperationID)
 			for _, status := range []string{"401", "403", "429"} {
 				_, said := op.Responses[status]
-				if protected := strings.HasPrefix(path, basePath); said != protected || protected == (op.Security != nil) {
+				protected := strings.HasPrefix(path, basePath)
+				// Every token may see what of the list is its own.
+				open := status == "403" && method != "post" && strings.HasSuffix(strings.TrimSuffix(path, "/events"), "/topologies")
+				if said != (protected && !open) || protected == (op.Security != nil) {
 					t.Errorf("%s %s: %s described: %v, security: %v", method, path, status, said, op.Security)
 				}
 			}

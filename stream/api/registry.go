@@ -248,9 +248,16 @@ type carrier interface {
 	End(why error, by time.Time)
 }
 
+// began counts a stream that is open.
+func (s *session) began() {
+	s.server.cfg.Stats.Streams.Inc()
+	s.server.cfg.Stats.StreamsOpened.Inc()
+}
+
 // Ended implements engine.Owner.
 func (s *session) Ended(a delivery.Account) {
-	s.server.cfg.Stats.Streams.Add(-1)
+	s.server.cfg.Stats.Streams.Dec()
+	s.server.cfg.Stats.StreamsClosed[delivery.EndCause(a.Why)].Inc()
 	s.observeEnd(a)
 	s.server.registry.remove(s)
 }

@@ -23,7 +23,7 @@ func TestARequestHasAnIdInItsAnswerItsProblemAndItsLog(t *testing.T) {
 		s, _ := ticketServer()
 		s.cfg.Logger = slog.New(slog.NewJSONHandler(&log, nil))
 		w := ask(s, http.MethodGet, anEvents, "", "X-Request-Id", c.given)
-		id := w.Header().Get(idHeader)
+		id := idIn(w)
 		if c.taken != (id == c.given) || !isID(id) {
 			t.Errorf("%q became %q", c.given, id)
 		}
@@ -39,8 +39,8 @@ func TestARequestHasAnIdInItsAnswerItsProblemAndItsLog(t *testing.T) {
 	}
 	s, _ := ticketServer()
 	for _, target := range []string{"/livez", "/nothing", anEvents, "/openapi.yaml"} {
-		first := ask(s, http.MethodGet, target, "", "X-Request-Id", "").Header().Get(idHeader)
-		second := ask(s, http.MethodGet, target, "", "X-Request-Id", "").Header().Get(idHeader)
+		first := idIn(ask(s, http.MethodGet, target, "", "X-Request-Id", ""))
+		second := idIn(ask(s, http.MethodGet, target, "", "X-Request-Id", ""))
 		if first == second || len(first) != 16 || strings.Trim(first, "0123456789abcdef") != "" {
 			t.Errorf("%s: %q and %q", target, first, second)
 		}

@@ -57,6 +57,9 @@ type Config struct {
 	ClientHandler  http.Handler // of /topostream.js
 	TabsHandler    http.Handler // of /topostream-tabs.js
 	MetricsHandler http.Handler
+	// Trace serves a request of the API within a span of it, which goes on with the request's own trace only where that is
+	// believed; nil: there are no spans.
+	Trace func(w http.ResponseWriter, r *http.Request, began time.Time, believed bool, next http.HandlerFunc)
 	// Observe is told of each request when it is answered, and of each stream at its end. It must not block; nil: nobody.
 	Observe func(*Observation)
 	// AccessLog says that the log gets a line of each of them.
@@ -212,15 +215,9 @@ func (s *Server) readyz(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, refused("exclude", "the part that can be left out is database"))
 		return
 	}
-	if s.registry.draining() {
-		s.fail(w, r, badRequest(http.StatusServiceUnavailable, "server: draining"))
+	if err := s.ready(without == ""); err != nil {
+		s.fail(w, r, badRequest(http.StatusServiceUnavailable, "%s", err))
 		return
-	}
-	if s.cfg.Ready != nil && without == "" {
-		if err := s.cfg.Ready(); err != nil {
-			s.fail(w, r, badRequest(http.StatusServiceUnavailable, "%s", err))
-			return
-		}
 	}
 	text := "ready"
 	if s.cfg.Notice != nil {
@@ -229,6 +226,19 @@ func (s *Server) readyz(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	writeText(w, http.StatusOK, text)
+}
+
+// Ready is what keeps /readyz from 200; nil: nothing.
+func (s *Server) Ready() error { return s.ready(true) }
+
+func (s *Server) ready(database bool) error {
+	switch {
+	case s.registry.draining():
+		return errors.New("server: draining")
+	case database && s.cfg.Ready != nil:
+		return s.cfg.Ready()
+	}
+	return nil
 }
 
 // A request is one that passed 401 and 403.
@@ -255,6 +265,7 @@ func (s *Server) topology(role stream.Role, next func(http.ResponseWriter, reque
 		id, ok := stream.ParseTopologyID(chi.URLParam(r.Request, "id"))
 		switch {
 		case r.principal.Topologies != nil && !r.principal.Sees(id):
+			s.cfg.Stats.Refusals[stream.RefusedScope].Inc()
 			s.fail(w, r.Request, forbidden("the token does not cover this topology"))
 		case !ok:
 			s.fail(w, r.Request, badRequest(http.StatusNotFound, "%s", stream.ErrNotFound))
@@ -269,6 +280,7 @@ func (s *Server) topology(role stream.Role, next func(http.ResponseWriter, reque
 func (s *Server) collection(role stream.Role, next func(http.ResponseWriter, request)) http.HandlerFunc {
 	return s.authenticated(role, func(w http.ResponseWriter, r request) {
 		if role == stream.RoleAdmin && r.principal.Topologies != nil {
+			s.cfg.Stats.Refusals[stream.RefusedScope].Inc()
 			s.fail(w, r.Request, forbidden("the token is limited to some topologies and cannot create one"))
 			return
 		}

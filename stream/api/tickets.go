@@ -16,6 +16,7 @@ func (s *Server) mintTicket(w http.ResponseWriter, r request) {
 		return
 	}
 	ticket, life, err := s.cfg.Tickets.Mint(r.Context(), r.principal)
+	s.cfg.Stats.Tickets[mintedBy(err)].Inc()
 	s.answer(w, r.Request, http.StatusOK, struct {
 		Ticket    string `json:"ticket"`
 		ExpiresIn int    `json:"expires_in"` // whole seconds, never more than it has

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"topostream/stream"
+	"topostream/stream/metrics/metrictest"
 )
 
 const (
@@ -95,12 +96,15 @@ func ticketServer() (*Server, *ticketBook) {
 		}
 		return stream.Principal{}, errors.New("no token")
 	}
-	return New(Config{Bus: noTopologies{}, Store: noTopologies{}, Tickets: book, Auth: auth, Stats: &stream.Stats{}}), book
+	s := New(Config{
+		Bus: noTopologies{}, Store: noTopologies{}, Tickets: book, Auth: auth, Stats: metrictest.Stats(),
+	})
+	return s, book
 }
 
 func ask(s *Server, method, target, body string, header ...string) *httptest.ResponseRecorder {
 	r := httptest.NewRequest(method, target, strings.NewReader(body))
-	r.Header.Set("X-Request-Id", "the-same") // so that answers are, too
+	r.Header.Set("X-Request-ID", "the-same") // so that answers are, too
 	for i := 0; i < len(header); i += 2 {
 		r.Header.Set(header[i], header[i+1])
 	}

@@ -55,8 +55,8 @@ func (f *frameWriter) frames(frames []stream.Frame) error {
 	if err := f.flush(); err != nil {
 		return err
 	}
-	f.stats.Frames.Add(uint64(len(frames)))
-	f.stats.FrameBytes.Add(uint64(size))
+	f.stats.Frames.Add(float64(len(frames)))
+	f.stats.FrameBytes.Add(float64(size))
 	return nil
 }
 

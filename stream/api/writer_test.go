@@ -10,6 +10,7 @@ import (
 
 	"topostream/stream"
 	"topostream/stream/delivery"
+	"topostream/stream/metrics/metrictest"
 	"topostream/stream/sse"
 )
 
@@ -36,14 +37,15 @@ type listener struct {
 }
 
 func newAudience(n int) *audience {
-	first := stream.Frame{Seq: 1, Bytes: []byte("event: x\nid: 1\ndata: {}\n\n")}
+	first := stream.Frame{Seq: 1, At: time.Now().UnixMicro(), Bytes: []byte("event: x\nid: 1\ndata: {}\n\n")}
+	server := &Server{cfg: Config{Stats: metrictest.Stats()}}
 	a := &audience{feed: stream.NewFeed(stream.FeedConfig{}), next: first}
 	for range n {
-		w := newFrameWriter(&discardWriter{http.Header{}}, time.Second, &stream.Stats{})
+		w := newFrameWriter(&discardWriter{http.Header{}}, time.Second, server.cfg.Stats)
 		sub := &stream.Subscription{Cursor: a.feed.Cursor(0), Close: func() {}}
 		m := delivery.New(stream.AttachRequest{}, sub, 2000, time.Hour)
 		m.Wrote() // the opening
-		d := (&Server{}).newDriver(w, &m)
+		d := server.newDriver(w, &m)
 		a.clients = append(a.clients, listener{d, stream.NewBatch(delivery.BatchFrames)})
 	}
 	return a
@@ -61,6 +63,9 @@ func (a *audience) event(tb testing.TB) {
 			tb.Fatal(step, c.batch.Frames)
 		}
 		if err := c.writer.step(step, c.batch); err != nil {
+			tb.Fatal(err)
+		}
+		if err := c.machine.Delivered(c.batch.Frames, c.server.cfg.Stats, time.Now()); err != nil {
 			tb.Fatal(err)
 		}
 		c.machine.Wrote()
@@ -102,7 +107,7 @@ func TestAnIdleStreamOutlivesEveryWriteTimeout(t *testing.T) {
 		t.Run(protocol, func(t *testing.T) {
 			t.Parallel()
 			server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				f := newFrameWriter(w, timeout, &stream.Stats{})
+				f := newFrameWriter(w, timeout, metrictest.Stats())
 				f.headers()
 				if err := f.write(sse.AppendOpening(nil, 2000)); err != nil {
 					t.Error(err)

@@ -35,8 +35,10 @@ var _ stream.Applier = command{}
 // Exec runs a command line with `sh -c`, for timeout at most (0: as long as it takes). The mutation's JSON is on its
 // stdin, which it may leave unread, and the mutation's id in TOPOSTREAM_MUTATION_ID; what it prints on stdout is not
 // kept. Its environment is ours without what is the worker's alone: TOPOSTREAM_…, DATABASE_URL and libpq's PG…, which
-// hold passwords. Exit 0 is success. Otherwise the reason is the end of its stderr, at most 10 lines and 2,000 bytes,
-// or the exit status if it printed nothing there.
+// hold passwords. Where the worker is traced, TRACEPARENT and TRACESTATE say which span the call belongs to (the
+// headers of W3C Trace Context, by the names that OpenTelemetry gives them in an environment). Exit 0 is success.
+// Otherwise the reason is the end of its stderr, at most 10 lines and 2,000 bytes, or the exit status if it printed
+// nothing there.
 //
 // The command has a process group of its own. When the time is over or ctx ends, the group gets SIGTERM, and SIGKILL
 // after 2 s; the error of a ctx that ended wraps its cause. What the command leaves running in the background when it
@@ -57,6 +59,9 @@ func (c command) Apply(ctx context.Context, m stream.Mutation) error {
 	cmd := exec.CommandContext(ctx, "sh", "-c", c.command)
 	cmd.Stdin, cmd.Stderr = bytes.NewReader(document), &stderr
 	cmd.Env = append(withoutSecrets(os.Environ()), "TOPOSTREAM_MUTATION_ID="+string(m.ID))
+	for header, value := range traceOf(ctx) {
+		cmd.Env = append(cmd.Env, strings.ToUpper(header)+"="+value)
+	}
 	g, err := startGroup(cmd)
 	if err != nil {
 		return fmt.Errorf("the command cannot be started: %w", err)

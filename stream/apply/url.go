@@ -90,6 +90,9 @@ func (s *service) Apply(ctx context.Context, m stream.Mutation) error {
 	}
 	req.Header.Set("Content-Type", "application/json")
 	req.Header.Set("Idempotency-Key", string(m.ID))
+	for header, value := range traceOf(ctx) {
+		req.Header.Set(header, value)
+	}
 	res, err := s.client.Do(req)
 	if err != nil {
 		return s.failed(ctx, err)

@@ -149,9 +149,17 @@ func (v *Verifier) Run(ctx context.Context) error {
 // maxSubject is the longest sub in characters, as OpenID Connect has it.
 const maxSubject = 255
 
-// Authenticate says who the request speaks for. Every error is an ErrUnauthenticated. Nobody may change the principal's
-// Topologies: a token that comes again is given the same.
+// Authenticate says who the request speaks for. Every error is an ErrUnauthenticated and a *stream.RefusedError. Nobody
+// may change the principal's Topologies: a token that comes again is given the same.
 func (v *Verifier) Authenticate(r *http.Request) (stream.Principal, error) {
+	p, err := v.authenticate(r)
+	if err != nil {
+		return p, &stream.RefusedError{Why: refusal(err), Err: err}
+	}
+	return p, nil
+}
+
+func (v *Verifier) authenticate(r *http.Request) (stream.Principal, error) {
 	found, err := credentialOf(r, v.cookie)
 	if err != nil {
 		return stream.Principal{}, fmt.Errorf("%w: %w", ErrUnauthenticated, err)
@@ -184,7 +192,7 @@ func (v *Verifier) verify(ctx context.Context, token string) (t verifiedToken, _
 	c := claims{names: v.names}
 	if _, err := v.parser.ParseWithClaims(token, &c,
 		func(t *jwt.Token) (any, error) { return v.keys.key(ctx, t) }); err != nil {
-		return t, fmt.Errorf("%w: %s", ErrUnauthenticated, reason(err))
+		return t, fmt.Errorf("%w: %w", ErrUnauthenticated, reason(err))
 	}
 	if !v.now().Before(c.ExpiresAt.Time) {
 		return t, fmt.Errorf("%w: %w", ErrUnauthenticated, jwt.ErrTokenExpired)
@@ -207,9 +215,9 @@ func (v *Verifier) verify(ctx context.Context, token string) (t verifiedToken, _
 }
 
 // reason names the kind of failure; the library's own texts may quote the token.
-func reason(err error) string {
+func reason(err error) error {
 	if claim, ok := errors.AsType[claimError](err); ok {
-		return claim.Error()
+		return claim
 	}
 	for _, kind := range []error{
 		errNoSuchKey, errWrongAlgorithm, errClaims,
@@ -218,8 +226,8 @@ func reason(err error) string {
 		jwt.ErrTokenInvalidAudience, jwt.ErrTokenRequiredClaimMissing, jwt.ErrTokenMalformed, jwt.ErrTokenUnverifiable,
 	} {
 		if errors.Is(err, kind) {
-			return kind.Error()
+			return kind
 		}
 	}
-	return "invalid"
+	return errInvalid
 }

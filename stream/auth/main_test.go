@@ -30,6 +30,7 @@ import (
 	"topostream/stream"
 	"topostream/stream/api"
 	"topostream/stream/auth"
+	"topostream/stream/metrics/metrictest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -141,7 +142,7 @@ func (lists) Topologies(context.Context, []stream.TopologyID, int, int64, int64)
 // serve serves the real routes over a real socket.
 func serve(t testing.TB, v *auth.Verifier, change func(*api.Config)) string {
 	t.Helper()
-	cfg := api.Config{Store: lists{}, Auth: v.Authenticate, Stats: &stream.Stats{}}
+	cfg := api.Config{Store: lists{}, Auth: v.Authenticate, Stats: metrictest.Stats()}
 	if change != nil {
 		change(&cfg)
 	}

@@ -13,6 +13,7 @@ import (
 	"topostream/stream"
 	"topostream/stream/api"
 	"topostream/stream/auth"
+	"topostream/stream/metrics/metrictest"
 	"topostream/stream/sse"
 )
 
@@ -48,7 +49,7 @@ func serve(t testing.TB, databaseURL string) *httptest.Server {
 	verifier, err := auth.New(auth.Config{Secret: []byte(secret)})
 	must(err)
 	must(verifier.Load(ctx))
-	stats := &stream.Stats{}
+	stats := metrictest.Stats()
 	bus := pgbus.New(pgbus.Config{Pool: pool, Listen: listen, Encoder: sse.Encoder{}, Stats: stats})
 	done := make(chan error, 1)
 	go func() { done <- bus.Run(ctx) }()

@@ -22,7 +22,7 @@ type Account struct {
 // Account gives what the stream was, once it is over.
 func (m *Machine) Account() Account {
 	a := m.account
-	if m.why != nil {
+	if m.left > 0 { // else the last part has ended it, and what came then is no news
 		a.Why = m.why
 	}
 	if m.many {
@@ -48,26 +48,24 @@ func (m *Machine) count(p *part) {
 	}
 }
 
-// EndReasons are the values of EndReason.
-func EndReasons() []string {
-	return []string{"client", "deleted", "token_expired", "draining", "replaced", "slow", "unavailable"}
-}
-
-// EndReason is why a stream ended in a word: a label of few values.
-func EndReason(why error) string {
+// EndCause is why a stream ended, of few.
+func EndCause(why error) stream.Cause {
 	switch {
 	case why == nil, errors.Is(why, stream.ErrDeleted), errors.Is(why, stream.ErrNotFound):
-		return "deleted"
+		return stream.ClosedDeleted
 	case errors.Is(why, ErrExpired):
-		return "token_expired"
+		return stream.ClosedExpired
 	case errors.Is(why, ErrDraining):
-		return "draining"
+		return stream.ClosedDraining
 	case errors.Is(why, ErrReplaced):
-		return "replaced"
+		return stream.ClosedReplaced
 	case errors.Is(why, ErrSlow), errors.Is(why, os.ErrDeadlineExceeded):
-		return "slow"
+		return stream.ClosedSlow
 	case errors.Is(why, stream.ErrUnavailable), errors.Is(why, stream.ErrClosed), errors.Is(why, stream.ErrNoMemory):
-		return "unavailable"
+		return stream.ClosedUnavailable
 	}
-	return "client" // it has gone, or does what nobody wants
+	return stream.ClosedByClient // it has gone, or does what nobody wants
 }
+
+// EndReason is EndCause in a word, as metrics and the access log have it.
+func EndReason(why error) string { return stream.CloseReasons[EndCause(why)] }

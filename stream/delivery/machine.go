@@ -75,6 +75,7 @@ func New(req stream.AttachRequest, sub *stream.Subscription, retry int, keepaliv
 	if s := sub.Snapshot; s != nil && len(s.Bytes) <= smallSnapshot {
 		room, small = len(s.Bytes), true
 	}
+	parts[0].begin()
 	m := newMachine(parts, retry, keepalive, room)
 	if small {
 		m.out = append(m.out, sub.Snapshot.Bytes...)
@@ -169,6 +170,9 @@ func (m *Machine) Wrote() {
 	if m.document {
 		m.document = false
 		m.parts[m.writing].sub.Snapshot.Release()
+	}
+	if cursor := m.Cursor(m.writing); cursor != nil {
+		cursor.Wrote()
 	}
 }
 

@@ -24,6 +24,8 @@ type part struct {
 	sub    *stream.Subscription // nil while it is detached
 	why    error                // it ends; nil: the client knows why
 	from   stream.Seq           // of the subscription: it gives what follows
+	sent   stream.Seq           // of the newest journaled event, or of the document, that the client was given
+	live   stream.Seq           // newest event that the feed had when the client came: what follows is delivered live
 	next   int32                // in turns
 	queued bool                 // in turns
 	state  state
@@ -96,6 +98,7 @@ func (m *Machine) Attached(i int, sub *stream.Subscription, err error) {
 		sub.GiveBack() // it is over
 	case err == nil:
 		p.sub, p.state, p.from = sub, following, sub.Cursor.Last()
+		p.begin()
 		m.turns.add(m.parts, i)
 	case comesBack(err):
 		m.silent, p.state = true, detached

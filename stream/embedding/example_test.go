@@ -15,6 +15,7 @@ import (
 	"topostream/pgbus/store"
 	"topostream/stream"
 	"topostream/stream/api"
+	"topostream/stream/metrics/metrictest"
 	"topostream/stream/sse"
 )
 
@@ -31,7 +32,7 @@ func mount(
 	if err != nil {
 		return nil, nil, err
 	}
-	stats := &stream.Stats{} // metrics.Handler(stats) shows them
+	stats := metrictest.Stats() // metrics.Handler(stats) shows them
 	bus := pgbus.New(pgbus.Config{Pool: pool, Listen: listen, Encoder: sse.Encoder{}, Stats: stats})
 	done := make(chan error, 1)
 	go func() {

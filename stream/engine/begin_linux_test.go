@@ -11,6 +11,7 @@ import (
 
 	"topostream/stream"
 	"topostream/stream/delivery"
+	"topostream/stream/metrics/metrictest"
 	"topostream/stream/sse"
 )
 
@@ -39,8 +40,8 @@ func TestAHeadThatTheSocketTookInPartArrivesWholeAndTheEventsBehindIt(t *testing
 	}
 	c.End(delivery.ErrDraining, time.Time{})
 	rest, err := io.ReadAll(client)
-	if err != nil || !bytes.HasPrefix(rest, []byte("event: unavailable\n")) || r.stats.Frames.Load() != 1 {
-		t.Errorf("%q, %v, %d frames", rest, err, r.stats.Frames.Load())
+	if err != nil || !bytes.HasPrefix(rest, []byte("event: unavailable\n")) || metrictest.Value(r.stats.Frames) != 1 {
+		t.Errorf("%q, %v, %d frames", rest, err, metrictest.Value(r.stats.Frames))
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 
 	"topostream/stream"
 	"topostream/stream/delivery"
+	"topostream/stream/metrics/metrictest"
 )
 
 // FuzzSocketEvents has a few clients do whatever clients do, while their feed changes and is thrown away. Whatever a
@@ -82,7 +83,7 @@ func (z *fuzzed) leftNothing(t *testing.T) {
 			t.Errorf("the subscription %d of %d was closed %d times", i, len(z.closes), n.Load())
 		}
 	}
-	if n := z.stats.FeedBytes.Load(); n != 0 {
+	if n := metrictest.Value(z.stats.FeedBytes); n != 0 {
 		t.Errorf("all feeds have ended, and %d bytes are accounted", n)
 	}
 }

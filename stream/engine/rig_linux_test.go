@@ -14,6 +14,7 @@ import (
 
 	"topostream/stream"
 	"topostream/stream/delivery"
+	"topostream/stream/metrics/metrictest"
 	"topostream/stream/sse"
 )
 
@@ -46,7 +47,7 @@ func (r *rig) Page(_ context.Context, _ stream.TopologyID, after stream.Seq) ([]
 
 func newRig(tb testing.TB, cfg Config, feed stream.FeedConfig) *rig {
 	tb.Helper()
-	r := &rig{tb: tb, stats: &stream.Stats{}}
+	r := &rig{tb: tb, stats: metrictest.Stats()}
 	cfg.Stats = r.stats
 	e, err := New(cfg)
 	if err != nil {
@@ -87,10 +88,14 @@ type peer struct {
 	stream *Stream
 	lines  *bufio.Scanner
 	ended  chan struct{}
+	why    error // valid when ended is closed
 }
 
 // Ended implements Owner.
-func (p *peer) Ended(delivery.Account) { close(p.ended) }
+func (p *peer) Ended(a delivery.Account) {
+	p.why = a.Why
+	close(p.ended)
+}
 
 // options of a stream; the zero value is one that lives for ever, and gets all that the feed has.
 type options struct {

@@ -122,7 +122,6 @@ func (s *shard) told(c *Stream) {
 		s.end(c, delivery.ErrExpired, s.now+delivery.LastWords)
 		return
 	case c.blocked:
-		s.engine.cfg.Stats.SlowCloses.Add(1)
 		s.fail(c, delivery.ErrSlow)
 		return
 	case c.retryAt <= s.now:
@@ -204,22 +203,31 @@ func (s *shard) write(c *Stream, step delivery.Step) bool {
 
 // wrote counts the frames of the batch that n bytes are, and gives back those that were not begun.
 func (s *shard) wrote(c *Stream, part, n int) {
-	s.engine.cfg.Stats.FrameBytes.Add(uint64(n))
+	s.engine.cfg.Stats.FrameBytes.Add(float64(n))
 	for i, fr := range s.batch.Frames {
 		if n >= len(fr.Bytes) {
 			n -= len(fr.Bytes)
 			continue
 		}
-		s.engine.cfg.Stats.Frames.Add(uint64(i))
+		s.engine.cfg.Stats.Frames.Add(float64(i))
 		if n > 0 {
 			c.rest, c.pinned, c.pinnedIn = fr.Bytes[n:], fr.Bytes, c.machine.Cursor(part).Feed()
 			c.pinnedIn.Pin(fr.Bytes)
 			i++
 		}
+		s.delivered(c, s.batch.Frames[:i])
 		c.machine.GiveBack(s.batch, i)
 		return
 	}
-	s.engine.cfg.Stats.Frames.Add(uint64(len(s.batch.Frames)))
+	s.engine.cfg.Stats.Frames.Add(float64(len(s.batch.Frames)))
+	s.delivered(c, s.batch.Frames)
+}
+
+// delivered has the machine look at what the socket took.
+func (s *shard) delivered(c *Stream, frames []stream.Frame) {
+	if err := c.machine.Delivered(frames, s.engine.cfg.Stats, time.Now()); err != nil {
+		s.engine.cfg.Logger.Error(err.Error())
+	}
 }
 
 // block waits until the socket has room.
@@ -244,13 +252,13 @@ func (s *shard) writable(c *Stream) {
 			return
 		}
 		if c.rest = c.rest[n:]; c.pinned != nil {
-			s.engine.cfg.Stats.FrameBytes.Add(uint64(n))
+			s.engine.cfg.Stats.FrameBytes.Add(float64(n))
 		}
 		if len(c.rest) > 0 {
 			return
 		}
 		if c.pinned != nil {
-			s.engine.cfg.Stats.Frames.Add(1)
+			s.engine.cfg.Stats.Frames.Inc()
 		}
 		s.unpin(c)
 		c.machine.Wrote()

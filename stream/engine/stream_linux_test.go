@@ -17,6 +17,7 @@ import (
 
 	"topostream/stream"
 	"topostream/stream/delivery"
+	"topostream/stream/metrics/metrictest"
 	"topostream/stream/sse"
 )
 
@@ -32,8 +33,8 @@ func TestAStreamIsTheHeadTheOpeningAndThenWhatTheFeedHas(t *testing.T) {
 	for p.lines.Scan() { // to its end
 	}
 	p.awaitEnd()
-	if p.lines.Err() != nil || r.stats.Frames.Load() != 2 {
-		t.Errorf("%v, %d frames", p.lines.Err(), r.stats.Frames.Load())
+	if p.lines.Err() != nil || metrictest.Value(r.stats.Frames) != 2 {
+		t.Errorf("%v, %d frames", p.lines.Err(), metrictest.Value(r.stats.Frames))
 	}
 }
 
@@ -177,8 +178,8 @@ func TestAClientThatDoesNotReadIsEndedAndCostsTheOthersNothing(t *testing.T) {
 	}
 	stuck.awaitEnd()
 	r.lives(p)
-	if r.stats.SlowCloses.Load() != 1 {
-		t.Errorf("%d slow closes", r.stats.SlowCloses.Load())
+	if !errors.Is(stuck.why, delivery.ErrSlow) {
+		t.Errorf("it ended because %v", stuck.why)
 	}
 }
 
@@ -206,8 +207,8 @@ func TestAClientThatTakesALittleNowAndThenIsEnded(t *testing.T) {
 				t.Fatal("the stream is still there")
 			}
 		}
-		if r.stats.SlowCloses.Load() != 1 {
-			t.Errorf("%d slow closes", r.stats.SlowCloses.Load())
+		if !errors.Is(p.why, delivery.ErrSlow) {
+			t.Errorf("it ended because %v", p.why)
 		}
 	}
 }
@@ -372,14 +373,14 @@ func TestAFrameThatIsPartlyWrittenStaysInTheAccount(t *testing.T) {
 	free.until("id: 1")
 	r.append(10)
 	free.until("id: 2")
-	if n := r.stats.FeedBytes.Load(); n < size || n > size+size/2 {
+	if n := metrictest.Value(r.stats.FeedBytes); n < size || n > size+size/2 {
 		t.Errorf("two sockets have a part of a frame of %d bytes, and %d are accounted", size, n)
 	}
 	for _, p := range []*peer{p, q} {
 		_ = p.Close()
 		p.awaitEnd()
 	}
-	if n := r.stats.FeedBytes.Load(); n > size/2 {
+	if n := metrictest.Value(r.stats.FeedBytes); n > size/2 {
 		t.Errorf("they are gone, and %d bytes are accounted", n)
 	}
 }

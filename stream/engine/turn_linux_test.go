@@ -9,6 +9,7 @@ import (
 
 	"topostream/stream"
 	"topostream/stream/delivery"
+	"topostream/stream/metrics/metrictest"
 )
 
 // admit gives the bench a stream, whose socket's writes are records unless kind says otherwise.
@@ -85,7 +86,7 @@ func TestATurnHasABudgetOfBytesAndAnotherTopologysEventWaitsForLittleMore(t *tes
 	record(t, fd) // the opening
 	b.append(frame)
 	other.Append(stream.Frame{Seq: 1, Bytes: []byte("event: y\nid: 1\ndata: {}\n\n")})
-	before := b.stats.FrameBytes.Load()
+	before := metrictest.Value(b.stats.FrameBytes)
 	turns := 0
 	for ; record(t, fd) == "" && turns < 10; turns++ {
 		b.turn()
@@ -93,7 +94,7 @@ func TestATurnHasABudgetOfBytesAndAnotherTopologysEventWaitsForLittleMore(t *tes
 	if c.machine.Cursor(0).Last() != 1 || turns > 3 {
 		t.Errorf("it waited for %d turns", turns)
 	}
-	if written := b.stats.FrameBytes.Load() - before; written > uint64(turns)*(turnBytes+2*frame) {
+	if written := metrictest.Value(b.stats.FrameBytes) - before; written > int64(turns)*(turnBytes+2*frame) {
 		t.Errorf("%d bytes were written in %d turns", written, turns)
 	}
 	for b.turn() || len(b.called) > 0 {

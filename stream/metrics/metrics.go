@@ -1,9 +1,10 @@
-// Package metrics shows the program's counters to Prometheus.
+// Package metrics makes what the program counts with: the counters, gauges and histograms of Prometheus's client, with
+// their names, helps, labels and buckets. Who counts has them as the interfaces of package stream, each label resolved
+// once.
 package metrics
 
 import (
 	"net/http"
-	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -12,68 +13,63 @@ import (
 	"topostream/stream"
 )
 
-// Handler serves stats, and what Go and the process say of themselves, on a registry of its own.
-func Handler(stats *stream.Stats) http.Handler {
-	r := prometheus.NewRegistry()
-	r.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	counter := func(name, help string, v *atomic.Uint64, labels prometheus.Labels) {
-		opts := prometheus.CounterOpts{Namespace: "topostream", Name: name, Help: help, ConstLabels: labels}
-		r.MustRegister(prometheus.NewCounterFunc(opts, func() float64 { return float64(v.Load()) }))
+const namespace = "topostream"
+
+// A Build says what program this is.
+type Build struct{ Version, Commit, Go string }
+
+// A Registry holds what one program counts. Make it with New.
+type Registry struct{ registry *prometheus.Registry }
+
+// New makes a registry with what Go, the process and the build say of themselves.
+func New(build Build) *Registry {
+	r := &Registry{prometheus.NewRegistry()}
+	r.Add(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	info := r.gaugeVec("build_info", "What program this is; the value is always 1.", "version", "commit", "goversion")
+	info.WithLabelValues(build.Version, build.Commit, build.Go).Set(1)
+	return r
+}
+
+// Add adds what others collect. It panics where a name is there already.
+func (r *Registry) Add(all ...prometheus.Collector) { r.registry.MustRegister(all...) }
+
+// Handler serves all of it, in Prometheus's text format or, with exemplars, as OpenMetrics.
+func (r *Registry) Handler() http.Handler {
+	return promhttp.HandlerFor(r.registry, promhttp.HandlerOpts{EnableOpenMetrics: true})
+}
+
+// Gatherer gives all of it to who reads it in this process.
+func (r *Registry) Gatherer() prometheus.Gatherer { return r.registry }
+
+func (r *Registry) counter(name, help string) stream.Counter {
+	c := prometheus.NewCounter(prometheus.CounterOpts{Namespace: namespace, Name: name, Help: help})
+	r.Add(c)
+	return c
+}
+
+// counters makes one for each value of a label, which are there from the beginning, in the order of the values.
+func (r *Registry) counters(to []stream.Counter, name, help, label string, values []string) {
+	vec := prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: namespace, Name: name, Help: help}, []string{label})
+	r.Add(vec)
+	for i, value := range values {
+		to[i] = vec.WithLabelValues(value)
 	}
-	gauge := func(name, help string, v func() float64) {
-		opts := prometheus.GaugeOpts{Namespace: "topostream", Name: name, Help: help}
-		r.MustRegister(prometheus.NewGaugeFunc(opts, v))
-	}
-	gauge("streams", "Open streams.", func() float64 { return float64(stats.Streams.Load()) })
-	gauge("feeds", "Feeds in memory.", func() float64 { return float64(stats.Feeds.Load()) })
-	gauge("feed_bytes", "Bytes in the rings of all feeds.", func() float64 { return float64(stats.FeedBytes.Load()) })
-	gauge("held_bytes", "Bytes of documents and answers, kept or being written, in one account with feed_bytes.",
-		func() float64 { return float64(stats.HeldBytes.Load()) })
-	gauge("channels", "Channels that the LISTEN connection listens to.",
-		func() float64 { return float64(stats.Channels.Load()) })
-	gauge("notify_queue_usage_ratio", "How full PostgreSQL's NOTIFY queue is.",
-		func() float64 { return float64(stats.QueueUsage.Load()) / 1e6 })
-	gauge("notify_queue_pinned_by_pid",
-		"Backend that keeps PostgreSQL's NOTIFY queue from shrinking, once it is half full; 0: none known.",
-		func() float64 { return float64(stats.QueuePinnedBy.Load()) })
-	flag := func(name, help string, v *atomic.Bool) {
-		gauge(name, help, func() float64 {
-			if v.Load() {
-				return 1
-			}
-			return 0
-		})
-	}
-	flag("listening", "1 while LISTEN works.", &stats.Listening)
-	flag("streaming_wal", "1 while the journal is read from the WAL.", &stats.Streaming)
-	flag("wal_slot_waiting",
-		"1 while a replication slot waits for transactions that are open in the cluster; streams run on poll.",
-		&stats.SlotWaiting)
-	gauge("replica_lag_bytes", "WAL of the primary that the standby of --replica-database-url has not replayed.",
-		func() float64 { return float64(stats.ReplicaLagBytes.Load()) })
-	gauge("replica_lag_seconds",
-		"Age of what that standby replayed last; 0 when it has replayed all that it has received.",
-		func() float64 { return float64(stats.ReplicaLagMicros.Load()) / 1e6 })
-	flag("bus_forced", "1 while --bus forces this server to another bus than the database's.", &stats.BusForced)
-	counter("streams_refused_total", "Streams refused by a limit or a drain.", &stats.StreamsRefused, nil)
-	counter("requests_limited_total", "Requests refused for their rate.", &stats.RequestsLimited, nil)
-	counter("events_total", "Events appended to feeds.", &stats.Events, nil)
-	counter("raw_events_total", "Raw NOTIFYs forwarded.", &stats.RawEvents, nil)
-	counter("frames_total", "Frames written to sockets.", &stats.Frames, nil)
-	counter("frame_bytes_total", "Bytes of frames written to sockets.", &stats.FrameBytes, nil)
-	counter("slow_closes_total", "Streams ended by the write timeout.", &stats.SlowCloses, nil)
-	counter("resets_total", "Feeds thrown away.", &stats.Resets, nil)
-	counter("attaches_total", "Requests that got a stream.", &stats.Attaches, nil)
-	counter("attach_transactions_total", "Transactions that attached.", &stats.AttachTransactions, nil)
-	counter("snapshot_reads_total", "Snapshots taken of topologies that were attached already.",
-		&stats.SnapshotReads, nil)
-	for i, cause := range stream.ReadCauses {
-		counter("journal_reads_total", "Journal reads.", &stats.JournalReads[i], prometheus.Labels{"cause": cause})
-	}
-	counter("list_reads_total", "Reads of the list of topologies.", &stats.ListReads, nil)
-	for i, cause := range stream.ReconnectCauses {
-		counter("listen_reconnects_total", "LISTEN connections made.", &stats.Reconnects[i],
-			prometheus.Labels{"cause": cause})
-	}
-	return promhttp.HandlerFor(r, promhttp.HandlerOpts{})
+}
+
+func (r *Registry) gauge(name, help string) stream.Gauge {
+	g := prometheus.NewGauge(prometheus.GaugeOpts{Namespace: namespace, Name: name, Help: help})
+	r.Add(g)
+	return g
+}
+
+func (r *Registry) gaugeVec(name, help string, labels ...string) *prometheus.GaugeVec {
+	vec := prometheus.NewGaugeVec(prometheus.GaugeOpts{Namespace: namespace, Name: name, Help: help}, labels)
+	r.Add(vec)
+	return vec
+}
+
+func (r *Registry) histogram(name, help string, buckets []float64) prometheus.Histogram {
+	h := prometheus.NewHistogram(prometheus.HistogramOpts{Namespace: namespace, Name: name, Help: help, Buckets: buckets})
+	r.Add(h)
+	return h
 }

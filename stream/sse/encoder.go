@@ -23,7 +23,7 @@ const framing = len("event: \nid: 18446744073709551615\ndata: \n\n")
 func (Encoder) Event(e stream.Event) stream.Frame {
 	data := []byte(strings.ToValidUTF8(e.JSON, replacement))
 	return stream.Frame{
-		Seq: e.Seq, Final: e.Type == stream.TypeDeleted,
+		Seq: e.Seq, Final: e.Type == stream.TypeDeleted, At: e.RecordedAt(),
 		Bytes: AppendFrame(make([]byte, 0, framing+len(e.Type)+len(data)), e.Type, e.Seq, data),
 	}
 }

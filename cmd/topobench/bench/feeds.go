@@ -61,8 +61,7 @@ func Feeds(ctx context.Context, cfg FeedsConfig, in io.Reader, out io.Writer) er
 	if err != nil {
 		return err
 	}
-	stats := &stream.Stats{}
-	bus := pgbus.New(pgbus.Config{Pool: pool, Listen: listen, Encoder: sse.Encoder{}, Bus: cfg.Bus, Stats: stats,
+	bus := pgbus.New(pgbus.Config{Pool: pool, Listen: listen, Encoder: sse.Encoder{}, Bus: cfg.Bus,
 		Logger: cfg.Logger, AttachWait: time.Minute})
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return bus.Run(ctx) })
@@ -80,7 +79,7 @@ func Feeds(ctx context.Context, cfg FeedsConfig, in io.Reader, out io.Writer) er
 		if err := f.attach(ctx, g, ids); err != nil {
 			return err
 		}
-		if err := awaitEvents(ctx, cfg.Bus, stats); err != nil {
+		if err := awaitEvents(ctx, cfg.Bus, bus); err != nil {
 			return err
 		}
 		return f.answer(ctx, in, out)
@@ -147,15 +146,11 @@ func (f *feeds) follow(ctx context.Context, id stream.TopologyID, c *stream.Curs
 }
 
 // awaitEvents waits until events come by themselves.
-func awaitEvents(ctx context.Context, bus string, stats *stream.Stats) error {
-	up := &stats.Listening
-	switch bus {
-	case setting.WAL:
-		up = &stats.Streaming
-	case setting.Poll:
+func awaitEvents(ctx context.Context, name string, bus *pgbus.Bus) error {
+	if name == setting.Poll {
 		return nil
 	}
-	return eventually(ctx, "the bus "+bus, func() (bool, error) { return up.Load(), nil })
+	return eventually(ctx, "the bus "+name, func() (bool, error) { return bus.Mode() == name, nil })
 }
 
 func (f *feeds) answer(ctx context.Context, in io.Reader, out io.Writer) error {

@@ -226,7 +226,7 @@ func (plan *Plan) many(ctx context.Context, p *place, streams int) (row ManyRow,
 	if err = errors.Join(err, f.begun(ctx, plan.Patience)); err != nil {
 		return row, err
 	}
-	if row.Attaches, err = metric.Read(ctx, s.metrics, "topostream_attach_transactions_total"); err != nil {
+	if row.Attaches, err = metric.Read(ctx, s.metrics, "topostream_attach_batch_topologies_count"); err != nil {
 		return row, err
 	}
 	after, err := r.settled(ctx, plan.MemorySettle)
@@ -328,7 +328,7 @@ func (f *followers) read(req *http.Request, mark []byte, n int) error {
 		if len(before) > 0 {
 			line, before = append(before, line...), nil
 		}
-		if bytes.Equal(line, []byte("event: topology\n")) {
+		if bytes.Equal(line, []byte("event: topology\n")) || bytes.Equal(line, []byte("event: bench\n")) {
 			f.rows.Add(1)
 		}
 		if n > 0 && bytes.Contains(line, mark) {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"regexp"
 	"strings"
 	"syscall"
@@ -37,8 +36,13 @@ func buildTopostream(ctx context.Context, dir string) (string, error) {
 // startServer returns when the server's bus is up. The caller stops it.
 func startServer(ctx context.Context, program string, p *place, bus string, args ...string) (_ *server, err error) {
 	const secret = "of a server that lives for one round"
+	log, err := os.CreateTemp(p.dir, "server-*.log")
+	if err != nil {
+		return nil, err
+	}
+	_ = log.Close() // nothing is in it yet
 	s := &server{Process: &process.Process{
-		Name: "the server", Binary: program, LogPath: filepath.Join(p.dir, "server.log"),
+		Name: "the server", Binary: program, LogPath: log.Name(),
 		Args: append([]string{"serve", "--addr", "127.0.0.1:0", "--max-streams-per-user", "0", "--drain", "0s"}, args...),
 		Env:  []string{"TOPOSTREAM_JWT_SECRET=" + secret, "TOPOSTREAM_DATABASE_URL=" + p.url},
 	}}
@@ -61,11 +65,11 @@ func startServer(ctx context.Context, program string, p *place, bus string, args
 		return nil, err
 	}
 	s.url, s.metrics = "http://"+addr, "http://"+addr
-	log, err := s.Log()
+	text, err := s.Log()
 	if err != nil {
 		return nil, err
 	}
-	if m := metricsAddr.FindSubmatch(log); m != nil {
+	if m := metricsAddr.FindSubmatch(text); m != nil {
 		s.metrics = "http://" + string(m[1])
 	}
 	return s, s.awaitBus(ctx, p, bus)

@@ -19,8 +19,9 @@ type step struct {
 	at time.Duration // since the campaign began, at the earliest
 }
 
-// Upgrade has the campaign bring the stage to its next version in the course of d. First the schema is migrated, under
-// the servers of the version before; then servers of both work on it; then those of the new version alone.
+// Upgrade has the campaign bring the stage to its next version in the course of d. First the new version is started too
+// early, and must refuse; then the schema is migrated, under the servers of the version before; then servers of both
+// work on it; then those of the new version alone.
 func (c *Campaign) Upgrade(d time.Duration) error {
 	u, err := c.env.Stage.Upgrade()
 	if err != nil {
@@ -31,6 +32,7 @@ func (c *Campaign) Upgrade(d time.Duration) error {
 		at   time.Duration
 		do   func(context.Context) error
 	}{
+		{"upgrade.refuse", d / 10, u.Refuse},
 		{"upgrade.migrate", d / 5, func(ctx context.Context) error { return c.env.underSnapshot(ctx, u.Migrate) }},
 		{"upgrade.add-servers", d / 5 * 2, u.AddServers},
 		{"upgrade.replace-worker", d / 2, u.ReplaceWorker},

@@ -11,6 +11,7 @@ import (
 
 	"topostream/pgbus/pgtest"
 	"topostream/stream"
+	"topostream/stream/metrics/metrictest"
 )
 
 func TestAnAttachReadsOneMomentAndWaitsForNobodyLong(t *testing.T) {
@@ -103,7 +104,8 @@ func TestAnAttachThatLosesTheConnectionSaysWhyAndTheNextOneIsMade(t *testing.T) 
 			}
 			l.sink.expect(t, "setting changed", "work")
 			l.expectListening(t)
-			if l.stats.Reconnects[stream.ReconnectAttach].Load() != 1 && l.stats.Reconnects[stream.ReconnectBroken].Load() != 1 {
+			if metrictest.Value(l.stats.Reconnects[stream.ReconnectAttach]) != 1 &&
+				metrictest.Value(l.stats.Reconnects[stream.ReconnectBroken]) != 1 {
 				t.Error("the reconnect is not counted")
 			}
 		})

@@ -83,7 +83,7 @@ func (c *connection) subscribe(ctx context.Context, why stream.Cause) error {
 		if ids = c.channels.confirm(ids); len(ids) > 0 {
 			c.sink.Subscribed(ids, why)
 		}
-		c.cfg.Stats.Channels.Store(int64(c.channels.subscribed()))
+		c.cfg.Stats.Channels.Set(float64(c.channels.subscribed()))
 	}
 }
 
@@ -127,7 +127,7 @@ func (c *connection) attach(ctx context.Context, t *attachTask) error {
 		} else {
 			c.channels.confirm(t.ids) // what nobody wants by now is given up
 		}
-		c.cfg.Stats.Channels.Store(int64(c.channels.subscribed()))
+		c.cfg.Stats.Channels.Set(float64(c.channels.subscribed()))
 	} else {
 		c.channels.giveBack(unlisten)
 	}
@@ -175,7 +175,7 @@ func (c *connection) unlisten(ctx context.Context) error {
 	if err := c.exec(ctx, sql.String()); err != nil {
 		return fmt.Errorf("UNLISTEN: %w", err)
 	}
-	c.cfg.Stats.Channels.Store(int64(c.channels.subscribed()))
+	c.cfg.Stats.Channels.Set(float64(c.channels.subscribed()))
 	return nil
 }
 

@@ -20,6 +20,7 @@ import (
 	"topostream/pgbus/pgtest"
 	"topostream/pgbus/source"
 	"topostream/stream"
+	"topostream/stream/metrics/metrictest"
 )
 
 // A recorder is a sink that keeps what it is told, in words.
@@ -208,7 +209,7 @@ func newLabOn(t *testing.T, db *pgtest.DB, changes ...func(*Config)) *lab {
 	t.Helper()
 	l := &lab{
 		name: fmt.Sprint("lab_", labs.Add(1)), db: db, net: &network{},
-		sink: &recorder{told: make(chan string, 10_000)}, stats: &stream.Stats{},
+		sink: &recorder{told: make(chan string, 10_000)}, stats: metrictest.Stats(),
 	}
 	l.admin = l.db.Conn(t)
 	pool, err := pgxpool.ParseConfig(l.db.URL)
@@ -343,7 +344,7 @@ func (l *lab) expectListening(t *testing.T, want ...stream.TopologyID) {
 	if got := l.listening(t); !slices.Equal(got, want) {
 		t.Fatalf("it LISTENs to %v, want %v", got, want)
 	}
-	if n := l.stats.Channels.Load(); n != int64(len(want)) {
+	if n := metrictest.Value(l.stats.Channels); n != int64(len(want)) {
 		t.Fatalf("it counts %d channels, want %d", n, len(want))
 	}
 }

@@ -75,7 +75,7 @@ func New(cfg Config) *Listener {
 		cfg.Patience = 4 * time.Second
 	}
 	if cfg.Stats == nil {
-		cfg.Stats = &stream.Stats{}
+		cfg.Stats = stream.NoStats()
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
@@ -181,7 +181,7 @@ func (l *Listener) serve(ctx context.Context, sink source.Sink, cause stream.Cau
 		return err
 	}
 	connected()
-	l.cfg.Stats.Reconnects[cause].Add(1)
+	l.cfg.Stats.Reconnects[cause].Inc()
 	l.channels.setConnected(true)
 	sink.State(source.State{Connected: true})
 	sink.SettingChanged() // it may have been while nothing LISTENed
@@ -202,7 +202,7 @@ func (l *Listener) disconnected() {
 		t.done <- ErrDisconnected
 	default:
 	}
-	l.cfg.Stats.Channels.Store(0)
+	l.cfg.Stats.Channels.Set(0)
 }
 
 // open connects, and proves that the connection is one to LISTEN on.

@@ -15,6 +15,7 @@ import (
 
 	"topostream/pgbus/pgtest"
 	"topostream/stream"
+	"topostream/stream/metrics/metrictest"
 )
 
 func TestAListenerSaysThatItIsConnectedAndLooksForWhatItMissed(t *testing.T) {
@@ -41,7 +42,7 @@ func TestAListenerHasWhatItIsNotGiven(t *testing.T) {
 	if cfg.Stats == nil || cfg.Logger == nil || cfg.Ping < time.Second || cfg.Patience < time.Second {
 		t.Errorf("%+v", cfg)
 	}
-	given := Config{Stats: &stream.Stats{}, Logger: slog.Default(), Ping: 1, Patience: 2}
+	given := Config{Stats: metrictest.Stats(), Logger: slog.Default(), Ping: 1, Patience: 2}
 	cfg = New(given).cfg
 	if cfg.Stats != given.Stats || cfg.Logger != given.Logger || cfg.Ping != given.Ping || cfg.Patience != given.Patience {
 		t.Errorf("%+v", cfg)
@@ -145,12 +146,12 @@ func TestATopologyIsFollowedAndForgottenAtOnce(t *testing.T) {
 	t.Parallel()
 	l := newConnected(t)
 	ids := l.follow(t, 3)
-	pgtest.Eventually(t, "the channels to be counted", func() bool { return l.stats.Channels.Load() == 3 })
+	pgtest.Eventually(t, "the channels to be counted", func() bool { return metrictest.Value(l.stats.Channels) == 3 })
 	l.expectListening(t, ids...)
 	l.sink.expect(t, l.emit(t, ids[0]), l.emit(t, ids[1]), l.emit(t, ids[2]))
 
 	l.Forget(ids[0])
-	pgtest.Eventually(t, "the channel to be given up", func() bool { return l.stats.Channels.Load() == 2 })
+	pgtest.Eventually(t, "the channel to be given up", func() bool { return metrictest.Value(l.stats.Channels) == 2 })
 	l.expectListening(t, ids[1:]...)
 	l.emit(t, ids[0])
 	l.nothing(t)
@@ -223,7 +224,7 @@ func TestALostConnectionIsSaidAndWhatIsWantedIsSubscribedToWhenItIsBack(t *testi
 	if l.Connected() {
 		t.Error("it says that it is connected")
 	}
-	if n := l.stats.Channels.Load(); n != 0 {
+	if n := metrictest.Value(l.stats.Channels); n != 0 {
 		t.Errorf("%d channels without a connection", n)
 	}
 	if err := l.Attach(t.Context(), ids, none); !errors.Is(err, ErrDisconnected) {
@@ -241,10 +242,10 @@ func TestALostConnectionIsSaidAndWhatIsWantedIsSubscribedToWhenItIsBack(t *testi
 	}
 	l.sink.expect(t, "connected", "setting changed", "work", l.emit(t, ids[0]), l.emit(t, added))
 	l.expectListening(t, ids[0], added)
-	if n := l.stats.Reconnects[stream.ReconnectStart].Load(); n != 1 {
+	if n := metrictest.Value(l.stats.Reconnects[stream.ReconnectStart]); n != 1 {
 		t.Errorf("%d starts", n)
 	}
-	if n := l.stats.Reconnects[stream.ReconnectBroken].Load(); n != 1 {
+	if n := metrictest.Value(l.stats.Reconnects[stream.ReconnectBroken]); n != 1 {
 		t.Errorf("%d reconnects", n)
 	}
 	if l.server(t) != pool {
@@ -325,7 +326,9 @@ func TestAnIdleConnectionIsPingedAndOneThatDoesNotAnswerIsLostAndThePoolWithIt(t
 	if l.server(t) == pool {
 		t.Error("the pool has kept its connections")
 	}
-	if n := l.stats.Reconnects[stream.ReconnectPing].Load() + l.stats.Reconnects[stream.ReconnectBroken].Load(); n != 1 {
+	n := metrictest.Value(l.stats.Reconnects[stream.ReconnectPing]) +
+		metrictest.Value(l.stats.Reconnects[stream.ReconnectBroken])
+	if n != 1 {
 		t.Errorf("%d reconnects", n)
 	}
 }
@@ -340,7 +343,7 @@ func TestASuccessfulConnectionBeginsThePausesAnew(t *testing.T) {
 		ended <- l.serve(t.Context(), l.sink, stream.ReconnectAttach, func() { l.sink.tellf("success") })
 	}()
 	l.sink.expect(t, subscribedTo(stream.ReadReconnect, id), "success", "connected", "setting changed", "work")
-	if n := l.stats.Reconnects[stream.ReconnectAttach].Load(); n != 1 {
+	if n := metrictest.Value(l.stats.Reconnects[stream.ReconnectAttach]); n != 1 {
 		t.Errorf("%d reconnects", n)
 	}
 	l.terminate(t)

@@ -26,7 +26,7 @@ func (s *Source) sayWhatTheSlotWaitsFor(ctx context.Context, pid uint32, sink so
 	return func() {
 		cancel()
 		<-said
-		s.cfg.Stats.SlotWaiting.Store(false)
+		s.cfg.Stats.SlotWaiting.Set(0)
 	}
 }
 
@@ -38,7 +38,7 @@ func (s *Source) sayWhoIsWaitedFor(ctx context.Context, pid uint32, sink source.
 			s.cfg.Logger.Debug("cannot ask what the replication slot waits for", "error", err)
 			continue
 		}
-		s.cfg.Stats.SlotWaiting.Store(true)
+		s.cfg.Stats.SlotWaiting.Set(1)
 		sink.State(source.State{
 			Detail: fmt.Sprintf("the replication slot waits for transactions that are open (%s)", strings.Join(by, ", ")),
 		})
@@ -60,7 +60,7 @@ func (s *Source) logStandbySnapshots(ctx context.Context, sink source.Sink) {
 		_, err := s.cfg.Primary.Exec(qctx, query)
 		cancel()
 		if try%10 == 1 && ctx.Err() == nil {
-			s.cfg.Stats.SlotWaiting.Store(true)
+			s.cfg.Stats.SlotWaiting.Set(1)
 			sink.State(source.State{Detail: "the standby's replication slot waits for transactions that are open on the " +
 				"primary, or for the primary to log them"})
 			s.cfg.Logger.Warn("a standby makes a replication slot only when the transactions that were open on the primary "+

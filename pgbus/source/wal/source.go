@@ -54,6 +54,7 @@ type Source struct {
 	givenUp atomic.Bool // the stream shall be made anew
 	// undrained: a stream was read, and transactions that began while the WAL was wanted may be open still.
 	undrained atomic.Bool
+	pid       atomic.Uint32 // of the backend that the stream is of; 0: there is none
 }
 
 var _ source.Source = (*Source)(nil)
@@ -61,7 +62,7 @@ var _ source.Source = (*Source)(nil)
 // New makes a source; nothing runs before Run.
 func New(cfg Config) *Source {
 	if cfg.Stats == nil {
-		cfg.Stats = &stream.Stats{}
+		cfg.Stats = stream.NoStats()
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
@@ -162,6 +163,8 @@ func (s *Source) stream(ctx context.Context, sink source.Sink, connected func())
 	}
 	s.doubt.watch(v.Running)
 	s.undrained.Store(true)
+	s.pid.Store(conn.PID())
+	defer s.pid.Store(0)
 	connected()
 	sink.State(source.State{Connected: true})
 	sink.Subscribed(nil, reconnected)

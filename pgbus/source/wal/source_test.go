@@ -23,6 +23,7 @@ import (
 	"topostream/pgbus/source"
 	"topostream/pgbus/wait"
 	"topostream/stream"
+	"topostream/stream/metrics/metrictest"
 )
 
 // A sink writes down what it is told.
@@ -107,7 +108,8 @@ func newConfig(t *testing.T, db *pgtest.DB) Config {
 	conn, err := pgx.ParseConfig(db.URL)
 	must(t, err)
 	return Config{
-		Conn: conn, Patience: 10 * time.Second, Name: "topostream test", Pool: db.Pool(t), Changed: wait.NewSignal(),
+		Stats: metrictest.Stats(),
+		Conn:  conn, Patience: 10 * time.Second, Name: "topostream test", Pool: db.Pool(t), Changed: wait.NewSignal(),
 		Check: wait.Steps{First: time.Millisecond, Most: 10 * time.Millisecond},
 	}
 }
@@ -503,11 +505,11 @@ func TestPeopleAreToldWhomASlotWaitsFor(t *testing.T) {
 	s, told := New(cfg), newSink()
 	stop := s.sayWhatTheSlotWaitsFor(t.Context(), waiting.PgConn().PID(), told)
 	told.awaits(t, "waits for transactions", fmt.Sprintf("(pid %d)", holder.PgConn().PID()))
-	if !s.cfg.Stats.SlotWaiting.Load() {
+	if !metrictest.Is(s.cfg.Stats.SlotWaiting) {
 		t.Error("no slot waits")
 	}
 	stop()
-	if s.cfg.Stats.SlotWaiting.Load() {
+	if metrictest.Is(s.cfg.Stats.SlotWaiting) {
 		t.Error("a slot waits")
 	}
 	pgtest.Exec(t, holder, `SELECT pg_advisory_unlock(1)`)
@@ -526,12 +528,12 @@ CREATE FUNCTION fake.pg_log_standby_snapshot() RETURNS bigint LANGUAGE sql AS $f
 	s, told := New(cfg), newSink()
 	stop := s.sayWhatTheSlotWaitsFor(t.Context(), 0, told)
 	told.awaits(t, "the standby's replication slot waits")
-	if n := pgtest.Scan[int](t, conn, asked); n < 2 || n > 3 || !s.cfg.Stats.SlotWaiting.Load() {
+	if n := pgtest.Scan[int](t, conn, asked); n < 2 || n > 3 || !metrictest.Is(s.cfg.Stats.SlotWaiting) {
 		t.Errorf("the primary was asked %d times before people are told", n) // not at once: most slots are made soon
 	}
 	pgtest.Eventually(t, "the primary to be asked again", func() bool { return pgtest.Scan[int](t, conn, asked) > 2 })
 	stop()
-	if len(told.told) > 0 || s.cfg.Stats.SlotWaiting.Load() {
+	if len(told.told) > 0 || metrictest.Is(s.cfg.Stats.SlotWaiting) {
 		t.Error("people are told each time")
 	}
 }

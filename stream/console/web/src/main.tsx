@@ -3,6 +3,7 @@ import './style/fonts.css';
 import './style/tokens.css';
 import './style/base.css';
 import { createApp } from './app.ts';
+import { keepFocus } from './state/focus.ts';
 import { expose } from './state/window.ts';
 import { AppContext } from './ui/context.ts';
 import { Shell } from './ui/shell.tsx';
@@ -10,5 +11,5 @@ import { Shell } from './ui/shell.tsx';
 performance.mark('topostream.app'); // when what was there, for whoever measures
 const app = createApp(window);
 expose(window, app);
-Object.assign(window, { topostreamConsole: app }); // to look into from the browser's own console
+keepFocus(window);
 render(<AppContext.Provider value={app}><Shell /></AppContext.Provider>, document.getElementById('console')!);

@@ -6,7 +6,9 @@ import type { Live } from '../state/live.ts';
 import { Problem, type Rest } from '../state/rest.ts';
 import type { RouteState, Selection } from '../state/route.ts';
 import { viewOfHead, type View } from '../state/view.ts';
+import type { JournalEvent } from '../state/walk.ts';
 import { describeAll, describeChanges, type Line } from './diff.ts';
+import { createKeep } from './kept.ts';
 import { opsOf, type Op } from './ops.ts';
 import { ghosts, preview, stagedId } from './preview.ts';
 import { rebase, type Outcome } from './rebase.ts';
@@ -94,13 +96,29 @@ const drawn = 100;
 
 export function createEdit(window: Window & typeof globalThis, parts: Parts): Edit {
   const { route, rest, live, shown, past, editable } = parts;
-  const desks = signal<ReadonlyMap<string, Desk>>(new Map());
+  const keep = createKeep(window.sessionStorage);
+  const own = new Set<string>(); // mutations that this page has enqueued
+  const enqueued = new Map<string, number>(); // seq of mutation.enqueued, by mutation
+  const ownSince = (seq: number): string[] =>
+    [...own].filter((mutation) => (enqueued.get(mutation) ?? Infinity) > seq);
+  const desks = signal<ReadonlyMap<string, Desk>>(new Map([...keep.load()].map(([id, kept]) => {
+    for (const mutation of kept.own) own.add(mutation);
+    const { base, waiting, own: _, ...ops } = kept;
+    return [id, { staged: ops, base, sending: waiting ? { state: 'waiting', mutation: waiting } : { state: 'none' } }];
+  })));
   const notice = signal<string | null>(null);
   const topology = computed(() => route.current.value.topology ?? '');
   const head = computed(() => viewOfHead(live.open.value));
   const desk = computed(() => desks.value.get(topology.value) ?? emptyDesk);
   const set = (id: string, change: Partial<Desk>): void => {
     desks.value = new Map(desks.peek()).set(id, { ...(desks.peek().get(id) ?? emptyDesk), ...change });
+    keepDesk(id);
+  };
+  const keepDesk = (id: string): void => {
+    const { staged: ops, base, sending: way } = desks.peek().get(id) ?? emptyDesk;
+    keep.put(id, base && ops.ops.length ? {
+      ...ops, base, waiting: way.state === 'waiting' ? way.mutation : null, own: ownSince(base.seq),
+    } : null);
   };
   const staged = computed(() => desk.value.staged);
   const sending = computed(() => desk.value.sending);
@@ -117,8 +135,6 @@ export function createEdit(window: Window & typeof globalThis, parts: Parts): Ed
 
   // ---------------------------------------------------------- what the stream says
 
-  const own = new Set<string>(); // mutations that this page has enqueued
-  const enqueued = new Map<string, number>(); // seq of mutation.enqueued, by mutation
   const finished = new Map<string, (id: string) => void>(); // what to do with a mutation that has ended
   let since: StreamEvent[] = [];
   const remember = <V>(map: Map<string, V>, key: string, value: V): void => {
@@ -166,15 +182,26 @@ export function createEdit(window: Window & typeof globalThis, parts: Parts): Ed
     if (row?.state === 'failed') end(row.id, failed(row.reason ?? 'no reason was given'));
   };
 
+  /** The events after a seq: those that this page has heard, or, if it began later than that, the journal's. */
+  const eventsSince = async (id: string, seq: number): Promise<readonly JournalEvent[]> => {
+    const heard = since.flatMap((event) =>
+      event.kind === 'event' && event.topology_id === id && event.seq > seq ? [event as unknown as JournalEvent] : []);
+    if (heard[0]?.seq === seq + 1 || live.open.peek()?.seq === seq) return heard;
+    const path = `/topologies/${id}/journal?after=${seq}&limit=${kept}`;
+    const { events } = await rest.send<{ events: readonly JournalEvent[] }>('GET', path).catch(() => ({ events: [] }));
+    const last = events.at(-1)?.seq ?? seq;
+    return [...events, ...heard.filter((event) => event.seq > last)];
+  };
+
   /** What others have done since a seq, with who asked for it. */
   const othersSince = async (id: string, seq: number): Promise<readonly Other[]> => {
     type Row = { readonly id: string; readonly requested_by: string | null };
     const rows = await rest.send<readonly Row[]>('GET', `/topologies/${id}/mutations?limit=200`).catch(() => []);
     const by = new Map(rows.map((row) => [row.id, row.requested_by]));
+    const events = await eventsSince(id, seq);
     const now = viewOfHead(live.open.peek())?.graph;
     if (!now) return [];
-    return since.flatMap((event): Other[] => {
-      if (event.kind !== 'event' || event.topology_id !== id || event.seq <= seq) return [];
+    return events.flatMap((event): Other[] => {
       if (event.type === 'graph') {
         return [{ seq: event.seq, by: null, lines: describeChanges(event.payload as GraphChanges, now) }];
       }
@@ -241,6 +268,7 @@ export function createEdit(window: Window & typeof globalThis, parts: Parts): Ed
     try {
       const { mutation_id } = await request;
       own.add(mutation_id);
+      keepDesk(id);
       return mutation_id;
     } finally {
       outstanding.delete(settled);
@@ -266,7 +294,7 @@ export function createEdit(window: Window & typeof globalThis, parts: Parts): Ed
       return;
     }
     await Promise.all(outstanding); // moves, which count
-    const mine = [...own].filter((mutation) => (enqueued.get(mutation) ?? Infinity) > base.seq).length;
+    const mine = ownSince(base.seq).length;
     const body = { op: 'changeset', payload: { ops }, expected_version: base.expected + mine };
     const text = JSON.stringify(body);
     if (last.body !== text) last = { body: text, key: newKey() };
@@ -385,7 +413,8 @@ export function createEdit(window: Window & typeof globalThis, parts: Parts): Ed
     notice.value = null;
   });
   window.addEventListener('beforeunload', (event) => {
-    if ([...desks.peek().values()].some(({ staged: { ops } }) => ops.length > 0)) event.preventDefault();
+    // What is kept is here again after a reload.
+    if ([...desks.peek()].some(([id, { staged: { ops } }]) => ops.length > 0 && !keep.has(id))) event.preventDefault();
   });
   return edit;
 }

@@ -50,6 +50,8 @@ export class GraphController {
   /** Whether something is where this tab alone has it. */
   readonly hasMoved = signal(false);
 
+  /** What has shown that it changed, by id: how often, and in how many frames; of the newest ones. */
+  readonly flashed = new Map<string, { times: number; frames: number }>();
   /** Of the newest frames: milliseconds to make the scene, and to draw it. */
   readonly costs: (readonly [number, number])[] = [];
   /**
@@ -90,9 +92,10 @@ export class GraphController {
     this.#theme = themeOf(canvas);
     this.#zoom = zoom<HTMLCanvasElement, unknown>()
       .scaleExtent(zooms)
-      // Pointer events come before the mouse's: a drag of something is not one of the view.
-      .filter((event: MouseEvent) => event.type === 'wheel' || event.button === 1
-        || (event.button === 0 && !event.shiftKey && !this.#takesDrag()))
+      // Pointer events come before the mouse's and the fingers': a drag of something is not one of the view.
+      .filter((event: MouseEvent | TouchEvent) => event.type === 'wheel'
+        || ('touches' in event ? !this.#takesDrag()
+          : event.button === 1 || (event.button === 0 && !event.shiftKey && !this.#takesDrag())))
       .on('zoom', ({ transform }: { transform: ZoomTransform }) => {
         this.#camera = { k: transform.k, x: transform.x, y: transform.y };
         this.zoom.value = transform.k;
@@ -181,7 +184,7 @@ export class GraphController {
     }
     const first = before === noScene;
     if (!first && !matchMedia('(prefers-reduced-motion: reduce)').matches) {
-      for (const changed of changedItems(before, scene)) this.#flashes.set(changed, now);
+      for (const changed of changedItems(before, scene)) this.#flash(changed, now);
     }
     this.scene.value = scene;
     if (this.cursor.peek() && !scene.items.has(this.cursor.peek()!)) this.cursor.value = null;
@@ -190,6 +193,17 @@ export class GraphController {
       this.fit();
     }
   }
+
+  #flash(id: string, now: number): void {
+    this.#flashes.set(id, now);
+    const had = this.flashed.get(id);
+    this.flashed.delete(id); // the newest are last
+    this.flashed.set(id, { times: (had?.times ?? 0) + 1, frames: had?.frames ?? 0 });
+    if (this.flashed.size > 500) this.flashed.delete(this.flashed.keys().next().value!);
+  }
+
+  /** Whether something still shows that it changed. */
+  get flashing(): boolean { return this.#flashes.size > 0; }
 
   /** A place of this tab ends when the tables have another one than before: of an editor's drop, that is its own. */
   #forgetMoves(graph: { lans: readonly Row[]; deckies: readonly Row[] }): void {
@@ -250,7 +264,12 @@ export class GraphController {
     if (!this.#width || !this.#height) return;
     const ratio = this.#canvas.width / this.#width;
     this.#ctx.setTransform(ratio, 0, 0, ratio, 0, 0);
-    draw(this.#ctx, this.#picture(now));
+    const picture = this.#picture(now);
+    draw(this.#ctx, picture);
+    for (const id of picture.flashes.keys()) {
+      const shown = this.flashed.get(id);
+      if (shown) shown.frames++;
+    }
     if (this.#flashes.size) this.#app.frames.take(this.#fade);
   }
 
@@ -332,6 +351,16 @@ export class GraphController {
     const { left, top } = this.#canvas.getBoundingClientRect();
     const box = item.kind === 'edge' ? boxBetween(item.from, item.to) : item;
     return { x: left + box.x * k + x, y: top + box.y * k + y, w: box.w * k, h: box.h * k };
+  }
+
+  /** Where a decky's port is, in CSS pixels of the window; null where it has none at this zoom. */
+  portOnScreen(id: string): Point | null {
+    const item = this.scene.peek().items.get(id);
+    const at = item?.kind === 'decky' ? portOf(item, levelAt(this.#camera.k), this.#camera.k) : null;
+    if (!at) return null;
+    const { k, x, y } = this.#camera;
+    const { left, top } = this.#canvas.getBoundingClientRect();
+    return { x: left + at.x * k + x, y: top + at.y * k + y };
   }
 
   #world({ x, y }: Point): Point {
@@ -460,7 +489,8 @@ export class GraphController {
     const lan = item?.kind === 'lan' ? item : item?.kind === 'decky' && item.lan ? items.get(item.lan) : undefined;
     const from = lan?.kind === 'lan' ? lan.origin : { x: 0, y: 0 };
     return {
-      x: Math.round(x - from.x), y: Math.round(y - from.y), lan: lan?.kind === 'lan' && lan.row ? lan.name : null,
+      x: Math.round(x - from.x), y: Math.round(y - from.y),
+      lan: lan?.kind === 'lan' && (lan.row || lan.mark?.phase === 'staged') ? lan.name : null,
     };
   }
 

@@ -26,9 +26,22 @@ export interface Theme {
 
 export function themeOf(element: Element): Theme {
   const style = getComputedStyle(element);
-  const names = ['ground', 'panel', 'raised', 'hairline', 'text', 'quiet', 'healthy', 'applying', 'staged', 'degraded',
-    'failed', 'focus', 'selected', 'font', 'mono'] as const;
-  return Object.fromEntries(names.map((n) => [n, style.getPropertyValue('--' + n).trim()])) as unknown as Theme;
+  const colours = ['ground', 'panel', 'raised', 'hairline', 'text', 'quiet', 'healthy', 'applying', 'staged', 'degraded',
+    'failed', 'focus', 'selected'] as const;
+  // A property says light-dark(…), which a canvas does not understand: the colour of an element is what comes of it.
+  const probe = document.createElement('span');
+  probe.hidden = true;
+  element.after(probe);
+  const read = (name: string): string => {
+    probe.style.color = `var(--${name})`;
+    return getComputedStyle(probe).color;
+  };
+  const theme = {
+    ...Object.fromEntries(colours.map((name) => [name, read(name)])),
+    font: style.getPropertyValue('--font').trim(), mono: style.getPropertyValue('--mono').trim(),
+  };
+  probe.remove();
+  return theme as unknown as Theme;
 }
 
 /** Screen = k · world + (x, y), in CSS pixels of the canvas. */

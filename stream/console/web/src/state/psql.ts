@@ -154,6 +154,26 @@ export function linesFor(subject: Subject, selection: Selection): readonly Line[
   }
 }
 
+/** The line that fills a list of a topology which has nothing in it yet. */
+export function filling(
+  subject: Subject, what: 'lans' | 'deckies' | 'services' | 'flight' | 'events', of: string | null = null,
+): Line {
+  const { name, graph } = subject;
+  switch (what) {
+    case 'lans': return insertLan(name, freeName('lan', graph?.lans ?? []), freeSubnet(graph?.lans ?? []));
+    case 'deckies': {
+      const payload = { name: freeName('web', graph?.deckies ?? []), lan: of, services: ['ssh'] };
+      return enqueue(name, { op: 'add_decky', payload }, `Add a decky to ${of}`);
+    }
+    case 'services':
+      return enqueue(name, { op: 'update_decky', payload: { decky: of, services: ['ssh', 'http'] } },
+        `Give ${of} services`);
+    case 'flight':
+      return enqueue(name, { op: 'add_lan', payload: { name: freeName('lan', graph?.lans ?? []) } }, 'Ask for a LAN');
+    default: return emit(name);
+  }
+}
+
 /** What is staged, as one mutation. */
 export function stagedLine(name: string, ops: readonly Op[]): Line | null {
   if (ops.length === 0) return null;

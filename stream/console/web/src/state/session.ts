@@ -1,5 +1,6 @@
 // Who looks: the token, what it says of itself, and how it is renewed. It is kept in sessionStorage alone.
 import { computed, signal, type ReadonlySignal } from '@preact/signals';
+import { forgetKept } from '../edit/kept.ts';
 import type { RouteState } from './route.ts';
 
 /** What a token says of its bearer. The server decides; this is only what the page offers. */
@@ -70,6 +71,7 @@ export function createSession(window: Window, route: RouteState): Session {
     signIn,
     signOut: () => {
       store(null);
+      forgetKept(storage);
       for (const resolve of waiting.splice(0)) resolve(null);
     },
     want: (reason) => { wanted.value = reason; },

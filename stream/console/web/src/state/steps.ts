@@ -133,7 +133,7 @@ export function createSteps(
       run: () => { problem.value = null; route.go({ panel: 'delete' }); },
     },
     {
-      id: 'topology.psql', title: 'Do it in psql', group: 'Topology', keys: 'i',
+      id: 'topology.psql', title: 'Do it in psql', group: 'Topology', keys: 'q',
       run: () => route.go({ panel: route.current.peek().panel === 'inject' ? '' : 'inject' }),
     },
   );

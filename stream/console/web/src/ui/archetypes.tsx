@@ -1,4 +1,5 @@
 import { useSignal } from '@preact/signals';
+import { useEffect } from 'preact/hooks';
 import { dragType } from '../edit/editing.ts';
 import { useApp } from './context.ts';
 import { keyText } from './menu.tsx';
@@ -15,6 +16,14 @@ interface Entry {
 export function Archetypes() {
   const { editing: { archetypes, ask } } = useApp();
   const open = useSignal(false);
+  const dragging = useSignal(false); // the list is then no obstacle: what lies beneath it can be dropped on
+  useEffect(() => {
+    if (!dragging.value) return undefined;
+    const over = (): void => { dragging.value = false; };
+    const ends = ['dragend', 'drop', 'pointerdown'] as const;
+    for (const type of ends) window.addEventListener(type, over, true);
+    return () => { for (const type of ends) window.removeEventListener(type, over, true); };
+  }, [dragging.value]);
   const kinds = archetypes.value;
   const entries: Entry[] = [
     { item: 'lan', title: 'Subnet', says: 'the next free /24', shape: 'lan', keys: 'w' },
@@ -34,7 +43,8 @@ export function Archetypes() {
     event.stopPropagation();
   };
   return (
-    <section class="edit-palette" aria-label="Add to the graph" onKeyDown={onKey}>
+    <section class="edit-palette" aria-label="Add to the graph" data-dragging={dragging.value || undefined}
+      onKeyDown={onKey}>
       <button type="button" class="edit-button" aria-expanded={open.value}
         onClick={() => { open.value = !open.value; }}>
         Add <span aria-hidden="true">{open.value ? '▴' : '▾'}</span>
@@ -47,6 +57,7 @@ export function Archetypes() {
                 onDragStart={(event) => {
                   event.dataTransfer?.setData(dragType, item);
                   event.dataTransfer?.setData('text/plain', item);
+                  setTimeout(() => { dragging.value = true; }); // not yet: it would be no drag
                 }}>
                 <span class="edit-shape" data-shape={shape} aria-hidden="true" />
                 <span>{title}</span>

@@ -9,6 +9,7 @@ import { FailureStrip } from './failures.tsx';
 import { Find } from './find.tsx';
 import { GraphTable } from './graph-table.tsx';
 import { HealthMark } from './health-mark.tsx';
+import { Fill } from './inject.tsx';
 import { AsOf } from './scrub.tsx';
 import '../style/graph.css';
 
@@ -189,7 +190,14 @@ function Empty({ graph }: { graph: GraphController }) {
     return <p class="canvas-empty" role="status">{text}</p>;
   }
   if (!isEmpty.value) return null;
-  return <p class="canvas-empty">There is nothing in this topology yet: no LAN and no decky.</p>;
+  return (
+    <div class="canvas-empty" role="status">
+      <div>
+        <p>There is nothing in this topology yet: no LAN and no decky. This line makes one, and it appears at once:</p>
+        <Fill what="lans" />
+      </div>
+    </div>
+  );
 }
 
 function Legend() {
@@ -245,6 +253,11 @@ function describe(controller: GraphController) {
       const item = named(name);
       return item ? controller.onScreen(item.id) : null;
     },
+    /** Where a link is dragged from. */
+    port: (name: string) => {
+      const at = controller.portOnScreen(named(name)?.id ?? '');
+      return at ? [at.x, at.y] : [];
+    },
     item: (name: string) => {
       const item = named(name);
       if (!item || item.kind === 'edge') return null;
@@ -254,6 +267,14 @@ function describe(controller: GraphController) {
     counts: () => {
       const { lans, deckies, links } = controller.scene.peek();
       return { lans: lans.length, deckies: deckies.length, links: links.length };
+    },
+    /** Of the whole, in pixels at zoom 1; null while there is nothing. */
+    bounds: () => controller.scene.peek().bounds,
+    /** How often something has shown that it changed, in how many frames, and whether anything still does. */
+    flashes: (name: string) => {
+      const item = named(name);
+      const { times, frames } = (item && controller.flashed.get(item.id)) ?? { times: 0, frames: 0 };
+      return { times, frames, now: controller.flashing };
     },
     costs: () => controller.costs,
     work: () => ({ ...controller.work }),

@@ -1,4 +1,4 @@
-import type { ComponentChildren } from 'preact';
+import type { ComponentChildren, RefObject } from 'preact';
 import { useEffect, useRef } from 'preact/hooks';
 import '../style/dialog.css';
 
@@ -11,9 +11,8 @@ interface Props {
   readonly children: ComponentChildren;
 }
 
-/** A modal dialog: the browser keeps the focus within, Escape and a press beside it close it. */
-export function Dialog({ label, onClose, stays = false, children, ...rest }: Props) {
-  const ref = useRef<HTMLDialogElement>(null);
+/** Opens a dialog over everything, and gives the focus back to what had it when the dialog goes. */
+export function useModal(ref: RefObject<HTMLDialogElement | null>): void {
   useEffect(() => {
     const dialog = ref.current!;
     const before = document.activeElement;
@@ -23,16 +22,28 @@ export function Dialog({ label, onClose, stays = false, children, ...rest }: Pro
       if (before instanceof HTMLElement && before.isConnected) before.focus();
     };
   }, []);
+}
+
+/**
+ * What a dialog's keys do: Escape closes it, and none reaches the page. The browser does so by itself only where it
+ * finds that somebody wanted the dialog, and lets a second Escape through.
+ */
+export const modalKeys = (close: () => void) => (event: KeyboardEvent): void => {
+  event.stopPropagation();
+  if (event.key !== 'Escape') return;
+  event.preventDefault();
+  close();
+};
+
+/** A modal dialog: the browser keeps the focus within, Escape and a press beside it close it. */
+export function Dialog({ label, onClose, stays = false, children, ...rest }: Props) {
+  const ref = useRef<HTMLDialogElement>(null);
+  useModal(ref);
   return (
     <dialog
       ref={ref} aria-label={label} class={rest.class ?? ''}
       onCancel={(event) => { event.preventDefault(); if (!stays) onClose(); }}
-      onKeyDown={(event) => { // Chromium lets a second Escape through
-        if (event.key !== 'Escape') return;
-        event.preventDefault();
-        event.stopPropagation();
-        if (!stays) onClose();
-      }}
+      onKeyDown={modalKeys(() => { if (!stays) onClose(); })}
       onMouseDown={(event) => { if (!stays && event.target === ref.current) onClose(); }}
     >
       <div class="dialog-body">{children}</div>

@@ -2,6 +2,7 @@ import { useEffect, useId, useRef, useState } from 'preact/hooks';
 import { fieldOf, type Field, type Form, type Values } from '../edit/forms.ts';
 import type { FieldError } from '../edit/ops.ts';
 import { useApp } from './context.ts';
+import { modalKeys, useModal } from './dialog.tsx';
 
 /** The dialog of editing: a form, with what is wrong at its field. Escape closes it, the keyboard stays within. */
 export function EditDialog() {
@@ -18,13 +19,11 @@ function FormDialog({ form }: { form: Form }) {
     Object.fromEntries(form.fields.map(({ name, value }) => [name, value])));
   const [error, setError] = useState<FieldError | null>(null);
   const close = (): void => { shown.value = null; };
+  useModal(ref);
   useEffect(() => {
-    const before = document.activeElement;
-    ref.current?.showModal();
     const first = ref.current?.querySelector<HTMLElement>('input, select, button[type=submit]');
     first?.focus();
     if (first instanceof HTMLInputElement && first.type === 'text') first.select();
-    return () => { if (before instanceof HTMLElement) before.focus(); };
   }, []);
   useEffect(() => {
     if (error) ref.current?.querySelector<HTMLElement>(`[name="${CSS.escape(error.field)}"]`)?.focus();
@@ -52,7 +51,8 @@ function FormDialog({ form }: { form: Form }) {
   };
   const named = form.fields.some(({ name }) => name === error?.field);
   return (
-    <dialog ref={ref} class="edit-dialog" aria-labelledby={`${id}-title`} onClose={close}>
+    <dialog ref={ref} class="edit-dialog" aria-labelledby={`${id}-title`} onClose={close}
+      onKeyDown={modalKeys(close)}>
       <form onSubmit={submit} noValidate>
         <h2 id={`${id}-title`}>{form.title}</h2>
         {form.text && <p>{form.text}</p>}

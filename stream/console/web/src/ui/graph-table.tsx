@@ -7,6 +7,7 @@ import type { Selection } from '../state/route.ts';
 import type { View } from '../state/view.ts';
 import { useApp } from './context.ts';
 import { HealthMark } from './health-mark.tsx';
+import { Fill } from './inject.tsx';
 
 /** How often at most the table is written anew: nobody reads faster, and a screen reader would never come to an end. */
 const period = 250;
@@ -56,6 +57,7 @@ export function GraphTable() {
           ))}
         </tbody>
       </table>
+      {!lans.length && <Fill what="lans" />}
       <table>
         <caption>{deckies.length} deckies</caption>
         <thead>
@@ -71,6 +73,7 @@ export function GraphTable() {
           ))}
         </tbody>
       </table>
+      {!deckies.length && lans[0] && <Fill what="deckies" of={lans[0].name} />}
     </div>
   );
 }

@@ -2,7 +2,9 @@
 import { signal } from '@preact/signals';
 import { useState } from 'preact/hooks';
 import '../style/lifecycle.css';
-import { createTopology, linesFor, linesOf, shellLine, stagedLine, type Line } from '../state/psql.ts';
+import {
+  createTopology, filling, linesFor, linesOf, shellLine, stagedLine, type Line, type Subject,
+} from '../state/psql.ts';
 import { useApp } from './context.ts';
 import { useEscape } from './escape.ts';
 
@@ -43,6 +45,24 @@ export function PsqlLine({ line }: { line: Line }) {
       <span role="status">{said}</span>
     </figure>
   );
+}
+
+/** The topology that is open, as the lines name it; null while none is, or an older seq is shown. */
+function useSubject(): Subject | null {
+  const { steps, live, route } = useApp();
+  const standing = steps.standing.value;
+  return standing && route.current.value.at === null ? { ...standing, graph: live.open.value?.graph ?? null } : null;
+}
+
+/** Where a list has nothing: the line that fills it. */
+export function Fill({ what, of = null }: { what: Parameters<typeof filling>[1]; of?: string | null }) {
+  const subject = useSubject();
+  return subject && <PsqlLine line={filling(subject, what, of)} />;
+}
+
+/** The same where it is usual that a list has nothing: whoever wants the line opens it. */
+export function FoldedFill(props: Parameters<typeof Fill>[0]) {
+  return <details class="fill"><summary>in psql</summary><Fill {...props} /></details>;
 }
 
 function Lines({ title, lines }: { title: string; lines: readonly Line[] }) {

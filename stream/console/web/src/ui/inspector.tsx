@@ -12,6 +12,7 @@ import { useApp } from './context.ts';
 import { CopyButton } from './failures.tsx';
 import { HealthMark } from './health-mark.tsx';
 import { History } from './history.tsx';
+import { FoldedFill } from './inject.tsx';
 import { LifecycleSection } from './lifecycle.tsx';
 import { RevertButton } from './revert.tsx';
 import { Tree } from './tree.tsx';
@@ -151,7 +152,9 @@ function LanMembers({ lan, deckies, edges }: { lan: Lan; deckies: readonly Decky
   const bridged = here.filter(({ home }) => !home);
   return (
     <>
-      <Section title={`${members.length} at home here`}>{list(members)}</Section>
+      <Section title={`${members.length} at home here`}>
+        {members.length ? list(members) : <FoldedFill what="deckies" of={lan.name} />}
+      </Section>
       {bridged.length > 0 && <Section title={`${bridged.length} bridged into it`}>{list(bridged)}</Section>}
     </>
   );
@@ -178,7 +181,7 @@ function DeckyPane({ uuid }: { uuid: string }) {
       ]} />
       <Section title="Services">
         {services.length ? <ul class="services">{services.map((s) => <li key={s}>{s}</li>)}</ul>
-          : <p class="none">none</p>}
+          : <><p class="none">none</p><FoldedFill what="services" of={decky.name} /></>}
       </Section>
       <Section title="Attachments">
         <ul class="links">
@@ -388,7 +391,7 @@ function TopologyFields({ view, id }: { view: View; id: string }) {
         </Section>
       )}
       <Section title={in_flight_total ? `${in_flight_total} in flight` : 'In flight'}>
-        {in_flight_total === 0 ? <p class="none">nothing</p> : (
+        {in_flight_total === 0 ? <><p class="none">nothing</p><FoldedFill what="flight" /></> : (
           <ul class="links">
             {in_flight.slice(0, 50).map((m) => (
               <li key={m.id}>

@@ -1,14 +1,13 @@
 import type { ComponentChildren } from 'preact';
-import { useEffect, useRef } from 'preact/hooks';
+import { useRef } from 'preact/hooks';
 import { useApp } from './context.ts';
+import { modalKeys, useModal } from './dialog.tsx';
 
 /** A dialog that holds the focus until it is closed; Escape closes it. Which one is open is in the address. */
 export function Dialog({ title, children }: { title: string; children: ComponentChildren }) {
   const { route, steps } = useApp();
   const ref = useRef<HTMLDialogElement>(null);
-  useEffect(() => {
-    ref.current?.showModal();
-  }, []);
+  useModal(ref);
   const close = (): void => {
     steps.forget();
     route.go({ panel: '' });
@@ -16,7 +15,7 @@ export function Dialog({ title, children }: { title: string; children: Component
   return (
     <dialog
       ref={ref} class="dialog" aria-labelledby="dialog-title"
-      onCancel={(event) => { event.preventDefault(); close(); }} onKeyDown={(event) => event.stopPropagation()}
+      onCancel={(event) => { event.preventDefault(); close(); }} onKeyDown={modalKeys(close)}
     >
       <h2 id="dialog-title">{title}</h2>
       {children}

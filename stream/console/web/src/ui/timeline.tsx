@@ -5,6 +5,7 @@ import { placeOf, placeOfSeq, type Entry } from '../state/timeline.ts';
 import '../style/timeline.css';
 import { useApp } from './context.ts';
 import { Copy } from './copy.tsx';
+import { Fill } from './inject.tsx';
 import { Json, pretty } from './json.tsx';
 import { Scrubber } from './scrub.tsx';
 import { useVirtual } from './virtual.ts';
@@ -207,6 +208,8 @@ export function Timeline() {
           {topology && filter && !timeline.complete.value && <button type="button" class="quiet-button"
             onClick={() => void timeline.older()}>Look further back</button>}
         </p>}
+        {topology && !rows.length && !filter && !timeline.loading.value && !timeline.problem.value
+          && <div class="timeline-fill"><Fill what="events" /></div>}
         {rows.length > 0 && <div class="timeline-rows" style={{ height: `${total}px` }}>
           <div role="listbox" aria-label="Events" tabIndex={0} onKeyDown={onKeyDown}
             aria-activedescendant={active >= from && active < to ? `${base}-${active}` : undefined}>

@@ -1,0 +1,187 @@
+package main
+
+import (
+	"fmt"
+	"image/png"
+	"math"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/chromedp/cdproto/browser"
+	"github.com/chromedp/cdproto/cdp"
+	"github.com/chromedp/chromedp"
+
+	"topostream/pgbus/pgtest"
+)
+
+func TestWhatIsDraggedFromThePaletteAndFromPortToPortIsStaged(t *testing.T) {
+	t.Parallel()
+	long(t)
+	page := openDesk(t, operatorToken(t), editGraph)
+	page.palette("dmz", page.corner("plant").plus(0, -140))
+	page.palette("decky:plc", page.spot("plant")) // onto a LAN
+	page.until(editTray + `.length === 2`)
+	page.link(page.spot("plc-1"))                      // onto a decky of another LAN
+	page.palette("decky:web-camera", page.spot("web")) // onto a decky: in its LAN
+	page.editWantRows("+ add DMZ dmz (the next free subnet)", "+ add decky plc-1 to plant (modbus, http)",
+		"+ attach web to plant", "+ add decky cam-1 to office (http, rtsp)")
+	// A frame around both deckies of office that are there, drawn with Shift held.
+	office, db := page.graphWhere("office"), page.graphWhere("db")
+	page.drag(chromedp.ModifierShift, point{office.X + 4, office.Y + 34}, point{db.X + db.W + 4, db.Y + db.H + 4})
+	const names = `window.topostream.selection.map(({ key }) => window.topostream.preview.deckies
+		.find((one) => one.uuid === key)?.name).sort().join()`
+	page.until(names + ` === 'db,web'`)
+}
+
+func TestTheGraphIsPannedAndPinchedByFingersOnASmallScreen(t *testing.T) {
+	t.Parallel()
+	long(t)
+	db := pgtest.New(t)
+	conn := db.Conn(t)
+	id := live(t, conn, 1)[0]
+	server := serve(t, db.URL, withWorker)
+	editGraph(t, conn, id)
+	p := openPage(t, "about:blank")
+	p.editDo(chromedp.EmulateViewport(390, 844, chromedp.EmulateTouch, chromedp.EmulateMobile))
+	p.load(server.url, operatorToken(t), id)
+	before := p.graphWhere("office")
+	start := p.spot("office")
+	p.touch([2]point{start, start.plus(40, 60)})
+	p.until(fmt.Sprintf(`Math.abs(window.topostream.graph.where('office').x - %f) < 2`, before.X+40))
+	if moved := p.graphWhere("office"); math.Abs(moved.Y-before.Y-60) > 2 || moved.W != before.W {
+		t.Errorf("a finger went by 40, 60, and office from %v to %v", before, moved)
+	}
+	middle := p.spot("office")
+	p.touch([2]point{middle.plus(-20, 0), middle.plus(-40, 0)}, [2]point{middle.plus(20, 0), middle.plus(40, 0)})
+	p.until(fmt.Sprintf(`Math.abs(window.topostream.graph.where('office').w - %f) < 4`, 2*before.W))
+	if n := pgtest.Scan[int](t, conn, `SELECT count(*) FROM mutations`); n != 1 {
+		t.Errorf("fingers on a small screen have made %d mutations", n-1)
+	}
+}
+
+func TestWhatIsStagedSurvivesAReloadAndIsRebased(t *testing.T) {
+	t.Parallel()
+	long(t)
+	page := openDesk(t, operatorToken(t), editGraph)
+	page.services("web", "http")
+	page.palette("decky:plc", page.spot("plant"))
+	staged := []string{"~ web: services ssh → http", "+ add decky plc-1 to plant (modbus, http)"}
+	page.editWantRows(staged...)
+	reload := func() {
+		t.Helper()
+		if _, err := chromedp.Run(page.ctx, chromedp.Reload()); err != nil {
+			t.Fatal(err)
+		}
+		page.until(`window.topostream?.view && document.readyState === 'complete'`)
+	}
+	reload()
+	page.editWantRows(staged...)
+	page.editKey("z") // also the way back
+	page.editWantRows(staged[0])
+	page.editKey("y")
+
+	// What others do while the tab is away is found when it is back.
+	for _, statement := range []string{
+		`UPDATE lans SET name = 'factory' WHERE name = 'plant'`,
+		`UPDATE deckies SET services = '["smb"]' WHERE name = 'web'`,
+	} {
+		pgtest.Exec(t, page.conn, statement)
+	}
+	awaitMutation(t, page.conn, enqueueLAN(t, page.conn, page.id, "lab"), "applied")
+	reload()
+	page.until(`window.topostream.head.graph.lans.length === 3`)
+	page.editWantRows(
+		`~ web: services ssh → http ▲ changed: its services were changed meanwhile: ssh → smb`,
+		`+ add decky plc-1 to plant (modbus, http) ▲ changed: LAN "plant" is "factory" now`)
+	page.editClick("edit.apply")
+	page.editUntilState("conflict")
+	page.says(`section[aria-label="Staged edits"]`, "LAN factory: name plant → factory") // out of the journal
+	page.editClick("edit.rebase")
+	page.editWantRows("~ web: services smb → http", "+ add decky plc-1 to factory (modbus, http)")
+	page.editClick("edit.apply")
+	page.editUntilState("applied")
+	const kept = `Object.keys(sessionStorage).filter((key) => /staged|base/.test(key)).length`
+	if n := chromeEval[int](t, page.ctx, kept); n != 0 {
+		t.Errorf("%d keys are left of what was applied", n)
+	}
+	reload()
+	if rows := page.editRows(); len(rows) > 0 {
+		t.Errorf("after a reload, what was applied is staged again: %q", rows)
+	}
+}
+
+func TestAnAppliedChangeShowsOnceAndNotToWhoWantsNoMotion(t *testing.T) {
+	t.Parallel()
+	long(t)
+	page := openDesk(t, operatorToken(t), editGraph)
+	page.graphWhere("office")
+	flashes := func(name string) string {
+		return fmt.Sprintf(`JSON.stringify((({ times, now }) => [times, now])(window.topostream.graph.flashes('%s')))`, name)
+	}
+	enqueueLAN(t, page.conn, page.id, "lab")
+	page.until(flashes("lab") + ` === '[1,false]'`)
+	frames := chromeEval[int](t, page.ctx, `window.topostream.graph.flashes('lab').frames`)
+	if frames == 0 {
+		t.Error("nothing of it was drawn")
+	}
+	head := emit(t, page.conn, page.id)
+	pgtest.Exec(t, page.conn, `UPDATE deckies SET state = 'failed' WHERE name = 'db'`)
+	page.until(fmt.Sprintf(`window.topostream.lastSeq > %d && %s === '[1,false]'`, head, flashes("db")))
+	if again := chromeEval[string](t, page.ctx, `JSON.stringify(window.topostream.graph.flashes('lab'))`); again !=
+		fmt.Sprintf(`{"times":1,"frames":%d,"now":false}`, frames) {
+		t.Errorf("after another change it has shown %s", again)
+	}
+
+	page.media("prefers-reduced-motion", "reduce")
+	awaitMutation(t, page.conn, enqueueLAN(t, page.conn, page.id, "calm"), "applied")
+	page.until(`window.topostream.graph.item('calm')?.mark === null`)
+	if got := chromeEval[string](t, page.ctx, flashes("calm")); got != "[0,false]" {
+		t.Errorf("to who wants no motion it shows %s", got)
+	}
+}
+
+func TestTheGraphIsSavedAsAPNGOfItsSize(t *testing.T) {
+	t.Parallel()
+	long(t)
+	page := openDesk(t, operatorToken(t), editGraph)
+	page.graphWhere("office")
+	dir := t.TempDir()
+	page.editDo(chromedp.Func(func(ctx chromeContext, target *chromedp.Target) error {
+		_, err := cdp.Call(ctx, target, browser.SetDownloadBehavior, browser.SetDownloadBehaviorParams{
+			Behavior: browser.SetDownloadBehaviorBehaviorAllow, DownloadPath: dir,
+		})
+		return err
+	}))
+	size := chromeEval[[]int](t, page.ctx, `(({ w, h }) => [Math.ceil(w + 64), Math.ceil(h + 64)])(
+		window.topostream.graph.bounds())`)
+	if size[0] < 400 { // from office to the far side of plant
+		t.Errorf("the graph is %v", size)
+	}
+	page.command("Save the graph as PNG")
+	path := filepath.Join(dir, "live-1.png")
+	pgtest.Eventually(t, "the picture", func() bool {
+		_, err := os.Stat(path)
+		return err == nil
+	})
+	file, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	picture, err := png.Decode(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := picture.Bounds().Size(); got.X != size[0] || got.Y != size[1] {
+		t.Errorf("the picture is %v, want %v", got, size)
+	}
+	colours := map[[3]uint32]bool{}
+	for x := range size[0] {
+		r, g, b, _ := picture.At(x, size[1]/2).RGBA()
+		colours[[3]uint32{r, g, b}] = true
+	}
+	if len(colours) < 3 { // the ground, what lies on it, and its lines
+		t.Errorf("across its middle it has %d colours", len(colours))
+	}
+}

@@ -1,0 +1,58 @@
+package store
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"topostream/pgbus/wait"
+	"topostream/stream"
+)
+
+// queueEvery is how often the queue is looked at.
+const queueEvery = 15 * time.Second
+
+// queue counts what is in flight, as the heads do, and finds the oldest mutation that waits: of each topology that has
+// some, the first that is pending, by the index mutations_in_flight. What it costs grows with the topologies, and not
+// with what waits in them.
+const queue = `
+SELECT coalesce(sum(h.in_flight), 0)::bigint,
+       (SELECT count(*) FROM mutations a WHERE a.state = 'applying'),
+       coalesce(extract(epoch FROM clock_timestamp() - min(o.requested_at)), 0)::float8
+  FROM topology_heads h LEFT JOIN LATERAL (
+       SELECT m.requested_at FROM mutations m
+        WHERE m.topology_id = h.topology_id AND m.state IN ('pending', 'applying') AND m.state = 'pending'
+        ORDER BY m.position LIMIT 1) o ON true
+ WHERE h.in_flight > 0`
+
+// WatchQueue keeps the metrics of what is in flight until ctx ends, and returns nil then. Every server does, whether
+// somebody reads them or not: what a dashboard shows first must not depend on who looked before. While the database
+// does not answer they stay as they are.
+func WatchQueue(ctx context.Context, pool *pgxpool.Pool, stats *stream.Stats, log *slog.Logger) error {
+	for {
+		if err := readQueue(ctx, pool, stats); err != nil && ctx.Err() == nil {
+			log.Debug("cannot count mutations; trying again", "error", err)
+		}
+		if !wait.Pause(ctx, queueEvery) {
+			return nil
+		}
+	}
+}
+
+func readQueue(ctx context.Context, pool *pgxpool.Pool, stats *stream.Stats) error {
+	ctx, cancel := context.WithTimeout(ctx, queueEvery/3)
+	defer cancel()
+	var (
+		all, applying int64
+		oldest        float64
+	)
+	if err := pool.QueryRow(ctx, queue).Scan(&all, &applying, &oldest); err != nil {
+		return err
+	}
+	stats.Mutations[stream.QueuePending].Set(float64(max(all-applying, 0)))
+	stats.Mutations[stream.QueueApplying].Set(float64(applying))
+	stats.OldestPending.Set(max(oldest, 0))
+	return nil
+}

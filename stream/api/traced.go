@@ -1,0 +1,26 @@
+package api
+
+import (
+	"net/http"
+	"time"
+
+	"topostream/stream"
+)
+
+// traced authenticates a request and has it answered within its span. What a stranger says of a trace is not believed:
+// nobody without a good credential writes into ours.
+func (s *Server) traced(
+	answer func(w http.ResponseWriter, r *http.Request, p stream.Principal, err error),
+) http.HandlerFunc {
+	if s.cfg.Trace == nil {
+		return func(w http.ResponseWriter, r *http.Request) {
+			p, err := s.resolve(w, r)
+			answer(w, r, p, err)
+		}
+	}
+	return func(w http.ResponseWriter, r *http.Request) {
+		began := time.Now()
+		p, err := s.resolve(w, r)
+		s.cfg.Trace(w, r, began, err == nil, func(w http.ResponseWriter, r *http.Request) { answer(w, r, p, err) })
+	}
+}
