@@ -1,10 +1,12 @@
 package sql_test
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
 	"topostream/pgbus/pgtest"
+	"topostream/stream"
 )
 
 const state = `SELECT md5(string_agg(x, '|' ORDER BY x)) FROM (
@@ -96,4 +98,30 @@ func TestDeletingATopologyRecordsALastEventAndKeepsTheJournal(t *testing.T) {
 		t.Errorf("the head is %d", n)
 	}
 	contiguous(t, conn)
+}
+
+// What the tables allow beneath the trigger, what the trigger allows, and what it says is legal.
+func TestTheDatabaseAndTheProgramHaveTheSameOps(t *testing.T) {
+	t.Parallel()
+	conn := pgtest.New(t).Conn(t)
+	pgtest.Exec(t, conn, `INSERT INTO topologies (name) VALUES ('demo')`)
+	const insert = `INSERT INTO mutations (topology_id, op) SELECT id, $1 FROM topologies`
+	for _, op := range stream.Ops() {
+		pgtest.Exec(t, conn, insert, op)
+	}
+	_, err := conn.Exec(t.Context(), insert, "explode")
+	if err == nil {
+		t.Fatal("explode is an op")
+	}
+	_, listed, _ := strings.Cut(err.Error(), "legal are ")
+	listed, _, _ = strings.Cut(listed, " (SQLSTATE")
+	said := strings.Split(listed, ", ")
+	slices.Sort(said)
+	if !slices.Equal(said, stream.Ops()) {
+		t.Errorf("the trigger says that legal are %v, and the ops are %v", said, stream.Ops())
+	}
+	pgtest.Exec(t, conn, `SET session_replication_role = replica`)
+	if _, err = conn.Exec(t.Context(), insert, "explode"); err == nil || !strings.Contains(err.Error(), "mutations_op_check") {
+		t.Errorf("without the trigger: %v", err)
+	}
 }

@@ -3,6 +3,7 @@ package stream_test
 import (
 	"encoding/json"
 	"errors"
+	"iter"
 	"maps"
 	"net/netip"
 	"reflect"
@@ -13,13 +14,16 @@ import (
 	"topostream/stream"
 )
 
-func TestAPayloadIsReadAsItsOp(t *testing.T) {
-	t.Parallel()
+// A rightPayload is one with what it is read as.
+type rightPayload struct {
+	op, payload string
+	want        any
+}
+
+// rightPayloads are some of each op.
+func rightPayloads() []rightPayload {
 	one, minus, name := 1.0, -2.5, "b"
-	for _, c := range []struct {
-		op, payload string
-		want        any
-	}{
+	return []rightPayload{
 		{"add_lan", `{"name":"a"}`, stream.AddLAN{Name: "a"}},
 		{"add_lan", `{"name":"a","subnet":"10.0.0.0/30","is_dmz":true,"x":1,"y":-2.5}`,
 			stream.AddLAN{"a", netip.MustParsePrefix("10.0.0.0/30"), true, &one, &minus}},
@@ -48,11 +52,21 @@ func TestAPayloadIsReadAsItsOp(t *testing.T) {
 		{"remove_lan", `{"name":" old\n"}`, stream.RemoveLAN{" old\n"}}, // what is there has the name that it has
 		{"changeset", `{"ops":[{"op":"add_lan","payload":{"name":"a"}},{"op":"remove_decky","payload":{"decky":"b"}}]}`,
 			stream.Changeset{[]any{stream.AddLAN{Name: "a"}, stream.RemoveDecky{"b"}}}},
-	} {
+	}
+}
+
+func TestAPayloadIsReadAsItsOp(t *testing.T) {
+	t.Parallel()
+	read := map[string]bool{}
+	for _, c := range rightPayloads() {
+		read[c.op] = true
 		got, err := stream.ParseOp(c.op, json.RawMessage(c.payload))
 		if err != nil || !reflect.DeepEqual(got, c.want) {
 			t.Errorf("%s %s: %#v, %v, want %#v", c.op, c.payload, got, err, c.want)
 		}
+	}
+	if ops := slices.Sorted(maps.Keys(read)); !slices.Equal(ops, stream.Ops()) {
+		t.Errorf("there are payloads of %v, the ops are %v", ops, stream.Ops())
 	}
 }
 
@@ -181,9 +195,75 @@ func TestNewNamesAreThoseOfWhatIsMadeOrRenamed(t *testing.T) {
 	}
 }
 
+// What ParseOp reads by the rules for new names is a new name.
+func TestNewNamesForgetsNoFieldThatIsReadAsOne(t *testing.T) {
+	t.Parallel()
+	for _, c := range rightPayloads() {
+		op, err := stream.ParseOp(c.op, json.RawMessage(c.payload))
+		if err != nil {
+			t.Fatal(err)
+		}
+		given := maps.Collect(stream.NewNames("payload", op))
+		var payload any
+		if err := json.Unmarshal([]byte(c.payload), &payload); err != nil {
+			t.Fatal(err)
+		}
+		for broken := range eachTextBroken(payload, func(v any) any { return v }) {
+			raw, err := json.Marshal(broken)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, err = stream.ParseOp(c.op, raw)
+			wrong, ok := errors.AsType[*stream.FieldError](err)
+			if !ok || wrong.Problem != "has a control character: leave it out" {
+				continue
+			}
+			if _, ok := given[wrong.Field]; !ok {
+				t.Errorf("%s %s: %s is a new name, and NewNames gives %v", c.op, c.payload, wrong.Field, given)
+			}
+			delete(given, wrong.Field)
+		}
+		if len(given) > 0 {
+			t.Errorf("%s %s: %v are not read as new names", c.op, c.payload, given)
+		}
+	}
+}
+
+// eachTextBroken gives JSON, as whole makes it of v, once for each text of v, which then ends with a control character.
+func eachTextBroken(v any, whole func(v any) any) iter.Seq[any] {
+	return func(yield func(any) bool) {
+		within := func(of any, put func(v any) any) bool {
+			for broken := range eachTextBroken(of, put) {
+				if !yield(broken) {
+					return false
+				}
+			}
+			return true
+		}
+		switch v := v.(type) {
+		case string:
+			yield(whole(v + "\x01"))
+		case []any:
+			for i, of := range v {
+				put := func(v2 any) any { c := slices.Clone(v); c[i] = v2; return whole(c) }
+				if !within(of, put) {
+					return
+				}
+			}
+		case map[string]any:
+			for key, of := range v {
+				put := func(v2 any) any { c := maps.Clone(v); c[key] = v2; return whole(c) }
+				if !within(of, put) {
+					return
+				}
+			}
+		}
+	}
+}
+
 func TestOpsAreSorted(t *testing.T) {
 	t.Parallel()
-	if ops := stream.Ops(); len(ops) != 9 || !slices.IsSorted(ops) {
+	if ops := stream.Ops(); len(ops) == 0 || !slices.IsSorted(ops) {
 		t.Errorf("%v", ops)
 	}
 }
@@ -194,6 +274,9 @@ func FuzzParseOp(f *testing.F) {
 		for payload := range payloads {
 			f.Add(op, []byte(payload))
 		}
+	}
+	for _, c := range rightPayloads() {
+		f.Add(c.op, []byte(c.payload))
 	}
 	f.Fuzz(func(t *testing.T, op string, payload []byte) {
 		v, err := stream.ParseOp(op, payload)

@@ -3,7 +3,9 @@ package main
 import (
 	"encoding/json"
 	"errors"
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
@@ -39,6 +41,19 @@ func TestWhateverIsEditedTheGraphIsTheModels(t *testing.T) {
 		}
 		compareGraphs(t, conn, map[string]*model{id: m})
 	})
+}
+
+func TestTheModelKnowsEachOpAndTriesIt(t *testing.T) {
+	t.Parallel()
+	m, r, tried := newModel(), rand.New(rand.NewPCG(1, 2)), map[string]bool{}
+	for range 1000 {
+		op, payload := m.randomEdit(r)
+		m.apply(op, payload)
+		tried[op] = true
+	}
+	if ops := slices.Sorted(maps.Keys(tried)); !slices.Equal(ops, stream.Ops()) {
+		t.Errorf("the model tries %v, the ops are %v", ops, stream.Ops())
+	}
 }
 
 func edit(t *testing.T, conn *pgx.Conn, id, op string, payload json.RawMessage) error {

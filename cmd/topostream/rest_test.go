@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"maps"
 	"math/rand/v2"
 	"net/http"
 	"slices"
@@ -773,8 +772,9 @@ func TestNoEnqueueBodyIsA500(t *testing.T) {
 	path := "/topologies/" + admin.create(`{"name":"demo"}`) + "/mutations"
 	met := map[int]int{}
 	tries := fewer(1500)
+	graph := newModel()
 	for range tries {
-		body := brokenBody(rng)
+		body := brokenBody(graph, rng)
 		r := admin.do("POST", path, body)
 		met[r.status]++
 		var p struct{ Detail string }
@@ -794,24 +794,23 @@ func TestNoEnqueueBodyIsA500(t *testing.T) {
 	admin.do("GET", path, "").into(t, http.StatusOK, &rows)
 }
 
-// brokenBody is a body for a mutation, one in four of them as it should be.
-func brokenBody(rng *rand.Rand) string {
-	payloads := map[string]string{
-		"add_lan":      `{"name":"lan-1","subnet":"10.0.0.0/24","is_dmz":true,"x":1.5,"y":-2}`,
-		"remove_lan":   `{"name":"lan-1"}`,
-		"update_lan":   `{"name":"lan-1","patch":{"name":"lan-2","x":3}}`,
-		"add_decky":    `{"name":"web-1","lan":"lan-1","services":["ssh","http"],"archetype":"linux","ip":"10.0.0.2"}`,
-		"attach_decky": `{"decky":"web-1","lan":"lan-2","forwards_l3":true}`,
-		"detach_decky": `{"decky":"web-1","lan":"lan-2"}`,
-		"remove_decky": `{"decky":"web-1"}`,
-		"update_decky": `{"decky":"web-1","patch":{"os":{"name":"linux","kernels":[6,null,1e3]}},"services":["ssh"],` +
-			`"force":true}`,
-		"frobnicate it": `{}`,
+// brokenBody is a body for a mutation of a graph, one in four of them as it should be.
+func brokenBody(m *model, rng *rand.Rand) string {
+	op, fields := m.randomEdit(rng)
+	m.apply(op, fields)
+	switch {
+	case rng.IntN(9) == 0:
+		op, fields = "frobnicate it", map[string]any{}
+	case op == "update_decky" && rng.IntN(2) == 0:
+		fields["patch"] = json.RawMessage(`{"os":{"name":"linux","kernels":[6,null,1e3]}}`)
 	}
-	op := slices.Sorted(maps.Keys(payloads))[rng.IntN(len(payloads))]
-	body := []byte(fmt.Sprintf(`{"op":%q,"payload":%s}`, op, payloads[op]))
+	payload, err := json.Marshal(fields)
+	if err != nil {
+		panic(err) // it holds nothing that JSON lacks
+	}
+	body := fmt.Appendf(nil, `{"op":%q,"payload":%s}`, op, payload)
 	if rng.IntN(8) == 0 {
-		body = []byte(fmt.Sprintf(`{"op":%q,"payload":%s,"expected_version":%d}`, op, payloads[op], rng.IntN(3)))
+		body = fmt.Appendf(nil, `{"op":%q,"payload":%s,"expected_version":%d}`, op, payload, rng.IntN(3))
 	}
 	pieces := []string{
 		`"`,

@@ -40,17 +40,33 @@ type bench struct {
 	t    *testing.T
 	conn *pgx.Conn
 	id   stream.TopologyID
+	ops  map[string]bool // those that were done or refused
 }
 
 func newBench(t *testing.T) *bench {
 	t.Helper()
-	conn := pgtest.New(t).Conn(t)
-	return &bench{t, conn, pgtest.Scan[stream.TopologyID](t, conn, makeDemo)}
+	return benchOn(t, pgtest.New(t).Conn(t))
+}
+
+func benchOn(t *testing.T, conn *pgx.Conn) *bench {
+	t.Helper()
+	return &bench{t, conn, pgtest.Scan[stream.TopologyID](t, conn, makeDemo), map[string]bool{}}
+}
+
+// hasMetEachOp fails unless the test has done or refused each op, but for changesets, which have tests of their own.
+func (b *bench) hasMetEachOp() {
+	b.t.Helper()
+	for _, op := range stream.Ops() {
+		if op != stream.OpChangeset && !b.ops[op] {
+			b.t.Errorf("%s is missing here", op)
+		}
+	}
 }
 
 // try has a mutation claimed and makes its edit.
 func (b *bench) try(op, payload string) (json.RawMessage, error) {
 	b.t.Helper()
+	b.ops[op] = true
 	return b.work(b.claim(op, payload), op, payload)
 }
 
@@ -267,6 +283,7 @@ func TestEachOpChangesWhatItSaysAndItsResultIsWhatAReaderSees(t *testing.T) {
 			t.Errorf("%s stayed: %v", table, rows)
 		}
 	}
+	b.hasMetEachOp()
 }
 
 func TestWhatTheRulesForbidIsRefusedInOneSentenceAndChangesNothing(t *testing.T) {
@@ -277,6 +294,7 @@ func TestWhatTheRulesForbidIsRefusedInOneSentenceAndChangesNothing(t *testing.T)
 	b.do("add_decky", `{"name":"web","lan":"a","forwards_l3":true}`)
 	b.do("add_decky", `{"name":"db","lan":"b"}`)
 	b.do("attach_decky", `{"decky":"db","lan":"a"}`)
+	clear(b.ops)
 	for _, c := range []struct{ op, payload, want string }{
 		{"add_lan", `{"name":"a"}`, `LAN "a" exists already`},
 		{"add_lan", `{"name":"c","subnet":"10.0.0.0/8"}`, `subnet 10.0.0.0/8 overlaps 10.0.0.0/29 of LAN "a"`},
@@ -310,6 +328,7 @@ func TestWhatTheRulesForbidIsRefusedInOneSentenceAndChangesNothing(t *testing.T)
 	} {
 		b.refused(c.op, c.payload, c.want)
 	}
+	b.hasMetEachOp()
 	b.do("update_decky", `{"decky":"web","patch":{"forwards_l3":true}}`) // it flips nothing
 	large := strings.Repeat("x", 262_100)
 	b.do("update_decky", `{"decky":"db","patch":{"a":"`+large+`"}}`)
@@ -344,7 +363,7 @@ func TestARaceWithHandWrittenSQLIsARefusal(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
 	conn, hand, admin := db.Conn(t), db.Conn(t), db.Conn(t)
-	b := &bench{t, conn, pgtest.Scan[stream.TopologyID](t, conn, makeDemo)}
+	b := benchOn(t, conn)
 	pid := conn.PgConn().PID()
 	const op, payload = "add_lan", `{"name":"a"}`
 	mutation := b.claim(op, payload)

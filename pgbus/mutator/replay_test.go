@@ -280,14 +280,14 @@ func compareReplayed(t *testing.T, conn *pgx.Conn, id stream.TopologyID, documen
 	}
 }
 
-// enqueueSome enqueues an edit, of which some are refused when they are applied.
-func enqueueSome(random *rand.Rand, conn *pgx.Conn, id stream.TopologyID) error {
-	const insert = `INSERT INTO mutations (topology_id, op, payload) VALUES ($1::text::uuid, $2, $3::text::jsonb)`
+// someEdits are an edit of each op, of which some are refused when they are applied.
+func someEdits(random *rand.Rand) [][2]string {
 	lan, decky := random.IntN(4), random.IntN(4)
-	edits := [][2]string{
+	return [][2]string{
 		{"add_lan", fmt.Sprintf(`{"name":"l%d"}`, lan)},
 		{"add_decky", fmt.Sprintf(`{"name":"d%d","lan":"l%d"}`, decky, lan)},
 		{"attach_decky", fmt.Sprintf(`{"decky":"d%d","lan":"l%d"}`, decky, lan)},
+		{"detach_decky", fmt.Sprintf(`{"decky":"d%d","lan":"l%d"}`, decky, lan)},
 		{"update_decky", fmt.Sprintf(`{"decky":"d%d","patch":{"n":%d}}`, decky, random.IntN(100))},
 		{"update_lan", fmt.Sprintf(`{"name":"l%d","x":%d}`, lan, random.IntN(100))},
 		{"remove_lan", fmt.Sprintf(`{"name":"l%d"}`, lan)},
@@ -296,6 +296,23 @@ func enqueueSome(random *rand.Rand, conn *pgx.Conn, id stream.TopologyID) error 
 			{"op":"add_decky","payload":{"name":"d%d","lan":"l%d"}},{"op":"update_lan","payload":{"name":"l%d","y":1}}]}`,
 			lan, decky, lan, lan)},
 	}
+}
+
+func TestEachOpIsReplayed(t *testing.T) {
+	t.Parallel()
+	replayed := map[string]bool{}
+	for _, e := range someEdits(rand.New(rand.NewPCG(1, 2))) { //nolint:gosec // what is drawn need not be secret
+		replayed[e[0]] = true
+	}
+	if ops := slices.Sorted(maps.Keys(replayed)); !slices.Equal(ops, stream.Ops()) {
+		t.Errorf("edits are made of %v, the ops are %v", ops, stream.Ops())
+	}
+}
+
+// enqueueSome enqueues an edit.
+func enqueueSome(random *rand.Rand, conn *pgx.Conn, id stream.TopologyID) error {
+	const insert = `INSERT INTO mutations (topology_id, op, payload) VALUES ($1::text::uuid, $2, $3::text::jsonb)`
+	edits := someEdits(random)
 	e := edits[random.IntN(len(edits))]
 	_, err := conn.Exec(context.Background(), insert, id, e[0], e[1])
 	return err

@@ -65,7 +65,7 @@ export function subjectsOf(op: Op): { readonly lan?: string; readonly decky?: st
     case 'add_lan': case 'remove_lan': case 'update_lan': return { lan: op.payload.name };
     case 'add_decky': return { decky: op.payload.name, lan: op.payload.lan };
     case 'attach_decky': case 'detach_decky': return op.payload;
-    default: return { decky: op.payload.decky };
+    case 'remove_decky': case 'update_decky': return { decky: op.payload.decky };
   }
 }
 
@@ -78,7 +78,7 @@ export function withLan(op: Op, name: string): Op {
     case 'add_decky': return { op: op.op, payload: { ...op.payload, lan: name } };
     case 'attach_decky': return { op: op.op, payload: { ...op.payload, lan: name } };
     case 'detach_decky': return { op: op.op, payload: { ...op.payload, lan: name } };
-    default: return op;
+    case 'remove_decky': case 'update_decky': return op;
   }
 }
 
