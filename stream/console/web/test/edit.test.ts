@@ -84,8 +84,6 @@ group('ops', () => {
     ['update_decky', { decky: 'a', patch: { forwards_l3: 1 } }, 'payload.patch.forwards_l3: give true or false'],
     ['update_decky', { decky: 'a', patch: { decky_config: 1 } }, 'payload.patch.decky_config: give an object'],
     ['remove_decky', [], 'payload: give a JSON object'],
-    ['drop', {}, 'op: "drop" is no op: use one of add_decky, add_lan, attach_decky, detach_decky, remove_decky, ' +
-      'remove_lan, update_decky, update_lan'],
   ])('%s %j', (name, payload, says) => {
     const error = validate(name, payload);
     expect(error && `${error.field}: ${error.problem}`).toBe(says);
