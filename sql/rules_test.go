@@ -121,7 +121,8 @@ func TestTheDatabaseAndTheProgramHaveTheSameOps(t *testing.T) {
 		t.Errorf("the trigger says that legal are %v, and the ops are %v", said, stream.Ops())
 	}
 	pgtest.Exec(t, conn, `SET session_replication_role = replica`)
-	if _, err = conn.Exec(t.Context(), insert, "explode"); err == nil || !strings.Contains(err.Error(), "mutations_op_check") {
+	_, err = conn.Exec(t.Context(), insert, "explode")
+	if err == nil || !strings.Contains(err.Error(), "mutations_op_check") {
 		t.Errorf("without the trigger: %v", err)
 	}
 }
