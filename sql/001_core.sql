@@ -685,7 +685,7 @@ BEGIN
 END
 $f$;
 
----------------------------------------------------------------- rights: nothing for PUBLIC, deploy/postgres/grants.sql has the grants
+------------------------------------- rights: nothing for PUBLIC; deploy/postgres/grants.sql has the grants
 
 DO $do$
 DECLARE

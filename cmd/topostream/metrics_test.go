@@ -198,7 +198,8 @@ from what they serve (` + "`go test -run Reference ./cmd/topostream -update`" + 
   of ` + "`http_server_request_duration_seconds`" + `: its routes are patterns, and ` + "`unknown`" +
 		` for what is none; other methods
   are ` + "`_OTHER`" + `.
-- Every server reads ` + "`topostream_mutations`, `topostream_mutation_oldest_pending_age_seconds`" + ` and the NOTIFY queue of
+- Every server reads ` + "`topostream_mutations`, `topostream_mutation_oldest_pending_age_seconds`" +
+		` and the NOTIFY queue of
   the same database: aggregate them by ` + "`max`" + `.
 - ` + "`topostream_delivery_delay_seconds`" + ` has exemplars, one a second at most, with ` +
 		"`topology` and `seq`" + `, for who scrapes

@@ -95,7 +95,8 @@ export function createApp(window: Window & typeof globalThis): App {
   const steps = createSteps({ route, session, rest, live, commands, narrow: layout.small });
   const revert = createRevert({ route, commands, editable, live, history, ...hooks });
   return {
-    frames, route, session, rest, live, layout, signature, timeline, commands, shown, past, history, steps, revert, ghosts,
+    frames, route, session, rest, live, layout, signature, timeline, commands, shown, past, history, steps, revert,
+    ghosts,
     intents, editing, editable, failures: createFailures(live.onEvent), ...hooks,
   };
 }

@@ -35,7 +35,8 @@ test('what is thrown away, or was signed out, is not there, and other keys stay'
 
 test('what this page has not written so is left out and removed', () => {
   createKeep(sessionStorage).put(id, kept);
-  for (const wrong of ['{', '{}', '[]', 'null', '{"ops":[{"op":"add_lan","payload":{"name":7}}],"seq":1,"expected":1}']) {
+  const unreadable = '{"ops":[{"op":"add_lan","payload":{"name":7}}],"seq":1,"expected":1}';
+  for (const wrong of ['{', '{}', '[]', 'null', unreadable]) {
     sessionStorage.setItem(`topostream.staged.${id}`, wrong);
     expect(createKeep(sessionStorage).load().size).toBe(0);
     expect(sessionStorage.getItem(`topostream.staged.${id}`)).toBeNull();

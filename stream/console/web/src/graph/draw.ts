@@ -26,7 +26,8 @@ export interface Theme {
 
 export function themeOf(element: Element): Theme {
   const style = getComputedStyle(element);
-  const colours = ['ground', 'panel', 'raised', 'hairline', 'text', 'quiet', 'healthy', 'applying', 'staged', 'degraded',
+  const colours = [
+    'ground', 'panel', 'raised', 'hairline', 'text', 'quiet', 'healthy', 'applying', 'staged', 'degraded',
     'failed', 'focus', 'selected'] as const;
   // A property says light-dark(…), which a canvas does not understand: the colour of an element is what comes of it.
   const probe = document.createElement('span');

@@ -57,7 +57,8 @@ function Head({ kind, title, children }: { kind: string; title: string; children
           {/^(LAN|DMZ|decky|gateway|edge|bridge)/.test(kind) && route.current.value.view === 'graph' && (
             <button type="button" onClick={() => commands.run('graph.centre')}>Centre</button>
           )}
-          <button type="button" aria-label="Clear the selection" onClick={() => route.go({ selection: [] })}>Clear</button>
+          <button type="button" aria-label="Clear the selection"
+            onClick={() => route.go({ selection: [] })}>Clear</button>
         </span>
       )}
     </header>
