@@ -68,6 +68,13 @@ func startServer(t *testing.T, binary, databaseURL string, args ...string) *proc
 		Args: append([]string{"serve", "--keepalive", "1s", "--max-streams-per-user", "0"}, args...),
 		Env:  []string{"TOPOSTREAM_DATABASE_URL=" + databaseURL, "TOPOSTREAM_JWT_SECRET=" + testSecret},
 	}
+	untilTheEnd(t, p)
+	return p
+}
+
+// untilTheEnd runs a program until the test ends; what it said is shown where that failed.
+func untilTheEnd(t *testing.T, p *process.Process) {
+	t.Helper()
 	if err := p.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -79,7 +86,6 @@ func startServer(t *testing.T, binary, databaseURL string, args ...string) *proc
 			t.Logf("%s, %v", log[max(0, len(log)-4000):], err)
 		}
 	})
-	return p
 }
 
 // serving waits until a server serves, and gives its address.

@@ -12,7 +12,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -85,14 +84,7 @@ func startWorker(t *testing.T, binary, databaseURL, metrics string) {
 		Args: []string{"mutator", "--metrics-addr", metrics},
 		Env:  []string{"TOPOSTREAM_DATABASE_URL=" + databaseURL},
 	}
-	if err := p.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := p.Stop(syscall.SIGTERM); err != nil {
-			t.Error(err)
-		}
-	})
+	untilTheEnd(t, p)
 }
 
 // startPrometheus runs it with the rules of deploy/prometheus, and gives its address.
@@ -121,17 +113,7 @@ scrape_configs:
 		Args: []string{"--config.file=" + file, "--storage.tsdb.path=" + filepath.Join(dir, "data"),
 			"--web.listen-address=" + address},
 	}
-	if err := p.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := p.Stop(syscall.SIGTERM); err != nil {
-			t.Error(err)
-		}
-		if log, err := p.Log(); t.Failed() {
-			t.Logf("%s, %v", log[max(0, len(log)-2000):], err)
-		}
-	})
+	untilTheEnd(t, p)
 	return address
 }
 

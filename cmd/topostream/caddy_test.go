@@ -1,7 +1,6 @@
 package main
 
 import (
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -36,20 +35,7 @@ func startCaddy(t *testing.T, first, second string) string {
 	cmd := exec.Command(path, "run", "--config", config, "--adapter", "caddyfile")
 	cmd.Env = append(os.Environ(), "XDG_CONFIG_HOME="+dir, "XDG_DATA_HOME="+dir)
 	caddy := startProcess(t, cmd) // SIGINT ends it
-	pgtest.Eventually(t, "Caddy", func() bool {
-		select {
-		case <-caddy.ended:
-			t.Fatalf("Caddy: %s", caddy.err.String())
-		default:
-		}
-		res, err := http.Get("http://" + address + "/metrics")
-		if err != nil {
-			return false
-		}
-		defer http.DefaultClient.CloseIdleConnections()
-		_ = res.Body.Close() // the status says all
-		return true
-	})
+	awaitAnswer(t, "Caddy", caddy, "http://"+address+"/metrics")
 	return "http://" + address
 }
 

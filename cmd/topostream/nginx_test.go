@@ -66,21 +66,27 @@ http {
 		t.Fatal(err)
 	}
 	nginx := startProcess(t, exec.Command(path, "-p", dir, "-e", "stderr", "-c", config)) // SIGINT ends it
-	pgtest.Eventually(t, "nginx", func() bool {
+	awaitAnswer(t, "nginx", nginx, "http://"+address+"/livez")
+	return "http://" + address
+}
+
+// awaitAnswer waits until a program answers, whatever it says.
+func awaitAnswer(t *testing.T, name string, p *process, url string) {
+	t.Helper()
+	pgtest.Eventually(t, name, func() bool {
 		select {
-		case <-nginx.ended:
-			t.Fatalf("nginx: %s", nginx.err.String())
+		case <-p.ended:
+			t.Fatalf("%s: %s", name, p.err.String())
 		default:
 		}
-		res, err := http.Get("http://" + address + "/livez")
+		res, err := http.Get(url)
 		if err != nil {
 			return false
 		}
 		defer http.DefaultClient.CloseIdleConnections()
-		_ = res.Body.Close() // the status says all
+		_ = res.Body.Close() // that it answers says all
 		return true
 	})
-	return "http://" + address
 }
 
 // A server is the binary, on an address that it keeps when it is started again.
