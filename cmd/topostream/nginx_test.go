@@ -174,6 +174,10 @@ func losesNothingBehind(t *testing.T, start func(first, second string) (fronts [
 				seen := writer.count()
 				pgtest.Eventually(t, "writes without it", func() bool { return writer.count() > seen+20 })
 				s.start()
+				seq := emit(t, conn, id)
+				for _, c := range clients {
+					c.awaitSeq(seq) // and so it has a server again, before the next one ends
+				}
 			}
 		}
 	}
