@@ -2,6 +2,7 @@
 import { computed, effect, signal, type ReadonlySignal, type Signal } from '@preact/signals';
 import type { Decky, Edge, Graph, Lan } from 'topostream';
 import type { Intents, Place } from '../graph/intents.ts';
+import type { Point } from '../graph/layout.ts';
 import type { Command, Commands } from '../state/commands.ts';
 import type { RouteState, Selection } from '../state/route.ts';
 import { loadArchetypes, type Archetype } from './archetypes.ts';
@@ -27,6 +28,8 @@ export interface Editing {
   readonly edit: Edit;
   readonly intents: Intents;
   readonly menu: Signal<OpenMenu | null>;
+  /** Where a menu begins that a key asks for; null while nothing is drawn. */
+  readonly menuCorner: Signal<(() => Point) | null>;
   readonly form: Signal<Form | null>;
   /** What the palette offers; a sentence if it could not be loaded; null before. */
   readonly archetypes: ReadonlySignal<readonly Archetype[] | string | null>;
@@ -54,6 +57,7 @@ interface Selected {
 export function createEditing(window: Window & typeof globalThis, { route, commands, edit, editable }: Parts): Editing {
   const { document } = window;
   const menu = signal<OpenMenu | null>(null);
+  const menuCorner = signal<(() => Point) | null>(null);
   const form = signal<Form | null>(null);
   const archetypes = signal<readonly Archetype[] | string | null>(null);
   const copied = signal<Graph | null>(null);
@@ -281,9 +285,9 @@ export function createEditing(window: Window & typeof globalThis, { route, comma
       run: () => void edit.apply() },
     { id: 'edit.menu', title: 'Menu of what is selected', group, keys: 'Shift-F10', enabled: able(), run: () => {
       const box = document.querySelector('main')?.getBoundingClientRect();
-      const [x, y] = box ? [box.left + box.width / 2, box.top + box.height / 3] : [0, 0];
+      const middle = box ? { x: box.left + box.width / 2, y: box.top + box.height / 3 } : { x: 0, y: 0 };
       menuPlace = null;
-      menu.value = { ...menuOf(selection()), x, y };
+      menu.value = { ...menuOf(selection()), ...menuCorner.peek()?.() ?? middle };
     } },
   ];
   commands.add(...list);
@@ -295,5 +299,5 @@ export function createEditing(window: Window & typeof globalThis, { route, comma
     else if (!graph().lans.length) edit.notice.value = 'a decky lives in a LAN: add a subnet first';
     else addDecky(item.replace(/^decky:/, ''), homeLan());
   };
-  return { edit, intents, menu, form, archetypes, ask };
+  return { edit, intents, menu, menuCorner, form, archetypes, ask };
 }

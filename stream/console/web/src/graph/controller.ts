@@ -353,6 +353,16 @@ export class GraphController {
     return { x: left + box.x * k + x, y: top + box.y * k + y, w: box.w * k, h: box.h * k };
   }
 
+  /** Where a menu begins that the keyboard asks for: at what it is on or what is selected. CSS pixels of the window. */
+  menuCorner(): Point {
+    const { items } = this.scene.peek();
+    const at = this.#keyboardAt(items);
+    const box = at ? this.onScreen(at) : null;
+    const { left, top, right, bottom } = this.#canvas.getBoundingClientRect();
+    const within = (from: number, low: number, high: number): number => Math.min(Math.max(low, from), high - 16) + 8;
+    return { x: within(box?.x ?? left, left, right), y: within(box?.y ?? top, top, bottom) };
+  }
+
   /** Where a decky's port is, in CSS pixels of the window; null where it has none at this zoom. */
   portOnScreen(id: string): Point | null {
     const item = this.scene.peek().items.get(id);
@@ -659,10 +669,15 @@ export class GraphController {
 
   // ---------------------------------------------------------- keys
 
+  /** The id of what the keyboard is on, or else of the first that is selected. */
+  #keyboardAt(items: ReadonlyMap<string, SceneItem>): string | undefined {
+    return this.cursor.peek() ?? this.#app.route.current.peek().selection.map(idOf).find((id) => items.has(id));
+  }
+
   #key(event: KeyboardEvent): boolean {
     if (event.ctrlKey || event.metaKey || event.altKey) return false;
     const { items } = this.scene.peek();
-    const at = this.cursor.peek() ?? this.#app.route.current.peek().selection.map(idOf).find((id) => items.has(id));
+    const at = this.#keyboardAt(items);
     const item = at ? items.get(at) : undefined;
     const directions: Record<string, Direction> = {
       ArrowLeft: 'left', ArrowRight: 'right', ArrowUp: 'up', ArrowDown: 'down',
@@ -703,9 +718,8 @@ export class GraphController {
       case 'F10':
       case 'ContextMenu': {
         if (event.key === 'F10' && !event.shiftKey) return false;
-        const box = at ? this.onScreen(at) : null;
+        const client = this.menuCorner();
         const { left, top } = this.#canvas.getBoundingClientRect();
-        const client = { x: Math.max(left, box?.x ?? left) + 8, y: Math.max(top, box?.y ?? top) + 8 };
         this.#pointer = { x: client.x - left, y: client.y - top };
         if (item?.row && !this.#targets().some((s) => idOf(s) === item.id)) this.select([selectionOf(item)]);
         this.#app.intents.peek().menu(item?.row ? this.#targets() : [], this.#place(item ?? null), client);

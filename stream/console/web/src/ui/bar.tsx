@@ -1,3 +1,4 @@
+import { useRef } from 'preact/hooks';
 import { sentence, holds } from '../state/promise.ts';
 import { duration } from '../state/latency.ts';
 import '../style/bar.css';
@@ -65,10 +66,12 @@ function Open() {
   const row = live.row.value;
   const open = live.open.value;
   const status = open?.status ?? (row ? row.status : null);
+  const known = useRef<{ readonly id: string; readonly name: string } | null>(null); // its name outlives it
+  if (row) known.current = row;
   if (!id) return <div class="bar-open" />;
   return (
     <div class="bar-open">
-      <h1>{row ? row.name : id}</h1>
+      <h1>{known.current?.id === id ? known.current.name : id}</h1>
       {open?.part === 'deleted' ? <span class="status" data-status="failed">deleted</span>
         : status && !steps.standing.value && <Status status={status} />}
       <Lifecycle />

@@ -55,6 +55,7 @@ function Drawing() {
   useEffect(() => {
     const controller = new GraphController(app, element.current!);
     setGraph(controller);
+    app.editing.menuCorner.value = () => controller.menuCorner();
     const opened = (): true | string => app.shown.peek() ? true : 'no graph is open';
     const selected = (): string | null => {
       const first = app.route.current.peek().selection[0];
@@ -86,6 +87,7 @@ function Drawing() {
     });
     return () => {
       off();
+      app.editing.menuCorner.value = null;
       controller.end();
       delete (expose as { graph?: unknown }).graph;
     };
