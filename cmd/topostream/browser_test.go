@@ -77,7 +77,8 @@ func (p *page) until(js string) {
 					outline: getComputedStyle(document.activeElement).outline,
 					got: window.got?.slice(-5), last: window.last, opens: window.opens, wrong: window.wrong,
 					connection: window.stream?.getSnapshot().connection, tabs: window.stream?.getSnapshot().tabs,
-					console: { ...window.topostream, head: 0, view: 0, preview: 0 },
+					console: { ...window.topostream, events: window.topostream?.events?.slice(-5), head: 0, view: 0,
+						preview: 0 },
 					text: document.getElementById('console')?.innerText?.slice(0, 2000)})`),
 		)
 		p.t.Fatalf("%s: %v; the page has %s", js, err, state)

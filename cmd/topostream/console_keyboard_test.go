@@ -69,7 +69,6 @@ func (p *page) focused() {
 func TestTheMainJourneyByKeyboardAlone(t *testing.T) {
 	t.Parallel()
 	long(t)
-	t.Skip("not finished: what has the focus after a topology is opened from the search field does not show it")
 	db := pgtest.New(t)
 	conn := db.Conn(t)
 	topology(t, conn, "site-1")

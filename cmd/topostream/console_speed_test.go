@@ -33,6 +33,7 @@ import (
 
 const (
 	speedFrame     = 33.0 // milliseconds: the p95 of frame times
+	speedScroll    = 34.0 // the same of a list that scrolls: two frames of a screen of 60 Hz
 	speedFirstRows = 1000.0
 	speedHeap      = 1.2 // the last third's least heap by the middle third's
 
@@ -485,8 +486,8 @@ func TestSpeedOfATimelineOfAHundredThousandEvents(t *testing.T) {
 	up, line := p.speedRun("scrolling up", duration, func(int) { wheel(-700) })
 	table = append(table, line)
 	look("scrolled up")
-	p.until(fmt.Sprintf(`(document.querySelector('.timeline-scroll').scrollTop = %d, true)`, events/2*28))
-	p.until(row(events / 2))
+	p.until(fmt.Sprintf(`(document.querySelector('.timeline-scroll').scrollTop = %d, %s)`, events/2*28,
+		row(events/2))) // again while the last turns of the wheel still move it
 	look("in the middle")
 	for !chromeEval[bool](t, p.ctx, row(head)) {
 		wheel(1e7)
@@ -499,8 +500,8 @@ func TestSpeedOfATimelineOfAHundredThousandEvents(t *testing.T) {
 	speedTable(t, table)
 	t.Logf("at most %d rows were in the document", most)
 	for name, f := range map[string]speedFrames{"down": down, "up": up} {
-		if timed && f.P95 > speedFrame {
-			t.Errorf("scrolling %s: p95 %.1f ms, more than %.0f", name, f.P95, speedFrame)
+		if timed && f.P95 > speedScroll {
+			t.Errorf("scrolling %s: p95 %.1f ms, more than %.0f", name, f.P95, speedScroll)
 		}
 	}
 }
@@ -585,8 +586,8 @@ func TestSpeedOfTheFirstRowsOfTwentyThousandTopologies(t *testing.T) {
 		if n := chromeEval[int](t, p.ctx, `document.querySelectorAll('[role=option]').length`); n > speedRows {
 			t.Errorf("%s: %d rows are in the document", run.name, n)
 		}
-		if timed && run.name == "scrolling the list" && f.P95 > speedFrame {
-			t.Errorf("%s: p95 %.1f ms, more than %.0f", run.name, f.P95, speedFrame)
+		if timed && run.name == "scrolling the list" && f.P95 > speedScroll {
+			t.Errorf("%s: p95 %.1f ms, more than %.0f", run.name, f.P95, speedScroll)
 		}
 	}
 	speedTable(t, frames)
