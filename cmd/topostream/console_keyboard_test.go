@@ -49,11 +49,22 @@ const focusSeen = `(() => {
 // tabTo presses Tab until an element of the selector has the focus, and looks at each stop whether it is seen.
 func (p *page) tabTo(selector string) {
 	p.t.Helper()
+	p.stopsTo(selector, func() { p.keys(kb.Tab) })
+}
+
+// tabBackTo is tabTo by Shift-Tab.
+func (p *page) tabBackTo(selector string) {
+	p.t.Helper()
+	p.stopsTo(selector, func() { p.with(chromedp.ModifierShift, kb.Tab) })
+}
+
+func (p *page) stopsTo(selector string, next func()) {
+	p.t.Helper()
 	for range 120 {
 		if chromeEval[bool](p.t, p.ctx, fmt.Sprintf(`document.activeElement.matches(%q)`, selector)) {
 			return
 		}
-		p.keys(kb.Tab)
+		next()
 		p.focused()
 	}
 	p.t.Fatalf("no Tab leads to %s", selector)
@@ -111,7 +122,7 @@ func TestTheMainJourneyByKeyboardAlone(t *testing.T) {
 	p.focused()
 
 	// The lifecycle, by the commands and by the menu of the bar.
-	p.tabTo(`button[aria-haspopup=menu]`)
+	p.tabBackTo(`button[aria-haspopup=menu]`)
 	p.keys(kb.Enter)
 	p.until(`document.activeElement?.dataset.step === 'deploying'`)
 	p.keys(kb.Enter)
@@ -143,6 +154,7 @@ func TestTheMainJourneyByKeyboardAlone(t *testing.T) {
 	p.keys("a")
 	p.until(`!!document.querySelector('dialog[open] input')`)
 	p.focused()
+	p.tabTo(`dialog[open] [name=name]`) // Enter opens the list of kinds
 	p.keys(kb.Enter)
 	p.until(`document.activeElement?.tagName === 'CANVAS'`)
 	p.until(editTray + `.length === 3`)
@@ -195,7 +207,7 @@ func TestTheMainJourneyByKeyboardAlone(t *testing.T) {
 	p.focused()
 	for _, key := range []string{"?", "n", "q"} { // each is left by Escape, to where one was
 		p.keys(key)
-		p.until(`location.hash.includes('panel=')`)
+		p.until(`!!document.querySelector('dialog[open], aside.drawer')`)
 		p.keys(kb.Escape)
 		p.until(`!location.hash.includes('panel=') && document.activeElement === window.before`)
 	}
