@@ -207,7 +207,7 @@ type Stats struct {
 	QueuePinnedBy Gauge   // pid of the backend that keeps the NOTIFY queue from shrinking; 0: none known
 
 	Mutations     [queueStates]Gauge
-	OldestPending Gauge // its age in seconds; 0: none is pending
+	OldestPending Gauge // its age in seconds, of topologies that are active or degraded; 0: none is pending there
 	Pruned        [prunedTables]Counter
 }
 

@@ -98,7 +98,8 @@ func (r *Registry) database(s *stream.Stats) {
 		s.Mutations[i] = queue.WithLabelValues(state)
 	}
 	s.OldestPending = r.gauge("mutation_oldest_pending_age_seconds",
-		"Age of the oldest mutation that waits, every 15 s; 0 when none does."+same)
+		"Age of the oldest pending mutation of a topology that is active or degraded (in others they wait for its status), "+
+			"every 15 s; 0 when there is none."+same)
 	r.counters(s.Pruned[:], "pruned_rows_total", "Rows that retention removed, by what they were.", "table",
 		stream.PrunedTables[:])
 }
