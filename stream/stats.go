@@ -194,6 +194,7 @@ type Stats struct {
 
 	Reconnects    [reconnectCauses]Counter
 	Bus           Chooser // how events come now
+	BusWanted     Chooser // how they should come
 	Listening     Gauge   // 1: the LISTEN connection is up and proved by the probe
 	Channels      Gauge   // that it listens to
 	Streaming     Gauge   // 1: the journal is read from the WAL
