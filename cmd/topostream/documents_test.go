@@ -108,19 +108,45 @@ func anchors(t *testing.T, path string) (all []string) {
 	return all
 }
 
+// chapter is what stands under a heading of a page.
+func chapter(t *testing.T, page, title string) string {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(root, page))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, chapter, found := strings.Cut(string(text), "\n## "+title+"\n")
+	if !found {
+		t.Fatalf("%s has no chapter %s", page, title)
+	}
+	chapter, _, _ = strings.Cut(chapter, "\n## ")
+	return chapter
+}
+
+// Who is woken by an alert looks there.
+func TestOperatingSaysWhatToDoAboutEachAlert(t *testing.T) {
+	t.Parallel()
+	rules, err := os.ReadFile(filepath.Join(root, "deploy", "prometheus", "alerts.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	rows := chapter(t, "OPERATING.md", "Metrics and alerts")
+	alerts := regexp.MustCompile(`- alert: (\w+)`).FindAllStringSubmatch(string(rules), -1)
+	for _, alert := range alerts {
+		if n := strings.Count(rows, "\n| `"+alert[1]+"` |"); n != 1 {
+			t.Errorf("%s has %d rows", alert[1], n)
+		}
+	}
+	if rows := strings.Count(rows, "\n| `"); rows != len(alerts) || rows == 0 {
+		t.Errorf("%d rows for %d alerts", rows, len(alerts))
+	}
+}
+
 // Each guarantee of PROOF.md stands there with the tests that show it: whoever renames one, or takes it away, has to
 // say what shows the guarantee now.
 func TestTheTestsThatTheProofNamesExist(t *testing.T) {
 	t.Parallel()
-	page, err := os.ReadFile(filepath.Join(root, "PROOF.md"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, guarantees, found := strings.Cut(string(page), "\n## Guarantees\n")
-	if !found {
-		t.Fatal("PROOF.md has no chapter Guarantees")
-	}
-	guarantees, _, _ = strings.Cut(guarantees, "\n## ")
+	guarantees := chapter(t, "PROOF.md", "Guarantees")
 	name := regexp.MustCompile(`^(Test|Fuzz|Benchmark)\w+…?$`)
 	quoted := regexp.MustCompile("`([^`]+)`")
 	checked := 0
