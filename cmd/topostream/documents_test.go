@@ -142,6 +142,36 @@ func TestOperatingSaysWhatToDoAboutEachAlert(t *testing.T) {
 	}
 }
 
+func TestOperatingNamesEachCommandAndEachFlagOfWhatRunsOn(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile(filepath.Join(root, "OPERATING.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	page := string(text)
+	parser, err := newParser(&cli{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, command := range parser.Model.Leaves(true) {
+		path := command.Path()
+		if !regexp.MustCompile(`\b` + path + `\b`).MatchString(page) {
+			t.Errorf("OPERATING.md does not name topostream %s", path)
+		}
+		if path != "serve" && path != "mutator" {
+			continue
+		}
+		for _, flag := range command.Flags {
+			if flag.Hidden || flag.Name == "help" {
+				continue
+			}
+			if !regexp.MustCompile(`--` + flag.Name + `([^a-z-]|$)`).MatchString(page) {
+				t.Errorf("OPERATING.md does not name --%s of %s", flag.Name, path)
+			}
+		}
+	}
+}
+
 // Each guarantee of PROOF.md stands there with the tests that show it: whoever renames one, or takes it away, has to
 // say what shows the guarantee now.
 func TestTheTestsThatTheProofNamesExist(t *testing.T) {
