@@ -197,3 +197,31 @@ func TestTheUnitsAreHardened(t *testing.T) {
 		t.Logf("%s", bytes.TrimSpace(out[bytes.LastIndex(out, []byte("→")):]))
 	}
 }
+
+func TestPrometheusReadsItsConfiguration(t *testing.T) {
+	t.Parallel()
+	promtool, err := exec.LookPath("promtool")
+	if err != nil {
+		t.Skip("no promtool on this machine: it is in Debian's package prometheus")
+	}
+	config, err := os.ReadFile(filepath.Join("prometheus", "prometheus.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	rules, err := filepath.Abs(filepath.Join("prometheus", "alerts.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	here := strings.ReplaceAll(string(config), "/etc/prometheus/alerts.yaml", rules) // as docker-compose.yml mounts it
+	if here == string(config) {
+		t.Fatal("it reads no rules")
+	}
+	path := filepath.Join(t.TempDir(), "prometheus.yaml")
+	if err := os.WriteFile(path, []byte(here), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.CommandContext(t.Context(), promtool, "check", "config", path).CombinedOutput()
+	if err != nil || !bytes.Contains(out, []byte("rules found")) {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
