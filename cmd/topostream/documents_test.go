@@ -20,7 +20,27 @@ const (
 )
 
 // documents are the Markdown pages of the repository.
-func documents(t *testing.T) (paths []string) {
+func documents(t *testing.T) []string {
+	t.Helper()
+	return files(t, func(path string) bool { return strings.HasSuffix(path, ".md") })
+}
+
+// interpreted are the files that begin with the name of their interpreter.
+func interpreted(t *testing.T) []string {
+	t.Helper()
+	return files(t, func(path string) bool {
+		f, err := os.Open(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		beginning, _ := bufio.NewReader(f).Peek(2) // an empty file has none
+		return string(beginning) == "#!"
+	})
+}
+
+// files are those of the repository that are wanted.
+func files(t *testing.T, wanted func(path string) bool) (paths []string) {
 	t.Helper()
 	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
 		switch {
@@ -28,7 +48,7 @@ func documents(t *testing.T) (paths []string) {
 			return err
 		case d.IsDir() && (d.Name() == "node_modules" || d.Name() == ".git"):
 			return fs.SkipDir
-		case strings.HasSuffix(path, ".md"):
+		case d.Type().IsRegular() && wanted(path):
 			paths = append(paths, path)
 		}
 		return nil
@@ -65,13 +85,29 @@ func TestDocumentsHaveLinesThatFitAndLinksThatLeadSomewhere(t *testing.T) {
 		if path == filepath.Join(root, "README.md") && len(lines) > mostOfTheReadme {
 			t.Errorf("%s has %d lines: %d at most, the rest belongs to the other pages", path, len(lines), mostOfTheReadme)
 		}
-		for i, line := range lines {
-			if columns := utf8.RuneCountInString(line); columns > mostColumns {
-				t.Errorf("%s:%d has %d columns", path, i+1, columns)
-			}
-		}
+		checkColumns(t, path, lines)
 		for _, m := range link.FindAllStringSubmatch(strings.Join(lines, "\n"), -1) {
 			checkLink(t, path, m[1])
+		}
+	}
+}
+
+func TestScriptsHaveLinesThatFit(t *testing.T) {
+	t.Parallel()
+	all := interpreted(t)
+	if len(all) < 10 {
+		t.Errorf("only %d scripts were found", len(all))
+	}
+	for _, path := range all {
+		checkColumns(t, path, readLines(t, path))
+	}
+}
+
+func checkColumns(t *testing.T, path string, lines []string) {
+	t.Helper()
+	for i, line := range lines {
+		if columns := utf8.RuneCountInString(line); columns > mostColumns {
+			t.Errorf("%s:%d has %d columns", path, i+1, columns)
 		}
 	}
 }
