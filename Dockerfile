@@ -7,7 +7,11 @@ WORKDIR /src
 COPY go.mod go.sum ./
 RUN go mod download
 COPY . .
-RUN CGO_ENABLED=0 go build -tags nodev -trimpath -ldflags=-s -o /topostream ./cmd/topostream
+# What `topostream version` says: there is no .git here.
+ARG VERSION=
+ARG COMMIT=
+RUN CGO_ENABLED=0 go build -tags nodev -trimpath -ldflags="-s -X main.release=${VERSION} -X main.revision=${COMMIT}" \
+    -o /topostream ./cmd/topostream
 
 # `mutator --apply-exec` wants sh and what the command needs: name a BASE_IMAGE that has them.
 FROM ${BASE_IMAGE}

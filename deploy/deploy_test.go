@@ -4,6 +4,7 @@ package deploy_test
 
 import (
 	"bytes"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -41,7 +42,7 @@ func manifests(t *testing.T) map[string]any {
 		}
 		into := map[string]any{
 			"Deployment": &apps.Deployment{}, "Job": &batch.Job{}, "Service": &core.Service{},
-			"PodDisruptionBudget": &policy.PodDisruptionBudget{},
+			"PodDisruptionBudget": &policy.PodDisruptionBudget{}, "Namespace": &core.Namespace{},
 		}[of.Kind]
 		if into == nil {
 			t.Fatalf("nobody has checked a %s", of.Kind)
@@ -68,6 +69,12 @@ func TestKubernetesReadsTheManifests(t *testing.T) {
 	job, ok := all["Job/topostream-migrate"].(*batch.Job)
 	if !ok {
 		t.Fatal("no job that migrates")
+	}
+	if all["Namespace/"+job.Namespace] == nil {
+		t.Errorf("nobody makes the namespace %s", job.Namespace)
+	}
+	if job.Labels["app.kubernetes.io/component"] != "migrate" {
+		t.Error("the schema cannot be applied before the servers")
 	}
 	for name, pod := range map[string]core.PodTemplateSpec{
 		"serve": serve.Spec.Template, "mutator": mutator.Spec.Template, "migrate": job.Spec.Template,
@@ -154,8 +161,15 @@ func TestTheExampleOfASecretHasWhatTheManifestsAskFor(t *testing.T) {
 		}
 		for _, container := range pod.Spec.Containers {
 			for _, env := range container.Env {
-				if env.ValueFrom != nil && secret.StringData[env.ValueFrom.SecretKeyRef.Key] == "" {
-					t.Errorf("%s asks for %s, which the example lacks", name, env.ValueFrom.SecretKeyRef.Key)
+				if env.ValueFrom == nil {
+					continue
+				}
+				key := env.ValueFrom.SecretKeyRef.Key
+				database, err := url.Parse(secret.StringData[key])
+				if err != nil || database.User == nil {
+					t.Errorf("%s asks for %s, which is no URL in the example", name, key)
+				} else if _, ok := database.User.Password(); !ok {
+					t.Errorf("%s cannot connect: %s has no password in the example", name, key)
 				}
 			}
 		}
@@ -181,5 +195,33 @@ func TestTheUnitsAreHardened(t *testing.T) {
 			t.Errorf("%s: %v\n%s", unit, err, out)
 		}
 		t.Logf("%s", bytes.TrimSpace(out[bytes.LastIndex(out, []byte("→")):]))
+	}
+}
+
+func TestPrometheusReadsItsConfiguration(t *testing.T) {
+	t.Parallel()
+	promtool, err := exec.LookPath("promtool")
+	if err != nil {
+		t.Skip("no promtool on this machine: it is in Debian's package prometheus")
+	}
+	config, err := os.ReadFile(filepath.Join("prometheus", "prometheus.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	rules, err := filepath.Abs(filepath.Join("prometheus", "alerts.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	here := strings.ReplaceAll(string(config), "/etc/prometheus/alerts.yaml", rules) // as docker-compose.yml mounts it
+	if here == string(config) {
+		t.Fatal("it reads no rules")
+	}
+	path := filepath.Join(t.TempDir(), "prometheus.yaml")
+	if err := os.WriteFile(path, []byte(here), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.CommandContext(t.Context(), promtool, "check", "config", path).CombinedOutput()
+	if err != nil || !bytes.Contains(out, []byte("rules found")) {
+		t.Errorf("%v\n%s", err, out)
 	}
 }

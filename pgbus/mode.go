@@ -50,6 +50,7 @@ func newMode(cfg Config) *mode {
 	if cfg.Bus == setting.Poll {
 		m.listen.Detail = "polling, as asked"
 	}
+	m.stats.BusWanted.Choose(m.wantedLocked())
 	return m
 }
 
@@ -58,6 +59,7 @@ func (m *mode) set(bus string) {
 	m.mu.Lock()
 	before, known := m.setting, m.setting != ""
 	m.setting = bus
+	m.stats.BusWanted.Choose(m.wantedLocked())
 	m.stats.Bus.Choose(m.busLocked())
 	m.mu.Unlock()
 	if known && before == bus {
@@ -136,7 +138,18 @@ func (m *mode) listenGrace() time.Duration {
 func (m *mode) walWanted() bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.forced == setting.WAL || m.forced == "" && (m.setting == setting.WAL || m.replica)
+	return m.wantedLocked() == stream.BusWAL
+}
+
+// wantedLocked is how events should come. While the database's bus is not known it is taken for what it is at first.
+func (m *mode) wantedLocked() stream.Cause {
+	switch {
+	case m.forced == setting.Poll:
+		return stream.BusPoll
+	case m.forced == setting.WAL, m.forced == "" && (m.setting == setting.WAL || m.replica):
+		return stream.BusWAL
+	}
+	return stream.BusNotify
 }
 
 // told tells whether events come by themselves: from the WAL, or because the triggers NOTIFY and the server LISTENs

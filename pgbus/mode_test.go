@@ -1,9 +1,12 @@
 package pgbus
 
 import (
+	"log/slog"
 	"testing"
 
+	"topostream/pgbus/setting"
 	"topostream/pgbus/source"
+	"topostream/stream"
 	"topostream/stream/metrics/metrictest"
 )
 
@@ -28,5 +31,35 @@ func TestAServerThatPollsIsNotReadyWhenTwoPollsInARowFail(t *testing.T) {
 	m.databaseAnswered() // the order of the two does not matter: each read says so
 	if err := m.ready(); err != nil {
 		t.Errorf("after an answer: %v", err)
+	}
+}
+
+// An alert must know a server that polls because it was told to from one that has lost its LISTEN or its slot.
+func TestTheBusThatIsWantedIsTheForcedOneOrElseTheDatabases(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		forced, says string
+		wanted       stream.Cause
+	}{
+		{"", setting.Notify, stream.BusNotify},
+		{"", setting.WAL, stream.BusWAL},
+		{setting.WAL, setting.Notify, stream.BusWAL},
+		{setting.Notify, setting.WAL, stream.BusNotify},
+		{setting.Poll, setting.Notify, stream.BusPoll},
+		{setting.Poll, setting.WAL, stream.BusPoll},
+	} {
+		stats := metrictest.Stats()
+		m := newMode(Config{Bus: c.forced, Stats: stats, Logger: slog.New(slog.DiscardHandler)})
+		m.set(c.says)
+		for _, lost := range []source.State{{Connected: true}, {Detail: "gone"}} {
+			m.setListen(lost)
+			m.setWAL(lost)
+			if wanted := metrictest.Chosen(stats.BusWanted); wanted != stream.Buses[c.wanted] {
+				t.Errorf("--bus %q, the database says %s: %s is wanted", c.forced, c.says, wanted)
+			}
+		}
+		if now := metrictest.Chosen(stats.Bus); now != stream.Buses[stream.BusPoll] {
+			t.Errorf("--bus %q, the database says %s, all is lost: %s", c.forced, c.says, now)
+		}
 	}
 }

@@ -236,8 +236,8 @@ func (r *registry) absent(id stream.TopologyID, result attachResult) {
 }
 
 // add makes an attachment and gives it to all who wait for it. It gives nil when that is of no use any more: a newer
-// history has been seen, or the bus is closed; then requests wait for another transaction. make is called with what
-// waits.
+// history has been seen, or the bus is closed; then requests wait for another transaction. newAttachment is called
+// with what waits.
 func (r *registry) add(
 	id stream.TopologyID, h postgres.History, newAttachment func([]*attachRequest) *attachment,
 ) *attachment {

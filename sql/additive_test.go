@@ -1,7 +1,9 @@
 package sql_test
 
 import (
+	"fmt"
 	"maps"
+	"os"
 	"regexp"
 	"slices"
 	"strings"
@@ -158,5 +160,16 @@ func TestWhatIsNotAdditiveIsFound(t *testing.T) {
 		if found != (c.want != "") || !found && len(wrong) > 0 {
 			t.Errorf("%s: %q", c.statement, wrong)
 		}
+	}
+}
+
+// Who adds a migration must say which commit has the schema before it, or the check begins with older ones alone.
+func TestTheUpgradeCheckBeginsWithTheSchemaBeforeThisOne(t *testing.T) {
+	t.Parallel()
+	before, err := os.ReadFile("../testdata/upgrade/before")
+	must(t, err)
+	wanted := fmt.Sprintf(`(?m)^[0-9a-f]{40} schema %d\b`, sql.Latest()-1)
+	if !regexp.MustCompile(wanted).Match(before) {
+		t.Errorf("testdata/upgrade/before names no commit of schema %d:\n%s", sql.Latest()-1, before)
 	}
 }

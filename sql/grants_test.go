@@ -2,6 +2,7 @@ package sql_test
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"net/url"
 	"os"
@@ -12,11 +13,13 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"topostream/pgbus/pgtest"
 	"topostream/pgbus/postgres"
 	"topostream/pgbus/retention"
 	"topostream/pgbus/store"
+	"topostream/sql"
 	"topostream/stream"
 )
 
@@ -30,6 +33,56 @@ func documentedGrants(t *testing.T, role, name string) string {
 		t.Fatalf("grants.sql has no grants for %s", role)
 	}
 	return strings.ReplaceAll(string(m[1]), "topostream_"+role, pgx.Identifier{name}.Sanitize())
+}
+
+// Servers and workers go on through an upgrade without new grants: whoever had those of the version before has, after
+// `migrate up`, those that grants.sql gives today.
+func TestAfterAnUpgradeARoleHasTheGrantsOfTheNewVersion(t *testing.T) {
+	t.Parallel()
+	const rights = `
+SELECT coalesce(string_agg(what, E'\n' ORDER BY what), '')
+  FROM (SELECT p.proname || ' ' || a.privilege_type AS what, a.grantee FROM pg_proc p, aclexplode(p.proacl) a
+        UNION ALL
+        SELECT c.relname || ' ' || a.privilege_type, a.grantee FROM pg_class c, aclexplode(c.relacl) a
+        UNION ALL
+        SELECT c.relname || '.' || t.attname || ' ' || a.privilege_type, a.grantee
+          FROM pg_class c JOIN pg_attribute t ON t.attrelid = c.oid, aclexplode(t.attacl) a) r
+ WHERE grantee = $1::text::regrole`
+	statement := regexp.MustCompile(`(?s)GRANT (.*?) ON (FUNCTION )?(.*?) TO (.*?);`)
+	for _, before := range []int32{4, 7, 8} {
+		db := pgtest.New(t)
+		conn := db.Conn(t)
+		must(t, sql.Down(t.Context(), conn, before))
+		roles := map[string]string{}
+		for _, role := range []string{"reader", "injector", "server", "worker", "deployer"} {
+			name := fmt.Sprintf("%s_%d", role, time.Now().UnixNano())
+			roles[role] = name
+			pgtest.Exec(t, conn, `CREATE ROLE `+name)
+			t.Cleanup(func() {
+				conn := db.Conn(t)
+				pgtest.Exec(t, conn, `DROP OWNED BY `+name)
+				pgtest.Exec(t, conn, `DROP ROLE `+name)
+			})
+			for _, m := range statement.FindAllStringSubmatch(documentedGrants(t, role, name), -1) {
+				for object := range strings.SplitSeq(m[3], ", ") {
+					// What this version has not yet cannot be granted.
+					_, err := conn.Exec(t.Context(), "GRANT "+m[1]+" ON "+m[2]+object+" TO "+m[4])
+					var pgErr *pgconn.PgError
+					if err != nil && (!errors.As(err, &pgErr) || pgErr.Code != "42883" && pgErr.Code != "42P01") {
+						t.Fatal(err)
+					}
+				}
+			}
+		}
+		must(t, sql.Up(t.Context(), conn))
+		for role, name := range roles {
+			upgraded := pgtest.Scan[string](t, conn, rights, name)
+			pgtest.Exec(t, conn, documentedGrants(t, role, name))
+			if fresh := pgtest.Scan[string](t, conn, rights, name); fresh != upgraded {
+				t.Errorf("from version %d: %s has\n%s\nwant\n%s", before, role, upgraded, fresh)
+			}
+		}
+	}
 }
 
 func TestTheDocumentedGrantsAreEnoughWithAnEmptySearchPathAndNoMore(t *testing.T) {

@@ -105,6 +105,13 @@ func (f *Feed) Cause() error {
 	return f.cause
 }
 
+// Holds tells whether the ring holds everything after a seq, so that a cursor there needs no journal.
+func (f *Feed) Holds(after Seq) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return after >= f.ringFirst
+}
+
 // Append adds a journaled frame if it is the next one. A Final frame above Alive ends the feed with ErrDeleted; what it
 // holds is still delivered.
 func (f *Feed) Append(fr Frame) AppendResult {

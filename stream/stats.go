@@ -194,6 +194,7 @@ type Stats struct {
 
 	Reconnects    [reconnectCauses]Counter
 	Bus           Chooser // how events come now
+	BusWanted     Chooser // how they should come
 	Listening     Gauge   // 1: the LISTEN connection is up and proved by the probe
 	Channels      Gauge   // that it listens to
 	Streaming     Gauge   // 1: the journal is read from the WAL
@@ -207,7 +208,7 @@ type Stats struct {
 	QueuePinnedBy Gauge   // pid of the backend that keeps the NOTIFY queue from shrinking; 0: none known
 
 	Mutations     [queueStates]Gauge
-	OldestPending Gauge // its age in seconds; 0: none is pending
+	OldestPending Gauge // its age in seconds, of topologies that are active or degraded; 0: none is pending there
 	Pruned        [prunedTables]Counter
 }
 

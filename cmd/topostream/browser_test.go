@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os/exec"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -138,6 +139,33 @@ func TestARealBrowserGetsTheSnapshotAndWhatPsqlInjects(t *testing.T) {
 		t.Errorf("the page got %v", got)
 	}
 	page.until(`document.querySelector('[role=option][data-seq="4"]')?.textContent.includes('{"by":"psql"}')`)
+}
+
+func TestWhatTheReadmeShowsForAPageWorksAsPrinted(t *testing.T) {
+	t.Parallel()
+	long(t)
+	_, script, found := strings.Cut(chapter(t, "README.md", "In a page of yours"), `<script type="module">`)
+	script, _, ended := strings.Cut(script, "</script>")
+	if !found || !ended {
+		t.Fatal("README.md shows no script")
+	}
+	db := pgtest.New(t)
+	conn := db.Conn(t)
+	id := demo(t, conn)
+	page := openPage(t, startServer(t, db.URL)+"/")
+	script = strings.NewReplacer( // what is evaluated is no module
+		"0190f3a2-…", id, "import { TopologyStream } from '/topostream.js'",
+		"const { TopologyStream } = await import('/topostream.js')").Replace(script)
+	printed := "sessionStorage.token = '" + testToken(t) + "'; window.printed = [];\n" +
+		"console.log = (...words) => printed.push(words.map((w) => w?.by ?? w).join(' '));\n"
+	shown := "(async () => {" + printed + script + "window.stream = stream; window.source = source;})(); true"
+	if _, err := chromedp.Run(page.ctx, chromedp.Evaluate[bool](shown)); err != nil {
+		t.Fatal(err)
+	}
+	page.until(`window.stream?.getSnapshot().connection.state === 'open' && window.source?.readyState === 1`)
+	pgtest.Exec(t, conn, `SELECT topology_emit($1::text::uuid, 'decky.service_added', '{"by": "psql"}')`, id)
+	page.until(`window.printed.some((line) => line.includes('decky.service_added psql'))`)
+	page.until(`window.printed.some((line) => line.startsWith('2 {') && line.includes('"by": "psql"'))`)
 }
 
 func TestARealBrowserResumesByItselfAfterAServerRestart(t *testing.T) {

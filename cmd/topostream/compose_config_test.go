@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"maps"
 	"path/filepath"
 	"slices"
@@ -57,8 +58,11 @@ func TestDockerComposeReadsTheFile(t *testing.T) {
 			t.Errorf("%s publishes %v", name, s.Ports)
 		}
 		once := slices.Contains([]string{"secrets", "migrate", "grants"}, name)
-		if !once && (s.Restart != types.RestartPolicyUnlessStopped || s.MemLimit == 0) {
-			t.Errorf("%s has the restart policy %q and %d bytes of memory", name, s.Restart, s.MemLimit)
+		if !once && s.Restart != types.RestartPolicyUnlessStopped {
+			t.Errorf("%s has the restart policy %q", name, s.Restart)
+		}
+		if s.MemLimit == 0 {
+			t.Errorf("%s has no limit of memory", name)
 		}
 		for variable := range s.Environment { // what an environment holds shows in `docker inspect`
 			if strings.Contains(variable, "PASSWORD") && !strings.HasSuffix(variable, "_FILE") {
@@ -75,6 +79,11 @@ func TestDockerComposeReadsTheFile(t *testing.T) {
 		}
 		if s.Image != "topostream" {
 			t.Errorf("%s has the image %s", s.Name, s.Image)
+		}
+		// Two thirds of the limit, to the MiB: the rest is what Go does not count.
+		want := fmt.Sprintf("%dMiB", s.MemLimit*2/3>>20)
+		if limit := s.Environment["GOMEMLIMIT"]; limit == nil || *limit != want {
+			t.Errorf("%s has not the GOMEMLIMIT %s", s.Name, want)
 		}
 	}
 	if serve.Deploy == nil || serve.Deploy.Replicas == nil || *serve.Deploy.Replicas != 2 {

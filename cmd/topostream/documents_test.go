@@ -20,7 +20,27 @@ const (
 )
 
 // documents are the Markdown pages of the repository.
-func documents(t *testing.T) (paths []string) {
+func documents(t *testing.T) []string {
+	t.Helper()
+	return files(t, func(path string) bool { return strings.HasSuffix(path, ".md") })
+}
+
+// interpreted are the files that begin with the name of their interpreter.
+func interpreted(t *testing.T) []string {
+	t.Helper()
+	return files(t, func(path string) bool {
+		f, err := os.Open(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		beginning, _ := bufio.NewReader(f).Peek(2) // an empty file has none
+		return string(beginning) == "#!"
+	})
+}
+
+// files are those of the repository that are wanted.
+func files(t *testing.T, wanted func(path string) bool) (paths []string) {
 	t.Helper()
 	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
 		switch {
@@ -28,7 +48,7 @@ func documents(t *testing.T) (paths []string) {
 			return err
 		case d.IsDir() && (d.Name() == "node_modules" || d.Name() == ".git"):
 			return fs.SkipDir
-		case strings.HasSuffix(path, ".md"):
+		case d.Type().IsRegular() && wanted(path):
 			paths = append(paths, path)
 		}
 		return nil
@@ -65,13 +85,29 @@ func TestDocumentsHaveLinesThatFitAndLinksThatLeadSomewhere(t *testing.T) {
 		if path == filepath.Join(root, "README.md") && len(lines) > mostOfTheReadme {
 			t.Errorf("%s has %d lines: %d at most, the rest belongs to the other pages", path, len(lines), mostOfTheReadme)
 		}
-		for i, line := range lines {
-			if columns := utf8.RuneCountInString(line); columns > mostColumns {
-				t.Errorf("%s:%d has %d columns", path, i+1, columns)
-			}
-		}
+		checkColumns(t, path, lines)
 		for _, m := range link.FindAllStringSubmatch(strings.Join(lines, "\n"), -1) {
 			checkLink(t, path, m[1])
+		}
+	}
+}
+
+func TestScriptsHaveLinesThatFit(t *testing.T) {
+	t.Parallel()
+	all := interpreted(t)
+	if len(all) < 10 {
+		t.Errorf("only %d scripts were found", len(all))
+	}
+	for _, path := range all {
+		checkColumns(t, path, readLines(t, path))
+	}
+}
+
+func checkColumns(t *testing.T, path string, lines []string) {
+	t.Helper()
+	for i, line := range lines {
+		if columns := utf8.RuneCountInString(line); columns > mostColumns {
+			t.Errorf("%s:%d has %d columns", path, i+1, columns)
 		}
 	}
 }
@@ -108,19 +144,75 @@ func anchors(t *testing.T, path string) (all []string) {
 	return all
 }
 
+// chapter is what stands under a heading of a page.
+func chapter(t *testing.T, page, title string) string {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(root, page))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, chapter, found := strings.Cut(string(text), "\n## "+title+"\n")
+	if !found {
+		t.Fatalf("%s has no chapter %s", page, title)
+	}
+	chapter, _, _ = strings.Cut(chapter, "\n## ")
+	return chapter
+}
+
+// Who is woken by an alert looks there.
+func TestOperatingSaysWhatToDoAboutEachAlert(t *testing.T) {
+	t.Parallel()
+	rules, err := os.ReadFile(filepath.Join(root, "deploy", "prometheus", "alerts.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	rows := chapter(t, "OPERATING.md", "Metrics and alerts")
+	alerts := regexp.MustCompile(`- alert: (\w+)`).FindAllStringSubmatch(string(rules), -1)
+	for _, alert := range alerts {
+		if n := strings.Count(rows, "\n| `"+alert[1]+"` |"); n != 1 {
+			t.Errorf("%s has %d rows", alert[1], n)
+		}
+	}
+	if rows := strings.Count(rows, "\n| `"); rows != len(alerts) || rows == 0 {
+		t.Errorf("%d rows for %d alerts", rows, len(alerts))
+	}
+}
+
+func TestOperatingNamesEachCommandAndEachFlagOfWhatRunsOn(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile(filepath.Join(root, "OPERATING.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	page := string(text)
+	parser, err := newParser(&cli{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, command := range parser.Model.Leaves(true) {
+		path := command.Path()
+		if !regexp.MustCompile(`\b` + path + `\b`).MatchString(page) {
+			t.Errorf("OPERATING.md does not name topostream %s", path)
+		}
+		if path != "serve" && path != "mutator" {
+			continue
+		}
+		for _, flag := range command.Flags {
+			if flag.Hidden || flag.Name == "help" {
+				continue
+			}
+			if !regexp.MustCompile(`--` + flag.Name + `([^a-z-]|$)`).MatchString(page) {
+				t.Errorf("OPERATING.md does not name --%s of %s", flag.Name, path)
+			}
+		}
+	}
+}
+
 // Each guarantee of PROOF.md stands there with the tests that show it: whoever renames one, or takes it away, has to
 // say what shows the guarantee now.
 func TestTheTestsThatTheProofNamesExist(t *testing.T) {
 	t.Parallel()
-	page, err := os.ReadFile(filepath.Join(root, "PROOF.md"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, guarantees, found := strings.Cut(string(page), "\n## Guarantees\n")
-	if !found {
-		t.Fatal("PROOF.md has no chapter Guarantees")
-	}
-	guarantees, _, _ = strings.Cut(guarantees, "\n## ")
+	guarantees := chapter(t, "PROOF.md", "Guarantees")
 	name := regexp.MustCompile(`^(Test|Fuzz|Benchmark)\w+…?$`)
 	quoted := regexp.MustCompile("`([^`]+)`")
 	checked := 0

@@ -68,7 +68,8 @@ func TestTheMainJourneyIsSeenInTheMetrics(t *testing.T) {
 	pgtest.Eventually(t, "the second client to be gone", func() bool { return served("topostream_streams") == 1 })
 	for name, of := range map[string]func(string) float64{
 		`topostream_build_info`: served, `topostream_bus{bus="notify"}`: served, `topostream_streams{bus="notify"}`: served,
-		`topostream_streams_opened_total`: served, `topostream_streams_closed_total{reason="client"}`: served,
+		`topostream_bus_wanted{bus="notify"}`: served,
+		`topostream_streams_opened_total`:     served, `topostream_streams_closed_total{reason="client"}`: served,
 		`topostream_delivery_delay_seconds_count`: served, `topostream_delivery_delay_seconds_sum`: served,
 		`topostream_attach_duration_seconds_count`: served, `topostream_attach_batch_topologies_sum`: served,
 		`topostream_attaches_total`: served, `topostream_resumes_total{result="continued"}`: served,

@@ -245,8 +245,10 @@ func toldToComeBack(t *testing.T, front string) {
 			t.Errorf("%s: %d %s", list, status, body)
 		}
 	}
-	if status, _, _ := get(t, front+"/metrics"); status != http.StatusNotFound {
-		t.Errorf("/metrics: %d: everybody may ask for it", status)
+	for _, path := range []string{"/metrics", "/metrics/", "/metrics%2F", "/%6Detrics/", "/metrics/?a=b", "/metrics/x"} {
+		if status, _, _ := get(t, front+path); status != http.StatusNotFound {
+			t.Errorf("%s: %d: everybody may ask for it", path, status)
+		}
 	}
 	if status, _, body := get(t, front+"/api/v1/topologies"); status != http.StatusBadGateway {
 		t.Errorf("%d %s", status, body)

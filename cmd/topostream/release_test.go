@@ -1,7 +1,10 @@
 package main
 
 import (
+	"os"
 	"os/exec"
+	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 )
@@ -25,5 +28,30 @@ func TestTheBinaryOfAReleaseHoldsNoDownloader(t *testing.T) {
 		if strings.Contains(without, unwanted) {
 			t.Errorf("%s is in the binary of a release (-tags nodev)", unwanted)
 		}
+	}
+}
+
+// The image is built without .git, so that Go itself knows nothing of what it builds.
+func TestTheImageSaysWhichVersionItIs(t *testing.T) {
+	t.Parallel()
+	long(t)
+	dockerfile, err := os.ReadFile(filepath.Join(root, "Dockerfile"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	flags := regexp.MustCompile(`-ldflags="([^"]*)"`).FindSubmatch(dockerfile)
+	if flags == nil {
+		t.Fatal("the Dockerfile gives the linker nothing")
+	}
+	set := strings.NewReplacer("${VERSION}", "1.2.3", "${COMMIT}", "0123456789abcdef").Replace(string(flags[1]))
+	binary := filepath.Join(t.TempDir(), "topostream")
+	build := exec.CommandContext(t.Context(), "go", "build", "-tags", "nodev", "-buildvcs=false", "-ldflags", set, "-o",
+		binary, "topostream/cmd/topostream")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	out, err := exec.CommandContext(t.Context(), binary, "version").Output()
+	if err != nil || !strings.HasPrefix(string(out), "topostream 1.2.3, commit 0123456789ab, ") {
+		t.Errorf("%v %s", err, out)
 	}
 }

@@ -7,8 +7,13 @@ import (
 	"runtime/debug"
 )
 
-// release is the version that a release is built with: -ldflags "-X main.release=0.2.0".
-var release string //nolint:gochecknoglobals // the linker sets it
+// What the linker sets: -ldflags "-X main.release=0.2.0 -X main.revision=…".
+//
+//nolint:gochecknoglobals // the linker sets them
+var (
+	release  string // the version that a release is built with
+	revision string // the commit, where there is no .git that Go could ask
+)
 
 type versionCmd struct{}
 
@@ -26,13 +31,13 @@ func versionLine() string {
 
 // build is what program this is.
 func build() (version, commit, goVersion string) {
-	version, commit = release, "unknown"
+	version, commit = release, short(cmp.Or(revision, "unknown"))
 	if info, ok := debug.ReadBuildInfo(); ok {
 		version = cmp.Or(version, info.Main.Version)
 		for _, setting := range info.Settings {
 			switch {
 			case setting.Key == "vcs.revision":
-				commit = setting.Value[:min(12, len(setting.Value))]
+				commit = short(setting.Value)
 			case setting.Key == "vcs.modified" && setting.Value == "true":
 				commit += " and changes"
 			}
@@ -40,3 +45,5 @@ func build() (version, commit, goVersion string) {
 	}
 	return cmp.Or(version, "(devel)"), commit, runtime.Version()
 }
+
+func short(commit string) string { return commit[:min(12, len(commit))] }

@@ -1,5 +1,6 @@
 -- What each role may do, in the schema that `topostream migrate up` used (public, unless the search path says
--- otherwise). Run it as the owner, after each migration: it may be run again.
+-- otherwise). Run it as the owner, after the first `migrate up` and for each role that is new; it may be run again. An
+-- upgrade needs it not: `migrate up` gives what is new to the roles that had the grants of the version before.
 --
 --   psql -v ON_ERROR_STOP=1 -f deploy/postgres/grants.sql
 --

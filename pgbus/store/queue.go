@@ -14,16 +14,18 @@ import (
 // queueEvery is how often the queue is looked at.
 const queueEvery = 15 * time.Second
 
-// queue counts what is in flight, as the heads do, and finds the oldest mutation that waits: of each topology that has
-// some, the first that is pending, by the index mutations_in_flight. What it costs grows with the topologies, and not
-// with what waits in them.
+// queue counts what is in flight, as the heads do, and finds the oldest mutation that waits for a worker: of each
+// topology that has some, the first that is pending, by the index mutations_in_flight. What it costs grows with the
+// topologies, and not with what waits in them. In a topology that is neither active nor degraded mutations wait for its
+// status, perhaps for ever, which is nothing to wake anybody for.
 const queue = `
 SELECT coalesce(sum(h.in_flight), 0)::bigint,
        (SELECT count(*) FROM mutations a WHERE a.state = 'applying'),
        coalesce(extract(epoch FROM clock_timestamp() - min(o.requested_at)), 0)::float8
   FROM topology_heads h LEFT JOIN LATERAL (
-       SELECT m.requested_at FROM mutations m
+       SELECT m.requested_at FROM mutations m JOIN topologies t ON t.id = m.topology_id
         WHERE m.topology_id = h.topology_id AND m.state IN ('pending', 'applying') AND m.state = 'pending'
+          AND t.status IN ('active', 'degraded')
         ORDER BY m.position LIMIT 1) o ON true
  WHERE h.in_flight > 0`
 

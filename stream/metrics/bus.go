@@ -8,7 +8,7 @@ import (
 	"topostream/stream"
 )
 
-// busState is how events come.
+// busState is how events come, or shall come.
 type busState struct {
 	now  atomic.Int64
 	desc *prometheus.Desc
@@ -28,13 +28,18 @@ var (
 	_ prometheus.Collector = (*busStreams)(nil)
 )
 
-func newBusState() (*busState, *busStreams) {
-	labels := []string{"bus"}
-	bus := &busState{desc: prometheus.NewDesc(namespace+"_bus",
-		"1 for how events come to this server now, 0 for the others.", labels, nil)}
+func newBusState(name, help string) *busState {
+	bus := &busState{desc: busDesc(name, help)}
 	bus.Choose(stream.BusPoll)
-	return bus, &busStreams{bus: bus, desc: prometheus.NewDesc(namespace+"_streams",
-		"Open streams, by how their events come now.", labels, nil)}
+	return bus
+}
+
+func newBusStreams(bus *busState) *busStreams {
+	return &busStreams{bus: bus, desc: busDesc("streams", "Open streams, by how their events come now.")}
+}
+
+func busDesc(name, help string) *prometheus.Desc {
+	return prometheus.NewDesc(namespace+"_"+name, help, []string{"bus"}, nil)
 }
 
 // Choose implements stream.Chooser.

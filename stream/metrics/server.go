@@ -66,9 +66,12 @@ func (r *Registry) attaches(s *stream.Stats) {
 }
 
 func (r *Registry) bus(s *stream.Stats) {
-	bus, streams := newBusState()
-	r.Add(bus, streams)
-	s.Bus, s.Streams = bus, streams
+	bus := newBusState("bus", "1 for how events come to this server now, 0 for the others.")
+	wanted := newBusState("bus_wanted",
+		"1 for how events should come to this server, by --bus or else by the database; 0 for the others.")
+	streams := newBusStreams(bus)
+	r.Add(bus, wanted, streams)
+	s.Bus, s.BusWanted, s.Streams = bus, wanted, streams
 	r.counters(s.Reconnects[:], "listen_reconnects_total", "LISTEN connections made, by why the last one was not enough.",
 		"cause", stream.ReconnectCauses[:])
 	s.Listening = r.gauge("listening", "1 while LISTEN works.")
@@ -98,7 +101,8 @@ func (r *Registry) database(s *stream.Stats) {
 		s.Mutations[i] = queue.WithLabelValues(state)
 	}
 	s.OldestPending = r.gauge("mutation_oldest_pending_age_seconds",
-		"Age of the oldest mutation that waits, every 15 s; 0 when none does."+same)
+		"Age of the oldest pending mutation of a topology that is active or degraded (in others they wait for its status), "+
+			"every 15 s; 0 when there is none."+same)
 	r.counters(s.Pruned[:], "pruned_rows_total", "Rows that retention removed, by what they were.", "table",
 		stream.PrunedTables[:])
 }

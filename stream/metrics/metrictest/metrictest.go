@@ -3,6 +3,7 @@ package metrictest
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
@@ -30,6 +31,17 @@ func Ratio(of any) (sum float64) {
 
 // Is tells whether a gauge is not 0.
 func Is(of stream.Gauge) bool { return Value(of) != 0 }
+
+// Chosen is the label's value of what is 1; of several, all.
+func Chosen(of stream.Chooser) string {
+	var values []string
+	for _, m := range collect(of) {
+		if m.GetGauge().GetValue() == 1 {
+			values = append(values, m.GetLabel()[0].GetValue())
+		}
+	}
+	return strings.Join(values, ", ")
+}
 
 // Observed is how many values came to an observer.
 func Observed(of any) int64 {

@@ -18,7 +18,8 @@ user="${POSTGRES_USER:-postgres}"
 database="${POSTGRES_DB:-$user}"
 
 initialize() {
-    initdb -D "$PGDATA" -U "$user" --auth-local=trust --auth-host=scram-sha-256 --pwfile=<(printf '%s\n' "$POSTGRES_PASSWORD")
+    initdb -D "$PGDATA" -U "$user" --auth-local=trust --auth-host=scram-sha-256 \
+        --pwfile=<(printf '%s\n' "$POSTGRES_PASSWORD")
     echo "host all all all scram-sha-256" >>"$PGDATA/pg_hba.conf"
     echo "listen_addresses = '*'" >>"$PGDATA/postgresql.conf"
     # On the socket alone: nobody outside meets a server that goes away again.
