@@ -75,8 +75,8 @@ type Server struct {
 	registry    *registry
 	heads       heads
 	limits      *limits
-	access      *accessLog // nil: there is none
-	refusals    sampledLog
+	access      *accessLog    // nil: there is none
+	strangers   sampledLog    // of what those cause whom nobody knows
 	forAnswers  *stream.Share // what is read for answers, until it is written
 	forBodies   *stream.Share // large bodies of requests, until they are answered
 	crossOrigin *http.CrossOriginProtection
