@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"topostream/stream/api"
 	"topostream/stream/metrics"
 )
 
@@ -65,7 +66,7 @@ func workerHealth(outage func() string) http.Handler {
 func serveMeasured(ctx context.Context, l net.Listener, h http.Handler, log *slog.Logger) error {
 	server := &http.Server{
 		Handler: h, ReadHeaderTimeout: 10 * time.Second, WriteTimeout: handlerTime, IdleTimeout: 2 * time.Minute,
-		MaxHeaderBytes: 32 << 10, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn),
+		MaxHeaderBytes: 32 << 10, ErrorLog: api.ErrorLog(log),
 	}
 	stopped := make(chan struct{})
 	context.AfterFunc(ctx, func() {
