@@ -135,6 +135,9 @@ func TestAWorkerSaysHowItIsAtItsOwnAddress(t *testing.T) {
 	if why := string(got(t, away+"/readyz", http.StatusServiceUnavailable)); strings.Contains(why, "127.0.0.1") {
 		t.Errorf("it tells everybody where the database is: %s", why)
 	}
+	got(t, away+"/readyz?exclude=database", http.StatusOK)
+	got(t, away+"/readyz?exclude=nothing", http.StatusBadRequest)
+	got(t, away+"/readyz?exclude=database;x", http.StatusBadRequest)
 }
 
 func TestProfilesNeedAnAddressOfTheirOwn(t *testing.T) {

@@ -120,7 +120,8 @@ func TestAQueryThatCannotBeReadIsRefusedByItsName(t *testing.T) {
 	const topology = basePath + "/topologies/" + someTopology
 	for _, target := range []string{
 		basePath + "/topologies?limit=%zz", basePath + "/topologies?limit=1;x", topology + "/mutations?limit=1;x",
-		listPath + "?status=%zz", manyPath + "?topology=" + someTopology + ";x",
+		listPath + "?status=%zz", manyPath + "?topology=" + someTopology + ";x", "/readyz?exclude=%zz",
+		"/readyz?exclude=database;x",
 	} {
 		w := ask(s, http.MethodGet, target, "", "Authorization", "Bearer token")
 		if w.Code != http.StatusBadRequest || !strings.Contains(w.Body.String(), `"query: cannot be read`) {
