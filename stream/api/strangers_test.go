@@ -140,6 +140,7 @@ func TestAPathMeansTheSameEncodedAndASlashOfItSeparatesNothing(t *testing.T) {
 		"/topologies/" + someTopology + "%2Fevents":       http.StatusNotFound,
 		"/topologies/" + someTopology + "%2fevents":       http.StatusNotFound,
 		"/topologies/" + someTopology + "/events%2F":      http.StatusNotFound,
+		"/topologies/" + someTopology + "%2F":             http.StatusNotFound,
 	} {
 		if w := ask(s, http.MethodHead, basePath+path, "", "Authorization", "Bearer token"); w.Code != want {
 			t.Errorf("%s: %d, want %d", path, w.Code, want)
