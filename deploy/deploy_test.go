@@ -176,6 +176,66 @@ func TestTheExampleOfASecretHasWhatTheManifestsAskFor(t *testing.T) {
 	}
 }
 
+// The programs of one machine have no address in common, and each the database's role that its grants are for.
+func TestUnderSystemdEachProgramHasItsAddressesAndItsRole(t *testing.T) {
+	t.Parallel()
+	addresses := map[string]string{}
+	for program, role := range map[string]string{"serve": "topostream_server", "mutator": "topostream_worker"} {
+		set := environment(t, program)
+		database, err := url.Parse(set["TOPOSTREAM_DATABASE_URL"])
+		if err != nil || database.User.Username() != role {
+			t.Errorf("%s has the database %s, want the role %s: %v", program, database, role, err)
+		}
+		names := []string{"TOPOSTREAM_METRICS_ADDR"}
+		if program == "serve" {
+			names = append(names, "TOPOSTREAM_ADDR")
+		}
+		for _, name := range names {
+			address := set[name]
+			if other := addresses[address]; address == "" || other != "" {
+				t.Errorf("%s of %s is %q, as of %q", name, program, address, other)
+			}
+			addresses[address] = program
+		}
+	}
+}
+
+// environment is what systemd gives a program: the later of two files wins (systemd.exec(5), EnvironmentFile=).
+func environment(t *testing.T, program string) map[string]string {
+	t.Helper()
+	packaged, err := os.ReadFile(filepath.Join("..", ".goreleaser.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	set := map[string]string{}
+	for _, file := range assignments(t, "topostream-"+program+".service")["EnvironmentFile"] {
+		name, ok := strings.CutPrefix(file, "/etc/topostream/")
+		if !ok || !bytes.Contains(packaged, []byte("dst: "+file+"\n")) {
+			t.Fatalf("the package has no %s", file)
+		}
+		for name, v := range assignments(t, name) {
+			set[name] = v[len(v)-1]
+		}
+	}
+	return set
+}
+
+// assignments are the lines NAME=VALUE of a file of systemd's, by name.
+func assignments(t *testing.T, file string) map[string][]string {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join("systemd", file))
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := map[string][]string{}
+	for line := range strings.Lines(string(text)) {
+		if name, value, ok := strings.Cut(strings.TrimSpace(line), "="); ok && !strings.HasPrefix(name, "#") {
+			all[name] = append(all[name], value)
+		}
+	}
+	return all
+}
+
 // What systemd thinks of the units: 0 is a program that may nothing, 10 one that may everything.
 func TestTheUnitsAreHardened(t *testing.T) {
 	t.Parallel()

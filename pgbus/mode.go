@@ -107,8 +107,8 @@ func (m *mode) databaseAnswered() {
 	m.answered = time.Now()
 }
 
-// setPolled records whether the poll reached the database. Two failures in a row tell more than what answered before;
-// one may be no more than a pool that was busy.
+// setPolled records whether the poll reached the database. Two failures in a row tell more than what answered before,
+// and one does if LISTEN was lost since; one alone may be no more than a pool that was busy.
 func (m *mode) setPolled(s source.State) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -116,7 +116,7 @@ func (m *mode) setPolled(s source.State) {
 		m.pollFailures = 0
 		return
 	}
-	if m.pollFailures++; m.pollFailures > 1 {
+	if m.pollFailures++; m.pollFailures > 1 || m.lost.After(m.answered) {
 		m.answered = time.Time{}
 	}
 }

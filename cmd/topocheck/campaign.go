@@ -108,7 +108,8 @@ func closeStage(ctx context.Context, s *scene.Stage, before scene.Census, cfg st
 	defer cancel()
 	census := s.AwaitCensus(wait, before)
 	if census == nil {
-		fmt.Fprintln(cfg.output.Out, "no goroutine, feed, channel, stream or backend more than before")
+		fmt.Fprintln(cfg.output.Out, "no goroutine, feed, channel, stream or backend more than before, and no violation "+
+			"that a server counted itself")
 	} else {
 		s.KeepLogs() // which may tell why
 	}

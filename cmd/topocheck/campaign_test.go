@@ -2,14 +2,18 @@ package main
 
 import (
 	"context"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
+	"topostream/cmd/topocheck/check"
 	"topostream/cmd/topocheck/fault"
 	"topostream/harness/command"
 	"topostream/harness/process"
+	scene "topostream/harness/stage"
 	"topostream/pgbus/pgtest"
 )
 
@@ -54,13 +58,48 @@ func TestACampaignOnAStageOfItsOwnIsCleanAndLeavesNothing(t *testing.T) {
 		t.Fatalf("exit code %d: %s", code, errOut.String())
 	}
 	for _, want := range []string{"\nlost 0, doubled 0, reordered 0, torn 0, wrong snapshots 0\n",
-		"\nfaults injected: ", "\nno goroutine, feed, channel, stream or backend more than before\n"} {
+		"\nfaults injected: ", "\nno goroutine, feed, channel, stream or backend more than before, and no violation "} {
 		if !strings.Contains("\n"+out.String(), want) {
 			t.Errorf("the report does not say %q", want)
 		}
 	}
 	if left := leftIn(t, dir); left != nil {
 		t.Errorf("left: %v", left)
+	}
+}
+
+// The server counts one that no client sees. A campaign ends with what its stage says here.
+func TestAViolationThatAServerCountsItselfIsMoreThanBefore(t *testing.T) {
+	t.Parallel()
+	const checked = "if newest = fr; fr.Seq != p.sent+1 {"
+	binary := planted(t, []edit{{"stream/delivery/delivered.go", checked, "stats.Violations.Inc()\n" + checked}})
+	s, err := scene.Open(t.Context(), scene.Config{
+		Topostream: binary, Logger: slog.New(slog.NewTextHandler(t.Output(), nil)),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.Close(context.Background()); err != nil {
+			t.Error(err)
+		}
+	})
+	before, err := s.Baseline(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := check.Run(t.Context(), check.Config{
+		URLs: func() []string { return []string{s.URL()} }, DatabaseURL: s.DatabaseURL(),
+		Token: s.Issuer().Token, Limited: s.Issuer().Limited,
+		Topologies: 1, Writers: 1, Clients: 2, Duration: time.Second, CatchUp: time.Minute, Idle: 5 * time.Second,
+	}); err != nil {
+		t.Fatal(err)
+	}
+	now, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	if err := s.AwaitCensus(now, before); err == nil ||
+		!strings.Contains(err.Error(), "topostream_promise_violations_total") {
+		t.Errorf("it says %v", err)
 	}
 }
 

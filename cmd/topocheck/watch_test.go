@@ -151,7 +151,7 @@ func ask(t *testing.T, prometheus, query string) string {
 	return value
 }
 
-// queries are those of the dashboard, whole, and of the alerts without what they are compared with, by their names.
+// queries are those of the dashboard, and of the alerts without what they are compared with, by their names.
 func queries(t *testing.T) map[string]string {
 	t.Helper()
 	read := func(path string, v any) {
@@ -170,10 +170,12 @@ func queries(t *testing.T) map[string]string {
 		}
 	}
 	read("grafana/topostream.json", &dashboard)
+	// What ends in a vector is answered whatever it asks for. No request need fail.
+	answerable := strings.NewReplacer(" or vector(0)", "", `"5.."`, `"[45].."`)
 	all := map[string]string{}
 	for _, panel := range dashboard.Panels {
 		for i, target := range panel.Targets {
-			all[fmt.Sprintf("panel %s (%d)", panel.Title, i+1)] = target.Expr
+			all[fmt.Sprintf("panel %s (%d)", panel.Title, i+1)] = answerable.Replace(target.Expr)
 		}
 	}
 	var alerts struct {

@@ -1,8 +1,10 @@
 package main
 
 import (
+	"encoding/json"
 	"fmt"
 	"maps"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -49,6 +51,9 @@ func TestDockerComposeReadsTheFile(t *testing.T) {
 		p.Services["nginx"]
 	if !slices.Contains(postgres.Command, "wal_level=logical") {
 		t.Errorf("PostgreSQL is started as %q", postgres.Command)
+	}
+	if check := mutator.HealthCheck; check == nil || check.Disable {
+		t.Error("nobody asks how the worker is")
 	}
 	if check := postgres.HealthCheck; check == nil || !slices.Contains(check.Test, "pg_isready") {
 		t.Errorf("PostgreSQL's health is asked by %+v", check)
@@ -150,19 +155,60 @@ func TestTheCommandsOfComposeAreOnesThatTheProgramHas(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	checks := map[string][]string{
+		"serve": healthCheckOf(t, "Dockerfile"), "mutator": p.Services["mutator"].HealthCheck.Test,
+	}
 	for _, name := range []string{"migrate", "serve", "mutator"} {
 		t.Run(name, func(t *testing.T) {
 			for variable, value := range p.Services[name].Environment {
 				t.Setenv(variable, *value)
 			}
-			var c cli
-			parser, err := newParser(&c)
-			if err != nil {
-				t.Fatal(err)
+			parsed := func(command []string) (c cli) {
+				t.Helper()
+				parser, err := newParser(&c)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if _, err := parser.Parse(command); err != nil {
+					t.Error(err)
+				}
+				return c
 			}
-			if _, err := parser.Parse(p.Services[name].Command); err != nil {
-				t.Error(err)
+			asked := parsed(p.Services[name].Command)
+			if check := checks[name]; check != nil {
+				asks(t, parsed(check[2:]).Health, map[string]string{
+					"serve": asked.Serve.Addr, "mutator": asked.Mutator.MetricsAddr,
+				}[name])
 			}
 		})
 	}
+	if ours, released := checks["serve"], healthCheckOf(t, "deploy/Dockerfile.release"); !slices.Equal(ours, released) {
+		t.Errorf("a release's image is asked by %q, ours by %q", released, ours)
+	}
+}
+
+// asks holds a health check to where the program serves. It must leave the database out: who restarts what is unhealthy
+// would end all streams when that is away.
+func asks(t *testing.T, check healthCmd, serves string) {
+	t.Helper()
+	address, _, err := check.server()
+	if err != nil || address != "http://"+reachable(serves)+"/readyz" || check.Exclude != "database" {
+		t.Errorf("%s is asked at %s, without %q: %v", serves, address, check.Exclude, err)
+	}
+}
+
+// healthCheckOf is an image's, as Docker has it: CMD and the command.
+func healthCheckOf(t *testing.T, file string) (check []string) {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join("../..", file))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, command, ok := strings.Cut(string(text), "\nHEALTHCHECK ")
+	_, command, inJSON := strings.Cut(command, " CMD ")
+	command, _, _ = strings.Cut(command, "\n")
+	if err := json.Unmarshal([]byte(command), &check); err != nil || !ok || !inJSON {
+		t.Fatalf("%s has no health check in JSON: %v", file, err)
+	}
+	return append([]string{"CMD"}, check...)
 }

@@ -201,16 +201,22 @@ func TestAJWKSThatIsAwayAtTheStartEndsTheServerWithTheReason(t *testing.T) {
 	}
 }
 
-func TestTokensAreVerifiedByAFileOfKeysAndFoundInACookie(t *testing.T) {
-	t.Parallel()
-	db := pgtest.New(t)
-	key := ecKey(t)
+// publicPEM is what --jwt-public-key reads.
+func publicPEM(t *testing.T, key *ecdsa.PrivateKey) string {
+	t.Helper()
 	der, err := x509.MarshalPKIXPublicKey(key.Public())
 	if err != nil {
 		t.Fatal(err)
 	}
+	return string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}))
+}
+
+func TestTokensAreVerifiedByAFileOfKeysAndFoundInACookie(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	key := ecKey(t)
 	file := filepath.Join(t.TempDir(), "keys.pem")
-	if err := os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}), 0o600); err != nil {
+	if err := os.WriteFile(file, []byte(publicPEM(t, key)), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	server := serve(t, db.URL,

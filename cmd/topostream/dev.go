@@ -84,7 +84,17 @@ func (c *devCmd) Run(ctx context.Context, o output) error {
 	if err != nil {
 		return err
 	}
-	serve := serveCmd{
+	serve := c.server(databaseURL, secret)
+	serve.ready = func(addr string) {
+		welcome(o.out, reachable(addr), id, token, psqlCommand(cluster), databaseURL)
+	}
+	running := func(ctx context.Context) error { return serve.Run(ctx, o) }
+	return alongside(running, func(ctx context.Context) error { return keep(ctx, cluster, log) })(ctx)
+}
+
+// server has the limits that serve has by default.
+func (c *devCmd) server(databaseURL string, secret []byte) *serveCmd {
+	return &serveCmd{
 		database:          database{databaseURL},
 		Addr:              c.Addr,
 		JWTSecret:         string(secret),
@@ -98,12 +108,7 @@ func (c *devCmd) Run(ctx context.Context, o output) error {
 		MaxStreamsPerUser: defaultMaxStreamsPerUser,
 		RateLimit:         defaultRateLimit,
 		Mutator:           true,
-		ready: func(addr string) {
-			welcome(o.out, reachable(addr), id, token, psqlCommand(cluster), databaseURL)
-		},
 	}
-	running := func(ctx context.Context) error { return serve.Run(ctx, o) }
-	return alongside(running, func(ctx context.Context) error { return keep(ctx, cluster, log) })(ctx)
 }
 
 // keepTrying is for how long PostgreSQL that has ended by itself is started again in vain: one that was killed leaves

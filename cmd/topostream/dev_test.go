@@ -27,6 +27,32 @@ import (
 	"topostream/pgbus/pgtest"
 )
 
+func TestDevHasTheLimitsOfServe(t *testing.T) {
+	t.Parallel()
+	var c cli
+	parser, err := newParser(&c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := parser.Parse([]string{"serve", "--database-url", "postgres://x"}); err != nil {
+		t.Fatal(err)
+	}
+	limits := func(c *serveCmd) map[string]any {
+		return map[string]any{
+			"--max-streams": c.MaxStreams, "--max-streams-per-user": c.MaxStreamsPerUser, "--rate-limit": c.RateLimit,
+			"--max-in-flight": c.MaxInFlight, "--feed-memory": c.FeedMemory, "--write-timeout": c.WriteTimeout,
+			"--keepalive": c.Keepalive, "--retention": c.Retention, "--retention-count": c.RetentionCount,
+			"--mutation-retention": c.MutationRetention,
+		}
+	}
+	want := limits(&c.Serve)
+	for flag, got := range limits((&devCmd{}).server("", nil)) {
+		if got != want[flag] {
+			t.Errorf("%s: dev has %v, serve %v", flag, got, want[flag])
+		}
+	}
+}
+
 // growing is output that can be waited for.
 type growing struct{ lockedBuffer }
 

@@ -367,6 +367,23 @@ func TestEveryLineOfTheLogIsInItsFormatAlsoNetHTTPsOwn(t *testing.T) {
 	}
 }
 
+func TestHandshakesThatFailTakeLittleOfTheLog(t *testing.T) {
+	t.Parallel()
+	cert, key := selfSigned(t)
+	server := serve(t, pgtest.New(t).URL, func(c *serveCmd) { c.TLSCert, c.TLSKey = cert, key })
+	const connections, inASecond = 1000, 20
+	began := time.Now().Unix()
+	for range connections {
+		if _, closed := rawRequest(t, server.url, "this is no TLS\r\n\r\n"); !closed { // when it is logged
+			t.Fatal("a connection is held")
+		}
+	}
+	most := inASecond * int(time.Now().Unix()-began+1)
+	if n := strings.Count(server.log.String(), "TLS handshake error"); n == 0 || n > most {
+		t.Errorf("%d lines of %d handshakes, want at most %d", n, connections, most)
+	}
+}
+
 func TestProfilesAreOnTheAddressOfMetricsAndHoldNoSecret(t *testing.T) {
 	t.Parallel()
 	if errOut := serveUntilError(t, "--database-url", "postgres://127.0.0.1:1/x", "--jwt-secret", testSecret,

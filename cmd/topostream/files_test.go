@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -20,19 +21,23 @@ import (
 	"topostream/stream/auth"
 )
 
+// secretToken is a viewer's, signed with a secret.
+func secretToken(t *testing.T, secret string) string {
+	t.Helper()
+	signed, err := auth.Sign([]byte(secret), auth.Claims{Subject: "ann", Role: stream.RoleViewer, TTL: time.Hour},
+		time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return signed
+}
+
 // A mounted secret (of Kubernetes, of Docker) is a link to a directory, and the link is swapped.
 func TestSecretsAndCertificatesThatAreSwappedAreReadAgainAndNobodyIsLoggedOut(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
 	older, newer := strings.Repeat("o", 32), strings.Repeat("n", 32)
-	token := func(secret string) string {
-		signed, err := auth.Sign([]byte(secret), auth.Claims{Subject: "ann", Role: stream.RoleViewer, TTL: time.Hour},
-			time.Now())
-		if err != nil {
-			t.Fatal(err)
-		}
-		return signed
-	}
+	token := func(secret string) string { return secretToken(t, secret) }
 	dir := t.TempDir()
 	mount := filepath.Join(dir, "mounted")
 	revision := 0
@@ -125,6 +130,58 @@ func TestSecretsAndCertificatesThatAreSwappedAreReadAgainAndNobodyIsLoggedOut(t 
 	}
 	if log := server.log.String(); strings.Contains(log, newer) || strings.Contains(log, older) {
 		t.Error("a secret is in the log")
+	}
+}
+
+// The signal is for the whole process, and so for the servers of other tests.
+func TestSIGHUPHasSecretsAndKeysReadAtOnce(t *testing.T) { //nolint:paralleltest // as above
+	type swapped struct{ content, token string }
+	secret := func(s string) swapped { return swapped{s, secretToken(t, s)} }
+	key := func() swapped {
+		private := ecKey(t)
+		return swapped{publicPEM(t, private), ecToken(t, private, "", "viewer", time.Hour)}
+	}
+	for flag, is := range map[string]struct { //nolint:paralleltest // as above
+		older, newer swapped
+		set          func(c *serveCmd, file string)
+	}{
+		"--jwt-secret-file": {
+			secret(strings.Repeat("o", 32)), secret(strings.Repeat("n", 32)),
+			func(c *serveCmd, file string) { c.JWTSecretFile = file },
+		},
+		"--jwt-public-key": {key(), key(), func(c *serveCmd, file string) { c.JWTPublicKey = file }},
+	} {
+		t.Run(flag, func(t *testing.T) {
+			file := filepath.Join(t.TempDir(), "file")
+			write := func(content string) {
+				t.Helper()
+				if err := os.WriteFile(file+".new", []byte(content), 0o600); err != nil {
+					t.Fatal(err)
+				}
+				if err := os.Rename(file+".new", file); err != nil {
+					t.Fatal(err)
+				}
+			}
+			write(is.older.content)
+			server := serve(t, pgtest.New(t).URL, func(c *serveCmd) {
+				c.JWTSecret, c.reread = "", time.Hour
+				is.set(c, file)
+			})
+			status := func(of swapped) int { return listed(t, server.url, "Authorization", "Bearer "+of.token) }
+			if older, newer := status(is.older), status(is.newer); older != http.StatusOK || newer != http.StatusUnauthorized {
+				t.Fatalf("before: %d with the old one, %d with the new one", older, newer)
+			}
+			write(is.newer.content)
+			pgtest.Eventually(t, "the new one", func() bool {
+				if err := syscall.Kill(os.Getpid(), syscall.SIGHUP); err != nil {
+					t.Fatal(err)
+				}
+				return status(is.newer) == http.StatusOK
+			})
+			if got := status(is.older); got != http.StatusUnauthorized {
+				t.Errorf("with the old one: %d", got)
+			}
+		})
 	}
 }
 

@@ -10,6 +10,8 @@ import (
 	"net/url"
 	"strings"
 	"time"
+
+	"topostream/stream/api"
 )
 
 const (
@@ -82,7 +84,7 @@ func (c *serveCmd) httpServer(h http.Handler, log *slog.Logger) *http.Server {
 		WriteTimeout:      handlerTime,
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    32 << 10,
-		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
+		ErrorLog:          api.ErrorLog(log),
 		// HTTP/2 finds dead connections itself, too. One connection carries at most 250 streams (net/http's own limit).
 		HTTP2: &http.HTTP2Config{
 			SendPingTimeout:  15 * time.Second,

@@ -46,8 +46,15 @@ func (l logging) open(w io.Writer) (log *slog.Logger, switching func(context.Con
 
 // newLogger writes what is at level or above, without secrets.
 func newLogger(w io.Writer, format string, level slog.Leveler) *slog.Logger {
-	options := &slog.HandlerOptions{ReplaceAttr: newRedactor().attr, Level: level}
+	redact := newRedactor().attr
+	options := &slog.HandlerOptions{ReplaceAttr: redact, Level: level}
 	if format == "json" {
+		options.ReplaceAttr = func(groups []string, a slog.Attr) slog.Attr {
+			if a.Value.Kind() == slog.KindDuration { // of which slog makes nanoseconds
+				return slog.Float64(a.Key, a.Value.Duration().Seconds())
+			}
+			return redact(groups, a)
+		}
 		return slog.New(slog.NewJSONHandler(w, options))
 	}
 	return slog.New(slog.NewTextHandler(w, options))

@@ -1,12 +1,26 @@
 package main
 
 import (
+	"bytes"
+	"log/slog"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"topostream/pgbus/pgtest"
 )
+
+func TestADurationIsOfSecondsWhereAProgramReadsTheLog(t *testing.T) {
+	t.Parallel()
+	for format, want := range map[string]string{"json": `"took":1.5}`, "text": "took=1.5s"} {
+		var log bytes.Buffer
+		newLogger(&log, format, slog.LevelInfo).Info("done", "took", 1500*time.Millisecond)
+		if line := strings.TrimSpace(log.String()); !strings.HasSuffix(line, want) {
+			t.Errorf("%s: %s", format, line)
+		}
+	}
+}
 
 // A worker says at debug that a mutation is applied.
 func TestSIGUSR1ShowsWhatDebugLogsAndHidesItAgain(t *testing.T) {

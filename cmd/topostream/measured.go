@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"topostream/stream/api"
 	"topostream/stream/metrics"
 )
 
@@ -42,21 +43,26 @@ func checkPprof(pprof bool, metricsAddr string) error {
 }
 
 // workerHealth says that a worker lives, and whether it can claim mutations: outage is what keeps it, empty if nothing
-// does.
+// does. It is the database, and ?exclude=database leaves it out, as a server does.
 func workerHealth(outage func() string) http.Handler {
 	say := func(w http.ResponseWriter, status int, text string) {
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 		w.WriteHeader(status)
-		fmt.Fprintln(w, text)
+		fmt.Fprintln(w, text) //nolint:gosec // it is plain text, and holds nothing of what was asked
 	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) { say(w, http.StatusOK, "ok") })
-	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
-		if why := outage(); why != "" {
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
+		excluded, err := api.DatabaseExcluded(r)
+		why := outage()
+		switch {
+		case err != nil:
+			say(w, http.StatusBadRequest, err.Error())
+		case why != "" && !excluded:
 			say(w, http.StatusServiceUnavailable, why)
-			return
+		default:
+			say(w, http.StatusOK, "ready")
 		}
-		say(w, http.StatusOK, "ready")
 	})
 	return mux
 }
@@ -65,7 +71,7 @@ func workerHealth(outage func() string) http.Handler {
 func serveMeasured(ctx context.Context, l net.Listener, h http.Handler, log *slog.Logger) error {
 	server := &http.Server{
 		Handler: h, ReadHeaderTimeout: 10 * time.Second, WriteTimeout: handlerTime, IdleTimeout: 2 * time.Minute,
-		MaxHeaderBytes: 32 << 10, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn),
+		MaxHeaderBytes: 32 << 10, ErrorLog: api.ErrorLog(log),
 	}
 	stopped := make(chan struct{})
 	context.AfterFunc(ctx, func() {

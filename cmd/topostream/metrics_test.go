@@ -135,6 +135,9 @@ func TestAWorkerSaysHowItIsAtItsOwnAddress(t *testing.T) {
 	if why := string(got(t, away+"/readyz", http.StatusServiceUnavailable)); strings.Contains(why, "127.0.0.1") {
 		t.Errorf("it tells everybody where the database is: %s", why)
 	}
+	got(t, away+"/readyz?exclude=database", http.StatusOK)
+	got(t, away+"/readyz?exclude=nothing", http.StatusBadRequest)
+	got(t, away+"/readyz?exclude=database;x", http.StatusBadRequest)
 }
 
 func TestProfilesNeedAnAddressOfTheirOwn(t *testing.T) {
@@ -165,7 +168,12 @@ func TestTheReferenceOfMetricsIsWhatTheProgramsServe(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
 	served := families(t, awaitReady(t, startServer(t, db.URL))) // which has had a request then
-	worked := families(t, awaitReady(t, startMutator(t, db.URL, nil)))
+	worker := awaitReady(t, startMutator(t, db.URL, nil))
+	var worked map[string]*dto.MetricFamily
+	pgtest.Eventually(t, "the worker's pool", func() bool {
+		worked = families(t, worker)
+		return worked["pgxpool_max_connections"] != nil
+	})
 	text := reference(served, worked)
 	if *updateGolden {
 		if err := os.WriteFile(metricsFile, []byte(text), 0o644); err != nil {
@@ -194,8 +202,9 @@ from what they serve (` + "`go test -run Reference ./cmd/topostream -update`" + 
 		"`/livez` and `/readyz`" + ` are, too.
   ` + "`mutator`" + ` serves it at ` + "`--metrics-addr`" + `. With ` + "`serve --mutator`" +
 		` the server has the worker's, too.
-- Times are in seconds, sizes in bytes. Labels have few values, all of which are there from the beginning, but for those
-  of ` + "`http_server_request_duration_seconds`" + `: its routes are patterns, and ` + "`unknown`" +
+- Times are in seconds, sizes in bytes. Labels have few values, all of which are there from the beginning, but for
+  ` + "`pool`" + `, since a pool comes with its first connections and not every program has each, and for those of
+  ` + "`http_server_request_duration_seconds`" + `: its routes are patterns, and ` + "`unknown`" +
 		` for what is none; other methods
   are ` + "`_OTHER`" + `.
 - Every server reads ` + "`topostream_mutations`, `topostream_mutation_oldest_pending_age_seconds`" +
@@ -211,11 +220,16 @@ from what they serve (` + "`go test -run Reference ./cmd/topostream -update`" + 
 	return text.String()
 }
 
-// section describes those that are not in but.
+// section describes those that are not in but, and names the others.
 func section(text *strings.Builder, title string, all, but map[string]*dto.MetricFamily) {
 	fmt.Fprintf(text, "\n## %s\n", title)
+	var shared []string
 	for _, name := range slices.Sorted(mapKeys(all)) {
-		if but[name] != nil || strings.HasPrefix(name, "go_") || strings.HasPrefix(name, "process_") {
+		switch {
+		case strings.HasPrefix(name, "go_"), strings.HasPrefix(name, "process_"):
+			continue
+		case but[name] != nil:
+			shared = append(shared, "`"+name+"`")
 			continue
 		}
 		family := all[name]
@@ -242,6 +256,9 @@ func section(text *strings.Builder, title string, all, but map[string]*dto.Metri
 			fmt.Fprintf(text, "%s%s\n", map[bool]string{true: "\n", false: ""}[label == slices.Sorted(mapKeys(values))[0]],
 				wrapped(line))
 		}
+	}
+	if shared != nil {
+		fmt.Fprintf(text, "\n%s.\n", wrapped("And of those above: "+strings.Join(shared, ", ")))
 	}
 }
 

@@ -261,7 +261,11 @@ func TestHealthSaysWhichPartFails(t *testing.T) {
 	if err := cluster.Stop(t.Context(), pgcluster.Fast); err != nil {
 		t.Fatal(err)
 	}
-	if body := until("/readyz", http.StatusServiceUnavailable); !strings.Contains(body, "bus: ") {
+	until("/api/v1/topologies", http.StatusServiceUnavailable)
+	refused := time.Now()
+	body := until("/readyz", http.StatusServiceUnavailable)
+	inTime(t, "/readyz behind REST", time.Since(refused), time.Second)
+	if !strings.Contains(body, "bus: ") {
 		t.Errorf("not ready: %s", body)
 	} else if strings.ContainsAny(body, "@/") || strings.Contains(body, "127.0.0.1") || strings.Contains(body, "user") {
 		t.Errorf("anybody may read how the database is reached: %s", body)

@@ -234,6 +234,19 @@ func TestOneTraceLeadsFromTheClickToTheFrame(t *testing.T) {
 			claim := r.await(clickTrace, "claim", 1)[0]
 			post := r.await(clickTrace, "POST /api/v1/topologies/{id}/mutations", 1)[0]
 
+			res := open(t, s.url+"/api/v1/topologies/"+s.id+"/events?graph=1", "Traceparent", clickParent)
+			if first := firstEvent(t, res.Body); first != "snapshot" {
+				t.Errorf("a stream begins with %s", first)
+			}
+			_ = res.Body.Close() // its beginning is wanted
+			watched := r.await(clickTrace, "GET /api/v1/topologies/{id}/events", 1)[0]
+			attach := r.await(clickTrace, "attach", 1)[0]
+			document := r.await(clickTrace, "document", 1)[0]
+			admin.do(http.MethodGet, "/topologies/"+s.id+"/journal", "", "Traceparent", clickParent).into(t, http.StatusOK,
+				new(any))
+			journal := r.await(clickTrace, "GET /api/v1/topologies/{id}/journal", 1)[0]
+			read := r.await(clickTrace, "journal read", 1)[0]
+
 			all := slices.DeleteFunc(r.all(), func(s receivedSpan) bool { return s.trace() != clickTrace })
 			var text strings.Builder
 			tree(&text, all, clickSpan, 1, func(span receivedSpan) string {
@@ -246,6 +259,13 @@ func TestOneTraceLeadsFromTheClickToTheFrame(t *testing.T) {
 
 			if post.parent() != clickSpan || post.service != "topostream" {
 				t.Errorf("the POST is beneath %s, of %s", post.parent(), post.service)
+			}
+			if watched.parent() != clickSpan || attach.parent() != watched.id() || document.parent() != attach.id() {
+				t.Errorf("the stream is beneath %s, its attach beneath %s, the document beneath %s",
+					watched.parent(), attach.parent(), document.parent())
+			}
+			if journal.parent() != clickSpan || read.parent() != journal.id() {
+				t.Errorf("the journal is beneath %s, its read beneath %s", journal.parent(), read.parent())
 			}
 			if !slices.ContainsFunc(all, func(s receivedSpan) bool {
 				return s.parent() == post.id() && strings.Contains(s.attribute("db.query.text"), "INSERT INTO mutations")

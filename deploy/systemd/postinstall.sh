@@ -1,8 +1,8 @@
 #!/bin/sh
-# After the package is unpacked: the user, and the file of settings for it alone. Nothing is started: topostream needs a
+# After the package is unpacked: the user, and the files of settings for it alone. Nothing is started: topostream needs a
 # database first.
 set -e
 systemd-sysusers topostream.conf
-chgrp topostream /etc/topostream /etc/topostream/topostream.env
+chgrp topostream /etc/topostream /etc/topostream/topostream.env /etc/topostream/topostream-mutator.env
 chmod 0750 /etc/topostream
 if [ -d /run/systemd/system ]; then systemctl daemon-reload; fi

@@ -14,12 +14,16 @@ import (
 )
 
 // A Census counts what servers hold while nobody asks anything of them, by name: goroutines, feeds, channels and
-// streams of each server, and the database's backends of servers and worker.
+// streams of each server, and the database's backends of servers and worker; and how often each server saw the promise
+// broken since it was started.
 type Census map[string]float64
 
 // counted are the metrics that a census reads of each server.
 func counted() []string {
-	return []string{"go_goroutines", "topostream_streams", "topostream_feeds", "topostream_channels"}
+	return []string{
+		"go_goroutines", "topostream_streams", "topostream_feeds", "topostream_channels",
+		"topostream_promise_violations_total",
+	}
 }
 
 // TakeCensus counts now.

@@ -58,10 +58,10 @@ func (w *Worker) claim(ctx context.Context) (j *job, more bool, err error) {
 	var (
 		c       candidate
 		began   time.Time
-		expired int // leases
+		expired requeued
 	)
 	err = w.transact(ctx, func(ctx context.Context, tx pgx.Tx) (err error) {
-		j, began, expired = nil, time.Now(), 0
+		j, began, expired = nil, time.Now(), requeued{}
 		if c, err = w.lockCandidate(ctx, tx); err != nil || c.topology == "" {
 			return err
 		}
@@ -78,7 +78,10 @@ func (w *Worker) claim(ctx context.Context) (j *job, more bool, err error) {
 		}
 		return nil, true, nil
 	}
-	w.cfg.Stats.LeaseExpiries.Add(float64(expired))
+	w.cfg.Stats.LeaseExpiries.Add(float64(expired.leases))
+	for _, op := range expired.failed {
+		w.cfg.Stats.Finished[stream.OpLabel(op)][stream.JobFailed].Inc()
+	}
 	if j != nil {
 		if j.mutation.Attempt == 1 {
 			w.cfg.Stats.Wait.Observe(j.waited)
@@ -155,9 +158,15 @@ func unavailable(err *pgconn.PgError) bool {
 	return len(err.Code) == 5 && slices.Contains([]string{"08", "53", "57", "58"}, err.Code[:2])
 }
 
+// requeued is what was done about leases that had run out.
+type requeued struct {
+	leases int
+	failed []string // the ops of mutations that have had all their attempts
+}
+
 // requeue gives back what the leases that ran out in a locked topology stood for, or fails what has had all its
-// attempts, and gives how many there were. (A lease of null does not run out: a person works on that mutation by hand.)
-func (w *Worker) requeue(ctx context.Context, tx pgx.Tx, id stream.TopologyID) (expired int, _ error) {
+// attempts. (A lease of null does not run out: a person works on that mutation by hand.)
+func (w *Worker) requeue(ctx context.Context, tx pgx.Tx, id stream.TopologyID) (expired requeued, _ error) {
 	const update = `
 UPDATE mutations
    SET lease = NULL, leased_until = NULL, state = CASE WHEN attempt < $2 THEN 'pending' ELSE 'failed' END,
@@ -167,7 +176,7 @@ UPDATE mutations
 RETURNING id::text, op, attempt, coalesce(reason, '')`
 	rows, err := tx.Query(ctx, update, id, w.cfg.MaxAttempts)
 	if err != nil {
-		return 0, fmt.Errorf("give back what a lease stood for: %w", err)
+		return requeued{}, fmt.Errorf("give back what a lease stood for: %w", err)
 	}
 	var (
 		mutation stream.MutationID
@@ -179,12 +188,15 @@ RETURNING id::text, op, attempt, coalesce(reason, '')`
 	_, err = pgx.ForEachRow(rows, []any{&mutation, &op, &attempt, &reason}, func() error {
 		w.log.Warn("a lease ran out",
 			"topology", id, "mutation", mutation, "op", op, "attempt", attempt, "failed", reason != "")
-		failed = max(failed, reason)
-		expired++
+		expired.leases++
+		if reason != "" {
+			failed = max(failed, reason)
+			expired.failed = append(expired.failed, op)
+		}
 		return nil
 	})
 	if err != nil {
-		return 0, fmt.Errorf("give back what a lease stood for: %w", err)
+		return requeued{}, fmt.Errorf("give back what a lease stood for: %w", err)
 	}
 	if failed == "" {
 		return expired, nil

@@ -12,6 +12,7 @@ import (
 
 	"topostream/pgbus/pgtest"
 	"topostream/stream"
+	"topostream/stream/metrics/metrictest"
 )
 
 // runOut makes a mutation's lease run out, as if its worker had been silent for too long.
@@ -87,9 +88,9 @@ func TestAMutationFailsWhenItsLeaseHasRunOutTooOften(t *testing.T) {
 	db := pgtest.New(t)
 	conn := db.Conn(t)
 	id := active(t, conn, 1)[0]
-	a := newApplier()
+	a, stats := newApplier(), metrictest.WorkStats()
 	startWorker(t, db, func(c *Config) {
-		c.Applier, c.Poll, c.MaxAttempts = a, 100*time.Millisecond, 2
+		c.Applier, c.Poll, c.MaxAttempts, c.Stats = a, 100*time.Millisecond, 2, stats
 		c.Grace = 100 * time.Millisecond // the applier of the first attempt is not answered
 	})
 	m := enqueue(t, conn, id, "add_lan", `{"name":"a"}`)
@@ -110,6 +111,10 @@ func TestAMutationFailsWhenItsLeaseHasRunOutTooOften(t *testing.T) {
 	if got, want := story(events, m), "enqueued applying requeued applying failed"; got != want {
 		t.Errorf("%s, want %s", got, want)
 	}
+	pgtest.Eventually(t, "two leases that ran out, of a mutation that failed once", func() bool {
+		return metrictest.Value(stats.LeaseExpiries) == 2 &&
+			metrictest.Value(stats.Finished[stream.OpLabel("add_lan")][stream.JobFailed]) == 1
+	})
 	oneAtATime(t, events)
 }
 

@@ -2,6 +2,7 @@ package api
 
 import (
 	"errors"
+	"log/slog"
 	"net/http"
 	"strings"
 	"time"
@@ -111,9 +112,7 @@ func hasTicket(r *http.Request) bool { return strings.Join(lenient(r)["ticket"],
 // stranger counts and logs that a credential was bad.
 func (s *Server) stranger(w http.ResponseWriter, r *http.Request, err error) {
 	s.cfg.Stats.Refusals[refusedBy(err)].Inc()
-	if suppressed, ok := s.refusals.takes(); ok {
-		s.log(w).Info("unauthenticated", "path", logged(r.URL.Path), "error", err, "suppressed", suppressed)
-	}
+	s.say(w, slog.LevelInfo, "unauthenticated", "path", logged(r.URL.Path), "error", err)
 }
 
 // authenticated checks in the order 401, 403. A browser sends a cookie along whoever's page asks, so what changes

@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"net/http"
 	"strconv"
 	"time"
@@ -131,11 +132,11 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	}
 	ruled, detail := rulingOn(err, false)
 	if ruled.log != "" {
-		write := s.log(w).Warn
+		level := slog.LevelWarn
 		if ruled.status == http.StatusInternalServerError {
-			write = s.log(w).Error
+			level = slog.LevelError
 		}
-		write(ruled.log, "method", method(r), "path", logged(r.URL.Path), "error", err)
+		s.say(w, level, ruled.log, "method", method(r), "path", logged(r.URL.Path), "error", err)
 	}
 	ruled.problem(w, detail)
 }
@@ -149,7 +150,7 @@ func (s *Server) refuse(w http.ResponseWriter, r *http.Request, writer *frameWri
 	}
 	ruled, reason := rulingOn(err, true)
 	if ruled.log != "" {
-		s.log(w).Warn("attach", "topology", a.topology, "error", err)
+		s.say(w, slog.LevelWarn, "attach", "topology", a.topology, "error", err)
 	}
 	replyOf(w).observation.Reason = reason
 	if ruled.again == 0 || !a.stream || !acceptsEvents(r) {

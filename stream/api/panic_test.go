@@ -1,6 +1,8 @@
 package api
 
 import (
+	"encoding/json"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -17,10 +19,12 @@ func TestAPanicIsA500AsDescribed(t *testing.T) {
 		t.Fatal(err)
 	}
 	broken := http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic("a handler that is broken") })
+	var log lockedBuffer
 	handler := New(Config{
-		Auth:  func(*http.Request) (stream.Principal, error) { panic("as above") },
-		Ready: func() error { panic("as above") },
-		Stats: &stream.Stats{}, ConsoleHandler: broken, ClientHandler: broken, TabsHandler: broken, MetricsHandler: broken,
+		Logger: slog.New(slog.NewJSONHandler(&log, nil)),
+		Auth:   func(*http.Request) (stream.Principal, error) { panic("as above") },
+		Ready:  func() error { panic("as above") },
+		Stats:  &stream.Stats{}, ConsoleHandler: broken, ClientHandler: broken, TabsHandler: broken, MetricsHandler: broken,
 	}).Handler()
 	server := httptest.NewServer(handler)
 	defer server.Close()
@@ -44,5 +48,25 @@ func TestAPanicIsA500AsDescribed(t *testing.T) {
 		if res.StatusCode != want {
 			t.Errorf("%s %s: %d, want %d", o.Method, path, res.StatusCode, want)
 		}
+		if want == http.StatusInternalServerError {
+			panicIsLogged(t, log.String(), strings.Join(res.Header[idHeader], ""))
+		}
+	}
+}
+
+// panicIsLogged looks at the last line of a log.
+func panicIsLogged(t *testing.T, log, id string) {
+	t.Helper()
+	lines := strings.Split(strings.TrimSpace(log), "\n")
+	var line struct {
+		Level, Panic, Stack string
+
+		ID string `json:"request_id"`
+	}
+	if err := json.Unmarshal([]byte(lines[len(lines)-1]), &line); err != nil {
+		t.Fatal(err)
+	}
+	if line.Level != "ERROR" || line.Panic == "" || line.ID != id || !strings.Contains(line.Stack, "panic_test.go:") {
+		t.Errorf("the request %s: %s", id, lines[len(lines)-1])
 	}
 }

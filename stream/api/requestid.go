@@ -1,6 +1,7 @@
 package api
 
 import (
+	"context"
 	"encoding/hex"
 	"log/slog"
 	"math/rand/v2"
@@ -53,4 +54,17 @@ func idIn(w http.ResponseWriter) string {
 // log is the log of a request that is being answered.
 func (s *Server) log(w http.ResponseWriter) *slog.Logger {
 	return s.cfg.Logger.With("request_id", idIn(w))
+}
+
+// say logs about a request that is being answered; about those whom nobody knows a sample, since as many lines as they
+// like to cause would fill the disk.
+func (s *Server) say(w http.ResponseWriter, level slog.Level, text string, attrs ...any) {
+	if replyOf(w).observation.Subject == "" {
+		suppressed, ok := s.strangers.takes()
+		if !ok {
+			return
+		}
+		attrs = append(attrs, "suppressed", suppressed)
+	}
+	s.log(w).Log(context.Background(), level, text, attrs...)
 }

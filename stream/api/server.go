@@ -75,8 +75,8 @@ type Server struct {
 	registry    *registry
 	heads       heads
 	limits      *limits
-	access      *accessLog // nil: there is none
-	refusals    sampledLog
+	access      *accessLog    // nil: there is none
+	strangers   sampledLog    // of what those cause whom nobody knows
 	forAnswers  *stream.Share // what is read for answers, until it is written
 	forBodies   *stream.Share // large bodies of requests, until they are answered
 	crossOrigin *http.CrossOriginProtection
@@ -210,12 +210,12 @@ func (s *Server) recover(next http.Handler) http.Handler {
 // away: streams live on and new ones are told when to come back, while an orchestrator that takes all servers out
 // leaves browsers with a 503, after which EventSource gives up for good.
 func (s *Server) readyz(w http.ResponseWriter, r *http.Request) {
-	without := r.URL.Query().Get("exclude")
-	if without != "" && without != "database" {
-		s.fail(w, r, refused("exclude", "the part that can be left out is database"))
+	excluded, err := DatabaseExcluded(r)
+	if err != nil {
+		s.fail(w, r, err)
 		return
 	}
-	if err := s.ready(without == ""); err != nil {
+	if err := s.ready(!excluded); err != nil {
 		s.fail(w, r, badRequest(http.StatusServiceUnavailable, "%s", err))
 		return
 	}
@@ -226,6 +226,21 @@ func (s *Server) readyz(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	writeText(w, http.StatusOK, text)
+}
+
+// DatabaseExcluded tells whether a probe leaves the database out. A *stream.FieldError says what is wrong with it.
+func DatabaseExcluded(probe *http.Request) (bool, error) {
+	query, err := queryOf(probe)
+	if err != nil {
+		return false, err
+	}
+	switch query.Get("exclude") {
+	case "":
+		return false, nil
+	case "database":
+		return true, nil
+	}
+	return false, refused("exclude", "the part that can be left out is database")
 }
 
 // Ready is what keeps /readyz from 200; nil: nothing.

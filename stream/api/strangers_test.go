@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"topostream/stream"
@@ -28,6 +29,32 @@ func TestWhatAStrangerSendsTakesLittleOfTheLog(t *testing.T) {
 	if n := log.Len(); n == 0 || n > 1000 || !strings.Contains(log.String(), "(30019 bytes)") {
 		t.Errorf("%d bytes of log: %.1500s", n, &log)
 	}
+}
+
+// A guess that the database could not be asked about counts against no rate.
+func TestTicketsThatNobodyCanLookUpTakeLittleOfTheLog(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var log bytes.Buffer
+		s, book := ticketServer()
+		s.cfg.Logger = slog.New(slog.NewTextHandler(&log, nil))
+		book.err = stream.ErrUnavailable
+		const guesses = 1000
+		for i := range guesses {
+			target := fmt.Sprintf("%s?ticket=%043d", anEvents, i)
+			if w := ask(s, http.MethodGet, target, ""); w.Code != http.StatusServiceUnavailable {
+				t.Fatalf("%d %s", w.Code, w.Body)
+			}
+		}
+		if n := strings.Count(log.String(), "level=WARN"); n != strangersLogged {
+			t.Errorf("%d lines in a second", n)
+		}
+		time.Sleep(time.Second) // of fake time
+		ask(s, http.MethodGet, anEvents+"?ticket=T", "")
+		if want := fmt.Sprintf("suppressed=%d\n", guesses-strangersLogged); !strings.HasSuffix(log.String(), want) {
+			t.Errorf("what was left out is not counted: %.1500s", &log)
+		}
+	})
 }
 
 // Whether a ticket is good only the database knows, and a guess costs it as much as a ticket.
@@ -93,7 +120,8 @@ func TestAQueryThatCannotBeReadIsRefusedByItsName(t *testing.T) {
 	const topology = basePath + "/topologies/" + someTopology
 	for _, target := range []string{
 		basePath + "/topologies?limit=%zz", basePath + "/topologies?limit=1;x", topology + "/mutations?limit=1;x",
-		listPath + "?status=%zz", manyPath + "?topology=" + someTopology + ";x",
+		listPath + "?status=%zz", manyPath + "?topology=" + someTopology + ";x", "/readyz?exclude=%zz",
+		"/readyz?exclude=database;x",
 	} {
 		w := ask(s, http.MethodGet, target, "", "Authorization", "Bearer token")
 		if w.Code != http.StatusBadRequest || !strings.Contains(w.Body.String(), `"query: cannot be read`) {
@@ -112,6 +140,7 @@ func TestAPathMeansTheSameEncodedAndASlashOfItSeparatesNothing(t *testing.T) {
 		"/topologies/" + someTopology + "%2Fevents":       http.StatusNotFound,
 		"/topologies/" + someTopology + "%2fevents":       http.StatusNotFound,
 		"/topologies/" + someTopology + "/events%2F":      http.StatusNotFound,
+		"/topologies/" + someTopology + "%2F":             http.StatusNotFound,
 	} {
 		if w := ask(s, http.MethodHead, basePath+path, "", "Authorization", "Bearer token"); w.Code != want {
 			t.Errorf("%s: %d, want %d", path, w.Code, want)
