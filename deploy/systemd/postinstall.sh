@@ -1,6 +1,6 @@
 #!/bin/sh
-# After the package is unpacked: the user, and the files of settings for it alone. Nothing is started: topostream needs a
-# database first.
+# After the package is unpacked: the user, and the files of settings for it alone. Nothing is started: topostream needs
+# a database first.
 set -e
 systemd-sysusers topostream.conf
 chgrp topostream /etc/topostream /etc/topostream/topostream.env /etc/topostream/topostream-mutator.env
