@@ -56,6 +56,32 @@ func TestALeaseThatRunsOutGivesTheMutationToAnotherWorkerAndTheFirstChangesNothi
 	}
 }
 
+// Nobody makes the lease run out here: its time does.
+func TestTheLeaseOfAWorkerThatIsCutOffRunsOutAndAnotherOneAppliesTheMutation(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	conn := db.Conn(t)
+	id := active(t, conn, 1)[0]
+	const lease = 600 * time.Millisecond
+	a, stats := newApplier(), metrictest.WorkStats()
+	away := startWorker(t, db, func(c *Config) { c.Applier, c.Lease = a, lease })
+	m := enqueue(t, conn, id, "add_lan", `{"name":"a"}`)
+	receive(t, a.called, "the applier")
+	away.network.cut()
+	away.listens.cut()
+	startWorker(t, db, func(c *Config) { c.Lease, c.Poll, c.Stats = lease, 50*time.Millisecond, stats })
+	awaitState(t, conn, m, "applied")
+	away.log.says(t, "too late", string(m))
+	events := journal(t, conn, id)
+	if got, want := story(events, m), "enqueued applying requeued applying applied"; got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+	oneAtATime(t, events)
+	if n := metrictest.Value(stats.LeaseExpiries); n != 1 {
+		t.Errorf("%d leases are counted", n)
+	}
+}
+
 func TestAWorkerThatWakesLateChangesNothingWhileAnotherOneAppliesTheMutation(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
