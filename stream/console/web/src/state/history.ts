@@ -141,10 +141,17 @@ export function createTimeline(
     const oldest = events.oldest ?? snapshot + 1;
     loading.value = true;
     try {
-      const answer = await read(Math.max(0, oldest - 1 - page), page);
-      if (!answer) return 0;
-      const found = answer.events.filter((event) => event.seq < oldest);
-      if (!found.length || found[0]!.seq <= answer.first) complete.value = true;
+      const found: JournalEvent[] = [];
+      let first = 0;
+      for (let at = Math.max(0, oldest - 1 - page); at < oldest - 1;) { // more than one page where events are large
+        const answer = await read(at, page);
+        if (!answer) return 0;
+        ({ first } = answer);
+        const below = answer.events.filter((event) => event.seq < oldest);
+        found.push(...below);
+        at = below.length === answer.events.length ? below.at(-1)?.seq ?? oldest : oldest;
+      }
+      if (!found.length || found[0]!.seq <= first) complete.value = true;
       const above = events.insert(found.map(entryOfJournal));
       touch();
       return above;
@@ -157,7 +164,7 @@ export function createTimeline(
     if (!id || event.kind === 'list' || event.topology_id !== id) return;
     if (event.kind === 'snapshot') {
       learn(event.payload.in_flight);
-      const newest = newestHere();
+      const newest = newestHere() ?? (complete.peek() ? snapshot : null); // an empty journal has been read, too
       snapshot = event.seq;
       if (newest === null) void older();
       else if (event.seq > newest) void between(newest, event.seq);
@@ -240,7 +247,7 @@ export function createTimeline(
     version, sampled, filter, loading, problem, complete, paused, waiting, atEnd, older,
     shown: () => events.shown,
     all: () => events.all,
-    hour: (now) => events.hour(now),
+    hour: (now) => events.hour(now, snapshot, complete.peek()),
     who: (mutation) => mutation === null ? '' : who.get(mutation),
     wantWho: (mutations) => {
       for (const mutation of mutations) if (!who.has(mutation)) unknown.add(mutation);
