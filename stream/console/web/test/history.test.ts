@@ -1,6 +1,6 @@
 import { signal } from '@preact/signals';
 import type { StreamEvent } from 'topostream';
-import { expect, test } from 'vitest';
+import { expect, test, vi } from 'vitest';
 import { createTimeline } from '../src/state/history.ts';
 import type { Live } from '../src/state/live.ts';
 import type { Rest } from '../src/state/rest.ts';
@@ -10,8 +10,11 @@ import type { JournalEvent } from '../src/state/timeline.ts';
 const begin = Date.UTC(2026, 10, 29, 12);
 const minute = 60_000;
 
-/** A journal with one event a second up to `head`, whose answers hold `most` events, and the timeline of it. */
-function world(head: number, most = 1000) {
+/**
+ * A journal with one event a second up to `head`, whose answers hold `most` events; so many mutations, of whose rows
+ * only the oldest and the newest name who asked; and the timeline of it.
+ */
+function world(head: number, most = 1000, mutations = 0) {
   const event = (seq: number): JournalEvent =>
     ({ type: 'test', seq, ts: new Date(begin + seq * 1000).toISOString(), payload: {} });
   const journal = Array.from({ length: head }, (_, i) => event(i + 1));
@@ -20,8 +23,14 @@ function world(head: number, most = 1000) {
     tell = listener;
     return () => undefined;
   };
+  const rows = Array.from({ length: mutations }, (_, i) => (
+    { id: `m${i + 1}`, position: i + 1, requested_by: i === 0 || i === mutations - 1 ? 'alice' : null }));
   const rest = { send: async (_: string, path: string) => {
     const params = new URLSearchParams(path.split('?')[1]);
+    if (path.includes('/mutations?')) {
+      const before = Number(params.get('before') ?? Infinity);
+      return rows.toReversed().filter(({ position }) => position < before).slice(0, Number(params.get('limit')));
+    }
     const [after, limit] = [Number(params.get('after')), Number(params.get('limit'))];
     const events = journal.filter(({ seq }) => seq > after).slice(0, Math.min(limit, most));
     return { first: journal[0]?.seq ?? 0, head: journal.length, events };
@@ -98,4 +107,21 @@ test('of a topology whose journal is empty, what was missed is read', async () =
   w.snapshot();
   await settled(() => w.timeline.all().length === 5);
   expect(w.hour()).toEqual({ sum: 5, since: 'all' });
+});
+
+test('who asked is not known of what is older than the newest thousand, and nobody says it of what is gone', async () => {
+  vi.useFakeTimers();
+  try {
+    const names = async (mutations: number): Promise<unknown[]> => {
+      const { timeline } = world(1, 1000, mutations);
+      const wanted = ['m1', 'm2', `m${mutations}`, 'gone'];
+      timeline.wantWho(wanted);
+      await vi.advanceTimersByTimeAsync(5000);
+      return wanted.map((id) => timeline.who(id));
+    };
+    expect(await names(1001)).toEqual([null, '', 'alice', null]);
+    expect(await names(999)).toEqual(['alice', '', 'alice', '']);
+  } finally {
+    vi.useRealTimers();
+  }
 });

@@ -308,7 +308,8 @@ function EventPane({ seq }: { seq: number }) {
             ...(payload?.mutation_id
               ? [['Mutation', <Go to={{ kind: 'mutation', key: payload.mutation_id }}>
                 <code>{payload.mutation_id.slice(0, 8)}</code></Go>] as const,
-              ['Asked by', who === undefined ? '…' : who || 'nobody says'] as const] : []),
+              ['Asked by',
+                who === undefined ? '…' : who === null ? 'not known here' : who || 'nobody says'] as const] : []),
           ]} />
           {changes.length > 0 && <Section title="What it changed"><Changes changes={changes} /></Section>}
           <Section title="Payload">

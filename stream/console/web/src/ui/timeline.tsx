@@ -228,7 +228,7 @@ type Act = (entry: Entry) => void;
 
 const Row = memo(({ entry, top, id, at, size, selected, open, who, acts }: {
   readonly entry: Entry; readonly top: number; readonly id: string; readonly at: number; readonly size: number;
-  readonly selected: boolean; readonly open: boolean; readonly who: string | undefined;
+  readonly selected: boolean; readonly open: boolean; readonly who: string | null | undefined;
   readonly acts: { readonly current: { readonly select: Act; readonly toggle: Act } };
 }) => {
   const tone = toneOf(entry);
