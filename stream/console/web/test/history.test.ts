@@ -79,7 +79,7 @@ test('the last hour says from when on it counts, until the journal is read to it
   expect(w.hour()).toEqual({ sum: 1203, since: 'all' });
 });
 
-test('what was missed while the stream was away is counted when it is read, and nothing is claimed before', async () => {
+test('what was missed while the stream was away is counted once it is read, and none of it before', async () => {
   const w = world(100);
   w.snapshot();
   await settled(() => w.timeline.all().length === 100);
@@ -109,7 +109,7 @@ test('of a topology whose journal is empty, what was missed is read', async () =
   expect(w.hour()).toEqual({ sum: 5, since: 'all' });
 });
 
-test('who asked is not known of what is older than the newest thousand, and nobody says it of what is gone', async () => {
+test('who asked is not known of what is older than the newest thousand; of what is gone nobody says it', async () => {
   vi.useFakeTimers();
   try {
     const names = async (mutations: number): Promise<unknown[]> => {

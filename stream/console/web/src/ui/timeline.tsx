@@ -258,7 +258,7 @@ function Expanded({ entry, top }: { readonly entry: Entry; readonly top: number 
   return (
     <div class="timeline-payload" role="region" aria-label={`Payload of ${entry.type} ${entry.seq ?? ''}`} tabIndex={0}
       style={{ transform: `translateY(${top}px)`, height: `${expansion}px` }}>
-      <Copy text={() => pretty(entry.payload)} />
+      <Copy text={() => pretty(entry.payload)} label="Copy the payload" quiet />
       <Payload payload={entry.payload} />
     </div>
   );
