@@ -7,12 +7,15 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/chromedp/cdproto/browser"
 	"github.com/chromedp/cdproto/cdp"
 	"github.com/chromedp/chromedp"
 
 	"topostream/pgbus/pgtest"
+	"topostream/stream"
+	"topostream/stream/auth"
 )
 
 func TestWhatIsDraggedFromThePaletteAndFromPortToPortIsStaged(t *testing.T) {
@@ -109,6 +112,33 @@ func TestWhatIsStagedSurvivesAReloadAndIsRebased(t *testing.T) {
 	if rows := page.editRows(); len(rows) > 0 {
 		t.Errorf("after a reload, what was applied is staged again: %q", rows)
 	}
+}
+
+func TestWhatIsStagedSurvivesTheApplicationsSignIn(t *testing.T) {
+	t.Parallel()
+	long(t)
+	page := openDesk(t, operatorToken(t), editGraph)
+	page.services("web", "http")
+	const staged = "~ web: services ssh → http"
+	page.editWantRows(staged)
+	ending := signed(t, auth.Claims{Subject: "operator", Role: stream.RoleAdmin, TTL: 3 * time.Second})
+	chromeEval[string](t, page.ctx, `location.hash = '#token=`+ending+`'`)
+	page.until(`document.querySelector('dialog[open]')?.textContent.includes('The token has ended')`)
+	chromeEval[bool](t, page.ctx, `window.before = true`)
+	// "The application has signed me in": it has not.
+	page.click(`dialog[open] [type=button]`)
+	pgtest.Eventually(t, "the page is loaded anew", func() bool { // an answer may be lost with the old one
+		const anew = `!window.before && window.topostream?.state === 'refused' && !!document.querySelector('#signin-token')`
+		yes, err := chromedp.Run(page.ctx, chromedp.Evaluate[bool](anew))
+		return err == nil && yes
+	})
+	if token := chromeEval[bool](t, page.ctx, `sessionStorage.getItem('topostream.token') !== null`); token {
+		t.Error("the token that has ended is kept")
+	}
+	page.fill(`#signin-token`, operatorToken(t))
+	page.click(`dialog[open] [type=submit]`)
+	page.until(`!!window.topostream.view`)
+	page.editWantRows(staged)
 }
 
 func TestAnAppliedChangeShowsOnceAndNotToWhoWantsNoMotion(t *testing.T) {
