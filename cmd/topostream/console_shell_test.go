@@ -372,6 +372,13 @@ func TestTheConsolesCommandsKeysAndPanesAreReachedByKeyboard(t *testing.T) {
 	page.until(`!` + dialog)
 	key("?", false)
 	page.until(dialog + `?.ariaLabel === 'Keys' && ` + dialog + `.textContent.includes('Search topologies')`)
+	for group, want := range map[string]string{ // those of commands aside
+		"Graph": "← ↑ → ↓|Enter|Space|Backspace|+ − 0|Shift-drag|Shift-F10", "Older seqs": "← →|Home|End",
+	} {
+		page.until(fmt.Sprintf(`[...document.querySelectorAll('dialog section')].some((section) =>
+			section.querySelector('h3').textContent === %q && [...section.querySelectorAll('kbd')]
+				.map((key) => key.textContent).join('|').endsWith(%q))`, group, want))
+	}
 	page.press("dialog [tabindex]", "Escape")
 	page.until(`!` + dialog)
 	for pane, name := range map[string]string{"l": "Topologies", "i": "Inspector", "t": "Timeline"} {
