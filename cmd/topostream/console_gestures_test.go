@@ -171,6 +171,40 @@ func TestAnAppliedChangeShowsOnceAndNotToWhoWantsNoMotion(t *testing.T) {
 	}
 }
 
+func TestARowOfTheListThatChangesFadesOnceAndNotToWhoWantsNoMotion(t *testing.T) {
+	t.Parallel()
+	long(t)
+	page := openDesk(t, operatorToken(t), seedNothing)
+	other := topology(t, page.conn, "other")
+	const ofRow = `[role=option][data-id="%s"]`
+	page.until(fmt.Sprintf(`!!document.querySelector('`+ofRow+`')`, other))
+	chromeEval[bool](t, page.ctx, `(window.faded = [], Element.prototype.animate = new Proxy(Element.prototype.animate, {
+		apply: (animate, row, [frames, options]) => {
+			faded.push(row.dataset.id + ' ' + options.duration);
+			return Reflect.apply(animate, row, [frames, options]);
+		},
+	}), true)`)
+	status := func(status string) {
+		t.Helper()
+		pgtest.Exec(t, page.conn, `UPDATE topologies SET status = $2 WHERE id = $1::text::uuid`, other, status)
+		page.until(fmt.Sprintf(`document.querySelector('`+ofRow+`').dataset.status === %q`, other, status))
+	}
+	// Once for each change of status or version, and for nothing else.
+	status("deploying")
+	pgtest.Exec(t, page.conn, `UPDATE topologies SET name = 'another' WHERE id = $1::text::uuid`, other)
+	page.until(fmt.Sprintf(`document.querySelector('`+ofRow+` .list-name').textContent === 'another'`, other))
+	status("active")
+	enqueueOp(t, page.conn, page.id, "add_lan", `{"name":"lab"}`)
+	page.until(fmt.Sprintf(`document.querySelector('`+ofRow+` .list-version').textContent === '1'`, page.id))
+	page.until(`window.faded.length >= 3`)
+	page.media("prefers-reduced-motion", "reduce")
+	status("degraded")
+	want := fmt.Sprintf("%s 120,%[1]s 120,%s 120", other, page.id)
+	if faded := chromeEval[string](t, page.ctx, `window.faded.join()`); faded != want {
+		t.Errorf("what faded is %s, not %s", faded, want)
+	}
+}
+
 func TestTheGraphIsSavedAsAPNGOfItsSize(t *testing.T) {
 	t.Parallel()
 	long(t)
