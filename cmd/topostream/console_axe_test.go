@@ -85,6 +85,11 @@ func TestAxeFindsNothingInAnyStateOfTheConsole(t *testing.T) {
 	page.at("a LAN without members", `!!document.querySelector('aside[aria-label=Inspector] [data-line]')`)
 	page.look("sel", "event:2")
 	page.at("an event", `!!document.querySelector('[data-event="2"]')`)
+	page.press(shellEvents, "Enter")
+	page.at("an open payload", `!!document.querySelector('.timeline-payload')`)
+	page.fill("#timeline-filter", "colour:red")
+	page.at("a wrong filter", `document.getElementById('timeline-filter').ariaInvalid === 'true'`)
+	page.fill("#timeline-filter", "")
 	page.look("sel")
 	page.look("view", "table")
 	page.at("the table", `!!document.querySelector('table')`)
@@ -110,8 +115,35 @@ func TestAxeFindsNothingInAnyStateOfTheConsole(t *testing.T) {
 	page.command("Apply what is staged")
 	page.at("a conflict", `window.topostream.sending === 'conflict'`)
 	page.command("Discard what is staged")
+	// Triggers refuse what the page cannot foresee: as it is applied, and as it is asked for.
+	stage := func() {
+		t.Helper()
+		page.command("Add a subnet…")
+		page.until(`!!document.querySelector('dialog[open] input')`)
+		page.keys(kb.Enter)
+		page.until(`window.topostream.staged.length === 1`)
+	}
+	pgtest.Exec(t, conn, `CREATE FUNCTION forbid() RETURNS trigger LANGUAGE plpgsql AS
+		$$ BEGIN RAISE EXCEPTION 'not on Sundays'; END $$`)
+	pgtest.Exec(t, conn, `CREATE TRIGGER forbid BEFORE INSERT ON lans FOR EACH ROW EXECUTE FUNCTION forbid()`)
+	stage()
+	page.command("Apply what is staged")
+	page.at("staged edits that failed", `window.topostream.sending === 'failed'`)
+	page.command("Discard what is staged")
+	pgtest.Exec(t, conn, `DROP TRIGGER forbid ON lans`)
+	stage()
+	pgtest.Exec(t, conn, `CREATE TRIGGER forbid BEFORE INSERT ON mutations FOR EACH ROW EXECUTE FUNCTION forbid()`)
+	page.command("Apply what is staged")
+	page.at("staged edits that are refused", `window.topostream.sending === 'refused'`)
+	page.command("Discard what is staged")
+	pgtest.Exec(t, conn, `DROP TRIGGER forbid ON mutations`)
 	enqueueOp(t, conn, id, "remove_lan", `{"name":"nowhere"}`)
 	page.at("an edit that failed", `!!document.querySelector('[aria-label="Failed edits"] [data-reason]')`)
+	pgtest.Exec(t, conn, `BEGIN`)
+	pgtest.Exec(t, conn, `LOCK TABLE lans IN ACCESS EXCLUSIVE MODE`)
+	page.open(ids[1])
+	page.at("a topology whose snapshot is coming", `!!document.querySelector('main[data-state=loading]')`)
+	pgtest.Exec(t, conn, `ROLLBACK`)
 	page.open("00000000-0000-4000-8000-000000000000")
 	page.at("a topology that is not there", `!!document.querySelector('main[data-state=unknown]')`)
 
@@ -140,15 +172,19 @@ func TestAxeFindsNothingInAnyStateOfTheConsole(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	page.load(server.url, limited, "")
-	page.open(id)
+	page.editDo(chromedp.Navigate(server.url + "/#token=" + limited + "&topology=" + id))
 	page.at("403", `!!document.querySelector('main[data-state=forbidden]')`)
+
+	ending := signed(t, auth.Claims{Subject: "x", Role: stream.RoleAdmin, TTL: 3 * time.Second})
+	page.load(server.url, ending, id)
+	page.at("a token that has ended",
+		`document.querySelector('dialog[open]')?.textContent.includes('The token has ended')`)
 
 	page.load(server.url, operatorToken(t), ids[2])
 	pgtest.Exec(t, conn, `DELETE FROM topologies WHERE id = $1::text::uuid`, ids[2])
 	page.at("deleted while it is open", `!!document.querySelector('main[data-state=deleted]')`)
 	pgtest.Exec(t, conn, `DELETE FROM topologies`)
-	page.load(server.url, operatorToken(t), "")
+	page.open("")
 	page.at("no topology", `!!document.querySelector('main[data-state=empty]')`)
 	again := live(t, conn, 1)[0]
 	page.open(again)
@@ -172,4 +208,13 @@ func TestAxeFindsNothingInAnyStateOfTheConsole(t *testing.T) {
 	chromeEval[bool](t, page.ctx, `(sessionStorage.clear(), true)`)
 	page.editDo(chromedp.Navigate(server.url))
 	page.at("signed out", `document.querySelector('dialog[open]')?.ariaLabel === 'Sign in'`)
+	if err := cluster.Stop(t.Context(), pgcluster.Fast); err != nil {
+		t.Fatal(err)
+	}
+	page.editDo(chromedp.Navigate(server.url + "/#token=" + operatorToken(t) + "&topology=" + again))
+	page.at("the database is away and nothing has come",
+		`document.querySelector('main[data-state=away] h2')?.textContent === 'The database is away'`)
+	if err := cluster.Restart(t.Context(), pgcluster.Fast); err != nil {
+		t.Fatal(err)
+	}
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/chromedp/cdproto/cdp"
 	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/cdproto/input"
+	cdppage "github.com/chromedp/cdproto/page"
 	"github.com/chromedp/chromedp"
 	"github.com/chromedp/chromedp/kb"
 	"github.com/jackc/pgx/v5"
@@ -74,6 +75,16 @@ func (p *page) load(server, token, id string) {
 		return
 	}
 	p.until(`!!window.topostream?.view`)
+}
+
+// beforeLoading runs a script in each page that is loaded from now on, before the page's own.
+func (p *page) beforeLoading(script string) {
+	p.t.Helper()
+	p.editDo(chromedp.Func(func(ctx chromeContext, target *chromedp.Target) error {
+		_, err := cdp.Call(ctx, target, cdppage.AddScriptToEvaluateOnNewDocument,
+			cdppage.AddScriptToEvaluateOnNewDocumentParams{Source: script})
+		return err
+	}))
 }
 
 // ---------------------------------------------------------- the address

@@ -7,12 +7,15 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/chromedp/cdproto/browser"
 	"github.com/chromedp/cdproto/cdp"
 	"github.com/chromedp/chromedp"
 
 	"topostream/pgbus/pgtest"
+	"topostream/stream"
+	"topostream/stream/auth"
 )
 
 func TestWhatIsDraggedFromThePaletteAndFromPortToPortIsStaged(t *testing.T) {
@@ -111,6 +114,33 @@ func TestWhatIsStagedSurvivesAReloadAndIsRebased(t *testing.T) {
 	}
 }
 
+func TestWhatIsStagedSurvivesTheApplicationsSignIn(t *testing.T) {
+	t.Parallel()
+	long(t)
+	page := openDesk(t, operatorToken(t), editGraph)
+	page.services("web", "http")
+	const staged = "~ web: services ssh → http"
+	page.editWantRows(staged)
+	ending := signed(t, auth.Claims{Subject: "operator", Role: stream.RoleAdmin, TTL: 3 * time.Second})
+	chromeEval[string](t, page.ctx, `location.hash = '#token=`+ending+`'`)
+	page.until(`document.querySelector('dialog[open]')?.textContent.includes('The token has ended')`)
+	chromeEval[bool](t, page.ctx, `window.before = true`)
+	// "The application has signed me in": it has not.
+	page.click(`dialog[open] [type=button]`)
+	pgtest.Eventually(t, "the page is loaded anew", func() bool { // an answer may be lost with the old one
+		const anew = `!window.before && window.topostream?.state === 'refused' && !!document.querySelector('#signin-token')`
+		yes, err := chromedp.Run(page.ctx, chromedp.Evaluate[bool](anew))
+		return err == nil && yes
+	})
+	if token := chromeEval[bool](t, page.ctx, `sessionStorage.getItem('topostream.token') !== null`); token {
+		t.Error("the token that has ended is kept")
+	}
+	page.fill(`#signin-token`, operatorToken(t))
+	page.click(`dialog[open] [type=submit]`)
+	page.until(`!!window.topostream.view`)
+	page.editWantRows(staged)
+}
+
 func TestAnAppliedChangeShowsOnceAndNotToWhoWantsNoMotion(t *testing.T) {
 	t.Parallel()
 	long(t)
@@ -138,6 +168,40 @@ func TestAnAppliedChangeShowsOnceAndNotToWhoWantsNoMotion(t *testing.T) {
 	page.until(`window.topostream.graph.item('calm')?.mark === null`)
 	if got := chromeEval[string](t, page.ctx, flashes("calm")); got != "[0,false]" {
 		t.Errorf("to who wants no motion it shows %s", got)
+	}
+}
+
+func TestARowOfTheListThatChangesFadesOnceAndNotToWhoWantsNoMotion(t *testing.T) {
+	t.Parallel()
+	long(t)
+	page := openDesk(t, operatorToken(t), seedNothing)
+	other := topology(t, page.conn, "other")
+	const ofRow = `[role=option][data-id="%s"]`
+	page.until(fmt.Sprintf(`!!document.querySelector('`+ofRow+`')`, other))
+	chromeEval[bool](t, page.ctx, `(window.faded = [], Element.prototype.animate = new Proxy(Element.prototype.animate, {
+		apply: (animate, row, [frames, options]) => {
+			faded.push(row.dataset.id + ' ' + options.duration);
+			return Reflect.apply(animate, row, [frames, options]);
+		},
+	}), true)`)
+	status := func(status string) {
+		t.Helper()
+		pgtest.Exec(t, page.conn, `UPDATE topologies SET status = $2 WHERE id = $1::text::uuid`, other, status)
+		page.until(fmt.Sprintf(`document.querySelector('`+ofRow+`').dataset.status === %q`, other, status))
+	}
+	// Once for each change of status or version, and for nothing else.
+	status("deploying")
+	pgtest.Exec(t, page.conn, `UPDATE topologies SET name = 'another' WHERE id = $1::text::uuid`, other)
+	page.until(fmt.Sprintf(`document.querySelector('`+ofRow+` .list-name').textContent === 'another'`, other))
+	status("active")
+	enqueueOp(t, page.conn, page.id, "add_lan", `{"name":"lab"}`)
+	page.until(fmt.Sprintf(`document.querySelector('`+ofRow+` .list-version').textContent === '1'`, page.id))
+	page.until(`window.faded.length >= 3`)
+	page.media("prefers-reduced-motion", "reduce")
+	status("degraded")
+	want := fmt.Sprintf("%s 120,%[1]s 120,%s 120", other, page.id)
+	if faded := chromeEval[string](t, page.ctx, `window.faded.join()`); faded != want {
+		t.Errorf("what faded is %s, not %s", faded, want)
 	}
 }
 

@@ -218,6 +218,28 @@ func TestThePsqlLinesOfTheConsoleWorkAsTheyStandAndThePageHearsThem(t *testing.T
 		page.click(fmt.Sprintf(`aside[aria-label="psql"] label:nth-of-type(%d) input`, i+1))
 		page.until(fmt.Sprintf(`document.querySelector('[data-line="emit"] code').textContent.startsWith('psql') === %t`,
 			form.name == "a shell"))
+		text := func(line string) string {
+			t.Helper()
+			code := fmt.Sprintf(`[data-line=%q] code`, line)
+			page.until(fmt.Sprintf(`!!document.querySelector(%q)`, code))
+			return chromeEval[string](t, page.ctx, fmt.Sprintf(`document.querySelector(%q).textContent`, code))
+		}
+		run := func(text string) string {
+			t.Helper()
+			out, err := form.run(text)
+			if err != nil {
+				t.Fatalf("%s: %s: %v: %s", form.name, text, err, out)
+			}
+			return out
+		}
+		hears := func(text, heard string) {
+			t.Helper()
+			before := chromeEval[int](t, page.ctx, `window.topostream.kept`)
+			run(text)
+			page.until(fmt.Sprintf(`window.topostream.events.slice(%d).some((e) =>
+				(e.type + ' ' + e.summary).startsWith(%q))`, before, heard))
+			page.until(`window.topostream.open.in_flight === 0`)
+		}
 		for _, line := range []struct{ id, heard string }{
 			{"emit", `hello {"from":"psql"}`},
 			{"staged", `mutation.enqueued`},
@@ -228,17 +250,48 @@ func TestThePsqlLinesOfTheConsoleWorkAsTheyStandAndThePageHearsThem(t *testing.T
 			{"status-degraded", `status to degraded: by hand`},
 			{"status-active", `status to active`},
 		} {
-			code := fmt.Sprintf(`[data-line=%q] code`, line.id)
-			page.until(fmt.Sprintf(`!!document.querySelector(%q)`, code))
-			before := chromeEval[int](t, page.ctx, `window.topostream.kept`)
-			text := chromeEval[string](t, page.ctx, fmt.Sprintf(`document.querySelector(%q).textContent`, code))
-			if out, err := form.run(text); err != nil {
-				t.Fatalf("%s: %s: %v: %s", form.name, text, err, out)
-			}
-			page.until(fmt.Sprintf(`window.topostream.events.slice(%d).some((e) =>
-				(e.type + ' ' + e.summary).startsWith(%q))`, before, line.heard))
-			page.until(`window.topostream.open.in_flight === 0`)
+			hears(text(line.id), line.heard)
 		}
+
+		// Each line of a bridge, of its decky, and, at last, of what they have made.
+		pgtest.Exec(t, conn, `INSERT INTO lans (topology_id, name, subnet) VALUES ($1::text::uuid, 'far', '172.30.0.0/24')
+			ON CONFLICT DO NOTHING`, id)
+		for _, op := range []struct{ op, payload string }{
+			{"add_decky", `{"name":"o'web","lan":"l'an \\1","services":["ssh"]}`},
+			{"attach_decky", `{"decky":"o'web","lan":"far"}`},
+		} {
+			awaitMutation(t, conn, enqueueOp(t, conn, id, op.op, op.payload), "applied")
+		}
+		page.until(`window.topostream.head.graph.edges.some((edge) => edge.is_bridge)`)
+		selects := func(key string, lines int) (texts []string) {
+			t.Helper()
+			page.look("sel", key)
+			page.until(fmt.Sprintf(`window.topostream.selection.map((one) => one.kind + ':' + one.key).join() === %q &&
+				document.querySelectorAll('[data-line^=selected-]').length === %d`, key, lines))
+			for i := range lines {
+				texts = append(texts, text(fmt.Sprint("selected-", i)))
+			}
+			return texts
+		}
+		lines := selects("edge:"+pgtest.Scan[string](t, conn, `SELECT id::text FROM edges WHERE is_bridge`), 2)
+		hears(lines[0], "mutation.applied detach_decky: 1 removed")
+		hears(lines[1], "mutation.applied attach_decky: 1 edge")
+		lines = selects("decky:"+pgtest.Scan[string](t, conn, `SELECT uuid::text FROM deckies WHERE name LIKE 'o%'`), 5)
+		hears(lines[0], "mutation.applied update_decky")
+		hears(lines[1], "mutation.applied update_decky: o'web")
+		hears(lines[3], "graph o'web")
+		hears(lines[4], `decky.note {"decky":"o'web"}`)
+		hears(lines[2], "mutation.applied remove_decky: 3 removed")
+		const newest = `SELECT seq || ' ' || (payload ->> 'mutation_id') FROM topology_events
+			WHERE type = 'mutation.applied' ORDER BY seq DESC LIMIT 1`
+		seq, mutation, _ := strings.Cut(pgtest.Scan[string](t, conn, newest), " ")
+		if out := run(selects("mutation:"+mutation, 1)[0]); !strings.Contains(out, "applied") {
+			t.Errorf("psql says of the mutation: %s", out)
+		}
+		if out := run(selects("event:"+seq, 1)[0]); !strings.Contains(out, mutation) {
+			t.Errorf("psql says of the event: %s", out)
+		}
+		page.choose(`l'an \1`)
 	}
 	const mutations = `SELECT coalesce(string_agg(state || ' ' || payload::text, '; '), '') FROM mutations
 		WHERE payload::text LIKE '%sta''ged%' OR payload::text LIKE '%l''an%'`

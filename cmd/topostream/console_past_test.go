@@ -3,12 +3,14 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"reflect"
 	"slices"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/chromedp/chromedp"
 	"github.com/chromedp/chromedp/kb"
@@ -24,8 +26,101 @@ type pastState struct {
 	Reason   *string
 	Version  int
 	Rows     map[string]map[string]any
-	InFlight []string // id and state, in order
+	InFlight []string // id, op and state, in order
 }
+
+// table is what the table of the graph has to show, a line each row, in order.
+func (s pastState) table() []string {
+	text := func(value any) string {
+		if value == nil {
+			return "—"
+		}
+		return fmt.Sprint(value)
+	}
+	homes, members, bridges := map[any]string{}, map[any]int{}, map[any][]string{}
+	for _, edge := range s.Rows {
+		decky, lan := edge["decky_uuid"], edge["lan_id"]
+		switch {
+		case decky == nil:
+		case edge["is_bridge"] == true:
+			bridges[decky] = append(bridges[decky], text(s.Rows[lan.(string)]["name"]))
+		default:
+			homes[decky] = text(s.Rows[lan.(string)]["name"])
+			members[lan]++
+		}
+	}
+	lines := []string{}
+	for id, row := range s.Rows {
+		switch {
+		case row["subnet"] != nil:
+			kind := map[any]string{true: "DMZ", false: "LAN"}[row["is_dmz"]]
+			lines = append(lines, fmt.Sprintf("%s|%s|%s|%s|%d", id, row["name"], row["subnet"], kind, members[id]))
+		case row["uuid"] != nil:
+			list, _ := row["services"].([]any)
+			services := []string{}
+			for _, service := range list {
+				services = append(services, text(service))
+			}
+			home := homes[id]
+			if home == "" {
+				home = "—"
+			}
+			slices.Sort(bridges[id])
+			lines = append(lines, strings.Join([]string{id, text(row["name"]), text(row["state"]), home, text(row["ip"]),
+				strings.Join(services, ", "), strings.Join(bridges[id], ", ")}, "|"))
+		}
+	}
+	slices.Sort(lines)
+	return lines
+}
+
+// decky is what the inspector has to show of a decky: name, state, address, home, place, services and config.
+func (s pastState) decky(uuid string) []string {
+	row := s.Rows[uuid]
+	var cells []string // as the table has them
+	for _, line := range s.table() {
+		if strings.HasPrefix(line, uuid) {
+			cells = strings.Split(line, "|")
+		}
+	}
+	place := "laid out by the page"
+	if row["x"] != nil && row["y"] != nil {
+		place = fmt.Sprintf("%v, %v", row["x"], row["y"])
+	}
+	fields := []string{cells[1], cells[2], strings.Replace(cells[4], "—", "none", 1), cells[3], place, cells[5]}
+	config := row["decky_config"].(map[string]any)
+	for _, key := range slices.Sorted(maps.Keys(config)) {
+		value, _ := json.Marshal(config[key]) // it came as JSON
+		fields = append(fields, fmt.Sprintf("%s %s", key, value))
+	}
+	if len(config) == 0 {
+		fields = append(fields, "decky_config {}")
+	}
+	return fields
+}
+
+// What the page shows of that: the lines of the table, what the inspector says of the decky that is selected, and,
+// while nothing is selected, what it says of the topology.
+const (
+	pastTable = `[...document.querySelectorAll('tr[data-lan], tr[data-decky]')].map((row) => [
+		row.dataset.lan ?? row.dataset.decky, row.querySelector('button').textContent,
+		...[...row.cells].slice(1).map((cell) => cell.textContent.trim())].join('|')).sort()`
+	pastInspector = `((pane) => {
+		const field = (name) => [...pane.querySelectorAll('dt')].find((dt) => dt.textContent === name)
+			?.nextElementSibling.textContent.trim();
+		const all = (title, selector) => [...[...pane.querySelectorAll('section')].find((section) =>
+			title.test(section.querySelector('h3')?.textContent))?.querySelectorAll(selector) ?? []]
+			.map((one) => one.textContent);
+		return { field, all, name: pane.querySelector('h2').textContent };
+	})(document.querySelector('aside[aria-label=Inspector]'))`
+	pastDecky = `(({ field, all, name }) => [name, ...['State', 'Address', 'Home', 'Place'].map(field),
+		all(/^Services$/, '.services li').join(', '), ...all(/^Config$/, '.leaf').sort()])(` + pastInspector + `)`
+	pastTopology = `(({ field, all }) => [field('Version'), field('As of seq') ?? field('Seq'),
+		...all(/in flight$/i, '.go').map((op, i) => op + ' ' + all(/in flight$/i, '.mutation-state')[i])])(` +
+		pastInspector + `)`
+	pastFrame = `[document.documentElement.dataset.past, getComputedStyle(document.querySelector('main.canvas'), '::after')
+		.borderTopWidth, document.querySelector('section[aria-label="The past"] strong')?.textContent]`
+)
 
 func pastRows(t *testing.T, lists ...[]map[string]any) map[string]map[string]any {
 	t.Helper()
@@ -59,7 +154,7 @@ func (r pastRecorder) record() pastState {
 		Lans, Deckies, Edges []map[string]any
 	}
 	r.do(http.MethodGet, "/topologies/"+r.id, "").into(r.t, http.StatusOK, &document)
-	var mutations []struct{ ID, State string }
+	var mutations []struct{ ID, Op, State string }
 	answer := r.do(http.MethodGet, "/topologies/"+r.id+"/mutations?state=pending&state=applying", "")
 	if err := json.Unmarshal([]byte(answer.body), &mutations); err != nil {
 		r.t.Fatal(err)
@@ -70,7 +165,7 @@ func (r pastRecorder) record() pastState {
 		InFlight: []string{},
 	}
 	for _, m := range slices.Backward(mutations) { // newest first
-		state.InFlight = append(state.InFlight, m.ID+" "+m.State)
+		state.InFlight = append(state.InFlight, m.ID+" "+m.Op+" "+m.State)
 	}
 	return state
 }
@@ -86,7 +181,7 @@ func (p *page) shown(t *testing.T) pastState {
 		Reason               *string
 		Version              int
 		Lans, Deckies, Edges []map[string]any
-		InFlight             []struct{ ID, State string } `json:"in_flight"`
+		InFlight             []struct{ ID, Op, State string } `json:"in_flight"`
 	}
 	if err := json.Unmarshal([]byte(chromeEval[string](t, p.ctx, look)), &view); err != nil {
 		t.Fatal(err)
@@ -94,7 +189,7 @@ func (p *page) shown(t *testing.T) pastState {
 	state := pastState{view.Seq, view.Status, view.Reason, view.Version,
 		pastRows(t, view.Lans, view.Deckies, view.Edges), []string{}}
 	for _, m := range view.InFlight {
-		state.InFlight = append(state.InFlight, m.ID+" "+m.State)
+		state.InFlight = append(state.InFlight, m.ID+" "+m.Op+" "+m.State)
 	}
 	return state
 }
@@ -167,18 +262,46 @@ func TestTheConsoleShowsATopologyAsItWasAtAnOlderSeq(t *testing.T) {
 	head := at.record()
 	page.until(fmt.Sprintf(`window.topostream.lastSeq === %d`, head.Seq))
 
+	shows := func(look string, want []string) {
+		t.Helper()
+		text, err := json.Marshal(want)
+		if err != nil {
+			t.Fatal(err)
+		}
+		page.until(fmt.Sprintf(`JSON.stringify(%s) === JSON.stringify(%s)`, look, text))
+	}
+	selected := "" // a decky's uuid
 	compare := func(want pastState) {
 		t.Helper()
 		got := page.shown(t)
 		if !reflect.DeepEqual(got, want) {
 			t.Errorf("at %d the page shows\n%.3000s\nand it was\n%.3000s", want.Seq, fmt.Sprint(got), fmt.Sprint(want))
 		}
+		shows(pastTable, want.table())
+		if selected != "" {
+			shows(pastDecky, want.decky(selected))
+			return
+		}
+		about := []string{strconv.Itoa(want.Version), strconv.FormatUint(want.Seq, 10)}
+		for _, m := range want.InFlight {
+			about = append(about, m[strings.Index(m, " ")+1:])
+		}
+		shows(pastTopology, about)
 	}
+	page.look("view", "table")
 	for _, order := range [][]pastState{recorded, reversedStates(recorded)} {
 		for _, want := range order {
 			page.lookAt(want.Seq)
 			compare(want)
+			frame := chromeEval[[]string](t, page.ctx, pastFrame)
+			at := pgtest.Scan[time.Time](t, conn, `SELECT at FROM topology_events WHERE seq = $1`, want.Seq)
+			if len(frame) != 3 || frame[1] != "2px" || !strings.HasPrefix(frame[2], fmt.Sprintf("as of %d, ", want.Seq)) ||
+				!strings.HasSuffix(frame[2], at.Local().Format(time.TimeOnly)) {
+				t.Errorf("at %d, which was at %s, the frame is %q", want.Seq, at, frame)
+			}
 		}
+		selected = pgtest.Scan[string](t, conn, `SELECT uuid::text FROM deckies WHERE name = 'web-1'`)
+		page.look("sel", "decky:"+selected)
 	}
 	editable := chromeEval[string](t, page.ctx, `String(window.topostream.editable)`)
 	if !strings.Contains(editable, "not the present") {
@@ -194,8 +317,12 @@ func TestTheConsoleShowsATopologyAsItWasAtAnOlderSeq(t *testing.T) {
 	page.enter(pastSlider, "\x1b")
 	page.until(`!location.hash.includes('at=') && !document.querySelector('section[aria-label="The past"]')`)
 	compare(head)
-	if past := chromeEval[bool](t, page.ctx, `'past' in document.documentElement.dataset`); past {
-		t.Error("the frame is still tinted")
+	page.look("sel")
+	page.until(`window.topostream.selection.length === 0`)
+	selected = ""
+	compare(head)
+	if frame := chromeEval[string](t, page.ctx, `JSON.stringify(`+pastFrame+`)`); frame != `[null,"0px",null]` {
+		t.Errorf("the frame of the present is %s", frame)
 	}
 }
 

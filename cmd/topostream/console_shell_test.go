@@ -171,6 +171,8 @@ func TestTheConsolesTimelineShowsWhatPsqlInjectsWhoAskedAndWhatTheJournalHas(t *
 	server := serve(t, db.URL, withWorker)
 	page := shellOpen(t, server.url, operatorToken(t), id)
 	page.until(`window.topostream.kept === 500`) // one page, unless somebody scrolls
+	const strip = `.histogram[role=img][aria-label^=%q]`
+	page.until(fmt.Sprintf(`!!document.querySelector('`+strip+` .unread')`, "Since "))
 	head := emit(t, conn, id)
 	page.until(fmt.Sprintf(`!!document.querySelector('[role=option][data-seq="%d"]')`, head)) // it follows
 
@@ -230,7 +232,8 @@ func TestTheConsolesTimelineShowsWhatPsqlInjectsWhoAskedAndWhatTheJournalHas(t *
 	})
 	seqs := `window.topostream.kept - window.topostream.events.filter((e) => e.kind === 'raw').length`
 	page.until(fmt.Sprintf(`%s === %d`, seqs, head))
-	page.until(`document.querySelector('[role=img][aria-label^="Last hour"]').querySelectorAll('rect').length > 1`)
+	page.until(fmt.Sprintf(`(document.querySelector('`+strip+`')?.querySelectorAll('rect:not(.unread)').length ?? 0) > 1 &&
+		!document.querySelector('.histogram .unread')`, fmt.Sprintf("Last hour: %d events,", head+1))) // a raw one, too
 	page.until(`window.topostream.latency?.count > 0 &&
 		document.querySelector('[data-latency]')?.textContent.startsWith('p50')`)
 	page.holdsThePromise(int(head - 1203))
@@ -369,6 +372,13 @@ func TestTheConsolesCommandsKeysAndPanesAreReachedByKeyboard(t *testing.T) {
 	page.until(`!` + dialog)
 	key("?", false)
 	page.until(dialog + `?.ariaLabel === 'Keys' && ` + dialog + `.textContent.includes('Search topologies')`)
+	for group, want := range map[string]string{ // those of commands aside
+		"Graph": "← ↑ → ↓|Enter|Space|Backspace|+ − 0|Shift-drag|Shift-F10", "Older seqs": "← →|Home|End",
+	} {
+		page.until(fmt.Sprintf(`[...document.querySelectorAll('dialog section')].some((section) =>
+			section.querySelector('h3').textContent === %q && [...section.querySelectorAll('kbd')]
+				.map((key) => key.textContent).join('|').endsWith(%q))`, group, want))
+	}
 	page.press("dialog [tabindex]", "Escape")
 	page.until(`!` + dialog)
 	for pane, name := range map[string]string{"l": "Topologies", "i": "Inspector", "t": "Timeline"} {

@@ -91,3 +91,13 @@ test('what is selected has lines of its own, what is gone has none', () => {
   expect(linesFor(subject, { kind: 'decky', key: 'gone' })).toEqual([]);
   expect(linesFor(subject, { kind: 'event', key: '1; DROP TABLE topologies' })).toEqual([]);
 });
+
+test('a state that is said by hand is another one: what stays as it is is no event', () => {
+  for (const state of ['running', 'degraded', 'up']) {
+    const deckies = [{ ...subject.graph.deckies[0]!, state }];
+    const lines = linesFor({ ...subject, graph: { ...subject.graph, deckies } }, { kind: 'decky', key: 'd' });
+    const { sql } = lines.find(({ id }) => id.startsWith('decky-state'))!;
+    expect(sql).toMatch(/ SET state = '\w+' /);
+    expect(sql).not.toContain(`'${state}'`);
+  }
+});

@@ -96,14 +96,27 @@ test('the connection in words', () => {
   expect(connectionWords({ ...facts, connection: { state: 'connecting' } }).detail).toContain('six connections');
 });
 
+const page = window as unknown as Window & typeof globalThis;
+let tell: (event: StreamEvent) => void = () => {};
+const liveAt = (offset: number): Live => ({
+  connection: signal({ state: 'open' }), rows: signal(null), row: signal(undefined), open: signal(null),
+  violations: signal([]), offset: signal(offset),
+  onEvent: (listener) => { tell = listener; return () => {}; }, reconnect: () => {},
+});
+
+test('a token ends by the clock of the server, whatever this machine has', () => {
+  for (const offset of [-3600_000, 0, 3600_000]) {
+    const exp = Math.round((Date.now() + offset) / 1000) + 4 * 60;
+    page.location.hash = `#token=x.${btoa(JSON.stringify({ exp }))}.x`;
+    const route = createRoute(page);
+    const { words } = createSignature(page, liveAt(offset), createSession(page, route), route);
+    expect(words.value.text).toBe('live, token ends in 4 min');
+  }
+  sessionStorage.clear();
+});
+
 test('the title counts the failures that nobody has seen, of what is open and of the list', () => {
-  let tell: (event: StreamEvent) => void = () => {};
-  const live: Live = {
-    connection: signal({ state: 'open' }), rows: signal(null), row: signal(undefined), open: signal(null),
-    violations: signal([]), offset: signal(0),
-    onEvent: (listener) => { tell = listener; return () => {}; }, reconnect: () => {},
-  };
-  const page = window as unknown as Window & typeof globalThis;
+  const live = liveAt(0);
   const id = '00000000-0000-4000-8000-000000000001';
   page.location.hash = `#/${id}`;
   const route = createRoute(page);

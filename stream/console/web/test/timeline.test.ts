@@ -57,7 +57,7 @@ test('it lets the oldest go, of what the filter leaves, too, and counts them no 
   expect(events.oldest).toBeGreaterThan(8);
   expect(events.shown).toEqual(events.all);
   const now = Date.UTC(2026, 10, 29, 12, 0, 30);
-  const sum = (): number => events.hour(now).reduce((n, bin) => n + bin.count, 0);
+  const sum = (): number => events.hour(now, 0, false).bins.reduce((n, bin) => n + bin.count, 0);
   expect(sum()).toBe(20);
   expect(events.insert(Array.from({ length: 5 }, (_, i) => event(i + 4)))).toBe(5);
   expect(sum()).toBe(20);

@@ -29,8 +29,8 @@ export interface Timeline {
   readonly atEnd: Signal<boolean>;
   /** Reads the page of the journal before the oldest event, and says how many rows came in above. */
   readonly older: () => Promise<number>;
-  /** Who asked for a mutation: a name, '' if nobody says, undefined if it is not known yet. */
-  readonly who: (mutation: string | null) => string | undefined;
+  /** Who asked for a mutation: '' if nobody says, null if it is older than what is looked through, undefined as yet. */
+  readonly who: (mutation: string | null) => string | null | undefined;
   /** Finds out who asked for what is on the screen, some time soon and at most once in five seconds. */
   readonly wantWho: (mutations: readonly string[]) => void;
   readonly entry: (seq: number) => Entry | undefined;
@@ -62,7 +62,7 @@ export function createTimeline(
   const waiting = signal(0);
   const atEnd = signal(true);
   const filter = signal<Filter>(parseFilter(''));
-  const who = new Map<string, string>();
+  const who = new Map<string, string | null>();
   let id: string | null = null;
   let events = new Events();
   let held: Entry[] = []; // came while paused
@@ -141,10 +141,17 @@ export function createTimeline(
     const oldest = events.oldest ?? snapshot + 1;
     loading.value = true;
     try {
-      const answer = await read(Math.max(0, oldest - 1 - page), page);
-      if (!answer) return 0;
-      const found = answer.events.filter((event) => event.seq < oldest);
-      if (!found.length || found[0]!.seq <= answer.first) complete.value = true;
+      const found: JournalEvent[] = [];
+      let first = 0;
+      for (let at = Math.max(0, oldest - 1 - page); at < oldest - 1;) { // more than one page where events are large
+        const answer = await read(at, page);
+        if (!answer) return 0;
+        ({ first } = answer);
+        const below = answer.events.filter((event) => event.seq < oldest);
+        found.push(...below);
+        at = below.length === answer.events.length ? below.at(-1)?.seq ?? oldest : oldest;
+      }
+      if (!found.length || found[0]!.seq <= first) complete.value = true;
       const above = events.insert(found.map(entryOfJournal));
       touch();
       return above;
@@ -157,7 +164,7 @@ export function createTimeline(
     if (!id || event.kind === 'list' || event.topology_id !== id) return;
     if (event.kind === 'snapshot') {
       learn(event.payload.in_flight);
-      const newest = newestHere();
+      const newest = newestHere() ?? (complete.peek() ? snapshot : null); // an empty journal has been read, too
       snapshot = event.seq;
       if (newest === null) void older();
       else if (event.seq > newest) void between(newest, event.seq);
@@ -213,22 +220,24 @@ export function createTimeline(
   const ask = async (): Promise<void> => {
     asked = Date.now();
     const topology = id;
+    const wanted = unknown;
+    unknown = new Set(); // of what is wanted from now on, the pages that are read may be too old
     let before = '';
+    let ended = false;
     try {
       // The newest are asked for most; who asked for one of long ago is some pages down.
-      for (let pages = 0; pages < 5 && unknown.size && topology === id; pages++) {
+      for (let pages = 0; pages < 5 && !ended && wanted.size; pages++) {
         const found = await rest.send<readonly (Mutation & { readonly position: number })[]>(
           'GET', `/topologies/${topology}/mutations?limit=200${before}`);
         if (topology !== id) return;
         learn(found);
-        for (const { id } of found) unknown.delete(id);
-        if (found.length < 200) break;
-        before = '&before=' + found.at(-1)!.position;
+        for (const { id } of found) wanted.delete(id);
+        ended = found.length < 200;
+        before = '&before=' + found.at(-1)?.position;
       }
-      for (const mutation of unknown) who.set(mutation, ''); // it is gone, and nobody says
+      for (const mutation of wanted) who.set(mutation, ended ? '' : null); // '': it is gone, and nobody says
     } catch { // the rows stay without a name; the next look asks again
     } finally {
-      unknown = new Set();
       asking = 0;
       const parsed = filter.peek();
       if (parsed.error === null && parsed.by) events.apply(parsed);
@@ -240,7 +249,7 @@ export function createTimeline(
     version, sampled, filter, loading, problem, complete, paused, waiting, atEnd, older,
     shown: () => events.shown,
     all: () => events.all,
-    hour: (now) => events.hour(now),
+    hour: (now) => events.hour(now, snapshot, complete.peek()),
     who: (mutation) => mutation === null ? '' : who.get(mutation),
     wantWho: (mutations) => {
       for (const mutation of mutations) if (!who.has(mutation)) unknown.add(mutation);

@@ -123,8 +123,10 @@ export function linesFor(subject: Subject, selection: Selection): readonly Line[
           `Merge into the config of ${one.name}`),
         enqueue(name, { op: 'remove_decky', payload: { decky: one.name } }, `Remove ${one.name}`),
         {
+          // A row that stays as it is is no event.
           id: 'decky-state', title: `Say by hand how ${one.name} is`, says: 'As a deployer does: it is a graph event.',
-          sql: `UPDATE deckies SET state = ${literal(one.state)} WHERE uuid = ${literal(one.uuid)};`,
+          sql: `UPDATE deckies SET state = ${literal(one.state === 'running' ? 'degraded' : 'running')} ` +
+            `WHERE uuid = ${literal(one.uuid)};`,
         },
         { ...emit(name, 'decky.note', { decky: one.name }), title: `Tell everybody something about ${one.name}` },
       ].map((line, i) => ({ ...line, id: `${line.id}-${i}` }));

@@ -41,7 +41,7 @@ export interface Facts {
   readonly behind: number;
   /** Where the newest stream went on, and when; null if it was the first. */
   readonly resumed: { readonly seq: number; readonly at: number } | null;
-  /** When the token ends; null where nobody says. */
+  /** When the token ends, by this machine's clock; null where nobody says. */
   readonly expires: number | null;
   /** Whether the page asks for another token. */
   readonly wanted: boolean;
@@ -195,11 +195,14 @@ export function createSignature(
     const open = live.open.value;
     return Math.max(open?.seq ?? 0, (open && live.row.value?.seq) ?? 0);
   });
+  const expires = computed(() => { // the server's clock decides
+    const by = session.identity.value?.expires ?? null;
+    return by === null ? null : by - live.offset.value;
+  });
   const words = computed(() => connectionWords({
     connection: live.connection.value, since: since.value, now: clock.value, topology: live.open.value,
     behind: head.value - (live.open.value?.seq ?? head.value), resumed: resumed.value,
-    expires: session.identity.value?.expires ?? null,
-    wanted: session.wanted.value !== null, unready: unready.value,
+    expires: expires.value, wanted: session.wanted.value !== null, unready: unready.value,
   }));
   effect(() => {
     const name = live.row.value?.name;

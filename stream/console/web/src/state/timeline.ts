@@ -125,11 +125,26 @@ export function placeOfSeq(entries: readonly Entry[], seq: number): number {
 export const placeOf = (entries: readonly Entry[], entry: Entry): number =>
   entry.seq === null ? entries.lastIndexOf(entry) : placeOfSeq(entries, entry.seq);
 
-/** How many events came in each minute of the last hour, oldest first, and how many of them were failures. */
+/** How many events came in a minute, and how many of them were failures. */
 export interface Bin {
   readonly minute: number;
   readonly count: number;
   readonly failures: number;
+}
+
+/** The last hour, by minute, oldest first. */
+export interface Hour {
+  readonly bins: readonly Bin[];
+  /** When the hour begins, and from when on no event is left out; Infinity while nothing is read. */
+  readonly from: number;
+  readonly since: number;
+}
+
+/** Events without a hole between, by seq; `since` is when the first of them was recorded. */
+interface Run {
+  readonly from: number;
+  to: number;
+  readonly since: number;
 }
 
 const perMinute = 60_000;
@@ -144,7 +159,7 @@ export class Events {
   #test: ((entry: Filtered) => boolean) | null = null;
   #who: (entry: Entry) => string | null;
   #bins = new Map<number, { count: number; failures: number }>();
-  #counted: [number, number] | null = null; // the seqs in the bins, from and to: what was let go of may come again
+  #runs: Run[] = []; // what is in the bins, in order: what was let go of may come again, and is not counted twice
 
   constructor(who: (entry: Entry) => string | null = () => null) { this.#who = who; }
 
@@ -187,14 +202,22 @@ export class Events {
     if (filter.error === null) this.filter(filter.empty ? null : filter.test);
   }
 
-  /** The bins of the hour up to now. */
-  hour(now: number): Bin[] {
+  /** The hour up to now. `head` is the newest seq that there is; `complete`: the oldest of the journal is here. */
+  hour(now: number, head: number, complete: boolean): Hour {
     const last = Math.floor(now / perMinute);
+    const from = (last - 59) * perMinute;
     for (const minute of this.#bins.keys()) if (minute < last - 60) this.#bins.delete(minute);
-    return Array.from({ length: 60 }, (_, i) => {
+    const bins = Array.from({ length: 60 }, (_, i) => {
       const minute = last - 59 + i;
       return { minute, ...(this.#bins.get(minute) ?? { count: 0, failures: 0 }) };
     });
+    return { bins, from, since: Math.max(from, this.#countedSince(head, complete)) };
+  }
+
+  #countedSince(head: number, complete: boolean): number {
+    const run = this.#runs.at(-1);
+    if (run && run.to < head) return Infinity; // the newest are still to come
+    return complete && this.#runs.length < 2 ? -Infinity : run?.since ?? Infinity;
   }
 
   #passes(entry: Entry): boolean {
@@ -203,17 +226,29 @@ export class Events {
   }
 
   #bin(entry: Entry): void {
-    const minute = Math.floor(Date.parse(entry.ts) / perMinute);
-    if (Number.isNaN(minute)) return;
-    const { seq } = entry;
-    if (seq !== null) {
-      const [from, to] = this.#counted ?? [seq, seq - 1];
-      if (seq >= from && seq <= to) return;
-      this.#counted = [Math.min(from, seq), Math.max(to, seq)];
-    }
+    const at = Date.parse(entry.ts);
+    const minute = Math.floor(at / perMinute);
+    if (Number.isNaN(minute) || (entry.seq !== null && !this.#isNew(entry.seq, at))) return;
     const bin = this.#bins.get(minute) ?? { count: 0, failures: 0 };
     this.#bins.set(minute, bin);
     bin.count++;
     if (isFailure(entry.type, entry.payload)) bin.failures++;
+  }
+
+  /** Takes a seq into the runs, and says whether it was in none. */
+  #isNew(seq: number, since: number): boolean {
+    const runs = this.#runs;
+    let i = runs.length - 1;
+    while (i >= 0 && runs[i]!.from > seq) i--;
+    const before = runs[i];
+    const after = runs[i + 1];
+    if (before && seq <= before.to) return false;
+    if (before && seq === before.to + 1) before.to = seq;
+    else runs.splice(++i, 0, { from: seq, to: seq, since });
+    if (after && after.from === seq + 1) {
+      runs[i]!.to = after.to;
+      runs.splice(i + 1, 1);
+    }
+    return true;
   }
 }

@@ -68,7 +68,7 @@ function Open() {
   const status = open?.status ?? (row ? row.status : null);
   const known = useRef<{ readonly id: string; readonly name: string } | null>(null); // its name outlives it
   if (row) known.current = row;
-  if (!id) return <div class="bar-open" />;
+  if (!id) return <div class="bar-open"><h1 class="visually-hidden">topostream</h1></div>;
   return (
     <div class="bar-open">
       <h1>{known.current?.id === id ? known.current.name : id}</h1>

@@ -1,23 +1,40 @@
 import { useState } from 'preact/hooks';
 
+/** Copies text, also where the page was loaded without TLS and the browser keeps its clipboard to itself. */
+export async function copy(text: string): Promise<boolean> {
+  try {
+    await navigator.clipboard.writeText(text);
+    return true;
+  } catch {
+    const focused = document.activeElement as HTMLElement | null;
+    const area = document.createElement('textarea');
+    area.value = text;
+    area.className = 'offscreen';
+    (document.querySelector('dialog[open]') ?? document.body).append(area);
+    area.select();
+    const done = document.execCommand('copy');
+    area.remove();
+    focused?.focus({ preventScroll: true });
+    return done;
+  }
+}
+
 /** A button that copies a text, and says so for a moment. */
-export function Copy({ text, label = 'Copy' }: { readonly text: () => string; readonly label?: string }) {
+export function Copy({ text, label = 'Copy', quiet = false }: {
+  readonly text: () => string; readonly label?: string; readonly quiet?: boolean;
+}) {
   const [said, say] = useState('');
-  const copy = async (): Promise<void> => {
-    try {
-      await navigator.clipboard.writeText(text());
-      say('Copied');
-    } catch { // no HTTPS, or not allowed
-      say('Not allowed here');
-    }
+  const run = async (): Promise<void> => {
+    say(await copy(text()) ? 'Copied' : 'Not allowed here');
     setTimeout(() => say(''), 2000);
   };
-  return <button type="button" class="quiet-button" onClick={() => void copy()} aria-live="polite">
-    {said || label}
+  return <button type="button" class={quiet ? 'quiet-button' : undefined} aria-label={said || label} aria-live="polite"
+    onClick={() => void run()}>
+    {said || 'Copy'}
   </button>;
 }
 
 /** A line to type elsewhere, with a button that copies it. */
 export function Line({ text }: { readonly text: string }) {
-  return <div class="line"><code>{text}</code><Copy text={() => text} /></div>;
+  return <div class="line"><code>{text}</code><Copy text={() => text} quiet /></div>;
 }

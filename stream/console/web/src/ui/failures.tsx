@@ -1,6 +1,6 @@
-import { useState } from 'preact/hooks';
 import type { Failure } from '../state/failures.ts';
 import { useApp } from './context.ts';
+import { Copy } from './copy.tsx';
 
 /** What failed in the topology that is open, word by word, until it is dismissed. */
 export function FailureStrip() {
@@ -35,26 +35,11 @@ function FailureRow({ failure }: { failure: Failure }) {
         <button type="button" onClick={() => route.go({ selection: [{ kind: 'event', key: String(seq) }] })}>
           <code>{seq}</code>
         </button>
-        <CopyButton text={reason} label={`Copy the reason why ${op} failed`} />
+        <Copy text={() => reason} label={`Copy the reason why ${op} failed`} />
         <button type="button" aria-label={`Dismiss: ${op} failed`} onClick={() => failures.dismiss(failure)}>
           Dismiss
         </button>
       </span>
     </li>
   );
-}
-
-/** Copies a text, and says for a moment that it did. */
-export function CopyButton({ text, label }: { text: string; label: string }) {
-  const [done, setDone] = useState('');
-  const copy = async (): Promise<void> => {
-    try {
-      await navigator.clipboard.writeText(text);
-      setDone('Copied');
-    } catch {
-      setDone('Not allowed');
-    }
-    setTimeout(() => setDone(''), 1500);
-  };
-  return <button type="button" aria-label={done || label} onClick={() => void copy()}>{done || 'Copy'}</button>;
 }

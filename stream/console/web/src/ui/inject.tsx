@@ -6,27 +6,11 @@ import {
   createTopology, filling, linesFor, linesOf, shellLine, stagedLine, type Line, type Subject,
 } from '../state/psql.ts';
 import { useApp } from './context.ts';
+import { copy } from './copy.tsx';
 import { useEscape } from './escape.ts';
 
 /** For a shell, or for psql's own prompt. */
 const form = signal<'shell' | 'sql'>('shell');
-
-/** Copies text, also where the page was loaded without TLS and the browser keeps its clipboard to itself. */
-export async function copy(text: string): Promise<boolean> {
-  try {
-    await navigator.clipboard.writeText(text);
-    return true;
-  } catch {
-    const area = document.createElement('textarea');
-    area.value = text;
-    area.className = 'offscreen';
-    (document.querySelector('dialog[open]') ?? document.body).append(area);
-    area.select();
-    const done = document.execCommand('copy');
-    area.remove();
-    return done;
-  }
-}
 
 /** A line to type, with what it does and a button that copies it. */
 export function PsqlLine({ line }: { line: Line }) {

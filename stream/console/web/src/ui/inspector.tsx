@@ -9,10 +9,11 @@ import type { Rest } from '../state/rest.ts';
 import type { Selection } from '../state/route.ts';
 import type { View } from '../state/view.ts';
 import { useApp } from './context.ts';
-import { CopyButton } from './failures.tsx';
+import { Copy } from './copy.tsx';
 import { HealthMark } from './health-mark.tsx';
 import { History } from './history.tsx';
 import { FoldedFill } from './inject.tsx';
+import { pretty } from './json.tsx';
 import { LifecycleSection } from './lifecycle.tsx';
 import { RevertButton } from './revert.tsx';
 import { Tree } from './tree.tsx';
@@ -80,7 +81,7 @@ function Fields({ of: fields }: { of: FieldsOf }) {
 }
 
 function Id({ value }: { value: string }) {
-  return <span class="id"><code>{value}</code> <CopyButton text={value} label={`Copy ${value}`} /></span>;
+  return <span class="id"><code>{value}</code> <Copy text={() => value} label={`Copy ${value}`} /></span>;
 }
 
 function Section({ title, children }: { title: string; children: ComponentChildren }) {
@@ -262,7 +263,7 @@ function MutationPane({ id }: { id: string }) {
       {mutation && (
         <Fields of={[
           ['State', <span class="mutation-state" data-state={mutation.state}>{mutation.state}</span>],
-          ...(reason ? [['Reason', <>{reason} <CopyButton text={reason} label="Copy the reason" /></>] as const] : []),
+          ...(reason ? [['Reason', <>{reason} <Copy text={() => reason} label="Copy the reason" /></>] as const] : []),
           ['Position', mutation.position === undefined ? null : <code>{mutation.position}</code>],
           ['Asked by', mutation.requested_by ?? null], ['Asked at', mutation.requested_at ?? null],
           ['Ended at', mutation.applied_at ?? null], ['Id', <Id value={id} />],
@@ -308,12 +309,13 @@ function EventPane({ seq }: { seq: number }) {
             ...(payload?.mutation_id
               ? [['Mutation', <Go to={{ kind: 'mutation', key: payload.mutation_id }}>
                 <code>{payload.mutation_id.slice(0, 8)}</code></Go>] as const,
-              ['Asked by', who === undefined ? '…' : who || 'nobody says'] as const] : []),
+              ['Asked by',
+                who === undefined ? '…' : who === null ? 'not known here' : who || 'nobody says'] as const] : []),
           ]} />
           {changes.length > 0 && <Section title="What it changed"><Changes changes={changes} /></Section>}
           <Section title="Payload">
             <Tree value={event.payload} name="payload" />
-            <CopyButton text={JSON.stringify(event.payload, null, 2)} label="Copy the payload" />
+            <Copy text={() => pretty(event.payload)} label="Copy the payload" />
           </Section>
         </>
       )}

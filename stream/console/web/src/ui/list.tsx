@@ -1,5 +1,5 @@
 import { useSignal } from '@preact/signals';
-import { useEffect, useId, useLayoutEffect, useMemo } from 'preact/hooks';
+import { useEffect, useId, useLayoutEffect, useMemo, useRef } from 'preact/hooks';
 import type { Summary } from 'topostream';
 import { statusWord } from '../state/lifecycle.ts';
 import { RowIndex, orders, readSort, statuses, type Order } from '../state/rows.ts';
@@ -111,18 +111,32 @@ export function List() {
   );
 }
 
+/** No style sheet can do it: its animation would run again when the row finds another place among the others. */
+function fade(row: HTMLElement): void {
+  const motion = getComputedStyle(document.documentElement).getPropertyValue('--motion');
+  const duration = parseFloat(motion) * (motion.endsWith('ms') ? 1 : 1000); // the build writes 120ms as .12s
+  if (duration > 0) row.animate([{ backgroundColor: 'var(--hover)', offset: 0 }], { duration });
+}
+
 function Row({ row, at, size, base, open, active, onOpen }: {
   readonly row: Summary; readonly at: number; readonly size: number; readonly base: string; readonly open: boolean;
   readonly active: boolean; readonly onOpen: () => void;
 }) {
+  const { status, version } = row;
+  const element = useRef<HTMLDivElement>(null);
+  const shown = useRef(false);
+  useLayoutEffect(() => { // shows once that it has changed; a row that scrolls in has not
+    if (shown.current) fade(element.current!);
+    shown.current = true;
+  }, [status, version]);
   return (
-    <div role="option" id={`${base}-${row.id}`} class="list-row" aria-selected={open} data-active={active || undefined}
-      data-id={row.id} data-status={row.status} aria-posinset={at + 1} aria-setsize={size}
+    <div ref={element} role="option" id={`${base}-${row.id}`} class="list-row" aria-selected={open}
+      data-active={active || undefined} data-id={row.id} data-status={status} aria-posinset={at + 1} aria-setsize={size}
       style={{ transform: `translateY(${at * height}px)` }} onClick={onOpen}
       title={row.reason ? `${row.name}: ${row.reason}` : row.name}>
       <span class="list-name">{row.name}</span>
-      <span class="list-status"><Status status={row.status} /></span>
-      <span class="list-version mono" title={`version ${row.version}`}>{row.version}</span>
+      <span class="list-status"><Status status={status} /></span>
+      <span class="list-version mono" title={`version ${version}`}>{version}</span>
       <span class="list-in_flight mono" title={`${row.in_flight} in flight`}>{row.in_flight || ''}</span>
       <span class="list-changed"><Ago ts={row.updated_at} /></span>
     </div>

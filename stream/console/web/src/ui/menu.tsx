@@ -59,15 +59,17 @@ export function ContextMenu() {
     event.stopPropagation();
   };
   return (
-    <div ref={ref} class="edit-menu" role="menu" aria-label={open.title} onKeyDown={onKey}
-      onContextMenu={(event) => event.preventDefault()}>
-      <div class="edit-menu-title" role="presentation">{open.title}</div>
-      {open.items.map((id, i) => {
-        const command = id && commands.all.value.find((one) => one.id === id);
-        return command ? <Item key={id} command={command} onDone={() => { menu.value = null; }} />
-          : <div key={i} class="edit-menu-line" role="separator" />;
-      })}
-    </div>
+    <section class="edit-menu-region" aria-label="Menu">
+      <div ref={ref} class="edit-menu" role="menu" aria-label={open.title} onKeyDown={onKey}
+        onContextMenu={(event) => event.preventDefault()}>
+        <div class="edit-menu-title" role="presentation">{open.title}</div>
+        {open.items.map((id, i) => {
+          const command = id && commands.all.value.find((one) => one.id === id);
+          return command ? <Item key={id} command={command} onDone={() => { menu.value = null; }} />
+            : <div key={i} class="edit-menu-line" role="separator" />;
+        })}
+      </div>
+    </section>
   );
 }
 

@@ -28,7 +28,7 @@ export function SignIn() {
     }
   };
   const identity = session.identity.value;
-  const left = identity?.expires ? identity.expires - signature.clock.value : null;
+  const left = identity?.expires ? identity.expires - live.offset.value - signature.clock.value : null;
   return (
     <Dialog label="Sign in" class="signin" stays={wanted !== null} onClose={close}>
       <form onSubmit={submit}>
@@ -50,7 +50,7 @@ export function SignIn() {
         <div class="buttons">
           <button type="submit" class="primary">Go on</button>
           {wanted !== null && <button type="button" class="quiet-button" onClick={() => {
-            session.signOut();
+            session.signIn(''); // a cookie speaks from now on; what is staged stays, as with another token
             window.location.reload();
           }}>
             The application has signed me in: try again

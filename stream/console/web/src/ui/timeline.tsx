@@ -17,7 +17,7 @@ const slots = 256; // more than are ever drawn
 const twoDigits = (n: number): string => String(n).padStart(2, '0');
 
 /** Time of day, to the millisecond. */
-export function clockTime(ts: string): string {
+export function clockTime(ts: string | number): string {
   const at = new Date(ts);
   if (Number.isNaN(at.getTime())) return '';
   const [h, m, s] = [at.getHours(), at.getMinutes(), at.getSeconds()].map(twoDigits);
@@ -228,7 +228,7 @@ type Act = (entry: Entry) => void;
 
 const Row = memo(({ entry, top, id, at, size, selected, open, who, acts }: {
   readonly entry: Entry; readonly top: number; readonly id: string; readonly at: number; readonly size: number;
-  readonly selected: boolean; readonly open: boolean; readonly who: string | undefined;
+  readonly selected: boolean; readonly open: boolean; readonly who: string | null | undefined;
   readonly acts: { readonly current: { readonly select: Act; readonly toggle: Act } };
 }) => {
   const tone = toneOf(entry);
@@ -258,7 +258,7 @@ function Expanded({ entry, top }: { readonly entry: Entry; readonly top: number 
   return (
     <div class="timeline-payload" role="region" aria-label={`Payload of ${entry.type} ${entry.seq ?? ''}`} tabIndex={0}
       style={{ transform: `translateY(${top}px)`, height: `${expansion}px` }}>
-      <Copy text={() => pretty(entry.payload)} />
+      <Copy text={() => pretty(entry.payload)} label="Copy the payload" quiet />
       <Payload payload={entry.payload} />
     </div>
   );
@@ -270,24 +270,33 @@ export function Payload({ payload }: { readonly payload: unknown }) {
     : <pre>{pretty(payload)}</pre>;
 }
 
-/** Events by minute of the last hour, what failed at the foot of each. */
+const hourOf = 3_600_000;
+
+/** Events by minute of the last hour, what failed at the foot of each; before the first that was read it is dim. */
 function Histogram({ onMinute }: { readonly onMinute: (minute: number) => void }) {
   const { timeline, signature, route, live } = useApp();
   void timeline.sampled.value;
   if (!route.current.value.topology) return null;
   // Its hour moves once in ten seconds, and ends with the ten that have begun: it is computed for each event.
-  const bins = timeline.hour(Math.ceil((signature.clock.value + live.offset.value) / 10_000) * 10_000);
+  const { bins, from, since } = timeline.hour(
+    Math.ceil((signature.clock.value + live.offset.value) / 10_000) * 10_000);
   const most = Math.max(1, ...bins.map((bin) => bin.count));
   const sum = bins.reduce((n, bin) => n + bin.count, 0);
   const failures = bins.reduce((n, bin) => n + bin.failures, 0);
+  const unread = Math.min(1, (since - from) / hourOf) * 600;
+  const label = since === Infinity ? 'Last hour: not read'
+    : `${unread ? `Since ${clockTime(since).slice(0, 5)}` : 'Last hour'}: ${sum} events, ` +
+      `${failures} of them failures; at most ${most} in a minute`;
   return (
     <svg class="histogram" viewBox="0 0 600 24" preserveAspectRatio="none" role="img"
-      aria-label={`Last hour: ${sum} events, ${failures} of them failures; at most ${most} in a minute`}
+      aria-label={label}
       onClick={(event) => {
         const box = event.currentTarget.getBoundingClientRect();
         const bin = bins[Math.floor((event.clientX - box.left) / box.width * 60)];
         if (bin) onMinute(bin.minute);
       }}>
+      <title>{label}</title>
+      {unread > 0 && <rect class="unread" width={unread} height="24" />}
       {bins.map((bin, i) => bin.count > 0 && (
         <g key={bin.minute}>
           <rect class="bar-all" x={i * 10 + 1} width="8" y={24 - bar(bin.count, most)} height={bar(bin.count, most)} />
