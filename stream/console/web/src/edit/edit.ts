@@ -41,6 +41,13 @@ interface Base {
   readonly expected: number;
 }
 
+/** A mutation that this page has enqueued. */
+interface Own {
+  readonly topology: string;
+  /** Of its mutation.enqueued; Infinity, which is after every base, until the stream has told of it. */
+  readonly seq: number;
+}
+
 interface Desk {
   readonly staged: Staged;
   readonly base: Base | null;
@@ -97,12 +104,11 @@ const drawn = 100;
 export function createEdit(window: Window & typeof globalThis, parts: Parts): Edit {
   const { route, rest, live, shown, past, editable } = parts;
   const keep = createKeep(window.sessionStorage);
-  const own = new Set<string>(); // mutations that this page has enqueued
-  const enqueued = new Map<string, number>(); // seq of mutation.enqueued, by mutation
-  const ownSince = (seq: number): string[] =>
-    [...own].filter((mutation) => (enqueued.get(mutation) ?? Infinity) > seq);
+  const own = new Map<string, Own>(); // by mutation; as many as somebody makes by hand, and none is forgotten
+  const ownSince = (id: string, since: number): string[] =>
+    [...own].flatMap(([mutation, { topology: of, seq }]) => of === id && seq > since ? [mutation] : []);
   const desks = signal<ReadonlyMap<string, Desk>>(new Map([...keep.load()].map(([id, kept]) => {
-    for (const mutation of kept.own) own.add(mutation);
+    for (const mutation of kept.own) own.set(mutation, { topology: id, seq: Infinity });
     const { base, waiting, own: _, ...ops } = kept;
     return [id, { staged: ops, base, sending: waiting ? { state: 'waiting', mutation: waiting } : { state: 'none' } }];
   })));
@@ -117,7 +123,7 @@ export function createEdit(window: Window & typeof globalThis, parts: Parts): Ed
   const keepDesk = (id: string): void => {
     const { staged: ops, base, sending: way } = desks.peek().get(id) ?? emptyDesk;
     keep.put(id, base && ops.ops.length ? {
-      ...ops, base, waiting: way.state === 'waiting' ? way.mutation : null, own: ownSince(base.seq),
+      ...ops, base, waiting: way.state === 'waiting' ? way.mutation : null, own: ownSince(id, base.seq),
     } : null);
   };
   const staged = computed(() => desk.value.staged);
@@ -136,6 +142,7 @@ export function createEdit(window: Window & typeof globalThis, parts: Parts): Ed
   // ---------------------------------------------------------- what the stream says
 
   const finished = new Map<string, (id: string) => void>(); // what to do with a mutation that has ended
+  const enqueued = new Map<string, number>(); // seq of mutation.enqueued: it may come before the answer to the request
   let since: StreamEvent[] = [];
   const remember = <V>(map: Map<string, V>, key: string, value: V): void => {
     map.set(key, value);
@@ -159,10 +166,20 @@ export function createEdit(window: Window & typeof globalThis, parts: Parts): Ed
   };
 
   live.onEvent((event) => {
-    if (event.kind === 'snapshot') void lookUp(event.topology_id);
+    if (event.kind === 'snapshot') {
+      // What is in the snapshot is told of by no event. If one was too late for it, its event comes and says so.
+      for (const [mutation, one] of own) {
+        if (one.topology === event.topology_id && one.seq === Infinity) own.set(mutation, { ...one, seq: event.seq });
+      }
+      void lookUp(event.topology_id);
+    }
     if (event.kind !== 'event') return;
     since = [...since.slice(-kept + 1), event];
-    if (event.type === 'mutation.enqueued') remember(enqueued, event.payload.mutation_id, event.seq);
+    if (event.type === 'mutation.enqueued') {
+      const { topology_id, seq, payload: { mutation_id } } = event;
+      if (own.has(mutation_id)) own.set(mutation_id, { topology: topology_id, seq });
+      else remember(enqueued, mutation_id, seq);
+    }
     if (event.type === 'mutation.applied') {
       end(event.payload.mutation_id, applied(event.payload.version));
     }
@@ -267,7 +284,7 @@ export function createEdit(window: Window & typeof globalThis, parts: Parts): Ed
     outstanding.add(settled);
     try {
       const { mutation_id } = await request;
-      own.add(mutation_id);
+      own.set(mutation_id, { topology: id, seq: enqueued.get(mutation_id) ?? Infinity });
       keepDesk(id);
       return mutation_id;
     } finally {
@@ -294,7 +311,7 @@ export function createEdit(window: Window & typeof globalThis, parts: Parts): Ed
       return;
     }
     await Promise.all(outstanding); // moves, which count
-    const mine = ownSince(base.seq).length;
+    const mine = ownSince(id, base.seq).length;
     const body = { op: 'changeset', payload: { ops }, expected_version: base.expected + mine };
     const text = JSON.stringify(body);
     if (last.body !== text) last = { body: text, key: newKey() };
