@@ -193,3 +193,23 @@ test('others’ edits are a conflict that names them, and that rebasing cures', 
   await edit.apply();
   expect(state()).toBe('waiting');
 });
+
+test('what others have done is told without a hole, and what nobody would read is counted', async () => {
+  const before = setUp();
+  before.snapshot('a');
+  before.stage('lab');
+  before.others(600);
+  const { edit, snapshot, hear, others, server } = setUp(before.server); // the tab is loaded anew
+  snapshot('a');
+  others(50);
+  hear();
+  await edit.apply();
+  const told = edit.sending.peek();
+  const done = server.topologies.a.journal.filter(({ type }) => type === 'mutation.applied').map(({ seq }) => seq);
+  expect(told.state === 'conflict' && told.others.map(({ seq }) => seq)).toEqual(done);
+  expect(told).toMatchObject({ more: 0, others: expect.arrayContaining([expect.objectContaining({ by: 'somebody' })]) });
+  others(400);
+  hear();
+  await edit.apply();
+  expect(edit.sending.peek()).toMatchObject({ state: 'conflict', more: 100 });
+});

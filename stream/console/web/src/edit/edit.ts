@@ -18,7 +18,8 @@ import type { Staged } from './staged.ts';
 /** What others have done since staging began. */
 export interface Other {
   readonly seq: number;
-  readonly by: string | null;
+  /** Who asked for it, or how it came. */
+  readonly by: string;
   readonly lines: readonly Line[];
 }
 
@@ -31,7 +32,8 @@ export type Sending =
   | { readonly state: 'failed'; readonly reason: string; readonly index: number | null }
   /** The server did not take it: it says why. */
   | { readonly state: 'refused'; readonly reason: string }
-  | { readonly state: 'conflict'; readonly reason: string; readonly others: readonly Other[] };
+  /** `more` events, the newest ones or those that the journal holds no more, are not among `others`. */
+  | { readonly state: 'conflict'; readonly reason: string; readonly others: readonly Other[]; readonly more: number };
 
 /** What the ops were staged for. */
 interface Base {
@@ -95,8 +97,11 @@ interface Parts {
 
 const emptyDesk: Desk = { staged: stagedOps.nothing, base: null, sending: { state: 'none' } };
 
-/** How many events since staging began are kept. */
+/** How many events since staging began are kept; as many are in a page of the journal. */
 const kept = 500;
+
+/** How many pages of the journal are read to say what others have done: nobody reads more. */
+const pages = 4;
 
 /** How many mutations in flight are drawn. */
 const drawn = 100;
@@ -199,33 +204,46 @@ export function createEdit(window: Window & typeof globalThis, parts: Parts): Ed
     if (row?.state === 'failed') end(row.id, failed(row.reason ?? 'no reason was given'));
   };
 
-  /** The events after a seq: those that this page has heard, or, if it began later than that, the journal's. */
-  const eventsSince = async (id: string, seq: number): Promise<readonly JournalEvent[]> => {
+  interface Since {
+    readonly events: readonly JournalEvent[];
+    /** How many others there are. */
+    readonly more: number;
+  }
+
+  /** The events after a seq: those that this page has heard, or, if it has not heard all of them, the journal's. */
+  const eventsSince = async (id: string, seq: number): Promise<Since> => {
     const heard = since.flatMap((event) =>
       event.kind === 'event' && event.topology_id === id && event.seq > seq ? [event as unknown as JournalEvent] : []);
-    if (heard[0]?.seq === seq + 1 || live.open.peek()?.seq === seq) return heard;
-    const path = `/topologies/${id}/journal?after=${seq}&limit=${kept}`;
-    const { events } = await rest.send<{ events: readonly JournalEvent[] }>('GET', path).catch(() => ({ events: [] }));
-    const last = events.at(-1)?.seq ?? seq;
-    return [...events, ...heard.filter((event) => event.seq > last)];
+    const lastOf = (events: readonly JournalEvent[]): number => events.at(-1)?.seq ?? seq;
+    const now = live.open.peek()?.seq ?? seq;
+    if (lastOf(heard) === seq + heard.length && lastOf(heard) >= now) return { events: heard, more: 0 };
+    const events: JournalEvent[] = [];
+    for (let page = 0; page < pages && lastOf(events) < now; page++) {
+      const path = `/topologies/${id}/journal?after=${lastOf(events)}&limit=${kept}`;
+      const read = await rest.send<Pick<Since, 'events'>>('GET', path).catch(() => ({ events: [] }));
+      if (!read.events.length) break;
+      events.push(...read.events);
+    }
+    const head = Math.max(now, lastOf(events));
+    return { events, more: head - seq - events.length };
   };
 
   /** What others have done since a seq, with who asked for it. */
-  const othersSince = async (id: string, seq: number): Promise<readonly Other[]> => {
+  const othersSince = async (id: string, seq: number): Promise<{ others: readonly Other[]; more: number }> => {
     type Row = { readonly id: string; readonly requested_by: string | null };
     const rows = await rest.send<readonly Row[]>('GET', `/topologies/${id}/mutations?limit=200`).catch(() => []);
-    const by = new Map(rows.map((row) => [row.id, row.requested_by]));
-    const events = await eventsSince(id, seq);
+    const by = new Map(rows.map((row) => [row.id, row.requested_by ?? 'by hand']));
+    const { events, more } = await eventsSince(id, seq);
     const now = viewOfHead(live.open.peek())?.graph;
-    if (!now) return [];
-    return events.flatMap((event): Other[] => {
+    if (!now) return { others: [], more };
+    const others = events.flatMap((event): Other[] => {
       if (event.type === 'graph') {
-        return [{ seq: event.seq, by: null, lines: describeChanges(event.payload as GraphChanges, now) }];
+        return [{ seq: event.seq, by: 'by hand', lines: describeChanges(event.payload as GraphChanges, now) }];
       }
       if (event.type !== 'mutation.applied' && event.type !== 'mutation.enqueued') return [];
       const { mutation_id, op } = event.payload as { mutation_id: string; op: string };
       if (own.has(mutation_id)) return [];
-      const who = by.get(mutation_id) ?? null;
+      const who = by.get(mutation_id) ?? 'somebody'; // of the newest mutations alone it is known
       if (event.type === 'mutation.applied') {
         const { result } = event.payload as { result: GraphChanges };
         return [{ seq: event.seq, by: who, lines: describeChanges(result, now) }];
@@ -233,6 +251,7 @@ export function createEdit(window: Window & typeof globalThis, parts: Parts): Ed
       const waits = live.open.peek()?.in_flight.some((one) => one.id === mutation_id);
       return waits ? [{ seq: event.seq, by: who, lines: [{ sign: '~', text: `${op} is being applied` }] }] : [];
     });
+    return { others, more };
   };
 
   // ---------------------------------------------------------- staging
@@ -293,8 +312,8 @@ export function createEdit(window: Window & typeof globalThis, parts: Parts): Ed
   };
 
   const conflict = async (id: string, reason: string): Promise<void> => {
-    const others = await othersSince(id, desks.peek().get(id)?.base?.seq ?? 0);
-    set(id, { sending: { state: 'conflict', reason, others } });
+    const found = await othersSince(id, desks.peek().get(id)?.base?.seq ?? 0);
+    set(id, { sending: { state: 'conflict', reason, ...found } });
   };
 
   const apply = async (): Promise<void> => {

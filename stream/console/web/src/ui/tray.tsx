@@ -127,7 +127,8 @@ function Conflict({ edit, sending, outcomes }: {
       <h3>What others have done since you began</h3>
       <ul>
         {sending.others.map((other) => <OtherRow key={other.seq} other={other} />)}
-        {sending.others.length === 0 && <li class="edit-quiet">the stream tells of nothing yet</li>}
+        {!sending.others.length && !sending.more && <li class="edit-quiet">the stream tells of nothing yet</li>}
+        {sending.more > 0 && <li class="edit-quiet">and {sending.more} more events, which are not listed</li>}
       </ul>
       <p>
         {lost === 0 ? 'All of yours can still be done.'
@@ -147,7 +148,7 @@ function OtherRow({ other }: { other: Other }) {
   const said = other.lines.length ? other.lines : [{ sign: '~' as const, text: 'nothing of the graph' }];
   return (
     <li>
-      <span class="mono edit-quiet">{other.seq}</span> {other.by ?? 'by hand'}:{' '}
+      <span class="mono edit-quiet">{other.seq}</span> {other.by}:{' '}
       {said.slice(0, 6).map(({ sign, text }) => `${sign} ${text}`).join('; ')}
       {said.length > 6 && `; and ${said.length - 6} more`}
     </li>
