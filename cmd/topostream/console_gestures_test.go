@@ -34,6 +34,41 @@ func TestWhatIsDraggedFromThePaletteAndFromPortToPortIsStaged(t *testing.T) {
 	page.until(names + ` === 'db,web'`)
 }
 
+func TestADeckyThatIsDroppedOnAnotherLANStaysAndTheTwoThingsOneMayDoAreOffered(t *testing.T) {
+	t.Parallel()
+	long(t)
+	page := openDesk(t, operatorToken(t), editGraph)
+	before := page.graphWhere("web")
+	drop := func() {
+		t.Helper()
+		page.drag(0, page.spot("web"), page.spot("plant"))
+		page.until(`document.querySelector('dialog[open]')?.innerText.includes('a home LAN cannot change')
+			&& document.querySelector('dialog[open] [name=lan]').value === 'plant'`)
+	}
+	drop()
+	page.click(`dialog[open] [type=submit]`) // attaching is chosen
+	page.editWantRows("+ attach web to plant")
+	page.editClick("edit.undo")
+	page.until(editTray + `.length === 0`)
+	drop()
+	page.click(`dialog[open] [type=radio]:not(:checked)`)
+	page.click(`dialog[open] [type=submit]`)
+	page.editWantRows("− remove decky web from office (10.0.0.2)", "+ add decky web to plant (ssh)")
+	if after := page.graphWhere("web"); after != before {
+		t.Errorf("web was at %v and is at %v", before, after)
+	}
+	page.editClick("edit.apply")
+	page.editUntilState("applied")
+	const homes = `SELECT string_agg(d.name || ' ' || l.name, ', ' ORDER BY d.name) FROM deckies d
+		JOIN edges e ON e.decky_uuid = d.uuid AND NOT e.is_bridge JOIN lans l ON l.id = e.lan_id`
+	if s := pgtest.Scan[string](t, page.conn, homes); s != "db office, web plant" {
+		t.Errorf("the homes are %s", s)
+	}
+	if n := pgtest.Scan[int](t, page.conn, `SELECT count(*)::int FROM mutations`); n != 2 {
+		t.Errorf("%d mutations, with the one that made the graph: a move was sent, too", n)
+	}
+}
+
 func TestTheGraphIsPannedAndPinchedByFingersOnASmallScreen(t *testing.T) {
 	t.Parallel()
 	long(t)

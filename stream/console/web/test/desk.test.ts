@@ -207,7 +207,7 @@ test('what others have done is told without a hole, and what nobody would read i
   const told = edit.sending.peek();
   const done = server.topologies.a.journal.filter(({ type }) => type === 'mutation.applied').map(({ seq }) => seq);
   expect(told.state === 'conflict' && told.others.map(({ seq }) => seq)).toEqual(done);
-  expect(told).toMatchObject({ more: 0, others: expect.arrayContaining([expect.objectContaining({ by: 'somebody' })]) });
+  expect(told).toMatchObject({ more: 0 });
   others(400);
   hear();
   await edit.apply();

@@ -133,6 +133,10 @@ export function createEditing(window: Window & typeof globalThis, { route, comma
       }
       edit.stage({ op: 'attach_decky', payload: { decky: from.name, lan: to.name } });
     },
+    rehome: (decky, lan) => {
+      const [from, to] = [findDecky(graph(), decky), findLan(graph(), lan)];
+      if (from && to) open(homeForm(graph(), from.uuid, to.name));
+    },
     drop: (item, at, onto) => {
       const target = findDecky(graph(), onto);
       const lan = findLan(graph(), at.lan) ?? (target && homeOf(graph(), target));
