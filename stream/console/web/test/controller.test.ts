@@ -28,8 +28,8 @@ const view: View = {
 function setUp(editable: true | string = true, role: 'admin' | 'viewer' = 'admin') {
   const told: unknown[][] = [];
   const tell = (name: string) => (...args: unknown[]): void => void told.push([name, ...args]);
-  const intents = { move: tell('move'), connect: tell('connect'), rehome: tell('rehome'), drop: tell('drop'), menu: tell('menu'),
-    remove: tell('remove') } as Intents;
+  const intents = { move: tell('move'), connect: tell('connect'), rehome: tell('rehome'), drop: tell('drop'),
+    menu: tell('menu'), remove: tell('remove') } as Intents;
   const current = signal({ topology: 't', selection: [] } as unknown as Route);
   const app = {
     frames: createFrames(window),
