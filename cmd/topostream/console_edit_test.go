@@ -335,6 +335,38 @@ func TestEditingByKeyboardAlone(t *testing.T) {
 	}
 }
 
+// Where the graph is read-only the page says why, and why a key did nothing.
+func TestWhyNothingCanBeEditedNowIsSaid(t *testing.T) {
+	t.Parallel()
+	long(t)
+	page := openDesk(t, operatorToken(t), editGraph)
+	const line, tray = `.edit-why-not`, `section[aria-label="Staged edits"]`
+	page.graphWhere("web")
+	page.keys("s") // the services of nothing
+	page.says(tray, "select a decky first")
+	page.keys("f") // what a key could not do is not said any more once one did something
+	page.until(`!document.querySelector('` + tray + `')`)
+
+	reply := newOperator(t, page.server.url, "ada", stream.RoleAdmin).
+		do("PATCH", "/topologies/"+page.id, `{"status":"tearing_down"}`)
+	if reply.status != 200 {
+		t.Fatalf("%d %s", reply.status, reply.body)
+	}
+	const why = "a topology that is tearing_down cannot be edited: it must be active or degraded"
+	page.says(line, why)
+	page.choose("web")
+	page.graphClick("web")
+	page.keys(kb.Delete)
+	page.says(line, why+" Dismiss")
+	if n := chromeEval[int](t, page.ctx, `document.querySelectorAll('`+tray+`').length`); n != 0 {
+		t.Error("there is a tray where nothing can be staged")
+	}
+	page.click(line + ` button`)
+	page.until(`!document.querySelector('` + line + ` button')`)
+	page.look("at", "3")
+	page.says(line, "this is seq 3, not the present")
+}
+
 func TestAViewerIsOfferedNoEdits(t *testing.T) {
 	t.Parallel()
 	long(t)
@@ -344,6 +376,11 @@ func TestAViewerIsOfferedNoEdits(t *testing.T) {
 		`document.querySelectorAll('.editing section, .editing button').length`); n > 0 {
 		t.Errorf("a viewer sees %d controls", n)
 	}
+	if n := chromeEval[int](t, page.ctx, `document.querySelectorAll('.edit-why-not').length`); n > 0 {
+		t.Error("a viewer reads all the time that edits are an admin's")
+	}
+	page.keys("w")
+	page.says(`.edit-why-not`, "may only look")
 	if why := page.why("Add a subnet…"); !strings.Contains(why, "may only look") {
 		t.Errorf("the reason is %q", why)
 	}

@@ -80,7 +80,11 @@ export function createApp(window: Window & typeof globalThis): App {
     if (status === 'active' || status === 'degraded') return true;
     return status ? `a topology that is ${status} cannot be edited: it must be active or degraded` : 'nothing is open';
   });
-  const commands = createCommands();
+  let refused: string | null = null; // what a key was refused for, as long as nothing else was said since
+  const commands = createCommands((reason) => {
+    if (reason !== null || edit.notice.peek() === refused) edit.notice.value = reason;
+    refused = reason;
+  });
   const ghosts = signal<readonly Ghost[]>([]);
   const intents = signal<Intents>(noIntents);
   const edit = createEdit(window, { route, rest, live, shown, past, ghosts, editable });

@@ -6,15 +6,16 @@ const press = (key: string, more: KeyboardEventInit = {}): KeyboardEvent =>
 const ctrl = { ctrlKey: true };
 const ctrlShift = { ctrlKey: true, shiftKey: true };
 
-/** Commands that say which of them ran. */
+/** Commands that say which of them ran, and the reasons that were told. */
 function setUp() {
   const ran: string[] = [];
-  const commands = createCommands();
+  const told: (string | null)[] = [];
+  const commands = createCommands((reason) => { told.push(reason); });
   const run = (id: string) => ({ id, title: id, group: 'Edit', run: () => { ran.push(id); } });
   commands.add({ ...run('undo'), keys: 'Mod-Z' }, { ...run('redo'), keys: 'Mod-Y', also: 'Mod-Shift-Z' },
     { ...run('copy'), keys: 'Mod-C' }, { ...run('all'), keys: 'Mod-A' }, { ...run('keys'), keys: '?' },
     { ...run('menu'), keys: 'Shift-F10' }, { ...run('add'), keys: 'a', enabled: () => 'it is deploying' });
-  return { commands, ran };
+  return { commands, ran, told };
 }
 
 afterEach(() => document.body.replaceChildren());
@@ -35,8 +36,18 @@ test('Ctrl-Shift-Z redoes, and the browser keeps its own keys with Ctrl and Shif
   expect(ran).toEqual(['redo', 'undo', 'redo']);
 });
 
+test('why a key does nothing is told, until one does something', () => {
+  const { commands, told } = setUp();
+  const key = press('a');
+  expect(commands.onKey(key)).toBe(false);
+  expect(key.defaultPrevented).toBe(false);
+  commands.onKey(press('x')); // which means nothing
+  commands.onKey(press('z', ctrl));
+  expect(told).toEqual(['it is deploying', null]);
+});
+
 test('what is for text is left to it: what is typed and redone in a field, and a copy of what is selected', () => {
-  const { commands, ran } = setUp();
+  const { commands, ran, told } = setUp();
   const field = document.createElement('input');
   const text = document.createElement('p');
   text.textContent = 'a reason';
@@ -52,4 +63,5 @@ test('what is for text is left to it: what is typed and redone in a field, and a
   document.getSelection()!.removeAllRanges();
   commands.onKey(press('c', ctrl));
   expect(ran).toEqual(['copy']);
+  expect(told).toEqual([null]);
 });

@@ -46,7 +46,8 @@ function isForText(event: KeyboardEvent, name: string): boolean {
   return name === 'Mod-C' && document.getSelection()?.isCollapsed === false;
 }
 
-export function createCommands(): Commands {
+/** `tell` gets the reason why what a key means cannot be done, and null as soon as one could. */
+export function createCommands(tell: (refused: string | null) => void): Commands {
   const all = signal<readonly Command[]>([]);
   const attempt = (command: Command): true | string => {
     const can = command.enabled?.() ?? true;
@@ -68,7 +69,9 @@ export function createCommands(): Commands {
       if (isForText(event, name)) return false;
       const command = all.value.findLast((c) => c.keys === name || c.also === name);
       if (!command) return false;
-      if (attempt(command) !== true) return false;
+      const can = attempt(command);
+      tell(can === true ? null : can);
+      if (can !== true) return false;
       event.preventDefault();
       return true;
     },

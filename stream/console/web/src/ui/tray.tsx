@@ -6,7 +6,7 @@ import { keyText } from './menu.tsx';
 
 /** The canvas ends where the tray begins. */
 let watched: ResizeObserver | null = null;
-function giveRoom(tray: HTMLElement | null): void {
+export function giveRoom(tray: HTMLElement | null): void {
   const { style } = document.documentElement;
   watched?.disconnect();
   if (!tray) return void style.removeProperty('--tray');
@@ -18,7 +18,7 @@ const edits = (count: number): string => count === 1 ? '1 edit' : `${count} edit
 
 /** What is staged, as a readable diff, and its way to the server. */
 export function Tray() {
-  const { editing: { edit } } = useApp();
+  const { editable, editing: { edit } } = useApp();
   const { ops, past, future } = edit.staged.value;
   const sending = edit.sending.value;
   const notice = edit.notice.value;
@@ -39,7 +39,8 @@ export function Tray() {
         <Button command="edit.discard" text="Discard" />
         <Button command="edit.apply" text="Apply" primary />
       </header>
-      {notice && (
+      {editable.value !== true && <p class="edit-notice edit-quiet">{editable.value}</p>}
+      {notice && notice !== editable.value && (
         <p class="edit-notice" role="status">{notice} <Dismiss edit={edit} /></p>
       )}
       {sending.state === 'conflict' && <Conflict edit={edit} sending={sending} outcomes={outcomes} />}
@@ -56,7 +57,7 @@ export function Tray() {
   );
 }
 
-function Dismiss({ edit }: { edit: Edit }) {
+export function Dismiss({ edit }: { edit: Edit }) {
   return <button type="button" class="edit-button edit-small" onClick={edit.dismiss}>Dismiss</button>;
 }
 
