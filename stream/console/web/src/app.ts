@@ -73,7 +73,7 @@ export function createApp(window: Window & typeof globalThis): App {
   const shown = computed(() => past.value ?? viewOfHead(live.open.value));
   const editable = computed((): true | string => {
     const status = shown.value?.status;
-    if (session.identity.value?.role === 'viewer') return 'this token may only look: an admin’s may edit';
+    if (session.role.value === 'viewer') return 'this token may only look: an admin’s may edit';
     const at = past.value?.seq ?? route.current.value.at;
     if (at !== null) return `this is seq ${at}, not the present: press Escape to come back`;
     if (layout.small.value) return 'on a small screen the console only shows';

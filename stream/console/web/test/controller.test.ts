@@ -34,7 +34,7 @@ function setUp(editable: true | string = true, role: 'admin' | 'viewer' = 'admin
   const app = {
     frames: createFrames(window),
     shown: signal(view), ghosts: signal([]), intents: signal(intents), past: signal(null), editable: signal(editable),
-    session: { identity: signal({ role }) }, commands: createCommands(() => undefined),
+    session: { role: signal(role) }, commands: createCommands(() => undefined),
     route: { current, go: (change: Partial<Route>) => { current.value = { ...current.peek(), ...change }; } },
   } as unknown as App;
   const canvas = document.createElement('canvas');

@@ -507,7 +507,7 @@ export class GraphController {
   /** A viewer may move things, which stays in the tab; so may an editor while the graph can be edited. */
   #mayMove(): boolean {
     return this.#app.editable.peek() === true
-      || (this.#app.session.identity.peek()?.role === 'viewer' && this.#app.past.peek() === null
+      || (this.#app.session.role.peek() === 'viewer' && this.#app.past.peek() === null
         && window.innerWidth >= 700);
   }
 

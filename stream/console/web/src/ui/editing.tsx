@@ -24,7 +24,7 @@ export function Editing() {
 function WhyNot() {
   const { editable, session, shown, editing: { edit } } = useApp();
   const notice = edit.notice.value;
-  const tells = shown.value !== null && session.identity.value?.role !== 'viewer';
+  const tells = shown.value !== null && session.role.value !== 'viewer';
   const said = notice ?? (tells && editable.value !== true ? editable.value : null);
   return said && (
     <p ref={giveRoom} class="edit-why-not" role="status">{said} {notice && <Dismiss edit={edit} />}</p>
