@@ -7,9 +7,11 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/chromedp/chromedp"
 	"github.com/chromedp/chromedp/kb"
+	"github.com/golang-jwt/jwt/v5"
 	"github.com/jackc/pgx/v5"
 
 	"topostream/pgbus/pgtest"
@@ -335,6 +337,38 @@ func TestEditingByKeyboardAlone(t *testing.T) {
 	}
 }
 
+// Where the graph is read-only the page says why, and why a key did nothing.
+func TestWhyNothingCanBeEditedNowIsSaid(t *testing.T) {
+	t.Parallel()
+	long(t)
+	page := openDesk(t, operatorToken(t), editGraph)
+	const line, tray = `.edit-why-not`, `section[aria-label="Staged edits"]`
+	page.graphWhere("web")
+	page.keys("s") // the services of nothing
+	page.says(tray, "select a decky first")
+	page.keys("f") // what a key could not do is not said any more once one did something
+	page.until(`!document.querySelector('` + tray + `')`)
+
+	reply := newOperator(t, page.server.url, "ada", stream.RoleAdmin).
+		do("PATCH", "/topologies/"+page.id, `{"status":"tearing_down"}`)
+	if reply.status != 200 {
+		t.Fatalf("%d %s", reply.status, reply.body)
+	}
+	const why = "a topology that is tearing_down cannot be edited: it must be active or degraded"
+	page.says(line, why)
+	page.choose("web")
+	page.graphClick("web")
+	page.keys(kb.Delete)
+	page.says(line, why+" Dismiss")
+	if n := chromeEval[int](t, page.ctx, `document.querySelectorAll('`+tray+`').length`); n != 0 {
+		t.Error("there is a tray where nothing can be staged")
+	}
+	page.click(line + ` button`)
+	page.until(`!document.querySelector('` + line + ` button')`)
+	page.look("at", "3")
+	page.says(line, "this is seq 3, not the present")
+}
+
 func TestAViewerIsOfferedNoEdits(t *testing.T) {
 	t.Parallel()
 	long(t)
@@ -344,7 +378,60 @@ func TestAViewerIsOfferedNoEdits(t *testing.T) {
 		`document.querySelectorAll('.editing section, .editing button').length`); n > 0 {
 		t.Errorf("a viewer sees %d controls", n)
 	}
+	if n := chromeEval[int](t, page.ctx, `document.querySelectorAll('.edit-why-not').length`); n > 0 {
+		t.Error("a viewer reads all the time that edits are an admin's")
+	}
+	page.keys("w")
+	page.says(`.edit-why-not`, "may only look")
 	if why := page.why("Add a subnet…"); !strings.Contains(why, "may only look") {
 		t.Errorf("the reason is %q", why)
 	}
+}
+
+// What somebody may do the server says: a token need not name it, and nobody but the server reads a cookie.
+func TestWhatIsOfferedIsWhatTheServerSaysThatOneMayDo(t *testing.T) {
+	t.Parallel()
+	long(t)
+	t.Run("a token without a role", func(t *testing.T) {
+		t.Parallel()
+		token, err := jwt.NewWithClaims(jwt.SigningMethodHS256,
+			jwt.MapClaims{"sub": "ann", "exp": time.Now().Add(time.Hour).Unix()}).SignedString([]byte(testSecret))
+		if err != nil {
+			t.Fatal(err)
+		}
+		page := openDeskOn(t, func(c *serveCmd) { c.Mutator, c.JWTDefaultRole = true, "admin" }, token, editGraph)
+		page.says(`.bar-who`, "ann · admin")
+		page.palette("lan", page.corner("office").plus(0, -140))
+		page.editWantRows("+ add LAN lan-1 (the next free subnet)")
+	})
+	t.Run("a cookie", func(t *testing.T) {
+		t.Parallel()
+		db := pgtest.New(t)
+		conn := db.Conn(t)
+		id := live(t, conn, 1)[0]
+		server := serve(t, db.URL, func(c *serveCmd) { c.Mutator, c.AuthCookie = true, "session" })
+		editGraph(t, conn, id)
+		page := openPage(t, server.url+"/livez")
+		page.editDo(chromedp.EmulateViewport(1440, 900))
+		look := func(token string) {
+			t.Helper()
+			page.editDo(chromedp.Navigate(server.url + "/livez"))
+			chromeEval[bool](t, page.ctx, `(document.cookie = 'session=`+token+`; path=/', true)`)
+			page.editDo(chromedp.Navigate(server.url + "/#/" + id))
+			page.until(`!!window.topostream?.view`)
+		}
+		look(testToken(t))
+		page.graphWhere("web")
+		if n := chromeEval[int](t, page.ctx,
+			`document.querySelectorAll('.editing section, .editing button').length`); n > 0 {
+			t.Errorf("a viewer sees %d controls", n)
+		}
+		for _, title := range []string{"Add a subnet…", "New topology…", "Tear down…"} {
+			if why := page.why(title); !strings.Contains(why, "may only look") {
+				t.Errorf("%s: %q", title, why)
+			}
+		}
+		look(operatorToken(t))
+		page.until(`window.topostream.editable === true`)
+	})
 }

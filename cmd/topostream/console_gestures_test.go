@@ -6,12 +6,14 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
 	"github.com/chromedp/cdproto/browser"
 	"github.com/chromedp/cdproto/cdp"
 	"github.com/chromedp/chromedp"
+	"github.com/chromedp/chromedp/kb"
 
 	"topostream/pgbus/pgtest"
 	"topostream/stream"
@@ -35,6 +37,107 @@ func TestWhatIsDraggedFromThePaletteAndFromPortToPortIsStaged(t *testing.T) {
 	const names = `window.topostream.selection.map(({ key }) => window.topostream.preview.deckies
 		.find((one) => one.uuid === key)?.name).sort().join()`
 	page.until(names + ` === 'db,web'`)
+}
+
+func TestADeckyThatIsDroppedOnAnotherLANStaysAndTheTwoThingsOneMayDoAreOffered(t *testing.T) {
+	t.Parallel()
+	long(t)
+	page := openDesk(t, operatorToken(t), editGraph)
+	before := page.graphWhere("web")
+	drop := func() {
+		t.Helper()
+		page.drag(0, page.spot("web"), page.spot("plant"))
+		page.until(`document.querySelector('dialog[open]')?.innerText.includes('a home LAN cannot change')
+			&& document.querySelector('dialog[open] [name=lan]').value === 'plant'`)
+	}
+	drop()
+	page.click(`dialog[open] [type=submit]`) // attaching is chosen
+	page.editWantRows("+ attach web to plant")
+	page.editClick("edit.undo")
+	page.until(editTray + `.length === 0`)
+	drop()
+	page.click(`dialog[open] [type=radio]:not(:checked)`)
+	page.click(`dialog[open] [type=submit]`)
+	page.editWantRows("− remove decky web from office (10.0.0.2)", "+ add decky web to plant (ssh)")
+	if after := page.graphWhere("web"); after != before {
+		t.Errorf("web was at %v and is at %v", before, after)
+	}
+	page.editClick("edit.apply")
+	page.editUntilState("applied")
+	const homes = `SELECT string_agg(d.name || ' ' || l.name, ', ' ORDER BY d.name) FROM deckies d
+		JOIN edges e ON e.decky_uuid = d.uuid AND NOT e.is_bridge JOIN lans l ON l.id = e.lan_id`
+	if s := pgtest.Scan[string](t, page.conn, homes); s != "db office, web plant" {
+		t.Errorf("the homes are %s", s)
+	}
+	if n := pgtest.Scan[int](t, page.conn, `SELECT count(*)::int FROM mutations`); n != 2 {
+		t.Errorf("%d mutations, with the one that made the graph: a move was sent, too", n)
+	}
+}
+
+// menu opens the menu of a place by the right button, and gives what it offers, each with why it cannot be done.
+func (p *page) menu(at point) []string {
+	p.t.Helper()
+	p.editDo(chromedp.MouseClickXY(at.x, at.y, chromedp.ButtonRight))
+	p.until(`!!document.querySelector('[role=menu]')`)
+	return chromeEval[[]string](p.t, p.ctx, `[...document.querySelectorAll('[role=menuitem]')].map((item) =>
+		[...item.querySelectorAll('span')].map((part) => part.textContent).join(': '))`)
+}
+
+func TestTheMenusOfTheGraphOfferWhatCanBeDoneAndSayWhyNot(t *testing.T) {
+	t.Parallel()
+	long(t)
+	page := openDesk(t, operatorToken(t), editGraph)
+	office, plant, db := page.graphWhere("office"), page.graphWhere("plant"), page.spot("db")
+	for _, c := range []struct {
+		what string
+		at   point
+		want []string
+	}{
+		{"the canvas", page.corner("office").plus(0, -140), []string{
+			"Add a subnet…", "Add a DMZ…", "Add a decky…", "Paste: copy a decky first", "Select all",
+			"Undo: there is nothing to undo", "Redo: there is nothing to redo", "Apply what is staged: nothing is staged",
+		}},
+		{"a LAN", page.corner("office").plus(12, 8), []string{
+			"Add a decky…", "Paste: copy a decky first", "Rename…", "Duplicate", "Remove with its members",
+		}},
+		{"a link", point{(office.X + office.W + plant.X) / 2, db.y}, []string{"Detach"}},
+		{"a decky", page.spot("web"), []string{
+			"Services…", "Attach to another LAN…", "Another home…", "Promote to a gateway…", "Copy", "Duplicate", "Remove",
+		}},
+	} {
+		if got := page.menu(c.at); !slices.Equal(got, c.want) {
+			t.Errorf("%s: %q, want %q", c.what, got, c.want)
+		}
+		page.keys(kb.Escape)
+		page.until(`!document.querySelector('[role=menu]')`)
+	}
+
+	// What is copied can be pasted, and what is a gateway demoted; the server asks to be forced, the page before that.
+	page.menu(page.spot("web"))
+	page.click(`[role=menuitem][data-command="edit.copy"]`)
+	promotion := `{"decky":"db","patch":{"forwards_l3":true},"force":true}`
+	awaitMutation(t, page.conn, enqueueOp(t, page.conn, page.id, "update_decky", promotion), "applied")
+	page.until(editHead + `.deckies.find((one) => one.name === 'db').decky_config.forwards_l3 === true`)
+	if got := page.menu(page.corner("office").plus(12, 8)); got[1] != "Paste" {
+		t.Errorf("with a decky that is copied: %q", got)
+	}
+	page.keys(kb.Escape)
+	if got := page.menu(page.spot("db")); got[3] != "Demote from gateway…" {
+		t.Errorf("of a gateway: %q", got)
+	}
+	page.click(`[role=menuitem][data-command="edit.gateway"]`)
+	page.says(`dialog[open]`, "db will no longer let traffic through between its networks (office and plant)")
+	page.click(`dialog[open] [type=submit]`)
+	page.editWantRows("~ db: is no gateway any more")
+	if force := chromeEval[bool](t, page.ctx, `window.topostream.staged[0].payload.force`); !force {
+		t.Error("a demotion is staged without force")
+	}
+	page.editClick("edit.apply")
+	page.editUntilState("applied")
+	const forwards = `SELECT decky_config ->> 'forwards_l3' FROM deckies WHERE name = 'db'`
+	if s := pgtest.Scan[string](t, page.conn, forwards); s != "false" {
+		t.Errorf("forwards_l3 is %s", s)
+	}
 }
 
 func TestTheGraphIsPannedAndPinchedByFingersOnASmallScreen(t *testing.T) {

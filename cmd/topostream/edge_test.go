@@ -222,7 +222,8 @@ func TestPagesOfAllowedOriginsMayUseTheAPIAndNoOthers(t *testing.T) {
 			_, h, _ := get(t, server.url+path, "Origin", origin)
 			if h.Get("Access-Control-Allow-Origin") != want ||
 				!strings.Contains(strings.Join(h.Values("Vary"), ","), "Origin") ||
-				(want != "") != (h.Get("Access-Control-Expose-Headers") == "Link, Retry-After, Topostream-Time, X-Request-Id") {
+				(want != "") != (h.Get("Access-Control-Expose-Headers") ==
+					"Link, Retry-After, Topostream-Role, Topostream-Time, X-Request-Id") {
 				t.Errorf("%s of %s: %v", path, origin, h)
 			}
 		}

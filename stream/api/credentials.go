@@ -119,7 +119,8 @@ func (s *Server) stranger(w http.ResponseWriter, r *http.Request, err error) {
 // something by one must come from a page of ours, or of an origin that is trusted.
 func (s *Server) authenticated(role stream.Role, next func(http.ResponseWriter, request)) http.HandlerFunc {
 	return s.traced(func(w http.ResponseWriter, r *http.Request, p stream.Principal, err error) {
-		replyOf(w).observation.Subject = p.Subject
+		e := replyOf(w)
+		e.observation.Subject, e.role[0] = p.Subject, string(p.Role)
 		switch {
 		case errors.Is(err, errUnauthenticated):
 			s.fail(w, r, err)

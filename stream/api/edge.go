@@ -86,7 +86,7 @@ func (s *Server) shared(next http.Handler) http.Handler {
 			// What HTTP libraries, EventSource polyfills and tracers add by themselves.
 			"Cache-Control", "Pragma", "X-Requested-With", idHeader, "Traceparent", "Tracestate", "Baggage",
 		},
-		ExposedHeaders:   []string{"Link", "Retry-After", timeHeader, idHeader},
+		ExposedHeaders:   []string{"Link", "Retry-After", roleHeader, timeHeader, idHeader},
 		AllowCredentials: true,
 		MaxAge:           600, // seconds
 	})(next)

@@ -25,6 +25,7 @@ func (s *Server) handOver(w http.ResponseWriter, r request, h engine.Handover, s
 	self.began()
 	self.opening = carried(w, r.Request)
 	h.Expires = r.principal.Expires
+	tellRole(w)
 	head := buffered.AvailableBuffer() // which nobody else needs any more
 	h.Head, h.Unread = s.heads.append(head, w.Header(), time.Now()), buffered.Reader.Buffered()
 	c, err := s.cfg.Engine.Carry(conn, h, self)

@@ -112,7 +112,8 @@ func TestTheHeadersAreThoseOfNetHTTPButForHowTheBodyEnds(t *testing.T) {
 		heads[byEngine] = res.Header
 	}
 	if !maps.EqualFunc(heads[true], heads[false], slices.Equal) || len(heads[true]) < 9 ||
-		!slices.Equal(heads[true][idHeader], []string{"the-same"}) {
+		!slices.Equal(heads[true][idHeader], []string{"the-same"}) ||
+		!slices.Equal(heads[true]["Topostream-Role"], []string{"viewer"}) {
 		t.Errorf("%v\n%v", heads[true], heads[false])
 	}
 }

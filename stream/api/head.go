@@ -13,6 +13,8 @@ import (
 const (
 	// timeHeader is the server's clock.
 	timeHeader = "Topostream-Time"
+	// roleHeader is what the client may do.
+	roleHeader = "Topostream-Role"
 	// sixDigits is how all times are given.
 	sixDigits = "2006-01-02T15:04:05.000000Z"
 )
@@ -24,6 +26,13 @@ func streamHeaders(now time.Time) iter.Seq2[string, string] {
 			yield("Cache-Control", "no-cache, no-transform") && // proxies that compress hold frames back
 			yield("X-Accel-Buffering", "no") &&
 			yield(timeHeader, now.UTC().Format(sixDigits))
+	}
+}
+
+// tellRole says in the head of a stream what its client may do, if that is known: a page offers no more.
+func tellRole(w http.ResponseWriter) {
+	if e := replyOf(w); e.role[0] != "" {
+		w.Header()[roleHeader] = e.role[:]
 	}
 }
 

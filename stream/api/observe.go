@@ -62,6 +62,7 @@ type reply struct {
 	isCarried    bool // its stream tells of it
 	takesTickets bool // the route does
 	id           [1]string
+	role         [1]string // of the principal; empty: there is none yet
 }
 
 // Unwrap is for http.ResponseController.

@@ -29,6 +29,7 @@ func (f *frameWriter) headers() {
 	for name, value := range streamHeaders(time.Now()) {
 		f.w.Header().Set(name, value)
 	}
+	tellRole(f.w)
 	f.w.WriteHeader(http.StatusOK)
 }
 

@@ -73,14 +73,18 @@ export function createApp(window: Window & typeof globalThis): App {
   const shown = computed(() => past.value ?? viewOfHead(live.open.value));
   const editable = computed((): true | string => {
     const status = shown.value?.status;
-    if (session.identity.value?.role === 'viewer') return 'this token may only look: an admin’s may edit';
+    if (session.role.value === 'viewer') return 'this token may only look: an admin’s may edit';
     const at = past.value?.seq ?? route.current.value.at;
     if (at !== null) return `this is seq ${at}, not the present: press Escape to come back`;
     if (layout.small.value) return 'on a small screen the console only shows';
     if (status === 'active' || status === 'degraded') return true;
     return status ? `a topology that is ${status} cannot be edited: it must be active or degraded` : 'nothing is open';
   });
-  const commands = createCommands();
+  let refused: string | null = null; // what a key was refused for, as long as nothing else was said since
+  const commands = createCommands((reason) => {
+    if (reason !== null || edit.notice.peek() === refused) edit.notice.value = reason;
+    refused = reason;
+  });
   const ghosts = signal<readonly Ghost[]>([]);
   const intents = signal<Intents>(noIntents);
   const edit = createEdit(window, { route, rest, live, shown, past, ghosts, editable });

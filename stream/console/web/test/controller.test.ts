@@ -28,13 +28,13 @@ const view: View = {
 function setUp(editable: true | string = true, role: 'admin' | 'viewer' = 'admin') {
   const told: unknown[][] = [];
   const tell = (name: string) => (...args: unknown[]): void => void told.push([name, ...args]);
-  const intents = { move: tell('move'), connect: tell('connect'), drop: tell('drop'), menu: tell('menu'),
-    remove: tell('remove') } as Intents;
+  const intents = { move: tell('move'), connect: tell('connect'), rehome: tell('rehome'), drop: tell('drop'),
+    menu: tell('menu'), remove: tell('remove') } as Intents;
   const current = signal({ topology: 't', selection: [] } as unknown as Route);
   const app = {
     frames: createFrames(window),
     shown: signal(view), ghosts: signal([]), intents: signal(intents), past: signal(null), editable: signal(editable),
-    session: { identity: signal({ role }) }, commands: createCommands(),
+    session: { role: signal(role) }, commands: createCommands(() => undefined),
     route: { current, go: (change: Partial<Route>) => { current.value = { ...current.peek(), ...change }; } },
   } as unknown as App;
   const canvas = document.createElement('canvas');
@@ -93,6 +93,23 @@ test('a decky that is dragged is wanted at its new place in its LAN', () => {
   expect(controller.scene.peek().items.get('decky:W')).toMatchObject({ x: 56, y: 64 });
   vi.advanceTimersByTime(5000); // nobody took it up
   expect(controller.scene.peek().items.get('decky:W')).toMatchObject({ x: 16, y: 48 });
+});
+
+test('a decky that is dropped on another LAN goes back, and what may be done instead is asked', () => {
+  const { drag, told, controller } = setUp();
+  drag(88, 76, 500, 60);
+  expect(told).toEqual([['rehome', 'web', 'b']]);
+  vi.advanceTimersByTime(50);
+  expect(controller.scene.peek().items.get('decky:W')).toMatchObject({ x: 16, y: 48 });
+  expect(controller.hasMoved.peek()).toBe(false);
+});
+
+test('who may only look moves a decky over another LAN, in the tab alone', () => {
+  const { drag, told, controller } = setUp('may only look', 'viewer');
+  drag(88, 76, 500, 60);
+  vi.advanceTimersByTime(50);
+  expect(told).toEqual([]);
+  expect(controller.hasMoved.peek()).toBe(true);
 });
 
 test('a LAN is dragged by its header, and its body drags the view', () => {

@@ -18,7 +18,8 @@ import type { Staged } from './staged.ts';
 /** What others have done since staging began. */
 export interface Other {
   readonly seq: number;
-  readonly by: string | null;
+  /** Who asked for it, or how it came. */
+  readonly by: string;
   readonly lines: readonly Line[];
 }
 
@@ -31,7 +32,8 @@ export type Sending =
   | { readonly state: 'failed'; readonly reason: string; readonly index: number | null }
   /** The server did not take it: it says why. */
   | { readonly state: 'refused'; readonly reason: string }
-  | { readonly state: 'conflict'; readonly reason: string; readonly others: readonly Other[] };
+  /** `more` events, the newest ones or those that the journal holds no more, are not among `others`. */
+  | { readonly state: 'conflict'; readonly reason: string; readonly others: readonly Other[]; readonly more: number };
 
 /** What the ops were staged for. */
 interface Base {
@@ -39,6 +41,13 @@ interface Base {
   readonly seq: number;
   /** Version and mutations in flight: how many were ever enqueued. */
   readonly expected: number;
+}
+
+/** A mutation that this page has enqueued. */
+interface Own {
+  readonly topology: string;
+  /** Of its mutation.enqueued; Infinity, which is after every base, until the stream has told of it. */
+  readonly seq: number;
 }
 
 interface Desk {
@@ -88,8 +97,11 @@ interface Parts {
 
 const emptyDesk: Desk = { staged: stagedOps.nothing, base: null, sending: { state: 'none' } };
 
-/** How many events since staging began are kept. */
+/** How many events since staging began are kept; as many are in a page of the journal. */
 const kept = 500;
+
+/** How many pages of the journal are read to say what others have done: nobody reads more. */
+const pages = 4;
 
 /** How many mutations in flight are drawn. */
 const drawn = 100;
@@ -97,12 +109,11 @@ const drawn = 100;
 export function createEdit(window: Window & typeof globalThis, parts: Parts): Edit {
   const { route, rest, live, shown, past, editable } = parts;
   const keep = createKeep(window.sessionStorage);
-  const own = new Set<string>(); // mutations that this page has enqueued
-  const enqueued = new Map<string, number>(); // seq of mutation.enqueued, by mutation
-  const ownSince = (seq: number): string[] =>
-    [...own].filter((mutation) => (enqueued.get(mutation) ?? Infinity) > seq);
+  const own = new Map<string, Own>(); // by mutation; as many as somebody makes by hand, and none is forgotten
+  const ownSince = (id: string, since: number): string[] =>
+    [...own].flatMap(([mutation, { topology: of, seq }]) => of === id && seq > since ? [mutation] : []);
   const desks = signal<ReadonlyMap<string, Desk>>(new Map([...keep.load()].map(([id, kept]) => {
-    for (const mutation of kept.own) own.add(mutation);
+    for (const mutation of kept.own) own.set(mutation, { topology: id, seq: Infinity });
     const { base, waiting, own: _, ...ops } = kept;
     return [id, { staged: ops, base, sending: waiting ? { state: 'waiting', mutation: waiting } : { state: 'none' } }];
   })));
@@ -117,7 +128,7 @@ export function createEdit(window: Window & typeof globalThis, parts: Parts): Ed
   const keepDesk = (id: string): void => {
     const { staged: ops, base, sending: way } = desks.peek().get(id) ?? emptyDesk;
     keep.put(id, base && ops.ops.length ? {
-      ...ops, base, waiting: way.state === 'waiting' ? way.mutation : null, own: ownSince(base.seq),
+      ...ops, base, waiting: way.state === 'waiting' ? way.mutation : null, own: ownSince(id, base.seq),
     } : null);
   };
   const staged = computed(() => desk.value.staged);
@@ -136,6 +147,7 @@ export function createEdit(window: Window & typeof globalThis, parts: Parts): Ed
   // ---------------------------------------------------------- what the stream says
 
   const finished = new Map<string, (id: string) => void>(); // what to do with a mutation that has ended
+  const enqueued = new Map<string, number>(); // seq of mutation.enqueued: it may come before the answer to the request
   let since: StreamEvent[] = [];
   const remember = <V>(map: Map<string, V>, key: string, value: V): void => {
     map.set(key, value);
@@ -159,10 +171,20 @@ export function createEdit(window: Window & typeof globalThis, parts: Parts): Ed
   };
 
   live.onEvent((event) => {
-    if (event.kind === 'snapshot') void lookUp(event.topology_id);
+    if (event.kind === 'snapshot') {
+      // What is in the snapshot is told of by no event. If one was too late for it, its event comes and says so.
+      for (const [mutation, one] of own) {
+        if (one.topology === event.topology_id && one.seq === Infinity) own.set(mutation, { ...one, seq: event.seq });
+      }
+      void lookUp(event.topology_id);
+    }
     if (event.kind !== 'event') return;
     since = [...since.slice(-kept + 1), event];
-    if (event.type === 'mutation.enqueued') remember(enqueued, event.payload.mutation_id, event.seq);
+    if (event.type === 'mutation.enqueued') {
+      const { topology_id, seq, payload: { mutation_id } } = event;
+      if (own.has(mutation_id)) own.set(mutation_id, { topology: topology_id, seq });
+      else remember(enqueued, mutation_id, seq);
+    }
     if (event.type === 'mutation.applied') {
       end(event.payload.mutation_id, applied(event.payload.version));
     }
@@ -182,33 +204,46 @@ export function createEdit(window: Window & typeof globalThis, parts: Parts): Ed
     if (row?.state === 'failed') end(row.id, failed(row.reason ?? 'no reason was given'));
   };
 
-  /** The events after a seq: those that this page has heard, or, if it began later than that, the journal's. */
-  const eventsSince = async (id: string, seq: number): Promise<readonly JournalEvent[]> => {
+  interface Since {
+    readonly events: readonly JournalEvent[];
+    /** How many others there are. */
+    readonly more: number;
+  }
+
+  /** The events after a seq: those that this page has heard, or, if it has not heard all of them, the journal's. */
+  const eventsSince = async (id: string, seq: number): Promise<Since> => {
     const heard = since.flatMap((event) =>
       event.kind === 'event' && event.topology_id === id && event.seq > seq ? [event as unknown as JournalEvent] : []);
-    if (heard[0]?.seq === seq + 1 || live.open.peek()?.seq === seq) return heard;
-    const path = `/topologies/${id}/journal?after=${seq}&limit=${kept}`;
-    const { events } = await rest.send<{ events: readonly JournalEvent[] }>('GET', path).catch(() => ({ events: [] }));
-    const last = events.at(-1)?.seq ?? seq;
-    return [...events, ...heard.filter((event) => event.seq > last)];
+    const lastOf = (events: readonly JournalEvent[]): number => events.at(-1)?.seq ?? seq;
+    const now = live.open.peek()?.seq ?? seq;
+    if (lastOf(heard) === seq + heard.length && lastOf(heard) >= now) return { events: heard, more: 0 };
+    const events: JournalEvent[] = [];
+    for (let page = 0; page < pages && lastOf(events) < now; page++) {
+      const path = `/topologies/${id}/journal?after=${lastOf(events)}&limit=${kept}`;
+      const read = await rest.send<Pick<Since, 'events'>>('GET', path).catch(() => ({ events: [] }));
+      if (!read.events.length) break;
+      events.push(...read.events);
+    }
+    const head = Math.max(now, lastOf(events));
+    return { events, more: head - seq - events.length };
   };
 
   /** What others have done since a seq, with who asked for it. */
-  const othersSince = async (id: string, seq: number): Promise<readonly Other[]> => {
+  const othersSince = async (id: string, seq: number): Promise<{ others: readonly Other[]; more: number }> => {
     type Row = { readonly id: string; readonly requested_by: string | null };
     const rows = await rest.send<readonly Row[]>('GET', `/topologies/${id}/mutations?limit=200`).catch(() => []);
-    const by = new Map(rows.map((row) => [row.id, row.requested_by]));
-    const events = await eventsSince(id, seq);
+    const by = new Map(rows.map((row) => [row.id, row.requested_by ?? 'by hand']));
+    const { events, more } = await eventsSince(id, seq);
     const now = viewOfHead(live.open.peek())?.graph;
-    if (!now) return [];
-    return events.flatMap((event): Other[] => {
+    if (!now) return { others: [], more };
+    const others = events.flatMap((event): Other[] => {
       if (event.type === 'graph') {
-        return [{ seq: event.seq, by: null, lines: describeChanges(event.payload as GraphChanges, now) }];
+        return [{ seq: event.seq, by: 'by hand', lines: describeChanges(event.payload as GraphChanges, now) }];
       }
       if (event.type !== 'mutation.applied' && event.type !== 'mutation.enqueued') return [];
       const { mutation_id, op } = event.payload as { mutation_id: string; op: string };
       if (own.has(mutation_id)) return [];
-      const who = by.get(mutation_id) ?? null;
+      const who = by.get(mutation_id) ?? 'somebody'; // of the newest mutations alone it is known
       if (event.type === 'mutation.applied') {
         const { result } = event.payload as { result: GraphChanges };
         return [{ seq: event.seq, by: who, lines: describeChanges(result, now) }];
@@ -216,6 +251,7 @@ export function createEdit(window: Window & typeof globalThis, parts: Parts): Ed
       const waits = live.open.peek()?.in_flight.some((one) => one.id === mutation_id);
       return waits ? [{ seq: event.seq, by: who, lines: [{ sign: '~', text: `${op} is being applied` }] }] : [];
     });
+    return { others, more };
   };
 
   // ---------------------------------------------------------- staging
@@ -267,7 +303,7 @@ export function createEdit(window: Window & typeof globalThis, parts: Parts): Ed
     outstanding.add(settled);
     try {
       const { mutation_id } = await request;
-      own.add(mutation_id);
+      own.set(mutation_id, { topology: id, seq: enqueued.get(mutation_id) ?? Infinity });
       keepDesk(id);
       return mutation_id;
     } finally {
@@ -276,8 +312,8 @@ export function createEdit(window: Window & typeof globalThis, parts: Parts): Ed
   };
 
   const conflict = async (id: string, reason: string): Promise<void> => {
-    const others = await othersSince(id, desks.peek().get(id)?.base?.seq ?? 0);
-    set(id, { sending: { state: 'conflict', reason, others } });
+    const found = await othersSince(id, desks.peek().get(id)?.base?.seq ?? 0);
+    set(id, { sending: { state: 'conflict', reason, ...found } });
   };
 
   const apply = async (): Promise<void> => {
@@ -294,7 +330,7 @@ export function createEdit(window: Window & typeof globalThis, parts: Parts): Ed
       return;
     }
     await Promise.all(outstanding); // moves, which count
-    const mine = ownSince(base.seq).length;
+    const mine = ownSince(id, base.seq).length;
     const body = { op: 'changeset', payload: { ops }, expected_version: base.expected + mine };
     const text = JSON.stringify(body);
     if (last.body !== text) last = { body: text, key: newKey() };

@@ -133,6 +133,10 @@ export function createEditing(window: Window & typeof globalThis, { route, comma
       }
       edit.stage({ op: 'attach_decky', payload: { decky: from.name, lan: to.name } });
     },
+    rehome: (decky, lan) => {
+      const [from, to] = [findDecky(graph(), decky), findLan(graph(), lan)];
+      if (from && to) open(homeForm(graph(), from.uuid, to.name));
+    },
     drop: (item, at, onto) => {
       const target = findDecky(graph(), onto);
       const lan = findLan(graph(), at.lan) ?? (target && homeOf(graph(), target));
@@ -249,7 +253,6 @@ export function createEditing(window: Window & typeof globalThis, { route, comma
       ? 'a decky keeps its name: remove it and add another' : true, one('lan')),
       run: () => open(renameForm(graph(), selected.peek().lans[0]!.id)) },
     { id: 'edit.copy', title: 'Copy', group, keys: 'Mod-C', enabled: () => {
-      if (window.getSelection()?.isCollapsed === false) return 'text is selected';
       const can = free();
       return can !== true ? can : selected.value.deckies.length ? true : 'select a decky first';
     }, run: () => { copied.value = { ...graph(), deckies: selected.peek().deckies }; } },
@@ -276,7 +279,7 @@ export function createEditing(window: Window & typeof globalThis, { route, comma
     } },
     { id: 'edit.undo', title: 'Undo', group, keys: 'Mod-Z',
       enabled: able(() => edit.staged.value.past.length ? true : 'there is nothing to undo'), run: edit.undo },
-    { id: 'edit.redo', title: 'Redo', group, keys: 'Mod-Y',
+    { id: 'edit.redo', title: 'Redo', group, keys: 'Mod-Y', also: 'Mod-Shift-Z',
       enabled: able(() => edit.staged.value.future.length ? true : 'there is nothing to redo'), run: edit.redo },
     { id: 'edit.discard', title: 'Discard what is staged', group, enabled: able(hasOps), run: edit.discard },
     { id: 'edit.rebase', title: 'Rebase what is staged', group, enabled: able(hasOps), run: edit.rebase },

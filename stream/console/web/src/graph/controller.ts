@@ -9,7 +9,7 @@ import type { Selection } from '../state/route.ts';
 import { changedItems } from './diff.ts';
 import { draw, portOf, themeOf, type Camera, type Picture, type Theme } from './draw.ts';
 import type { Ghost } from './ghost.ts';
-import { neighbour, SceneIndex, type Direction } from './hit.ts';
+import { contains, neighbour, SceneIndex, type Direction } from './hit.ts';
 import { ghostsOf } from './inflight.ts';
 import type { Place } from './intents.ts';
 import { size, type Box, type Point, type Remembered } from './layout.ts';
@@ -507,7 +507,7 @@ export class GraphController {
   /** A viewer may move things, which stays in the tab; so may an editor while the graph can be edited. */
   #mayMove(): boolean {
     return this.#app.editable.peek() === true
-      || (this.#app.session.identity.peek()?.role === 'viewer' && this.#app.past.peek() === null
+      || (this.#app.session.role.peek() === 'viewer' && this.#app.past.peek() === null
         && window.innerWidth >= 700);
   }
 
@@ -607,9 +607,23 @@ export class GraphController {
       if (lan?.kind === 'lan' && target !== gesture.decky) {
         this.#app.intents.peek().connect(gesture.decky.name, lan.name);
       }
-    } else {
+    } else if (!this.#rehome(gesture.ids)) {
       this.#moveTo(gesture.ids, this.#dragOffset(gesture.from));
     }
+  }
+
+  /** A home cannot change: a decky that is dropped on another LAN is not moved. What one may do instead is asked. */
+  #rehome(ids: ReadonlySet<string>): boolean {
+    const { items, lans } = this.scene.peek();
+    const [decky] = [...ids].map((id) => items.get(id));
+    if (decky?.kind !== 'decky' || ids.size > 1 || this.#app.editable.peek() !== true) return false;
+    const home = decky.lan ? items.get(decky.lan) : undefined;
+    const at = this.#world(this.#pointer);
+    if (home?.kind !== 'lan' || contains(home, at)) return false; // which may lie over others
+    const lan = lans.findLast((one) => contains(one, at));
+    if (!lan) return false;
+    this.#app.intents.peek().rehome(decky.name, lan.name);
+    return true;
   }
 
   #drop(): void {

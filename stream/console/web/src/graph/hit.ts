@@ -59,7 +59,7 @@ export class SceneIndex {
   }
 }
 
-const contains = (box: Box, { x, y }: Point): boolean =>
+export const contains = (box: Box, { x, y }: Point): boolean =>
   x >= box.x && y >= box.y && x <= box.x + box.w && y <= box.y + box.h;
 const encloses = (outer: Box, box: Box): boolean =>
   contains(outer, box) && contains(outer, { x: box.x + box.w, y: box.y + box.h });

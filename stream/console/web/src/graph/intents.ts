@@ -13,6 +13,8 @@ export interface Intents {
   move(target: Selection, to: { readonly x: number; readonly y: number }): void;
   /** A decky's port was dragged onto a LAN, or onto a decky of it: both by name. */
   connect(decky: string, lan: string): void;
+  /** A decky was dragged onto a LAN that is not its home: both by name. It goes back to where it was. */
+  rehome(decky: string, lan: string): void;
   /** Something of the palette was dropped; `onto` is the decky beneath it. */
   drop(item: string, at: Place, onto: string | null): void;
   /** The context menu was asked for, on the canvas itself with null; client is in CSS pixels of the window. */
@@ -22,4 +24,4 @@ export interface Intents {
 }
 
 /** Nothing can be edited. */
-export const noIntents: Intents = { move() {}, connect() {}, drop() {}, menu() {}, remove() {} };
+export const noIntents: Intents = { move() {}, connect() {}, rehome() {}, drop() {}, menu() {}, remove() {} };

@@ -8,6 +8,8 @@ export interface Command {
   readonly group: string;
   /** For example "Mod-K", "/", "Escape"; Mod is Ctrl, on a Mac Command. */
   readonly keys?: string;
+  /** Another key that means the same. */
+  readonly also?: string;
   /** True, or the reason why it cannot be done now. */
   readonly enabled?: () => true | string;
   readonly run: () => void;
@@ -26,7 +28,8 @@ export interface Commands {
 /** Names a key as `Command.keys` does. */
 export function nameOfKey(event: KeyboardEvent): string {
   const mod = event.ctrlKey || event.metaKey ? 'Mod-' : '';
-  const shift = event.shiftKey && event.key.length > 1 ? 'Shift-' : ''; // "?" has it already
+  const isLetter = event.key.length === 1 && event.key.toUpperCase() !== event.key.toLowerCase();
+  const shift = event.shiftKey && (event.key.length > 1 || mod && isLetter) ? 'Shift-' : ''; // "?" has it already
   const key = event.key.length === 1 && mod ? event.key.toUpperCase() : event.key;
   return mod + (event.altKey ? 'Alt-' : '') + shift + key;
 }
@@ -35,9 +38,16 @@ const isTyping = (target: EventTarget | null): boolean =>
   target instanceof HTMLElement && (target.isContentEditable || /^(INPUT|TEXTAREA|SELECT)$/.test(target.tagName));
 
 /** Keys with Mod that mean something to a text field. */
-const ofText = /^Mod-([ACVXYZ]|Delete|Backspace|Arrow.*|Home|End)$/;
+const ofText = /^Mod-(Shift-)?([ACVXYZ]|Delete|Backspace|Arrow.*|Home|End)$/;
 
-export function createCommands(): Commands {
+/** Whether a key is for the text that somebody is typing, or has selected. */
+function isForText(event: KeyboardEvent, name: string): boolean {
+  if (isTyping(event.target)) return (!name.startsWith('Mod-') || ofText.test(name)) && name !== 'Escape';
+  return name === 'Mod-C' && document.getSelection()?.isCollapsed === false;
+}
+
+/** `tell` gets the reason why what a key means cannot be done, and null as soon as one could. */
+export function createCommands(tell: (refused: string | null) => void): Commands {
   const all = signal<readonly Command[]>([]);
   const attempt = (command: Command): true | string => {
     const can = command.enabled?.() ?? true;
@@ -56,9 +66,12 @@ export function createCommands(): Commands {
     },
     onKey: (event) => {
       const name = nameOfKey(event);
-      if (isTyping(event.target) && (!name.startsWith('Mod-') || ofText.test(name)) && name !== 'Escape') return false;
-      const command = all.value.findLast((c) => c.keys === name);
-      if (!command || attempt(command) !== true) return false;
+      if (isForText(event, name)) return false;
+      const command = all.value.findLast((c) => c.keys === name || c.also === name);
+      if (!command) return false;
+      const can = attempt(command);
+      tell(can === true ? null : can);
+      if (can !== true) return false;
       event.preventDefault();
       return true;
     },

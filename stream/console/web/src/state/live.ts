@@ -34,6 +34,7 @@ export function createLive(
     const response = await window.fetch(input, { ...init, signal: AbortSignal.any(signals) });
     const time = Date.parse(response.headers.get('Topostream-Time') ?? '');
     if (!Number.isNaN(time)) offset.value = time - (sent + Date.now()) / 2;
+    session.tellRole(response.headers.get('Topostream-Role'));
     return response;
   };
   const host = {

@@ -1,20 +1,26 @@
 // Who looks: the token, what it says of itself, and how it is renewed. It is kept in sessionStorage alone.
-import { computed, signal, type ReadonlySignal } from '@preact/signals';
+import { batch, computed, signal, type ReadonlySignal } from '@preact/signals';
 import { forgetKept } from '../edit/kept.ts';
 import type { RouteState } from './route.ts';
 
-/** What a token says of its bearer. The server decides; this is only what the page offers. */
+export type Role = 'viewer' | 'admin';
+
+/** Who a token is for: what it says of that, but for the role, of which the server's word counts. */
 export interface Identity {
   readonly subject: string;
-  readonly role: 'viewer' | 'admin';
+  readonly role: Role;
   /** Milliseconds since 1970; null where a cookie speaks for the page. */
   readonly expires: number | null;
 }
 
 export interface Session {
   readonly token: ReadonlySignal<string | null>;
-  /** Null where a cookie speaks for the page: what that may do only the server knows, so everything is offered. */
+  /** Null where a cookie speaks for the page. */
   readonly identity: ReadonlySignal<Identity | null>;
+  /** What the page offers is by this. Null where a cookie speaks for the page, until the server has said it. */
+  readonly role: ReadonlySignal<Role | null>;
+  /** Takes the role that a stream's Topostream-Role says. It need not be in the token as `role`, nor in any. */
+  readonly tellRole: (role: string | null) => void;
   /** Set while the server refuses, or the token has ended: the page asks for another one. */
   readonly wanted: ReadonlySignal<string | null>;
   readonly signIn: (token: string) => void;
@@ -46,12 +52,18 @@ export function identityOf(token: string): Identity | null {
 export function createSession(window: Window, route: RouteState): Session {
   const storage = window.sessionStorage;
   const token = signal<string | null>(route.takeToken() ?? storage.getItem(key));
+  const told = signal<Role | null>(null);
+  const claimed = computed(() => token.value === null ? null : identityOf(token.value));
+  const role = computed(() => told.value ?? claimed.value?.role ?? null);
   const wanted = signal<string | null>(null);
   let waiting: ((token: string | null) => void)[] = [];
   const store = (value: string | null): void => {
     if (value) storage.setItem(key, value);
     else storage.removeItem(key);
-    token.value = value;
+    batch(() => {
+      token.value = value;
+      told.value = null; // of another token, perhaps
+    });
   };
   store(token.peek());
   // A link with a token that is opened in a tab of the page changes only the fragment.
@@ -66,7 +78,9 @@ export function createSession(window: Window, route: RouteState): Session {
   };
   return {
     token,
-    identity: computed(() => token.value === null ? null : identityOf(token.value)),
+    identity: computed(() => claimed.value && { ...claimed.value, role: role.value! }),
+    role,
+    tellRole: (said) => { if (said === 'viewer' || said === 'admin') told.value = said; },
     wanted,
     signIn,
     signOut: () => {

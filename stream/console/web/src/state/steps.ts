@@ -70,7 +70,7 @@ export function createSteps(
     return last;
   });
   const mayCreate = computed((): true | string => {
-    if (session.identity.value?.role === 'viewer') return 'this token may only look: an admin’s may do it';
+    if (session.role.value === 'viewer') return 'this token may only look: an admin’s may do it';
     return narrow.value ? 'on a small screen the console only shows' : true;
   });
   const allowed = computed((): true | string => {

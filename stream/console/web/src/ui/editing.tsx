@@ -3,7 +3,7 @@ import { Archetypes } from './archetypes.tsx';
 import { useApp } from './context.ts';
 import { EditDialog } from './editdialog.tsx';
 import { ContextMenu } from './menu.tsx';
-import { Tray } from './tray.tsx';
+import { Dismiss, giveRoom, Tray } from './tray.tsx';
 
 /** What editing lays over the canvas: the palette, the tray, the menu and the dialog. */
 export function Editing() {
@@ -13,9 +13,20 @@ export function Editing() {
   return (
     <div class="editing">
       {may && <Archetypes />}
-      {(may || something) && <Tray />}
+      {may || something ? <Tray /> : <WhyNot />}
       <ContextMenu />
       <EditDialog />
     </div>
+  );
+}
+
+/** In the tray's place: why who could edit cannot do it now, or what a key was refused for. */
+function WhyNot() {
+  const { editable, session, shown, editing: { edit } } = useApp();
+  const notice = edit.notice.value;
+  const tells = shown.value !== null && session.role.value !== 'viewer';
+  const said = notice ?? (tells && editable.value !== true ? editable.value : null);
+  return said && (
+    <p ref={giveRoom} class="edit-why-not" role="status">{said} {notice && <Dismiss edit={edit} />}</p>
   );
 }

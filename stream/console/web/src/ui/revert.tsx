@@ -5,7 +5,7 @@ import { useApp } from './context.ts';
 export function RevertButton() {
   const { revert, session } = useApp();
   const possible = revert.possible.value;
-  if (!revert.selected.value || session.identity.value?.role === 'viewer') return null;
+  if (!revert.selected.value || session.role.value === 'viewer') return null;
   return (
     <div class="revert">
       <button type="button" class="button" disabled={possible !== true} onClick={() => void revert.run()}>

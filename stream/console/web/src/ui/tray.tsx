@@ -6,7 +6,7 @@ import { keyText } from './menu.tsx';
 
 /** The canvas ends where the tray begins. */
 let watched: ResizeObserver | null = null;
-function giveRoom(tray: HTMLElement | null): void {
+export function giveRoom(tray: HTMLElement | null): void {
   const { style } = document.documentElement;
   watched?.disconnect();
   if (!tray) return void style.removeProperty('--tray');
@@ -18,7 +18,7 @@ const edits = (count: number): string => count === 1 ? '1 edit' : `${count} edit
 
 /** What is staged, as a readable diff, and its way to the server. */
 export function Tray() {
-  const { editing: { edit } } = useApp();
+  const { editable, editing: { edit } } = useApp();
   const { ops, past, future } = edit.staged.value;
   const sending = edit.sending.value;
   const notice = edit.notice.value;
@@ -39,7 +39,8 @@ export function Tray() {
         <Button command="edit.discard" text="Discard" />
         <Button command="edit.apply" text="Apply" primary />
       </header>
-      {notice && (
+      {editable.value !== true && <p class="edit-notice edit-quiet">{editable.value}</p>}
+      {notice && notice !== editable.value && (
         <p class="edit-notice" role="status">{notice} <Dismiss edit={edit} /></p>
       )}
       {sending.state === 'conflict' && <Conflict edit={edit} sending={sending} outcomes={outcomes} />}
@@ -56,7 +57,7 @@ export function Tray() {
   );
 }
 
-function Dismiss({ edit }: { edit: Edit }) {
+export function Dismiss({ edit }: { edit: Edit }) {
   return <button type="button" class="edit-button edit-small" onClick={edit.dismiss}>Dismiss</button>;
 }
 
@@ -127,7 +128,8 @@ function Conflict({ edit, sending, outcomes }: {
       <h3>What others have done since you began</h3>
       <ul>
         {sending.others.map((other) => <OtherRow key={other.seq} other={other} />)}
-        {sending.others.length === 0 && <li class="edit-quiet">the stream tells of nothing yet</li>}
+        {!sending.others.length && !sending.more && <li class="edit-quiet">the stream tells of nothing yet</li>}
+        {sending.more > 0 && <li class="edit-quiet">and {sending.more} more events, which are not listed</li>}
       </ul>
       <p>
         {lost === 0 ? 'All of yours can still be done.'
@@ -147,7 +149,7 @@ function OtherRow({ other }: { other: Other }) {
   const said = other.lines.length ? other.lines : [{ sign: '~' as const, text: 'nothing of the graph' }];
   return (
     <li>
-      <span class="mono edit-quiet">{other.seq}</span> {other.by ?? 'by hand'}:{' '}
+      <span class="mono edit-quiet">{other.seq}</span> {other.by}:{' '}
       {said.slice(0, 6).map(({ sign, text }) => `${sign} ${text}`).join('; ')}
       {said.length > 6 && `; and ${said.length - 6} more`}
     </li>
