@@ -360,6 +360,7 @@ func TestWhyNothingCanBeEditedNowIsSaid(t *testing.T) {
 	page.graphClick("web")
 	page.keys(kb.Delete)
 	page.says(line, why+" Dismiss")
+	page.editPicture("why-not")
 	if n := chromeEval[int](t, page.ctx, `document.querySelectorAll('`+tray+`').length`); n != 0 {
 		t.Error("there is a tray where nothing can be staged")
 	}

@@ -27,6 +27,8 @@ function WhyNot() {
   const tells = shown.value !== null && session.role.value !== 'viewer';
   const said = notice ?? (tells && editable.value !== true ? editable.value : null);
   return said && (
-    <p ref={giveRoom} class="edit-why-not" role="status">{said} {notice && <Dismiss edit={edit} />}</p>
+    <section ref={giveRoom} class="edit-why-not" aria-label="Editing">
+      <p role="status">{said} {notice && <Dismiss edit={edit} />}</p>
+    </section>
   );
 }
