@@ -253,6 +253,9 @@ func (s *Stage) DatabaseURL() string { return s.checker.url }
 // URL is the balancer's address.
 func (s *Stage) URL() string { return "http://" + s.Balancer.Addr() }
 
+// Polls tells whether the servers poll, and have no LISTEN connection.
+func (s *Stage) Polls() bool { return s.cfg.Bus == poll }
+
 // Issuer signs tokens that the servers take.
 func (s *Stage) Issuer() token.Issuer { return s.issuer }
 
@@ -286,7 +289,7 @@ func (s *Stage) startServer(ctx context.Context, n int) error {
 	}
 	args := append([]string{"serve", "--addr=127.0.0.1:0", "--jwt-secret-file=" + s.secretFile(),
 		"--max-streams-per-user=0", "--drain=3s"}, s.cfg.ServeArgs...)
-	if s.cfg.Bus == poll {
+	if s.Polls() {
 		args = append(args, "--bus="+poll)
 	}
 	s.started++

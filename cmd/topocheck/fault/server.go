@@ -28,8 +28,15 @@ func serverKinds() []Kind {
 			part: ofServers, inject: freezeServer},
 		{Name: "server.freeze-dropped",
 			Doc:  "SIGSTOP of one of the servers until PostgreSQL has dropped its LISTEN backend, by tcp_user_timeout.",
-			part: ofServers, inject: freezeUntilDropped},
+			part: ofServers, impossible: noListen, inject: freezeUntilDropped},
 	}
+}
+
+func noListen(e *Env) string {
+	if e.Stage.Polls() {
+		return "on the bus poll nobody LISTENs"
+	}
+	return ""
 }
 
 func workerKinds() []Kind {
