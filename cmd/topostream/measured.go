@@ -64,7 +64,7 @@ func workerHealth(keeps func() outage) http.Handler {
 		switch {
 		case err != nil:
 			say(w, http.StatusBadRequest, err.Error())
-		case o.why != "" && !(o.away && excluded):
+		case o.why != "" && (!o.away || !excluded):
 			say(w, http.StatusServiceUnavailable, o.why)
 		default:
 			say(w, http.StatusOK, "ready")

@@ -16,10 +16,10 @@ const queueEvery = 15 * time.Second
 
 // queue counts what is in flight, as the heads do, and finds the oldest mutation that waits for a worker: of each
 // topology that has some, the first that is pending, by the index mutations_in_flight. No other has the order
-// (topology_id, position): by "topology_id = …" the planner would walk the positions of all topologies. So what it costs
-// grows with the topologies, and not with what waits in them, once the table was analyzed. In a topology that is neither
-// active nor degraded mutations wait for its status, perhaps for ever, which is nothing to wake anybody for; they are
-// not looked at.
+// (topology_id, position): by "topology_id = …" the planner would walk the positions of all topologies. So, once the
+// table was analyzed, what it costs grows with the topologies, and not with what waits in them. In a topology that is
+// neither active nor degraded mutations wait for its status, perhaps for ever, which is nothing to wake anybody for;
+// they are not looked at.
 const queue = `
 SELECT coalesce(sum(h.in_flight), 0)::bigint,
        (SELECT count(*) FROM mutations a WHERE a.state = 'applying'),

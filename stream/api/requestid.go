@@ -56,7 +56,8 @@ func (s *Server) log(w http.ResponseWriter) *slog.Logger {
 	return s.cfg.Logger.With("request_id", idIn(w))
 }
 
-// samples are one of each level that [Server.say] logs at: else bad tokens, at Info, would hide that the database is away.
+// samples are one of each level that [Server.say] logs at: else bad tokens, at Info, would hide that the database is
+// away.
 type samples map[slog.Level]*sampledLog
 
 func newSamples() samples {
