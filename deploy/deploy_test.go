@@ -8,6 +8,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -209,6 +211,7 @@ func environment(t *testing.T, program string) map[string]string {
 	}
 	set := map[string]string{}
 	for _, file := range assignments(t, "topostream-"+program+".service")["EnvironmentFile"] {
+		file = strings.TrimPrefix(file, "-") // it may be missing
 		name, ok := strings.CutPrefix(file, "/etc/topostream/")
 		if !ok || !bytes.Contains(packaged, []byte("dst: "+file+"\n")) {
 			t.Fatalf("the package has no %s", file)
@@ -234,6 +237,37 @@ func assignments(t *testing.T, file string) map[string][]string {
 		}
 	}
 	return all
+}
+
+// dpkg does not bring back a file of settings that was removed, and an upgrade goes on without it.
+func TestAnUpgradeNeedsNoFileOfSettingsThatWasRemoved(t *testing.T) {
+	t.Parallel()
+	script, err := os.ReadFile(filepath.Join("systemd", "postinstall.sh"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	etc := t.TempDir()
+	kept := filepath.Join(etc, "topostream.env")
+	if err := os.WriteFile(kept, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	here := strings.NewReplacer("/etc/topostream", etc, "chgrp topostream ", "chgrp "+strconv.Itoa(os.Getgid())+" ")
+	var lines strings.Builder
+	for line := range strings.Lines(string(script)) {
+		if !strings.Contains(line, "systemd") { // it has no user topostream here, and nothing to reload
+			lines.WriteString(here.Replace(line))
+		}
+	}
+	if out, err := exec.CommandContext(t.Context(), "sh", "-c", lines.String()).CombinedOutput(); err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+	if made, err := os.Stat(etc); err != nil || made.Mode().Perm() != 0o750 {
+		t.Errorf("it has not come to its end: %v %v", made, err)
+	}
+	optional := assignments(t, "topostream-mutator.service")["EnvironmentFile"]
+	if !slices.Contains(optional, "-/etc/topostream/topostream-mutator.env") {
+		t.Errorf("the worker does not start without it: %v", optional)
+	}
 }
 
 // What systemd thinks of the units: 0 is a program that may nothing, 10 one that may everything.

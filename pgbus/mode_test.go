@@ -12,7 +12,8 @@ import (
 	"topostream/stream/metrics/metrictest"
 )
 
-// The end of LISTEN and a poll that fails behind it are as good as two polls; a poll that fails before is none of them.
+// The end of LISTEN and a poll that fails behind it are as good as two polls; after an answer that is newer than that
+// end one failed poll is none.
 func TestAServerThatListenedIsNotReadyWhenAPollFailsBehindTheEndOfLISTEN(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

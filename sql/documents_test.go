@@ -243,22 +243,6 @@ func TestOneReadOfLightSnapshotsHoldsAMebibyteOfDocumentsAtMost(t *testing.T) {
 	}
 }
 
-// buffers is how many pages a query touches once its plans are made.
-func buffers(t *testing.T, conn *pgx.Conn, query string, args ...any) (pages int) {
-	t.Helper()
-	for range 2 {
-		var plan []struct {
-			Plan map[string]any `json:"Plan"`
-		}
-		text := pgtest.Scan[string](t, conn, `EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) `+query, args...)
-		must(t, json.Unmarshal([]byte(text), &plan))
-		hit, _ := plan[0].Plan["Shared Hit Blocks"].(float64)
-		read, _ := plan[0].Plan["Shared Read Blocks"].(float64)
-		pages = int(hit + read)
-	}
-	return pages
-}
-
 func TestALightSnapshotTouchesAFewPagesWhateverATopologyHolds(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
@@ -272,17 +256,17 @@ func TestALightSnapshotTouchesAFewPagesWhateverATopologyHolds(t *testing.T) {
 		readOne  = `SELECT * FROM topology_light(ARRAY[$1::text::uuid])`
 		readFull = `SELECT * FROM topology_document($1::text::uuid, false)`
 	)
-	idle := buffers(t, conn, readOne, ids[1])
+	idle := pgtest.Buffers(t, conn, readOne, ids[1])
 	if idle > 50 {
 		t.Errorf("a light snapshot of an idle topology touches %d pages", idle)
 	}
 	enqueue(t, conn, ids[0], many, 10)
 	enqueue(t, conn, ids[1], 2, 10) // the highest positions of the table
 	enqueue(t, conn, ids[2], 1, 10)
-	if n := buffers(t, conn, readOne, ids[0]); n > idle+10 {
+	if n := pgtest.Buffers(t, conn, readOne, ids[0]); n > idle+10 {
 		t.Errorf("with %d in flight it touches %d pages, %d idle", many, n, idle)
 	}
-	if n := buffers(t, conn, readFull, ids[0]); n > 400 {
+	if n := pgtest.Buffers(t, conn, readFull, ids[0]); n > 400 {
 		t.Errorf("a document with %d in flight touches %d pages", many, n)
 	}
 	pgtest.Exec(t, old, `BEGIN ISOLATION LEVEL REPEATABLE READ`)
@@ -293,14 +277,14 @@ func TestALightSnapshotTouchesAFewPagesWhateverATopologyHolds(t *testing.T) {
 	counted(t, conn)
 	const unbounded = `SELECT count(*) FROM mutations WHERE topology_id = $1::text::uuid AND state IN ('pending', 'applying')`
 	pgtest.Exec(t, conn, `SET enable_seqscan = off`)
-	if n := buffers(t, conn, unbounded, ids[0]); n < 400 {
+	if n := pgtest.Buffers(t, conn, unbounded, ids[0]); n < 400 {
 		t.Fatalf("the test sees nothing: a scan without a bound touches %d pages", n)
 	}
 	pgtest.Exec(t, conn, `RESET enable_seqscan`)
-	if n := buffers(t, conn, readOne, ids[0]); n > idle+200 {
+	if n := pgtest.Buffers(t, conn, readOne, ids[0]); n > idle+200 {
 		t.Errorf("behind %d dead entries it touches %d pages, %d idle", 2*many, n, idle)
 	}
-	if n := buffers(t, conn, readFull, ids[0]); n > idle+200 {
+	if n := pgtest.Buffers(t, conn, readFull, ids[0]); n > idle+200 {
 		t.Errorf("behind %d dead entries a document touches %d pages, an idle light one %d", 2*many, n, idle)
 	}
 	if n := len(parse(t, *readLight(t, conn, ids[0])[0].Document).InFlight); n != 30 {

@@ -191,7 +191,7 @@ func TestOperatingNamesEachCommandAndEachFlagOfWhatRunsOn(t *testing.T) {
 	}
 	for _, command := range parser.Model.Leaves(true) {
 		path := command.Path()
-		if !regexp.MustCompile(`\b` + path + `\b`).MatchString(page) {
+		if !regexp.MustCompile("(topostream |`)" + path + `\b`).MatchString(page) { // the word alone may be prose
 			t.Errorf("OPERATING.md does not name topostream %s", path)
 		}
 		if path != "serve" && path != "mutator" {

@@ -42,9 +42,15 @@ func checkPprof(pprof bool, metricsAddr string) error {
 	return nil
 }
 
-// workerHealth says that a worker lives, and whether it can claim mutations: outage is what keeps it, empty if nothing
-// does. It is the database, and ?exclude=database leaves it out, as a server does.
-func workerHealth(outage func() string) http.Handler {
+// An outage is what keeps a worker from claiming mutations; the zero one: nothing does.
+type outage struct {
+	why  string
+	away bool // the database is, which time mends; else somebody has to
+}
+
+// workerHealth says that a worker lives, and whether it can claim mutations or what keeps it. A database that is away
+// ?exclude=database leaves out, as a server does.
+func workerHealth(keeps func() outage) http.Handler {
 	say := func(w http.ResponseWriter, status int, text string) {
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 		w.WriteHeader(status)
@@ -54,12 +60,12 @@ func workerHealth(outage func() string) http.Handler {
 	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) { say(w, http.StatusOK, "ok") })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
 		excluded, err := api.DatabaseExcluded(r)
-		why := outage()
+		o := keeps()
 		switch {
 		case err != nil:
 			say(w, http.StatusBadRequest, err.Error())
-		case why != "" && !excluded:
-			say(w, http.StatusServiceUnavailable, why)
+		case o.why != "" && (!o.away || !excluded):
+			say(w, http.StatusServiceUnavailable, o.why)
 		default:
 			say(w, http.StatusOK, "ready")
 		}

@@ -140,6 +140,23 @@ func TestAWorkerSaysHowItIsAtItsOwnAddress(t *testing.T) {
 	got(t, away+"/readyz?exclude=database;x", http.StatusBadRequest)
 }
 
+func TestAWorkerThatSomebodyHasToMendIsNotReadyWithoutTheDatabaseEither(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	db.Exec(t, `ALTER TABLE mutations RENAME TO elsewhere`)
+	url := startMutator(t, db.URL, nil)
+	pgtest.Eventually(t, "it to say that somebody has to", func() bool {
+		res, err := http.Get(url + "/readyz")
+		if err != nil {
+			return false
+		}
+		defer func() { _ = res.Body.Close() }() // it is read
+		why, err := io.ReadAll(res.Body)
+		return err == nil && strings.Contains(string(why), "until somebody mends this")
+	})
+	got(t, url+"/readyz?exclude=database", http.StatusServiceUnavailable)
+}
+
 func TestProfilesNeedAnAddressOfTheirOwn(t *testing.T) {
 	t.Parallel()
 	var out bytes.Buffer

@@ -84,15 +84,15 @@ func (c *mutatorCmd) Run(ctx context.Context, o output) error {
 	defer stop()
 	registry := newRegistry()
 	stats := registry.Worker()
-	var outage atomic.Pointer[string]
-	outage.Store(new("the worker has not begun: it waits for the database"))
+	var now atomic.Pointer[outage]
+	now.Store(&outage{"the worker has not begun: it waits for the database", true})
 	registry.Ready(func() error {
-		if why := *outage.Load(); why != "" {
-			return errors.New(why)
+		if o := now.Load(); o.why != "" {
+			return errors.New(o.why)
 		}
 		return nil
 	})
-	measuring, err := c.measure(ctx, registry, func() string { return *outage.Load() }, log)
+	measuring, err := c.measure(ctx, registry, func() outage { return *now.Load() }, log)
 	if err != nil {
 		return err
 	}
@@ -128,7 +128,7 @@ func (c *mutatorCmd) Run(ctx context.Context, o output) error {
 	if err != nil {
 		return fmt.Errorf("--database-url: %w", err)
 	}
-	outage.Store(new(string))
+	now.Store(&outage{})
 	work := func(ctx context.Context) error {
 		return runMutator(ctx, c.DatabaseURL, listen, mutator.Config{
 			Applier:     applier,
@@ -138,7 +138,7 @@ func (c *mutatorCmd) Run(ctx context.Context, o output) error {
 			Lease:       c.Lease,
 			Grace:       max(leastGrace, c.ApplyTimeout),
 			Stats:       stats,
-			Notice:      func(what string) { outage.Store(&what) },
+			Notice:      func(why string, away bool) { now.Store(&outage{why, away}) },
 			Tracer:      traces.Tracer(),
 		}, registry, tracedQueries(traces))
 	}
@@ -147,7 +147,7 @@ func (c *mutatorCmd) Run(ctx context.Context, o output) error {
 
 // measure opens --metrics-addr, if it is given, and gives what serves there until its context ends.
 func (c *mutatorCmd) measure(
-	ctx context.Context, registry *metrics.Registry, outage func() string, log *slog.Logger,
+	ctx context.Context, registry *metrics.Registry, keeps func() outage, log *slog.Logger,
 ) (serve func(context.Context) error, _ error) {
 	if c.MetricsAddr == "" {
 		return func(context.Context) error { return nil }, nil
@@ -162,7 +162,7 @@ func (c *mutatorCmd) measure(
 		c.ready(l.Addr().String())
 	}
 	return func(ctx context.Context) error {
-		err := serveMeasured(ctx, l, measured(registry, workerHealth(outage), c.Pprof), log)
+		err := serveMeasured(ctx, l, measured(registry, workerHealth(keeps), c.Pprof), log)
 		if err != nil {
 			log.Error("metrics and health are not served any more", "error", err)
 		}

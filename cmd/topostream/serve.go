@@ -287,7 +287,7 @@ func (c *serveCmd) Run(ctx context.Context, o output) error {
 	if c.Mutator {
 		worker = func(ctx context.Context) error {
 			return runMutator(ctx, c.DatabaseURL, listenConfig, mutator.Config{
-				Logger: log, Stats: registry.Worker(), Notice: func(outage string) { working.Store(&outage) },
+				Logger: log, Stats: registry.Worker(), Notice: func(why string, _ bool) { working.Store(&why) },
 				Tracer: traces.Tracer(),
 			}, registry, tracedQueries(traces))
 		}

@@ -62,14 +62,13 @@ func TestTheLeaseOfAWorkerThatIsCutOffRunsOutAndAnotherOneAppliesTheMutation(t *
 	db := pgtest.New(t)
 	conn := db.Conn(t)
 	id := active(t, conn, 1)[0]
-	const lease = 600 * time.Millisecond
 	a, stats := newApplier(), metrictest.WorkStats()
-	away := startWorker(t, db, func(c *Config) { c.Applier, c.Lease = a, lease })
+	away := startWorker(t, db, func(c *Config) { c.Applier, c.Lease, c.Stats = a, 600*time.Millisecond, stats })
 	m := enqueue(t, conn, id, "add_lan", `{"name":"a"}`)
 	receive(t, a.called, "the applier")
 	away.network.cut()
 	away.listens.cut()
-	startWorker(t, db, func(c *Config) { c.Lease, c.Poll, c.Stats = lease, 50*time.Millisecond, stats })
+	startWorker(t, db, func(c *Config) { c.Poll, c.Stats = 50*time.Millisecond, stats })
 	awaitState(t, conn, m, "applied")
 	away.log.says(t, "too late", string(m))
 	events := journal(t, conn, id)

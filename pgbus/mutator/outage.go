@@ -19,7 +19,7 @@ type outage struct {
 
 const outageLogged = 30 * time.Second
 
-func (o *outage) failed(log *slog.Logger, notice func(string), err error) {
+func (o *outage) failed(log *slog.Logger, notice func(string, bool), err error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	now := time.Now()
@@ -28,22 +28,23 @@ func (o *outage) failed(log *slog.Logger, notice func(string), err error) {
 	}
 	what := "mutations cannot be claimed; waiting for the database"
 	level := slog.LevelWarn
-	if !postgres.Away(err) {
+	away := postgres.Away(err)
+	if !away {
 		what, level = "mutations cannot be claimed until somebody mends this; trying again", slog.LevelError
 	}
 	if what != o.said || now.Sub(o.logged) >= outageLogged {
 		o.logged, o.said = now, what
-		notice(what)
+		notice(what, away)
 		log.Log(context.Background(), level, what, "since", o.since.UTC().Format(time.RFC3339), "error", err)
 	}
 }
 
-func (o *outage) over(log *slog.Logger, notice func(string)) {
+func (o *outage) over(log *slog.Logger, notice func(string, bool)) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if !o.since.IsZero() {
 		log.Info("mutations can be claimed again", "after", time.Since(o.since).Round(time.Millisecond))
-		notice("")
+		notice("", false)
 		o.since, o.logged, o.said = time.Time{}, time.Time{}, ""
 	}
 }

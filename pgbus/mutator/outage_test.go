@@ -1,6 +1,7 @@
 package mutator
 
 import (
+	"fmt"
 	"io"
 	"log/slog"
 	"slices"
@@ -15,15 +16,15 @@ func TestAnOutageThatBecomesOneOfAnotherKindIsSaidAtOnce(t *testing.T) {
 		o    outage
 		said []string
 	)
-	notice := func(what string) { said = append(said, what) }
+	notice := func(what string, away bool) { said = append(said, fmt.Sprint(away, " ", what)) }
 	log := slog.New(slog.DiscardHandler)
 	for _, err := range []error{io.EOF, io.EOF, &pgconn.PgError{Code: "42501"}, &pgconn.PgError{Code: "42501"}, io.EOF} {
 		o.failed(log, notice, err)
 	}
 	o.over(log, notice)
-	const away, forGood = "mutations cannot be claimed; waiting for the database",
-		"mutations cannot be claimed until somebody mends this; trying again"
-	if want := []string{away, forGood, away, ""}; !slices.Equal(said, want) {
+	const away, forGood = "true mutations cannot be claimed; waiting for the database",
+		"false mutations cannot be claimed until somebody mends this; trying again"
+	if want := []string{away, forGood, away, "false "}; !slices.Equal(said, want) {
 		t.Errorf("%q, want %q", said, want)
 	}
 }

@@ -47,8 +47,9 @@ type Config struct {
 	LockTimeout time.Duration     // after which a transaction gives up a lock that somebody else holds: 5 s
 	Ping        time.Duration     // of the LISTEN connection: 4 s
 	Stats       *stream.WorkStats // nil: nobody reads them
-	// is told what keeps the worker from claiming anything, and nothing when that is over; nil: nobody is
-	Notice func(outage string)
+	// is told what keeps the worker from claiming anything, and whether it is no more than a database that is away; an
+	// empty outage when that is over; nil: nobody is told
+	Notice func(outage string, away bool)
 }
 
 func (c *Config) setDefaults() {
@@ -76,7 +77,7 @@ func (c *Config) setDefaults() {
 		c.Stats = stream.NoWorkStats()
 	}
 	if c.Notice == nil {
-		c.Notice = func(string) {}
+		c.Notice = func(string, bool) {}
 	}
 	if c.Tracer == nil {
 		c.Tracer = noop.Tracer{}

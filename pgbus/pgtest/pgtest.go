@@ -8,6 +8,7 @@ package pgtest
 
 import (
 	"context"
+	"encoding/json"
 	"flag"
 	"fmt"
 	"math/rand/v2"
@@ -377,4 +378,22 @@ func Scan[T any](t testing.TB, conn *pgx.Conn, query string, args ...any) (v T) 
 		t.Fatalf("%s: %v", query, err)
 	}
 	return v
+}
+
+// Buffers is how many pages a query touches once its plans are made.
+func Buffers(t testing.TB, conn *pgx.Conn, query string, args ...any) (pages int) {
+	t.Helper()
+	for range 2 {
+		var plan []struct {
+			Plan map[string]any `json:"Plan"`
+		}
+		text := Scan[string](t, conn, `EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) `+query, args...)
+		if err := json.Unmarshal([]byte(text), &plan); err != nil {
+			t.Fatal(err)
+		}
+		hit, _ := plan[0].Plan["Shared Hit Blocks"].(float64)
+		read, _ := plan[0].Plan["Shared Read Blocks"].(float64)
+		pages = int(hit + read)
+	}
+	return pages
 }

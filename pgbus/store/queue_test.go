@@ -3,10 +3,30 @@ package store
 import (
 	"testing"
 
+	"github.com/jackc/pgx/v5"
+
 	"topostream/pgbus/pgtest"
 	"topostream/stream"
 	"topostream/stream/metrics/metrictest"
 )
+
+func TestWhatTheQueueCostsDoesNotGrowWithWhatWaits(t *testing.T) {
+	t.Parallel()
+	conn := pgtest.New(t).Conn(t)
+	conn.Config().DefaultQueryExecMode = pgx.QueryExecModeExec
+	pgtest.Exec(t, conn, `INSERT INTO topologies (name) VALUES ('new'), ('live')`)
+	for _, status := range []string{"deploying", "active"} {
+		pgtest.Exec(t, conn, `UPDATE topologies SET status = $1 WHERE name = 'live'`, status)
+	}
+	const enqueue = `
+INSERT INTO mutations (topology_id, op) SELECT t.id, 'add_lan' FROM topologies t, generate_series(1, $1)`
+	const many = 5000
+	pgtest.Exec(t, conn, enqueue, many)
+	pgtest.Exec(t, conn, `VACUUM ANALYZE`)
+	if n := pgtest.Buffers(t, conn, queue); n > 30 {
+		t.Errorf("with %d in flight in each of two topologies it touches %d pages", many, n)
+	}
+}
 
 // Mutations of a topology that was never deployed, failed or is torn down wait for ever, and an alert on the oldest
 // would, too.

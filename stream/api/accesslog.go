@@ -71,7 +71,7 @@ func ofStrangers(o *Observation) bool {
 	case http.StatusUnauthorized, http.StatusNotFound, http.StatusTooManyRequests:
 		return true
 	}
-	return o.Subject == ""
+	return !o.Known // a good token may lack a subject
 }
 
 // write writes until nothing is left.

@@ -120,7 +120,7 @@ func (s *Server) stranger(w http.ResponseWriter, r *http.Request, err error) {
 func (s *Server) authenticated(role stream.Role, next func(http.ResponseWriter, request)) http.HandlerFunc {
 	return s.traced(func(w http.ResponseWriter, r *http.Request, p stream.Principal, err error) {
 		e := replyOf(w)
-		e.observation.Subject, e.role[0] = p.Subject, string(p.Role)
+		e.observation.Known, e.observation.Subject, e.role[0] = err == nil, p.Subject, string(p.Role)
 		switch {
 		case errors.Is(err, errUnauthenticated):
 			s.fail(w, r, err)

@@ -6,8 +6,8 @@ import (
 	"strings"
 )
 
-// ErrorLog is for http.Server: what that has to say of its connections, at Warn. Most of it strangers cause, as often
-// as they like, by handshakes that fail: the log gets a sample.
+// ErrorLog is for http.Server: what that has to say, at Warn. What strangers cause as often as they like, by handshakes
+// that fail and by frames that are none, is logged as a sample; what ails the server itself always.
 func ErrorLog(logger *slog.Logger) *log.Logger {
 	return log.New(&errorLog{logger: logger}, "", 0)
 }
@@ -19,8 +19,18 @@ type errorLog struct {
 
 // Write implements io.Writer. It gets one line, or several about one thing.
 func (l *errorLog) Write(line []byte) (int, error) {
-	if suppressed, ok := l.sampled.takes(); ok {
-		l.logger.Warn(strings.TrimSuffix(string(line), "\n"), "suppressed", suppressed)
+	text := strings.TrimSuffix(string(line), "\n")
+	if isOwn(text) {
+		l.logger.Warn(text)
+	} else if suppressed, ok := l.sampled.takes(); ok {
+		l.logger.Warn(text, "suppressed", suppressed)
 	}
 	return len(line), nil
+}
+
+// isOwn tells by net/http's words whether a line is of the server, as "http: Accept error" is, and not of what one
+// connection sends.
+func isOwn(line string) bool {
+	return strings.HasPrefix(line, "http: ") && !strings.HasPrefix(line, "http: TLS handshake error ") ||
+		strings.HasPrefix(line, "http2: panic serving ")
 }

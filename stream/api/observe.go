@@ -26,7 +26,8 @@ type Observation struct {
 	Bytes    int64  // of the answer's body
 	Begun    time.Time
 	Duration time.Duration
-	Subject  string // empty: nobody that is known
+	Known    bool   // its credential was good
+	Subject  string // of the credential; empty: it has none, or there is none
 	Address  string
 	Reason   string     // why a stream that was asked for was not opened; empty: it was, or none was asked for
 	Stream   *StreamEnd // nil: it was none

@@ -76,7 +76,7 @@ type Server struct {
 	heads       heads
 	limits      *limits
 	access      *accessLog    // nil: there is none
-	strangers   sampledLog    // of what those cause whom nobody knows
+	strangers   samples       // of what those cause whom nobody knows
 	forAnswers  *stream.Share // what is read for answers, until it is written
 	forBodies   *stream.Share // large bodies of requests, until they are answered
 	crossOrigin *http.CrossOriginProtection
@@ -107,7 +107,7 @@ func New(cfg Config) *Server {
 	return &Server{
 		cfg: cfg, atOnce: atOnce,
 		registry: newRegistry(cfg.MaxStreams, cfg.MaxStreamsPerUser), limits: newLimits(cfg.RateLimit),
-		access:     newAccessLog(cfg.AccessLog, cfg.Logger),
+		access: newAccessLog(cfg.AccessLog, cfg.Logger), strangers: newSamples(),
 		forAnswers: cfg.Memory.Share(answersPart), forBodies: cfg.Memory.Share(bodiesPart),
 		crossOrigin: newCrossOriginProtection(cfg.AllowOrigin),
 	}

@@ -57,6 +57,86 @@ func TestTicketsThatNobodyCanLookUpTakeLittleOfTheLog(t *testing.T) {
 	})
 }
 
+// failing is a bus that answers with an error.
+type failing struct {
+	noTopologies
+
+	err error
+}
+
+func (f failing) Journal(context.Context, stream.JournalRequest) (stream.JournalPage, error) {
+	return stream.JournalPage{}, f.err
+}
+
+// A token need not have a subject.
+func TestWhatGoesWrongForWhoIsKnownIsLoggedEachTime(t *testing.T) {
+	t.Parallel()
+	for err, level := range map[error]string{stream.ErrUnavailable: "WARN", errors.New("a fault of ours"): "ERROR"} {
+		s, _ := ticketServer()
+		log := logOf(s, slog.LevelInfo)
+		s.cfg.Bus = failing{err: err}
+		const requests = 100
+		for range requests {
+			w := ask(s, http.MethodGet, basePath+"/topologies/"+someTopology+"/journal", "", "Authorization", "Bearer token")
+			if w.Code < http.StatusInternalServerError {
+				t.Fatalf("%d %s", w.Code, w.Body)
+			}
+		}
+		if n := strings.Count(log.String(), `"level":"`+level+`"`); n != requests {
+			t.Errorf("%d lines at %s", n, level)
+		}
+		if n := len(accessLines(t, s, log)); n != requests {
+			t.Errorf("%d lines of the access log", n)
+		}
+	}
+}
+
+func TestBadTokensDoNotHideFromTheLogThatTheDatabaseIsAway(t *testing.T) {
+	t.Parallel()
+	for level, infos := range map[slog.Level]int{slog.LevelInfo: strangersLogged, slog.LevelWarn: 0} {
+		synctest.Test(t, func(t *testing.T) {
+			s, book := ticketServer()
+			log := logOf(s, level)
+			s.access = nil
+			book.err = stream.ErrUnavailable
+			for range 2 * strangersLogged {
+				ask(s, http.MethodGet, anEvents+"?token=bad", "")
+			}
+			ask(s, http.MethodGet, anEvents+"?ticket=T", "")
+			if n := strings.Count(log.String(), `"level":"INFO"`); n != infos {
+				t.Errorf("at %s: %d lines of bad tokens", level, n)
+			}
+			if n := strings.Count(log.String(), `"level":"WARN"`); n != 1 {
+				t.Errorf("at %s: %d lines of the database", level, n)
+			}
+		})
+	}
+}
+
+func TestWhatAilsTheServerItselfIsLoggedEachTime(t *testing.T) {
+	t.Parallel()
+	const lines = 2 * strangersLogged
+	for text, want := range map[string]int{
+		"http: TLS handshake error from 192.0.2.1:1: EOF":                     strangersLogged,
+		"http2: server: error reading preface from client 192.0.2.1:1: x":     strangersLogged,
+		"http: Accept error: accept4: too many open files; retrying in 5ms":   lines,
+		"http: panic serving 192.0.2.1:1: x":                                  lines,
+		"http2: panic serving 192.0.2.1:1: x":                                 lines,
+		"http: superfluous response.WriteHeader call from main.main (x.go:1)": lines,
+	} {
+		synctest.Test(t, func(t *testing.T) { // within a second
+			var log bytes.Buffer
+			logger := ErrorLog(slog.New(slog.NewTextHandler(&log, nil)))
+			for range lines {
+				logger.Print(text)
+			}
+			if n := strings.Count(log.String(), text); n != want {
+				t.Errorf("%s: %d lines, want %d", text, n, want)
+			}
+		})
+	}
+}
+
 // Whether a ticket is good only the database knows, and a guess costs it as much as a ticket.
 func TestWhoGuessesTicketsSoonAsksTheDatabaseNoMore(t *testing.T) {
 	t.Parallel()
