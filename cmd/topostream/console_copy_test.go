@@ -42,24 +42,39 @@ func TestWhatTheConsoleCopiesIsOnTheClipboardAlsoWithoutTLS(t *testing.T) {
 	page.click(`[role=option][data-type=copied]`)
 	page.press(shellEvents, "Enter")
 	written := chromeEval[string](t, page.ctx, fmt.Sprintf(`JSON.stringify(%s, null, 2)`, payload))
+	copies := func(of, button, text string) {
+		t.Helper()
+		button = of + button
+		page.until(fmt.Sprintf(`!!document.querySelector('%s')`, button))
+		// It says so for two seconds, which a slow machine may not look at.
+		chromeEval[bool](t, page.ctx, fmt.Sprintf(`((button) => {
+			window.labels = [];
+			new MutationObserver(() => {
+				window.labels.push(button.ariaLabel + (document.activeElement === button ? ', focused' : ''));
+			}).observe(button, { attributeFilter: ['aria-label'] });
+			return true;
+		})(document.querySelector('%s'))`, button))
+		page.tap(button)
+		page.until(`window.labels.length > 0`)
+		if got := chromeEval[string](t, page.ctx, `window.labels[0]`); got != "Copied, focused" {
+			t.Errorf("what copies %s says %q", of, got)
+		}
+		if got := page.pasted(); got != text {
+			t.Errorf("what %s copies is pasted as %q, not %q", of, got, text)
+		}
+		page.until(fmt.Sprintf(`!!document.querySelector('%s')`, button))
+	}
 	for _, clipboard := range []bool{true, false} {
 		if !clipboard {
 			chromeEval[bool](t, page.ctx, `(Object.defineProperty(navigator, 'clipboard', { value: undefined }),
 				navigator.clipboard === undefined)`)
 		}
-		for _, copied := range []struct{ of, text string }{
-			{`[aria-label^="Payload of copied"] `, written},
-			{`[aria-label="Failed edits"] .failed-acts `, reason},
-			{`[aria-label=Inspector] `, written},
-		} {
-			button := copied.of + `button[aria-label^="Copy the"]`
-			page.tap(button)
-			page.until(fmt.Sprintf(`document.activeElement === document.querySelector('%sbutton[aria-label="Copied"]')`,
-				copied.of))
-			if got := page.pasted(); got != copied.text {
-				t.Errorf("with a clipboard: %t, what %s copies is pasted as %q, not %q", clipboard, copied.of, got, copied.text)
-			}
-			page.until(fmt.Sprintf(`!!document.querySelector('%s')`, button))
-		}
+		copies(`[aria-label^="Payload of copied"] `, `button[aria-label^="Copy the"]`, written)
+		copies(`[aria-label="Failed edits"] .failed-acts `, `button[aria-label^="Copy the"]`, reason)
+		copies(`[aria-label=Inspector] `, `button[aria-label^="Copy the"]`, written)
 	}
+	page.look("panel", "inject")
+	page.until(`!!document.querySelector('[data-line=emit] code')`)
+	copies(`[data-line=emit] `, `button[aria-label^="Copy: "]`,
+		chromeEval[string](t, page.ctx, `document.querySelector('[data-line=emit] code').textContent`))
 }

@@ -379,6 +379,8 @@ func TestTheConsolesCommandsKeysAndPanesAreReachedByKeyboard(t *testing.T) {
 			section.querySelector('h3').textContent === %q && [...section.querySelectorAll('kbd')]
 				.map((key) => key.textContent).join('|').endsWith(%q))`, group, want))
 	}
+	page.until(`[...document.querySelectorAll('dialog dt')].some((title) => title.textContent === 'Redo' &&
+		[...title.nextElementSibling.children].map((key) => key.textContent).join('|') === 'Ctrl Y|Ctrl Shift Z')`)
 	page.press("dialog [tabindex]", "Escape")
 	page.until(`!` + dialog)
 	for pane, name := range map[string]string{"l": "Topologies", "i": "Inspector", "t": "Timeline"} {

@@ -1,5 +1,5 @@
 import { signal } from '@preact/signals';
-import { beforeEach, expect, test } from 'vitest';
+import { beforeEach, expect, test, vi } from 'vitest';
 import type { Graph, StreamEvent, TopologyState } from 'topostream';
 import { createEdit } from '../src/edit/edit.ts';
 import type { Ghost } from '../src/graph/ghost.ts';
@@ -212,4 +212,60 @@ test('what others have done is told without a hole, and what nobody would read i
   hear();
   await edit.apply();
   expect(edit.sending.peek()).toMatchObject({ state: 'conflict', more: 100 });
+});
+
+test('others’ edits are told of the topology that they were made in, also if another is open by then', async () => {
+  const { edit, snapshot, hear, stage, others, server } = setUp();
+  snapshot('b');
+  others(100);
+  hear();
+  snapshot('a');
+  stage('lab');
+  others(1);
+  hear();
+  const applying = edit.apply();
+  snapshot('b'); // its seq is far above
+  await applying;
+  snapshot('a');
+  const told = { state: 'conflict', others: [{ by: 'ada', lines: [{ sign: '+' }] }], more: 0 };
+  expect(edit.sending.peek()).toMatchObject(told);
+  server.enqueue('a', 'bob');
+  hear();
+  const waits = edit.apply();
+  snapshot('b');
+  await waits;
+  snapshot('a');
+  expect(edit.sending.peek()).toMatchObject({
+    others: [{ by: 'ada' }, { by: 'bob', lines: [{ text: 'add_lan is being applied' }] }], more: 0,
+  });
+  others(600);
+  hear();
+  await edit.apply();
+  const all = edit.sending.peek();
+  const again = edit.apply();
+  snapshot('b'); // its seq is far below, and what this page has heard is not all
+  await again;
+  snapshot('a');
+  expect(server.seqOf('a')).toBeGreaterThan(server.seqOf('b'));
+  expect(edit.sending.peek()).toEqual(all);
+  expect(all).toMatchObject({ state: 'conflict', more: 0 });
+});
+
+test('what was applied unheard is told with the version of its own topology, whatever is open by then', async () => {
+  const { edit, snapshot, hear, stage, others, state, server } = setUp();
+  snapshot('b');
+  others(5);
+  hear();
+  snapshot('a');
+  stage('lab');
+  await edit.apply();
+  server.work('a');
+  const asked = vi.spyOn(server.rest, 'send');
+  snapshot('a'); // it asks what became of it
+  snapshot('b');
+  await asked.mock.results[0]!.value;
+  await Promise.resolve(); // and it has heard
+  snapshot('a');
+  await vi.waitFor(() => expect(state()).toBe('applied'));
+  expect(edit.sending.peek()).toMatchObject({ version: 1 });
 });

@@ -92,6 +92,17 @@ test('what was missed while the stream was away is counted once it is read, and 
   expect(w.hour()).toEqual({ sum: 152, since: 'all' });
 });
 
+test('while it is paused the last hour is not said to be all that came, and afterwards it is', async () => {
+  const w = world(100);
+  w.snapshot();
+  await settled(() => w.hour().since === 'all');
+  w.timeline.paused.value = true;
+  w.add(3, true);
+  expect(w.hour()).toEqual({ sum: 100, since: Infinity });
+  w.timeline.paused.value = false;
+  expect(w.hour()).toEqual({ sum: 103, since: 'all' });
+});
+
 test('pages that are short, because events are large, leave no hole', async () => {
   const w = world(700, 7);
   w.snapshot();

@@ -1,6 +1,6 @@
 // Editing as the page has it: what is staged for each topology, its way to the server, and what came of it.
 import { batch, computed, effect, signal, type ReadonlySignal, type Signal } from '@preact/signals';
-import type { Graph, GraphChanges, StreamEvent } from 'topostream';
+import type { Graph, GraphChanges, StreamEvent, TopologyState } from 'topostream';
 import type { Ghost } from '../graph/ghost.ts';
 import type { Live } from '../state/live.ts';
 import { Problem, type Rest } from '../state/rest.ts';
@@ -193,6 +193,12 @@ export function createEdit(window: Window & typeof globalThis, parts: Parts): Ed
     }
   });
 
+  /** The topology of an id while it is the one that is open: what was awaited may have outlasted that. */
+  const openAs = (id: string): TopologyState | null => {
+    const open = live.open.peek();
+    return open?.id === id ? open : null;
+  };
+
   /** A snapshot takes the place of events: what became of a mutation is in the list of them. */
   const lookUp = async (id: string): Promise<void> => {
     const { sending: now } = desks.peek().get(id) ?? emptyDesk;
@@ -200,7 +206,9 @@ export function createEdit(window: Window & typeof globalThis, parts: Parts): Ed
     type Row = { readonly id: string; readonly state: string; readonly reason: string | null };
     const rows = await rest.send<readonly Row[]>('GET', `/topologies/${id}/mutations?limit=200`).catch(() => []);
     const row = rows.find((one) => one.id === now.mutation);
-    if (row?.state === 'applied') end(row.id, applied(live.open.peek()?.version ?? 0));
+    const open = openAs(id);
+    // Of what is not open any more the version is not known: its next snapshot comes when it is opened again.
+    if (row?.state === 'applied' && open) end(row.id, applied(open.version ?? 0));
     if (row?.state === 'failed') end(row.id, failed(row.reason ?? 'no reason was given'));
   };
 
@@ -215,30 +223,33 @@ export function createEdit(window: Window & typeof globalThis, parts: Parts): Ed
     const heard = since.flatMap((event) =>
       event.kind === 'event' && event.topology_id === id && event.seq > seq ? [event as unknown as JournalEvent] : []);
     const lastOf = (events: readonly JournalEvent[]): number => events.at(-1)?.seq ?? seq;
-    const now = live.open.peek()?.seq ?? seq;
+    const now = openAs(id)?.seq ?? Infinity; // of what is not open only the journal knows how far it goes
     if (lastOf(heard) === seq + heard.length && lastOf(heard) >= now) return { events: heard, more: 0 };
     const events: JournalEvent[] = [];
-    for (let page = 0; page < pages && lastOf(events) < now; page++) {
+    let head = now === Infinity ? seq : now;
+    for (let page = 0; page === 0 || page < pages && lastOf(events) < head; page++) {
       const path = `/topologies/${id}/journal?after=${lastOf(events)}&limit=${kept}`;
-      const read = await rest.send<Pick<Since, 'events'>>('GET', path).catch(() => ({ events: [] }));
-      if (!read.events.length) break;
+      const read = await rest.send<{ readonly head: number; readonly events: readonly JournalEvent[] }>('GET', path)
+        .catch(() => null);
+      head = Math.max(head, read?.head ?? 0);
+      if (!read?.events.length) break;
       events.push(...read.events);
     }
-    const head = Math.max(now, lastOf(events));
-    return { events, more: head - seq - events.length };
+    return { events, more: Math.max(head, lastOf(events)) - seq - events.length };
   };
 
-  /** What others have done since a seq, with who asked for it. */
-  const othersSince = async (id: string, seq: number): Promise<{ others: readonly Other[]; more: number }> => {
-    type Row = { readonly id: string; readonly requested_by: string | null };
+  /** What others have done since staging began, with who asked for it. */
+  const othersSince = async (id: string, base: Base): Promise<{ others: readonly Other[]; more: number }> => {
+    type Row = { readonly id: string; readonly state: string; readonly requested_by: string | null };
     const rows = await rest.send<readonly Row[]>('GET', `/topologies/${id}/mutations?limit=200`).catch(() => []);
     const by = new Map(rows.map((row) => [row.id, row.requested_by ?? 'by hand']));
-    const { events, more } = await eventsSince(id, seq);
-    const now = viewOfHead(live.open.peek())?.graph;
-    if (!now) return { others: [], more };
+    const { events, more } = await eventsSince(id, base.seq);
+    const open = openAs(id);
+    const waiting = open?.in_flight ?? rows.filter(({ state }) => state === 'pending' || state === 'applying');
+    const names = viewOfHead(open)?.graph ?? base.graph;
     const others = events.flatMap((event): Other[] => {
       if (event.type === 'graph') {
-        return [{ seq: event.seq, by: 'by hand', lines: describeChanges(event.payload as GraphChanges, now) }];
+        return [{ seq: event.seq, by: 'by hand', lines: describeChanges(event.payload as GraphChanges, names) }];
       }
       if (event.type !== 'mutation.applied' && event.type !== 'mutation.enqueued') return [];
       const { mutation_id, op } = event.payload as { mutation_id: string; op: string };
@@ -246,10 +257,10 @@ export function createEdit(window: Window & typeof globalThis, parts: Parts): Ed
       const who = by.get(mutation_id) ?? 'somebody'; // of the newest mutations alone it is known
       if (event.type === 'mutation.applied') {
         const { result } = event.payload as { result: GraphChanges };
-        return [{ seq: event.seq, by: who, lines: describeChanges(result, now) }];
+        return [{ seq: event.seq, by: who, lines: describeChanges(result, names) }];
       }
-      const waits = live.open.peek()?.in_flight.some((one) => one.id === mutation_id);
-      return waits ? [{ seq: event.seq, by: who, lines: [{ sign: '~', text: `${op} is being applied` }] }] : [];
+      if (!waiting.some((one) => one.id === mutation_id)) return [];
+      return [{ seq: event.seq, by: who, lines: [{ sign: '~', text: `${op} is being applied` }] }];
     });
     return { others, more };
   };
@@ -311,8 +322,8 @@ export function createEdit(window: Window & typeof globalThis, parts: Parts): Ed
     }
   };
 
-  const conflict = async (id: string, reason: string): Promise<void> => {
-    const found = await othersSince(id, desks.peek().get(id)?.base?.seq ?? 0);
+  const conflict = async (id: string, base: Base, reason: string): Promise<void> => {
+    const found = await othersSince(id, base);
     set(id, { sending: { state: 'conflict', reason, ...found } });
   };
 
@@ -326,7 +337,7 @@ export function createEdit(window: Window & typeof globalThis, parts: Parts): Ed
     set(id, { sending: { state: 'sending' } });
     // A change by hand does not raise the version, so the server would not call it a conflict.
     if (outcomes.peek().some(({ state }) => state === 'conflict')) {
-      await conflict(id, 'what is staged does not fit what others have changed meanwhile');
+      await conflict(id, base, 'what is staged does not fit what others have changed meanwhile');
       return;
     }
     await Promise.all(outstanding); // moves, which count
@@ -342,7 +353,7 @@ export function createEdit(window: Window & typeof globalThis, parts: Parts): Ed
     } catch (error) {
       if (!(error instanceof Problem)) throw error;
       if (error.status !== 0) last = { body: '', key: '' };
-      if (error.status === 409 && error.message.startsWith('expected_version')) await conflict(id, error.message);
+      if (error.status === 409 && error.message.startsWith('expected_version')) await conflict(id, base, error.message);
       else set(id, { sending: { state: 'refused', reason: error.message } });
     }
   };

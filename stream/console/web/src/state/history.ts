@@ -181,10 +181,8 @@ export function createTimeline(
     arrived.push(entry);
     frames.take(show);
   };
-  const newestHere = (): number | null => {
-    const newest = (entries: readonly Entry[]): number | null => entries.findLast((e) => e.seq !== null)?.seq ?? null;
-    return newest(held) ?? newest(arrived) ?? events.newest;
-  };
+  const newest = (entries: readonly Entry[]): number | null => entries.findLast((e) => e.seq !== null)?.seq ?? null;
+  const newestHere = (): number | null => newest(held) ?? newest(arrived) ?? events.newest;
 
   const show = (): void => {
     events.append(arrived.splice(0), atEnd.peek() ? Events.following : Events.reading);
@@ -205,10 +203,10 @@ export function createTimeline(
   effect(() => {
     if (paused.value) return;
     if (held.length) {
-      const { newest } = events;
+      const last = events.newest;
       const first = held.find((entry) => entry.seq !== null)?.seq;
       events.append(held.splice(0), Events.reading);
-      if (newest !== null && first && first > newest + 1) void between(newest, first - 1); // too many came
+      if (last !== null && first && first > last + 1) void between(last, first - 1); // too many came
       touch();
     }
     waiting.value = 0;
@@ -249,7 +247,8 @@ export function createTimeline(
     version, sampled, filter, loading, problem, complete, paused, waiting, atEnd, older,
     shown: () => events.shown,
     all: () => events.all,
-    hour: (now) => events.hour(now, snapshot, complete.peek()),
+    // What has arrived is in with the next frame; what is held may wait for long.
+    hour: (now) => events.hour(now, Math.max(snapshot, newest(held) ?? 0), complete.peek()),
     who: (mutation) => mutation === null ? '' : who.get(mutation),
     wantWho: (mutations) => {
       for (const mutation of mutations) if (!who.has(mutation)) unknown.add(mutation);

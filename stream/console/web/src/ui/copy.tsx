@@ -1,7 +1,7 @@
 import { useState } from 'preact/hooks';
 
 /** Copies text, also where the page was loaded without TLS and the browser keeps its clipboard to itself. */
-export async function copy(text: string): Promise<boolean> {
+async function copy(text: string): Promise<boolean> {
   try {
     await navigator.clipboard.writeText(text);
     return true;
@@ -20,15 +20,15 @@ export async function copy(text: string): Promise<boolean> {
 }
 
 /** A button that copies a text, and says so for a moment. */
-export function Copy({ text, label = 'Copy', quiet = false }: {
-  readonly text: () => string; readonly label?: string; readonly quiet?: boolean;
+export function Copy({ text, label = 'Copy', look }: {
+  readonly text: () => string; readonly label?: string; readonly look?: 'button' | 'quiet-button';
 }) {
   const [said, say] = useState('');
   const run = async (): Promise<void> => {
     say(await copy(text()) ? 'Copied' : 'Not allowed here');
     setTimeout(() => say(''), 2000);
   };
-  return <button type="button" class={quiet ? 'quiet-button' : undefined} aria-label={said || label} aria-live="polite"
+  return <button type="button" class={look} aria-label={said || label} aria-live="polite"
     onClick={() => void run()}>
     {said || 'Copy'}
   </button>;
@@ -36,5 +36,5 @@ export function Copy({ text, label = 'Copy', quiet = false }: {
 
 /** A line to type elsewhere, with a button that copies it. */
 export function Line({ text }: { readonly text: string }) {
-  return <div class="line"><code>{text}</code><Copy text={() => text} quiet /></div>;
+  return <div class="line"><code>{text}</code><Copy text={() => text} look="quiet-button" /></div>;
 }

@@ -1,12 +1,11 @@
 // The drawer that teaches the database interface: what the page shows, as lines for psql.
 import { signal } from '@preact/signals';
-import { useState } from 'preact/hooks';
 import '../style/lifecycle.css';
 import {
   createTopology, filling, linesFor, linesOf, shellLine, stagedLine, type Line, type Subject,
 } from '../state/psql.ts';
 import { useApp } from './context.ts';
-import { copy } from './copy.tsx';
+import { Copy } from './copy.tsx';
 import { useEscape } from './escape.ts';
 
 /** For a shell, or for psql's own prompt. */
@@ -14,19 +13,12 @@ const form = signal<'shell' | 'sql'>('shell');
 
 /** A line to type, with what it does and a button that copies it. */
 export function PsqlLine({ line }: { line: Line }) {
-  const [said, setSaid] = useState('');
   const text = form.value === 'shell' ? shellLine(line.sql) : line.sql;
   return (
     <figure class="psql-line" data-line={line.id}>
       <figcaption>{line.title}{line.says && <small>{line.says}</small>}</figcaption>
       <pre><code>{text}</code></pre>
-      <button
-        type="button" class="button" aria-label={`Copy: ${line.title}`}
-        onClick={() => void copy(text).then((done) => setSaid(done ? 'copied' : 'select it and copy by hand'))}
-      >
-        Copy
-      </button>
-      <span role="status">{said}</span>
+      <Copy text={() => text} label={`Copy: ${line.title}`} look="button" />
     </figure>
   );
 }

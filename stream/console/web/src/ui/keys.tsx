@@ -17,7 +17,9 @@ const fixed: readonly (readonly [group: string, title: string, keys: string])[] 
 export function Keys() {
   const { commands, route } = useApp();
   const lines = [
-    ...commands.all.value.flatMap((c) => c.keys ? [[c.group, c.title, keyName(c.keys)] as const] : []), ...fixed,
+    ...commands.all.value.flatMap(({ group, title, keys, also }) =>
+      keys ? [[group, title, [keys, also].flatMap((one) => one ? [keyName(one)] : [])] as const] : []),
+    ...fixed.map(([group, title, keys]) => [group, title, [keys]] as const),
   ];
   const groups = [...new Set(lines.map(([group]) => group))];
   return (
@@ -28,7 +30,7 @@ export function Keys() {
           <section key={group}>
             <h3>{group}</h3>
             <dl>{lines.filter(([of]) => of === group).map(([, title, keys]) => (
-              <div key={title}><dt>{title}</dt><dd><kbd>{keys}</kbd></dd></div>
+              <div key={title}><dt>{title}</dt><dd>{keys.map((key) => <kbd key={key}>{key}</kbd>)}</dd></div>
             ))}</dl>
           </section>
         ))}

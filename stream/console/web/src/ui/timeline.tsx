@@ -258,7 +258,7 @@ function Expanded({ entry, top }: { readonly entry: Entry; readonly top: number 
   return (
     <div class="timeline-payload" role="region" aria-label={`Payload of ${entry.type} ${entry.seq ?? ''}`} tabIndex={0}
       style={{ transform: `translateY(${top}px)`, height: `${expansion}px` }}>
-      <Copy text={() => pretty(entry.payload)} label="Copy the payload" quiet />
+      <Copy text={() => pretty(entry.payload)} label="Copy the payload" look="quiet-button" />
       <Payload payload={entry.payload} />
     </div>
   );
@@ -284,7 +284,7 @@ function Histogram({ onMinute }: { readonly onMinute: (minute: number) => void }
   const sum = bins.reduce((n, bin) => n + bin.count, 0);
   const failures = bins.reduce((n, bin) => n + bin.failures, 0);
   const unread = Math.min(1, (since - from) / hourOf) * 600;
-  const label = since === Infinity ? 'Last hour: not read'
+  const label = since === Infinity ? `Last hour: ${timeline.paused.value ? 'paused' : 'not read'}`
     : `${unread ? `Since ${clockTime(since).slice(0, 5)}` : 'Last hour'}: ${sum} events, ` +
       `${failures} of them failures; at most ${most} in a minute`;
   return (
