@@ -43,9 +43,9 @@ func (s pastState) table() []string {
 		switch {
 		case decky == nil:
 		case edge["is_bridge"] == true:
-			bridges[decky] = append(bridges[decky], text(s.Rows[lan.(string)]["name"]))
+			bridges[decky] = append(bridges[decky], text(s.Rows[fmt.Sprint(lan)]["name"]))
 		default:
-			homes[decky] = text(s.Rows[lan.(string)]["name"])
+			homes[decky] = text(s.Rows[fmt.Sprint(lan)]["name"])
 			members[lan]++
 		}
 	}
@@ -88,9 +88,9 @@ func (s pastState) decky(uuid string) []string {
 		place = fmt.Sprintf("%v, %v", row["x"], row["y"])
 	}
 	fields := []string{cells[1], cells[2], strings.Replace(cells[4], "—", "none", 1), cells[3], place, cells[5]}
-	config := row["decky_config"].(map[string]any)
+	config, _ := row["decky_config"].(map[string]any) // none is no object
 	for _, key := range slices.Sorted(maps.Keys(config)) {
-		value, _ := json.Marshal(config[key]) // it came as JSON
+		value, _ := json.Marshal(config[key]) //nolint:errchkjson // it came as JSON
 		fields = append(fields, fmt.Sprintf("%s %s", key, value))
 	}
 	if len(config) == 0 {
@@ -295,8 +295,9 @@ func TestTheConsoleShowsATopologyAsItWasAtAnOlderSeq(t *testing.T) {
 			compare(want)
 			frame := chromeEval[[]string](t, page.ctx, pastFrame)
 			at := pgtest.Scan[time.Time](t, conn, `SELECT at FROM topology_events WHERE seq = $1`, want.Seq)
+			at = at.Local() //nolint:gosmopolitan // as the browser, which is on this machine
 			if len(frame) != 3 || frame[1] != "2px" || !strings.HasPrefix(frame[2], fmt.Sprintf("as of %d, ", want.Seq)) ||
-				!strings.HasSuffix(frame[2], at.Local().Format(time.TimeOnly)) {
+				!strings.HasSuffix(frame[2], at.Format(time.TimeOnly)) {
 				t.Errorf("at %d, which was at %s, the frame is %q", want.Seq, at, frame)
 			}
 		}
