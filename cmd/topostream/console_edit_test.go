@@ -338,6 +338,27 @@ func TestEditingByKeyboardAlone(t *testing.T) {
 }
 
 // Where the graph is read-only the page says why, and why a key did nothing.
+// The browser tells that a dialog was closed a moment later, when the next one may stand.
+func TestADialogThatIsOpenedAsAnotherGoesStays(t *testing.T) {
+	t.Parallel()
+	long(t)
+	page := openDesk(t, operatorToken(t), editGraph)
+	page.keys("w")
+	page.until(`!!document.querySelector('dialog[open] form')`)
+	chromeEval[bool](t, page.ctx, `(() => {
+		const observer = new MutationObserver(() => {
+			if (document.querySelector('dialog[open]')) return;
+			observer.disconnect();
+			window.dispatchEvent(new KeyboardEvent('keydown', { key: 'a', bubbles: true, cancelable: true }));
+		});
+		observer.observe(document.body, { childList: true, subtree: true });
+		document.querySelector('dialog[open] [type=submit]').click();
+		window.looks = 0;
+		return true;
+	})()`)
+	page.until(`++window.looks > 10 && !!document.querySelector('dialog[open] [name=archetype]')`)
+}
+
 func TestWhyNothingCanBeEditedNowIsSaid(t *testing.T) {
 	t.Parallel()
 	long(t)

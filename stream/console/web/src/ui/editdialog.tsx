@@ -18,7 +18,8 @@ function FormDialog({ form }: { form: Form }) {
   const [values, setValues] = useState<Values>(() =>
     Object.fromEntries(form.fields.map(({ name, value }) => [name, value])));
   const [error, setError] = useState<FieldError | null>(null);
-  const close = (): void => { shown.value = null; };
+  // The browser tells that a dialog was closed when another one may stand already.
+  const close = (): void => { if (shown.peek() === form) shown.value = null; };
   useModal(ref);
   useEffect(() => {
     const first = ref.current?.querySelector<HTMLElement>('input, select, button[type=submit]');
