@@ -151,6 +151,9 @@ func TestTheGraphIsPannedAndPinchedByFingersOnASmallScreen(t *testing.T) {
 	p := openPage(t, "about:blank")
 	p.editDo(chromedp.EmulateViewport(390, 844, chromedp.EmulateTouch, chromedp.EmulateMobile))
 	p.load(server.url, operatorToken(t), id)
+	// One line below the graph says why it cannot be edited here, and no more is lost.
+	p.until(`innerHeight - document.querySelector('main.canvas').getBoundingClientRect().bottom ===
+		document.querySelector('.edit-why-not')?.offsetHeight && document.querySelector('.edit-why-not').offsetHeight < 40`)
 	before := p.graphWhere("office")
 	start := p.spot("office")
 	p.touch([2]point{start, start.plus(40, 60)})

@@ -20,11 +20,11 @@ export function Editing() {
   );
 }
 
-/** In the tray's place: why who could edit cannot do it now, or what a key was refused for. */
+/** In the tray's place: why who could edit cannot do it now, or what a key was refused for. Of the past a band tells. */
 function WhyNot() {
-  const { editable, session, shown, editing: { edit } } = useApp();
+  const { editable, route, session, shown, editing: { edit } } = useApp();
   const notice = edit.notice.value;
-  const tells = shown.value !== null && session.role.value !== 'viewer';
+  const tells = shown.value !== null && session.role.value !== 'viewer' && route.current.value.at === null;
   const said = notice ?? (tells && editable.value !== true ? editable.value : null);
   return said && (
     <section ref={giveRoom} class="edit-why-not" aria-label="Editing">

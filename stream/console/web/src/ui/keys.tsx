@@ -8,7 +8,6 @@ const fixed: readonly (readonly [group: string, title: string, keys: string])[] 
   ['Graph', 'From LAN to LAN, or decky to decky', '← ↑ → ↓'], ['Graph', 'Select; again: into the LAN', 'Enter'],
   ['Graph', 'Select, or not, beside what is selected', 'Space'], ['Graph', 'From a decky to its LAN', 'Backspace'],
   ['Graph', 'Zoom in, out, to 100 %', '+ − 0'], ['Graph', 'Select what is within a frame', 'Shift-drag'],
-  ['Graph', 'What can be done with it', 'Shift-F10'],
   ['Older seqs', 'One event back, on', '← →'], ['Older seqs', 'To where the journal begins', 'Home'],
   ['Older seqs', 'Back to now', 'End'],
 ];
