@@ -281,9 +281,8 @@ func TestLoop(t *testing.T) {
 	l.types(fmt.Sprintf(probes, 20), "20")
 	l.says("psql goes on meanwhile: nobody listens", long)
 	start()
-	resumed := head
+	browser.until(fmt.Sprintf(`window.topostream.words === 'resumed at %d'`, head)) // it is said for a moment
 	arrived(21)
-	browser.until(fmt.Sprintf(`window.topostream.words === 'resumed at %d'`, resumed))
 	photographer{browser, t, dir}.settled()
 	l.says("the server is started again: the page goes on where it was, nothing is missing", 1600*time.Millisecond)
 

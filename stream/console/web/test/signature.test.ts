@@ -3,7 +3,7 @@ import { expect, test } from 'vitest';
 import type { StreamEvent } from 'topostream';
 import { ago, duration, Latency } from '../src/state/latency.ts';
 import { blamed, counted, holds, nothingYet, sentence, short } from '../src/state/promise.ts';
-import { signal } from '@preact/signals';
+import { batch, signal, type Signal } from '@preact/signals';
 import type { Live } from '../src/state/live.ts';
 import { createRoute } from '../src/state/route.ts';
 import { createSession } from '../src/state/session.ts';
@@ -113,6 +113,23 @@ test('a token ends by the clock of the server, whatever this machine has', () =>
     expect(words.value.text).toBe('live, token ends in 4 min');
   }
   sessionStorage.clear();
+});
+
+test('what is resumed at is where the stream broke off, though events came with what opened it again', () => {
+  const live = liveAt(0);
+  const connection = live.connection as Signal<{ state: 'open' | 'connecting' }>;
+  const open = live.open as Signal<unknown>;
+  const head = (seq: number): void => { open.value = { seq, part: 'live' }; };
+  head(412);
+  page.location.hash = '#/00000000-0000-4000-8000-000000000001';
+  const route = createRoute(page);
+  const { words } = createSignature(page, live, createSession(page, route), route);
+  connection.value = { state: 'connecting' };
+  batch(() => {
+    connection.value = { state: 'open' };
+    head(433);
+  });
+  expect(words.value.text).toBe('resumed at 412');
 });
 
 test('the title counts the failures that nobody has seen, of what is open and of the list', () => {

@@ -111,14 +111,15 @@ export function createSignature(
   const resumed = signal<Facts['resumed']>(null);
   const opens = signal(0);
   let was: Connection['state'] | null = null;
+  let left: number | null = null; // the seq where the stream broke off: with what opens it events may have come
   effect(() => {
     const { state } = live.connection.value;
     if (state === was) return;
+    if (was === 'open') left = live.open.peek()?.seq ?? null;
     was = state;
     clock.value = since.value = Date.now();
     if (state !== 'open') return;
-    const seq = live.open.peek()?.seq;
-    if (opens.peek() && seq) resumed.value = { seq, at: Date.now() };
+    if (left) resumed.value = { seq: left, at: Date.now() };
     opens.value = opens.peek() + 1;
   });
 
@@ -141,7 +142,7 @@ export function createSignature(
     if (id === topology) return;
     topology = id;
     counting = count.value = nothingYet;
-    resumed.value = null;
+    resumed.value = left = null;
   });
   effect(() => {
     const all = live.violations.value;
