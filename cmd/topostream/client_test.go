@@ -99,7 +99,7 @@ func killable(t *testing.T, databaseURL string) (address string, start func() *p
 
 func TestThePackagedClientInARealBrowserEndsEqualToTheJournalThoughTheServerIsKilled(t *testing.T) {
 	t.Parallel()
-	long(t)
+	slow(t)
 	db := pgtest.New(t)
 	conn := db.Conn(t)
 	ids := live(t, conn, 5)

@@ -28,7 +28,7 @@ const nodeProgram = `
 
 func TestThePackagedClientInNodeEndsEqualToTheJournalThoughTheServerIsKilled(t *testing.T) {
 	t.Parallel()
-	long(t)
+	slow(t)
 	node, err := exec.LookPath("node")
 	if err != nil {
 		t.Skip("no Node on this machine: install it, for example `apt-get install nodejs`")
