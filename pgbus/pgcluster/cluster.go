@@ -76,7 +76,7 @@ func (c *Cluster) open(ctx context.Context) error {
 		return err
 	}
 	if c.cfg.Port == 0 {
-		return c.startOnFreePort(ctx, freePort)
+		return c.startOnFreePort(ctx, FreePort)
 	}
 	return c.start(ctx)
 }

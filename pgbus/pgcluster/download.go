@@ -143,7 +143,7 @@ func awaitLock(ctx context.Context, path string, progress io.Writer) (lock *os.F
 
 // fetch downloads, verifies and unpacks, and tells every while that it does.
 func fetch(ctx context.Context, idle *sync.WaitGroup, cache, unpacked string, cfg DownloadConfig) error {
-	port, err := freePort(ctx)
+	port, err := FreePort(ctx)
 	if err != nil {
 		return err
 	}

@@ -23,8 +23,8 @@ const (
 // errPortTaken: PostgreSQL ended at its start because another program listens on its port.
 var errPortTaken = errors.New("its port is taken by another program")
 
-// freePort picks a port that nobody listens on at the moment.
-func freePort(ctx context.Context) (int, error) {
+// FreePort is a port of loopback that nobody listens on at the moment, for a program that cannot be asked for its own.
+func FreePort(ctx context.Context) (int, error) {
 	var last error
 	for range 100 {
 		port := firstPort + rand.N(lastPort-firstPort+1)

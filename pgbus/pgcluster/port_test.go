@@ -13,7 +13,7 @@ import (
 // taken is a port that somebody listens on who never says a word.
 func taken(t *testing.T) int {
 	t.Helper()
-	port, err := freePort(t.Context())
+	port, err := FreePort(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -47,7 +47,7 @@ func testConfig(t *testing.T) Config {
 func TestAPrivateClustersPortIsBelowTheEphemeralRange(t *testing.T) {
 	t.Parallel()
 	for range 200 {
-		port, err := freePort(t.Context())
+		port, err := FreePort(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -100,7 +100,7 @@ func TestWhenSomebodyIsFasterAnotherPortIsTried(t *testing.T) {
 		if picks++; picks <= 2 {
 			return taken(t), nil
 		}
-		return freePort(ctx)
+		return FreePort(ctx)
 	})
 	if err != nil || picks != 3 {
 		t.Errorf("%d ports picked: %v", picks, err)

@@ -46,7 +46,7 @@ func (c *Cluster) follow(ctx context.Context, primary *Cluster, options []string
 		// PostgreSQL's message may quote the connection string.
 		return errors.New(strings.ReplaceAll(err.Error(), c.password, "…"))
 	}
-	return c.startOnFreePort(ctx, freePort)
+	return c.startOnFreePort(ctx, FreePort)
 }
 
 // Promote ends a standby's recovery and returns when it takes writes, on a new timeline.

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"topostream/cmd/topobench/baseline"
+	"topostream/pgbus/pgcluster"
 )
 
 // A subject is a server that is measured, each round anew.
@@ -124,7 +125,7 @@ func (plan *Plan) peer(peer Peer, p *place) subject {
 		return plan.ours(peer.Name, p, peer.Serve)
 	}
 	return subject{name: peer.Name, start: func(ctx context.Context, _ shape) (*running, error) {
-		port, err := freePort(ctx)
+		port, err := pgcluster.FreePort(ctx)
 		if err != nil {
 			return nil, err
 		}
@@ -167,19 +168,6 @@ func stopPeer(cmd *exec.Cmd, ended chan error) error {
 		<-ended                //nolint:errcheck // as above
 	}
 	return nil
-}
-
-func freePort(ctx context.Context) (int, error) {
-	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, err
-	}
-	defer l.Close()
-	addr, ok := l.Addr().(*net.TCPAddr)
-	if !ok {
-		return 0, fmt.Errorf("%s is no address of TCP", l.Addr())
-	}
-	return addr.Port, nil
 }
 
 // awaitUp waits until a program serves: until its URL answers, or without one until its port is open.
