@@ -3,6 +3,7 @@ package metric
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -14,6 +15,9 @@ import (
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
 )
+
+// ErrNone says that a process does not have a series.
+var ErrNone = errors.New("there is no")
 
 // Read gives the value of a counter or gauge of the server at this address, whose /metrics are asked: of the series
 // that is written as in the text format, name{label="value"}, or of all of a family that is named alone, together. Of a
@@ -62,7 +66,7 @@ func find(exposition io.Reader, series string) (float64, error) {
 	if found {
 		return sum, nil
 	}
-	return 0, fmt.Errorf("there is no %s among %s", series, strings.Join(slices.Sorted(maps.Keys(families)), ", "))
+	return 0, fmt.Errorf("%w %s among %s", ErrNone, series, strings.Join(slices.Sorted(maps.Keys(families)), ", "))
 }
 
 // familyOf finds the family that a series is of, and what of it the series is.
