@@ -23,9 +23,8 @@ import (
 	"topostream/pgbus/pgtest"
 )
 
-// How quick the console is. Two kinds of bounds: counts, which hold on any machine and are asserted always, such as how
-// often a frame is drawn, how many rows the document has and how much is kept; and times, which are printed, and
-// asserted only where TOPOSTREAM_FRAMES says for how long to measure, because then nothing else runs:
+// How quick the console is: counts, such as how often a frame is drawn, how many rows the document has and how much is
+// kept; and times. All run only where TOPOSTREAM_FRAMES says for how long to measure, because then nothing else does:
 //
 //	TOPOSTREAM_FRAMES=1m go test -v -count=1 -timeout 30m -run '^TestSpeed' ./cmd/topostream
 //

@@ -20,7 +20,7 @@ export function Editing() {
   );
 }
 
-/** In the tray's place: why who could edit cannot do it now, or what a key was refused for. Of the past a band tells. */
+/** In the tray's place: why who could edit cannot do it now, or why a key was refused. Of the past a band tells. */
 function WhyNot() {
   const { editable, route, session, shown, editing: { edit } } = useApp();
   const notice = edit.notice.value;
