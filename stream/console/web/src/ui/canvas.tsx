@@ -1,5 +1,5 @@
 import { useComputed, useSignal } from '@preact/signals';
-import { useEffect, useRef, useState } from 'preact/hooks';
+import { useEffect, useLayoutEffect, useRef, useState } from 'preact/hooks';
 import { GraphController } from '../graph/controller.ts';
 import { healthOf, healths, type Health } from '../graph/health.ts';
 import { levelAt } from '../graph/level.ts';
@@ -32,7 +32,7 @@ function Nothing() {
 
 function TableView() {
   const { commands, route } = useApp();
-  useEffect(() => commands.add({
+  useLayoutEffect(() => commands.add({
     id: 'graph.drawing', title: 'Show the graph as a drawing', group: 'View', keys: 'v',
     run: () => route.go({ view: 'graph' }),
   }), [commands, route]);

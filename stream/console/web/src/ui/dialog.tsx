@@ -1,5 +1,5 @@
 import type { ComponentChildren, RefObject } from 'preact';
-import { useEffect, useRef } from 'preact/hooks';
+import { useLayoutEffect, useRef } from 'preact/hooks';
 import '../style/dialog.css';
 
 interface Props {
@@ -11,9 +11,12 @@ interface Props {
   readonly children: ComponentChildren;
 }
 
-/** Opens a dialog over everything, and gives the focus back to what had it when the dialog goes. */
+/**
+ * Opens a dialog over everything, and gives the focus back to what had it when the dialog goes. It opens with what was
+ * asked for it, not after the next frame: what is typed meanwhile would go to the page, and be its commands.
+ */
 export function useModal(ref: RefObject<HTMLDialogElement | null>): void {
-  useEffect(() => {
+  useLayoutEffect(() => {
     const dialog = ref.current!;
     const before = document.activeElement;
     if (!dialog.open) dialog.showModal();

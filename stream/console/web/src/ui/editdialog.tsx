@@ -1,4 +1,4 @@
-import { useEffect, useId, useRef, useState } from 'preact/hooks';
+import { useEffect, useId, useLayoutEffect, useRef, useState } from 'preact/hooks';
 import { fieldOf, type Field, type Form, type Values } from '../edit/forms.ts';
 import type { FieldError } from '../edit/ops.ts';
 import { useApp } from './context.ts';
@@ -21,7 +21,7 @@ function FormDialog({ form }: { form: Form }) {
   // The browser tells that a dialog was closed when another one may stand already.
   const close = (): void => { if (shown.peek() === form) shown.value = null; };
   useModal(ref);
-  useEffect(() => {
+  useLayoutEffect(() => {
     const first = ref.current?.querySelector<HTMLElement>('input, select, button[type=submit]');
     first?.focus();
     if (first instanceof HTMLInputElement && first.type === 'text') first.select();

@@ -1,8 +1,9 @@
-import { useEffect } from 'preact/hooks';
+import { useLayoutEffect } from 'preact/hooks';
 import { useApp } from './context.ts';
 
 /** Escape does this while the component is there, before what was there earlier. */
 export function useEscape(title: string, run: () => void): void {
   const { commands } = useApp();
-  useEffect(() => commands.add({ id: `escape.${title}`, title, group: 'View', keys: 'Escape', run }), [commands]);
+  useLayoutEffect(
+    () => commands.add({ id: `escape.${title}`, title, group: 'View', keys: 'Escape', run }), [commands]);
 }

@@ -1,4 +1,4 @@
-import { useEffect, useRef, useState } from 'preact/hooks';
+import { useLayoutEffect, useRef, useState } from 'preact/hooks';
 import type { GraphController } from '../graph/controller.ts';
 import { findInScene } from '../graph/find.ts';
 import { HealthMark } from './health-mark.tsx';
@@ -8,7 +8,7 @@ export function Find({ graph, close }: { graph: GraphController; close: () => vo
   const input = useRef<HTMLInputElement>(null);
   const [text, setText] = useState('');
   const [active, setActive] = useState(0);
-  useEffect(() => input.current?.focus(), []);
+  useLayoutEffect(() => input.current?.focus(), []); // the next letter is for it
   const found = findInScene(graph.scene.value, text);
   const shown = found.slice(0, 8);
   const go = (n: number): void => {

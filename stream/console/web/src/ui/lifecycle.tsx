@@ -1,5 +1,5 @@
 // The lifecycle of the topology that is open: how it is and why, and the steps that are legal now.
-import { useEffect, useId, useRef, useState } from 'preact/hooks';
+import { useEffect, useId, useLayoutEffect, useRef, useState } from 'preact/hooks';
 import '../style/lifecycle.css';
 import type { App } from '../app.ts';
 import { stepsFrom, statusWord, type Step } from '../state/lifecycle.ts';
@@ -17,7 +17,7 @@ export function Lifecycle() {
   const id = useId();
   const standing = steps.standing.value;
   const allowed = steps.allowed.value;
-  useEffect(() => {
+  useLayoutEffect(() => {
     if (!open) return undefined;
     root.current?.querySelector<HTMLElement>('[role=menuitem]')?.focus();
     const outside = (event: Event): void => {

@@ -1,6 +1,6 @@
 // Looking at the past: a strip along which one drags, and the words that say when one is.
 import { useComputed } from '@preact/signals';
-import { useEffect, useRef } from 'preact/hooks';
+import { useEffect, useLayoutEffect, useRef } from 'preact/hooks';
 import '../style/scrub.css';
 import type { JournalEvent } from '../state/walk.ts';
 import { useApp } from './context.ts';
@@ -37,7 +37,7 @@ export function Scrubber() {
   useEffect(() => {
     if (begun) void history.prepare().catch(() => undefined); // when one looks, the problem is shown
   }, [topology, begun]);
-  useEffect(() => commands.add(
+  useLayoutEffect(() => commands.add(
     {
       id: 'past.back', title: 'One event back', group: 'Timeline', keys: 'Alt-ArrowLeft', enabled: isOpen,
       run: () => void history.step(-1),

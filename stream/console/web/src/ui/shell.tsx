@@ -1,4 +1,4 @@
-import { useEffect } from 'preact/hooks';
+import { useEffect, useLayoutEffect } from 'preact/hooks';
 import type { Pane, Tab } from '../state/layout.ts';
 import '../style/shell.css';
 import { Bar } from './bar.tsx';
@@ -19,7 +19,7 @@ import { Timeline } from './timeline.tsx';
 /** The page: bar above, list left, canvas in the middle, inspector right, timeline below. */
 export function Shell() {
   const { commands, layout, route } = useApp();
-  useEffect(() => {
+  useLayoutEffect(() => { // from the first frame on
     const onKey = (event: KeyboardEvent): void => {
       if (document.querySelector('dialog[open]')) return; // its own keys count
       commands.onKey(event);
@@ -132,7 +132,7 @@ function Small() {
 /** What the shell offers by key and by Ctrl-K. */
 function useShellCommands(): void {
   const { commands, layout, route, session, live, timeline } = useApp();
-  useEffect(() => {
+  useLayoutEffect(() => {
     const pane = (name: Pane) => (): void => {
       if (layout.small.peek()) layout.tab.value = name;
       else layout.open[name].value = !layout.open[name].peek();
