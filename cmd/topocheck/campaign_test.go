@@ -44,30 +44,6 @@ func leftIn(t *testing.T, dir string) []string {
 	return left
 }
 
-//nolint:paralleltest // t.Setenv gives it a directory for temporary files
-func TestACampaignOnAStageOfItsOwnIsCleanAndLeavesNothing(t *testing.T) {
-	alone(t)
-	dir := scratch(t)
-	var out, errOut process.Output
-	code := run(t.Context(), []string{
-		"--duration", "12s", "--topologies", "12", "--clients", "16", "--faults",
-		"backend,postgres.restart-fast,server.kill,server.terminate,client-link.cut,database-link.cut,notify",
-	}, command.Output{Out: &out, Err: &errOut})
-	t.Log(out.String())
-	if code != command.ExitOK {
-		t.Fatalf("exit code %d: %s", code, errOut.String())
-	}
-	for _, want := range []string{"\nlost 0, doubled 0, reordered 0, torn 0, wrong snapshots 0\n",
-		"\nfaults injected: ", "\nno goroutine, feed, channel, stream or backend more than before, and no violation "} {
-		if !strings.Contains("\n"+out.String(), want) {
-			t.Errorf("the report does not say %q", want)
-		}
-	}
-	if left := leftIn(t, dir); left != nil {
-		t.Errorf("left: %v", left)
-	}
-}
-
 // The server counts one that no client sees. A campaign ends with what its stage says here.
 func TestAViolationThatAServerCountsItselfIsMoreThanBefore(t *testing.T) {
 	t.Parallel()
@@ -103,7 +79,7 @@ func TestAViolationThatAServerCountsItselfIsMoreThanBefore(t *testing.T) {
 	}
 }
 
-//nolint:paralleltest // as above
+//nolint:paralleltest // t.Setenv gives it a directory for temporary files
 func TestAnInterruptedCampaignEndsAllThatItStarted(t *testing.T) {
 	alone(t)
 	dir := scratch(t)

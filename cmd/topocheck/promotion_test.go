@@ -59,22 +59,6 @@ func TestACampaignFindsAServerThatBelievesTheLostHistoryAfterAPromotion(t *testi
 	t.Error("no run found two histories under one epoch")
 }
 
-func TestTwoVersionsOfTheProgramWorkOnOneSchemaDuringAnUpgrade(t *testing.T) {
-	t.Parallel()
-	alone(t)
-	// The same version twice: testdata/upgrade/check has the true one before.
-	binary := build(t, module)
-	code, out, errOut := stageCheck(t, "--topostream", binary, "--old-binary", binary, "--duration", "40s")
-	if code != command.ExitOK || !strings.Contains(out, "\nlost 0, doubled 0, reordered 0, torn 0, wrong snapshots 0\n") {
-		t.Errorf("exit code %d: %s", code, errOut)
-	}
-	for _, step := range []string{"refuse", "migrate", "add-servers", "replace-worker", "end-old-servers"} {
-		if !strings.Contains(errOut, "msg=mended kind=upgrade."+step) {
-			t.Errorf("nothing tells of the step %s", step)
-		}
-	}
-}
-
 // A worker once ended because the database went away between two statements of its start, and a campaign of eight
 // minutes told nobody but by its exit code.
 func TestACampaignFailsWhenAProgramEndsByItself(t *testing.T) {
