@@ -300,6 +300,7 @@ func elsewhereProvoked(o *contract.Operation, status int) string {
 
 func TestEveryStatusThatIsDescribedIsAnswered(t *testing.T) {
 	t.Parallel()
+	long(t)
 	c, err := described()
 	if err != nil {
 		t.Fatal(err)
@@ -357,6 +358,7 @@ func TestEveryExampleOfABodyIsTaken(t *testing.T) {
 
 func TestWhatEndsAStreamIsAsDescribed(t *testing.T) {
 	t.Parallel()
+	long(t)
 	db := pgtest.New(t)
 	id := demo(t, db.Conn(t))
 	server := serve(t, db.URL, func(c *serveCmd) { c.MaxStreamsPerUser = 1 })

@@ -158,12 +158,10 @@ func watchAll(t *testing.T, server string, ids []string) map[string]*client {
 
 func TestANewEpochWhileSomebodyHoldsATopologyMakesNoOtherWait(t *testing.T) {
 	t.Parallel()
+	long(t)
 	for _, bus := range []string{setting.Notify, setting.WAL, setting.Poll} {
 		t.Run(bus, func(t *testing.T) {
 			t.Parallel()
-			if bus != setting.Notify {
-				long(t)
-			}
 			db := pgtest.New(t)
 			ids := live(t, db.Conn(t), heldTopologies)
 			server := serveOn(t, db.URL, bus)

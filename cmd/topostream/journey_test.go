@@ -154,13 +154,14 @@ func theirTriggers() []string {
 // TestTheMainJourneyInEverySurroundings runs migrate, serve, mutator, tail, REST, ticket and the switch of the bus in
 // each of the surroundings, and has the checker judge what comes of it. With TOPOSTREAM_LONG=1 all rows go from bus to
 // bus and back, and the checker takes its time; without it the first does, and the others have one bus or the other;
-// with -race only one row in six is there: the gate runs them all in a step of its own. With -v it prints the matrix.
+// with -race or -short only one row in six is there: the gate runs them all in a step of its own. With -v it prints the
+// matrix.
 func TestTheMainJourneyInEverySurroundings(t *testing.T) {
 	t.Parallel()
 	var m matrix
 	t.Cleanup(func() { t.Log("\n" + m.String()) })
 	for i, s := range everySurroundings(t) {
-		if raceDetector && i%6 > 0 {
+		if (raceDetector || testing.Short()) && i%6 > 0 {
 			continue
 		}
 		buses := []string{setting.Notify, setting.WAL, setting.Notify}

@@ -77,6 +77,7 @@ func TestAPasswordThatIsRotatedInItsPassfileIsReadAgain(t *testing.T) {
 // A terminal that is closed, or a supervisor that renews passwords while a server stops, cuts nothing off.
 func TestSIGHUPDoesNotCutADrainShort(t *testing.T) {
 	t.Parallel()
+	long(t)
 	db := pgtest.New(t)
 	process, server := serveBinary(t, buildProgram(t), db.URL)
 	admin := newOperator(t, server, "admin", stream.RoleAdmin)
