@@ -2,11 +2,11 @@
 import { batch, computed, effect, signal, type ReadonlySignal, type Signal } from '@preact/signals';
 import type { Graph, GraphChanges, StreamEvent, TopologyState } from 'topostream';
 import type { Ghost } from '../graph/ghost.ts';
+import { readJournal, type JournalEvent } from '../state/journal.ts';
 import type { Live } from '../state/live.ts';
 import { Problem, type Rest } from '../state/rest.ts';
 import type { RouteState, Selection } from '../state/route.ts';
 import { viewOfHead, type View } from '../state/view.ts';
-import type { JournalEvent } from '../state/walk.ts';
 import { describeAll, describeChanges, type Line } from './diff.ts';
 import { createKeep } from './kept.ts';
 import { opsOf, type Op } from './ops.ts';
@@ -220,17 +220,16 @@ export function createEdit(window: Window & typeof globalThis, parts: Parts): Ed
 
   /** The events after a seq: those that this page has heard, or, if it has not heard all of them, the journal's. */
   const eventsSince = async (id: string, seq: number): Promise<Since> => {
-    const heard = since.flatMap((event) =>
+    const received = since.flatMap((event) =>
       event.kind === 'event' && event.topology_id === id && event.seq > seq ? [event as unknown as JournalEvent] : []);
     const lastOf = (events: readonly JournalEvent[]): number => events.at(-1)?.seq ?? seq;
-    const now = openAs(id)?.seq ?? Infinity; // of what is not open only the journal knows how far it goes
-    if (lastOf(heard) === seq + heard.length && lastOf(heard) >= now) return { events: heard, more: 0 };
+    const now = openAs(id)?.seq ?? Infinity; // if it is not open, only the journal knows how far it goes
+    const newest = lastOf(received);
+    if (newest === seq + received.length && newest >= now) return { events: received, more: 0 };
     const events: JournalEvent[] = [];
     let head = now === Infinity ? seq : now;
     for (let page = 0; page === 0 || page < pages && lastOf(events) < head; page++) {
-      const path = `/topologies/${id}/journal?after=${lastOf(events)}&limit=${kept}`;
-      const read = await rest.send<{ readonly head: number; readonly events: readonly JournalEvent[] }>('GET', path)
-        .catch(() => null);
+      const read = await readJournal(rest, id, lastOf(events), kept).catch(() => null);
       head = Math.max(head, read?.head ?? 0);
       if (!read?.events.length) break;
       events.push(...read.events);

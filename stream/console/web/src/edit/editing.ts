@@ -13,7 +13,7 @@ import {
 } from './forms.ts';
 import { deckyNames, lanNames, nextName } from './names.ts';
 import type { Op } from './ops.ts';
-import { isGateway } from './preview.ts';
+import { isGateway, stagedId } from './preview.ts';
 
 export interface OpenMenu {
   readonly title: string;
@@ -36,9 +36,6 @@ export interface Editing {
   /** Asks where something of the palette shall be. */
   readonly ask: (item: string) => void;
 }
-
-/** What the palette's items are called when they are dragged: `lan`, `dmz`, or `decky:` and the archetype. */
-export const dragType = 'application/x-topostream-item';
 
 interface Parts {
   readonly route: RouteState;
@@ -117,7 +114,7 @@ export function createEditing(window: Window & typeof globalThis, { route, comma
       .find((edge) => edge && !edge.is_bridge);
     if (ops.length && edit.stage(...ops) === true && !home) {
       const gone = new Set(targets.map(({ key }) => key));
-      const left = route.current.peek().selection.filter(({ key }) => !gone.has(key) || !key.startsWith('staged:'));
+      const left = route.current.peek().selection.filter(({ key }) => !gone.has(key) || !key.startsWith(stagedId));
       if (left.length < route.current.peek().selection.length) route.go({ selection: left }, true);
     }
   };

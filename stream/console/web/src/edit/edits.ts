@@ -17,7 +17,8 @@ export function homeOf(graph: Graph, decky: Decky): Lan | undefined {
   return graph.lans.find(({ id }) => id === home?.lan_id);
 }
 
-export const servicesOf = (decky: Decky): string[] =>
+/** The services that an op can name: whatever else a hand wrote there is left out. */
+export const namedServices = (decky: Decky): string[] =>
   Array.isArray(decky.services) ? decky.services.filter((word) => typeof word === 'string') : [];
 
 const round = (n: number): number => Math.round(n * 100) / 100;
@@ -53,7 +54,7 @@ function copyOf(graph: Graph, decky: Decky, lan: Lan | undefined, taken: string[
   const name = nextName(decky.name, taken);
   taken.push(name);
   const { archetype, forwards_l3: _, ...patch } = asRecord(decky.decky_config) ?? {};
-  const services = servicesOf(decky);
+  const services = namedServices(decky);
   const ops: Op[] = [{
     op: 'add_decky',
     payload: {

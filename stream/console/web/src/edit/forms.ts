@@ -1,7 +1,7 @@
 // Forms of editing, as plain data: what they ask, and the ops that the answers make.
 import type { Graph } from 'topostream';
 import type { Archetype } from './archetypes.ts';
-import { findDecky, findLan, homeOf, rehome, servicesOf } from './edits.ts';
+import { findDecky, findLan, homeOf, namedServices, rehome } from './edits.ts';
 import { deckyNames, lanNames, nextName } from './names.ts';
 import { validate, type FieldError, type Op } from './ops.ts';
 
@@ -107,7 +107,7 @@ export function servicesForm(graph: Graph, key: string): Form | null {
   const decky = findDecky(graph, key);
   return decky ? {
     title: `Services of ${decky.name}`,
-    fields: [{ name: 'services', label: 'Services', kind: 'text', value: servicesOf(decky).join(', '),
+    fields: [{ name: 'services', label: 'Services', kind: 'text', value: namedServices(decky).join(', '),
       hint: 'names with a comma between; empty: none' }],
     submit: 'Stage',
     ops: (values) => checked({

@@ -118,7 +118,7 @@ class Reader {
 }
 
 /** What is wrong with a name for something new; null if nothing is. */
-export function nameProblem(name: string): string | null {
+function nameProblem(name: string): string | null {
   if (name === '' || [...name].length > maxName) return `give 1 to ${maxName} characters`;
   if (control.test(name)) return 'has a control character: leave it out';
   if (name.trim() !== name) return 'begins or ends with a space: leave it out';
@@ -134,7 +134,7 @@ export function nameProblem(name: string): string | null {
 }
 
 /** What is wrong with a LAN's subnet; null if nothing is. */
-export function subnetProblem(text: string): string | null {
+function subnetProblem(text: string): string | null {
   const subnet = parseSubnet(text);
   if (!subnet) return 'give a subnet, for example 10.0.0.0/24';
   if (masked(subnet).address.value !== subnet.address.value) {

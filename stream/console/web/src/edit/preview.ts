@@ -18,7 +18,8 @@ export interface Preview {
   readonly refused: readonly (string | null)[];
 }
 
-const quote = (name: string): string => JSON.stringify(name);
+/** A name as the server's sentences quote it. */
+export const quote = (name: string): string => JSON.stringify(name);
 /** A JSON object; null if it is none. */
 export const asRecord = (value: unknown): Record<string, unknown> | null =>
   typeof value === 'object' && value !== null && !Array.isArray(value) ? value as Record<string, unknown> : null;

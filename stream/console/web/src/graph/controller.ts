@@ -11,17 +11,14 @@ import { draw, portOf, themeOf, type Camera, type Picture, type Theme } from './
 import type { Ghost } from './ghost.ts';
 import { contains, neighbour, SceneIndex, type Direction } from './hit.ts';
 import { ghostsOf } from './inflight.ts';
-import type { Place } from './intents.ts';
+import { itemType, type Place } from './intents.ts';
 import { size, type Box, type Point, type Remembered } from './layout.ts';
 import { levelAt } from './level.ts';
 import {
   connectedTo, noScene, patched, sceneOf, type Scene, type SceneDecky, type SceneItem, type SceneNode,
 } from './scene.ts';
 
-/** The type under which the palette's items are dragged. */
-export const itemType = 'application/x-topostream-item';
-
-const flashTime = 120;
+const flashTime = 120; // milliseconds
 const zooms: [number, number] = [0.02, 3];
 
 type Gesture =
@@ -36,7 +33,7 @@ interface Moved extends Point {
   readonly wasY: number | null;
 }
 
-export const selectionOf = ({ kind, key }: { kind: SceneItem['kind']; key: string }): Selection => ({ kind, key });
+const selectionOf = ({ kind, key }: { kind: SceneItem['kind']; key: string }): Selection => ({ kind, key });
 export const idOf = ({ kind, key }: Selection): string => `${kind}:${key}`;
 
 export class GraphController {
@@ -164,7 +161,7 @@ export class GraphController {
       this.#index = new SceneIndex(this.scene.value = noScene);
       return;
     }
-    this.#forgetMoves(shown.graph);
+    this.#forgetOvertaken(shown.graph);
     const before = this.scene.peek();
     const made = { graph: shown.graph, ghosts: this.#app.ghosts.peek(), flight: shown.in_flight, moved: this.#moves };
     const was = this.#made;
@@ -205,8 +202,8 @@ export class GraphController {
   /** Whether something still shows that it changed. */
   get flashing(): boolean { return this.#flashes.size > 0; }
 
-  /** A place of this tab ends when the tables have another one than before: of an editor's drop, that is its own. */
-  #forgetMoves(graph: { lans: readonly Row[]; deckies: readonly Row[] }): void {
+  /** Forgets a move of this tab once its row has another place than then: the move was applied, or another one was. */
+  #forgetOvertaken(graph: { lans: readonly Row[]; deckies: readonly Row[] }): void {
     if (!this.#moved.size) return;
     const rows = new Map<string, Row>();
     for (const row of graph.lans) rows.set('lan:' + row.id, row);
@@ -223,8 +220,12 @@ export class GraphController {
 
   forgetMoves(): void {
     this.#moved.clear();
+    this.#afterMoves();
+  }
+
+  #afterMoves(): void {
     this.#moves++;
-    this.hasMoved.value = false;
+    this.hasMoved.value = this.#moved.size > 0;
     this.#stale = true;
     this.request();
   }
@@ -291,7 +292,7 @@ export class GraphController {
 
   // ---------------------------------------------------------- the view
 
-  #look({ k, x, y }: Camera): void {
+  #setCamera({ k, x, y }: Camera): void {
     select(this.#canvas).call(this.#zoom.transform, zoomIdentity.translate(x, y).scale(k));
   }
 
@@ -299,15 +300,12 @@ export class GraphController {
   fit(box: Box | null = this.scene.peek().bounds): void {
     if (!this.#width) return;
     if (!box) {
-      this.#look({ k: 1, x: 48, y: 48 });
+      this.#setCamera({ k: 1, x: 48, y: 48 });
       return;
     }
     const margin = 32;
     const wanted = Math.min((this.#width - 2 * margin) / box.w, (this.#height - 2 * margin) / box.h, 1);
-    const k = Math.max(zooms[0], wanted);
-    this.#look({
-      k, x: this.#width / 2 - (box.x + box.w / 2) * k, y: this.#height / 2 - (box.y + box.h / 2) * k,
-    });
+    this.#centreAt(box, Math.max(zooms[0], wanted));
   }
 
   zoomBy(factor: number): void {
@@ -329,7 +327,7 @@ export class GraphController {
   }
 
   #centreAt(box: Box, k: number): void {
-    this.#look({ k, x: this.#width / 2 - (box.x + box.w / 2) * k, y: this.#height / 2 - (box.y + box.h / 2) * k });
+    this.#setCamera({ k, x: this.#width / 2 - (box.x + box.w / 2) * k, y: this.#height / 2 - (box.y + box.h / 2) * k });
   }
 
   /** Moves the view just as far as something needs to be seen. */
@@ -340,7 +338,7 @@ export class GraphController {
     const off = (from: number, extent: number, room: number): number =>
       from < inset ? inset - from : from + extent > room - inset ? Math.max(room - inset - extent, inset) - from : 0;
     const [dx, dy] = [off(b.x, b.w, this.#width), off(b.y, b.h, this.#height)];
-    if (dx || dy) this.#look({ k, x: x + dx, y: y + dy });
+    if (dx || dy) this.#setCamera({ k, x: x + dx, y: y + dy });
   }
 
   /** Where something is, in CSS pixels of the window; null if it is not there. */
@@ -422,7 +420,7 @@ export class GraphController {
     this.#on('pointerdown', (event) => this.#down(event), { capture: true });
     this.#on('pointermove', (event) => this.#move(event));
     this.#on('pointerup', (event) => this.#up(event));
-    this.#on('pointercancel', () => this.#drop());
+    this.#on('pointercancel', () => this.#cancelGesture());
     this.#on('pointerleave', () => {
       this.#hover = null;
       this.request();
@@ -453,7 +451,7 @@ export class GraphController {
       this.#point(event);
       const item = this.#hit();
       const onto = item?.kind === 'decky' ? item.name : null;
-      this.#app.intents.peek().drop(event.dataTransfer!.getData(itemType), this.#place(item), onto);
+      this.#app.intents.drop(event.dataTransfer!.getData(itemType), this.#place(item), onto);
     });
   }
 
@@ -605,7 +603,7 @@ export class GraphController {
       const target = this.#hit();
       const lan = target?.kind === 'decky' && target.lan ? items.get(target.lan) : target;
       if (lan?.kind === 'lan' && target !== gesture.decky) {
-        this.#app.intents.peek().connect(gesture.decky.name, lan.name);
+        this.#app.intents.connect(gesture.decky.name, lan.name);
       }
     } else if (!this.#rehome(gesture.ids)) {
       this.#moveTo(gesture.ids, this.#dragOffset(gesture.from));
@@ -622,11 +620,11 @@ export class GraphController {
     if (home?.kind !== 'lan' || contains(home, at)) return false; // which may lie over others
     const lan = lans.findLast((one) => contains(one, at));
     if (!lan) return false;
-    this.#app.intents.peek().rehome(decky.name, lan.name);
+    this.#app.intents.rehome(decky.name, lan.name);
     return true;
   }
 
-  #drop(): void {
+  #cancelGesture(): void {
     this.#gesture = null;
     this.request();
   }
@@ -643,14 +641,11 @@ export class GraphController {
       const to = { x: at.x + by.x - from.x, y: at.y + by.y - from.y };
       this.#moved.set(id, { ...to, wasX: item.row.x, wasY: item.row.y });
       if (this.#app.editable.peek() === true) {
-        this.#app.intents.peek().move(selectionOf(item), to);
+        this.#app.intents.move(selectionOf(item), to);
         this.#expect(id);
       }
     }
-    this.#moves++;
-    this.hasMoved.value = this.#moved.size > 0;
-    this.#stale = true;
-    this.request();
+    this.#afterMoves();
   }
 
   /** What was dropped stays there until the tables say where it is. If nobody takes it up, it goes back. */
@@ -664,10 +659,7 @@ export class GraphController {
         return;
       }
       this.#moved.delete(id);
-      this.#moves++;
-      this.hasMoved.value = this.#moved.size > 0;
-      this.#stale = true;
-      this.request();
+      this.#afterMoves();
     }, 3000);
   }
 
@@ -677,7 +669,7 @@ export class GraphController {
     const item = this.#hit();
     const { selection } = this.#app.route.current.peek();
     if (item?.row && !selection.some((s) => idOf(s) === item.id)) this.select([selectionOf(item)]);
-    this.#app.intents.peek().menu(item?.row ? this.#targets() : [], this.#place(item),
+    this.#app.intents.menu(item?.row ? this.#targets() : [], this.#place(item),
       { x: event.clientX, y: event.clientY });
   }
 
@@ -726,7 +718,7 @@ export class GraphController {
       case 'Delete': {
         const targets = this.#targets();
         if (!targets.length || this.#app.editable.peek() !== true) return false;
-        this.#app.intents.peek().remove(targets);
+        this.#app.intents.remove(targets);
         return true;
       }
       case 'F10':
@@ -736,15 +728,15 @@ export class GraphController {
         const { left, top } = this.#canvas.getBoundingClientRect();
         this.#pointer = { x: client.x - left, y: client.y - top };
         if (item?.row && !this.#targets().some((s) => idOf(s) === item.id)) this.select([selectionOf(item)]);
-        this.#app.intents.peek().menu(item?.row ? this.#targets() : [], this.#place(item ?? null), client);
+        this.#app.intents.menu(item?.row ? this.#targets() : [], this.#place(item ?? null), client);
         return true;
       }
       case '+':
       case '=': this.zoomBy(1.25); return true;
       case '-': this.zoomBy(0.8); return true;
-      case '0': this.#look({ ...this.#camera, k: 1 }); return true;
+      case '0': this.#setCamera({ ...this.#camera, k: 1 }); return true;
       case 'Escape':
-        if (this.#gesture) this.#drop();
+        if (this.#gesture) this.#cancelGesture();
         else if (this.cursor.peek()) this.cursor.value = null;
         else if (this.#app.route.current.peek().selection.length) this.select([]);
         else return false;

@@ -77,7 +77,7 @@ export interface Picture {
   readonly ports: boolean;
 }
 
-export const colourOf = (theme: Theme, health: Health): string =>
+const colourOf = (theme: Theme, health: Health): string =>
   health === 'failed' ? theme.failed : health === 'degraded' ? theme.degraded
     : health === 'pending' ? theme.applying : health === 'healthy' ? theme.healthy : theme.quiet;
 
@@ -122,7 +122,7 @@ export function shape(path: CanvasPath, health: Health, x: number, y: number, r:
 /** `pending` is a ring and `other` a cross: these are stroked, the rest is filled. */
 const isStroked = (health: Health): boolean => health === 'pending' || health === 'other';
 
-export function drawShape(
+function drawShape(
   ctx: CanvasRenderingContext2D, theme: Theme, health: Health, x: number, y: number, r: number,
 ): void {
   ctx.beginPath();
@@ -540,8 +540,9 @@ export function draw(ctx: CanvasRenderingContext2D, p: Picture): void {
       const lan = item.lan === null ? undefined : p.scene.items.get(item.lan);
       return lan?.kind === 'lan' ? box(lan) : b;
     }
-    const at = dotAt(b, k >= 0.42);
-    return k >= 0.42 ? { x: b.x, y: at.y - 12, w: b.w, h: 24 } : { x: at.x - 10, y: at.y - 10, w: 20, h: 20 };
+    const named = k >= namedFrom;
+    const at = dotAt(b, named);
+    return named ? { x: b.x, y: at.y - 12, w: b.w, h: 24 } : { x: at.x - 10, y: at.y - 10, w: 20, h: 20 };
   }
 
   function drawOutlines(): void {

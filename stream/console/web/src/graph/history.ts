@@ -1,14 +1,7 @@
 // What an event of the journal is about, and what it changed.
 import type { Graph, GraphChanges } from 'topostream';
+import type { JournalEvent } from '../state/journal.ts';
 import { editsOf } from './inflight.ts';
-
-/** An event as the journal gives it; `payload` is whatever somebody emitted. */
-export interface JournalEvent {
-  readonly seq: number;
-  readonly type: string;
-  readonly ts: string;
-  readonly payload: unknown;
-}
 
 export interface Target {
   readonly kind: 'lan' | 'decky' | 'edge' | 'mutation';
@@ -38,7 +31,7 @@ const tables = Object.keys(kinds) as (keyof Graph)[];
 const isObject = (value: unknown): value is Row => value !== null && typeof value === 'object';
 
 /** The changes that an event carries, if it carries any: a mutation's result or a graph event's payload. */
-export function graphChangesOf({ type, payload }: JournalEvent): GraphChanges | null {
+function graphChangesOf({ type, payload }: JournalEvent): GraphChanges | null {
   if (!isObject(payload)) return null;
   if (type === 'graph') return payload as GraphChanges;
   return type === 'mutation.applied' && isObject(payload.result) ? payload.result as GraphChanges : null;

@@ -1,6 +1,9 @@
 import type { Selection } from '../state/route.ts';
 
-/** A place on the canvas, in pixels at zoom 1; within a LAN, of its upper left corner. */
+/** The type under which items of the palette are dragged: `lan`, `dmz`, or `decky:` and the archetype. */
+export const itemType = 'application/x-topostream-item';
+
+/** A place on the canvas, in pixels at zoom 1; in a LAN relative to its upper left corner. */
 export interface Place {
   readonly x: number;
   readonly y: number;
@@ -22,6 +25,3 @@ export interface Intents {
   /** Delete was pressed. */
   remove(targets: readonly Selection[]): void;
 }
-
-/** Nothing can be edited. */
-export const noIntents: Intents = { move() {}, connect() {}, rehome() {}, drop() {}, menu() {}, remove() {} };

@@ -320,7 +320,7 @@ export function borderPoint(box: Box, from: Point): Point {
   return { x: nearest.x, y: nearest.y };
 }
 
-export function boundsOf(boxes: readonly Box[]): Box | null {
+function boundsOf(boxes: readonly Box[]): Box | null {
   if (!boxes.length) return null;
   let [left, top, right, bottom] = [Infinity, Infinity, -Infinity, -Infinity];
   for (const { x, y, w, h } of boxes) {

@@ -19,7 +19,7 @@ export interface Failures {
 }
 
 /** The page keeps the newest: who lets more than these stand has read none of them. */
-export const mostFailures = 500;
+const mostFailures = 500;
 
 export function createFailures(onEvent: (listener: (event: StreamEvent) => void) => () => void): Failures {
   const all = signal<readonly Failure[]>([]);

@@ -5,16 +5,11 @@
 import {
   applyGraph, type Decky, type Graph, type GraphChanges, type KnownEvents, type Mutation, type TopologyStatus,
 } from 'topostream';
+import type { JournalEvent } from './journal.ts';
 import { transitions } from './lifecycle.ts';
 import type { View } from './view.ts';
 
-/** An event as the journal gives it. */
-export interface JournalEvent {
-  readonly type: string;
-  readonly seq: number;
-  readonly ts: string;
-  readonly payload: unknown;
-}
+export type { JournalEvent } from './journal.ts';
 
 type Row = Record<string, unknown>;
 type Ids = { readonly id?: unknown; readonly uuid?: unknown };

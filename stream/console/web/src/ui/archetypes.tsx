@@ -1,8 +1,8 @@
 import { useSignal } from '@preact/signals';
 import { useEffect } from 'preact/hooks';
-import { dragType } from '../edit/editing.ts';
+import { itemType } from '../graph/intents.ts';
 import { useApp } from './context.ts';
-import { keyText } from './menu.tsx';
+import { keyText } from './keytext.ts';
 
 interface Entry {
   readonly item: string;
@@ -55,7 +55,7 @@ export function Archetypes() {
             <li key={item}>
               <button type="button" class="edit-palette-item" draggable data-item={item} onClick={() => ask(item)}
                 onDragStart={(event) => {
-                  event.dataTransfer?.setData(dragType, item);
+                  event.dataTransfer?.setData(itemType, item);
                   event.dataTransfer?.setData('text/plain', item);
                   setTimeout(() => { dragging.value = true; }); // not yet: it would be no drag
                 }}>

@@ -33,7 +33,7 @@ export function List() {
     const first = by === 1 ? 0 : index.length - 1; // where arrows begin that come from nowhere
     const next = Math.max(0, Math.min(index.length - 1, at < 0 && Math.abs(by) === 1 ? first : at + by));
     active.value = index.at(next)?.id ?? null;
-    reveal(ref.current, next, height);
+    reveal(ref.current, next * height, height);
   };
   const open = (id: string | null): void => {
     if (id && index.indexOf(id) >= 0) route.go({ topology: id, selection: [], at: null });
@@ -64,7 +64,7 @@ export function List() {
     if (rows) performance.mark('topostream.rows');
   }, [rows !== null]);
   useLayoutEffect(() => { // what is open is in view when the list comes, or is another
-    if (topology && rows) reveal(ref.current, index.indexOf(topology), height);
+    if (topology && rows) reveal(ref.current, index.indexOf(topology) * height, height);
   }, [topology, rows !== null, index]);
 
   const shown: preact.JSX.Element[] = [];

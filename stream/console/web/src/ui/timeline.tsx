@@ -1,14 +1,14 @@
 import { useSignal, useSignalEffect } from '@preact/signals';
 import { memo } from 'preact/compat';
 import { useEffect, useId, useLayoutEffect, useMemo, useRef } from 'preact/hooks';
-import { placeOf, placeOfSeq, type Entry } from '../state/timeline.ts';
+import { placeOf, placeOfSeq, type Entry } from '../state/entries.ts';
 import '../style/timeline.css';
 import { useApp } from './context.ts';
 import { Copy } from './copy.tsx';
 import { Fill } from './inject.tsx';
 import { Json, pretty } from './json.tsx';
 import { Scrubber } from './scrub.tsx';
-import { useVirtual } from './virtual.ts';
+import { reveal, useVirtual } from './virtual.ts';
 
 const height = 28;
 const expansion = 168; // pixels of an open payload: six rows
@@ -17,7 +17,7 @@ const slots = 256; // more than are ever drawn
 const twoDigits = (n: number): string => String(n).padStart(2, '0');
 
 /** Time of day, to the millisecond. */
-export function clockTime(ts: string | number): string {
+function clockTime(ts: string | number): string {
   const at = new Date(ts);
   if (Number.isNaN(at.getTime())) return '';
   const [h, m, s] = [at.getHours(), at.getMinutes(), at.getSeconds()].map(twoDigits);
@@ -25,7 +25,7 @@ export function clockTime(ts: string | number): string {
 }
 
 /** What the colour and the mark of a row say. */
-export function toneOf(entry: Entry): 'failed' | 'degraded' | 'applying' | 'raw' | 'gap' | 'plain' {
+function toneOf(entry: Entry): 'failed' | 'degraded' | 'applying' | 'raw' | 'gap' | 'plain' {
   if (entry.kind !== 'event') return entry.kind;
   if (entry.type === 'mutation.failed' || /^to failed/.test(entry.summary)) return 'failed';
   if (entry.type === 'mutation.requeued' || (entry.type === 'status' && /^to degraded/.test(entry.summary))) {
@@ -129,12 +129,7 @@ export function Timeline() {
       const entry = rows[next];
       if (entry) {
         select(entry);
-        const element = ref.current!;
-        const top = topOf(next);
-        if (top < element.scrollTop) element.scrollTop = top;
-        else if (top + height > element.scrollTop + element.clientHeight) {
-          element.scrollTop = top + height - element.clientHeight;
-        }
+        reveal(ref.current, topOf(next), height);
       }
     } else if (event.key === 'Enter' && here) toggle(here);
     else return;
@@ -265,12 +260,12 @@ function Expanded({ entry, top }: { readonly entry: Entry; readonly top: number 
 }
 
 /** A payload: JSON as a tree, anything else as the text that it is. */
-export function Payload({ payload }: { readonly payload: unknown }) {
+function Payload({ payload }: { readonly payload: unknown }) {
   return typeof payload === 'object' && payload !== null ? <div class="json"><Json value={payload} /></div>
     : <pre>{pretty(payload)}</pre>;
 }
 
-const hourOf = 3_600_000;
+const hour = 3_600_000; // in milliseconds
 
 /** Events by minute of the last hour, what failed at the foot of each; before the first that was read it is dim. */
 function Histogram({ onMinute }: { readonly onMinute: (minute: number) => void }) {
@@ -283,7 +278,7 @@ function Histogram({ onMinute }: { readonly onMinute: (minute: number) => void }
   const most = Math.max(1, ...bins.map((bin) => bin.count));
   const sum = bins.reduce((n, bin) => n + bin.count, 0);
   const failures = bins.reduce((n, bin) => n + bin.failures, 0);
-  const unread = Math.min(1, (since - from) / hourOf) * 600;
+  const unread = Math.min(1, (since - from) / hour) * 600;
   const label = since === Infinity ? `Last hour: ${timeline.paused.value ? 'paused' : 'not read'}`
     : `${unread ? `Since ${clockTime(since).slice(0, 5)}` : 'Last hour'}: ${sum} events, ` +
       `${failures} of them failures; at most ${most} in a minute`;

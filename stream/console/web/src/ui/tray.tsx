@@ -2,7 +2,7 @@ import type { Line } from '../edit/diff.ts';
 import type { Edit, Other, Sending } from '../edit/edit.ts';
 import type { Outcome } from '../edit/rebase.ts';
 import { useApp } from './context.ts';
-import { keyText } from './menu.tsx';
+import { keyText } from './keytext.ts';
 
 /** The canvas ends where the tray begins. */
 let watched: ResizeObserver | null = null;
