@@ -73,7 +73,7 @@ export function createApp(window: Window & typeof globalThis): App {
     if (status === 'active' || status === 'degraded') return true;
     return status ? `a topology that is ${status} cannot be edited: it must be active or degraded` : 'nothing is open';
   });
-  let refused: string | null = null; // what a key was refused for, as long as nothing else was said since
+  let refused: string | null = null; // why the newest key was refused; its notice goes when a key is not
   const commands = createCommands((reason) => {
     if (reason !== null || edit.notice.peek() === refused) edit.notice.value = reason;
     refused = reason;

@@ -1,4 +1,4 @@
-// From one graph to another by ops; so, too, back to what was before a change, and what does not return.
+// The ops that lead from one graph to another, for example back to before a change; and what they cannot bring back.
 import { applyGraph, type Decky, type Edge, type Graph, type GraphChanges, type Lan } from 'topostream';
 import { asRecord, preview } from './preview.ts';
 import type { Op } from './ops.ts';
@@ -48,8 +48,8 @@ function patchOf(was: unknown, is: unknown): Record<string, unknown> {
 }
 
 /**
- * Gives ops that make `to` out of `from`. Rows are the same by their ids. What is in neither's way comes in an order
- * in which no rule refuses it: first what goes, then new names, then what comes.
+ * Gives ops that make `to` out of `from`; a row is the same where its id is. Their order is one in which the rules
+ * refuse as little as may be: first what goes, then new names, then what comes.
  */
 export function opsBetween(from: Graph, to: Graph): Way {
   const ops: Op[] = [];
@@ -133,7 +133,7 @@ export function opsBetween(from: Graph, to: Graph): Way {
   return { ops: ops.filter((_, i) => refused[i] === null), lost: [...lost, ...differences(graph, to)] };
 }
 
-/** Renames, each when its name is free; a circle of names goes by way of another one. */
+/** Renames, each once its new name is free. Where names go round in a circle, one LAN gets a name in between. */
 function renames(lans: readonly Lan[], to: ReadonlyMap<string, Lan>): Op[] {
   const ops: Op[] = [];
   const names = new Map(lans.map((lan) => [lan.id, lan.name]));
@@ -161,8 +161,8 @@ function renames(lans: readonly Lan[], to: ReadonlyMap<string, Lan>): Op[] {
 }
 
 /**
- * What differs between two graphs, by the names of rows, in sentences: what `want` has and `got` has not. Columns in
- * `but` do not count.
+ * What `want` has and `got` has not, in sentences. Rows are the same where their names are; columns in `but` do not
+ * count.
  */
 export function differences(got: Graph, want: Graph, but: readonly string[] = []): readonly string[] {
   const list: string[] = [];

@@ -19,7 +19,7 @@ export function rebase(base: Graph, head: Graph, ops: readonly Op[]): readonly O
     const { refused } = preview(head, ops);
     return ops.map((op, i) => ({ op, state: refused[i] ? 'conflict' : 'valid', reason: refused[i] ?? null }));
   }
-  // The names that ops say: of rows that were there, by id; of rows that are staged, null.
+  // What a name in the ops stands for: the id of a row that was there, or null for one that an op has staged.
   const lans = new Map<string, string | null>(base.lans.map((lan) => [lan.name, lan.id]));
   const deckies = new Map<string, string | null>(base.deckies.map((decky) => [decky.name, decky.uuid]));
   const renamed = new Map<string, string>(); // LANs that a staged op has renamed: their new names, by id
@@ -59,7 +59,7 @@ export function rebase(base: Graph, head: Graph, ops: readonly Op[]): readonly O
       }
     }
     const reason = gone ?? on.run(op);
-    // What the next ops mean by the names, also where this one cannot be done: they need it, and say so.
+    // Names as the next ops mean them, also where this op cannot be done: those that need it are then refused, too.
     if (original.op === 'add_lan') lans.set(original.payload.name, null);
     if (original.op === 'add_decky') deckies.set(original.payload.name, null);
     if (original.op === 'update_lan' && original.payload.patch?.name !== undefined && lanRow !== undefined) {

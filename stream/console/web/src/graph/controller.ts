@@ -27,7 +27,7 @@ type Gesture =
   | { readonly kind: 'wire'; readonly from: Point; readonly decky: SceneDecky }
   | { readonly kind: 'marquee'; readonly from: Point; readonly add: boolean };
 
-/** A place that something was dropped at in this tab, and the row's own place then. */
+/** Where something was dropped in this tab, and what place its row had then. */
 interface Moved extends Point {
   readonly wasX: number | null;
   readonly wasY: number | null;
@@ -39,22 +39,19 @@ export const idOf = ({ kind, key }: Selection): string => `${kind}:${key}`;
 export class GraphController {
   /** The scene as it was last drawn. */
   readonly scene: Signal<Scene> = signal(noScene);
-  /** Where the keyboard is. */
+  /** The id of what the keyboard is on. */
   readonly cursor: Signal<string | null> = signal(null);
   readonly dim = signal(false);
   readonly unhealthyOnly = signal(false);
   readonly zoom = signal(1);
-  /** Whether something is where this tab alone has it. */
+  /** Whether something stands where it was moved in this tab, and not where its row says. */
   readonly hasMoved = signal(false);
 
-  /** What has shown that it changed, by id: how often, and in how many frames; of the newest ones. */
+  /** For tests: how often each of the 500 newest items that changed has flashed, and in how many frames. */
   readonly flashed = new Map<string, { times: number; frames: number }>();
-  /** Of the newest frames: milliseconds to make the scene, and to draw it. */
+  /** For tests: of the 600 newest frames the milliseconds that making the scene took, and drawing it. */
   readonly costs: (readonly [number, number])[] = [];
-  /**
-   * How often it was drawn, how often in a frame that had been drawn already, how often the scene was another for
-   * that, and how often all of it was indexed anew.
-   */
+  /** For tests, counts: drawings, those within a frame that was drawn already, scenes made, indexes built anew. */
   readonly work = { draws: 0, again: 0, scenes: 0, indexes: 0 };
 
   readonly #app: App;
@@ -67,12 +64,12 @@ export class GraphController {
   #width = 0;
   #height = 0;
   #stale = true; // the scene is older than what it is made of
-  #drawn = 0; // the frame
+  #drawn = 0; // the timestamp of the newest frame that was drawn
   #topology: string | null = null;
   #fitted = false;
   #remembered: Remembered = new Map();
   #moved = new Map<string, Moved>();
-  #moves = 0; // another number when #moved is another
+  #moves = 0; // counts the changes of #moved
   /** What the scene was made of. */
   #made: { graph: Graph; ghosts: readonly Ghost[]; flight: readonly Mutation[]; moved: number } | null = null;
   #index = new SceneIndex(noScene);
@@ -89,7 +86,7 @@ export class GraphController {
     this.#theme = themeOf(canvas);
     this.#zoom = zoom<HTMLCanvasElement, unknown>()
       .scaleExtent(zooms)
-      // Pointer events come before the mouse's and the fingers': a drag of something is not one of the view.
+      // Mouse and touch events come after pointer events: what #down has taken as a drag does not move the view.
       .filter((event: MouseEvent | TouchEvent) => event.type === 'wheel'
         || ('touches' in event ? !this.#takesDrag()
           : event.button === 1 || (event.button === 0 && !event.shiftKey && !this.#takesDrag())))
@@ -351,7 +348,7 @@ export class GraphController {
     return { x: left + box.x * k + x, y: top + box.y * k + y, w: box.w * k, h: box.h * k };
   }
 
-  /** Where a menu begins that the keyboard asks for: at what it is on or what is selected. CSS pixels of the window. */
+  /** Where a menu opens that is asked for by key: at what the keyboard is on or what is selected. CSS pixels. */
   menuCorner(): Point {
     const { items } = this.scene.peek();
     const at = this.#keyboardAt(items);
@@ -387,7 +384,7 @@ export class GraphController {
     this.#app.route.go({ selection: next });
   }
 
-  /** What of the selection is in the graph, without ghosts. */
+  /** What is selected and has a row: neither ghosts nor what is gone. */
   #targets(): Selection[] {
     const { items, homes } = this.scene.peek();
     return this.#app.route.current.peek().selection.filter((s) => items.get(idOf(s))?.row || homes.has(idOf(s)));
@@ -617,7 +614,7 @@ export class GraphController {
     if (decky?.kind !== 'decky' || ids.size > 1 || this.#app.editable.peek() !== true) return false;
     const home = decky.lan ? items.get(decky.lan) : undefined;
     const at = this.#world(this.#pointer);
-    if (home?.kind !== 'lan' || contains(home, at)) return false; // which may lie over others
+    if (home?.kind !== 'lan' || contains(home, at)) return false; // the home may lie over other LANs
     const lan = lans.findLast((one) => contains(one, at));
     if (!lan) return false;
     this.#app.intents.rehome(decky.name, lan.name);
@@ -648,7 +645,7 @@ export class GraphController {
     this.#afterMoves();
   }
 
-  /** What was dropped stays there until the tables say where it is. If nobody takes it up, it goes back. */
+  /** What was dropped goes back after three seconds in which no mutation moves it and its row has stayed as it was. */
   #expect(id: string): void {
     const place = this.#moved.get(id);
     window.setTimeout(() => {
@@ -745,7 +742,7 @@ export class GraphController {
     }
   }
 
-  /** Where the keyboard begins: the upper left LAN that is to be seen. */
+  /** Where the keyboard begins: the LAN that is farthest up and left, or such a decky where there is no LAN. */
   #first(): SceneNode | null {
     const { lans, deckies } = this.scene.peek();
     const nodes: readonly SceneNode[] = lans.length ? lans : deckies;

@@ -85,7 +85,7 @@ export function touches(event: JournalEvent, target: Target): boolean {
       target.kind === 'lan' ? p.lan === target.name || (op.endsWith('_lan') && p.name === target.name)
         : p.decky === target.name || (op === 'add_decky' && p.name === target.name));
   }
-  // An event of one's own names it as one likes.
+  // What an event of one's own is about, it says in a member of any name.
   return Object.values(payload).some((value) => value === target.key || value === target.name);
 }
 

@@ -12,15 +12,15 @@ export interface Place {
 
 /** What somebody wants of the graph. The canvas says it and does nothing by itself: editing decides. */
 export interface Intents {
-  /** Something was dragged to another place. A decky's place is of its home LAN. */
+  /** Something was dragged to another place. A decky's place is relative to its home LAN. */
   move(target: Selection, to: { readonly x: number; readonly y: number }): void;
   /** A decky's port was dragged onto a LAN, or onto a decky of it: both by name. */
   connect(decky: string, lan: string): void;
   /** A decky was dragged onto a LAN that is not its home: both by name. It goes back to where it was. */
   rehome(decky: string, lan: string): void;
-  /** Something of the palette was dropped; `onto` is the decky beneath it. */
+  /** An item of the palette was dropped; `onto` is the name of the decky beneath it. */
   drop(item: string, at: Place, onto: string | null): void;
-  /** The context menu was asked for, on the canvas itself with null; client is in CSS pixels of the window. */
+  /** The context menu was asked for, on the canvas itself without targets; client is in CSS pixels of the window. */
   menu(targets: readonly Selection[], at: Place, client: { readonly x: number; readonly y: number }): void;
   /** Delete was pressed. */
   remove(targets: readonly Selection[]): void;

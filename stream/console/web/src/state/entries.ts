@@ -75,19 +75,19 @@ export function entryOfJournal({ type, ts, seq, payload }: JournalEvent): Entry 
   };
 }
 
-/** Whether an event is something that somebody should hear of who looked away. */
+/** Whether an event is a failure: the title counts those that come while nobody looks. */
 export function isFailure(type: string, payload: unknown): boolean {
   const state = type === 'status' ? fieldsOf(payload).state : null;
   return type === 'mutation.failed' || state === 'failed' || state === 'degraded';
 }
 
 /**
- * Puts a page of the journal, in order, among the entries, and gives all in order. What is there already is not put
- * twice, and stays the same object; a raw NOTIFY stays behind the event that it came after.
+ * Merges a page of the journal into the entries; both are in order. An event that is there already stays the same
+ * object; a raw NOTIFY stays behind the event that it came after.
  */
 export function merge(entries: readonly Entry[], page: readonly Entry[]): Entry[] {
   const first = entries[0]?.seq;
-  if (first && page.length && page.at(-1)!.seq! < first) return [...page, ...entries]; // one scrolls up
+  if (first && page.length && page.at(-1)!.seq! < first) return [...page, ...entries]; // as when somebody scrolls up
   const result: Entry[] = [];
   let next = 0;
   for (const entry of entries) {
@@ -142,7 +142,7 @@ interface Run {
 
 const perMinute = 60_000;
 
-/** Keeps the timeline of one topology. It is told what comes, and says what a filter leaves of it. */
+/** Keeps the entries of one topology, and those that a filter leaves of them. */
 export class Events {
   /** The most that is kept while new events come, and while somebody scrolls into the past. */
   static readonly following = 20_000;
@@ -152,7 +152,7 @@ export class Events {
   #test: ((entry: Filtered) => boolean) | null = null;
   #who: (entry: Entry) => string | null;
   #bins = new Map<number, { count: number; failures: number }>();
-  #runs: Run[] = []; // what is in the bins, in order: what was let go of may come again, and is not counted twice
+  #runs: Run[] = []; // what the bins have counted, in order: what was let go of may be read again, and counts once
 
   constructor(who: (entry: Entry) => string | null = () => null) { this.#who = who; }
 

@@ -1,4 +1,4 @@
-// Mutations that failed while this page looked. They stay until somebody has read and dismissed them.
+// Mutations that failed while this page was open. They stay until somebody has read and dismissed them.
 import { signal, type ReadonlySignal } from '@preact/signals';
 import type { StreamEvent } from 'topostream';
 

@@ -35,7 +35,7 @@ const compares: Record<string, (a: number, b: number) => boolean> = {
 // A word, with what is in quotes or slashes in one piece.
 const word = /-?(?:"[^"]*"|\/(?:\\.|[^\\/])+\/i?(?=\s|$)|[^\s"]\S*)/gy;
 
-/** Reads a filter; what it does not understand it says. */
+/** Reads a filter, or says what is wrong with it. */
 export function parseFilter(text: string): Filter {
   const tests: Test[] = [];
   let by = false;

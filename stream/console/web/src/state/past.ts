@@ -53,9 +53,9 @@ export function createPast(
   let views = new Map<number, View>(); // by seq: the past does not change
   const generation = signal(0); // of the window: an answer for an older one is thrown away
   let queue: Promise<unknown> = Promise.resolve(); // one reader at a time
-  let readers = 0; // they put what they read before what is there: nothing goes meanwhile
+  let readers = 0; // while there are some, no event is let go of: they prepend to the window
 
-  let arrived: JournalEvent[] = []; // and is not in the window yet
+  let arrived: JournalEvent[] = []; // came live, and is not in the window yet
   let timer: ReturnType<typeof setTimeout> | undefined;
   const newest = (known: JournalWindow): number => arrived.at(-1)?.seq ?? known.head;
 
@@ -92,7 +92,7 @@ export function createPast(
     timer ??= setTimeout(tell, updatePeriod);
   });
   let topology: string | null = null;
-  effect(() => { // a topology is closed: its snapshot begins the next window
+  effect(() => { // another topology, whose snapshot begins the next window
     const { topology: next } = route.current.value;
     if (next === topology) return;
     topology = next;
@@ -197,7 +197,7 @@ export function createPast(
     }
   };
 
-  // Only what the address says, and that there is a head to walk back from: the past does not change with the head.
+  // These change with the address, and when there is a head to walk back from, but not with each event: the past stays.
   const at = computed(() => route.current.value.at);
   const walkable = computed(() => {
     const head = viewOfHead(live.open.value);

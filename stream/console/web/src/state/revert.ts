@@ -60,7 +60,7 @@ export function createRevert({ route, commands, live, history, editable, propose
     const [one] = selection;
     return one && selection.length === 1 && (one.kind === 'mutation' || one.kind === 'event') ? one : null;
   });
-  /** What the window knows of it already. */
+  /** Its event, where that has been read already. */
   const told = computed(() => {
     const one = selected.value;
     return one ? history.window.value?.events.findLast((event) => isToldBy(event, one)) : undefined;

@@ -9,7 +9,7 @@ import { blamed, counted, nothingYet, short, type Count } from './promise.ts';
 import type { RouteState } from './route.ts';
 import type { Session } from './session.ts';
 
-/** `calm` is nothing to see, `busy` mends itself, `bad` wants somebody. */
+/** `calm` needs nobody, `busy` mends itself, `bad` needs somebody. */
 export interface Words {
   readonly tone: 'calm' | 'busy' | 'bad';
   readonly text: string;
@@ -37,7 +37,7 @@ export interface Facts {
   readonly since: number;
   readonly now: number;
   readonly topology: TopologyState | null;
-  /** What the head is ahead of the page, while it catches up. */
+  /** How far the page is behind the head, while it catches up. */
   readonly behind: number;
   /** Where the newest stream went on, and when; null if it was the first. */
   readonly resumed: { readonly seq: number; readonly at: number } | null;
@@ -111,7 +111,7 @@ export function createSignature(
   const resumed = signal<Facts['resumed']>(null);
   const opens = signal(0);
   let was: Connection['state'] | null = null;
-  let left: number | null = null; // the seq where the stream broke off: with what opens it events may have come
+  let left: number | null = null; // the seq where the stream broke off: when it is open again, events may have come
   effect(() => {
     const { state } = live.connection.value;
     if (state === was) return;

@@ -1,4 +1,4 @@
-// Fills the timeline: with what comes, with what the journal has of before, and with who asked for it.
+// The timeline of the open topology: what comes live, what the journal has from before, and who asked for it.
 import { effect, signal, type ReadonlySignal, type Signal } from '@preact/signals';
 import type { Mutation, StreamEvent } from 'topostream';
 import { entryOf, entryOfJournal, Events, type Entry } from './entries.ts';
@@ -10,7 +10,7 @@ import { Problem, type Rest } from './rest.ts';
 import type { RouteState } from './route.ts';
 
 export interface Timeline {
-  /** Rises whenever what the functions below give is another. */
+  /** Rises whenever the functions below give something else. */
   readonly version: ReadonlySignal<number>;
   /** Rises with it, four times a second at most. */
   readonly sampled: ReadonlySignal<number>;
@@ -26,11 +26,11 @@ export interface Timeline {
   readonly paused: Signal<boolean>;
   /** How many events wait while it is paused. */
   readonly waiting: ReadonlySignal<number>;
-  /** Set by whoever scrolls: at the newest row, or somewhere in the past, of which more is then kept. */
+  /** Whether the newest row is in view; set by whoever scrolls. While somebody reads further up, more rows are kept. */
   readonly atEnd: Signal<boolean>;
   /** Reads the page of the journal before the oldest event, and says how many rows came in above. */
   readonly older: () => Promise<number>;
-  /** Who asked for a mutation: '' if nobody says, null if it is older than what is looked through, undefined as yet. */
+  /** Who asked for a mutation: '' if nobody says, null if it is too old to be found, undefined before the look-up. */
   readonly who: (mutation: string | null) => string | null | undefined;
   /** Finds out who asked for what is on the screen, some time soon and at most once in five seconds. */
   readonly wantWho: (mutations: readonly string[]) => void;
@@ -61,7 +61,7 @@ export function createTimeline(
   let id: string | null = null;
   let events = new Events();
   let held: Entry[] = []; // came while paused
-  let arrived: Entry[] = []; // came since the last look
+  let arrived: Entry[] = []; // came since the last frame that took them in
   let sampling = 0;
   let snapshot = 0; // the newest one's seq
   let fetched = new Map<number, Entry>(); // one by one, for the inspector
@@ -200,7 +200,7 @@ export function createTimeline(
       const last = events.newest;
       const first = held.find((entry) => entry.seq !== null)?.seq;
       events.append(held.splice(0), Events.reading);
-      if (last !== null && first && first > last + 1) void between(last, first - 1); // too many came
+      if (last !== null && first && first > last + 1) void between(last, first - 1); // some of what came was let go of
       touch();
     }
     waiting.value = 0;
@@ -213,11 +213,11 @@ export function createTimeline(
     asked = Date.now();
     const topology = id;
     const wanted = unknown;
-    unknown = new Set(); // of what is wanted from now on, the pages that are read may be too old
+    unknown = new Set(); // the pages that are about to be read may be too old for what is wanted from now on
     let before = '';
     let ended = false;
     try {
-      // The newest are asked for most; who asked for one of long ago is some pages down.
+      // Newest first: the first page has most of what is wanted.
       for (let pages = 0; pages < 5 && !ended && wanted.size; pages++) {
         const found = await rest.send<readonly (Mutation & { readonly position: number })[]>(
           'GET', `/topologies/${topology}/mutations?limit=200${before}`);
@@ -241,7 +241,7 @@ export function createTimeline(
     version, sampled, filter, loading, problem, complete, paused, waiting, atEnd, older,
     shown: () => events.shown,
     all: () => events.all,
-    // What has arrived is in with the next frame; what is held may wait for long.
+    // Up to what has been taken in, or is held: what has just arrived is in with the next frame.
     hour: (now) => events.hour(now, Math.max(snapshot, newest(held) ?? 0), complete.peek()),
     who: (mutation) => mutation === null ? '' : who.get(mutation),
     wantWho: (mutations) => {

@@ -12,11 +12,11 @@ interface Entry {
   readonly keys?: string;
 }
 
-/** What can be added: dragged onto the canvas, a LAN or a decky, or by Enter, which asks where. */
+/** What can be added: by a drag onto the canvas, a LAN or a decky, or by a press, which asks where. */
 export function Archetypes() {
   const { editing: { archetypes, ask } } = useApp();
   const open = useSignal(false);
-  const dragging = useSignal(false); // the list is then no obstacle: what lies beneath it can be dropped on
+  const dragging = useSignal(false); // the pointer then passes through the list to what lies beneath
   useEffect(() => {
     if (!dragging.value) return undefined;
     const over = (): void => { dragging.value = false; };
@@ -57,7 +57,8 @@ export function Archetypes() {
                 onDragStart={(event) => {
                   event.dataTransfer?.setData(itemType, item);
                   event.dataTransfer?.setData('text/plain', item);
-                  setTimeout(() => { dragging.value = true; }); // not yet: it would be no drag
+                  // Afterwards: a change of the page within this event would end the drag.
+                  setTimeout(() => { dragging.value = true; });
                 }}>
                 <span class="edit-shape" data-shape={shape} aria-hidden="true" />
                 <span>{title}</span>

@@ -3,7 +3,7 @@ import { summaryOf, touches, type Target } from '../graph/history.ts';
 import { readJournal, type JournalEvent } from '../state/journal.ts';
 import { useApp } from './context.ts';
 
-/** How many events one look into the journal reads, and how many looks are made by themselves. */
+/** How many events a page of the journal has, and how many pages are read unasked. */
 const page = 500;
 const unasked = 4;
 /** The newest that are shown. */
@@ -11,7 +11,7 @@ const most = 200;
 
 interface Found {
   readonly events: readonly JournalEvent[]; // newest first
-  readonly from: number; // all above this seq has been looked through
+  readonly from: number; // all events above this seq have been searched
   readonly first: number; // the journal's oldest
 }
 

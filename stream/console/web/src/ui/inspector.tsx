@@ -249,7 +249,7 @@ function MutationPane({ id }: { id: string }) {
   const inFlight = !!here;
   const [row, setRow] = useState<MutationRow | null>(null);
   const [problem, setProblem] = useState('');
-  useEffect(() => { // once more when it is in flight no longer: only then it has a result
+  useEffect(() => { // again when it is no longer in flight: only then has it a result
     let current = true;
     findMutation(rest, topology!, id)
       .then((found) => current && setRow(found))

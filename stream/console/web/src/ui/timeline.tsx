@@ -56,7 +56,7 @@ export function Timeline() {
   useLayoutEffect(() => { // follows what comes, unless somebody reads
     const element = ref.current;
     if (!element || !timeline.atEnd.peek()) return;
-    queueMicrotask(() => { // when the other panes have what came, too: all of it is laid out once
+    queueMicrotask(() => { // after the other panes have rendered: the page is laid out once for all of them
       if (!timeline.atEnd.peek()) return;
       element.scrollTop = total;
       last.current = element.scrollTop;
@@ -65,7 +65,7 @@ export function Timeline() {
   const scroll = (): void => {
     const element = ref.current!;
     const { scrollTop } = element;
-    // What came since the scroll that this tells of may have made it longer: only who goes up has left the end.
+    // Rows that came since may have made it longer: only a scroll upwards leaves the end.
     if (scrollTop + element.clientHeight >= element.scrollHeight - height / 2) timeline.atEnd.value = true;
     else if (scrollTop < last.current) timeline.atEnd.value = false;
     last.current = scrollTop;
@@ -88,7 +88,7 @@ export function Timeline() {
     if (mutation && timeline.who(mutation) === undefined) mutations.push(mutation);
   }
   useEffect(() => { if (mutations.length) timeline.wantWho(mutations); });
-  useSignalEffect(() => { // nothing stays open of a topology that is not
+  useSignalEffect(() => { // another topology: the payload that is open is not its
     void route.current.value.topology;
     opened.value = null;
   });
@@ -107,7 +107,7 @@ export function Timeline() {
     opened.value = opens ? entry : null;
     if (!opens) return;
     timeline.atEnd.value = false; // who reads a payload is not carried away from it
-    requestAnimationFrame(() => { // its payload is in view, and the row itself above all
+    requestAnimationFrame(() => { // brings the payload into view, but never scrolls the row itself out of it
       const element = ref.current;
       const top = topOf(rows.indexOf(entry));
       const bottom = top + height + expansion;
@@ -149,12 +149,12 @@ export function Timeline() {
 
   const latest = useRef(toMinute);
   latest.current = toMinute;
-  // A scroll does not draw it anew.
+  // Memoized: a scroll does not render it anew.
   const histogram = useMemo(() => <Histogram onMinute={(minute) => latest.current(minute)} />, []);
   const at = current();
   const acts = useRef({ select, toggle });
   acts.current = { select, toggle };
-  // Each row says how many there are: as many as there were a moment ago, or each event would write all rows anew.
+  // Each row says how many rows there are. The number is taken now and then, or each event would write all rows anew.
   const told = useRef({ version: -1, size: 0 });
   const version = timeline.sampled.value;
   if (told.current.version !== version || !atEnd) told.current = { version, size: rows.length };
@@ -163,7 +163,7 @@ export function Timeline() {
     const entry = rows[i];
     if (!entry) break;
     const here = entry === at;
-    // A row that scrolls out becomes the one that scrolls in: that is cheaper than another.
+    // By its key the row that scrolls out becomes the one that scrolls in, which is cheaper than a new element.
     shown.push(<Row key={i % slots} entry={entry} top={topOf(i)} id={`${base}-${i}`}
       at={i} size={Math.min(told.current.size, rows.length)} selected={here} open={entry === opened.value}
       who={timeline.who(entry.mutation)} acts={acts} />);
@@ -272,7 +272,7 @@ function Histogram({ onMinute }: { readonly onMinute: (minute: number) => void }
   const { timeline, signature, route, live } = useApp();
   void timeline.sampled.value;
   if (!route.current.value.topology) return null;
-  // Its hour moves once in ten seconds, and ends with the ten that have begun: it is computed for each event.
+  // This runs for each event: the hour moves on only once in ten seconds, to the end of the ten that have begun.
   const { bins, from, since } = timeline.hour(
     Math.ceil((signature.clock.value + live.offset.value) / 10_000) * 10_000);
   const most = Math.max(1, ...bins.map((bin) => bin.count));

@@ -8,14 +8,15 @@ export interface VirtualRows {
   readonly onScroll: () => void;
 }
 
-/** What is drawn moves by so many rows at once: not each row that scrolls in is a rendering of its own. */
+/** The rows that are drawn move on by so many at once: not each row that scrolls in costs a rendering. */
 const step = 5;
+/** How many more are drawn above and below. */
 const beyond = 10;
 const never = (): boolean => false;
 
 /**
  * Gives which of `count` rows of `height` pixels are to be drawn: what is seen, and at least ten beyond at each end.
- * While `atEnd` says so, what is seen are the last ones, wherever it was scrolled to before they came.
+ * While `atEnd` says so, these are the last ones, although the element is not scrolled down to them yet.
  */
 export function useVirtual(count: number, height: number, atEnd: () => boolean = never): VirtualRows {
   const ref = useRef<HTMLDivElement>(null);
