@@ -36,9 +36,9 @@ export interface Told {
   readonly ids?: readonly string[];
   /** The list has begun. */
   readonly list?: boolean;
-  /** There is as much as can be waited for. */
+  /** The stream opens: all that it asked for has begun, or the wait for it is over. */
   readonly open?: boolean;
-  /** It is refused. */
+  /** The stream is refused. */
   readonly status?: number;
   readonly reason?: string;
 }
@@ -49,7 +49,7 @@ export type Message = Told | Asked | { readonly type: 'who' | 'here'; readonly t
 
 export interface Leader {
   readonly _generation: number;
-  readonly _hear: (message: Asked) => void;
+  readonly _receive: (message: Asked) => void;
   readonly _beat: () => void;
   readonly _stop: () => void;
 }
@@ -60,7 +60,7 @@ export type StreamOptions = Omit<Options, 'onEvent' | 'onConnection' | 'onViolat
 /** A stream that a tab has asked for. */
 interface Request {
   readonly _body: Body;
-  readonly _owed: Set<string>; // topologies of which nothing was sent
+  readonly _owed: Set<string>; // topologies that have not begun
   _list: boolean; // the list is owed
   _open?: boolean;
   _beats: number; // since it was made
@@ -90,7 +90,7 @@ export function lead(
 ): Leader {
   const requests = new Map<string, Request>();
   let up: TopologyStream | undefined;
-  let old: TopologyStream | undefined; // until up has caught up with it
+  let old: TopologyStream | undefined; // the one before up, until up has caught up with it
   let graph = false;
   let list = false;
   let timer: unknown;
@@ -167,7 +167,7 @@ export function lead(
       for (const key of requests.keys()) refuse(key);
     });
     stream.on('change', () => {
-      if (ours()) settle();
+      if (ours()) serve();
     });
     return stream;
   };
@@ -179,10 +179,10 @@ export function lead(
     const { connection } = up!.getSnapshot();
     const { status, reason } = connection.state === 'refused' ? connection : { status: 403, reason: '' };
     say({ key, status, reason });
-    later();
+    uniteSoon();
   };
 
-  /** What begins a topology for a request; nothing: not yet. */
+  /** The frames that begin a topology for a request; undefined while there are none yet. */
   const startOf = ({ _body: body }: Request, id: string): Frame[] | undefined => {
     const from = body.topologies[id]!;
     const feed = feeds.get(id);
@@ -202,7 +202,8 @@ export function lead(
     return whole && seq === head ? [snapshotOf(state)] : undefined;
   };
 
-  const settle = (): void => {
+  /** Sends each request what has come of what it is owed. */
+  const serve = (): void => {
     const now = up?.getSnapshot();
     if (!now) return;
     if (old) {
@@ -240,7 +241,7 @@ export function lead(
     }
   };
 
-  /** What all want together. */
+  /** Follows what all tabs want, on one stream. */
   const unite = (): void => {
     timer = undefined;
     const all = [...requests.values()];
@@ -263,15 +264,15 @@ export function lead(
       for (const id of ids) up.add(id);
       if (all[0] && up.getSnapshot().connection.state === 'refused') up.reconnect();
     }
-    settle();
+    serve();
   };
 
-  /** The tabs of one moment ask together. */
-  const later = (): void => {
+  /** Soon: tabs that ask at about the same time cause one change of the stream. */
+  const uniteSoon = (): void => {
     if (!stopped) timer ??= host.setTimeout(unite, 20);
   };
 
-  const hear = (message: Asked): void => {
+  const receive = (message: Asked): void => {
     if (message.type === 'want') {
       const { key, body } = message;
       if (requests.has(key)) return;
@@ -279,22 +280,22 @@ export function lead(
       requests.set(key, { _body: body, _owed: owed, _list: !!body.list, _beats: 0 });
       watch(key, () => {
         requests.delete(key);
-        later();
+        uniteSoon();
       });
       const refused = up?.getSnapshot().connection.state === 'refused';
       if (refused && host.performance.now() - refusedAt < 1000) return refuse(key);
-      later();
+      uniteSoon();
     } else if (message.type === 'again') up?.reconnect();
     else host.setTimeout(beat, 20); // Chromium hands a frozen page its messages, and runs no timers: it may not answer
   };
 
   return {
     _generation: generation,
-    _hear: hear,
+    _receive: receive,
     _beat: () => {
       beat();
       for (const request of requests.values()) request._beats++;
-      settle();
+      serve();
     },
     _stop: () => {
       stopped = true;

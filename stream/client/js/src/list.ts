@@ -4,9 +4,9 @@ import type { ListEvent, Summary } from './types.ts';
 /** By id; null until all of it has come. */
 export type Rows = Map<string, Summary> | null;
 
-/** Takes an event into the rows, and gives them, or new ones. `arrivals` are those of a list that has not all come. */
+/** Takes an event into the rows, and gives them, or new ones. `arrivals` holds the frames so far of a list in parts. */
 export function takeListEvent(rows: Rows, arrivals: Summary[], { type, payload }: ListEvent): Rows {
-  // Whoever reconnects gets it all again. A server that is behind must take no row back.
+  // After a reconnect the whole list comes again: a server that is behind must not make a row older.
   const entry = (row: Summary): [string, Summary] => {
     const old = rows?.get(row.id);
     return [row.id, old && old.seq > row.seq ? old : row];

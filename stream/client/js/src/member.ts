@@ -9,7 +9,7 @@ import type { Connection, StreamState, Tabs } from './types.ts';
 export interface Member {
   /** As fetch: the client asks for its stream. */
   _fetch: (input: string, init: RequestInit) => Promise<Response>;
-  /** How the leader's stream fares, if not well. */
+  /** The state of the leader's own stream while that is not open. */
   _connection: () => Connection | undefined;
   _tabs: () => Tabs;
   _again: () => void;
@@ -23,7 +23,7 @@ interface Pipe {
   _list?: boolean | undefined; // the list has begun
   _open?: boolean;
   readonly _write: (text: string) => void;
-  /** With an answer, or because the stream has opened. */
+  /** Answers the client's request: with a refusal, or else with the stream, which has opened. */
   readonly _answer: (refusal?: Told) => void;
   readonly _end: () => void;
 }
@@ -44,13 +44,13 @@ export function member(
   const name = `topostream 1 ${url} ${shared && share}`;
   const pipes = new Map<string, Pipe>();
   const feeds = new Map<string, Feed>();
-  const heard = new Set<string>(); // tabs, since the last roll call
+  const present = new Set<string>(); // the other tabs that have answered since the last roll call
   let channel: BroadcastChannel | undefined;
   let leave!: () => void;
   const left = new Promise<void>((resolve) => { leave = resolve; });
   let gone = false;
   let leader: Leader | undefined;
-  let generation = 0; // the newest heard of
+  let generation = 0; // of the newest leader that this tab knows of
   let connection: Connection | undefined; // of the leader
   let missed = 0; // beats
   let requests = 0;
@@ -61,7 +61,7 @@ export function member(
   /** To the other tabs and to this one. */
   const send = (message: Message): void => {
     channel?.postMessage(message);
-    hear(message);
+    receive(message);
   };
 
   /** Keeps what came, for those that this tab may lead one day. */
@@ -86,7 +86,7 @@ export function member(
     pipe._write(textOf({ event, data: snapshot && !pipe._body.graph ? rest : data }));
   };
 
-  /** Nothing counts that an older leader says. */
+  /** Another leader has begun, and what older ones say no longer counts: what they had not begun is asked of it. */
   const follow = (newest: number): void => {
     generation = newest;
     if (leader && leader._generation !== newest) resign();
@@ -96,22 +96,22 @@ export function member(
     }
   };
 
-  const hear = (message: Message): void => {
+  const receive = (message: Message): void => {
     if ('generation' in message) {
       if (message.generation < generation) return;
       if (message.generation > generation) follow(message.generation);
       take(message);
     } else if (message.type === 'who' || message.type === 'here') {
       if (message.type === 'who') call('here');
-      heard.add(message.tab);
-    } else leader?._hear(message as Asked);
+      present.add(message.tab);
+    } else leader?._receive(message as Asked);
   };
 
   const take = (told: Told): void => {
     const { key, connection: now, frames = [], ids = [], list, open, status } = told;
     for (const frame of frames) note(frame, !key);
     for (const [k, pipe] of pipes) {
-      if (now) pipe._write(':\n\n'); // nobody is silent
+      if (now) pipe._write(':\n\n'); // the leader is not silent, so neither is the stream
       if (key && key !== k) continue;
       for (const frame of frames) {
         if (key || (frame.id ? pipe._started.has(frame.id) : pipe._list)) write(pipe, frame);
@@ -155,7 +155,7 @@ export function member(
       return left;
     }).catch(() => { // another has stolen it
       if (leader === mine) resign();
-      if (!gone && !steal) claim(false); // who steals is waiting for its turn, too
+      if (!gone && !steal) claim(false); // a tab that stole still waits for its turn by an earlier claim
     });
   };
 
@@ -166,15 +166,15 @@ export function member(
   const tick = (): void => {
     timer = host.setTimeout(tick, second);
     if (!shared) {
-      count = heard.size + 1;
+      count = present.size + 1;
       problem = count < 5 ? null : `${count} tabs, a stream each: HTTP/1.1 has six connections. `
         + 'HTTPS lets tabs share one; HTTP/2 has no limit.';
-      heard.clear();
+      present.clear();
       call('who');
       changed();
     } else if (leader) {
       leader._beat();
-    } else if (++missed === 3) { // the beats of a hidden page may be late, its answers by a second alone
+    } else if (++missed === 3) { // a hidden page may send its beats late, but it answers within a second
       send({ type: 'ask' });
     } else if (missed > 4) {
       missed = 0;
@@ -200,7 +200,7 @@ export function member(
     _fetch: async (input, init) => {
       if (!channel && Channel && !gone) {
         channel = new Channel(name);
-        channel.onmessage = ({ data }) => hear(data as Message);
+        channel.onmessage = ({ data }) => receive(data as Message);
         timer = host.setTimeout(tick, second);
         if (shared) claim(false);
         else call('who');

@@ -4,7 +4,7 @@ import type { Violation } from './types.ts';
 /** Where one stream is within one topology. */
 export interface Cursor {
   _at: number | null; // newest seq that came, at first what it was asked to resume from
-  _from: number | null; // what came is contiguous since
+  _from: number | null; // everything after this number has come, up to _at
 }
 
 /** Moves a cursor on to an event, and says how that breaks the promise, if it does. */

@@ -1,3 +1,4 @@
+// The client: follows topologies on one stream, reconnects, resumes, and checks the promise.
 import { connect } from './connection.ts';
 import type { Host } from './host.ts';
 import { takeListEvent, type Rows } from './list.ts';
@@ -125,10 +126,10 @@ export class TopologyStream<E = unknown> implements AsyncIterable<StreamEvent<E>
     let current: Link | undefined; // open
     let next: Link | undefined; // about to be
     let timer: unknown; // of the next try
-    let settling = false;
+    let reconciling = false; // it is queued
     let retry = 2 * second; // the server's reconnection time
     let failures = 0;
-    let asked = false; // getToken has been asked once more
+    let asked = false; // getToken has been asked once more after a 401
     let rejected: string | undefined;
 
     // ---------------------------------------------------------- telling
@@ -146,12 +147,12 @@ export class TopologyStream<E = unknown> implements AsyncIterable<StreamEvent<E>
     /** Something is different. What one turn changes is told once, and makes one new stream at most. */
     const touch = (): void => {
       snapshot = undefined;
-      if (settling) return;
-      settling = true;
+      if (reconciling) return;
+      reconciling = true;
       queueMicrotask(() => {
-        settling = false;
+        reconciling = false;
         emit('change');
-        settle();
+        reconcile();
       });
     };
 
@@ -195,7 +196,7 @@ export class TopologyStream<E = unknown> implements AsyncIterable<StreamEvent<E>
     };
 
     /** Opens a new stream if the one that there is does not hold just what is wanted. */
-    const settle = (): void => {
+    const reconcile = (): void => {
       if (halted || next || timer) return;
       const all = wanted();
       const held = current?._cursors;
@@ -224,7 +225,7 @@ export class TopologyStream<E = unknown> implements AsyncIterable<StreamEvent<E>
 
       const arrivals: Summary[] = []; // of a list that has not all come
       let token: string | undefined;
-      let provenAt = Infinity; // from when on the server counts as one in order
+      let provenAt = Infinity; // from when on this stream counts as a success, which ends a row of failures
       let expired = false;
       let notice: string | undefined; // why the server ends it
 
@@ -236,7 +237,7 @@ export class TopologyStream<E = unknown> implements AsyncIterable<StreamEvent<E>
         emit('violation', violation);
       };
 
-      /** All are asked for again, by and by: only that brings this one what is missing. */
+      /** Asks for all again, after a pause: only another stream brings this part what is missing. */
       const askAgain = (part: Part, change: Partial<TopologyState>): void => {
         set(part, change);
         failures++;

@@ -1,16 +1,13 @@
 // The parts of the page, made once and wired here; components get them by useApp().
 import { computed, signal, type ReadonlySignal, type Signal } from '@preact/signals';
-import type { Graph, GraphChanges } from 'topostream';
 import { createEdit } from './edit/edit.ts';
 import { createEditing, type Editing } from './edit/editing.ts';
-import { inverse, type Way } from './edit/inverse.ts';
 import type { Op } from './edit/ops.ts';
 import type { Ghost } from './graph/ghost.ts';
-import { noIntents, type Intents } from './graph/intents.ts';
+import type { Intents } from './graph/intents.ts';
 import { createCommands, type Commands } from './state/commands.ts';
 import { createFailures, type Failures } from './state/failures.ts';
 import { createFrames, type Frames } from './state/frames.ts';
-import { createTimeline, type Timeline } from './state/history.ts';
 import { createLayout, type Layout } from './state/layout.ts';
 import { createLive, type Live } from './state/live.ts';
 import { createPast, type Past } from './state/past.ts';
@@ -20,8 +17,8 @@ import { createRevert, type Revert } from './state/revert.ts';
 import { createSession, type Session } from './state/session.ts';
 import { createSignature, type Signature } from './state/signature.ts';
 import { createSteps, type Steps } from './state/steps.ts';
-import type { View } from './state/view.ts';
-import { viewOfHead } from './state/view.ts';
+import { createTimeline, type Timeline } from './state/timeline.ts';
+import { viewOfHead, type View } from './state/view.ts';
 
 export interface App {
   readonly frames: Frames;
@@ -44,17 +41,13 @@ export interface App {
   readonly revert: Revert;
   /** What is staged, or in flight and not applied yet, as the graph draws it. */
   readonly ghosts: Signal<readonly Ghost[]>;
-  /** What the canvas tells; editing sets it, and nothing is done until then. */
-  readonly intents: Signal<Intents>;
+  /** What the canvas tells editing. */
+  readonly intents: Intents;
   /** Mutations that failed and that nobody has dismissed yet. */
   readonly failures: Failures;
   /** Whether the graph of the open topology may be edited now; otherwise why not. */
   readonly editable: ReadonlySignal<true | string>;
   readonly editing: Editing;
-  /** Takes ops into what is staged, with a note of what they are; an inverse, for example. */
-  readonly propose: Signal<((ops: readonly { op: string; payload: unknown }[], note: string) => void) | null>;
-  /** The ops that undo changes, and, in sentences, what they do not bring back. */
-  readonly inverse: Signal<((changes: GraphChanges, graph: Graph) => Way) | null>;
   /** The ops that are staged. */
   readonly staged: ReadonlySignal<readonly Op[]>;
 }
@@ -80,27 +73,20 @@ export function createApp(window: Window & typeof globalThis): App {
     if (status === 'active' || status === 'degraded') return true;
     return status ? `a topology that is ${status} cannot be edited: it must be active or degraded` : 'nothing is open';
   });
-  let refused: string | null = null; // what a key was refused for, as long as nothing else was said since
+  let refused: string | null = null; // why the newest key was refused; its notice goes when a key is not
   const commands = createCommands((reason) => {
     if (reason !== null || edit.notice.peek() === refused) edit.notice.value = reason;
     refused = reason;
   });
   const ghosts = signal<readonly Ghost[]>([]);
-  const intents = signal<Intents>(noIntents);
   const edit = createEdit(window, { route, rest, live, shown, past, ghosts, editable });
   const editing = createEditing(window, { route, commands, edit, editable });
-  intents.value = editing.intents;
-  const hooks = {
-    propose: signal<App['propose']['value']>(edit.propose),
-    inverse: signal<App['inverse']['value']>(inverse),
-    staged: computed(() => edit.staged.value.ops),
-  };
   const history = createPast({ route, rest, live, past });
   const steps = createSteps({ route, session, rest, live, commands, narrow: layout.small });
-  const revert = createRevert({ route, commands, editable, live, history, ...hooks });
+  const revert = createRevert({ route, commands, editable, live, history, propose: edit.propose });
   return {
     frames, route, session, rest, live, layout, signature, timeline, commands, shown, past, history, steps, revert,
-    ghosts,
-    intents, editing, editable, failures: createFailures(live.onEvent), ...hooks,
+    ghosts, intents: editing.intents, editing, editable, failures: createFailures(live.onEvent),
+    staged: computed(() => edit.staged.value.ops),
   };
 }

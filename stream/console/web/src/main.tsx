@@ -8,7 +8,7 @@ import { expose } from './state/window.ts';
 import { AppContext } from './ui/context.ts';
 import { Shell } from './ui/shell.tsx';
 
-performance.mark('topostream.app'); // when what was there, for whoever measures
+performance.mark('topostream.app'); // for measurements, as the marks of the stream, the list and its rows
 const app = createApp(window);
 expose(window, app);
 keepFocus(window);

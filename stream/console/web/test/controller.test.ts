@@ -2,8 +2,8 @@ import { signal } from '@preact/signals';
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 import type { Graph } from 'topostream';
 import type { App } from '../src/app.ts';
-import { GraphController, itemType } from '../src/graph/controller.ts';
-import type { Intents } from '../src/graph/intents.ts';
+import { GraphController } from '../src/graph/controller.ts';
+import { itemType, type Intents } from '../src/graph/intents.ts';
 import { createCommands } from '../src/state/commands.ts';
 import { createFrames } from '../src/state/frames.ts';
 import type { Route } from '../src/state/route.ts';
@@ -33,7 +33,7 @@ function setUp(editable: true | string = true, role: 'admin' | 'viewer' = 'admin
   const current = signal({ topology: 't', selection: [] } as unknown as Route);
   const app = {
     frames: createFrames(window),
-    shown: signal(view), ghosts: signal([]), intents: signal(intents), past: signal(null), editable: signal(editable),
+    shown: signal(view), ghosts: signal([]), intents, past: signal(null), editable: signal(editable),
     session: { role: signal(role) }, commands: createCommands(() => undefined),
     route: { current, go: (change: Partial<Route>) => { current.value = { ...current.peek(), ...change }; } },
   } as unknown as App;

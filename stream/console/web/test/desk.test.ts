@@ -92,8 +92,8 @@ function setUp(server = twoTopologies()) {
     show(id);
     listener({ kind: 'snapshot', type: 'snapshot', topology_id: id, seq: told } as StreamEvent);
   };
-  /** Hears what is new of the open topology. */
-  const hear = (): void => {
+  /** Receives what is new of the open topology. */
+  const receive = (): void => {
     const id = openId();
     const events = server.topologies[id].journal.slice(told);
     show(id);
@@ -111,44 +111,44 @@ function setUp(server = twoTopologies()) {
     server.work(openId());
   };
   const state = (): string => edit.sending.peek().state;
-  return { server, edit, snapshot, hear, move, stage, others, state };
+  return { server, edit, snapshot, receive, move, stage, others, state };
 }
 
 beforeEach(() => sessionStorage.clear());
 
 test('what one has done in another topology counts for none of the first', async () => {
-  const { edit, snapshot, hear, move, stage, others, state } = setUp();
+  const { edit, snapshot, receive, move, stage, others, state } = setUp();
   snapshot('a');
   others(100);
-  hear();
+  receive();
   snapshot('b');
   stage('lab');
   snapshot('a');
   await move(10); // its seq is far above what is staged in b began at
-  hear();
+  receive();
   snapshot('b');
   await edit.apply();
   expect(state()).toBe('waiting');
 });
 
 test('what one moves while something is staged is no conflict, whoever hears of it first', async () => {
-  const { edit, snapshot, hear, move, stage, state } = setUp();
+  const { edit, snapshot, receive, move, stage, state } = setUp();
   snapshot('a');
   stage('lab');
   await move(10);
-  hear();
+  receive();
   await move(20); // and the stream has not told of it
   await edit.apply();
   expect(state()).toBe('waiting');
 });
 
 test('a move of long ago is not counted, however much others have done since', async () => {
-  const { edit, snapshot, hear, move, stage, others, state } = setUp();
+  const { edit, snapshot, receive, move, stage, others, state } = setUp();
   snapshot('a');
   await move(10);
-  hear();
+  receive();
   others(2001);
-  hear();
+  receive();
   stage('lab');
   await edit.apply();
   expect(state()).toBe('waiting');
@@ -169,12 +169,12 @@ test('after a reload one’s own moves still count for what was staged before th
   before.snapshot('a');
   before.stage('lab');
   await before.move(10);
-  const { edit, snapshot, stage, state, hear, server } = setUp(before.server);
+  const { edit, snapshot, stage, state, receive, server } = setUp(before.server);
   snapshot('a');
   await edit.apply();
   expect(state()).toBe('waiting');
   server.work('a');
-  hear();
+  receive();
   expect(state()).toBe('applied');
   stage('more');
   await edit.apply();
@@ -182,11 +182,11 @@ test('after a reload one’s own moves still count for what was staged before th
 });
 
 test('others’ edits are a conflict that names them, and that rebasing cures', async () => {
-  const { edit, snapshot, hear, stage, others, state } = setUp();
+  const { edit, snapshot, receive, stage, others, state } = setUp();
   snapshot('a');
   stage('lab');
   others(1);
-  hear();
+  receive();
   await edit.apply();
   expect(edit.sending.peek()).toMatchObject({ state: 'conflict', others: [{ by: 'ada', lines: [{ sign: '+' }] }] });
   edit.rebase();
@@ -199,30 +199,30 @@ test('what others have done is told without a hole, and what nobody would read i
   before.snapshot('a');
   before.stage('lab');
   before.others(600);
-  const { edit, snapshot, hear, others, server } = setUp(before.server); // the tab is loaded anew
+  const { edit, snapshot, receive, others, server } = setUp(before.server); // the tab is loaded anew
   snapshot('a');
   others(50);
-  hear();
+  receive();
   await edit.apply();
   const told = edit.sending.peek();
   const done = server.topologies.a.journal.filter(({ type }) => type === 'mutation.applied').map(({ seq }) => seq);
   expect(told.state === 'conflict' && told.others.map(({ seq }) => seq)).toEqual(done);
   expect(told).toMatchObject({ more: 0 });
   others(400);
-  hear();
+  receive();
   await edit.apply();
   expect(edit.sending.peek()).toMatchObject({ state: 'conflict', more: 100 });
 });
 
 test('others’ edits are told of the topology that they were made in, also if another is open by then', async () => {
-  const { edit, snapshot, hear, stage, others, server } = setUp();
+  const { edit, snapshot, receive, stage, others, server } = setUp();
   snapshot('b');
   others(100);
-  hear();
+  receive();
   snapshot('a');
   stage('lab');
   others(1);
-  hear();
+  receive();
   const applying = edit.apply();
   snapshot('b'); // its seq is far above
   await applying;
@@ -230,7 +230,7 @@ test('others’ edits are told of the topology that they were made in, also if a
   const told = { state: 'conflict', others: [{ by: 'ada', lines: [{ sign: '+' }] }], more: 0 };
   expect(edit.sending.peek()).toMatchObject(told);
   server.enqueue('a', 'bob');
-  hear();
+  receive();
   const waits = edit.apply();
   snapshot('b');
   await waits;
@@ -239,7 +239,7 @@ test('others’ edits are told of the topology that they were made in, also if a
     others: [{ by: 'ada' }, { by: 'bob', lines: [{ text: 'add_lan is being applied' }] }], more: 0,
   });
   others(600);
-  hear();
+  receive();
   await edit.apply();
   const all = edit.sending.peek();
   const again = edit.apply();
@@ -252,10 +252,10 @@ test('others’ edits are told of the topology that they were made in, also if a
 });
 
 test('what was applied unheard is told with the version of its own topology, whatever is open by then', async () => {
-  const { edit, snapshot, hear, stage, others, state, server } = setUp();
+  const { edit, snapshot, receive, stage, others, state, server } = setUp();
   snapshot('b');
   others(5);
-  hear();
+  receive();
   snapshot('a');
   stage('lab');
   await edit.apply();

@@ -5,7 +5,7 @@ import { changedItems } from '../src/graph/diff.ts';
 import { findInScene } from '../src/graph/find.ts';
 import type { Ghost } from '../src/graph/ghost.ts';
 import { healthOf } from '../src/graph/health.ts';
-import { rowChangesOf, touches, type JournalEvent } from '../src/graph/history.ts';
+import { rowChangesOf, touches } from '../src/graph/history.ts';
 import { distanceToSegment, neighbour, SceneIndex } from '../src/graph/hit.ts';
 import { ghostsOf } from '../src/graph/inflight.ts';
 import {
@@ -13,6 +13,7 @@ import {
 } from '../src/graph/layout.ts';
 import { levelAt } from '../src/graph/level.ts';
 import { borderPoint, connectedTo, homesOf, patched, sceneOf, servicesOf, type SceneLink } from '../src/graph/scene.ts';
+import type { JournalEvent } from '../src/state/journal.ts';
 
 const none: Remembered = new Map();
 const topology_id = 't';

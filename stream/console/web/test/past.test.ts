@@ -2,12 +2,13 @@ import { signal } from '@preact/signals';
 import fc from 'fast-check';
 import type { StreamEvent, TopologyState } from 'topostream';
 import { expect, test } from 'vitest';
+import type { JournalEvent } from '../src/state/journal.ts';
 import type { Live } from '../src/state/live.ts';
 import { createPast } from '../src/state/past.ts';
 import type { Rest } from '../src/state/rest.ts';
 import type { Route } from '../src/state/route.ts';
 import type { View } from '../src/state/view.ts';
-import type { JournalEvent } from '../src/state/walk.ts';
+import { settled } from './settled.ts';
 
 /** A journal of events, each of which adds a LAN of its number; what is below `first` is pruned. */
 function world(first: number, head: number, cut: (n: number) => number, older = 0) {
@@ -56,13 +57,6 @@ function world(first: number, head: number, cut: (n: number) => number, older = 
     },
   };
 }
-
-const settled = async (yes: () => boolean): Promise<void> => {
-  for (let turns = 0; !yes(); turns++) {
-    if (turns > 10_000) throw new Error('it does not settle');
-    await Promise.resolve();
-  }
-};
 
 test('the view at a seq is the same however the journal is cut into pages, and while events come', async () => {
   await fc.assert(fc.asyncProperty(

@@ -1,75 +1,132 @@
-import fc from 'fast-check';
-import { expect, test } from 'vitest';
-import { parseFilter } from '../src/state/filter.ts';
-import { entryOfJournal, Events, merge, placeOf, placeOfSeq, summarize, type Entry } from '../src/state/timeline.ts';
+import { signal } from '@preact/signals';
+import type { StreamEvent } from 'topostream';
+import { expect, test, vi } from 'vitest';
+import type { JournalEvent } from '../src/state/journal.ts';
+import type { Live } from '../src/state/live.ts';
+import type { Rest } from '../src/state/rest.ts';
+import type { Route } from '../src/state/route.ts';
+import { createTimeline } from '../src/state/timeline.ts';
+import { settled } from './settled.ts';
 
-const event = (seq: number, type = 'test', payload: unknown = {}): Entry =>
-  entryOfJournal({ seq, type, payload, ts: new Date(Date.UTC(2026, 10, 29, 12, 0, seq)).toISOString() });
-const raw = (text: string): Entry =>
-  ({ kind: 'raw', seq: null, ts: '', type: 'notify', payload: text, summary: text, mutation: null });
-const seqs = (entries: readonly Entry[]): (number | null)[] => entries.map((entry) => entry.seq);
+const begin = Date.UTC(2026, 10, 29, 12);
+const minute = 60_000;
 
-test('pages of the journal, in whatever order they come, give each event once and in order', () => {
-  fc.assert(fc.property(fc.array(fc.tuple(fc.nat(50), fc.nat(20)), { minLength: 1 }), (pages) => {
-    let entries: Entry[] = [];
-    const wanted = new Set<number>();
-    for (const [from, length] of pages) {
-      const page = Array.from({ length }, (_, i) => event(from + i));
-      for (const { seq } of page) wanted.add(seq!);
-      entries = merge(entries, page);
+/**
+ * A journal with one event a second up to `head`, whose answers hold `most` events; so many mutations, of whose rows
+ * only the oldest and the newest name who asked; and the timeline of it.
+ */
+function world(head: number, most = 1000, mutations = 0) {
+  const event = (seq: number): JournalEvent =>
+    ({ type: 'test', seq, ts: new Date(begin + seq * 1000).toISOString(), payload: {} });
+  const journal = Array.from({ length: head }, (_, i) => event(i + 1));
+  let tell: (event: StreamEvent) => void = () => undefined;
+  const onEvent = (listener: typeof tell) => {
+    tell = listener;
+    return () => undefined;
+  };
+  const rows = Array.from({ length: mutations }, (_, i) => (
+    { id: `m${i + 1}`, position: i + 1, requested_by: i === 0 || i === mutations - 1 ? 'alice' : null }));
+  const rest = { send: async (_: string, path: string) => {
+    const params = new URLSearchParams(path.split('?')[1]);
+    if (path.includes('/mutations?')) {
+      const before = Number(params.get('before') ?? Infinity);
+      return rows.toReversed().filter(({ position }) => position < before).slice(0, Number(params.get('limit')));
     }
-    expect(seqs(entries)).toEqual([...wanted].sort((a, b) => a - b));
-  }));
+    const [after, limit] = [Number(params.get('after')), Number(params.get('limit'))];
+    const events = journal.filter(({ seq }) => seq > after).slice(0, Math.min(limit, most));
+    return { first: journal[0]?.seq ?? 0, head: journal.length, events };
+  } } as unknown as Rest;
+  const route = { current: signal({ topology: 't', filter: '' } as Route), go: () => undefined, takeToken: () => null };
+  const frames = { take: (run: () => void) => run(), draw: () => undefined, cancel: () => undefined };
+  const page = window as unknown as Window & typeof globalThis;
+  const timeline = createTimeline(page, { onEvent } as unknown as Live, route, rest, frames);
+  const hour = () => {
+    const { bins, from, since } = timeline.hour(begin + 30 * minute);
+    return { sum: bins.reduce((n, { count }) => n + count, 0), since: since === from ? 'all' : (since - begin) / 1000 };
+  };
+  return {
+    timeline, hour,
+    add: (n: number, live: boolean) => {
+      for (let i = 0; i < n; i++) {
+        const next = event(journal.length + 1);
+        journal.push(next);
+        if (live) tell({ ...next, kind: 'event', topology_id: 't' } as unknown as StreamEvent);
+      }
+    },
+    snapshot: () => tell({
+      kind: 'snapshot', type: 'snapshot', topology_id: 't', seq: journal.length, payload: { in_flight: [] },
+    } as unknown as StreamEvent),
+  };
+}
+
+test('the last hour says from when on it counts, until the journal is read to its beginning', async () => {
+  const w = world(1200);
+  expect(w.hour()).toEqual({ sum: 0, since: Infinity });
+  w.snapshot();
+  await settled(() => w.timeline.all().length === 500);
+  expect(w.hour()).toEqual({ sum: 500, since: 701 });
+  w.add(3, true);
+  expect(w.hour()).toEqual({ sum: 503, since: 701 });
+  await w.timeline.older();
+  expect(w.hour()).toEqual({ sum: 1003, since: 201 });
+  await w.timeline.older();
+  expect(w.hour()).toEqual({ sum: 1203, since: 'all' });
 });
 
-test('a raw NOTIFY stays behind the event that it came after', () => {
-  expect(merge([event(5), raw('x'), event(6)], [event(3), event(4), event(5)]).map((e) => e.seq ?? e.summary))
-    .toEqual([3, 4, 5, 'x', 6]);
+test('what was missed while the stream was away is counted once it is read, and none of it before', async () => {
+  const w = world(100);
+  w.snapshot();
+  await settled(() => w.timeline.all().length === 100);
+  w.add(50, false);
+  w.snapshot();
+  expect(w.hour().since).toBe(Infinity);
+  w.add(2, true); // before what lies between has come
+  expect(w.hour()).toEqual({ sum: 102, since: 151 });
+  await settled(() => w.timeline.all().length === 152);
+  expect(w.hour()).toEqual({ sum: 152, since: 'all' });
 });
 
-test('the place of a seq is found, whatever stands between', () => {
-  const gaps = fc.array(fc.constantFrom('event', 'hole', 'raw'), { maxLength: 40 });
-  fc.assert(fc.property(gaps, (kinds) => {
-    const entries = kinds.flatMap((kind, i) => kind === 'hole' ? [] : [kind === 'raw' ? raw(`${i}`) : event(i)]);
-    for (let seq = -1; seq <= kinds.length; seq++) {
-      expect(placeOfSeq(entries, seq)).toBe(entries.findIndex((entry) => entry.seq === seq));
-    }
-    for (const [i, entry] of entries.entries()) expect(placeOf(entries, entry)).toBe(i);
-  }));
+test('while it is paused the last hour is not said to be all that came, and afterwards it is', async () => {
+  const w = world(100);
+  w.snapshot();
+  await settled(() => w.hour().since === 'all');
+  w.timeline.paused.value = true;
+  w.add(3, true);
+  expect(w.hour()).toEqual({ sum: 100, since: Infinity });
+  w.timeline.paused.value = false;
+  expect(w.hour()).toEqual({ sum: 103, since: 'all' });
 });
 
-test('what a filter leaves is the same whether events came before the filter or after', () => {
-  const types = fc.array(fc.constantFrom('graph', 'status', 'mutation.failed', 'mutation.applied'));
-  fc.assert(fc.property(types, types, (before, after) => {
-    const entries = [...before, ...after].map((type, i) => event(i + 1, type, { op: 'x' }));
-    const events = new Events();
-    events.append(entries.slice(0, before.length));
-    events.apply(parseFilter('type:mutation.*'));
-    events.append(entries.slice(before.length));
-    expect(events.shown).toEqual(entries.filter(({ type }) => type.startsWith('mutation.')));
-  }));
+test('pages that are short, because events are large, leave no hole', async () => {
+  const w = world(700, 7);
+  w.snapshot();
+  await settled(() => w.timeline.all().length > 0);
+  expect(w.timeline.all().map(({ seq }) => seq)).toEqual(Array.from({ length: 500 }, (_, i) => 201 + i));
 });
 
-test('it lets the oldest go, of what the filter leaves, too, and counts them no second time in the last hour', () => {
-  const events = new Events();
-  events.apply(parseFilter('seq>2'));
-  for (let seq = 1; seq <= 20; seq++) events.append([event(seq)], 10);
-  expect(events.oldest).toBeGreaterThan(8);
-  expect(events.shown).toEqual(events.all);
-  const now = Date.UTC(2026, 10, 29, 12, 0, 30);
-  const sum = (): number => events.hour(now, 0, false).bins.reduce((n, bin) => n + bin.count, 0);
-  expect(sum()).toBe(20);
-  expect(events.insert(Array.from({ length: 5 }, (_, i) => event(i + 4)))).toBe(5);
-  expect(sum()).toBe(20);
+test('of a topology whose journal is empty, what was missed is read', async () => {
+  const w = world(0);
+  w.snapshot();
+  await settled(() => w.hour().since === 'all');
+  w.add(5, false);
+  w.snapshot();
+  await settled(() => w.timeline.all().length === 5);
+  expect(w.hour()).toEqual({ sum: 5, since: 'all' });
 });
 
-test('an event is summed up in one line', () => {
-  expect(summarize('mutation.enqueued', { op: 'add_decky', payload: { name: 'web-1', lan: 'dmz' } }))
-    .toBe('add_decky web-1 in dmz');
-  expect(summarize('mutation.failed', { op: 'add_lan', reason: 'name taken' })).toBe('add_lan: name taken');
-  expect(summarize('status', { state: 'tearing_down', reason: null })).toBe('to tearing down');
-  expect(summarize('graph', { lans: [{ name: 'a' }], removed: [{ table: 'edges', id: 'x' }] })).toBe('a; 1 removed');
-  fc.assert(fc.property(fc.string(), fc.jsonValue(), (type, payload) => {
-    expect(summarize(type, payload).length).toBeLessThan(100_000);
-  }));
+test('who asked is not known of what is older than the newest thousand; of what is gone nobody says it', async () => {
+  vi.useFakeTimers();
+  try {
+    const names = async (mutations: number): Promise<unknown[]> => {
+      const { timeline } = world(1, 1000, mutations);
+      const wanted = ['m1', 'm2', `m${mutations}`, 'gone'];
+      timeline.wantWho(wanted);
+      await vi.advanceTimersByTimeAsync(5000);
+      return wanted.map((id) => timeline.who(id));
+    };
+    expect(await names(1001)).toEqual([null, '', 'alice', null]);
+    expect(await names(999)).toEqual(['alice', '', 'alice', '']);
+  } finally {
+    vi.useRealTimers();
+  }
 });

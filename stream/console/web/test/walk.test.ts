@@ -2,9 +2,10 @@ import fc from 'fast-check';
 import { applyGraph, type Graph, type GraphChanges, type TopologyState, type TopologyStatus } from 'topostream';
 import { expect, test } from 'vitest';
 import { afterEvent } from '../../../client/js/src/replay.ts';
+import type { JournalEvent } from '../src/state/journal.ts';
 import { transitions } from '../src/state/lifecycle.ts';
 import { viewOfHead, type View } from '../src/state/view.ts';
-import { composeBackwards, isStop, walkBack, type JournalEvent } from '../src/state/walk.ts';
+import { composeBackwards, isStop, walkBack } from '../src/state/walk.ts';
 
 // ------------------------------------------------------------------ random histories, as a server makes them
 

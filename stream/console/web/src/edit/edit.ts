@@ -2,11 +2,11 @@
 import { batch, computed, effect, signal, type ReadonlySignal, type Signal } from '@preact/signals';
 import type { Graph, GraphChanges, StreamEvent, TopologyState } from 'topostream';
 import type { Ghost } from '../graph/ghost.ts';
+import { readJournal, type JournalEvent } from '../state/journal.ts';
 import type { Live } from '../state/live.ts';
 import { Problem, type Rest } from '../state/rest.ts';
 import type { RouteState, Selection } from '../state/route.ts';
 import { viewOfHead, type View } from '../state/view.ts';
-import type { JournalEvent } from '../state/walk.ts';
 import { describeAll, describeChanges, type Line } from './diff.ts';
 import { createKeep } from './kept.ts';
 import { opsOf, type Op } from './ops.ts';
@@ -23,7 +23,7 @@ export interface Other {
   readonly lines: readonly Line[];
 }
 
-/** The way of a change set. What is staged stays until it is applied. */
+/** How far a change set is on its way to the server. What is staged stays until it is applied. */
 export type Sending =
   | { readonly state: 'none' | 'sending' }
   | { readonly state: 'waiting'; readonly mutation: string }
@@ -39,17 +39,18 @@ export type Sending =
 interface Base {
   readonly graph: Graph;
   readonly seq: number;
-  /** Version and mutations in flight: how many were ever enqueued. */
+  /** Version + mutations in flight, as the server counts `expected_version`: how many were ever enqueued. */
   readonly expected: number;
 }
 
 /** A mutation that this page has enqueued. */
 interface Own {
   readonly topology: string;
-  /** Of its mutation.enqueued; Infinity, which is after every base, until the stream has told of it. */
+  /** The seq of its mutation.enqueued; Infinity, later than every base, until that event has come. */
   readonly seq: number;
 }
 
+/** What editing holds for one topology. */
 interface Desk {
   readonly staged: Staged;
   readonly base: Base | null;
@@ -67,7 +68,7 @@ export interface Edit {
   readonly sending: ReadonlySignal<Sending>;
   /** A sentence about what was just asked for: why it cannot be, or what it did not do. */
   readonly notice: Signal<string | null>;
-  /** Stages ops as one step; the reason if it cannot be, which is the notice, too. */
+  /** Stages ops as one step; if that cannot be, gives the reason and shows it as the notice. */
   readonly stage: (...ops: Op[]) => true | string;
   /** Whether ops could be staged now; otherwise why not. */
   readonly check: (...ops: Op[]) => true | string;
@@ -172,7 +173,8 @@ export function createEdit(window: Window & typeof globalThis, parts: Parts): Ed
 
   live.onEvent((event) => {
     if (event.kind === 'snapshot') {
-      // What is in the snapshot is told of by no event. If one was too late for it, its event comes and says so.
+      // A mutation that the snapshot holds gets no event any more: it counts as enqueued by then. One that the snapshot
+      // does not hold yet gets its event later, which corrects this.
       for (const [mutation, one] of own) {
         if (one.topology === event.topology_id && one.seq === Infinity) own.set(mutation, { ...one, seq: event.seq });
       }
@@ -193,13 +195,13 @@ export function createEdit(window: Window & typeof globalThis, parts: Parts): Ed
     }
   });
 
-  /** The topology of an id while it is the one that is open: what was awaited may have outlasted that. */
+  /** The topology if it is the one that is open. To be asked again after each await: another may be open by then. */
   const openAs = (id: string): TopologyState | null => {
     const open = live.open.peek();
     return open?.id === id ? open : null;
   };
 
-  /** A snapshot takes the place of events: what became of a mutation is in the list of them. */
+  /** After a snapshot the event that ended a mutation may never come: the list of mutations says what became of it. */
   const lookUp = async (id: string): Promise<void> => {
     const { sending: now } = desks.peek().get(id) ?? emptyDesk;
     if (now.state !== 'waiting') return;
@@ -207,30 +209,29 @@ export function createEdit(window: Window & typeof globalThis, parts: Parts): Ed
     const rows = await rest.send<readonly Row[]>('GET', `/topologies/${id}/mutations?limit=200`).catch(() => []);
     const row = rows.find((one) => one.id === now.mutation);
     const open = openAs(id);
-    // Of what is not open any more the version is not known: its next snapshot comes when it is opened again.
+    // The version of a topology that is no longer open is not known. When it is opened, its snapshot leads here again.
     if (row?.state === 'applied' && open) end(row.id, applied(open.version ?? 0));
     if (row?.state === 'failed') end(row.id, failed(row.reason ?? 'no reason was given'));
   };
 
   interface Since {
     readonly events: readonly JournalEvent[];
-    /** How many others there are. */
+    /** How many events after the seq are not among them. */
     readonly more: number;
   }
 
-  /** The events after a seq: those that this page has heard, or, if it has not heard all of them, the journal's. */
+  /** The events after a seq: those that this page has received, or, if some of them are missing, the journal's. */
   const eventsSince = async (id: string, seq: number): Promise<Since> => {
-    const heard = since.flatMap((event) =>
+    const received = since.flatMap((event) =>
       event.kind === 'event' && event.topology_id === id && event.seq > seq ? [event as unknown as JournalEvent] : []);
     const lastOf = (events: readonly JournalEvent[]): number => events.at(-1)?.seq ?? seq;
-    const now = openAs(id)?.seq ?? Infinity; // of what is not open only the journal knows how far it goes
-    if (lastOf(heard) === seq + heard.length && lastOf(heard) >= now) return { events: heard, more: 0 };
+    const now = openAs(id)?.seq ?? Infinity; // if it is not open, only the journal knows how far it goes
+    const newest = lastOf(received);
+    if (newest === seq + received.length && newest >= now) return { events: received, more: 0 };
     const events: JournalEvent[] = [];
     let head = now === Infinity ? seq : now;
     for (let page = 0; page === 0 || page < pages && lastOf(events) < head; page++) {
-      const path = `/topologies/${id}/journal?after=${lastOf(events)}&limit=${kept}`;
-      const read = await rest.send<{ readonly head: number; readonly events: readonly JournalEvent[] }>('GET', path)
-        .catch(() => null);
+      const read = await readJournal(rest, id, lastOf(events), kept).catch(() => null);
       head = Math.max(head, read?.head ?? 0);
       if (!read?.events.length) break;
       events.push(...read.events);
@@ -254,7 +255,7 @@ export function createEdit(window: Window & typeof globalThis, parts: Parts): Ed
       if (event.type !== 'mutation.applied' && event.type !== 'mutation.enqueued') return [];
       const { mutation_id, op } = event.payload as { mutation_id: string; op: string };
       if (own.has(mutation_id)) return [];
-      const who = by.get(mutation_id) ?? 'somebody'; // of the newest mutations alone it is known
+      const who = by.get(mutation_id) ?? 'somebody'; // the list names the newest mutations alone
       if (event.type === 'mutation.applied') {
         const { result } = event.payload as { result: GraphChanges };
         return [{ seq: event.seq, by: who, lines: describeChanges(result, names) }];
@@ -340,7 +341,7 @@ export function createEdit(window: Window & typeof globalThis, parts: Parts): Ed
       await conflict(id, base, 'what is staged does not fit what others have changed meanwhile');
       return;
     }
-    await Promise.all(outstanding); // moves, which count
+    await Promise.all(outstanding); // moves that are being sent: they raise expected_version
     const mine = ownSince(id, base.seq).length;
     const body = { op: 'changeset', payload: { ops }, expected_version: base.expected + mine };
     const text = JSON.stringify(body);
@@ -455,7 +456,7 @@ export function createEdit(window: Window & typeof globalThis, parts: Parts): Ed
     if (!all.length) parts.ghosts.value = none;
     else if (JSON.stringify(all) !== JSON.stringify(had)) parts.ghosts.value = all;
   });
-  effect(() => { // what was said of one topology is not of another
+  effect(() => { // a notice is about one topology
     void topology.value;
     notice.value = null;
   });

@@ -1,4 +1,4 @@
-// What the parts of the page say to editing, and what can be done: the canvas's intents, the commands, the menus.
+// The ways into editing: the canvas's intents, the commands, the menus.
 import { computed, effect, signal, type ReadonlySignal, type Signal } from '@preact/signals';
 import type { Decky, Edge, Graph, Lan } from 'topostream';
 import type { Intents, Place } from '../graph/intents.ts';
@@ -13,7 +13,7 @@ import {
 } from './forms.ts';
 import { deckyNames, lanNames, nextName } from './names.ts';
 import type { Op } from './ops.ts';
-import { isGateway } from './preview.ts';
+import { isGateway, stagedId } from './preview.ts';
 
 export interface OpenMenu {
   readonly title: string;
@@ -28,17 +28,14 @@ export interface Editing {
   readonly edit: Edit;
   readonly intents: Intents;
   readonly menu: Signal<OpenMenu | null>;
-  /** Where a menu begins that a key asks for; null while nothing is drawn. */
+  /** Where a menu opens that is asked for by key; null while no graph is drawn. */
   readonly menuCorner: Signal<(() => Point) | null>;
   readonly form: Signal<Form | null>;
   /** What the palette offers; a sentence if it could not be loaded; null before. */
   readonly archetypes: ReadonlySignal<readonly Archetype[] | string | null>;
-  /** Asks where something of the palette shall be. */
+  /** Opens the form for an item of the palette. */
   readonly ask: (item: string) => void;
 }
-
-/** What the palette's items are called when they are dragged: `lan`, `dmz`, or `decky:` and the archetype. */
-export const dragType = 'application/x-topostream-item';
 
 interface Parts {
   readonly route: RouteState;
@@ -98,7 +95,7 @@ export function createEditing(window: Window & typeof globalThis, { route, comma
     open(deckyForm(graph(), kinds(), archetype || (kinds()[0]?.id ?? ''), lan, at));
   };
 
-  /** Stages at once what was dropped where it can be. */
+  /** Stages a decky that was dropped on a LAN: no form is needed. */
   const dropDecky = (kind: Archetype | undefined, lan: Lan, at: Place): void => {
     const services = kind?.services ?? [];
     edit.stage({
@@ -117,7 +114,7 @@ export function createEditing(window: Window & typeof globalThis, { route, comma
       .find((edge) => edge && !edge.is_bridge);
     if (ops.length && edit.stage(...ops) === true && !home) {
       const gone = new Set(targets.map(({ key }) => key));
-      const left = route.current.peek().selection.filter(({ key }) => !gone.has(key) || !key.startsWith('staged:'));
+      const left = route.current.peek().selection.filter(({ key }) => !gone.has(key) || !key.startsWith(stagedId));
       if (left.length < route.current.peek().selection.length) route.go({ selection: left }, true);
     }
   };

@@ -17,7 +17,8 @@ export function homeOf(graph: Graph, decky: Decky): Lan | undefined {
   return graph.lans.find(({ id }) => id === home?.lan_id);
 }
 
-export const servicesOf = (decky: Decky): string[] =>
+/** The services that an op can name: whatever else a hand wrote there is left out. */
+export const namedServices = (decky: Decky): string[] =>
   Array.isArray(decky.services) ? decky.services.filter((word) => typeof word === 'string') : [];
 
 const round = (n: number): number => Math.round(n * 100) / 100;
@@ -46,14 +47,14 @@ export function removal(graph: Graph, targets: readonly Selection[]): Op[] {
   return ops;
 }
 
-/** A decky once more, by another name, in its LANs or in another one. */
+/** Ops that copy a decky under another name: into its own LANs, or into the one that is given. */
 function copyOf(graph: Graph, decky: Decky, lan: Lan | undefined, taken: string[], by: number): Op[] {
   const home = lan ?? homeOf(graph, decky);
   if (!home) return [];
   const name = nextName(decky.name, taken);
   taken.push(name);
   const { archetype, forwards_l3: _, ...patch } = asRecord(decky.decky_config) ?? {};
-  const services = servicesOf(decky);
+  const services = namedServices(decky);
   const ops: Op[] = [{
     op: 'add_decky',
     payload: {
@@ -73,7 +74,7 @@ function copyOf(graph: Graph, decky: Decky, lan: Lan | undefined, taken: string[
   return ops;
 }
 
-/** Deckies once more, beside themselves; of a LAN, with what lives in it. */
+/** Ops that copy what is selected, a little beside it; a LAN with the deckies that live in it. */
 export function duplicates(graph: Graph, targets: readonly Selection[]): Op[] {
   const taken = deckyNames(graph);
   const ops: Op[] = [];
@@ -93,13 +94,13 @@ export function duplicates(graph: Graph, targets: readonly Selection[]): Op[] {
   return ops;
 }
 
-/** Deckies that were copied, into a LAN. */
+/** Ops that put deckies, copied from a graph, into a LAN. */
 export function paste(graph: Graph, copied: Graph, lan: Lan): Op[] {
   const taken = deckyNames(graph);
   return copied.deckies.flatMap((decky) => copyOf(copied, decky, lan, taken, 24));
 }
 
-/** Another home is another decky: it goes, and one of its name comes in the other LAN, attached as before. */
+/** A home cannot change, so the decky is removed, and one of its name added in the other LAN, attached as before. */
 export function rehome(graph: Graph, decky: Decky, to: Lan): Op[] {
   const ops: Op[] = [{ op: 'remove_decky', payload: { decky: decky.name } }];
   const rest = preview(graph, ops).graph;

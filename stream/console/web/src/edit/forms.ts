@@ -1,7 +1,7 @@
 // Forms of editing, as plain data: what they ask, and the ops that the answers make.
 import type { Graph } from 'topostream';
 import type { Archetype } from './archetypes.ts';
-import { findDecky, findLan, homeOf, rehome, servicesOf } from './edits.ts';
+import { findDecky, findLan, homeOf, namedServices, rehome } from './edits.ts';
 import { deckyNames, lanNames, nextName } from './names.ts';
 import { validate, type FieldError, type Op } from './ops.ts';
 
@@ -22,7 +22,7 @@ export interface Form {
   readonly text?: string;
   readonly fields: readonly Field[];
   readonly submit: string;
-  /** What stands in the fields after one of them changed; as it is, if nothing follows from that. */
+  /** The fields' values after one of them changed: a kind of decky, for example, presets its services. */
   readonly follow?: (values: Values, changed: string) => Values;
   /** The ops of the answers, or what is wrong at which field. */
   readonly ops: (values: Values) => readonly Op[] | FieldError;
@@ -36,7 +36,7 @@ const words = (values: Values, name: string): string[] =>
 const choices = (names: readonly string[]): { value: string; label: string }[] =>
   names.map((name) => ({ value: name, label: name }));
 
-/** Says of ops what is wrong at the form's field. */
+/** The ops, or what is wrong with them, at the form's field. */
 function checked(...ops: Op[]): readonly Op[] | FieldError {
   for (const { op, payload } of ops) {
     const error = validate(op, payload, '');
@@ -107,7 +107,7 @@ export function servicesForm(graph: Graph, key: string): Form | null {
   const decky = findDecky(graph, key);
   return decky ? {
     title: `Services of ${decky.name}`,
-    fields: [{ name: 'services', label: 'Services', kind: 'text', value: servicesOf(decky).join(', '),
+    fields: [{ name: 'services', label: 'Services', kind: 'text', value: namedServices(decky).join(', '),
       hint: 'names with a comma between; empty: none' }],
     submit: 'Stage',
     ops: (values) => checked({

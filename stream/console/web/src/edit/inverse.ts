@@ -1,6 +1,6 @@
-// From one graph to another by ops; so, too, back to what was before a change, and what does not return.
+// The ops that lead from one graph to another, for example back to before a change; and what they cannot bring back.
 import { applyGraph, type Decky, type Edge, type Graph, type GraphChanges, type Lan } from 'topostream';
-import { preview } from './preview.ts';
+import { asRecord, preview } from './preview.ts';
 import type { Op } from './ops.ts';
 
 export interface Way {
@@ -9,8 +9,6 @@ export interface Way {
   readonly lost: readonly string[];
 }
 
-const record = (value: unknown): Record<string, unknown> =>
-  typeof value === 'object' && value !== null && !Array.isArray(value) ? value as Record<string, unknown> : {};
 const wordsOf = (value: unknown): string[] | null =>
   Array.isArray(value) && value.every((word) => typeof word === 'string') ? value : null;
 
@@ -25,10 +23,10 @@ export function same(a: unknown, b: unknown): boolean {
 }
 const fieldsOf = (value: object): Record<string, unknown> => value as Record<string, unknown>;
 
-const byId = <T>(rows: readonly T[], key: (row: T) => string): Map<string, T> =>
+export const keyed = <T>(rows: readonly T[], key: (row: T) => string): Map<string, T> =>
   new Map(rows.map((row) => [key(row), row]));
-const lanId = (lan: Lan): string => lan.id;
-const uuid = (decky: Decky): string => decky.uuid;
+export const lanId = (lan: Lan): string => lan.id;
+export const uuidOf = (decky: Decky): string => decky.uuid;
 const edgeId = (edge: Edge): string => edge.id;
 const homesOf = (graph: Graph): Map<string, Edge> =>
   new Map(graph.edges.filter((edge) => !edge.is_bridge).map((edge) => [edge.decky_uuid, edge]));
@@ -42,7 +40,7 @@ const isEmpty = (value: object): boolean => Object.keys(value).length === 0;
 
 /** What changes a configuration into another one; empty if nothing does. */
 function patchOf(was: unknown, is: unknown): Record<string, unknown> {
-  const [before, after] = [record(was), record(is)];
+  const [before, after] = [asRecord(was) ?? {}, asRecord(is) ?? {}];
   const patch: Record<string, unknown> = {};
   for (const key of Object.keys(before)) if (!Object.hasOwn(after, key)) patch[key] = null;
   for (const [key, value] of Object.entries(after)) if (!same(before[key], value)) patch[key] = value;
@@ -50,14 +48,14 @@ function patchOf(was: unknown, is: unknown): Record<string, unknown> {
 }
 
 /**
- * Gives ops that make `to` out of `from`. Rows are the same by their ids. What is in neither's way comes in an order
- * in which no rule refuses it: first what goes, then new names, then what comes.
+ * Gives ops that make `to` out of `from`; a row is the same where its id is. Their order is one in which the rules
+ * refuse as little as may be: first what goes, then new names, then what comes.
  */
 export function opsBetween(from: Graph, to: Graph): Way {
   const ops: Op[] = [];
-  const lansFrom = byId(from.lans, lanId), lansTo = byId(to.lans, lanId);
-  const deckiesFrom = byId(from.deckies, uuid), deckiesTo = byId(to.deckies, uuid);
-  const edgesFrom = byId(from.edges, edgeId), edgesTo = byId(to.edges, edgeId);
+  const lansFrom = keyed(from.lans, lanId), lansTo = keyed(to.lans, lanId);
+  const deckiesFrom = keyed(from.deckies, uuidOf), deckiesTo = keyed(to.deckies, uuidOf);
+  const edgesFrom = keyed(from.edges, edgeId), edgesTo = keyed(to.edges, edgeId);
   const homesFrom = homesOf(from), homesTo = homesOf(to);
   // A decky whose name, home or address there differs can only go and come again.
   const stays = (decky: Decky): boolean => {
@@ -66,7 +64,7 @@ export function opsBetween(from: Graph, to: Graph): Way {
     return then !== undefined && then.name === decky.name && then.ip === decky.ip && was?.lan_id === will?.lan_id &&
       was?.ip === will?.ip;
   };
-  const staying = new Set(from.deckies.filter(stays).map(uuid));
+  const staying = new Set(from.deckies.filter(stays).map(uuidOf));
   const sameEdge = (a: Edge, b: Edge | undefined): boolean => b !== undefined && a.decky_uuid === b.decky_uuid &&
     a.lan_id === b.lan_id && a.ip === b.ip && a.is_bridge === b.is_bridge && a.forwards_l3 === b.forwards_l3;
 
@@ -90,7 +88,7 @@ export function opsBetween(from: Graph, to: Graph): Way {
   for (const decky of to.deckies) {
     const home = homesTo.get(decky.uuid);
     const lan = home && lansTo.get(home.lan_id);
-    const config = record(decky.decky_config);
+    const config = asRecord(decky.decky_config) ?? {};
     const services = wordsOf(decky.services);
     if (!staying.has(decky.uuid)) {
       const forwards_l3 = home?.forwards_l3 === true;
@@ -135,7 +133,7 @@ export function opsBetween(from: Graph, to: Graph): Way {
   return { ops: ops.filter((_, i) => refused[i] === null), lost: [...lost, ...differences(graph, to)] };
 }
 
-/** Renames, each when its name is free; a circle of names goes by way of another one. */
+/** Renames, each once its new name is free. Where names go round in a circle, one LAN gets a name in between. */
 function renames(lans: readonly Lan[], to: ReadonlyMap<string, Lan>): Op[] {
   const ops: Op[] = [];
   const names = new Map(lans.map((lan) => [lan.id, lan.name]));
@@ -163,8 +161,8 @@ function renames(lans: readonly Lan[], to: ReadonlyMap<string, Lan>): Op[] {
 }
 
 /**
- * What differs between two graphs, by the names of rows, in sentences: what `want` has and `got` has not. Columns in
- * `but` do not count.
+ * What `want` has and `got` has not, in sentences. Rows are the same where their names are; columns in `but` do not
+ * count.
  */
 export function differences(got: Graph, want: Graph, but: readonly string[] = []): readonly string[] {
   const list: string[] = [];
@@ -181,8 +179,8 @@ export function differences(got: Graph, want: Graph, but: readonly string[] = []
       if (!list.includes(sentence)) list.push(sentence);
     }
   };
-  const lans = byId(got.lans, (lan) => lan.name);
-  const deckies = byId(got.deckies, (decky) => decky.name);
+  const lans = keyed(got.lans, (lan) => lan.name);
+  const deckies = keyed(got.deckies, (decky) => decky.name);
   for (const lan of want.lans) compare(`LAN ${lan.name}`, lans.get(lan.name), lan, ['subnet', 'is_dmz', 'x', 'y']);
   for (const decky of want.deckies) {
     const columns = ['uuid', 'services', 'decky_config', 'ip', 'state', 'x', 'y'];
@@ -193,7 +191,7 @@ export function differences(got: Graph, want: Graph, but: readonly string[] = []
       ...graph.lans.map((lan) => [lan.id, lan.name] as const),
       ...graph.deckies.map((decky) => [decky.uuid, decky.name] as const),
     ]);
-    return byId(graph.edges, (edge) => `${names.get(edge.decky_uuid)} in ${names.get(edge.lan_id)}`);
+    return keyed(graph.edges, (edge) => `${names.get(edge.decky_uuid)} in ${names.get(edge.lan_id)}`);
   };
   const edges = named(got);
   for (const [name, edge] of named(want)) compare(name, edges.get(name), edge, ['ip', 'is_bridge', 'forwards_l3']);
@@ -215,7 +213,7 @@ export function inverse(changes: GraphChanges, current: Graph): Way {
   const [lans, deckies] = [whole(back.lans, 'LAN'), whole(back.deckies, 'decky')];
   const edges = [...back.edges];
   // A LAN that is somebody's home by now stays.
-  const staying = byId(deckies, uuid);
+  const staying = keyed(deckies, uuidOf);
   for (const lan of current.lans) {
     if (lans.some(({ id }) => id === lan.id)) continue;
     const inside = current.edges.filter((edge) => edge.lan_id === lan.id && staying.has(edge.decky_uuid));

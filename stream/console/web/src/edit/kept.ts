@@ -25,7 +25,7 @@ export interface Keep {
 }
 
 const edits = 'topostream.staged.';
-const bases = 'topostream.base.'; // by itself: it is large, and stays while edits come
+const bases = 'topostream.base.'; // apart from the edits: a base is large, and stays the same while they come
 const steps = 50; // of undo
 
 const isList = (value: unknown): value is readonly unknown[] => Array.isArray(value);

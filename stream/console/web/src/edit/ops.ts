@@ -102,7 +102,7 @@ class Reader {
     if (text !== undefined && !parseAddress(text)) this.fail(name, 'give an IP address, for example 10.0.0.2');
   }
 
-  /** Says of what cannot be changed why it cannot. */
+  /** Refuses the columns that cannot be changed, and says why. */
   refuseFixed(): void {
     for (const fixed of ['subnet', 'is_dmz']) {
       if (!this.left.delete(fixed)) continue;
@@ -118,7 +118,7 @@ class Reader {
 }
 
 /** What is wrong with a name for something new; null if nothing is. */
-export function nameProblem(name: string): string | null {
+function nameProblem(name: string): string | null {
   if (name === '' || [...name].length > maxName) return `give 1 to ${maxName} characters`;
   if (control.test(name)) return 'has a control character: leave it out';
   if (name.trim() !== name) return 'begins or ends with a space: leave it out';
@@ -134,7 +134,7 @@ export function nameProblem(name: string): string | null {
 }
 
 /** What is wrong with a LAN's subnet; null if nothing is. */
-export function subnetProblem(text: string): string | null {
+function subnetProblem(text: string): string | null {
   const subnet = parseSubnet(text);
   if (!subnet) return 'give a subnet, for example 10.0.0.0/24';
   if (masked(subnet).address.value !== subnet.address.value) {
@@ -197,7 +197,7 @@ const readers: { readonly [K in keyof Payloads]: (o: Reader) => void } = {
   },
 };
 
-/** The patch of a decky's configuration: who patches the column decky_config means what is in it. */
+/** The patch of a decky's configuration. One of the column decky_config is a patch of the fields within it. */
 export function unwrapped(patch: Readonly<Record<string, unknown>>): Record<string, unknown> {
   const { decky_config, ...rest } = patch;
   return isObject(decky_config) ? { ...rest, ...decky_config } : { ...rest };

@@ -9,16 +9,17 @@ import { unwrapped, type Op, type Payloads } from './ops.ts';
 /** An edit breaks a rule of the graph; the message is the server's sentence. */
 export class Refused extends Error {}
 
-/** Ids of rows that are not there yet begin so. */
+/** What the ids of rows begin with that are staged and not there yet. */
 export const stagedId = 'staged:';
 
 export interface Preview {
   readonly graph: Graph;
-  /** Why an op was left out; null where it was made. One for each op. */
+  /** For each op why it was left out; null where it was applied. */
   readonly refused: readonly (string | null)[];
 }
 
-const quote = (name: string): string => JSON.stringify(name);
+/** A name as the server's sentences quote it. */
+export const quote = (name: string): string => JSON.stringify(name);
 /** A JSON object; null if it is none. */
 export const asRecord = (value: unknown): Record<string, unknown> | null =>
   typeof value === 'object' && value !== null && !Array.isArray(value) ? value as Record<string, unknown> : null;
@@ -232,11 +233,11 @@ const makers: Makers = {
   },
 };
 
-/** A graph that ops are made on, one after another. */
+/** A graph that ops are applied to, one after another. */
 export interface Trial {
-  /** Makes an op, or says which rule it breaks; then it has changed nothing. */
+  /** Applies an op; or says which rule it breaks, and changes nothing. */
   readonly run: (op: Op) => string | null;
-  /** The graph after what was made so far. */
+  /** The graph after the ops so far. */
   readonly graph: () => Graph;
 }
 
@@ -247,7 +248,8 @@ export function trial(graph: Graph): Trial {
     const { name = '', decky = '', lan = '' } = op.payload as { name?: string; decky?: string; lan?: string };
     const kind = op.op === 'add_lan' ? 'lan' : op.op === 'add_decky' ? 'decky' : 'edge';
     let id = stagedId + (kind === 'edge' ? `${kind}:${decky}:${lan}` : `${kind}:${name}`);
-    while (draft.lans.has(id) || draft.deckies.has(id) || draft.edges.has(id)) id += '+'; // the name was given away
+    // Taken is the id of a staged row that has been renamed since.
+    while (draft.lans.has(id) || draft.deckies.has(id) || draft.edges.has(id)) id += '+';
     return id;
   };
   return {
@@ -264,7 +266,7 @@ export function trial(graph: Graph): Trial {
   };
 }
 
-/** Makes ops one after another. One that breaks a rule is left out, and the others go on. */
+/** Applies ops one after another. One that breaks a rule is left out, and the others go on. */
 export function preview(graph: Graph, ops: readonly Op[]): Preview {
   if (ops.length === 0) return { graph, refused: [] };
   const on = trial(graph);
@@ -272,7 +274,7 @@ export function preview(graph: Graph, ops: readonly Op[]): Preview {
   return { graph: on.graph(), refused };
 }
 
-/** What the canvas draws of a change from one graph to another that is not there yet. */
+/** What the canvas draws dashed for the difference between a graph and what it is about to be. */
 export function ghosts(before: Graph, after: Graph, phase: GhostPhase): readonly Ghost[] {
   const list: Ghost[] = [];
   const lanName = new Map([...before.lans, ...after.lans].map((lan) => [lan.id, lan.name]));
@@ -298,6 +300,6 @@ export function ghosts(before: Graph, after: Graph, phase: GhostPhase): readonly
     ({ kind: 'decky', name, lan: lanName.get(home.get(uuid) ?? '') ?? '', x, y, phase }));
   compare('edges', (edge) => edge.id, before.edges, after.edges, (edge) => edge.is_bridge
     ? { kind: 'edge', decky: deckyName.get(edge.decky_uuid) ?? '', lan: lanName.get(edge.lan_id) ?? '', phase }
-    : null); // the decky's own ghost stands in its home
+    : null); // a home edge is not drawn: the decky's own ghost stands in its home
   return list;
 }

@@ -1,8 +1,8 @@
 // What is staged, over what others have changed since.
-import type { Decky, Graph, Lan } from 'topostream';
-import { same } from './inverse.ts';
+import type { Decky, Graph } from 'topostream';
+import { keyed, lanId, same, uuidOf } from './inverse.ts';
 import type { Op } from './ops.ts';
-import { preview, trial } from './preview.ts';
+import { preview, quote, trial } from './preview.ts';
 import { subjectsOf, withLan } from './staged.ts';
 
 export interface Outcome {
@@ -13,20 +13,18 @@ export interface Outcome {
   readonly reason: string | null;
 }
 
-const quote = (name: string): string => JSON.stringify(name);
-
 /** Compares staged ops with the graph now. `base` is the graph that they were made for. One outcome for each op. */
 export function rebase(base: Graph, head: Graph, ops: readonly Op[]): readonly Outcome[] {
   if (base === head) {
     const { refused } = preview(head, ops);
     return ops.map((op, i) => ({ op, state: refused[i] ? 'conflict' : 'valid', reason: refused[i] ?? null }));
   }
-  // The names that ops say: of rows that were there, by id; of rows that are staged, null.
+  // What a name in the ops stands for: the id of a row that was there, or null for one that an op has staged.
   const lans = new Map<string, string | null>(base.lans.map((lan) => [lan.name, lan.id]));
   const deckies = new Map<string, string | null>(base.deckies.map((decky) => [decky.name, decky.uuid]));
-  const renamed = new Map<string, string>(); // what a staged op has renamed: its id, its name
-  const before = keyed(base.deckies, deckyKey);
-  const now = { lans: keyed(head.lans, lanKey), deckies: keyed(head.deckies, deckyKey) };
+  const renamed = new Map<string, string>(); // LANs that a staged op has renamed: their new names, by id
+  const before = keyed(base.deckies, uuidOf);
+  const now = { lans: keyed(head.lans, lanId), deckies: keyed(head.deckies, uuidOf) };
   const on = trial(head);
   return ops.map((original): Outcome => {
     const notes: string[] = [];
@@ -61,7 +59,7 @@ export function rebase(base: Graph, head: Graph, ops: readonly Op[]): readonly O
       }
     }
     const reason = gone ?? on.run(op);
-    // What the next ops mean by the names, also where this one cannot be done: they need it, and say so.
+    // Names as the next ops mean them, also where this op cannot be done: those that need it are then refused, too.
     if (original.op === 'add_lan') lans.set(original.payload.name, null);
     if (original.op === 'add_decky') deckies.set(original.payload.name, null);
     if (original.op === 'update_lan' && original.payload.patch?.name !== undefined && lanRow !== undefined) {
@@ -77,11 +75,6 @@ export function rebase(base: Graph, head: Graph, ops: readonly Op[]): readonly O
       : { op, state: 'valid', reason: null };
   });
 }
-
-const lanKey = (lan: Lan): string => lan.id;
-const deckyKey = (decky: Decky): string => decky.uuid;
-const keyed = <T>(rows: readonly T[], key: (row: T) => string): Map<string, T> =>
-  new Map(rows.map((row) => [key(row), row]));
 
 function changesOfDecky(was: Decky, is: Decky): string[] {
   const words = (value: unknown): string => Array.isArray(value) && value.length ? value.join(', ') : 'none';

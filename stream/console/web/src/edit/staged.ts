@@ -44,7 +44,7 @@ export function stage(staged: Staged, graph: Graph, ...more: Ops): Staged | stri
   return replace(staged, ops);
 }
 
-/** Takes one edit back, and with it those that need it. */
+/** Takes one edit back, and with it those that cannot be done without it. */
 export function unstage(staged: Staged, graph: Graph, index: number): Staged {
   const gone = staged.ops[index];
   if (!gone) return staged;
@@ -59,7 +59,7 @@ function undoRename(op: Op, later: Ops): Ops {
   return op.op === 'update_lan' && to !== undefined ? renameLan(later, to, op.payload.name) : later;
 }
 
-/** The LAN that an op is about, and the decky. */
+/** The LAN and the decky that an op is about. */
 export function subjectsOf(op: Op): { readonly lan?: string; readonly decky?: string } {
   switch (op.op) {
     case 'add_lan': case 'remove_lan': case 'update_lan': return { lan: op.payload.name };
@@ -69,7 +69,7 @@ export function subjectsOf(op: Op): { readonly lan?: string; readonly decky?: st
   }
 }
 
-/** An op that says another name of a LAN. */
+/** The op with another name for its LAN. */
 export function withLan(op: Op, name: string): Op {
   switch (op.op) {
     case 'add_lan': return { op: op.op, payload: { ...op.payload, name } };
@@ -86,8 +86,8 @@ const renameLan = (ops: Ops, from: string, to: string): Ops =>
   ops.map((op) => subjectsOf(op).lan === from ? withLan(op, to) : op);
 
 /**
- * Adds an edit, made one with an earlier one where that comes to the same. Whether it does is asked of the preview, so
- * a rule below may be wrong about an odd case and nothing is lost. Addresses that the server chooses may differ.
+ * Adds an edit, merged with an earlier one where the result is the same. The preview decides whether it is, so a rule
+ * below that is wrong about an odd case does no harm. Addresses that the server chooses may differ.
  */
 function join(graph: Graph, ops: Ops, op: Op): Ops {
   const plain = [...ops, op];
@@ -101,7 +101,7 @@ function join(graph: Graph, ops: Ops, op: Op): Ops {
   return equal && refusals(got.refused) <= refusals(want.refused) ? withoutIdle(graph, short, op) : plain;
 }
 
-/** An update that changes nothing, because a later one of the same thing took it back, goes. */
+/** Leaves out the updates of the op's row that change nothing, because a later one took them back. */
 function withoutIdle(graph: Graph, ops: Ops, { op: kind, payload }: Op): Ops {
   if (kind !== 'update_decky' && kind !== 'update_lan') return ops;
   const whole = preview(graph, ops).graph;
@@ -115,7 +115,7 @@ function withoutIdle(graph: Graph, ops: Ops, { op: kind, payload }: Op): Ops {
   });
 }
 
-/** Gives the ops with another one, in fewer; null where that cannot be. */
+/** The ops with one more, merged into fewer; null where nothing merges. */
 function simplified(ops: Ops, op: Op): Ops | null {
   switch (op.op) {
     case 'update_decky': return updateDecky(ops, op);
@@ -172,7 +172,7 @@ function updateDecky(ops: Ops, { payload }: UpdateDecky): Ops | null {
 
 type UpdateLan = Extract<Op, { op: 'update_lan' }>;
 
-/** Says the same of a LAN in the shorter form: with a patch only where there is a new name. */
+/** An update of a LAN in its shorter form: with a patch only where there is a new name. */
 function lanUpdate(name: string, { name: to = name, x, y }: { name?: string; x?: number; y?: number }): Op {
   const place = { ...(x !== undefined && { x }), ...(y !== undefined && { y }) };
   return { op: 'update_lan', payload: to === name ? { name, ...place } : { name, patch: { name: to, ...place } } };
@@ -181,7 +181,7 @@ function lanUpdate(name: string, { name: to = name, x, y }: { name?: string; x?:
 function updateLan(ops: Ops, { payload: { name, patch, ...place } }: UpdateLan): Ops | null {
   const change = { ...place, ...patch };
   const to = change.name ?? name;
-  // What made the name, or moved what has it.
+  // The newest op that added, renamed, moved or removed the LAN of this name.
   const index = ops.findLastIndex((one) => one.op === 'update_lan'
     ? (one.payload.patch?.name ?? one.payload.name) === name
     : (one.op === 'add_lan' || one.op === 'remove_lan') && one.payload.name === name);

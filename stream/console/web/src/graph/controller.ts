@@ -11,17 +11,14 @@ import { draw, portOf, themeOf, type Camera, type Picture, type Theme } from './
 import type { Ghost } from './ghost.ts';
 import { contains, neighbour, SceneIndex, type Direction } from './hit.ts';
 import { ghostsOf } from './inflight.ts';
-import type { Place } from './intents.ts';
+import { itemType, type Place } from './intents.ts';
 import { size, type Box, type Point, type Remembered } from './layout.ts';
 import { levelAt } from './level.ts';
 import {
   connectedTo, noScene, patched, sceneOf, type Scene, type SceneDecky, type SceneItem, type SceneNode,
 } from './scene.ts';
 
-/** The type under which the palette's items are dragged. */
-export const itemType = 'application/x-topostream-item';
-
-const flashTime = 120;
+const flashTime = 120; // milliseconds
 const zooms: [number, number] = [0.02, 3];
 
 type Gesture =
@@ -30,34 +27,31 @@ type Gesture =
   | { readonly kind: 'wire'; readonly from: Point; readonly decky: SceneDecky }
   | { readonly kind: 'marquee'; readonly from: Point; readonly add: boolean };
 
-/** A place that something was dropped at in this tab, and the row's own place then. */
+/** Where something was dropped in this tab, and what place its row had then. */
 interface Moved extends Point {
   readonly wasX: number | null;
   readonly wasY: number | null;
 }
 
-export const selectionOf = ({ kind, key }: { kind: SceneItem['kind']; key: string }): Selection => ({ kind, key });
+const selectionOf = ({ kind, key }: { kind: SceneItem['kind']; key: string }): Selection => ({ kind, key });
 export const idOf = ({ kind, key }: Selection): string => `${kind}:${key}`;
 
 export class GraphController {
   /** The scene as it was last drawn. */
   readonly scene: Signal<Scene> = signal(noScene);
-  /** Where the keyboard is. */
+  /** The id of what the keyboard is on. */
   readonly cursor: Signal<string | null> = signal(null);
   readonly dim = signal(false);
   readonly unhealthyOnly = signal(false);
   readonly zoom = signal(1);
-  /** Whether something is where this tab alone has it. */
+  /** Whether something stands where it was moved in this tab, and not where its row says. */
   readonly hasMoved = signal(false);
 
-  /** What has shown that it changed, by id: how often, and in how many frames; of the newest ones. */
+  /** For tests: how often each of the 500 newest items that changed has flashed, and in how many frames. */
   readonly flashed = new Map<string, { times: number; frames: number }>();
-  /** Of the newest frames: milliseconds to make the scene, and to draw it. */
+  /** For tests: of the 600 newest frames the milliseconds that making the scene took, and drawing it. */
   readonly costs: (readonly [number, number])[] = [];
-  /**
-   * How often it was drawn, how often in a frame that had been drawn already, how often the scene was another for
-   * that, and how often all of it was indexed anew.
-   */
+  /** For tests, counts: drawings, those within a frame that was drawn already, scenes made, indexes built anew. */
   readonly work = { draws: 0, again: 0, scenes: 0, indexes: 0 };
 
   readonly #app: App;
@@ -70,12 +64,12 @@ export class GraphController {
   #width = 0;
   #height = 0;
   #stale = true; // the scene is older than what it is made of
-  #drawn = 0; // the frame
+  #drawn = 0; // the timestamp of the newest frame that was drawn
   #topology: string | null = null;
   #fitted = false;
   #remembered: Remembered = new Map();
   #moved = new Map<string, Moved>();
-  #moves = 0; // another number when #moved is another
+  #moves = 0; // counts the changes of #moved
   /** What the scene was made of. */
   #made: { graph: Graph; ghosts: readonly Ghost[]; flight: readonly Mutation[]; moved: number } | null = null;
   #index = new SceneIndex(noScene);
@@ -92,7 +86,7 @@ export class GraphController {
     this.#theme = themeOf(canvas);
     this.#zoom = zoom<HTMLCanvasElement, unknown>()
       .scaleExtent(zooms)
-      // Pointer events come before the mouse's and the fingers': a drag of something is not one of the view.
+      // Mouse and touch events come after pointer events: what #down has taken as a drag does not move the view.
       .filter((event: MouseEvent | TouchEvent) => event.type === 'wheel'
         || ('touches' in event ? !this.#takesDrag()
           : event.button === 1 || (event.button === 0 && !event.shiftKey && !this.#takesDrag())))
@@ -164,7 +158,7 @@ export class GraphController {
       this.#index = new SceneIndex(this.scene.value = noScene);
       return;
     }
-    this.#forgetMoves(shown.graph);
+    this.#forgetOvertaken(shown.graph);
     const before = this.scene.peek();
     const made = { graph: shown.graph, ghosts: this.#app.ghosts.peek(), flight: shown.in_flight, moved: this.#moves };
     const was = this.#made;
@@ -205,8 +199,8 @@ export class GraphController {
   /** Whether something still shows that it changed. */
   get flashing(): boolean { return this.#flashes.size > 0; }
 
-  /** A place of this tab ends when the tables have another one than before: of an editor's drop, that is its own. */
-  #forgetMoves(graph: { lans: readonly Row[]; deckies: readonly Row[] }): void {
+  /** Forgets a move of this tab once its row has another place than then: the move was applied, or another one was. */
+  #forgetOvertaken(graph: { lans: readonly Row[]; deckies: readonly Row[] }): void {
     if (!this.#moved.size) return;
     const rows = new Map<string, Row>();
     for (const row of graph.lans) rows.set('lan:' + row.id, row);
@@ -223,8 +217,12 @@ export class GraphController {
 
   forgetMoves(): void {
     this.#moved.clear();
+    this.#afterMoves();
+  }
+
+  #afterMoves(): void {
     this.#moves++;
-    this.hasMoved.value = false;
+    this.hasMoved.value = this.#moved.size > 0;
     this.#stale = true;
     this.request();
   }
@@ -291,7 +289,7 @@ export class GraphController {
 
   // ---------------------------------------------------------- the view
 
-  #look({ k, x, y }: Camera): void {
+  #setCamera({ k, x, y }: Camera): void {
     select(this.#canvas).call(this.#zoom.transform, zoomIdentity.translate(x, y).scale(k));
   }
 
@@ -299,15 +297,12 @@ export class GraphController {
   fit(box: Box | null = this.scene.peek().bounds): void {
     if (!this.#width) return;
     if (!box) {
-      this.#look({ k: 1, x: 48, y: 48 });
+      this.#setCamera({ k: 1, x: 48, y: 48 });
       return;
     }
     const margin = 32;
     const wanted = Math.min((this.#width - 2 * margin) / box.w, (this.#height - 2 * margin) / box.h, 1);
-    const k = Math.max(zooms[0], wanted);
-    this.#look({
-      k, x: this.#width / 2 - (box.x + box.w / 2) * k, y: this.#height / 2 - (box.y + box.h / 2) * k,
-    });
+    this.#centreAt(box, Math.max(zooms[0], wanted));
   }
 
   zoomBy(factor: number): void {
@@ -329,7 +324,7 @@ export class GraphController {
   }
 
   #centreAt(box: Box, k: number): void {
-    this.#look({ k, x: this.#width / 2 - (box.x + box.w / 2) * k, y: this.#height / 2 - (box.y + box.h / 2) * k });
+    this.#setCamera({ k, x: this.#width / 2 - (box.x + box.w / 2) * k, y: this.#height / 2 - (box.y + box.h / 2) * k });
   }
 
   /** Moves the view just as far as something needs to be seen. */
@@ -340,7 +335,7 @@ export class GraphController {
     const off = (from: number, extent: number, room: number): number =>
       from < inset ? inset - from : from + extent > room - inset ? Math.max(room - inset - extent, inset) - from : 0;
     const [dx, dy] = [off(b.x, b.w, this.#width), off(b.y, b.h, this.#height)];
-    if (dx || dy) this.#look({ k, x: x + dx, y: y + dy });
+    if (dx || dy) this.#setCamera({ k, x: x + dx, y: y + dy });
   }
 
   /** Where something is, in CSS pixels of the window; null if it is not there. */
@@ -353,7 +348,7 @@ export class GraphController {
     return { x: left + box.x * k + x, y: top + box.y * k + y, w: box.w * k, h: box.h * k };
   }
 
-  /** Where a menu begins that the keyboard asks for: at what it is on or what is selected. CSS pixels of the window. */
+  /** Where a menu opens that is asked for by key: at what the keyboard is on or what is selected. CSS pixels. */
   menuCorner(): Point {
     const { items } = this.scene.peek();
     const at = this.#keyboardAt(items);
@@ -389,7 +384,7 @@ export class GraphController {
     this.#app.route.go({ selection: next });
   }
 
-  /** What of the selection is in the graph, without ghosts. */
+  /** What is selected and has a row: neither ghosts nor what is gone. */
   #targets(): Selection[] {
     const { items, homes } = this.scene.peek();
     return this.#app.route.current.peek().selection.filter((s) => items.get(idOf(s))?.row || homes.has(idOf(s)));
@@ -422,7 +417,7 @@ export class GraphController {
     this.#on('pointerdown', (event) => this.#down(event), { capture: true });
     this.#on('pointermove', (event) => this.#move(event));
     this.#on('pointerup', (event) => this.#up(event));
-    this.#on('pointercancel', () => this.#drop());
+    this.#on('pointercancel', () => this.#cancelGesture());
     this.#on('pointerleave', () => {
       this.#hover = null;
       this.request();
@@ -453,7 +448,7 @@ export class GraphController {
       this.#point(event);
       const item = this.#hit();
       const onto = item?.kind === 'decky' ? item.name : null;
-      this.#app.intents.peek().drop(event.dataTransfer!.getData(itemType), this.#place(item), onto);
+      this.#app.intents.drop(event.dataTransfer!.getData(itemType), this.#place(item), onto);
     });
   }
 
@@ -605,7 +600,7 @@ export class GraphController {
       const target = this.#hit();
       const lan = target?.kind === 'decky' && target.lan ? items.get(target.lan) : target;
       if (lan?.kind === 'lan' && target !== gesture.decky) {
-        this.#app.intents.peek().connect(gesture.decky.name, lan.name);
+        this.#app.intents.connect(gesture.decky.name, lan.name);
       }
     } else if (!this.#rehome(gesture.ids)) {
       this.#moveTo(gesture.ids, this.#dragOffset(gesture.from));
@@ -619,14 +614,14 @@ export class GraphController {
     if (decky?.kind !== 'decky' || ids.size > 1 || this.#app.editable.peek() !== true) return false;
     const home = decky.lan ? items.get(decky.lan) : undefined;
     const at = this.#world(this.#pointer);
-    if (home?.kind !== 'lan' || contains(home, at)) return false; // which may lie over others
+    if (home?.kind !== 'lan' || contains(home, at)) return false; // the home may lie over other LANs
     const lan = lans.findLast((one) => contains(one, at));
     if (!lan) return false;
-    this.#app.intents.peek().rehome(decky.name, lan.name);
+    this.#app.intents.rehome(decky.name, lan.name);
     return true;
   }
 
-  #drop(): void {
+  #cancelGesture(): void {
     this.#gesture = null;
     this.request();
   }
@@ -643,17 +638,14 @@ export class GraphController {
       const to = { x: at.x + by.x - from.x, y: at.y + by.y - from.y };
       this.#moved.set(id, { ...to, wasX: item.row.x, wasY: item.row.y });
       if (this.#app.editable.peek() === true) {
-        this.#app.intents.peek().move(selectionOf(item), to);
+        this.#app.intents.move(selectionOf(item), to);
         this.#expect(id);
       }
     }
-    this.#moves++;
-    this.hasMoved.value = this.#moved.size > 0;
-    this.#stale = true;
-    this.request();
+    this.#afterMoves();
   }
 
-  /** What was dropped stays there until the tables say where it is. If nobody takes it up, it goes back. */
+  /** What was dropped goes back after three seconds in which no mutation moves it and its row has stayed as it was. */
   #expect(id: string): void {
     const place = this.#moved.get(id);
     window.setTimeout(() => {
@@ -664,10 +656,7 @@ export class GraphController {
         return;
       }
       this.#moved.delete(id);
-      this.#moves++;
-      this.hasMoved.value = this.#moved.size > 0;
-      this.#stale = true;
-      this.request();
+      this.#afterMoves();
     }, 3000);
   }
 
@@ -677,7 +666,7 @@ export class GraphController {
     const item = this.#hit();
     const { selection } = this.#app.route.current.peek();
     if (item?.row && !selection.some((s) => idOf(s) === item.id)) this.select([selectionOf(item)]);
-    this.#app.intents.peek().menu(item?.row ? this.#targets() : [], this.#place(item),
+    this.#app.intents.menu(item?.row ? this.#targets() : [], this.#place(item),
       { x: event.clientX, y: event.clientY });
   }
 
@@ -726,7 +715,7 @@ export class GraphController {
       case 'Delete': {
         const targets = this.#targets();
         if (!targets.length || this.#app.editable.peek() !== true) return false;
-        this.#app.intents.peek().remove(targets);
+        this.#app.intents.remove(targets);
         return true;
       }
       case 'F10':
@@ -736,15 +725,15 @@ export class GraphController {
         const { left, top } = this.#canvas.getBoundingClientRect();
         this.#pointer = { x: client.x - left, y: client.y - top };
         if (item?.row && !this.#targets().some((s) => idOf(s) === item.id)) this.select([selectionOf(item)]);
-        this.#app.intents.peek().menu(item?.row ? this.#targets() : [], this.#place(item ?? null), client);
+        this.#app.intents.menu(item?.row ? this.#targets() : [], this.#place(item ?? null), client);
         return true;
       }
       case '+':
       case '=': this.zoomBy(1.25); return true;
       case '-': this.zoomBy(0.8); return true;
-      case '0': this.#look({ ...this.#camera, k: 1 }); return true;
+      case '0': this.#setCamera({ ...this.#camera, k: 1 }); return true;
       case 'Escape':
-        if (this.#gesture) this.#drop();
+        if (this.#gesture) this.#cancelGesture();
         else if (this.cursor.peek()) this.cursor.value = null;
         else if (this.#app.route.current.peek().selection.length) this.select([]);
         else return false;
@@ -753,7 +742,7 @@ export class GraphController {
     }
   }
 
-  /** Where the keyboard begins: the upper left LAN that is to be seen. */
+  /** Where the keyboard begins: the LAN that is farthest up and left, or such a decky where there is no LAN. */
   #first(): SceneNode | null {
     const { lans, deckies } = this.scene.peek();
     const nodes: readonly SceneNode[] = lans.length ? lans : deckies;

@@ -1,4 +1,4 @@
-// What is new or different between two scenes: it shows once that it is.
+// What is new or different between two scenes: it flashes once.
 import type { Scene, SceneItem } from './scene.ts';
 
 const sameValue = (a: unknown, b: unknown): boolean =>

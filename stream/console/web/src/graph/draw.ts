@@ -68,7 +68,7 @@ export interface Picture {
   readonly unhealthyOnly: boolean;
   /** How much of its flash is left to each item that has changed: 1 to 0. */
   readonly flashes: ReadonlyMap<string, number>;
-  /** Where things are that are being dragged: by how much they are off. */
+  /** What is being dragged, and how far from its place it is. */
   readonly dragged: ReadonlySet<string>;
   readonly offset: Point;
   /** In world pixels. */
@@ -77,7 +77,7 @@ export interface Picture {
   readonly ports: boolean;
 }
 
-export const colourOf = (theme: Theme, health: Health): string =>
+const colourOf = (theme: Theme, health: Health): string =>
   health === 'failed' ? theme.failed : health === 'degraded' ? theme.degraded
     : health === 'pending' ? theme.applying : health === 'healthy' ? theme.healthy : theme.quiet;
 
@@ -85,7 +85,7 @@ const markColour = (theme: Theme, mark: Mark): string => mark.phase === 'staged'
 
 /** The least size of text on the screen. */
 const leastText = 11;
-/** Half pixels are the steps that text is as large in: the letters of a font are drawn once for all frames. */
+/** Sizes go in steps of half a pixel, so that few fonts are in use: the browser keeps the letters of each. */
 const fontSize = (px: number): number => Math.max(leastText, Math.round(px * 2) / 2);
 const faint = 0.22;
 /** The zoom from which dots have names. */
@@ -122,7 +122,7 @@ export function shape(path: CanvasPath, health: Health, x: number, y: number, r:
 /** `pending` is a ring and `other` a cross: these are stroked, the rest is filled. */
 const isStroked = (health: Health): boolean => health === 'pending' || health === 'other';
 
-export function drawShape(
+function drawShape(
   ctx: CanvasRenderingContext2D, theme: Theme, health: Health, x: number, y: number, r: number,
 ): void {
   ctx.beginPath();
@@ -148,13 +148,13 @@ function diamond(path: CanvasPath, x: number, y: number, r: number): void {
 /** What is known of texts in one font: how wide each is, and what of it has room. */
 interface Measured {
   readonly widths: Map<string, number>;
-  readonly fitted: Map<number, Map<string, string>>; // by fours of pixels
+  readonly fitted: Map<number, Map<string, string>>; // by the room for it, in steps of four pixels
 }
 
 /** Text as far as there is room, with an ellipsis; measured once. */
 class Texts {
   #fonts = new Map<string, Measured>();
-  #font = ''; // a context's own costs as much to ask as all the rest
+  #font = ''; // as set last: reading it from the context costs as much as all the rest
   #of: Measured = { widths: new Map(), fitted: new Map() };
   #size = 0;
 
@@ -195,7 +195,7 @@ class Texts {
     return fitted;
   }
 
-  /** Who zooms has another font with each step: at the most that is kept, it begins anew. */
+  /** Each step of a zoom is another font: when too much is kept, all of it goes. */
   #count(): void {
     if (++this.#size <= 40_000) return;
     this.#size = 1;
@@ -290,7 +290,7 @@ export function draw(ctx: CanvasRenderingContext2D, p: Picture): void {
   }
 
   function drawHeader(lan: SceneLan, b: Box): void {
-    // The header is not high enough for its words where one looks from further away: they use what is free beneath it.
+    // From further away the header is lower than its words: it has no rule then, and they use the room beneath.
     const ruled = size.header * k >= 16;
     const px = fontSize(13 * k);
     const y = ruled ? b.y + (size.header * k) / 2 + px * 0.36 + 2 : b.y + px + 4;
@@ -467,7 +467,7 @@ export function draw(ctx: CanvasRenderingContext2D, p: Picture): void {
       if (decky.mark.kind === 'going') {
         ctx.moveTo(at.x - r - 6, at.y - r - 6);
         ctx.lineTo(at.x + r + 6, at.y + r + 6);
-      } else if (decky.mark.kind === 'new') ctx.arc(at.x, at.y, r, 0, 2 * Math.PI); // what is staged has no state yet
+      } else if (decky.mark.kind === 'new') ctx.arc(at.x, at.y, r, 0, 2 * Math.PI); // which has no state yet
       ctx.lineWidth = 2;
       ctx.stroke();
     }
@@ -536,12 +536,13 @@ export function draw(ctx: CanvasRenderingContext2D, p: Picture): void {
     if (item.kind === 'edge') return null;
     const b = box(item);
     if (item.kind === 'lan' || level === 'near') return b;
-    if (level === 'far') { // of a decky that is not drawn its LAN
+    if (level === 'far') { // deckies are not drawn: the LAN is outlined in their place
       const lan = item.lan === null ? undefined : p.scene.items.get(item.lan);
       return lan?.kind === 'lan' ? box(lan) : b;
     }
-    const at = dotAt(b, k >= 0.42);
-    return k >= 0.42 ? { x: b.x, y: at.y - 12, w: b.w, h: 24 } : { x: at.x - 10, y: at.y - 10, w: 20, h: 20 };
+    const named = k >= namedFrom;
+    const at = dotAt(b, named);
+    return named ? { x: b.x, y: at.y - 12, w: b.w, h: 24 } : { x: at.x - 10, y: at.y - 10, w: 20, h: 20 };
   }
 
   function drawOutlines(): void {

@@ -2,7 +2,7 @@
 
 export type Health = 'healthy' | 'pending' | 'degraded' | 'failed' | 'stopped' | 'other';
 
-/** From the worst to the best: the first that a LAN has is what one looks at. */
+/** From the worst to the best. */
 export const healths: readonly Health[] = ['failed', 'degraded', 'pending', 'other', 'stopped', 'healthy'];
 
 const words: Record<string, Health> = {

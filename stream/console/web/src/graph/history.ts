@@ -1,14 +1,7 @@
 // What an event of the journal is about, and what it changed.
 import type { Graph, GraphChanges } from 'topostream';
+import type { JournalEvent } from '../state/journal.ts';
 import { editsOf } from './inflight.ts';
-
-/** An event as the journal gives it; `payload` is whatever somebody emitted. */
-export interface JournalEvent {
-  readonly seq: number;
-  readonly type: string;
-  readonly ts: string;
-  readonly payload: unknown;
-}
 
 export interface Target {
   readonly kind: 'lan' | 'decky' | 'edge' | 'mutation';
@@ -38,7 +31,7 @@ const tables = Object.keys(kinds) as (keyof Graph)[];
 const isObject = (value: unknown): value is Row => value !== null && typeof value === 'object';
 
 /** The changes that an event carries, if it carries any: a mutation's result or a graph event's payload. */
-export function graphChangesOf({ type, payload }: JournalEvent): GraphChanges | null {
+function graphChangesOf({ type, payload }: JournalEvent): GraphChanges | null {
   if (!isObject(payload)) return null;
   if (type === 'graph') return payload as GraphChanges;
   return type === 'mutation.applied' && isObject(payload.result) ? payload.result as GraphChanges : null;
@@ -92,7 +85,7 @@ export function touches(event: JournalEvent, target: Target): boolean {
       target.kind === 'lan' ? p.lan === target.name || (op.endsWith('_lan') && p.name === target.name)
         : p.decky === target.name || (op === 'add_decky' && p.name === target.name));
   }
-  // An event of one's own names it as one likes.
+  // What an event of one's own is about, it says in a member of any name.
   return Object.values(payload).some((value) => value === target.key || value === target.name);
 }
 

@@ -15,7 +15,7 @@ interface Entry {
 export class SceneIndex {
   readonly #tree: RBush<Entry>;
 
-  /** With the index of a scene in which everything was at the same place, it costs nothing. */
+  /** `same` is the index of a scene in which everything stood at the same place: its tree serves again. */
   constructor(readonly scene: Scene, same?: SceneIndex) {
     this.#tree = same ? same.#tree : new RBush<Entry>();
     if (same) return;

@@ -37,7 +37,7 @@ export interface Layout {
 const byName = (a: LanToPlace, b: LanToPlace): number =>
   a.name < b.name ? -1 : a.name > b.name ? 1 : a.key < b.key ? -1 : a.key > b.key ? 1 : 0;
 
-/** The key that a LAN or decky has while it is only asked for: what it becomes takes over its place. */
+/** The key of a LAN or decky that is only asked for. The row that comes of it takes over its place, by its name. */
 export const ghostKey = (name: string): string => 'ghost:' + name;
 
 export const overlaps = (a: Box, b: Box, margin = 0): boolean =>
@@ -127,7 +127,7 @@ export function layOut(lans: readonly LanToPlace[], deckies: readonly DeckyToPla
 
 const shift = (at: Point, by: Point): Box => ({ x: at.x + by.x, y: at.y + by.y, ...size.card });
 
-/** The box around members' places, with the header above; a LAN has its corner in it whatever its members do. */
+/** The box around members' places, with the header above; the LAN's own corner is always within it. */
 function hull(members: readonly Point[]): Box {
   let [left, top, right, bottom] = [0, 0, size.least.w, size.least.h];
   for (const { x, y } of members) {

@@ -95,7 +95,7 @@ export function servicesOf(services: unknown): string[] {
   return services === null || services === undefined ? [] : [String(services)];
 }
 
-/** A row's id in the scene: the same string each time, whose hash is known. */
+/** A row's id in the scene: the same string object each time, which a map hashes once. */
 const ids = new WeakMap<object, string>();
 function idOfRow(kind: 'lan:' | 'decky:' | 'edge:', row: { readonly id?: string; readonly uuid?: string }): string {
   let id = ids.get(row);
@@ -266,8 +266,8 @@ export function sceneOf(
 }
 
 /**
- * The scene after changes that move nothing and connect nothing: of deckies' states, addresses, services, configs.
- * Null where there is more to it, and sceneOf has to make it. Most events are of this kind, and it costs a tenth.
+ * The scene after changes of deckies' states, addresses, services and configs, which move and connect nothing: most
+ * events are such, and this costs a tenth of sceneOf. Null where more has changed, and sceneOf has to make the scene.
  */
 export function patched(scene: Scene, before: Graph, graph: Graph): Scene | null {
   const rows = graph.deckies;
@@ -320,7 +320,7 @@ export function borderPoint(box: Box, from: Point): Point {
   return { x: nearest.x, y: nearest.y };
 }
 
-export function boundsOf(boxes: readonly Box[]): Box | null {
+function boundsOf(boxes: readonly Box[]): Box | null {
   if (!boxes.length) return null;
   let [left, top, right, bottom] = [Infinity, Infinity, -Infinity, -Infinity];
   for (const { x, y, w, h } of boxes) {

@@ -21,7 +21,7 @@ export interface Commands {
   readonly add: (...commands: Command[]) => () => void;
   /** Runs a command by id, if it can be done; gives the reason if not. */
   readonly run: (id: string) => true | string;
-  /** Runs what a key means, and says whether it meant anything. */
+  /** Runs the command of a key; false if there is none, or if it cannot run now. */
   readonly onKey: (event: KeyboardEvent) => boolean;
 }
 
@@ -46,7 +46,7 @@ function isForText(event: KeyboardEvent, name: string): boolean {
   return name === 'Mod-C' && document.getSelection()?.isCollapsed === false;
 }
 
-/** `tell` gets the reason why what a key means cannot be done, and null as soon as one could. */
+/** `tell` gets the reason when the command of a key cannot run, and null when the next one does. */
 export function createCommands(tell: (refused: string | null) => void): Commands {
   const all = signal<readonly Command[]>([]);
   const attempt = (command: Command): true | string => {

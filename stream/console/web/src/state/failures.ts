@@ -1,4 +1,4 @@
-// Mutations that failed while this page looked. They stay until somebody has read and dismissed them.
+// Mutations that failed while this page was open. They stay until somebody has read and dismissed them.
 import { signal, type ReadonlySignal } from '@preact/signals';
 import type { StreamEvent } from 'topostream';
 
@@ -19,7 +19,7 @@ export interface Failures {
 }
 
 /** The page keeps the newest: who lets more than these stand has read none of them. */
-export const mostFailures = 500;
+const mostFailures = 500;
 
 export function createFailures(onEvent: (listener: (event: StreamEvent) => void) => () => void): Failures {
   const all = signal<readonly Failure[]>([]);

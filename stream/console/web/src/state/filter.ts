@@ -16,15 +16,13 @@ export type Filter =
 
 type Test = (entry: Filtered) => boolean;
 
-const everything = (entry: Filtered): string => {
-  const { payload } = entry;
-  return typeof payload === 'string' ? payload : JSON.stringify(payload) ?? '';
-};
+const payloadText = ({ payload }: Filtered): string =>
+  typeof payload === 'string' ? payload : JSON.stringify(payload) ?? '';
 
 const contains = (text: string): Test => {
   const word = text.toLowerCase();
   return (entry) => entry.type.includes(word) || entry.summary.toLowerCase().includes(word)
-    || everything(entry).toLowerCase().includes(word);
+    || payloadText(entry).toLowerCase().includes(word);
 };
 
 const glob = (pattern: string): RegExp =>
@@ -37,11 +35,10 @@ const compares: Record<string, (a: number, b: number) => boolean> = {
 // A word, with what is in quotes or slashes in one piece.
 const word = /-?(?:"[^"]*"|\/(?:\\.|[^\\/])+\/i?(?=\s|$)|[^\s"]\S*)/gy;
 
-/** Reads a filter; what it does not understand it says. */
+/** Reads a filter, or says what is wrong with it. */
 export function parseFilter(text: string): Filter {
   const tests: Test[] = [];
   let by = false;
-  word.lastIndex = 0;
   for (let rest = text.trimStart(); rest;) {
     word.lastIndex = 0;
     const whole = word.exec(rest)?.[0];
@@ -66,7 +63,7 @@ function parseTerm(term: string): Test | string {
     if (!source) return 'a regular expression ends with a slash';
     try {
       const pattern = new RegExp(source, flags);
-      return (entry) => pattern.test(entry.type) || pattern.test(entry.summary) || pattern.test(everything(entry));
+      return (entry) => pattern.test(entry.type) || pattern.test(entry.summary) || pattern.test(payloadText(entry));
     } catch {
       return 'this is no regular expression';
     }

@@ -1,15 +1,15 @@
-// Where the keyboard is: what it was on may go, because its row is gone, its button cannot be pressed any more or its
-// pane was closed. The browser then gives it to the body, from where nothing is seen to be chosen.
+// Keeps the focus of the keyboard on the page. The focused element may go: its row is removed, its button disabled, its
+// pane closed. The browser then focuses the body, and nobody sees where the keyboard is.
 
 const focusable = 'a[href], button:not([disabled]), input:not([disabled]), select, textarea, [tabindex="0"]';
-/** Where one goes on if nothing around is left: the graph, the list, whatever there is. */
+/** What is focused if nothing around the lost element is left: the graph, the list, whatever there is. */
 const homes = ['canvas[role=application]', '[role=listbox][aria-label=Topologies]', 'main button', '#list-search',
   'header button'];
 
-/** Keeps the focus on the page: what goes while it has it gives it to the nearest that stays. */
+/** When the focused element goes, focuses the nearest one that stays; until the function that it gives is called. */
 export function keepFocus(window: Window & typeof globalThis): () => void {
   const { document } = window;
-  let path: Element[] = []; // what has the focus, and what that is in, inner first
+  let path: Element[] = []; // the focused element and its ancestors, inner first
   const isShown = (element: HTMLElement): boolean => element.isConnected && element.getClientRects().length > 0;
   const take = (): void => {
     const now = document.activeElement;
@@ -20,7 +20,7 @@ export function keepFocus(window: Window & typeof globalThis): () => void {
   const lost = (): boolean => {
     const [had] = path;
     if (!had || (document.activeElement && document.activeElement !== document.body)) return false;
-    // Who presses the pointer on nothing takes it away, and may.
+    // A press on nothing takes the focus away as well, and that is meant.
     return !had.isConnected || had.matches(':disabled') || (had as HTMLElement).getClientRects().length === 0;
   };
   const give = (): void => {
@@ -37,7 +37,7 @@ export function keepFocus(window: Window & typeof globalThis): () => void {
     }
   };
   document.addEventListener('focusin', take);
-  // After what removed it has had its turn: a menu or dialog that closes gives the focus back by itself.
+  // In the next frame: a menu or dialog that closes gives the focus back by itself.
   let waiting = false;
   const observer = new window.MutationObserver(() => {
     if (waiting || !lost()) return;

@@ -1,6 +1,6 @@
-// What one frame of the screen shows is worked out once: first what came is taken in, then what shows it is drawn.
+// Does the work of a frame of the screen once: first takes in what has come, then draws what shows it.
 //
-// What comes is taken in thirty times a second at most: nobody reads faster, and the frames between are the hand's, who
+// What comes is taken in thirty times a second at most: nobody reads faster, and the frames between are left to whoever
 // drags or scrolls. A single event waits for no more than the next frame.
 
 export interface Frames {
@@ -11,9 +11,9 @@ export interface Frames {
   readonly cancel: (run: (now: number) => void) => void;
 }
 
-/** Between two takings in, in milliseconds: two frames of sixty a second. */
+/** The least time between two takings in, in milliseconds: at sixty frames a second every other frame. */
 const apart = 25;
-/** A tab in the background has no frames. */
+/** A tab in the background has no frames: what comes is taken in after so many milliseconds. */
 const unseen = 250;
 
 export function createFrames(window: Window): Frames {
@@ -30,7 +30,7 @@ export function createFrames(window: Window): Frames {
     for (const run of some) {
       try {
         run(now);
-      } catch (error) { // its own, and stops nobody else
+      } catch (error) { // its owner's, and stops nobody else
         queueMicrotask(() => { throw error; });
       }
     }

@@ -27,7 +27,7 @@ export function createLive(
   window: Window & typeof globalThis, session: Session, route: RouteState, frames: Frames,
 ): Live {
   const offset = signal(0);
-  let cut = new AbortController(); // ends what was asked for with a token that is another now
+  let cut = new AbortController(); // ends the requests of a token that has been replaced
   const timedFetch: typeof fetch = async (input, init) => {
     const sent = Date.now();
     const signals = init?.signal ? [init.signal, cut.signal] : [cut.signal];
@@ -49,7 +49,7 @@ export function createLive(
   const stream = new TopologyStream({ getToken: session.getToken, list: true, graph: true, host });
   const connection = signal<Connection>({ state: 'idle' });
   const rows = signal<readonly Summary[] | null>(null);
-  const row = computed(() => { // of twenty thousand: looked for once for all who want it
+  const row = computed(() => { // found once for all who want it: there may be twenty thousand
     const id = route.current.value.topology;
     return id === null ? undefined : rows.value?.find((one) => one.id === id);
   });
@@ -74,7 +74,8 @@ export function createLive(
     followed = id;
     take();
   });
-  const opened = stream.on('connection', ({ state }) => { // when it was so, for whoever measures
+  // Marks of when the first stream and the first list were there, for measurements.
+  const opened = stream.on('connection', ({ state }) => {
     if (state !== 'open') return;
     window.performance.mark('topostream.stream');
     opened();
@@ -88,7 +89,7 @@ export function createLive(
   stream.subscribe(() => frames.take(take)); // what no frame of the screen shows need not be computed
   let before = session.token.peek();
   let anew = false;
-  effect(() => { // who signs in anew goes on at once, and by the new token's rights alone
+  effect(() => { // a new token counts at once: what the former one was answered is cut off
     const now = session.token.value;
     if (now !== before && now !== null) {
       anew = stream.getSnapshot().connection.state === 'open';

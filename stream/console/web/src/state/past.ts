@@ -1,13 +1,14 @@
 // Looking at the past: the journal as far as it has been read, and the view at the seq that the address names.
 import { computed, effect, signal, untracked, type ReadonlySignal, type Signal } from '@preact/signals';
+import { readJournal, type JournalEvent, type JournalPage } from './journal.ts';
 import type { Live } from './live.ts';
 import type { Rest } from './rest.ts';
 import type { RouteState } from './route.ts';
 import { viewOfHead, type View } from './view.ts';
-import { isStop, walkBack, type JournalEvent } from './walk.ts';
+import { isStop, walkBack } from './walk.ts';
 
 /** A topology's events, as far as they have been read: without a gap, up to the newest. */
-export interface Window {
+export interface JournalWindow {
   /** The oldest seq that the journal holds, in this epoch; null until it has answered. */
   readonly first: number | null;
   readonly head: number;
@@ -16,7 +17,7 @@ export interface Window {
 
 export interface Past {
   /** Null while no topology is open. */
-  readonly window: ReadonlySignal<Window | null>;
+  readonly window: ReadonlySignal<JournalWindow | null>;
   /** True while the journal is read for what the address names. */
   readonly reading: ReadonlySignal<boolean>;
   /** Why the address's seq is not what is shown, in a sentence. */
@@ -32,37 +33,31 @@ export interface Past {
   readonly prepare: () => Promise<void>;
 }
 
-interface Page {
-  readonly first: number;
-  readonly head: number;
-  readonly events: readonly JournalEvent[];
-}
-
 const pageSize = 1000;
 /** How many pages are read before the seq looked at, to learn what the events after it leave open. */
 const pagesForDetails = 20;
 const viewsKept = 100;
 /** How many events are kept of what comes while nobody looks at the past: the journal has them all. */
 const eventsKept = 2000;
-/** What comes live is told to components so often at most, in milliseconds. */
-const telling = 250;
+/** Milliseconds between two updates of the window by what comes live, at least. */
+const updatePeriod = 250;
 const epochSize = 2 ** 32;
 
 export function createPast(
   { route, rest, live, past }: { route: RouteState; rest: Rest; live: Live; past: Signal<View | null> },
 ): Past {
-  const window = signal<Window | null>(null);
+  const window = signal<JournalWindow | null>(null);
   const reading = signal(false);
   const problem = signal<string | null>(null);
-  let start = 0; // events[0].seq, or where it would be
-  let views = new Map<number, View>(); // what was the case at a seq stays so
-  const history = signal(0); // counts the beginnings of a window: an answer for an older one is thrown away
+  let start = 0; // the seq of events[0], or of what would be there
+  let views = new Map<number, View>(); // by seq: the past does not change
+  const generation = signal(0); // of the window: an answer for an older one is thrown away
   let queue: Promise<unknown> = Promise.resolve(); // one reader at a time
-  let readers = 0; // they put what they read before what is there: nothing goes meanwhile
+  let readers = 0; // while there are some, no event is let go of: they prepend to the window
 
-  let arrived: JournalEvent[] = []; // and is not in the window yet
+  let arrived: JournalEvent[] = []; // came live, and is not in the window yet
   let timer: ReturnType<typeof setTimeout> | undefined;
-  const newest = (known: Window): number => arrived.at(-1)?.seq ?? known.head;
+  const newest = (known: JournalWindow): number => arrived.at(-1)?.seq ?? known.head;
 
   /** Takes what has arrived into the window, and lets go of what nobody looks at. */
   const tell = (): void => {
@@ -84,7 +79,7 @@ export function createPast(
     start = head + 1;
     views = new Map();
     window.value = { first: null, head, events: [] };
-    history.value++;
+    generation.value++;
   };
 
   live.onEvent((event) => {
@@ -94,33 +89,32 @@ export function createPast(
     if (event.kind !== 'event' || !known || event.seq !== newest(known) + 1) return;
     const { type, seq, ts, payload } = event as unknown as JournalEvent;
     arrived.push({ type, seq, ts, payload });
-    timer ??= setTimeout(tell, telling);
+    timer ??= setTimeout(tell, updatePeriod);
   });
   let topology: string | null = null;
-  effect(() => { // a topology is closed: its snapshot begins the next window
+  effect(() => { // another topology, whose snapshot begins the next window
     const { topology: next } = route.current.value;
     if (next === topology) return;
     topology = next;
     arrived = [];
     window.value = null;
     past.value = null;
-    untracked(() => history.value++);
+    untracked(() => generation.value++);
   });
 
-  const page = (after: number, limit: number): Promise<Page> =>
-    rest.send<Page>('GET', `/topologies/${topology}/journal?after=${after}&limit=${limit}`);
+  const page = (after: number, limit: number): Promise<JournalPage> => readJournal(rest, topology!, after, limit);
 
   /** Reads back until the window holds `seq`, or all that the journal has. */
   const readTo = (seq: number): Promise<void> => {
     readers++;
     const turn = queue.then(async () => {
-      const asked = history.peek();
+      const asked = generation.peek();
       if (!window.peek()) return;
       if (window.peek()!.first === null) {
         // Numbers of an older epoch are another history's: between them and this one's is no way back.
         const epoch = Math.floor(window.peek()!.head / epochSize) * epochSize;
         const { events: [oldest] } = await page(Math.max(0, epoch - 1), 1);
-        if (asked !== history.peek()) return;
+        if (asked !== generation.peek()) return;
         window.value = { ...window.peek()!, first: Math.min(oldest?.seq ?? start, start) };
       }
       while (start > Math.max(seq, window.peek()!.first!)) {
@@ -129,7 +123,7 @@ export function createPast(
         while ((block.at(-1)?.seq ?? from - 1) < start - 1) { // a page is also bounded in bytes
           const after = block.at(-1)?.seq ?? from - 1;
           const { events } = await page(after, start - 1 - after);
-          if (asked !== history.peek()) return;
+          if (asked !== generation.peek()) return;
           // A gap is where the journal was pruned meanwhile.
           if (events[0] && events[0].seq !== after + 1) block.length = 0;
           block.push(...events.map(({ type, seq: n, ts, payload }) => ({ type, seq: n, ts, payload })));
@@ -168,8 +162,8 @@ export function createPast(
     !view.unknown?.length && view.in_flight.every((m) => m.payload !== undefined);
 
   const look = async (at: number): Promise<void> => {
-    const asked = history.peek();
-    const wanted = (): boolean => asked === history.peek() && route.current.peek().at === at;
+    const asked = generation.peek();
+    const wanted = (): boolean => asked === generation.peek() && route.current.peek().at === at;
     try {
       reading.value = !window.peek() || start > at || window.peek()!.first === null;
       await readTo(at);
@@ -203,7 +197,7 @@ export function createPast(
     }
   };
 
-  // Only what the address says, and that there is a head to walk back from: the past does not change with the head.
+  // These change with the address, and when there is a head to walk back from, but not with each event: the past stays.
   const at = computed(() => route.current.value.at);
   const walkable = computed(() => {
     const head = viewOfHead(live.open.value);
@@ -217,7 +211,7 @@ export function createPast(
     const seq = at.value;
     const ready = walkable.value !== null && walkable.value === route.current.value.topology;
     const head = beyond.value;
-    void history.value; // another history: what was there is not the past of what is there now
+    void generation.value; // what another window showed is not the past of what is there now
     untracked(() => {
       if (seq !== null && ready) {
         void look(seq);

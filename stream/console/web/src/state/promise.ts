@@ -1,5 +1,5 @@
 // The page's own count of the promise: of the open topology a snapshot at N, then N + 1, N + 2, … and none missing.
-// It looks at what reaches the page, and trusts nobody who has looked before.
+// It counts what reaches the page, whatever the stream's own check has found before.
 import type { StreamEvent, Violation } from 'topostream';
 
 export interface Count {
@@ -42,7 +42,7 @@ function late(count: Count, expected: number, got: number): Count {
   return { ...count, late: count.late + 1, broken: { expected, got } };
 }
 
-/** Takes in what the stream itself has found: it keeps such an event from the page. */
+/** Counts a violation that the stream itself has found: such an event never reaches the page. */
 export function blamed(count: Count, { kind, expected, got }: Violation): Count {
   const missing = kind === 'hole' && expected !== null && got !== null ? got - expected
     : kind === 'malformed' ? 1 : 0;

@@ -51,7 +51,7 @@ export const emit = (name: string, type = 'hello', payload: unknown = { from: 'p
   sql: `SELECT topology_emit(id, ${literal(type)}, ${json(payload)}) ${where(name)};`,
 });
 
-export const changeStatus = (name: string, to: TopologyStatus, reason: string | null = null): Line => ({
+const changeStatus = (name: string, to: TopologyStatus, reason: string | null = null): Line => ({
   id: `status-${to}`, title: `Change its status to ${to}`, says: '',
   sql: `UPDATE topologies SET status = ${literal(to)}, reason = ${reason === null ? 'NULL' : literal(reason)} ` +
     `WHERE name = ${literal(name)};`,
@@ -62,7 +62,7 @@ export const enqueue = (name: string, { op, payload }: Op, title: string, id = `
   sql: `INSERT INTO mutations (topology_id, op, payload) SELECT id, ${literal(op)}, ${json(payload)} ${where(name)};`,
 });
 
-export const insertLan = (name: string, lan: string, subnet: string): Line => ({
+const insertLan = (name: string, lan: string, subnet: string): Line => ({
   id: 'insert-lan', title: 'Add a LAN by hand', says: 'A change of the tables is a graph event; no worker is asked.',
   sql: `INSERT INTO lans (topology_id, name, subnet) SELECT id, ${literal(lan)}, ${literal(subnet)} ${where(name)};`,
 });
@@ -81,13 +81,13 @@ export interface Subject {
 }
 
 /** A free name like the ones that are there: lan-3 beside lan-1 and lan-2. */
-export function freeName(prefix: string, rows: readonly { readonly name: string }[]): string {
+function freeName(prefix: string, rows: readonly { readonly name: string }[]): string {
   const taken = new Set(rows.map((row) => row.name));
   for (let i = 1; ; i++) if (!taken.has(`${prefix}-${i}`)) return `${prefix}-${i}`;
 }
 
 /** A /24 whose address no LAN has. */
-export function freeSubnet(lans: readonly { readonly subnet: string }[]): string {
+function freeSubnet(lans: readonly { readonly subnet: string }[]): string {
   const taken = new Set(lans.map((lan) => lan.subnet));
   for (let i = 77; ; i++) {
     const subnet = `192.168.${i % 256}.0/24`;

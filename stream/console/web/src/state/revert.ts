@@ -1,12 +1,14 @@
 // Undoes what was applied: proposes the ops that bring back what was before, to be looked at and applied by hand.
 import { computed, effect, signal, type ReadonlySignal } from '@preact/signals';
 import type { Graph, GraphChanges } from 'topostream';
-import type { App } from '../app.ts';
+import type { Edit } from '../edit/edit.ts';
+import { inverse } from '../edit/inverse.ts';
 import type { Commands } from './commands.ts';
+import type { JournalEvent } from './journal.ts';
 import type { Live } from './live.ts';
 import type { Past } from './past.ts';
 import type { RouteState, Selection } from './route.ts';
-import { changesOf, isStop, type JournalEvent } from './walk.ts';
+import { changesOf, isStop } from './walk.ts';
 
 export interface Revert {
   /** The mutation or event that is selected alone; null if none is. */
@@ -18,12 +20,17 @@ export interface Revert {
   readonly run: () => Promise<void>;
 }
 
-type Parts = Pick<App, 'propose' | 'inverse' | 'editable'> & {
-  readonly route: RouteState; readonly commands: Commands; readonly live: Live; readonly history: Past;
-};
+interface Parts {
+  readonly route: RouteState;
+  readonly commands: Commands;
+  readonly live: Live;
+  readonly history: Past;
+  readonly editable: ReadonlySignal<true | string>;
+  readonly propose: Edit['propose'];
+}
 
-/** The changes of a statement as one, of the parts that it came in. */
-export function joinParts(parts: readonly GraphChanges[]): GraphChanges {
+/** The parts that one statement's changes came in, as one. */
+function joinParts(parts: readonly GraphChanges[]): GraphChanges {
   const rows = <T>(of: (part: GraphChanges) => readonly T[] | undefined): T[] =>
     parts.flatMap((part) => of(part) ?? []);
   return {
@@ -36,8 +43,8 @@ export function joinParts(parts: readonly GraphChanges[]): GraphChanges {
   };
 }
 
-/** All parts of the statement that an event tells, or the event alone. */
-export function partsOf(event: JournalEvent, events: readonly JournalEvent[]): readonly JournalEvent[] {
+/** The events that tell of one statement: all the parts that it came in, or the event alone. */
+function partsOf(event: JournalEvent, events: readonly JournalEvent[]): readonly JournalEvent[] {
   const here = events.findIndex((one) => one.seq === event.seq);
   let from = here;
   while (from > 0 && !isStop(events[from - 1]!)) from--;
@@ -46,16 +53,14 @@ export function partsOf(event: JournalEvent, events: readonly JournalEvent[]): r
   return events.slice(from, to + 1);
 }
 
-export function createRevert(
-  { route, commands, live, history, editable, propose, inverse }: Parts,
-): Revert {
+export function createRevert({ route, commands, live, history, editable, propose }: Parts): Revert {
   const said = signal<string | null>(null);
   const selected = computed(() => {
     const { selection } = route.current.value;
     const [one] = selection;
     return one && selection.length === 1 && (one.kind === 'mutation' || one.kind === 'event') ? one : null;
   });
-  /** What the window knows of it already. */
+  /** Its event, where that has been read already. */
   const told = computed(() => {
     const one = selected.value;
     return one ? history.window.value?.events.findLast((event) => isToldBy(event, one)) : undefined;
@@ -63,7 +68,6 @@ export function createRevert(
   const possible = computed((): true | string => {
     if (!selected.value) return 'select a mutation or an event of the timeline';
     if (editable.value !== true) return editable.value;
-    if (!propose.value || !inverse.value) return 'this page cannot stage edits';
     if (told.value && !changesOf(told.value)) return `${told.value.type} has changed nothing of the graph`;
     return true;
   });
@@ -81,11 +85,11 @@ export function createRevert(
         : 'the journal does not reach back to it: it cannot be undone from here';
       return;
     }
-    const { ops, lost } = inverse.peek()!(joinParts(changes), graph);
+    const { ops, lost } = inverse(joinParts(changes), graph);
     const { op } = (event.payload ?? {}) as { op?: string };
     const what = ops.length ? `revert of ${op ?? 'a change by hand'}, seq ${event.seq}` : 'there is nothing to undo';
     said.value = lost.length ? `${what}. What does not come back: ${lost.join('; ')}` : what;
-    if (ops.length) propose.peek()!(ops, said.value);
+    if (ops.length) propose(ops, said.value);
   };
   effect(() => {
     void selected.value;

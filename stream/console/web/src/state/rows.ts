@@ -13,7 +13,7 @@ export interface Look {
   readonly sort: string;
 }
 
-/** What wants a look comes first. */
+/** In the order in which the list sorts them: what needs somebody comes first. */
 export const statuses: readonly TopologyStatus[] =
   ['failed', 'degraded', 'deploying', 'tearing_down', 'pending', 'active', 'torn_down'];
 
@@ -46,7 +46,7 @@ const compare = (a: Entry, b: Entry): number =>
     : a.name < b.name ? -1 : a.name > b.name ? 1
       : a.row.id < b.row.id ? -1 : a.row.id > b.row.id ? 1 : 0;
 
-/** Keeps the rows of one look in order. An update looks at a map for each row, and searches for each that changed. */
+/** Keeps the rows of one look in order. An update costs a look into a map a row, and a binary search a change. */
 export class RowIndex {
   readonly #look: Look;
   readonly #reverse: boolean;

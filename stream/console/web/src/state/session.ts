@@ -1,11 +1,11 @@
-// Who looks: the token, what it says of itself, and how it is renewed. It is kept in sessionStorage alone.
+// Who is signed in: the token, what it says of itself, and how it is renewed. It is kept in sessionStorage alone.
 import { batch, computed, signal, type ReadonlySignal } from '@preact/signals';
 import { forgetKept } from '../edit/kept.ts';
 import type { RouteState } from './route.ts';
 
 export type Role = 'viewer' | 'admin';
 
-/** Who a token is for: what it says of that, but for the role, of which the server's word counts. */
+/** Who a token is for, as its claims say; the role as the server says, once it has. */
 export interface Identity {
   readonly subject: string;
   readonly role: Role;
@@ -17,9 +17,9 @@ export interface Session {
   readonly token: ReadonlySignal<string | null>;
   /** Null where a cookie speaks for the page. */
   readonly identity: ReadonlySignal<Identity | null>;
-  /** What the page offers is by this. Null where a cookie speaks for the page, until the server has said it. */
+  /** Decides what the page offers. Null where a cookie speaks for the page and the server has not said it yet. */
   readonly role: ReadonlySignal<Role | null>;
-  /** Takes the role that a stream's Topostream-Role says. It need not be in the token as `role`, nor in any. */
+  /** Takes the role of a stream's Topostream-Role: a token may have it in another claim than `role`, or in none. */
   readonly tellRole: (role: string | null) => void;
   /** Set while the server refuses, or the token has ended: the page asks for another one. */
   readonly wanted: ReadonlySignal<string | null>;
@@ -62,7 +62,7 @@ export function createSession(window: Window, route: RouteState): Session {
     else storage.removeItem(key);
     batch(() => {
       token.value = value;
-      told.value = null; // of another token, perhaps
+      told.value = null; // it was said of the former token
     });
   };
   store(token.peek());

@@ -1,15 +1,15 @@
 // What stands top left: how the connection is, whether anything is missing, and how long events are under way.
 import { computed, effect, signal, type ReadonlySignal } from '@preact/signals';
 import type { Connection, TopologyState } from 'topostream';
+import { isFailure } from './entries.ts';
 import { createFrames, type Frames } from './frames.ts';
 import { Latency } from './latency.ts';
 import type { Live } from './live.ts';
 import { blamed, counted, nothingYet, short, type Count } from './promise.ts';
 import type { RouteState } from './route.ts';
 import type { Session } from './session.ts';
-import { isFailure } from './timeline.ts';
 
-/** `calm` is nothing to see, `busy` mends itself, `bad` wants somebody. */
+/** `calm` needs nobody, `busy` mends itself, `bad` needs somebody. */
 export interface Words {
   readonly tone: 'calm' | 'busy' | 'bad';
   readonly text: string;
@@ -37,7 +37,7 @@ export interface Facts {
   readonly since: number;
   readonly now: number;
   readonly topology: TopologyState | null;
-  /** What the head is ahead of the page, while it catches up. */
+  /** How far the page is behind the head, while it catches up. */
   readonly behind: number;
   /** Where the newest stream went on, and when; null if it was the first. */
   readonly resumed: { readonly seq: number; readonly at: number } | null;
@@ -111,7 +111,7 @@ export function createSignature(
   const resumed = signal<Facts['resumed']>(null);
   const opens = signal(0);
   let was: Connection['state'] | null = null;
-  let left: number | null = null; // the seq where the stream broke off: with what opens it events may have come
+  let left: number | null = null; // the seq where the stream broke off: when it is open again, events may have come
   effect(() => {
     const { state } = live.connection.value;
     if (state === was) return;
@@ -135,7 +135,7 @@ export function createSignature(
 
   const count = signal<Count>(nothingYet);
   let counting: Count = nothingYet;
-  let broken = 0; // of live.violations, how many are taken in
+  let taken = 0; // how many of live.violations are counted
   let topology: string | null = null;
   effect(() => {
     const id = route.current.value.topology;
@@ -146,10 +146,10 @@ export function createSignature(
   });
   effect(() => {
     const all = live.violations.value;
-    for (const violation of all.slice(broken)) {
+    for (const violation of all.slice(taken)) {
       if (violation.topology_id === topology || violation.topology_id === null) counting = blamed(counting, violation);
     }
-    broken = all.length;
+    taken = all.length;
     count.value = counting;
   });
 
@@ -157,7 +157,7 @@ export function createSignature(
   const states = new Map<string, string>(); // of the list, to see what fails in topologies that are not open
   const latency = new Latency();
   const measured = signal<ReturnType<Latency['at']>>(null);
-  let under: number[] = []; // when what the next frame shows was recorded
+  let unpainted: number[] = []; // when the events were recorded that the next frame shows
   live.onEvent((event) => {
     if (event.kind === 'list') {
       if (event.type === 'removed') return void states.delete(event.payload.id);
@@ -174,21 +174,21 @@ export function createSignature(
     if (event.kind !== 'event') return;
     if (document.hidden) {
       if (isFailure(event.type, event.payload)) unseen.value++;
-    } else if (under.length < 10_000) under.push(Date.parse(event.ts));
+    } else if (unpainted.length < 10_000) unpainted.push(Date.parse(event.ts));
   });
   document.addEventListener('visibilitychange', () => {
     clock.value = Date.now();
-    if (document.hidden) under = [];
+    if (document.hidden) unpainted = [];
     else unseen.value = 0;
   });
   const paint = (): void => {
     const painted = Date.now();
-    for (const recorded of under.splice(0)) latency.add(painted, painted + live.offset.peek() - recorded);
+    for (const recorded of unpainted.splice(0)) latency.add(painted, painted + live.offset.peek() - recorded);
   };
   effect(() => {
     void live.open.value; // the state has changed: this frame shows it, or the next
     count.value = counting;
-    if (under.length) frames.draw(paint);
+    if (unpainted.length) frames.draw(paint);
   });
   effect(() => { measured.value = latency.at(clock.value); });
 

@@ -110,6 +110,7 @@ export function createSteps(
       if (allowed.value !== true) return allowed.value;
       const status = standing.value?.status ?? null;
       const may = mayBecome(status, to);
+      // The step is legal, but this command is not for it from here: the sentence says what is legal.
       return may !== true || from.includes(status!) ? may : mayBecome(status, status!);
     },
     run: () => start(stepsFrom(standing.peek()!.status).find((one) => one.to === to)!),

@@ -1,254 +1,264 @@
-// The events of the open topology, as they came and as the journal has them, in one order.
-import type { GraphChanges, StreamEvent } from 'topostream';
-import type { Filter, Filtered } from './filter.ts';
+// The timeline of the open topology: what comes live, what the journal has from before, and who asked for it.
+import { effect, signal, type ReadonlySignal, type Signal } from '@preact/signals';
+import type { Mutation, StreamEvent } from 'topostream';
+import { entryOf, entryOfJournal, Events, type Entry } from './entries.ts';
+import { parseFilter, type Filter } from './filter.ts';
+import type { Frames } from './frames.ts';
+import { readJournal, type JournalEvent, type JournalPage } from './journal.ts';
+import type { Live } from './live.ts';
+import { Problem, type Rest } from './rest.ts';
+import type { RouteState } from './route.ts';
 
-/** A row of the timeline. A raw NOTIFY has no seq; it stands where it came. A gap is what the journal no longer has. */
-export interface Entry {
-  readonly kind: 'event' | 'raw' | 'gap';
-  readonly seq: number | null;
-  readonly ts: string;
-  readonly type: string;
-  readonly payload: unknown;
-  readonly summary: string;
-  /** A mutation's id, if it is one's. */
-  readonly mutation: string | null;
+export interface Timeline {
+  /** Rises whenever the functions below give something else. */
+  readonly version: ReadonlySignal<number>;
+  /** Rises with it, four times a second at most. */
+  readonly sampled: ReadonlySignal<number>;
+  readonly shown: () => readonly Entry[];
+  readonly all: () => readonly Entry[];
+  readonly hour: (now: number) => ReturnType<Events['hour']>;
+  readonly filter: ReadonlySignal<Filter>;
+  readonly loading: ReadonlySignal<boolean>;
+  /** Why the journal could not be read, if it could not. */
+  readonly problem: ReadonlySignal<string | null>;
+  /** Whether the oldest event that the journal has is here. */
+  readonly complete: ReadonlySignal<boolean>;
+  readonly paused: Signal<boolean>;
+  /** How many events wait while it is paused. */
+  readonly waiting: ReadonlySignal<number>;
+  /** Whether the newest row is in view; set by whoever scrolls. While somebody reads further up, more rows are kept. */
+  readonly atEnd: Signal<boolean>;
+  /** Reads the page of the journal before the oldest event, and says how many rows came in above. */
+  readonly older: () => Promise<number>;
+  /** Who asked for a mutation: '' if nobody says, null if it is too old to be found, undefined before the look-up. */
+  readonly who: (mutation: string | null) => string | null | undefined;
+  /** Finds out who asked for what is on the screen, some time soon and at most once in five seconds. */
+  readonly wantWho: (mutations: readonly string[]) => void;
+  readonly entry: (seq: number) => Entry | undefined;
+  /** Brings an event here that is not, for the inspector. */
+  readonly fetchEntry: (seq: number) => Promise<Entry | undefined>;
 }
 
-type Fields = Record<string, unknown>;
-const fieldsOf = (payload: unknown): Fields =>
-  typeof payload === 'object' && payload !== null ? payload as Fields : {};
+const page = 500;
+const samplePeriod = 250;
+const mostFetched = 1000;
+/** Of how many mutations it is kept who asked for them: of more than can be kept as rows. */
+const mostNames = 50_000;
 
-const clip = (text: string, length: number): string => text.length > length ? text.slice(0, length - 1) + '…' : text;
+export function createTimeline(
+  window: Window & typeof globalThis, live: Live, route: RouteState, rest: Rest, frames: Frames,
+): Timeline {
+  const version = signal(0);
+  const sampled = signal(0);
+  const loading = signal(false);
+  const problem = signal<string | null>(null);
+  const complete = signal(false);
+  const paused = signal(false);
+  const waiting = signal(0);
+  const atEnd = signal(true);
+  const filter = signal<Filter>(parseFilter(''));
+  const who = new Map<string, string | null>();
+  let id: string | null = null;
+  let events = new Events();
+  let held: Entry[] = []; // came while paused
+  let arrived: Entry[] = []; // came since the last frame that took them in
+  let sampling = 0;
+  let snapshot = 0; // the newest one's seq
+  let fetched = new Map<number, Entry>(); // one by one, for the inspector
 
-const changesOf = (changes: GraphChanges): string => {
-  const names = [...changes.lans ?? [], ...changes.deckies ?? []].map((row) => row.name);
-  const removed = changes.removed?.length ?? 0;
-  const edges = changes.edges?.length ?? 0;
-  return [
-    names.length && clip(names.slice(0, 4).join(', '), 80) + (names.length > 4 ? ` and ${names.length - 4} more` : ''),
-    !names.length && edges && `${edges} edge${edges === 1 ? '' : 's'}`,
-    removed && `${removed} removed`,
-  ].filter(Boolean).join('; ') || 'nothing';
-};
-
-/** What an op does, in its own words: "add_decky web-1 in dmz". */
-export function opSummary(op: string, payload: unknown): string {
-  const p = fieldsOf(payload);
-  if (op === 'changeset' && Array.isArray(p.ops)) {
-    const ops = p.ops.map((item) => String(fieldsOf(item).op));
-    return `changeset of ${ops.length}: ${clip(ops.join(', '), 100)}`;
-  }
-  const lan = typeof p.lan === 'string' ? (op === 'detach_decky' ? ' from ' : op === 'attach_decky' ? ' to ' : ' in ')
-    + p.lan : '';
-  return clip(`${op} ${String(p.name ?? p.decky ?? '')}${lan}`.trim(), 160);
-}
-
-/** One line that says what an event is about. */
-export function summarize(type: string, payload: unknown): string {
-  const p = fieldsOf(payload);
-  switch (type) {
-    case 'mutation.enqueued': case 'mutation.applying': return opSummary(String(p.op), p.payload);
-    case 'mutation.applied': return `${String(p.op)}: ${changesOf((p.result ?? {}) as GraphChanges)}`;
-    case 'mutation.failed': return `${String(p.op)}: ${String(p.reason ?? 'no reason')}`;
-    case 'mutation.requeued': return `${String(p.op)}: attempt ${String(p.attempt)}, a lease ran out`;
-    case 'graph': return changesOf(p as GraphChanges);
-    case 'status': return `to ${String(p.state).replace('_', ' ')}${p.reason ? ': ' + String(p.reason) : ''}`;
-    case 'deleted': return 'the topology is deleted';
-    default: return clip(typeof payload === 'string' ? payload : JSON.stringify(payload) ?? '', 160);
-  }
-}
-
-/** Makes an entry of an event of the stream; null of what is no row. */
-export function entryOf(event: StreamEvent): Entry | null {
-  if (event.kind === 'event') return entryOfJournal(event);
-  if (event.kind !== 'raw') return null;
-  const { type, ts, payload } = event;
-  return { kind: 'raw', seq: null, ts, type, payload, summary: summarize('', payload), mutation: null };
-}
-
-/** An event as GET /topologies/{id}/journal has it. */
-export interface JournalEvent {
-  readonly type: string;
-  readonly ts: string;
-  readonly seq: number;
-  readonly payload: unknown;
-}
-
-export function entryOfJournal({ type, ts, seq, payload }: JournalEvent): Entry {
-  const { mutation_id } = fieldsOf(payload);
-  return {
-    kind: 'event', seq, ts, type, payload, summary: summarize(type, payload),
-    mutation: type.startsWith('mutation.') && typeof mutation_id === 'string' ? mutation_id : null,
+  const touch = (): void => {
+    version.value = version.peek() + 1;
+    sampling ||= window.setTimeout(() => {
+      sampling = 0;
+      sampled.value = version.peek();
+    }, samplePeriod);
   };
-}
-
-/** Whether an event is something that somebody should hear of who looked away. */
-export function isFailure(type: string, payload: unknown): boolean {
-  const state = type === 'status' ? fieldsOf(payload).state : null;
-  return type === 'mutation.failed' || state === 'failed' || state === 'degraded';
-}
-
-/**
- * Puts a page of the journal, in order, among the entries, and gives all in order. What is there already is not put
- * twice, and stays the same object; a raw NOTIFY stays behind the event that it came after.
- */
-export function merge(entries: readonly Entry[], page: readonly Entry[]): Entry[] {
-  const first = entries[0]?.seq;
-  if (first && page.length && page.at(-1)!.seq! < first) return [...page, ...entries]; // one scrolls up
-  const result: Entry[] = [];
-  let next = 0;
-  for (const entry of entries) {
-    if (entry.seq !== null) {
-      while (next < page.length && page[next]!.seq! < entry.seq) result.push(page[next++]!);
-      if (next < page.length && page[next]!.seq === entry.seq) next++;
+  const learn = (mutations: readonly Mutation[]): void => {
+    for (const { id, requested_by } of mutations) if (requested_by !== undefined) who.set(id, requested_by ?? '');
+    for (const id of who.keys()) { // the oldest first
+      if (who.size <= mostNames) break;
+      who.delete(id);
     }
-    result.push(entry);
-  }
-  for (; next < page.length; next++) result.push(page[next]!);
-  return result;
-}
+  };
+  const nameOf = (entry: Entry): string | null => (entry.mutation && who.get(entry.mutation)) || null;
 
-/** Where the event of a seq is among entries in order; -1 if it is not there. */
-export function placeOfSeq(entries: readonly Entry[], seq: number): number {
-  let low = 0;
-  let high = entries.length;
-  while (low < high) {
-    const middle = (low + high) >> 1;
-    let at = middle;
-    while (at >= low && entries[at]!.seq === null) at--; // what has no seq stands behind an event
-    if (at >= low && entries[at]!.seq! >= seq) high = at;
-    else low = middle + 1;
-  }
-  return entries[low]?.seq === seq ? low : -1;
-}
+  const begin = (topology: string | null): void => {
+    id = topology;
+    events = new Events(nameOf);
+    events.apply(filter.peek());
+    held = [];
+    arrived = [];
+    fetched = new Map();
+    who.clear();
+    waiting.value = 0;
+    paused.value = false;
+    atEnd.value = true;
+    complete.value = false;
+    loading.value = false;
+    problem.value = null;
+    touch();
+  };
 
-export const placeOf = (entries: readonly Entry[], entry: Entry): number =>
-  entry.seq === null ? entries.lastIndexOf(entry) : placeOfSeq(entries, entry.seq);
-
-/** How many events came in a minute, and how many of them were failures. */
-export interface Bin {
-  readonly minute: number;
-  readonly count: number;
-  readonly failures: number;
-}
-
-/** The last hour, by minute, oldest first. */
-export interface Hour {
-  readonly bins: readonly Bin[];
-  /** When the hour begins, and from when on no event is left out; Infinity while nothing is read. */
-  readonly from: number;
-  readonly since: number;
-}
-
-/** Events without a hole between, by seq; `since` is when the first of them was recorded. */
-interface Run {
-  readonly from: number;
-  to: number;
-  readonly since: number;
-}
-
-const perMinute = 60_000;
-
-/** Keeps the timeline of one topology. It is told what comes, and says what a filter leaves of it. */
-export class Events {
-  /** The most that is kept while new events come, and while somebody scrolls into the past. */
-  static readonly following = 20_000;
-  static readonly reading = 120_000;
-  #entries: Entry[] = [];
-  #matching: Entry[] | null = null; // null: there is no filter
-  #test: ((entry: Filtered) => boolean) | null = null;
-  #who: (entry: Entry) => string | null;
-  #bins = new Map<number, { count: number; failures: number }>();
-  #runs: Run[] = []; // what is in the bins, in order: what was let go of may come again, and is not counted twice
-
-  constructor(who: (entry: Entry) => string | null = () => null) { this.#who = who; }
-
-  get all(): readonly Entry[] { return this.#entries; }
-  get shown(): readonly Entry[] { return this.#matching ?? this.#entries; }
-
-  /** The oldest seq that is here; null if there is none. */
-  get oldest(): number | null { return this.#entries.find((entry) => entry.seq !== null)?.seq ?? null; }
-  get newest(): number | null { return this.#entries.findLast((entry) => entry.seq !== null)?.seq ?? null; }
-
-  /** Appends what came, and lets go of the oldest if `most` are too many. */
-  append(entries: readonly Entry[], most = Events.following): void {
-    this.#entries.push(...entries);
-    for (const entry of entries) this.#bin(entry);
-    if (this.#matching && this.#test) this.#matching.push(...entries.filter((entry) => this.#passes(entry)));
-    // A tenth more, so that not every event moves the whole array.
-    if (this.#entries.length > most * 1.1) {
-      const dropped = new Set(this.#entries.splice(0, this.#entries.length - most));
-      const first = this.#matching?.findIndex((entry) => !dropped.has(entry)) ?? 0;
-      this.#matching?.splice(0, first < 0 ? this.#matching.length : first);
+  const read = async (after: number, limit: number): Promise<JournalPage | null> => {
+    const topology = id;
+    try {
+      const answer = await readJournal(rest, topology!, after, limit);
+      if (topology !== id) return null;
+      problem.value = null;
+      return answer;
+    } catch (error) {
+      if (topology === id) problem.value = error instanceof Problem ? error.message : String(error);
+      return null;
     }
-  }
+  };
 
-  /** Takes a page of the journal in, and says how many rows that are shown came before the first. */
-  insert(page: readonly Entry[]): number {
-    const first = this.shown[0];
-    this.#entries = merge(this.#entries, page);
-    for (const entry of page) this.#bin(entry);
-    this.filter(this.#test);
-    return first ? Math.max(0, this.shown.indexOf(first)) : 0;
-  }
-
-  /** Shows only what passes a test; everything with null. */
-  filter(test: ((entry: Filtered) => boolean) | null): void {
-    this.#test = test;
-    this.#matching = test ? this.#entries.filter((entry) => this.#passes(entry)) : null;
-  }
-
-  apply(filter: Filter): void {
-    if (filter.error === null) this.filter(filter.empty ? null : filter.test);
-  }
-
-  /** The hour up to now. `head` is the newest seq that there is; `complete`: the oldest of the journal is here. */
-  hour(now: number, head: number, complete: boolean): Hour {
-    const last = Math.floor(now / perMinute);
-    const from = (last - 59) * perMinute;
-    for (const minute of this.#bins.keys()) if (minute < last - 60) this.#bins.delete(minute);
-    const bins = Array.from({ length: 60 }, (_, i) => {
-      const minute = last - 59 + i;
-      return { minute, ...(this.#bins.get(minute) ?? { count: 0, failures: 0 }) };
-    });
-    return { bins, from, since: Math.max(from, this.#countedSince(head, complete)) };
-  }
-
-  #countedSince(head: number, complete: boolean): number {
-    const run = this.#runs.at(-1);
-    if (run && run.to < head) return Infinity; // the newest are still to come
-    return complete && this.#runs.length < 2 ? -Infinity : run?.since ?? Infinity;
-  }
-
-  #passes(entry: Entry): boolean {
-    const { seq, type, summary, payload } = entry;
-    return entry.kind !== 'gap' && this.#test!({ seq, type, summary, payload, by: this.#who(entry) });
-  }
-
-  #bin(entry: Entry): void {
-    const at = Date.parse(entry.ts);
-    const minute = Math.floor(at / perMinute);
-    if (Number.isNaN(minute) || (entry.seq !== null && !this.#isNew(entry.seq, at))) return;
-    const bin = this.#bins.get(minute) ?? { count: 0, failures: 0 };
-    this.#bins.set(minute, bin);
-    bin.count++;
-    if (isFailure(entry.type, entry.payload)) bin.failures++;
-  }
-
-  /** Takes a seq into the runs, and says whether it was in none. */
-  #isNew(seq: number, since: number): boolean {
-    const runs = this.#runs;
-    let i = runs.length - 1;
-    while (i >= 0 && runs[i]!.from > seq) i--;
-    const before = runs[i];
-    const after = runs[i + 1];
-    if (before && seq <= before.to) return false;
-    if (before && seq === before.to + 1) before.to = seq;
-    else runs.splice(++i, 0, { from: seq, to: seq, since });
-    if (after && after.from === seq + 1) {
-      runs[i]!.to = after.to;
-      runs.splice(i + 1, 1);
+  /** Reads what the journal has above one seq, up to another. */
+  const between = async (after: number, to: number): Promise<void> => {
+    const topology = id;
+    for (let at = after; at < to && topology === id;) {
+      const answer = await read(at, 1000);
+      if (!answer?.events.length) return;
+      if (at === after && answer.first > after + 1) gap(after + 1, answer.first - 1);
+      events.insert(answer.events.map(entryOfJournal));
+      at = answer.events.at(-1)!.seq;
+      touch();
     }
-    return true;
-  }
+  };
+
+  const gap = (from: number, to: number): void => events.append([{
+    kind: 'gap', seq: null, ts: '', type: '', payload: null, mutation: null,
+    summary: `${from} to ${to} are in no journal any more`,
+  }]);
+
+  const older = async (): Promise<number> => {
+    if (!id || loading.peek() || complete.peek()) return 0;
+    const oldest = events.oldest ?? snapshot + 1;
+    loading.value = true;
+    try {
+      const found: JournalEvent[] = [];
+      let first = 0;
+      for (let at = Math.max(0, oldest - 1 - page); at < oldest - 1;) { // more than one page where events are large
+        const answer = await read(at, page);
+        if (!answer) return 0;
+        ({ first } = answer);
+        const below = answer.events.filter((event) => event.seq < oldest);
+        found.push(...below);
+        at = below.length === answer.events.length ? below.at(-1)?.seq ?? oldest : oldest;
+      }
+      if (!found.length || found[0]!.seq <= first) complete.value = true;
+      const above = events.insert(found.map(entryOfJournal));
+      touch();
+      return above;
+    } finally {
+      loading.value = false;
+    }
+  };
+
+  const take = (event: StreamEvent): void => {
+    if (!id || event.kind === 'list' || event.topology_id !== id) return;
+    if (event.kind === 'snapshot') {
+      learn(event.payload.in_flight);
+      const newest = newestHere() ?? (complete.peek() ? snapshot : null); // an empty journal has been read, too
+      snapshot = event.seq;
+      if (newest === null) void older();
+      else if (event.seq > newest) void between(newest, event.seq);
+      return;
+    }
+    const entry = entryOf(event);
+    if (!entry) return;
+    if (paused.peek()) {
+      held.push(entry);
+      if (held.length > 2 * Events.following) held.splice(0, Events.following);
+      waiting.value = held.length;
+      return;
+    }
+    arrived.push(entry);
+    frames.take(show);
+  };
+  const newest = (entries: readonly Entry[]): number | null => entries.findLast((e) => e.seq !== null)?.seq ?? null;
+  const newestHere = (): number | null => newest(held) ?? newest(arrived) ?? events.newest;
+
+  const show = (): void => {
+    events.append(arrived.splice(0), atEnd.peek() ? Events.following : Events.reading);
+    touch();
+  };
+
+  live.onEvent((event) => take(event));
+  effect(() => {
+    const topology = route.current.value.topology;
+    if (topology !== id) begin(topology);
+  });
+  effect(() => {
+    const parsed = parseFilter(route.current.value.filter);
+    filter.value = parsed;
+    events.apply(parsed);
+    touch();
+  });
+  effect(() => {
+    if (paused.value) return;
+    if (held.length) {
+      const last = events.newest;
+      const first = held.find((entry) => entry.seq !== null)?.seq;
+      events.append(held.splice(0), Events.reading);
+      if (last !== null && first && first > last + 1) void between(last, first - 1); // some of what came was let go of
+      touch();
+    }
+    waiting.value = 0;
+  });
+
+  let asked = -Infinity;
+  let asking = 0;
+  let unknown = new Set<string>();
+  const ask = async (): Promise<void> => {
+    asked = Date.now();
+    const topology = id;
+    const wanted = unknown;
+    unknown = new Set(); // the pages that are about to be read may be too old for what is wanted from now on
+    let before = '';
+    let ended = false;
+    try {
+      // Newest first: the first page has most of what is wanted.
+      for (let pages = 0; pages < 5 && !ended && wanted.size; pages++) {
+        const found = await rest.send<readonly (Mutation & { readonly position: number })[]>(
+          'GET', `/topologies/${topology}/mutations?limit=200${before}`);
+        if (topology !== id) return;
+        learn(found);
+        for (const { id } of found) wanted.delete(id);
+        ended = found.length < 200;
+        before = '&before=' + found.at(-1)?.position;
+      }
+      for (const mutation of wanted) who.set(mutation, ended ? '' : null); // '': it is gone, and nobody says
+    } catch { // the rows stay without a name; the next look asks again
+    } finally {
+      asking = 0;
+      const parsed = filter.peek();
+      if (parsed.error === null && parsed.by) events.apply(parsed);
+      touch();
+    }
+  };
+
+  return {
+    version, sampled, filter, loading, problem, complete, paused, waiting, atEnd, older,
+    shown: () => events.shown,
+    all: () => events.all,
+    // Up to what has been taken in, or is held: what has just arrived is in with the next frame.
+    hour: (now) => events.hour(now, Math.max(snapshot, newest(held) ?? 0), complete.peek()),
+    who: (mutation) => mutation === null ? '' : who.get(mutation),
+    wantWho: (mutations) => {
+      for (const mutation of mutations) if (!who.has(mutation)) unknown.add(mutation);
+      if (!unknown.size || asking) return;
+      asking = window.setTimeout(() => void ask(), Math.max(200, asked + 5000 - Date.now()));
+    },
+    entry: (seq) => fetched.get(seq) ?? events.all.findLast((entry) => entry.seq === seq),
+    fetchEntry: async (seq) => {
+      const answer = await read(seq - 1, 1);
+      const event = answer?.events[0];
+      if (event?.seq !== seq) return undefined;
+      const entry = entryOfJournal(event);
+      if (fetched.size >= mostFetched) fetched.clear();
+      fetched.set(seq, entry);
+      touch();
+      return entry;
+    },
+  };
 }

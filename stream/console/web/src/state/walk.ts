@@ -5,16 +5,10 @@
 import {
   applyGraph, type Decky, type Graph, type GraphChanges, type KnownEvents, type Mutation, type TopologyStatus,
 } from 'topostream';
+import type { JournalEvent } from './journal.ts';
 import { transitions } from './lifecycle.ts';
 import type { View } from './view.ts';
 
-/** An event as the journal gives it. */
-export interface JournalEvent {
-  readonly type: string;
-  readonly seq: number;
-  readonly ts: string;
-  readonly payload: unknown;
-}
 
 type Row = Record<string, unknown>;
 type Ids = { readonly id?: unknown; readonly uuid?: unknown };
@@ -63,7 +57,7 @@ function statusAt(
   if (!next) return { status: base.status, reason: base.reason, guessed: (base.unknown ?? []).length > 0 };
   const last = earlier.findLast((event) => event.type === 'status');
   if (last) return { status: payloadOf(last).state!, reason: payloadOf(last).reason ?? null, guessed: false };
-  // What may become the next one; where the reason alone changed, the same.
+  // A guess: a status that may become the next one; the same status where only the reason changed.
   const { state } = payloadOf(next);
   const from = (Object.keys(transitions) as TopologyStatus[]).filter((one) => transitions[one].includes(state!));
   return { status: from[0] ?? state!, reason: null, guessed: true };
@@ -157,7 +151,7 @@ function inFlightAt(
     if (event.type === 'mutation.applying') one.payload = event;
     told.set(id, one);
   }
-  // Who was enqueued last is found first; the events before are not needed then.
+  // Going back, a mutation's oldest event is its enqueuing: once all of these are found, older events add nothing.
   let open = told.size;
   for (let i = earlier.length - 1; i >= 0 && open > 0; i--) {
     const event = earlier[i]!;
@@ -173,7 +167,7 @@ function inFlightAt(
   }
   const known = [...told].map(([id, one]) => ({ id, one, row: rows.get(id) }));
   const all = known.toSorted((a, b) => inOrder(a.one, b.one));
-  // The base may list the first ones only: what is behind them would stand beside what is missing.
+  // The base may list the first ones only. Those that belong behind the missing ones are then left out, too.
   const list = all.length === total ? all : all.filter(({ id }) => rows.has(id) || finished.has(id));
   return {
     in_flight: list.map(({ id, one, row }) => ({ ...row ?? mutationFrom(base, id, one), state: stateOf(one, row) })),

@@ -1,5 +1,5 @@
-// What tests and the browser's own console may look at: `topostream`. It says what the page shows, in copies: nothing
-// that is done to it changes the page. What one does to the page one does as everybody: by keys, pointer and address.
+// `window.topostream`, for tests and the browser's own console: what the page shows, in copies, so that nothing that is
+// done to them changes the page. Tests, too, act on it by keys, pointer and address alone.
 import type { Op } from '../edit/ops.ts';
 import type { Sending } from '../edit/edit.ts';
 import type { Ghost } from '../graph/ghost.ts';

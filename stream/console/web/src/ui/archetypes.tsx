@@ -1,8 +1,8 @@
 import { useSignal } from '@preact/signals';
 import { useEffect } from 'preact/hooks';
-import { dragType } from '../edit/editing.ts';
+import { itemType } from '../graph/intents.ts';
 import { useApp } from './context.ts';
-import { keyText } from './menu.tsx';
+import { keyText } from './keytext.ts';
 
 interface Entry {
   readonly item: string;
@@ -12,11 +12,11 @@ interface Entry {
   readonly keys?: string;
 }
 
-/** What can be added: dragged onto the canvas, a LAN or a decky, or by Enter, which asks where. */
+/** What can be added: by a drag onto the canvas, a LAN or a decky, or by a press, which asks where. */
 export function Archetypes() {
   const { editing: { archetypes, ask } } = useApp();
   const open = useSignal(false);
-  const dragging = useSignal(false); // the list is then no obstacle: what lies beneath it can be dropped on
+  const dragging = useSignal(false); // the pointer then passes through the list to what lies beneath
   useEffect(() => {
     if (!dragging.value) return undefined;
     const over = (): void => { dragging.value = false; };
@@ -55,9 +55,10 @@ export function Archetypes() {
             <li key={item}>
               <button type="button" class="edit-palette-item" draggable data-item={item} onClick={() => ask(item)}
                 onDragStart={(event) => {
-                  event.dataTransfer?.setData(dragType, item);
+                  event.dataTransfer?.setData(itemType, item);
                   event.dataTransfer?.setData('text/plain', item);
-                  setTimeout(() => { dragging.value = true; }); // not yet: it would be no drag
+                  // Afterwards: a change of the page within this event would end the drag.
+                  setTimeout(() => { dragging.value = true; });
                 }}>
                 <span class="edit-shape" data-shape={shape} aria-hidden="true" />
                 <span>{title}</span>

@@ -12,7 +12,7 @@ const marks = {
   bad: <path d="M2 2 10 10M10 2 2 10" fill="none" stroke="currentColor" stroke-width="2.2" />,
 };
 
-/** The signature, what is open, and what is there for the page as a whole. */
+/** The signature, the topology that is open, and the buttons for the page as a whole. */
 export function Bar() {
   const { session, route } = useApp();
   const { identity } = session;
@@ -66,7 +66,7 @@ function Open() {
   const row = live.row.value;
   const open = live.open.value;
   const status = open?.status ?? (row ? row.status : null);
-  const known = useRef<{ readonly id: string; readonly name: string } | null>(null); // its name outlives it
+  const known = useRef<{ readonly id: string; readonly name: string } | null>(null); // for when its row is gone
   if (row) known.current = row;
   if (!id) return <div class="bar-open"><h1 class="visually-hidden">topostream</h1></div>;
   return (

@@ -101,7 +101,7 @@ function Drawing() {
           ref={element} role="application" tabIndex={0} aria-label="Graph of the topology"
           aria-roledescription="network graph" aria-describedby="graph-says graph-keys"
         />
-        <p id="graph-keys" class="unseen">
+        <p id="graph-keys" class="visually-hidden">
           Arrows move between LANs, or between deckies. Enter selects; Enter again goes into a LAN. Backspace goes
           from a decky to its LAN. Plus and minus zoom, f fits. The same graph is there as a table: press v.
         </p>
@@ -154,8 +154,8 @@ function Summary({ graph }: { graph: GraphController }) {
   const item = cursor ? graph.scene.peek().items.get(cursor) : undefined;
   return (
     <>
-      <p id="graph-says" class="unseen"><Counts graph={graph} /></p>
-      <p class="unseen" aria-live="polite">{item ? describeItem(item, graph.scene.peek()) : ''}</p>
+      <p id="graph-says" class="visually-hidden"><Counts graph={graph} /></p>
+      <p class="visually-hidden" aria-live="polite">{item ? describeItem(item, graph.scene.peek()) : ''}</p>
     </>
   );
 }

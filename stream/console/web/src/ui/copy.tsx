@@ -9,7 +9,7 @@ async function copy(text: string): Promise<boolean> {
     const focused = document.activeElement as HTMLElement | null;
     const area = document.createElement('textarea');
     area.value = text;
-    area.className = 'offscreen';
+    area.className = 'visually-hidden';
     (document.querySelector('dialog[open]') ?? document.body).append(area);
     area.select();
     const done = document.execCommand('copy');

@@ -30,7 +30,7 @@ const fields: readonly (readonly [RegExp, keyof Form])[] = [
   [/^lans\[1\]/, 'lan'], [/^deckies\[0\]/, 'gateway'], [/^deckies\[1\]/, 'decky'],
 ];
 
-export function requestOf(form: Form): NewTopology {
+function requestOf(form: Form): NewTopology {
   const name = form.name;
   if (form.starter === 'empty') return { name };
   const subnet = (text: string) => (text.trim() ? { subnet: text.trim() } : {});
@@ -48,7 +48,7 @@ export function requestOf(form: Form): NewTopology {
 }
 
 /** The field that a refusal is about; null if it is about none of them. */
-export function fieldOf(status: number, detail: string): keyof Form | null {
+function fieldOf(status: number, detail: string): keyof Form | null {
   if (status === 409) return 'name'; // there is one of this name already
   return fields.find(([pattern]) => pattern.test(detail))?.[1] ?? null;
 }

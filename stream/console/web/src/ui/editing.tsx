@@ -20,7 +20,7 @@ export function Editing() {
   );
 }
 
-/** In the tray's place: why who could edit cannot do it now, or why a key was refused. Of the past a band tells. */
+/** In the tray's place: why an editor cannot edit now, or why a key was refused. The past has a band of its own. */
 function WhyNot() {
   const { editable, route, session, shown, editing: { edit } } = useApp();
   const notice = edit.notice.value;

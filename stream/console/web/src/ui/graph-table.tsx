@@ -9,7 +9,7 @@ import { useApp } from './context.ts';
 import { HealthMark } from './health-mark.tsx';
 import { Fill } from './inject.tsx';
 
-/** How often at most the table is written anew: nobody reads faster, and a screen reader would never come to an end. */
+/** Milliseconds between renderings, at least: nobody reads faster, and a screen reader would never reach the end. */
 const period = 250;
 
 /** The graph as a table: the same LANs, deckies, states and attachments as the drawing. */
@@ -79,7 +79,7 @@ export function GraphTable() {
 }
 
 type Select = (kind: Selection['kind'], key: string, add: boolean) => void;
-const sameBut = <T extends object>(a: T, b: T): boolean => // select is another one each time, and does the same
+const sameBut = <T extends object>(a: T, b: T): boolean => // select is a new function each time, and does the same
   (Object.keys(a) as (keyof T)[]).every((key) => key === 'select' || a[key] === b[key]);
 
 interface LanRowProps { lan: Lan; members: number; selected: boolean; select: Select }

@@ -1,16 +1,17 @@
 import { useEffect, useState } from 'preact/hooks';
-import { summaryOf, touches, type JournalEvent, type Target } from '../graph/history.ts';
+import { summaryOf, touches, type Target } from '../graph/history.ts';
+import { readJournal, type JournalEvent } from '../state/journal.ts';
 import { useApp } from './context.ts';
 
-/** How many events one look into the journal reads, and how many looks are made by themselves. */
+/** How many events a page of the journal has, and how many pages are read unasked. */
 const page = 500;
-const looks = 4;
+const unasked = 4;
 /** The newest that are shown. */
 const most = 200;
 
 interface Found {
   readonly events: readonly JournalEvent[]; // newest first
-  readonly from: number; // all above this seq has been looked through
+  readonly from: number; // all events above this seq have been searched
   readonly first: number; // the journal's oldest
 }
 
@@ -21,7 +22,7 @@ export function History({ target }: { target: Target }) {
   const past = shown.value?.at ? shown.value.seq : null;
   const [found, setFound] = useState<Found | null>(null);
   const [problem, setProblem] = useState('');
-  const [wanted, setWanted] = useState(looks);
+  const [wanted, setWanted] = useState(unasked);
   const { kind, key, name } = target;
 
   useEffect(() => {
@@ -44,7 +45,7 @@ export function History({ target }: { target: Target }) {
     const read = async (): Promise<void> => {
       let until = past ?? shown.peek()!.seq;
       let events: readonly JournalEvent[] = waiting;
-      for (let look = 0; look < wanted && current; look++) {
+      for (let pages = 0; pages < wanted && current; pages++) {
         const { first, events: some } = await readDown(until);
         const here = some.filter((event) => event.seq <= until && touches(event, to)).reverse();
         events = merge(merge(waiting, state?.events ?? []), merge(events, here));
@@ -56,11 +57,10 @@ export function History({ target }: { target: Target }) {
     /** The page of the journal that ends with a seq; a page may be short where events are large. */
     const readDown = async (until: number): Promise<{ first: number; events: JournalEvent[] }> => {
       const after = Math.max(0, until - page);
-      let answer = await rest.send<{ first: number; events: JournalEvent[] }>(
-        'GET', `/topologies/${topology}/journal?after=${after}&limit=${page}`);
+      let answer = await readJournal(rest, topology, after, page);
       const events = [...answer.events];
       while (current && events.length && events.at(-1)!.seq < until && answer.events.length) {
-        answer = await rest.send('GET', `/topologies/${topology}/journal?after=${events.at(-1)!.seq}&limit=${page}`);
+        answer = await readJournal(rest, topology, events.at(-1)!.seq, page);
         events.push(...answer.events);
       }
       return { first: answer.first, events };

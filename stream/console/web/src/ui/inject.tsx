@@ -36,7 +36,7 @@ export function Fill({ what, of = null }: { what: Parameters<typeof filling>[1];
   return subject && <PsqlLine line={filling(subject, what, of)} />;
 }
 
-/** The same where it is usual that a list has nothing: whoever wants the line opens it. */
+/** The same, folded, where an empty list is usual. */
 export function FoldedFill(props: Parameters<typeof Fill>[0]) {
   return <details class="fill"><summary>in psql</summary><Fill {...props} /></details>;
 }
@@ -74,7 +74,7 @@ export function PsqlDrawer() {
         The tables are the interface: whatever writes to them takes part, and everybody who looks sees it at once.
         {form.value === 'shell' && <> DATABASE_URL is the server’s <code>--database-url</code>.</>}
       </p>
-      <fieldset class="row"><legend class="offscreen">Write the lines for</legend>
+      <fieldset><legend class="visually-hidden">Write the lines for</legend>
         {choice('shell', 'a shell')}{choice('sql', 'psql’s prompt')}
       </fieldset>
       {stagedAsOne && <Lines title="Staged" lines={[stagedAsOne]} />}

@@ -2,9 +2,10 @@ import { useComputed } from '@preact/signals';
 import type { ComponentChildren } from 'preact';
 import { useEffect, useMemo, useState } from 'preact/hooks';
 import type { Decky, Edge, Lan, Mutation } from 'topostream';
-import { rowChangesOf, type JournalEvent, type RowChange } from '../graph/history.ts';
+import { rowChangesOf, type RowChange } from '../graph/history.ts';
 import { healthOf, healths, type Health } from '../graph/health.ts';
 import { homesOf, servicesOf } from '../graph/scene.ts';
+import { readJournal, type JournalEvent } from '../state/journal.ts';
 import type { Rest } from '../state/rest.ts';
 import type { Selection } from '../state/route.ts';
 import type { View } from '../state/view.ts';
@@ -14,6 +15,7 @@ import { HealthMark } from './health-mark.tsx';
 import { History } from './history.tsx';
 import { FoldedFill } from './inject.tsx';
 import { pretty } from './json.tsx';
+import { keyText } from './keytext.ts';
 import { LifecycleSection } from './lifecycle.tsx';
 import { RevertButton } from './revert.tsx';
 import { Tree } from './tree.tsx';
@@ -89,7 +91,7 @@ function Section({ title, children }: { title: string; children: ComponentChildr
 }
 
 /** Goes to something that is named here. */
-export function Go({ to, children }: { to: Selection; children: ComponentChildren }) {
+function Go({ to, children }: { to: Selection; children: ComponentChildren }) {
   const { route } = useApp();
   return <button type="button" class="go" onClick={() => route.go({ selection: [to] })}>{children}</button>;
 }
@@ -247,7 +249,7 @@ function MutationPane({ id }: { id: string }) {
   const inFlight = !!here;
   const [row, setRow] = useState<MutationRow | null>(null);
   const [problem, setProblem] = useState('');
-  useEffect(() => { // once more when it is in flight no longer: only then it has a result
+  useEffect(() => { // again when it is no longer in flight: only then has it a result
     let current = true;
     findMutation(rest, topology!, id)
       .then((found) => current && setRow(found))
@@ -283,9 +285,7 @@ function EventPane({ seq }: { seq: number }) {
   const [problem, setProblem] = useState('');
   useEffect(() => {
     let current = true;
-    rest.send<{ first: number; events: JournalEvent[] }>(
-      'GET', `/topologies/${topology}/journal?after=${seq - 1}&limit=1`,
-    ).then(({ first, events }) => {
+    readJournal(rest, topology!, seq - 1, 1).then(({ first, events }) => {
       if (!current) return;
       const found = events.find((e) => e.seq === seq);
       if (found) setEvent(found);
@@ -333,10 +333,10 @@ function Changes({ changes }: { changes: readonly RowChange[] }) {
     return edge ? `${graph?.deckies.find((row) => row.uuid === edge.decky_uuid)?.name} in `
       + `${graph?.lans.find((row) => row.id === edge.lan_id)?.name}` : key;
   };
-  const shown100 = changes.slice(0, 100);
+  const first = changes.slice(0, 100);
   return (
     <ul class="changes">
-      {shown100.map((change) => (
+      {first.map((change) => (
         <li key={change.kind + change.key} data-what={change.what}>
           <span class="what">{change.what} {change.kind}</span>
           <Go to={{ kind: change.kind, key: change.key }}>{nameOf(change)}</Go>
@@ -349,7 +349,7 @@ function Changes({ changes }: { changes: readonly RowChange[] }) {
           ))}
         </li>
       ))}
-      {changes.length > shown100.length && <li>and {changes.length - shown100.length} more rows</li>}
+      {changes.length > first.length && <li>and {changes.length - first.length} more rows</li>}
     </ul>
   );
 }
@@ -434,7 +434,7 @@ function Several({ selection }: { selection: readonly Selection[] }) {
                   type="button" aria-disabled={can !== true} title={can === true ? undefined : can}
                   onClick={() => commands.run(command.id)}
                 >{command.title}</button>
-                {command.keys && <kbd>{command.keys.replace('Mod', 'Ctrl')}</kbd>}
+                {command.keys && <kbd>{keyText(command.keys)}</kbd>}
               </li>
             );
           })}

@@ -1,6 +1,6 @@
 import { useApp } from './context.ts';
 import { Dialog } from './dialog.tsx';
-import { keyName } from './palette.tsx';
+import { keyText } from './keytext.ts';
 
 const fixed: readonly (readonly [group: string, title: string, keys: string])[] = [
   ['List', 'From row to row', '↑ ↓'], ['List', 'Open the row', 'Enter'],
@@ -17,7 +17,7 @@ export function Keys() {
   const { commands, route } = useApp();
   const lines = [
     ...commands.all.value.flatMap(({ group, title, keys, also }) =>
-      keys ? [[group, title, [keys, also].flatMap((one) => one ? [keyName(one)] : [])] as const] : []),
+      keys ? [[group, title, [keys, also].flatMap((one) => one ? [keyText(one)] : [])] as const] : []),
     ...fixed.map(([group, title, keys]) => [group, title, [keys]] as const),
   ];
   const groups = [...new Set(lines.map(([group]) => group))];

@@ -30,10 +30,10 @@ export function List() {
 
   const move = (by: number): void => {
     const at = active.value ? index.indexOf(active.value) : -1;
-    const first = by === 1 ? 0 : index.length - 1; // where arrows begin that come from nowhere
+    const first = by === 1 ? 0 : index.length - 1; // where arrows begin while no row is active
     const next = Math.max(0, Math.min(index.length - 1, at < 0 && Math.abs(by) === 1 ? first : at + by));
     active.value = index.at(next)?.id ?? null;
-    reveal(ref.current, next, height);
+    reveal(ref.current, next * height, height);
   };
   const open = (id: string | null): void => {
     if (id && index.indexOf(id) >= 0) route.go({ topology: id, selection: [], at: null });
@@ -43,7 +43,7 @@ export function List() {
     ArrowDown: 1, ArrowUp: -1, PageDown: page, PageUp: -page, Home: -Infinity, End: Infinity,
   };
   const onKeyDown = (event: KeyboardEvent): void => {
-    // Who comes by its key stays where that leads, and finds no / in an empty field.
+    // The key that leads here, pressed again in the empty field, writes no / into the search.
     if (event.key === '/' && event.currentTarget instanceof HTMLInputElement && event.currentTarget.value === '') {
       event.preventDefault();
       return;
@@ -60,11 +60,11 @@ export function List() {
     event.stopPropagation();
   };
   useEffect(() => { active.value = topology; }, [topology]);
-  useEffect(() => { // when the first rows were there, for whoever measures
+  useEffect(() => { // when the first rows were there, for measurements
     if (rows) performance.mark('topostream.rows');
   }, [rows !== null]);
   useLayoutEffect(() => { // what is open is in view when the list comes, or is another
-    if (topology && rows) reveal(ref.current, index.indexOf(topology), height);
+    if (topology && rows) reveal(ref.current, index.indexOf(topology) * height, height);
   }, [topology, rows !== null, index]);
 
   const shown: preact.JSX.Element[] = [];
@@ -111,7 +111,7 @@ export function List() {
   );
 }
 
-/** No style sheet can do it: its animation would run again when the row finds another place among the others. */
+/** Not by CSS: its animation would run again whenever the row moves to another place in the list. */
 function fade(row: HTMLElement): void {
   const motion = getComputedStyle(document.documentElement).getPropertyValue('--motion');
   const duration = parseFloat(motion) * (motion.endsWith('ms') ? 1 : 1000); // the build writes 120ms as .12s

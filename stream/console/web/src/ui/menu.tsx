@@ -1,13 +1,7 @@
 import { useEffect, useLayoutEffect, useRef } from 'preact/hooks';
 import type { Command } from '../state/commands.ts';
 import { useApp } from './context.ts';
-
-/** Writes a key as people read it: "Ctrl Z"; on a Mac "⌘ Z". */
-export function keyText(keys: string): string {
-  const mac = /Mac|iPhone|iPad/.test(navigator.platform);
-  return keys.split('-').map((key) => key === 'Mod' ? mac ? '⌘' : 'Ctrl' : key === 'Delete' ? 'Del'
-    : key === 'Enter' ? '↵' : key.length === 1 ? key.toUpperCase() : key).join(' ');
-}
+import { keyText } from './keytext.ts';
 
 /** The context menu: commands of the registry, with their keys, and why one cannot be done. */
 export function ContextMenu() {

@@ -5,17 +5,13 @@ import { nameKey } from '../state/rows.ts';
 import '../style/palette.css';
 import { useApp } from './context.ts';
 import { Dialog } from './dialog.tsx';
+import { keyText } from './keytext.ts';
 
-/** A key as it is written on keyboards. */
-export const keyName = (keys: string): string => {
-  const mac = /Mac/.test(navigator.platform);
-  return keys.replace('Mod-', mac ? '⌘ ' : 'Ctrl ').replace('Shift-', 'Shift ').replace('Alt-', 'Alt ')
-    .replace('ArrowLeft', '←').replace('ArrowRight', '→')
-    .replace('ArrowUp', '↑').replace('ArrowDown', '↓').replace('Escape', 'Esc');
-};
-
-/** Puts what begins a word with each word of the search before what only has it somewhere; null: it has it not. */
-export function score(text: string, search: string): number | null {
+/**
+ * How well a text fits a search: 0 where each word of the search begins the text, more where it begins a word of it or
+ * is within one; null where one is missing.
+ */
+function score(text: string, search: string): number | null {
   const lower = text.toLowerCase();
   let sum = 0;
   for (const word of search.toLowerCase().split(/\s+/).filter(Boolean)) {
@@ -98,7 +94,7 @@ export function Palette() {
             onMouseMove={() => { at.value = i; }}>
             <span class="palette-group">{choice.group}</span>
             <span class="palette-title">{choice.title}{choice.can !== true && <em>{choice.can}</em>}</span>
-            {choice.keys && <kbd>{keyName(choice.keys)}</kbd>}
+            {choice.keys && <kbd>{keyText(choice.keys)}</kbd>}
           </div>
         ))}
       </div>

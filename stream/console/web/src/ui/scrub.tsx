@@ -2,7 +2,7 @@
 import { useComputed } from '@preact/signals';
 import { useEffect, useLayoutEffect, useRef } from 'preact/hooks';
 import '../style/scrub.css';
-import type { JournalEvent } from '../state/walk.ts';
+import type { JournalEvent } from '../state/journal.ts';
 import { useApp } from './context.ts';
 import { useEscape } from './escape.ts';
 import { clock } from './lifecycle.tsx';

@@ -11,7 +11,7 @@ export interface PageState {
   readonly title: string;
   readonly text: string;
   readonly line?: string;
-  /** A button that gets one out of it. */
+  /** A button that leads out of this state. */
   readonly way?: { readonly title: string; readonly run: () => void };
 }
 
@@ -32,7 +32,7 @@ export function usePageState(): PageState | null {
   const [answer, setAnswer] = useState<Answer | null>(null);
   const listed = live.row.value !== undefined;
   const waits = topology !== null && open?.part === 'waiting' && open.seq === null;
-  // A stream that holds the list stays as it is if the token does not hold for what is added: we ask why nothing comes.
+  // Where the token does not hold for what is added, a stream with the list just goes on: REST says why nothing comes.
   useEffect(() => {
     if (!waits || rows === null || listed || connection.state !== 'open') return undefined;
     let gone = false;
@@ -100,7 +100,7 @@ export function State({ state }: { readonly state: PageState }) {
   );
 }
 
-/** Over a graph that is not live: as of when it is. */
+/** Over a graph that is not live: the seq as of which it is. */
 export function Stale() {
   const { live, signature } = useApp();
   const open = live.open.value;

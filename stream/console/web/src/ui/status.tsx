@@ -16,6 +16,6 @@ const shapes: Record<TopologyStatus, preact.JSX.Element> = {
   torn_down: <path d="M1.5 6H10.5" fill="none" stroke="currentColor" stroke-width="1.8" />,
 };
 
-export function StatusMark({ status }: { readonly status: TopologyStatus }) {
+function StatusMark({ status }: { readonly status: TopologyStatus }) {
   return <svg class="mark" width="12" height="12" viewBox="0 0 12 12" aria-hidden="true">{shapes[status]}</svg>;
 }

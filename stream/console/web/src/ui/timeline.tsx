@@ -1,14 +1,14 @@
 import { useSignal, useSignalEffect } from '@preact/signals';
 import { memo } from 'preact/compat';
 import { useEffect, useId, useLayoutEffect, useMemo, useRef } from 'preact/hooks';
-import { placeOf, placeOfSeq, type Entry } from '../state/timeline.ts';
+import { placeOf, placeOfSeq, type Entry } from '../state/entries.ts';
 import '../style/timeline.css';
 import { useApp } from './context.ts';
 import { Copy } from './copy.tsx';
 import { Fill } from './inject.tsx';
 import { Json, pretty } from './json.tsx';
 import { Scrubber } from './scrub.tsx';
-import { useVirtual } from './virtual.ts';
+import { reveal, useVirtual } from './virtual.ts';
 
 const height = 28;
 const expansion = 168; // pixels of an open payload: six rows
@@ -17,7 +17,7 @@ const slots = 256; // more than are ever drawn
 const twoDigits = (n: number): string => String(n).padStart(2, '0');
 
 /** Time of day, to the millisecond. */
-export function clockTime(ts: string | number): string {
+function clockTime(ts: string | number): string {
   const at = new Date(ts);
   if (Number.isNaN(at.getTime())) return '';
   const [h, m, s] = [at.getHours(), at.getMinutes(), at.getSeconds()].map(twoDigits);
@@ -25,7 +25,7 @@ export function clockTime(ts: string | number): string {
 }
 
 /** What the colour and the mark of a row say. */
-export function toneOf(entry: Entry): 'failed' | 'degraded' | 'applying' | 'raw' | 'gap' | 'plain' {
+function toneOf(entry: Entry): 'failed' | 'degraded' | 'applying' | 'raw' | 'gap' | 'plain' {
   if (entry.kind !== 'event') return entry.kind;
   if (entry.type === 'mutation.failed' || /^to failed/.test(entry.summary)) return 'failed';
   if (entry.type === 'mutation.requeued' || (entry.type === 'status' && /^to degraded/.test(entry.summary))) {
@@ -56,7 +56,7 @@ export function Timeline() {
   useLayoutEffect(() => { // follows what comes, unless somebody reads
     const element = ref.current;
     if (!element || !timeline.atEnd.peek()) return;
-    queueMicrotask(() => { // when the other panes have what came, too: all of it is laid out once
+    queueMicrotask(() => { // after the other panes have rendered: the page is laid out once for all of them
       if (!timeline.atEnd.peek()) return;
       element.scrollTop = total;
       last.current = element.scrollTop;
@@ -65,7 +65,7 @@ export function Timeline() {
   const scroll = (): void => {
     const element = ref.current!;
     const { scrollTop } = element;
-    // What came since the scroll that this tells of may have made it longer: only who goes up has left the end.
+    // Rows that came since may have made it longer: only a scroll upwards leaves the end.
     if (scrollTop + element.clientHeight >= element.scrollHeight - height / 2) timeline.atEnd.value = true;
     else if (scrollTop < last.current) timeline.atEnd.value = false;
     last.current = scrollTop;
@@ -88,7 +88,7 @@ export function Timeline() {
     if (mutation && timeline.who(mutation) === undefined) mutations.push(mutation);
   }
   useEffect(() => { if (mutations.length) timeline.wantWho(mutations); });
-  useSignalEffect(() => { // nothing stays open of a topology that is not
+  useSignalEffect(() => { // another topology: the payload that is open is not its
     void route.current.value.topology;
     opened.value = null;
   });
@@ -107,7 +107,7 @@ export function Timeline() {
     opened.value = opens ? entry : null;
     if (!opens) return;
     timeline.atEnd.value = false; // who reads a payload is not carried away from it
-    requestAnimationFrame(() => { // its payload is in view, and the row itself above all
+    requestAnimationFrame(() => { // brings the payload into view, but never scrolls the row itself out of it
       const element = ref.current;
       const top = topOf(rows.indexOf(entry));
       const bottom = top + height + expansion;
@@ -129,12 +129,7 @@ export function Timeline() {
       const entry = rows[next];
       if (entry) {
         select(entry);
-        const element = ref.current!;
-        const top = topOf(next);
-        if (top < element.scrollTop) element.scrollTop = top;
-        else if (top + height > element.scrollTop + element.clientHeight) {
-          element.scrollTop = top + height - element.clientHeight;
-        }
+        reveal(ref.current, topOf(next), height);
       }
     } else if (event.key === 'Enter' && here) toggle(here);
     else return;
@@ -154,12 +149,12 @@ export function Timeline() {
 
   const latest = useRef(toMinute);
   latest.current = toMinute;
-  // A scroll does not draw it anew.
+  // Memoized: a scroll does not render it anew.
   const histogram = useMemo(() => <Histogram onMinute={(minute) => latest.current(minute)} />, []);
   const at = current();
   const acts = useRef({ select, toggle });
   acts.current = { select, toggle };
-  // Each row says how many there are: as many as there were a moment ago, or each event would write all rows anew.
+  // Each row says how many rows there are. The number is taken now and then, or each event would write all rows anew.
   const told = useRef({ version: -1, size: 0 });
   const version = timeline.sampled.value;
   if (told.current.version !== version || !atEnd) told.current = { version, size: rows.length };
@@ -168,7 +163,7 @@ export function Timeline() {
     const entry = rows[i];
     if (!entry) break;
     const here = entry === at;
-    // A row that scrolls out becomes the one that scrolls in: that is cheaper than another.
+    // By its key the row that scrolls out becomes the one that scrolls in, which is cheaper than a new element.
     shown.push(<Row key={i % slots} entry={entry} top={topOf(i)} id={`${base}-${i}`}
       at={i} size={Math.min(told.current.size, rows.length)} selected={here} open={entry === opened.value}
       who={timeline.who(entry.mutation)} acts={acts} />);
@@ -265,25 +260,25 @@ function Expanded({ entry, top }: { readonly entry: Entry; readonly top: number 
 }
 
 /** A payload: JSON as a tree, anything else as the text that it is. */
-export function Payload({ payload }: { readonly payload: unknown }) {
+function Payload({ payload }: { readonly payload: unknown }) {
   return typeof payload === 'object' && payload !== null ? <div class="json"><Json value={payload} /></div>
     : <pre>{pretty(payload)}</pre>;
 }
 
-const hourOf = 3_600_000;
+const hour = 3_600_000; // in milliseconds
 
 /** Events by minute of the last hour, what failed at the foot of each; before the first that was read it is dim. */
 function Histogram({ onMinute }: { readonly onMinute: (minute: number) => void }) {
   const { timeline, signature, route, live } = useApp();
   void timeline.sampled.value;
   if (!route.current.value.topology) return null;
-  // Its hour moves once in ten seconds, and ends with the ten that have begun: it is computed for each event.
+  // This runs for each event: the hour moves on only once in ten seconds, to the end of the ten that have begun.
   const { bins, from, since } = timeline.hour(
     Math.ceil((signature.clock.value + live.offset.value) / 10_000) * 10_000);
   const most = Math.max(1, ...bins.map((bin) => bin.count));
   const sum = bins.reduce((n, bin) => n + bin.count, 0);
   const failures = bins.reduce((n, bin) => n + bin.failures, 0);
-  const unread = Math.min(1, (since - from) / hourOf) * 600;
+  const unread = Math.min(1, (since - from) / hour) * 600;
   const label = since === Infinity ? `Last hour: ${timeline.paused.value ? 'paused' : 'not read'}`
     : `${unread ? `Since ${clockTime(since).slice(0, 5)}` : 'Last hour'}: ${sum} events, ` +
       `${failures} of them failures; at most ${most} in a minute`;

@@ -2,10 +2,10 @@ import type { Line } from '../edit/diff.ts';
 import type { Edit, Other, Sending } from '../edit/edit.ts';
 import type { Outcome } from '../edit/rebase.ts';
 import { useApp } from './context.ts';
-import { keyText } from './menu.tsx';
+import { keyText } from './keytext.ts';
 
-/** The canvas ends where the tray begins. */
 let watched: ResizeObserver | null = null;
+/** Makes the canvas end where the tray begins: the style sheet has the tray's height as --tray. */
 export function giveRoom(tray: HTMLElement | null): void {
   const { style } = document.documentElement;
   watched?.disconnect();
@@ -61,7 +61,7 @@ export function Dismiss({ edit }: { edit: Edit }) {
   return <button type="button" class="edit-button edit-small" onClick={edit.dismiss}>Dismiss</button>;
 }
 
-/** The state of the way, in words. */
+/** How far the change set is on its way, in words. */
 function Told({ edit, sending }: { edit: Edit; sending: Sending }) {
   const { live } = useApp();
   switch (sending.state) {

@@ -1,23 +1,24 @@
 import { useCallback, useLayoutEffect, useRef, useState } from 'preact/hooks';
 import type { RefObject } from 'preact';
 
-export interface Window {
+export interface VirtualRows {
   readonly ref: RefObject<HTMLDivElement | null>;
   readonly from: number;
   readonly to: number;
   readonly onScroll: () => void;
 }
 
-/** What is drawn moves by so many rows at once: not each row that scrolls in is a rendering of its own. */
+/** The rows that are drawn move on by so many at once: not each row that scrolls in costs a rendering. */
 const step = 5;
+/** How many more are drawn above and below. */
 const beyond = 10;
 const never = (): boolean => false;
 
 /**
  * Gives which of `count` rows of `height` pixels are to be drawn: what is seen, and at least ten beyond at each end.
- * While `atEnd` says so, what is seen are the last ones, wherever it was scrolled to before they came.
+ * While `atEnd` says so, these are the last ones, although the element is not scrolled down to them yet.
  */
-export function useVirtual(count: number, height: number, atEnd: () => boolean = never): Window {
+export function useVirtual(count: number, height: number, atEnd: () => boolean = never): VirtualRows {
   const ref = useRef<HTMLDivElement>(null);
   const [view, setView] = useState({ top: 0, size: 600 });
   const onScroll = useCallback(() => {
@@ -43,10 +44,9 @@ export function useVirtual(count: number, height: number, atEnd: () => boolean =
   return { ref, onScroll, from: Math.max(0, first - beyond), to: Math.min(count, first + seen + step + beyond) };
 }
 
-/** Scrolls so that a row is seen, if it is not. */
-export function reveal(element: HTMLElement | null, index: number, height: number): void {
-  if (!element || index < 0) return;
-  const top = index * height;
+/** Scrolls so that a row is seen, if it is not; one that is not there has a negative top. */
+export function reveal(element: HTMLElement | null, top: number, height: number): void {
+  if (!element || top < 0) return;
   if (top < element.scrollTop) element.scrollTop = top;
   else if (top + height > element.scrollTop + element.clientHeight) {
     element.scrollTop = top + height - element.clientHeight;
