@@ -45,7 +45,7 @@ func TestWhatAClientSendsWhileItsStreamEndsDoesNotTakeTheGoodbyeFromIt(t *testin
 	if _, err := client.Write(bytes.Repeat([]byte("x"), 10<<10)); err != nil {
 		t.Fatal(err)
 	}
-	b.hear(b.epollTells(0))
+	b.dispatch(b.epollTells(0))
 	all, err := io.ReadAll(client)
 	if err != nil || !strings.Contains(string(all), "event: unavailable\n") {
 		t.Errorf("%d bytes that end with %.100q, %v", len(all), all[max(0, len(all)-100):], err)
@@ -58,7 +58,7 @@ func TestWhatAClientSendsWhileItsStreamEndsDoesNotTakeTheGoodbyeFromIt(t *testin
 		if len(events) == 0 {
 			t.Fatal("the client has hung up, and its socket is still there")
 		}
-		b.hear(events)
+		b.dispatch(events)
 	}
 }
 

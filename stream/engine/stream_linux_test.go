@@ -417,11 +417,11 @@ func TestWhatWasToldOfASocketBeforeIsNotTakenForTheNextOne(t *testing.T) {
 	if c.slot != 0 {
 		t.Fatalf("it has the slot %d: the test shows nothing", c.slot)
 	}
-	b.hear([]unix.EpollEvent{{Events: unix.EPOLLHUP, Fd: 0, Pad: old.generation}})
+	b.dispatch([]unix.EpollEvent{{Events: unix.EPOLLHUP, Fd: 0, Pad: old.generation}})
 	if c.phase != open {
 		t.Error("it ended with what was told of another socket")
 	}
-	b.hear([]unix.EpollEvent{{Events: unix.EPOLLHUP, Fd: 0, Pad: b.slots[0].generation}})
+	b.dispatch([]unix.EpollEvent{{Events: unix.EPOLLHUP, Fd: 0, Pad: b.slots[0].generation}})
 	if c.phase != gone {
 		t.Error("it did not end with its own")
 	}
