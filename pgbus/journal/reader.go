@@ -38,7 +38,7 @@ const (
 )
 
 // laneSize is how many connections each lane may use.
-var laneSize = [...]int64{Live: 4, Backlog: 2, Documents: 2, Lists: 1} //nolint:gochecknoglobals
+var laneSize = [...]int64{Live: 4, Backlog: 2, Documents: 2, Lists: 1} //nolint:gochecknoglobals // a constant
 
 // Config is what New needs.
 type Config struct {
