@@ -44,8 +44,8 @@ type message struct {
 }
 
 // A slot is a place in shard.slots, whose index is the number by which epoll names a stream. It is used again for
-// another stream, with another generation, so that an event of a descriptor that was closed meanwhile is not taken for one of
-// its successor.
+// another stream, with another generation, so that an event of a descriptor that was closed meanwhile is not taken for
+// one of its successor.
 type slot struct {
 	stream     *Stream
 	generation int32
