@@ -234,7 +234,7 @@ func TestNothingFollowsDeletedInOneStatementEither(t *testing.T) {
 	}
 }
 
-// What a document says differently is an event, also where numbers are equal.
+// A change that a document shows is an event, also where the old and the new number are equal, such as 1.0 and 1.00.
 func TestEveryChangeOfADocumentIsAnEventInTheDocumentsForm(t *testing.T) {
 	t.Parallel()
 	b := newGraphBench(t)

@@ -108,7 +108,8 @@ func TestDeletingATopologyRecordsALastEventAndKeepsTheJournal(t *testing.T) {
 	contiguous(t, conn)
 }
 
-// What the tables allow beneath the trigger, what the trigger allows, and what it says is legal.
+// Three lists must agree with the program's: the ops that the trigger takes, those that it names as legal, and those
+// that the table's constraint takes where no trigger fires.
 func TestTheDatabaseAndTheProgramHaveTheSameOps(t *testing.T) {
 	t.Parallel()
 	conn := pgtest.New(t).Conn(t)

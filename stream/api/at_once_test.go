@@ -47,7 +47,7 @@ func wasEnded(g *registry, self *session) bool {
 	return self.why != nil
 }
 
-// Whoever ends a stream that nobody carries yet does not do it again.
+// A stream is ended once. If that comes before it has its carrier, the carrier must still be told.
 func TestAStreamThatIsEndedBeforeAnybodyCarriesItEndsWithTheReason(t *testing.T) {
 	t.Parallel()
 	onEachEngine(t, func(t *testing.T, byEngine bool) {

@@ -33,7 +33,7 @@ func (b *hookedBus) Attach(ctx context.Context, req stream.AttachRequest) (*stre
 	return b.aBus.Attach(ctx, req)
 }
 
-// Whoever has ended a stream before it had its carrier does not do it again.
+// A stream is ended once. If that comes before it has its carrier, the carrier must still be told.
 func TestAStreamThatIsEndedWhileItIsAttachedEndsWithTheReason(t *testing.T) {
 	t.Parallel()
 	onEachEngine(t, func(t *testing.T, byEngine bool) {
@@ -97,7 +97,7 @@ func (b *countingBus) Attach(ctx context.Context, req stream.AttachRequest) (*st
 	return b.manyBus.Attach(ctx, req)
 }
 
-// Else the bus goes on for somebody who has gone, for as long as the database lets it wait.
+// Did it not return, the bus would go on for a client that has gone, for as long as the database lets it wait.
 func TestWhatIsBeingAttachedForAStreamReturnsWhenTheClientHasGone(t *testing.T) {
 	t.Parallel()
 	onEachEngine(t, func(t *testing.T, byEngine bool) {

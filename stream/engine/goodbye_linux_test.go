@@ -62,7 +62,7 @@ func TestWhatAClientSendsWhileItsStreamEndsDoesNotTakeTheGoodbyeFromIt(t *testin
 	}
 }
 
-// Else a topology that was deleted is kept, and visited, for as long as somebody follows others with it.
+// Were it in one, a deleted topology would be kept, and visited, for as long as a client follows others on the stream.
 func TestAPartThatHasEndedIsInNoAudience(t *testing.T) {
 	t.Parallel()
 	for _, why := range []error{stream.ErrDeleted, stream.ErrClosed} {
@@ -95,7 +95,7 @@ func TestAPartThatHasEndedIsInNoAudience(t *testing.T) {
 	}
 }
 
-// Else an attach that waits goes on for somebody who has gone.
+// Were it not cancelled, an attach that waits would go on for a client that has gone.
 func TestWhatWasBegunForAStreamIsCancelledWithItAndGivenBack(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, Config{}, stream.FeedConfig{})
