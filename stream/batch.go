@@ -10,7 +10,7 @@ type Batch struct {
 	Frames []Frame
 	All    bool // there is nothing more to take before the feed changes
 
-	size int
+	size int     // bytes of the frames
 	page []Frame // of frames from the journal: they and the rest of the cursor's page; nil: they are from the ring
 
 	feed     *Feed  // the feed whose other cursors may take the same frames; nil: none may
@@ -31,9 +31,6 @@ func (b *Batch) Reset() {
 	clear(b.Frames)
 	*b = Batch{Frames: b.Frames[:0], joined: b.joined[:0]}
 }
-
-// Size is how many bytes the frames have.
-func (b *Batch) Size() int { return b.size }
 
 // Bytes are those of all frames in a row. They are the batch's own, until it is filled anew.
 func (b *Batch) Bytes() []byte {
