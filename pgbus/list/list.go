@@ -160,7 +160,7 @@ func (l *List) Run(ctx context.Context) {
 // idle is how long Run waits where nothing is to be read.
 const idle = time.Hour
 
-// next gives what is to be read now, or nil. The duration is how long there is nothing else to do.
+// next gives what is to be read now, or nil, and after how long it is to be called again if nothing wakes Run before.
 func (l *List) next(now time.Time) (*wanted, time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
