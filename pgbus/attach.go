@@ -17,13 +17,13 @@ import (
 const (
 	attachBatch  = 200                   // topologies in one attach transaction
 	attachGap    = 20 * time.Millisecond // between the beginnings of two that are not full
-	attachBefore = 512                   // events below the head that a catch-up may fetch for those who resume
-	// attachTimeout bounds one attach transaction and what follows it.
+	attachBefore = 512                   // events below the head that a catch-up may read for requests that resume
+	// attachTimeout bounds one attach transaction, with the second look for what it did not see.
 	attachTimeout = 8 * time.Second
 )
 
-// attachLoop attaches what waits, in batches, so that a storm of requests costs few transactions. The first to ask
-// after a while does not wait.
+// attachLoop attaches what waits, in batches, so that a storm of requests costs few transactions. A request that comes
+// when there was none for a while is attached at once.
 func (b *Bus) attachLoop(ctx context.Context) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -35,7 +35,7 @@ func (b *Bus) attachLoop(ctx context.Context) {
 		case <-b.attaches:
 		case <-timer.C:
 		}
-		n := b.registry.count()
+		n := b.registry.waiting()
 		if n == 0 {
 			continue
 		}
@@ -71,17 +71,17 @@ func (b *Bus) attachBatch(ctx context.Context, ids []stream.TopologyID) {
 		return
 	}
 	b.stats.AttachBatch.Observe(float64(len(ids)))
-	ids = b.secondLook(ctx, ids, lights)
+	ids = b.retryMade(ctx, ids, lights)
 	b.attached(ids, lights, h, subscribed)
-	if low := below(lights, h); len(low) > 0 {
-		b.tasks.spawn(func(ctx context.Context) { b.raise(ctx, h, low) }) // nobody else waits for it
+	if low := unraised(lights, h); len(low) > 0 {
+		b.tasks.spawn(func(ctx context.Context) { b.raise(ctx, h, low) }) // the other topologies do not wait for that
 	}
 }
 
-// secondLook has topologies that were not there attached anew if they are by now, and gives the others. Somebody may
-// have asked for one and somebody else made it while the transaction under way was older: a 404 is final for a
-// browser.
-func (b *Bus) secondLook(ctx context.Context, ids []stream.TopologyID, lights []journal.Light) []stream.TopologyID {
+// retryMade looks a second time for the topologies that an attach transaction did not see. Those that exist by now are
+// attached again; it returns the others. Without it, a topology that was made after the transaction's snapshot would
+// get its client a 404, which is final for a browser.
+func (b *Bus) retryMade(ctx context.Context, ids []stream.TopologyID, lights []journal.Light) []stream.TopologyID {
 	there := make(map[stream.TopologyID]bool, len(ids))
 	for _, l := range lights {
 		there[l.Topology] = l.Alive
@@ -104,7 +104,7 @@ func (b *Bus) secondLook(ctx context.Context, ids []stream.TopologyID, lights []
 		switch {
 		case there[id]:
 			return false
-		case err != nil: // nothing is known, and so nothing is said
+		case err != nil: // whether it exists is not known: its requests wait for another try
 			b.registry.failed(id, err)
 		case made[id]:
 			b.registry.again(id)
@@ -113,8 +113,8 @@ func (b *Bus) secondLook(ctx context.Context, ids []stream.TopologyID, lights []
 	})
 }
 
-// below gives the topologies that have not entered the history's epoch.
-func below(lights []journal.Light, h postgres.History) (ids []stream.TopologyID) {
+// unraised gives the topologies that have not entered the history's epoch.
+func unraised(lights []journal.Light, h postgres.History) (ids []stream.TopologyID) {
 	for _, l := range lights {
 		if !l.Raised(h) {
 			ids = append(ids, l.Topology)
@@ -123,8 +123,9 @@ func below(lights []journal.Light, h postgres.History) (ids []stream.TopologyID)
 	return ids
 }
 
-// attached tells the registry what light snapshots of history h have shown of topologies that are taken from it, but
-// for those that have not entered h's epoch. subscribed tells whether LISTEN took effect with them.
+// attached tells the registry what the light snapshots have shown of topologies that were taken from it, and reads the
+// catch-up of those that are attached now. Topologies that have not entered h's epoch are left out: raise comes first.
+// subscribed tells whether the transaction that took the light snapshots has LISTENed, too.
 func (b *Bus) attached(ids []stream.TopologyID, lights []journal.Light, h postgres.History, subscribed bool) {
 	found := make(map[stream.TopologyID]journal.Light, len(lights))
 	for _, l := range lights {
@@ -188,8 +189,8 @@ func (b *Bus) readLights(
 	return lights, h, false, err
 }
 
-// raise has topologies enter the present epoch. Those that somebody holds wait for another try; the others are
-// attached at once.
+// raise has topologies enter the present epoch, and then be attached at once. Those that somebody's transaction holds
+// wait for another try.
 func (b *Bus) raise(ctx context.Context, h postgres.History, ids []stream.TopologyID) {
 	held, err := b.reader.Raise(ctx, h, ids)
 	failures := map[stream.TopologyID]error{}
@@ -226,8 +227,9 @@ func (b *Bus) newFeed(a *attachment, base, alive stream.Seq) *stream.Feed {
 	})
 }
 
-// lowest is where the feed of a fresh attachment begins: at the head, or, so that those who resume need no query of
-// their own, at the lowest number that waits, at most attachBefore events below.
+// lowest is where the feed of a fresh attachment begins: at the head, or at the lowest seq that a waiting request
+// resumes from, at most attachBefore events below the head. The catch-up then fills the ring for all of them, and none
+// needs a query of its own.
 func lowest(requests []*attachRequest, h journal.Head) stream.Seq {
 	base := h.Seq
 	floor := max(h.First, 1) - 1

@@ -15,7 +15,7 @@ func clientsOf(b *Bus, a *attachment) int {
 	return a.clients
 }
 
-// Else the attachment would be kept for somebody whom it does not have.
+// Were it counted as one, the attachment would be kept for a client that it does not have.
 func TestWhoCannotBeServedFromMemoryIsNoClientOfTheAttachment(t *testing.T) {
 	t.Parallel()
 	const epoch = stream.Seq(2) << 32

@@ -201,11 +201,8 @@ func TestWhatNoNotificationToldComesByTheHeartbeat(t *testing.T) {
 	sub, err := b.Attach(t.Context(), stream.AttachRequest{Topology: id})
 	must(t, err)
 	pgtest.Eventually(t, "the catch-up", func() bool { return !queued(b, b.registry.find(id)) })
-	pgtest.Exec(
-		t,
-		conn,
-		`INSERT INTO topology_events SELECT topology_id, 2, 'x', '{}', now() FROM topology_heads`,
-	) // as a trigger that NOTIFYs nothing
+	// As a trigger that NOTIFYs nothing.
+	pgtest.Exec(t, conn, `INSERT INTO topology_events SELECT topology_id, 2, 'x', '{}', now() FROM topology_heads`)
 	pgtest.Exec(t, conn, `UPDATE topology_heads SET seq = 2`)
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
@@ -222,7 +219,8 @@ func TestAHistoryThatWasTakenBackIsNotServedFromOldPages(t *testing.T) {
 	onEachBus(t, func(t *testing.T, db *pgtest.DB, change func(*Config)) {
 		conn := db.Conn(t)
 		id := makeTopologies(t, conn, 1)[0]
-		const emit = `SELECT topology_emit($1::text::uuid, 'test', jsonb_build_object('life', $2::text)) FROM generate_series(1, $3::int)`
+		const emit = `
+SELECT topology_emit($1::text::uuid, 'test', jsonb_build_object('life', $2::text)) FROM generate_series(1, $3::int)`
 		pgtest.Exec(t, conn, emit, id, "old", 79)
 		b := startBus(t, db, func(c *Config) { change(c); c.Heartbeat = 50 * time.Millisecond })
 		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)

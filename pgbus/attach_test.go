@@ -90,14 +90,14 @@ func TestATopologyThatIsNotThereOrNotInTheEpochIsNotHandedOut(t *testing.T) {
 		{Topology: "old", Head: journal.Head{Seq: 1<<32 + 5, First: 1}, Alive: true},
 		{Topology: "new", Head: journal.Head{Seq: 2<<32 + 5, First: 1}, Alive: true},
 	}
-	if low := below(lights, h); !slices.Equal(low, []stream.TopologyID{"old"}) {
+	if low := unraised(lights, h); !slices.Equal(low, []stream.TopologyID{"old"}) {
 		t.Errorf("%v are below the epoch", low)
 	}
 	b.attached(ids, lights[:1], h, false)
 	if got, ok := toldOf(none); !ok || !errors.Is(got.err, stream.ErrNotFound) {
 		t.Errorf("told %t: %+v", ok, got)
 	}
-	if got, ok := toldOf(old); ok || b.registry.count() != 1 || b.registry.find("old") != nil {
+	if got, ok := toldOf(old); ok || b.registry.waiting() != 1 || b.registry.find("old") != nil {
 		t.Errorf("who waits for what has not entered the epoch was told %+v", got)
 	}
 	b.raise(t.Context(), h, []stream.TopologyID{"old"}) // in a database that does not answer
@@ -121,8 +121,8 @@ func TestAnAttachThatFailsIsTriedAgainForAllOfItsTopologies(t *testing.T) {
 			t.Errorf("%s: %d under way, %d tries, failed by %v", id, len(p.underWay), p.tries, p.failure)
 		}
 	}
-	if n := metrictest.Observed(b.stats.AttachBatch); n != 0 || b.registry.count() != 2 {
-		t.Errorf("%d transactions, %d topologies wait", n, b.registry.count())
+	if n := metrictest.Observed(b.stats.AttachBatch); n != 0 || b.registry.waiting() != 2 {
+		t.Errorf("%d transactions, %d topologies wait", n, b.registry.waiting())
 	}
 }
 
@@ -139,7 +139,7 @@ func TestATopologyThatIsMadeWhileItsAttachIsUnderWayIsAttachedAndNotMissing(t *t
 	}
 	b.registry.take(time.Now())
 	seen := []journal.Light{{Topology: made[1], Head: journal.Head{Seq: 1, First: 1}, Alive: true}}
-	got := b.secondLook(t.Context(), ids, seen)
+	got := b.retryMade(t.Context(), ids, seen)
 	if !slices.Equal(got, ids[1:]) {
 		t.Errorf("%v are told, want those that were seen and the one that is not there: %v", got, ids[1:])
 	}
@@ -152,10 +152,10 @@ func TestATopologyThatIsMadeWhileItsAttachIsUnderWayIsAttachedAndNotMissing(t *t
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if got := b.secondLook(ctx, ids[:1], nil); len(got) != 0 || b.registry.pending[made[0]].failure == nil {
+	if got := b.retryMade(ctx, ids[:1], nil); len(got) != 0 || b.registry.pending[made[0]].failure == nil {
 		t.Errorf("%v are told, and nothing is known of them", got)
 	}
-	if got := b.secondLook(ctx, made[1:], seen); !slices.Equal(got, made[1:]) {
+	if got := b.retryMade(ctx, made[1:], seen); !slices.Equal(got, made[1:]) {
 		t.Errorf("%v: a look that was not needed", got)
 	}
 }

@@ -20,10 +20,10 @@ const (
 	leastBackfill = 64 << 10
 )
 
-// A backfillState is an attachment's in the queue.
+// A backfillState is an attachment's state in the backfiller.
 type backfillState struct {
-	queued bool
-	again  bool // more was told while a read was under way
+	queued bool // it waits for a read, or one is under way
+	again  bool // it was added again while a read was under way, which may not have seen what there is now
 	cause  stream.Cause
 }
 
@@ -156,16 +156,16 @@ func (b *Bus) readBatch(ctx context.Context, batch []*attachment) (more map[*att
 	return more, nil
 }
 
-// A feedRead is an attachment whose journal is being read. What is read goes into the feed at once: two hundred
-// topologies' events, each of them large, are never held together.
+// A feedRead is an attachment whose journal is being read. Each event goes into its feed as it is read, so that the
+// events of two hundred topologies are never in memory together.
 type feedRead struct {
 	attachment *attachment
 	last       stream.Seq // read so far
 	head       stream.Seq
 	found      bool // the topology has a head
-	some       bool // at least one event
-	ended      bool
-	inDoubt    bool // ahead of what the database shows, and rightly so
+	some       bool // at least one event was read
+	ended      bool // the rest of the rows is not taken
+	inDoubt    bool // the feed is ahead of what the database shows, because the WAL told of an event in doubt
 }
 
 // take appends the row that follows.
@@ -191,7 +191,8 @@ func (b *Bus) take(r *feedRead, row journal.Row) {
 	}
 }
 
-// append adds a frame to a feed that one of a source or of the journal claims to be the next.
+// append adds to a feed a frame that a source or the journal claims to be the next, and does what the feed's answer
+// asks for.
 func (b *Bus) append(a *attachment, fr stream.Frame) {
 	counted := b.deliveries.begin(a, fr, b.registry.clients)
 	result := a.feed.Append(fr)

@@ -14,7 +14,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -107,14 +106,14 @@ type Bus struct {
 	stats *stream.Stats
 	log   *slog.Logger
 
-	reader   *journal.Reader
-	primary  *journal.Reader // where reader reads from a standby: its primary; else reader
+	reader   *journal.Reader // of what streams take
+	primary  *journal.Reader // of the primary, where reader reads from a standby; else the same as reader
 	registry *registry
-	attaches wait.Signal // wakes the attacher
+	attaches wait.Signal // wakes attachLoop
 	backfill backfiller
 	pages    *pages
 	reads    documentReads
-	heads    shared[journal.Head]
+	heads    shared[journal.Head] // reads of single heads
 	sources  sources
 	list     *list.List
 	watch    watch
@@ -124,7 +123,7 @@ type Bus struct {
 	deliveries *deliveries // nil: nothing is traced
 }
 
-// Sources are the ways in which a bus hears of events. LISTEN and the WAL are nil on a bus that is asked to poll.
+// sources are the ways in which a bus is told of events. listener and wal are nil on a bus that is asked to poll.
 type sources struct {
 	mode     *mode
 	listener *notify.Listener
@@ -201,11 +200,11 @@ func (b *Bus) newWAL() *wal.Source {
 	return wal.New(cfg)
 }
 
-// listPoll is how often all rows of the list are looked at, at most, while nobody tells which have changed.
+// listPoll is the shortest pause between two sweeps of the list, while no source tells which rows have changed.
 const listPoll = time.Second
 
-// setPace has heads compared as often as it takes: they are the heartbeat while events come by themselves, and else
-// the bus.
+// setPace sets how often heads are compared: at the heartbeat's pace while a source tells of events, and at the poll's
+// while the comparison is how events come.
 func (b *Bus) setPace(told bool) {
 	if told {
 		b.sources.poller.SetPace(b.cfg.Heartbeat)
@@ -301,40 +300,8 @@ func (b *Bus) Journal(ctx context.Context, req stream.JournalRequest) (stream.Jo
 	return p, err
 }
 
-// tasks are the goroutines of reads that several requests share: they belong to the bus, and to no request.
-type tasks struct {
-	mu      sync.Mutex
-	closed  bool
-	running sync.WaitGroup
-	life    context.Context //nolint:containedctx // the bus's own
-	end     context.CancelFunc
-}
-
-func newTasks() tasks {
-	life, end := context.WithCancel(context.Background())
-	return tasks{life: life, end: end}
-}
-
-// spawn runs f in a goroutine that close waits for. Its context ends with the bus.
-func (t *tasks) spawn(f func(context.Context)) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.closed {
-		go f(t.life) // which has ended, so that f only tells those who wait
-		return
-	}
-	t.running.Go(func() { f(t.life) })
-}
-
-func (t *tasks) close() {
-	t.mu.Lock()
-	t.closed = true
-	t.end()
-	t.mu.Unlock()
-	t.running.Wait()
-}
-
-// unavailable is stream.ErrUnavailable with a reason: for the client, too, where it can do something about it.
+// unavailable is stream.ErrUnavailable with a reason. The client is told the reason where its operators can do
+// something about it: a *stream.UnavailableError.
 func unavailable(err error) error {
 	if held, ok := errors.AsType[*journal.HeldError](err); ok {
 		return &stream.UnavailableError{Reason: held.Error(), Err: err}

@@ -75,11 +75,8 @@ func onEachBus(t *testing.T, f func(t *testing.T, db *pgtest.DB, change func(*Co
 
 func makeTopologies(t *testing.T, conn *pgx.Conn, n int) []stream.TopologyID {
 	t.Helper()
-	rows, err := conn.Query(
-		t.Context(),
-		`INSERT INTO topologies (name) SELECT 't' || i FROM generate_series(1, $1) i RETURNING id::text`,
-		n,
-	)
+	const insert = `INSERT INTO topologies (name) SELECT 't' || i FROM generate_series(1, $1) i RETURNING id::text`
+	rows, err := conn.Query(t.Context(), insert, n)
 	must(t, err)
 	ids, err := pgx.CollectRows(rows, pgx.RowTo[stream.TopologyID])
 	must(t, err)
@@ -199,15 +196,14 @@ func TestForgedNotificationsLoseNothing(t *testing.T) {
 	b := startBus(t, db, nil)
 	sub, err := b.Attach(t.Context(), stream.AttachRequest{Topology: id})
 	must(t, err)
-	// With the right key: numbers far ahead, spilled and inline, and one that is behind.
+	const forge = `
+SELECT pg_notify('topology.' || $1::text,
+                 '~' || topology_mark(inner_pad, outer_pad, $1::text || ':' || $2::text) || ':' || $2::text)
+  FROM topology_settings`
+	// With the right key: numbers far ahead, with and without the event, and one that is behind.
 	for _, n := range []int{1, 7, 1 << 40} {
 		for _, inline := range []string{"", ` {"forged":true}`} {
-			_, err = conn.Exec(
-				t.Context(),
-				`SELECT pg_notify('topology.' || $1::text, '~' || topology_mark(inner_pad, outer_pad, $1::text || ':' || $2::text) || ':' || $2::text) FROM topology_settings`,
-				string(id),
-				strconv.Itoa(n)+inline,
-			)
+			_, err = conn.Exec(t.Context(), forge, string(id), strconv.Itoa(n)+inline)
 			must(t, err)
 		}
 	}

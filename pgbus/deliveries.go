@@ -21,25 +21,25 @@ import (
 const (
 	// deliveryWindow is how long an event's clients are counted, if they do not all have it before.
 	deliveryWindow = 5 * time.Second
-	// deliveryTick is how often it is asked of which traces mutations are.
+	// deliveryTick is how often the traces of mutations are looked up, and finished spans are made.
 	deliveryTick = 50 * time.Millisecond
-	// maxPending bounds the events that are counted at once; who comes then has no span.
+	// maxPending bounds the events that are counted at once; more have no span.
 	maxPending = 1024
-	// parentsKept are the mutations whose trace is remembered: each has three events, or more.
+	// parentsKept bounds the mutations whose trace is remembered: each has three events or more.
 	parentsKept = 4096
 )
 
 // deliveries make the span `deliver` of each event of a mutation whose request was traced: from when this server got
-// the event until the last client that it had then was written to. The trace is looked up in the mutation's row, behind
-// the event, so that neither events nor frames hold it and no client waits for it.
+// the event until it was written to the last of the clients that there were then. The trace is looked up in the
+// mutation's row after the event has gone out, so that neither events nor frames hold it and no client waits for it.
 type deliveries struct {
 	tracer trace.Tracer
 	pool   *pgxpool.Pool
 	log    *slog.Logger
 
-	news    chan *pendingDelivery
-	done    chan *stream.Delivery
-	parents *lru.Cache[string, string] // by mutation
+	news    chan *pendingDelivery      // events that have been appended
+	done    chan *stream.Delivery      // of those, the ones that all clients have
+	parents *lru.Cache[string, string] // traceparents by mutation; empty: it was not traced
 }
 
 // A pendingDelivery is an event whose clients are counted.
@@ -51,7 +51,7 @@ type pendingDelivery struct {
 	frame    []byte
 	began    time.Time
 
-	event, mutation string // once the frame has been read
+	event, mutation string // its type, and the mutation's id: set by read
 	finished        bool   // all clients have it
 }
 
@@ -66,8 +66,8 @@ func newDeliveries(tracer trace.Tracer, pool *pgxpool.Pool, log *slog.Logger) *d
 	}
 }
 
-// begin counts to how many of so many clients an event goes that is about to be appended; nil: it is none that can have
-// a trace, or nobody counts.
+// begin begins to count the clients that an event, which is about to be appended, is written to. It gives nil where
+// that has no use: the event is of no mutation, there are no clients, or nothing is traced.
 func (d *deliveries) begin(a *attachment, fr stream.Frame, clients func(*attachment) int) *pendingDelivery {
 	if d == nil || !bytes.HasPrefix(fr.Bytes, []byte("event: mutation.")) {
 		return nil
@@ -83,7 +83,7 @@ func (d *deliveries) begin(a *attachment, fr stream.Frame, clients func(*attachm
 	return p
 }
 
-// appended says what became of the event.
+// appended hands an event that was appended to run; it ends the count of one that was not, or that run has no room for.
 func (d *deliveries) appended(p *pendingDelivery, result stream.AppendResult) {
 	if p == nil {
 		return
@@ -98,7 +98,7 @@ func (d *deliveries) appended(p *pendingDelivery, result stream.AppendResult) {
 	p.feed.Uncount(p.Delivery)
 }
 
-// run makes the spans.
+// run makes the spans until ctx ends, and then those that are left.
 func (d *deliveries) run(ctx context.Context) {
 	tick := time.NewTicker(deliveryTick)
 	defer tick.Stop()
@@ -109,7 +109,7 @@ func (d *deliveries) run(ctx context.Context) {
 	for {
 		select {
 		case <-ctx.Done():
-			d.settle(context.WithoutCancel(ctx), pending, time.Time{})
+			d.makeSpans(context.WithoutCancel(ctx), pending, time.Time{})
 			return
 		case p := <-d.news:
 			if len(pending) >= maxPending || !p.read() {
@@ -128,7 +128,7 @@ func (d *deliveries) run(ctx context.Context) {
 			if len(pending) == 0 {
 				continue
 			}
-			left := d.settle(ctx, pending, now.Add(-deliveryWindow))
+			left := d.makeSpans(ctx, pending, now.Add(-deliveryWindow))
 			clear(pending[len(left):])
 			if pending = left; len(byCount) != len(pending) {
 				clear(byCount)
@@ -156,9 +156,10 @@ func (p *pendingDelivery) read() bool {
 	return p.mutation != ""
 }
 
-// settle makes the spans of what all clients have and of what began before a time (zero: of all), and gives the rest.
-// An event that the WAL told of may be about a mutation that no statement sees yet: it is asked for again.
-func (d *deliveries) settle(ctx context.Context, pending []*pendingDelivery, before time.Time) []*pendingDelivery {
+// makeSpans makes the spans of the events that all clients have, and of those that began before a time (zero: of all).
+// It gives those that are left, among them events whose mutation was not found: the WAL may tell of one that no
+// statement sees yet.
+func (d *deliveries) makeSpans(ctx context.Context, pending []*pendingDelivery, before time.Time) []*pendingDelivery {
 	d.lookUp(ctx, pending)
 	left := pending[:0]
 	for _, p := range pending {
@@ -177,7 +178,7 @@ func (d *deliveries) settle(ctx context.Context, pending []*pendingDelivery, bef
 	return left
 }
 
-// lookUp asks of which traces mutations are.
+// lookUp reads the traceparents of the mutations that are not among parents yet.
 func (d *deliveries) lookUp(ctx context.Context, pending []*pendingDelivery) {
 	const query = `SELECT id::text, coalesce(traceparent, '') FROM mutations WHERE id = ANY ($1::text[]::uuid[])`
 	var ids []string
@@ -208,7 +209,7 @@ func (d *deliveries) lookUp(ctx context.Context, pending []*pendingDelivery) {
 func (d *deliveries) span(p *pendingDelivery, parent string) {
 	ctx := propagation.TraceContext{}.Extract(context.Background(), propagation.MapCarrier{"traceparent": parent})
 	if !trace.SpanContextFromContext(ctx).IsValid() {
-		return // somebody wrote what is none
+		return // somebody wrote a traceparent by hand that is none
 	}
 	n, last := p.Clients()
 	if n == 0 {

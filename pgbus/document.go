@@ -14,22 +14,23 @@ import (
 	"topostream/stream"
 )
 
-// A document older than this many events or bytes is read anew: replaying more than that is slower than asking.
+// A document that more events or bytes than these follow is read anew: to send so many is slower than to read.
 const (
 	staleEvents = 256
 	staleBytes  = 256 << 10
 )
 
-// documentTries is how often a document is read for one client that retention overtakes.
+// documentTries is how often a document is read for one client when retention removes what follows it.
 const documentTries = 2
 
 // errPruned: retention removed what follows a document before anybody could have it.
 var errPruned = errors.New("retention removes events faster than the document is read")
 
-// DocumentReads are the reads of documents that are under way: one for each attachment, with and without the graph.
+// documentReads are the reads of documents that are under way: at most one for each attachment without the graph, and
+// one with it.
 type documentReads struct {
 	mu      sync.Mutex
-	waiting map[documentKey][]chan documentResult // each has one place; who is told takes its own
+	waiting map[documentKey][]chan documentResult // one of capacity 1 for each client that waits
 }
 
 type documentKey struct {
@@ -47,8 +48,8 @@ func newDocumentReads() documentReads {
 	return documentReads{waiting: map[documentKey][]chan documentResult{}}
 }
 
-// join waits for a document together with others; first tells that nobody reads it yet. (A single flight of
-// golang.org/x/sync cannot give each its own handle.)
+// join adds a client that waits for a document; first tells that the caller has to read it. (golang.org/x/sync's single
+// flight would give all the same handle.)
 func (d *documentReads) join(key documentKey) (result chan documentResult, first bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -66,11 +67,11 @@ func (d *documentReads) leave(key documentKey, result chan documentResult) {
 		d.waiting[key] = slices.Delete(d.waiting[key], i, i+1)
 		return
 	}
-	r := <-result // it came at the same moment
+	r := <-result // the result came at the same moment
 	r.snapshot.Release()
 }
 
-// finish gives all who wait what was read. Who comes from now on has it read anew.
+// finish gives all who wait what was read. Clients that come from now on have the document read anew.
 func (d *documentReads) finish(key documentKey, snapshot *stream.Snapshot, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -81,10 +82,9 @@ func (d *documentReads) finish(key documentKey, snapshot *stream.Snapshot, err e
 	snapshot.Release()
 }
 
-// document gives a document that the attachment's feed continues: the last one while it is fresh, else one that is
-// read now, once for all who wait. The caller releases it. Any moment will do, because the feed holds every event
-// since the topology was attached. A document with the graph is not kept: a graph changes without an event when
-// somebody writes to it by hand.
+// document gives a document that the attachment's feed continues: the last one while it is fresh, else one that is read
+// now, once for all who wait. The caller releases it. A document of any moment will do, because the feed holds every
+// event since the topology was attached. Only one without the graph is kept for later clients.
 func (b *Bus) document(ctx context.Context, a *attachment, graph bool) (*stream.Snapshot, error) {
 	if !graph {
 		if s := a.feed.Document(staleEvents, staleBytes); s != nil {
@@ -107,8 +107,8 @@ func (b *Bus) document(ctx context.Context, a *attachment, graph bool) (*stream.
 	}
 }
 
-// documentPatience is how long a read may take whose first client's context is ctx: a little less than the client
-// waits, so that it learns why it got nothing. Others may join it, so that half of AttachWait is the least.
+// documentPatience is how long the read that a client with this ctx begins may take: a little less than the client
+// waits, so that it learns why it got nothing; but at least half of AttachWait, because others may join the read.
 func (b *Bus) documentPatience(ctx context.Context) time.Duration {
 	left := b.cfg.AttachWait
 	if deadline, ok := ctx.Deadline(); ok {
@@ -117,7 +117,7 @@ func (b *Bus) documentPatience(ctx context.Context) time.Duration {
 	return max(left-left/10, b.cfg.AttachWait/2)
 }
 
-// readDocument ends within patience, also when nobody waits any more.
+// readDocument reads a document for all who wait, within patience, also when nobody waits any more.
 func (b *Bus) readDocument(ctx context.Context, key documentKey, patience time.Duration) {
 	ctx, cancel := context.WithTimeoutCause(ctx, patience, stream.ErrUnavailable)
 	defer cancel()
@@ -162,7 +162,7 @@ func (b *Bus) oneDocument(ctx context.Context, a *attachment, graph bool) (*stre
 	b.stats.SnapshotReads.Inc()
 	switch {
 	case !h.Same(a.history):
-		b.historyOf(a, h)
+		b.endIfOther(a, h)
 		err = errEnded
 	case d.Head.Seq < a.attachedAt:
 		err = fmt.Errorf("the document is of %d, the feed begins at %d: the standby is behind", d.Head.Seq, a.attachedAt)

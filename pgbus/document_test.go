@@ -206,8 +206,9 @@ func comesTo(t *testing.T, a *attachment, seq stream.Seq) {
 	pgtest.Eventually(t, fmt.Sprint("event ", seq), func() bool { return a.feed.Last() >= seq })
 }
 
-// Retention cannot be stopped between a document and the look whether the feed continues it. A feed that is ahead of
-// the database, with a ring that has dropped what lies between, looks the same: nobody has what follows the document.
+// A test cannot let retention run just between the read of a document and the check that the feed continues it. A feed
+// that is ahead of the database, and whose ring has dropped what lies between, has the same effect: what follows the
+// document is nowhere.
 func TestADocumentThatIsPrunedTwiceIsUnavailable(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)

@@ -12,8 +12,8 @@ import (
 	"topostream/stream/metrics/metrictest"
 )
 
-// The end of LISTEN and a poll that fails behind it are as good as two polls; after an answer that is newer than that
-// end one failed poll is none.
+// One failed poll after LISTEN was lost shows as much as two failed polls. One failed poll after an answer that is
+// newer than the loss of LISTEN shows nothing.
 func TestAServerThatListenedIsNotReadyWhenAPollFailsBehindTheEndOfLISTEN(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -11,17 +11,17 @@ import (
 	"topostream/stream"
 )
 
-// Bounds of the pages that cursors behind their feed's ring read. Such a client that does not read its socket holds a
-// page, so that pageBytes times the number of streams is what they cost at most.
+// Bounds of the pages that cursors behind their feed's ring read. A client that does not read its socket may hold one
+// page, so that such clients hold at most pageBytes times their number.
 const (
 	pageRows    = 256
 	pageBytes   = 256 << 10
 	recentPages = 16
 )
 
-// Pages reads the journal for cursors behind their feed's ring. Those of one attachment that need the same page share
-// the read, and the newest pages are kept for those who come a little later. A page belongs to one attachment: what
-// follows a feed that was thrown away is read anew.
+// pages reads the journal for cursors behind their feed's ring. Cursors of one attachment that need the same page share
+// the read, and the newest pages are kept for those that come a little later. A page belongs to one attachment: what
+// was read for a feed that was thrown away is not used again.
 type pages struct {
 	bus    *Bus
 	recent *lru.Cache[pageKey, []stream.Frame]

@@ -31,12 +31,12 @@ func TestAPinnedNotifyQueueCostsADelayAndNoEventAndSaysWhoPinsIt(t *testing.T) {
 		_, err = pin.Exec(t.Context(), statement)
 		must(t, err)
 	}
-	const usage = `SELECT pg_notification_queue_usage()`
+	const (
+		usage = `SELECT pg_notification_queue_usage()`
+		fill  = `SELECT count(pg_notify('something', repeat('x', 7000) || i)) FROM generate_series(1, 4) i`
+	)
 	for used := 0.0; used <= 0.5; {
-		_, err = conn.Exec(
-			t.Context(),
-			`SELECT count(pg_notify('something', repeat('x', 7000) || i)) FROM generate_series(1, 4) i`,
-		)
+		_, err = conn.Exec(t.Context(), fill)
 		must(t, err)
 		must(t, conn.QueryRow(t.Context(), usage).Scan(&used))
 	}

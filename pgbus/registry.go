@@ -13,9 +13,9 @@ import (
 // An attachment is a topology that this server is attached to.
 type attachment struct {
 	id         stream.TopologyID
-	history    postgres.History // that its feed is of
+	history    postgres.History // of the events in its feed
 	feed       *stream.Feed
-	attachedAt stream.Seq // the head then
+	attachedAt stream.Seq // the head when it was attached
 
 	clients int       // under registry.mu
 	idle    time.Time // since when clients is 0; under registry.mu
@@ -23,7 +23,7 @@ type attachment struct {
 	backfill backfillState // under backfiller.mu
 }
 
-// An attachRequest is one client's that waits for its topology to be attached.
+// An attachRequest is a client's request that waits for its topology to be attached.
 type attachRequest struct {
 	stream.AttachRequest
 
@@ -31,8 +31,8 @@ type attachRequest struct {
 	abandoned bool              // under registry.mu
 }
 
-// An attachResult is an attachment with the request counted as a client, or what is left of a deleted topology, or an
-// error.
+// An attachResult is one of three: an attachment, in which the request is counted as a client; what is left of a
+// deleted topology; or an error.
 type attachResult struct {
 	attachment *attachment
 	deleted    *deletedTopology
@@ -45,20 +45,20 @@ type deletedTopology struct {
 	history postgres.History
 }
 
-// A pendingAttach is a topology that some requests wait for. Those that come while its transaction is under way wait
-// for the next one: what that one sees may be older than they are, so that it must not tell them that there is no
-// such topology.
+// A pendingAttach is a topology that some requests wait for. A request that comes while its transaction is under way
+// waits for the next one: the snapshot of the first may be older than the request, and so must not tell it that there
+// is no such topology.
 type pendingAttach struct {
-	waiting   []*attachRequest
-	underWay  []*attachRequest // of the transaction that is under way; nil: none
-	tries     int
-	notBefore time.Time
-	failure   error // why the last try failed
+	waiting   []*attachRequest // for the next transaction
+	underWay  []*attachRequest // of the transaction that is under way; nil: none is
+	tries     int              // transactions that failed in a row
+	notBefore time.Time        // when the next one may begin
+	failure   error            // why the last one failed
 }
 
 // A registry knows which topologies are attached and which are to be. Nothing in it waits.
 type registry struct {
-	forget func(stream.TopologyID) // called when an attachment has ended or none came of a subscription
+	forget func(stream.TopologyID) // called under mu when a topology is attached no more, or is not going to be
 
 	mu       sync.Mutex
 	closed   bool
@@ -144,8 +144,8 @@ func (r *registry) waitAgainLocked(id stream.TopologyID, p *pendingAttach) {
 	r.dropUnwantedLocked(id, p)
 }
 
-// take gives the topologies to attach now, at most a batch, and the time at which there is more to do: zero where
-// there is not before somebody asks.
+// take gives the topologies to attach now, at most a batch, and when the next one is due; zero: when somebody asks
+// again.
 func (r *registry) take(now time.Time) (ids []stream.TopologyID, next time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -168,15 +168,15 @@ func (r *registry) take(now time.Time) (ids []stream.TopologyID, next time.Time)
 	return ids, next
 }
 
-// clients tells how many clients a topology has here.
+// clients tells how many clients an attachment has.
 func (r *registry) clients(a *attachment) int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return a.clients
 }
 
-// count tells how many topologies wait to be attached.
-func (r *registry) count() int {
+// waiting tells how many topologies wait to be attached.
+func (r *registry) waiting() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return len(r.pending)
@@ -196,7 +196,7 @@ func withoutAbandoned(requests []*attachRequest) []*attachRequest {
 	return live
 }
 
-// failed lets the requests of a transaction wait for another try.
+// failed has the requests of a transaction that failed wait for another one, which begins after a pause.
 func (r *registry) failed(id stream.TopologyID, why error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -210,7 +210,7 @@ func (r *registry) failed(id stream.TopologyID, why error) {
 	r.waitAgainLocked(id, p)
 }
 
-// again lets the requests of a transaction that is under way have another one at once.
+// again has the requests of a transaction wait for another one, which may begin at once.
 func (r *registry) again(id stream.TopologyID) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -219,7 +219,7 @@ func (r *registry) again(id stream.TopologyID) {
 	}
 }
 
-// absent tells the requests of a transaction what is left of a topology that it did not see.
+// absent gives the requests of a transaction their answer for a topology that does not exist (any more).
 func (r *registry) absent(id stream.TopologyID, result attachResult) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -235,9 +235,9 @@ func (r *registry) absent(id stream.TopologyID, result attachResult) {
 	r.forget(id)
 }
 
-// add makes an attachment and gives it to all who wait for it. It gives nil when that is of no use any more: a newer
-// history has been seen, or the bus is closed; then requests wait for another transaction. newAttachment is called
-// with what waits.
+// add makes an attachment and gives it to all requests that wait for it; newAttachment is called with these. It makes
+// none, and returns nil, when the bus is closed, or when a newer history has been seen: then they wait for another
+// transaction.
 func (r *registry) add(
 	id stream.TopologyID, h postgres.History, newAttachment func([]*attachRequest) *attachment,
 ) *attachment {
@@ -251,7 +251,7 @@ func (r *registry) add(
 		r.waitAgainLocked(id, p)
 		return nil
 	}
-	all := withoutAbandoned(append(p.underWay, p.waiting...)) // in place: what it was given is not to be used any more
+	all := withoutAbandoned(append(p.underWay, p.waiting...)) // in place: neither slice is used any more
 	a := newAttachment(all)
 	r.attached[id] = a
 	delete(r.pending, id)
@@ -316,7 +316,7 @@ func (r *registry) endLocked(a *attachment, cause error) {
 	}
 }
 
-// endOlder ends the attachments of histories before h, and refuses those that come late.
+// endOlder ends the attachments of histories before h, and has add refuse others of them from now on.
 func (r *registry) endOlder(h postgres.History) (ended int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -332,7 +332,7 @@ func (r *registry) endOlder(h postgres.History) (ended int) {
 	return ended
 }
 
-// expire ends the attachments whose last client left before.
+// expire ends the attachments whose last client left before a time.
 func (r *registry) expire(before time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

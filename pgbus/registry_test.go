@@ -77,13 +77,13 @@ func TestWhoComesWhileATransactionIsUnderWayWaitsForTheNextIfThereIsNoSuchTopolo
 	if got, ok := toldOf(late); ok {
 		t.Errorf("who came late was told %+v", got)
 	}
-	if n := r.count(); n != 1 {
+	if n := r.waiting(); n != 1 {
 		t.Errorf("%d topologies wait", n)
 	}
 	r.takes(t, true)
 	r.absent("a", attachResult{err: stream.ErrNotFound})
-	if _, ok := toldOf(late); !ok || r.count() != 0 || len(r.forgotten) != 2 {
-		t.Errorf("told: %v; %d topologies wait; forgotten: %v", ok, r.count(), r.forgotten)
+	if _, ok := toldOf(late); !ok || r.waiting() != 0 || len(r.forgotten) != 2 {
+		t.Errorf("told: %v; %d topologies wait; forgotten: %v", ok, r.waiting(), r.forgotten)
 	}
 	r.absent("a", attachResult{}) // of nobody's
 }
@@ -107,8 +107,8 @@ func TestAllWhoWaitGetTheAttachmentAndAreCounted(t *testing.T) {
 		t.Error("who has gone was told")
 	}
 	again, q, err := r.acquire(stream.AttachRequest{Topology: "a"})
-	if again != a || q != nil || err != nil || a.clients != 3 || r.count() != 0 || r.find("a") != a {
-		t.Errorf("%v, %v, %v; %d clients, %d wait", again, q, err, a.clients, r.count())
+	if again != a || q != nil || err != nil || a.clients != 3 || r.waiting() != 0 || r.find("a") != a {
+		t.Errorf("%v, %v, %v; %d clients, %d wait", again, q, err, a.clients, r.waiting())
 	}
 	if other := r.attaches(postgres.History{}); other != nil { // nobody waits any more
 		t.Error("a second attachment")
@@ -131,8 +131,8 @@ func TestATopologyThatAllHaveLeftIsNotAttached(t *testing.T) {
 	t.Parallel()
 	r := newRig()
 	_ = r.abandon(r.waits(t))
-	if r.takes(t, false); r.count() != 0 {
-		t.Errorf("%d topologies wait", r.count())
+	if r.takes(t, false); r.waiting() != 0 {
+		t.Errorf("%d topologies wait", r.waiting())
 	}
 }
 
@@ -308,7 +308,7 @@ func TestTakeTellsWhenTheNextTryIsDue(t *testing.T) {
 			t.Errorf("%v, next in %s", ids, next.Sub(now))
 		}
 	}
-	if r.pending["now"].underWay == nil || r.pending["soon"].underWay != nil || r.count() != 3 {
+	if r.pending["now"].underWay == nil || r.pending["soon"].underWay != nil || r.waiting() != 3 {
 		t.Error("what is due is not under way")
 	}
 }
@@ -348,12 +348,12 @@ func TestAllWhoHaveGoneAreForgottenWhateverBecomesOfTheirTransaction(t *testing.
 		r := newRig()
 		q := r.waits(t)
 		r.takes(t, true)
-		if _ = r.abandon(q); r.count() != 1 || len(r.forgotten) != 0 {
+		if _ = r.abandon(q); r.waiting() != 1 || len(r.forgotten) != 0 {
 			t.Errorf("%s: forgotten while its transaction is under way", name)
 		}
 		c.ends(r)
-		if _, ok := toldOf(q); ok || r.count() != 0 || len(r.forgotten) != c.forgotten {
-			t.Errorf("%s: told %t; %d topologies wait; forgotten: %v", name, ok, r.count(), r.forgotten)
+		if _, ok := toldOf(q); ok || r.waiting() != 0 || len(r.forgotten) != c.forgotten {
+			t.Errorf("%s: told %t; %d topologies wait; forgotten: %v", name, ok, r.waiting(), r.forgotten)
 		}
 		a := r.find("a")
 		if (a != nil) != c.attached || c.attached && a.clients != 0 {
@@ -377,8 +377,8 @@ func TestAnAnswerThatComesTooLateChangesNothing(t *testing.T) {
 	r.failed("a", errors.New("no reason"))
 	r.again("a")
 	r.absent("b", attachResult{})
-	if got, ok := toldOf(q); !ok || got.attachment != a || r.count() != 0 || len(r.forgotten) != 0 {
-		t.Errorf("told %t; %d topologies wait; forgotten: %v", ok, r.count(), r.forgotten)
+	if got, ok := toldOf(q); !ok || got.attachment != a || r.waiting() != 0 || len(r.forgotten) != 0 {
+		t.Errorf("told %t; %d topologies wait; forgotten: %v", ok, r.waiting(), r.forgotten)
 	}
 }
 
@@ -395,7 +395,7 @@ func TestWhoComesAfterATopologyWasAbsentStartsWithoutItsFailures(t *testing.T) {
 	if p := r.pending["a"]; p.tries != 0 || p.failure != nil || p.underWay != nil || len(p.waiting) != 1 {
 		t.Errorf("%d tries, failed by %v", p.tries, p.failure)
 	}
-	if why := r.abandon(late); why != nil || r.count() != 0 || len(r.forgotten) != 2 {
+	if why := r.abandon(late); why != nil || r.waiting() != 0 || len(r.forgotten) != 2 {
 		t.Errorf("abandoned because of %v; forgotten: %v", why, r.forgotten)
 	}
 }
@@ -404,8 +404,8 @@ func TestWhoIsGoneWhileOthersWaitLeavesThemTheirPlace(t *testing.T) {
 	t.Parallel()
 	r := newRig()
 	stays, goes := r.waits(t), r.waits(t)
-	if _ = r.abandon(goes); r.count() != 1 || len(r.forgotten) != 0 {
-		t.Errorf("%d topologies wait; forgotten: %v", r.count(), r.forgotten)
+	if _ = r.abandon(goes); r.waiting() != 1 || len(r.forgotten) != 0 {
+		t.Errorf("%d topologies wait; forgotten: %v", r.waiting(), r.forgotten)
 	}
 	r.takes(t, true)
 	a := r.attaches(postgres.History{})

@@ -15,10 +15,10 @@ import (
 // connection, for what people NOTIFY. The standby's WAL only says that there is something to read: a standby that is
 // promoted goes on to tell, and what is read then shows that it has another history.
 
-// replayed are the pauses between two looks whether the standby has got something. They do not change.
-var replayed = wait.Steps{First: 50 * time.Millisecond, Most: 50 * time.Millisecond} //nolint:gochecknoglobals
+// replayPauses are those before it is asked again whether the standby has replayed something.
+var replayPauses = wait.Steps{First: 50 * time.Millisecond, Most: 50 * time.Millisecond} //nolint:gochecknoglobals
 
-// acquireReplayed is acquire, and waits for a topology that the standby does not have yet.
+// acquireReplayed is acquire, but waits for a topology that only the primary has until the standby has it, too.
 func (b *Bus) acquireReplayed(
 	ctx context.Context, req stream.AttachRequest,
 ) (*attachment, *deletedTopology, error) {
@@ -27,13 +27,14 @@ func (b *Bus) acquireReplayed(
 		if err != stream.ErrNotFound || !b.isComing(ctx, req.Topology) { //nolint:errorlint // the sentinel itself
 			return a, gone, err
 		}
-		if !replayed.Pause(ctx, 0) {
+		if !replayPauses.Pause(ctx, 0) {
 			return nil, nil, context.Cause(ctx)
 		}
 	}
 }
 
-// awaitReplay waits until the standby has n, at most for LagWait.
+// awaitReplay waits, at most for LagWait, until the standby has the event n. It returns false where n is of another
+// epoch than the standby's head.
 func (b *Bus) awaitReplay(ctx context.Context, a *attachment, n stream.Seq) (bool, error) {
 	late := fmt.Errorf("%w: the standby has not got %d yet", stream.ErrUnavailable, n)
 	ctx, cancel := context.WithTimeoutCause(ctx, b.cfg.LagWait, late)
@@ -52,7 +53,7 @@ func (b *Bus) awaitReplay(ctx context.Context, a *attachment, n stream.Seq) (boo
 			b.backfillOne(a, stream.ReadHole)
 			return true, nil
 		}
-		if !replayed.Pause(ctx, 0) {
+		if !replayPauses.Pause(ctx, 0) {
 			return false, context.Cause(ctx)
 		}
 	}
@@ -74,17 +75,19 @@ func (b *Bus) isComing(ctx context.Context, id stream.TopologyID) bool {
 	return there
 }
 
-// watchLag keeps the metrics of the standby's lag: bytes of WAL that the primary has written and the standby has not
+// watchLag sets the metrics of the standby's lag: bytes of WAL that the primary has written and the standby has not
 // replayed, and the age of what it replayed last, 0 when it has replayed all that it has received.
 func (b *Bus) watchLag(ctx context.Context) error {
 	const (
 		replayed = `
 SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END::text,
        CASE WHEN pg_last_wal_replay_lsn() < pg_last_wal_receive_lsn()
-            THEN coalesce(extract(epoch FROM clock_timestamp() - pg_last_xact_replay_timestamp()), 0) ELSE 0 END::float8`
+            THEN coalesce(extract(epoch FROM clock_timestamp() - pg_last_xact_replay_timestamp()), 0)
+            ELSE 0 END::float8`
 		behind = `
-SELECT greatest(pg_wal_lsn_diff(CASE WHEN pg_is_in_recovery() THEN pg_last_wal_receive_lsn() ELSE pg_current_wal_lsn() END,
-                                $1::text::pg_lsn), 0)::bigint`
+SELECT greatest(pg_wal_lsn_diff(
+           CASE WHEN pg_is_in_recovery() THEN pg_last_wal_receive_lsn() ELSE pg_current_wal_lsn() END,
+           $1::text::pg_lsn), 0)::bigint`
 	)
 	var (
 		at      string

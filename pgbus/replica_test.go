@@ -162,10 +162,8 @@ func TestANumberAheadOfTheStandbyIsWaitedFor(t *testing.T) {
 		j.Head != 1 {
 		t.Errorf("a fresh topology's journal: %+v, %v", j, err)
 	}
-	if _, err := b.Attach(
-		t.Context(),
-		stream.AttachRequest{Topology: "00000000-0000-4000-8000-000000000000"},
-	); err != stream.ErrNotFound { //nolint:errorlint // the sentinel itself
+	unknown := stream.AttachRequest{Topology: "00000000-0000-4000-8000-000000000000"}
+	if _, err := b.Attach(t.Context(), unknown); err != stream.ErrNotFound { //nolint:errorlint // the sentinel itself
 		t.Errorf("an unknown topology: %v", err)
 	}
 	pgtest.Exec(t, p.replica, `SELECT pg_wal_replay_resume()`)

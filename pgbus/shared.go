@@ -6,13 +6,13 @@ import (
 	"golang.org/x/sync/singleflight"
 )
 
-// shared are calls that those who ask for the same thing share. A call belongs to the bus and to none of them, so
-// that one who goes away takes nothing from the others.
+// shared is a single flight: requests for the same thing at the same time share one call. The call belongs to the bus
+// and to none of them, so that a request that goes away does not end it for the others.
 type shared[T any] struct {
 	group singleflight.Group
 }
 
-// do gives what call gives. joined tells that others wait for the same call.
+// do gives what call gives, or ctx's cause. joined tells that several requests have shared the call.
 func (s *shared[T]) do(
 	ctx context.Context, tasks *tasks, key string, call func(context.Context) (T, error),
 ) (v T, joined bool, _ error) {

@@ -10,7 +10,8 @@ import (
 	"topostream/stream"
 )
 
-// A sink is what the sources tell. Each has one of its own, which says why a read of the journal that follows is made.
+// A sink is what the sources tell of events. Each source has one of its own, whose cause labels the journal reads that
+// its events lead to.
 type sink struct {
 	*Bus
 
@@ -146,7 +147,7 @@ func (s sink) Contradicted(topology stream.TopologyID, last stream.Seq, why stri
 func (s notifySink) State(state source.State) {
 	s.sources.mode.setListen(state)
 	s.attaches.Set()
-	s.list.Look() // what came while nobody told
+	s.list.Look() // for what changed while nothing told of it
 }
 
 // State implements source.Sink.
@@ -172,12 +173,13 @@ func (b *Bus) positions() []poll.Position {
 	return at
 }
 
-// inDoubt tells whether the WAL has told of an event that the database may not show yet.
+// inDoubt tells whether the event n is in doubt: the WAL has told of it, and the database may not show it yet.
 func (b *Bus) inDoubt(id stream.TopologyID, n stream.Seq) bool {
 	return b.sources.wal != nil && b.sources.wal.InDoubt(id, n)
 }
 
-// forget gives up what belonged to a topology that is attached no more. It is called under the registry's lock.
+// forget lets go of the channel and the pages of a topology that is attached no more. It is called under the registry's
+// lock.
 func (b *Bus) forget(id stream.TopologyID) {
 	if b.sources.listener != nil {
 		b.sources.listener.Forget(id)
@@ -185,17 +187,12 @@ func (b *Bus) forget(id stream.TopologyID) {
 	b.pages.forget(id)
 }
 
-// historyChanged ends what is of an older history than h, which a read has just shown, and has the sources connect
-// anew: an old primary that still lives would tell them of nothing new.
+// historyChanged ends all feeds of a history before h, which a read has just shown, and has the sources connect anew:
+// their connections may lead to an old primary, which still lives and has nothing new to tell.
 func (b *Bus) historyChanged(h postgres.History) {
 	n := b.registry.endOlder(h)
-	b.log.Warn(
-		"the database has a new history, by a failover, a restore or migrate new-epoch: clients get snapshots of it",
-		"epoch",
-		h.Epoch,
-		"feeds",
-		n,
-	)
+	b.log.Warn("the database has a new history, by a failover, a restore or migrate new-epoch: clients get snapshots of "+
+		"it", "epoch", h.Epoch, "feeds", n)
 	b.list.ReadAnew()
 	if b.sources.listener != nil {
 		b.sources.listener.Reconnect()
@@ -203,8 +200,8 @@ func (b *Bus) historyChanged(h postgres.History) {
 	}
 }
 
-// historyOf ends an attachment that is of another history than h, which a read of it has shown.
-func (b *Bus) historyOf(a *attachment, h postgres.History) {
+// endIfOther ends an attachment if it is of another history than h, which a read of its topology has shown.
+func (b *Bus) endIfOther(a *attachment, h postgres.History) {
 	if h.Epoch != a.history.Epoch || h.ID != a.history.ID {
 		b.reset(a, stream.ErrReset, "the database has another history")
 	}

@@ -13,7 +13,7 @@ import (
 	"topostream/stream"
 )
 
-// errEnded: the attachment ended while a client was given its place; it is given one in the next.
+// errEnded: the attachment ended while a client was being given its place in it. The client is given one in the next.
 var errEnded = errors.New("the attachment has ended")
 
 // Attach implements stream.Bus.
@@ -54,7 +54,7 @@ func (b *Bus) attach(ctx context.Context, req stream.AttachRequest) (*stream.Sub
 			return sub, nil
 		}
 		b.registry.release(a)
-		if !errors.Is(err, errEnded) || !again.Pause(waiting, try) {
+		if !errors.Is(err, errEnded) || !attachAgain.Pause(waiting, try) {
 			return nil, err
 		}
 	}
@@ -84,7 +84,7 @@ func (b *Bus) AttachAtOnce(req stream.AttachRequest) *stream.Subscription {
 	return sub
 }
 
-// A client is one of an attachment, in one piece of memory with its subscription: there is one for each stream.
+// A client is a client of an attachment, in one allocation with its subscription: there is one for each stream.
 type client struct {
 	stream.Subscription
 
@@ -104,8 +104,10 @@ func (c *client) close() {
 	c.closed.Do(func() { c.registry.release(c.attachment) })
 }
 
-// again are the pauses between tries of a client whose attachment ended under it.
-var again = wait.Steps{First: time.Millisecond, Most: 250 * time.Millisecond} //nolint:gochecknoglobals // a constant
+// attachAgain are the pauses before another try for a client whose attachment has ended meanwhile (errEnded).
+//
+//nolint:gochecknoglobals // a constant
+var attachAgain = wait.Steps{First: time.Millisecond, Most: 250 * time.Millisecond}
 
 // acquire gives a topology's attachment with one more client, attaching it first if need be.
 func (b *Bus) acquire(ctx context.Context, req stream.AttachRequest) (*attachment, *deletedTopology, error) {
@@ -148,9 +150,9 @@ func (b *Bus) subscribe(ctx context.Context, a *attachment, req stream.AttachReq
 	return sub, nil
 }
 
-// mayResume tells whether n is a number of this history, at or below the database's head. Whether the journal still
-// holds what follows, the cursor finds out by reading it. Only a number above all that this server has been told
-// costs a query, and those that come together share it: another server may be ahead of this one.
+// mayResume tells whether n is a seq of this history, at or below the database's head. Whether the journal still holds
+// what follows, the cursor finds out by reading it. Only a seq above all that this server has been told of costs a
+// query (another server may be ahead of this one), and clients that come at the same time share it.
 func (b *Bus) mayResume(ctx context.Context, a *attachment, n stream.Seq) (bool, error) {
 	known := max(a.feed.Last(), a.attachedAt)
 	switch {
@@ -162,7 +164,8 @@ func (b *Bus) mayResume(ctx context.Context, a *attachment, n stream.Seq) (bool,
 	if b.cfg.Replica != nil && n.Epoch() == known.Epoch() {
 		return b.awaitReplay(ctx, a, n)
 	}
-	for range 2 { // the first read may be one that somebody began earlier; the second one began after the first had ended
+	// A read that was shared may have begun before n was recorded. The second one began after the first had ended.
+	for range 2 {
 		h, joined, err := b.head(ctx, a.id)
 		if err != nil {
 			return false, err
@@ -182,7 +185,7 @@ func (b *Bus) mayResume(ctx context.Context, a *attachment, n stream.Seq) (bool,
 	return false, nil
 }
 
-// head reads a head together with whoever asks for the same one meanwhile; joined tells that somebody had begun to.
+// head reads a topology's head; requests at the same time share the read, and joined tells that several have.
 func (b *Bus) head(ctx context.Context, id stream.TopologyID) (_ journal.Head, joined bool, _ error) {
 	h, joined, err := b.heads.do(ctx, &b.tasks, string(id), func(ctx context.Context) (journal.Head, error) {
 		ctx, cancel := context.WithTimeout(ctx, 3*time.Second) // it belongs to none of those who wait
@@ -200,7 +203,8 @@ func (b *Bus) head(ctx context.Context, id stream.TopologyID) (_ journal.Head, j
 	return h, joined, err
 }
 
-// subscribeDeleted serves who resumes below a deleted topology's head: the rest of the journal, `deleted`, and the end.
+// subscribeDeleted serves a client that resumes below the head of a deleted topology: with the rest of its journal,
+// which ends with `deleted`.
 func (b *Bus) subscribeDeleted(req stream.AttachRequest, gone deletedTopology) (*stream.Subscription, error) {
 	h := gone.head
 	if !req.Resume || req.After >= h.Seq || req.After+1 < h.First || req.After.Epoch() != h.Seq.Epoch() {

@@ -127,13 +127,8 @@ func TestEventsOfAnySizeComeFromTheWALWithoutAQuery(t *testing.T) {
 	pgtest.Eventually(t, "the catch-up", func() bool { return !queued(b, b.registry.find(id)) })
 	for i, size := range []int{0, 8000, 5 << 20} {
 		want := stream.Seq(2 + i)
-		pgtest.Exec(
-			t,
-			conn,
-			`SELECT topology_emit($1::text::uuid, 'x.y', jsonb_build_object('é"\', repeat('x', $2)))`,
-			id,
-			size,
-		)
+		const emit = `SELECT topology_emit($1::text::uuid, 'x.y', jsonb_build_object('é"\', repeat('x', $2)))`
+		pgtest.Exec(t, conn, emit, id, size)
 		frames, err := next(t.Context(), sub.Cursor)
 		must(t, err)
 		if len(frames) != 1 || string(frames[0].Bytes) != string(mustPage(t, b, id, want-1).Bytes) {
@@ -165,12 +160,8 @@ func TestTenThousandEventsOfOneTransactionComeInOrder(t *testing.T) {
 		b := startBus(t, db, change)
 		f := follow(t, attach(t, b, ids[0]))
 		g := follow(t, attach(t, b, ids[1]))
-		pgtest.Exec(
-			t,
-			conn,
-			`INSERT INTO mutations (topology_id, op) SELECT ($1::text[])[1 + i % 2]::uuid, 'add_lan' FROM generate_series(1, 10000) i`,
-			ids,
-		)
+		pgtest.Exec(t, conn, `INSERT INTO mutations (topology_id, op)
+			SELECT ($1::text[])[1 + i % 2]::uuid, 'add_lan' FROM generate_series(1, 10000) i`, ids)
 		f.reaches(t, 5001)
 		g.reaches(t, 5001)
 	})
@@ -234,14 +225,10 @@ func writers(
 	admin := db.Conn(t)
 	return func() map[stream.TopologyID]stream.Seq {
 		end()
+		const head = `SELECT seq FROM topology_heads WHERE topology_id = $1::text::uuid`
 		heads := map[stream.TopologyID]stream.Seq{}
 		for _, id := range ids {
-			heads[id] = pgtest.Scan[stream.Seq](
-				t,
-				admin,
-				`SELECT seq FROM topology_heads WHERE topology_id = $1::text::uuid`,
-				id,
-			)
+			heads[id] = pgtest.Scan[stream.Seq](t, admin, head, id)
 		}
 		return heads
 	}
@@ -260,14 +247,12 @@ func TestAStreamThatIsCutAgainAndAgainUnderWritersLosesNothing(t *testing.T) {
 	for _, id := range ids {
 		followers[id] = follow(t, attach(t, b, id))
 	}
+	const terminate = `
+SELECT count(pg_terminate_backend(active_pid)) FROM pg_replication_slots WHERE database = current_database()`
 	stop := writers(t, db, ids, 3)
 	for range 5 {
 		pgtest.Eventually(t, "the stream", func() bool { return metrictest.Is(b.stats.Streaming) })
-		if n := pgtest.Scan[int](
-			t,
-			conn,
-			`SELECT count(pg_terminate_backend(active_pid)) FROM pg_replication_slots WHERE database = current_database()`,
-		); n != 1 {
+		if n := pgtest.Scan[int](t, conn, terminate); n != 1 {
 			t.Errorf("%d slots, want 1", n)
 		}
 		pgtest.Eventually(t, "the cut", func() bool { return !metrictest.Is(b.stats.Streaming) })
@@ -440,11 +425,9 @@ func reload(t *testing.T, conn *pgx.Conn, setting, value string) {
 	t.Helper()
 	pgtest.Exec(t, conn, `ALTER SYSTEM SET `+setting+` = '`+value+`'`)
 	pgtest.Exec(t, conn, `SELECT pg_reload_conf()`)
-	pgtest.Eventually(
-		t,
-		setting,
-		func() bool { return pgtest.Scan[string](t, conn, `SELECT current_setting($1)`, setting) == value },
-	)
+	pgtest.Eventually(t, setting, func() bool {
+		return pgtest.Scan[string](t, conn, `SELECT current_setting($1)`, setting) == value
+	})
 }
 
 // hung commits an event whose commit waits for a synchronous standby that is not there: the WAL tells of it, and no
@@ -542,11 +525,8 @@ func TestOfSeveralHostsTheStreamReadsThePrimary(t *testing.T) {
 		must(t, err)
 	})
 	pgtest.Eventually(t, "the stream", func() bool { return metrictest.Is(b.stats.Streaming) })
-	if n := pgtest.Scan[int](
-		t,
-		db.Conn(t),
-		`SELECT count(*) FROM pg_replication_slots WHERE temporary AND slot_type = 'logical'`,
-	); n != 1 {
+	const slots = `SELECT count(*) FROM pg_replication_slots WHERE temporary AND slot_type = 'logical'`
+	if n := pgtest.Scan[int](t, db.Conn(t), slots); n != 1 {
 		t.Errorf("%d slots on the primary, want 1", n)
 	}
 }
@@ -574,11 +554,9 @@ func TestAServerLeavesNoSlotBehind(t *testing.T) {
 	}
 	cancel()
 	must(t, <-done)
-	pgtest.Eventually(
-		t,
-		"the slot to be gone",
-		func() bool { return pgtest.Scan[int](t, conn, `SELECT count(*) FROM pg_replication_slots`) == 0 },
-	)
+	pgtest.Eventually(t, "the slot to be gone", func() bool {
+		return pgtest.Scan[int](t, conn, `SELECT count(*) FROM pg_replication_slots`) == 0
+	})
 	must(t, cluster.Restart(t.Context(), pgcluster.Fast)) // which a sender that stays would hold up
 }
 
@@ -600,11 +578,9 @@ func TestAClusterThatLogsTooLittleServesStreamsByThePollAndTheLogSaysWhatToDo(t 
 		pgtest.Exec(t, conn, emitOne, id)
 		f.reaches(t, n)
 	}
-	pgtest.Eventually(
-		t,
-		"advice",
-		func() bool { return log.has("run `topostream bus status`, which says what to change") },
-	)
+	pgtest.Eventually(t, "advice", func() bool {
+		return log.has("run `topostream bus status`, which says what to change")
+	})
 	if !strings.HasPrefix(b.Mode(), "poll: ") || b.Ready() != nil {
 		t.Errorf("%s, %v", b.Mode(), b.Ready())
 	}

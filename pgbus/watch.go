@@ -13,7 +13,6 @@ import (
 
 	"topostream/pgbus/postgres"
 	"topostream/pgbus/wait"
-	"topostream/stream"
 )
 
 // The watch reads the database's setting and looks at what may go wrong. Nothing waits for it: an error in it, or a
@@ -24,10 +23,10 @@ const (
 	// NOTIFY, and from there on PostgreSQL names the backend that pins the queue (asyncQueueFillWarning in
 	// src/backend/commands/async.c).
 	queueWarning = 0.5
-	// listWalked is the first version of PostgreSQL that finds a channel by hash: before it, a backend walks the list of
-	// its channels for each notification of the database (IsListeningOn, as above), so that an event costs the more the
-	// more topologies are attached.
-	listWalked = 190000
+	// channelsHashed is the first version of PostgreSQL that finds a channel by hash. A backend of an older one walks the
+	// list of its channels for each notification of the database (IsListeningOn, as above), so that an event costs the
+	// more the more topologies are attached.
+	channelsHashed = 190000
 	// silentPings is for how many pings a LISTEN connection of ours may be silent before it is taken for one of a process
 	// that has stopped.
 	silentPings = 7
@@ -35,12 +34,12 @@ const (
 	watchTimeout = 5 * time.Second
 )
 
-// A watch is what the watch remembers.
+// A watch is what watchLoop remembers.
 type watch struct {
-	again   wait.Signal // the setting may have changed
-	advised atomic.Bool // wal was advised
-	pinned  int64       // pid of the backend that pins the NOTIFY queue, as PostgreSQL said last; 0: none
-	odd     atomic.Pointer[string]
+	again   wait.Signal            // the setting may have changed
+	advised atomic.Bool            // the log has advised the bus wal
+	pinned  int64                  // pid of the backend that pins the NOTIFY queue, as PostgreSQL said last; 0: none
+	odd     atomic.Pointer[string] // what Config.Odd found last; nil: it was not asked yet
 }
 
 // watchLoop looks at start, at the heartbeat's pace, and when the setting may have changed.
@@ -84,7 +83,7 @@ func (b *Bus) readSetting(ctx context.Context) (used float64, _ error) {
 	return used, nil
 }
 
-// diagnose keeps the metrics of what may go wrong.
+// diagnose sets the metrics of what may go wrong, and logs what has.
 func (b *Bus) diagnose(ctx context.Context, used float64) {
 	ctx, cancel := context.WithTimeout(ctx, watchTimeout)
 	defer cancel()
@@ -109,7 +108,7 @@ func (b *Bus) diagnose(ctx context.Context, used float64) {
 	}
 }
 
-// watchOdd says once what Odd finds, and that it is gone.
+// watchOdd logs what Config.Odd finds when that changes, and when it is gone.
 func (b *Bus) watchOdd(ctx context.Context) error {
 	odd, err := b.cfg.Odd(ctx)
 	if err != nil {
@@ -139,14 +138,8 @@ func (b *Bus) watchQueue(ctx context.Context, used float64) error {
 		b.watch.pinned = pid
 		b.stats.QueuePinnedBy.Set(float64(pid))
 	}
-	b.log.Warn(
-		"PostgreSQL's NOTIFY queue fills up, and events go by the heartbeat: end the backend that does not read its "+
-			"notifications",
-		"usage",
-		used,
-		"pid",
-		b.watch.pinned,
-	)
+	b.log.Warn("PostgreSQL's NOTIFY queue fills up, and events go by the heartbeat: end the backend that does not read "+
+		"its notifications", "usage", used, "pid", b.watch.pinned)
 	return err
 }
 
@@ -207,7 +200,7 @@ SELECT pid, silent, CASE WHEN may_end THEN pg_terminate_backend(pid) ELSE false 
 	return nil
 }
 
-// adviseWAL says once that so many topologies are attached on notify that wal would serve them better.
+// adviseWAL logs once that more topologies are attached by LISTEN than its bus serves well.
 func (b *Bus) adviseWAL(ctx context.Context) error {
 	const version = `SELECT current_setting('server_version_num')::int`
 	attached := len(b.registry.all())
@@ -220,15 +213,11 @@ func (b *Bus) adviseWAL(ctx context.Context) error {
 		return fmt.Errorf("ask for PostgreSQL's version: %w", err)
 	}
 	b.watch.advised.Store(true)
-	if v >= listWalked {
+	if v >= channelsHashed {
 		return nil
 	}
-	b.log.Warn(
-		"many topologies are attached, and PostgreSQL walks through all their channels for each event: the bus wal "+
-			"would serve better; `topostream bus wal` switches, also while clients are connected",
-		"channels",
-		attached,
-	)
+	b.log.Warn("many topologies are attached, and PostgreSQL walks through all their channels for each event: the bus "+
+		"wal would serve better; `topostream bus wal` switches, also while clients are connected", "channels", attached)
 	return nil
 }
 
@@ -245,48 +234,3 @@ func (b *Bus) lingerLoop(ctx context.Context) {
 		}
 	}
 }
-
-// NewEpoch begins a new history by hand and gives its epoch. It changes the settings alone: no writer waits.
-func NewEpoch(ctx context.Context, conn *pgx.Conn) (epoch int64, err error) {
-	const call = `SELECT topology_new_epoch()`
-	if err := conn.QueryRow(ctx, call).Scan(&epoch); err != nil {
-		return 0, fmt.Errorf("raise the epoch: %w", err)
-	}
-	return epoch, nil
-}
-
-// Repair makes the heads that are missing, counts anew what is in flight, and records what was deleted, for rows that
-// came, changed or went while triggers were off. It gives how many heads were made or corrected. Each topology has a
-// transaction of its own, so that no other one waits for it; one that somebody holds for 5 s ends the repair, which can
-// be begun again.
-func Repair(ctx context.Context, conn *pgx.Conn) (repaired int64, err error) {
-	const (
-		all    = `SELECT id::text FROM topologies ORDER BY id`
-		repair = `SELECT topology_repair($1::text::uuid)`
-		gone   = `SELECT topology_repair_gone()`
-	)
-	rows, err := conn.Query(ctx, all)
-	if err != nil {
-		return 0, fmt.Errorf("read the topologies: %w", err)
-	}
-	ids, err := pgx.CollectRows(rows, pgx.RowTo[string])
-	if err != nil {
-		return 0, fmt.Errorf("read the topologies: %w", err)
-	}
-	for _, id := range ids {
-		var wrong bool
-		if err := conn.QueryRow(ctx, repair, id).Scan(&wrong); err != nil {
-			return repaired, fmt.Errorf("repair the head of topology %s: %w", id, err)
-		}
-		if wrong {
-			repaired++
-		}
-	}
-	var deleted int64
-	if err := conn.QueryRow(ctx, gone).Scan(&deleted); err != nil {
-		return repaired, fmt.Errorf("record what was deleted: %w", err)
-	}
-	return repaired + deleted, nil
-}
-
-var _ stream.Bus = (*Bus)(nil)

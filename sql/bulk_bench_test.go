@@ -52,11 +52,9 @@ func bulkUpdate(b *testing.B, before int) time.Duration {
 			run(conn, `UPDATE mutations SET state = 'applying' WHERE position = $1`, i+1)
 		}
 	}
+	const update = `UPDATE mutations SET state = 'applying' WHERE state = 'pending' AND position > 100`
 	start := time.Now()
-	tag, err := conn.Exec(
-		b.Context(),
-		`UPDATE mutations SET state = 'applying' WHERE state = 'pending' AND position > 100`,
-	)
+	tag, err := conn.Exec(b.Context(), update)
 	took := time.Since(start)
 	if err != nil || tag.RowsAffected() != 10000 {
 		b.Fatal(tag, err)

@@ -275,7 +275,8 @@ func TestALightSnapshotTouchesAFewPagesWhateverATopologyHolds(t *testing.T) {
 	const apply = `UPDATE mutations SET state = 'applied' WHERE topology_id = $1 AND position <= $2`
 	pgtest.Exec(t, conn, apply, ids[0], many-30)
 	counted(t, conn)
-	const unbounded = `SELECT count(*) FROM mutations WHERE topology_id = $1::text::uuid AND state IN ('pending', 'applying')`
+	const unbounded = `
+SELECT count(*) FROM mutations WHERE topology_id = $1::text::uuid AND state IN ('pending', 'applying')`
 	pgtest.Exec(t, conn, `SET enable_seqscan = off`)
 	if n := pgtest.Buffers(t, conn, unbounded, ids[0]); n < 400 {
 		t.Fatalf("the test sees nothing: a scan without a bound touches %d pages", n)

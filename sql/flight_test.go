@@ -215,11 +215,8 @@ func TestWhatAMutationCountsForStaysWhatItWasWhenItWasEnqueued(t *testing.T) {
 	t.Parallel()
 	conn := pgtest.New(t).Conn(t)
 	enqueue(t, conn, topologies(t, conn, 1)[0], 2, 100)
-	pgtest.Exec(
-		t,
-		conn,
-		`UPDATE mutations SET state = 'applying', payload_bytes = 7, reason = 'r', requested_by = 'somebody'`,
-	)
+	pgtest.Exec(t, conn, `UPDATE mutations
+		SET state = 'applying', payload_bytes = 7, reason = 'r', requested_by = 'somebody'`)
 	pgtest.Exec(t, conn, `UPDATE mutations SET state = 'applied'`)
 	const none = `SELECT (in_flight, in_flight_bytes) = (0, 0) FROM topology_heads`
 	if !pgtest.Scan[bool](t, conn, none) {

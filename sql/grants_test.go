@@ -118,11 +118,8 @@ func TestTheDocumentedGrantsAreEnoughWithAnEmptySearchPathAndNoMore(t *testing.T
 	pgtest.Exec(t, injector, `SET search_path = ''`)
 	pgtest.Exec(t, injector, `UPDATE public.topologies SET status = 'deploying' WHERE name = 'demo'`)
 	pgtest.Exec(t, injector, `INSERT INTO public.topologies (name) VALUES ('other')`)
-	pgtest.Exec(
-		t,
-		injector,
-		`INSERT INTO public.mutations (topology_id, op) SELECT id, 'add_lan' FROM public.topologies WHERE name = 'demo'`,
-	)
+	pgtest.Exec(t, injector, `INSERT INTO public.mutations (topology_id, op)
+		SELECT id, 'add_lan' FROM public.topologies WHERE name = 'demo'`)
 	pgtest.Exec(t, injector, `UPDATE public.mutations SET state = 'applying'`)
 	pgtest.Exec(t, injector, `UPDATE public.mutations SET state = 'applied'`)
 	pgtest.Exec(t, injector, `SELECT public.topology_emit(id, 'x', '{}') FROM public.topologies`)
@@ -153,11 +150,8 @@ func TestTheDocumentedGrantsAreEnoughWithAnEmptySearchPathAndNoMore(t *testing.T
 
 	server, serverURL := as("server")
 	pgtest.Exec(t, server, `SELECT topology_check_epoch(), topology_prune('1 hour', NULL, 10)`)
-	pgtest.Exec(
-		t,
-		server,
-		`SELECT * FROM topology_snapshots(ARRAY['`+id+`']::uuid[], true), topology_journal('`+id+`', 0, 1, 10, 1000)`,
-	)
+	pgtest.Exec(t, server, `SELECT * FROM topology_snapshots(ARRAY['`+id+`']::uuid[], true),
+		topology_journal('`+id+`', 0, 1, 10, 1000)`)
 	pgtest.Exec(t, server, `SELECT topology_identify(), topology_raise_epoch(gen_random_uuid())`)
 	pgtest.Exec(t, server, `SELECT FROM topology_identity(), topology_raise(ARRAY['`+id+`']::uuid[])`)
 	pgtest.Exec(t, server, `SELECT FROM topology_light(ARRAY['`+id+`']::uuid[]), topology_document('`+id+`', true)`)
@@ -255,11 +249,8 @@ func TestDumpAndRestoreKeepHeadsAndJournalAndRaiseTheEpochOnce(t *testing.T) {
 	conn := db.Conn(t)
 	needDumpFor(t, conn)
 	id := pgtest.Scan[string](t, conn, `INSERT INTO topologies (name) VALUES ('demo') RETURNING id::text`)
-	pgtest.Exec(
-		t,
-		conn,
-		`INSERT INTO mutations (topology_id, op) SELECT id, 'add_lan' FROM topologies, generate_series(1, 50)`,
-	)
+	pgtest.Exec(t, conn, `INSERT INTO mutations (topology_id, op)
+		SELECT id, 'add_lan' FROM topologies, generate_series(1, 50)`)
 	pgtest.Exec(t, conn, `UPDATE mutations SET state = 'applying' WHERE position % 2 = 0`)
 	before := pgtest.Scan[string](t, conn, state)
 

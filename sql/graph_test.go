@@ -252,12 +252,12 @@ func TestTheRulesOfTheGraphAreTheDatabasesToo(t *testing.T) {
 		`UPDATE deckies SET name = U&'web\00A0'`:      "begins or ends with a space",
 		`UPDATE deckies SET name = U&'a\0085'`:        "holds a control character",
 		`INSERT INTO topologies (name) VALUES ('x ')`: "topologies.name: 'x ' begins or ends with a space",
-		`UPDATE deckies SET decky_config = jsonb_build_object('x', repeat('x', 262144))`: "are more than 262144 (256 KiB)",
-		`UPDATE lans SET id = gen_random_uuid()`:                                         "lans.id cannot be changed",
-		`UPDATE deckies SET uuid = gen_random_uuid()`:                                    "deckies.uuid cannot be changed",
-		`UPDATE edges SET id = gen_random_uuid()`:                                        "edges.id cannot be changed",
-		`UPDATE lans SET topology_id = gen_random_uuid()`:                                "lans.topology_id cannot be changed",
-		`TRUNCATE lans CASCADE`:                                                          "TRUNCATE",
+		`UPDATE deckies SET decky_config = jsonb_build_object('x', repeat('x', 1<<18))`: "are more than 262144 (256 KiB)",
+		`UPDATE lans SET id = gen_random_uuid()`:                                        "lans.id cannot be changed",
+		`UPDATE deckies SET uuid = gen_random_uuid()`:                                   "deckies.uuid cannot be changed",
+		`UPDATE edges SET id = gen_random_uuid()`:                                       "edges.id cannot be changed",
+		`UPDATE lans SET topology_id = gen_random_uuid()`:                               "lans.topology_id cannot be changed",
+		`TRUNCATE lans CASCADE`:                                                         "TRUNCATE",
 	} {
 		var args []any
 		if strings.Contains(statement, "$1") {

@@ -430,7 +430,8 @@ func TestWhoMayReadStreamsBeforeTheMigrationMayAfterwards(t *testing.T) {
 	pgtest.Exec(t, conn, `GRANT EXECUTE ON FUNCTION topology_snapshots TO pg_read_all_data`)
 	must(t, sql.Up(t.Context(), conn))
 	const may = `
-SELECT string_agg(substr(p.proname, 10) || ' ' || (a.grantee::regrole), ', ' ORDER BY p.proname, a.grantee::regrole::text)
+SELECT string_agg(substr(p.proname, 10) || ' ' || (a.grantee::regrole), ', '
+                  ORDER BY p.proname, a.grantee::regrole::text)
   FROM pg_proc p, aclexplode(p.proacl) a
  WHERE p.pronamespace = 'public'::regnamespace AND a.grantee::regrole::text IN ('pg_monitor', 'pg_read_all_data')
    AND p.proname NOT IN ('topology_check_epoch', 'topology_snapshots')`

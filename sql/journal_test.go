@@ -40,11 +40,8 @@ func TestABulkUpdateMakesAllEventsInOrderWithOneHeadUpdateEach(t *testing.T) {
 	t.Parallel()
 	conn := pgtest.New(t).Conn(t)
 	pgtest.Exec(t, conn, `INSERT INTO topologies (name) SELECT 't' || i FROM generate_series(1, 100) i`)
-	pgtest.Exec(
-		t,
-		conn,
-		`INSERT INTO mutations (topology_id, op) SELECT id, 'add_lan' FROM topologies, generate_series(1, 100)`,
-	)
+	const insert = `INSERT INTO mutations (topology_id, op) SELECT id, 'add_lan' FROM topologies, generate_series(1, 100)`
+	pgtest.Exec(t, conn, insert)
 	pgtest.Exec(t, conn, `UPDATE mutations SET state = 'applying' WHERE position = (SELECT min(position) FROM mutations)`)
 	const updates = `SELECT n_tup_upd FROM pg_stat_xact_user_tables WHERE relname = 'topology_heads'`
 	pgtest.Exec(t, conn, `BEGIN`)
@@ -54,15 +51,16 @@ func TestABulkUpdateMakesAllEventsInOrderWithOneHeadUpdateEach(t *testing.T) {
 		t.Errorf("%d head updates, want 100", n)
 	}
 	pgtest.Exec(t, conn, `COMMIT`)
-	if n := pgtest.Scan[int](
-		t,
-		conn,
-		`SELECT count(*) FROM topology_events WHERE type = 'mutation.applying'`,
-	); n != 10000 {
+	const events = `SELECT count(*) FROM topology_events WHERE type = 'mutation.applying'`
+	if n := pgtest.Scan[int](t, conn, events); n != 10000 {
 		t.Errorf("%d events, want 10000", n)
 	}
-	const disorder = `SELECT count(*) FROM (SELECT m.position, lag(m.position) OVER (PARTITION BY e.topology_id ORDER BY e.seq) AS before
-		FROM topology_events e JOIN mutations m ON m.id = (e.payload->>'mutation_id')::uuid WHERE e.type = 'mutation.applying') s WHERE before > position`
+	const disorder = `
+SELECT count(*) FROM (
+       SELECT m.position, lag(m.position) OVER (PARTITION BY e.topology_id ORDER BY e.seq) AS before
+         FROM topology_events e JOIN mutations m ON m.id = (e.payload->>'mutation_id')::uuid
+        WHERE e.type = 'mutation.applying') s
+ WHERE before > position`
 	if n := pgtest.Scan[int](t, conn, disorder); n != 0 {
 		t.Errorf("%d events are out of order", n)
 	}

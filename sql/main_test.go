@@ -26,7 +26,8 @@ func contiguous(t *testing.T, conn *pgx.Conn) {
 	t.Helper()
 	const broken = `
 SELECT count(*) FROM topology_heads h
- WHERE (SELECT count(*) FROM topology_events e WHERE e.topology_id = h.topology_id AND e.seq BETWEEN h.first AND h.seq) <> h.seq - h.first + 1
+ WHERE (SELECT count(*) FROM topology_events e
+         WHERE e.topology_id = h.topology_id AND e.seq BETWEEN h.first AND h.seq) <> h.seq - h.first + 1
     OR EXISTS (SELECT FROM topology_events e WHERE e.topology_id = h.topology_id AND e.seq > h.seq)`
 	if n := pgtest.Scan[int](t, conn, broken); n != 0 {
 		t.Errorf("%d journals are not contiguous up to their head", n)

@@ -234,7 +234,7 @@ func TestNothingFollowsDeletedInOneStatementEither(t *testing.T) {
 	}
 }
 
-// What a document says differently is an event, also where numbers are equal.
+// A change that a document shows is an event, also where the old and the new number are equal, such as 1.0 and 1.00.
 func TestEveryChangeOfADocumentIsAnEventInTheDocumentsForm(t *testing.T) {
 	t.Parallel()
 	b := newGraphBench(t)
@@ -324,8 +324,10 @@ func TestNobodyIsGivenARightOnEditsByDefaultPrivileges(t *testing.T) {
 	})
 	pgtest.Exec(t, conn, `ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO `+role)
 	must(t, sql.Up(t.Context(), conn))
-	const may = `SELECT count(*) FROM unnest('{topology_edits,topology_untold}'::text[]) n, unnest('{SELECT,INSERT,UPDATE,DELETE}'::text[]) p
-		WHERE has_table_privilege($1, n, p)`
+	const may = `
+SELECT count(*) FROM unnest('{topology_edits,topology_untold}'::text[]) n,
+       unnest('{SELECT,INSERT,UPDATE,DELETE}'::text[]) p
+ WHERE has_table_privilege($1, n, p)`
 	if n := pgtest.Scan[int](t, conn, may, role); n != 0 {
 		t.Errorf("%d rights", n)
 	}

@@ -36,7 +36,8 @@ func TestNoSecondInstallationIsMadeUnasked(t *testing.T) {
 	conn := db.Conn(t)
 	pgtest.Exec(t, conn, `INSERT INTO topologies (name) VALUES ('kept')`)
 	installations := func() string {
-		return pgtest.Scan[string](t, conn, `SELECT string_agg(schemaname, ' ' ORDER BY 1) FROM pg_tables WHERE tablename = 'topologies'`)
+		const schemas = `SELECT string_agg(schemaname, ' ' ORDER BY 1) FROM pg_tables WHERE tablename = 'topologies'`
+		return pgtest.Scan[string](t, conn, schemas)
 	}
 	// A schema that comes before the one that has the tables, as one of the role's name does.
 	pgtest.Exec(t, conn, `CREATE SCHEMA topo`)
@@ -62,8 +63,9 @@ func TestNoSecondInstallationIsMadeUnasked(t *testing.T) {
 	}
 	must(t, sql.UpBeside(t.Context(), elsewhere))
 	must(t, sql.Up(t.Context(), elsewhere)) // it is found now
-	if got := installations(); got != "public topo" || pgtest.Scan[int](t, elsewhere, `SELECT count(*) FROM topologies`) != 0 {
-		t.Errorf("installations in %s", got)
+	n := pgtest.Scan[int](t, elsewhere, `SELECT count(*) FROM topologies`)
+	if got := installations(); got != "public topo" || n != 0 {
+		t.Errorf("installations in %s; %d topologies in the new one", got, n)
 	}
 	// A path that names nothing.
 	err = sql.Up(t.Context(), path("nowhere"))

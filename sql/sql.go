@@ -22,7 +22,7 @@ import (
 //go:embed *.sql
 var Files embed.FS
 
-// Errors of Check, each with a sentence that says what to do.
+// Errors of Check. Their sentences, or what Check adds to them, say what to do.
 var (
 	ErrMissing = errors.New("the database has no topostream schema: run `topostream migrate up`")
 	ErrOlder   = errors.New("the database's schema is older than this program: run `topostream migrate up`")
@@ -57,7 +57,7 @@ var ErrElsewhere = errors.New("this database has a topostream schema already")
 // installation.
 func Up(ctx context.Context, conn *pgx.Conn) error { return up(ctx, conn, false) }
 
-// UpBeside is Up, which makes a second installation where that is what is wanted.
+// UpBeside is Up without ErrElsewhere: it makes a second installation beside the other one.
 func UpBeside(ctx context.Context, conn *pgx.Conn) error { return up(ctx, conn, true) }
 
 func up(ctx context.Context, conn *pgx.Conn, beside bool) error {
@@ -126,7 +126,8 @@ func Latest() int32 {
 // Status reads the version. It changes nothing.
 func Status(ctx context.Context, conn *pgx.Conn) (Version, error) {
 	v := Version{Latest: Latest()}
-	const current = `SELECT max(version), coalesce(bool_and(additive) FILTER (WHERE version > $1), false) FROM topology_migrations`
+	const current = `
+SELECT max(version), coalesce(bool_and(additive) FILTER (WHERE version > $1), false) FROM topology_migrations`
 	var n *int32
 	err := conn.QueryRow(ctx, current, v.Latest).Scan(&n, &v.Additive)
 	var pgErr *pgconn.PgError
@@ -213,7 +214,8 @@ func migrator(ctx context.Context, conn *pgx.Conn, schema string) (*migrate.Migr
 	if err != nil {
 		return nil, fmt.Errorf("prepare migrations: %w", err)
 	}
-	// In a string the name's own quotes are doubled, in one that format() reads its percent signs, too.
+	// Within a string literal the quotes in the schema's name are doubled; in a literal for format() its percent signs
+	// are, too.
 	literal := strings.ReplaceAll(schema, "'", "''")
 	m.Data["schema"], m.Data["literal"] = schema, literal
 	m.Data["format"] = strings.ReplaceAll(literal, "%", "%%")
@@ -222,7 +224,7 @@ func migrator(ctx context.Context, conn *pgx.Conn, schema string) (*migrate.Migr
 	}
 	for _, one := range m.Migrations {
 		one.UpSQL = lockTimeout + one.UpSQL
-		if one.DownSQL != "" { // tern says of one without that there is no way back
+		if one.DownSQL != "" { // an empty one stays empty: tern then says that there is no way back
 			one.DownSQL = lockTimeout + one.DownSQL
 		}
 	}

@@ -106,23 +106,12 @@ func TestWhoMayCreateOperatorsInTheSchemaCannotBorrowTheServersRights(t *testing
 	pgtest.Exec(t, conn, `CREATE TABLE stolen (what text)`)
 	// A better match for the reading functions' || than PostgreSQL's own, as anybody may make where CREATE on the schema
 	// is PUBLIC's (before 15).
-	pgtest.Exec(
-		t,
-		conn,
-		`CREATE FUNCTION steal(text, uuid) RETURNS text LANGUAGE plpgsql AS $$ BEGIN INSERT INTO stolen VALUES ($1); RETURN pg_catalog.concat($1, $2); END $$`,
-	)
-	pgtest.Exec(t, conn, `CREATE OPERATOR || (LEFTARG = text, RIGHTARG = uuid, FUNCTION = steal)`)
-	pgtest.Exec(
-		t,
-		conn,
-		`CREATE FUNCTION steal(text, bigint) RETURNS text LANGUAGE plpgsql AS $$ BEGIN INSERT INTO stolen VALUES ($1); RETURN pg_catalog.concat($1, $2); END $$`,
-	)
-	pgtest.Exec(t, conn, `CREATE OPERATOR || (LEFTARG = text, RIGHTARG = bigint, FUNCTION = steal)`)
-	if got := pgtest.Scan[string](
-		t,
-		conn,
-		`SELECT 'a'::text || gen_random_uuid()`,
-	); len(got) != 37 ||
+	for _, right := range []string{"uuid", "bigint"} {
+		pgtest.Exec(t, conn, `CREATE FUNCTION steal(text, `+right+`) RETURNS text LANGUAGE plpgsql AS $$
+			BEGIN INSERT INTO stolen VALUES ($1); RETURN pg_catalog.concat($1, $2); END $$`)
+		pgtest.Exec(t, conn, `CREATE OPERATOR || (LEFTARG = text, RIGHTARG = `+right+`, FUNCTION = steal)`)
+	}
+	if got := pgtest.Scan[string](t, conn, `SELECT 'a'::text || gen_random_uuid()`); len(got) != 37 ||
 		pgtest.Scan[int](t, conn, `SELECT count(*) FROM stolen`) != 1 {
 		t.Fatal("the operator does not steal: the test sees nothing")
 	}

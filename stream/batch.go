@@ -3,23 +3,23 @@ package stream
 // maxBatch bounds the bytes of a batch, so that a write deadline covers a bounded write.
 const maxBatch = 256 << 10
 
-// A Batch is what a cursor takes at once: at most as many frames as Frames has room for, and 256 KiB but for a larger
-// first one. It may be used for one cursor after another. Those that are at the same place of a feed take the same
-// frames then, and find them without the feed's lock, until Reset.
+// A Batch is what a cursor takes at once: at most as many frames as Frames has room for, and at most 256 KiB; the first
+// frame is taken whatever its size. One batch may serve one cursor after another: those at the same place of the same
+// feed get the frames that are in it already, without the feed's lock, until Reset.
 type Batch struct {
 	Frames []Frame
 	All    bool // there is nothing more to take before the feed changes
 
-	size int
-	page []Frame // where the frames are of the journal: they and what followed
+	size int     // bytes of the frames
+	page []Frame // of frames from the journal: they and the rest of the cursor's page; nil: they are from the ring
 
-	feed     *Feed  // whose other cursors may take the same; nil: none
-	from, to uint64 // positions: of the first frame, behind the last
-	after    Seq    // the cursor's last seq before and after
-	last     Seq
-	final    bool
+	feed     *Feed  // the feed whose other cursors may take the same frames; nil: none may
+	from, to uint64 // positions in the ring: of the first frame, and behind the last
+	after    Seq    // Cursor.last before these frames were taken
+	last     Seq    // Cursor.last after that
+	final    bool   // the last frame ends the stream
 
-	joined   []byte
+	joined   []byte // what Bytes gives, once it was asked for
 	isJoined bool
 }
 
@@ -31,9 +31,6 @@ func (b *Batch) Reset() {
 	clear(b.Frames)
 	*b = Batch{Frames: b.Frames[:0], joined: b.joined[:0]}
 }
-
-// Size is how many bytes the frames have.
-func (b *Batch) Size() int { return b.size }
 
 // Bytes are those of all frames in a row. They are the batch's own, until it is filled anew.
 func (b *Batch) Bytes() []byte {

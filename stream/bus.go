@@ -17,10 +17,10 @@ type Frame struct {
 
 // AttachRequest asks for a stream of one topology, or of the list of them.
 type AttachRequest struct {
-	List     *ListFilter // of the list: nothing else is asked for; nil: of Topology
+	List     *ListFilter // for the list, which takes none of the other fields; nil: for Topology
 	Topology TopologyID
-	Resume   bool // After is a number that the client knows
-	After    Seq  // the last event that the client has
+	Resume   bool // the client has all events up to After, and wants those behind it rather than a snapshot
+	After    Seq  // of Resume: the seq of the last event that the client has
 	Graph    bool // the snapshot shall hold lans, deckies and edges
 }
 
@@ -32,7 +32,7 @@ type Subscription struct {
 	Close    func()
 }
 
-// GiveBack is for a subscription that nobody wants any more, or that never was: it releases the snapshot and closes.
+// GiveBack releases the snapshot and closes: for a subscription that nobody wants any more. Of nil it does nothing.
 func (s *Subscription) GiveBack() {
 	if s != nil {
 		s.Snapshot.Release()
@@ -40,10 +40,10 @@ func (s *Subscription) GiveBack() {
 	}
 }
 
-// AtOnce is what a [Bus] may be beside: one that gives at once what costs it no wait.
+// AtOnce is a [Bus] that can also attach without waiting, where all that the client needs is in memory.
 //
-// AttachAtOnce is Attach where nothing has to be waited for; nil: something has to, or there is an error, and Attach
-// says which. Any goroutine may call it, whatever became of the bus.
+// AttachAtOnce gives what Attach would give, or nil where that takes a wait or is an error: Attach tells which. Any
+// goroutine may call it at any time, also after the bus has stopped.
 type AtOnce interface {
 	AttachAtOnce(req AttachRequest) *Subscription
 }
@@ -69,8 +69,8 @@ var (
 	ErrNotFound = errors.New("no such topology")
 	// ErrUnavailable: the database could not be asked in time; a retry will help.
 	ErrUnavailable = errors.New("the database is away")
-	// ErrReset: the feed no longer continues what the client has (another history; a journal that does not hold
-	// what follows any more): attach again without Resume and send the snapshot.
+	// ErrReset: the feed no longer continues what the client has, because the database has another history or the journal
+	// no longer holds what follows: attach again without Resume and send the snapshot.
 	ErrReset = errors.New("the feed was thrown away")
 	// ErrBehind: the feed was thrown away only because retention was faster than it. The history is the same: attach again
 	// with Resume and the cursor's Last, so that the client keeps its place if the journal holds what follows.

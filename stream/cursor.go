@@ -6,7 +6,7 @@ import "context"
 type Cursor struct {
 	feed  *Feed
 	last  Seq
-	told  Seq     // at or below it, it is known that its client has it
+	told  Seq     // the client is known to have the events up to it
 	pos   uint64  // next position, unless seek
 	born  uint64  // raw frames before it are not for this client
 	page  []Frame // read from the journal, not yet given
@@ -153,9 +153,9 @@ func (c *Cursor) fromRing(b *Batch) (behind bool, err error) {
 	if c.seek {
 		c.pos, c.seek = f.find(c.last), false
 	}
-	c.pos = max(c.pos, f.start) // what is missed was not journaled: the ring may drop that
+	c.pos = max(c.pos, f.start) // c.last >= ringFirst: what the ring has dropped in between were raw frames alone
 	for ; c.pos < f.end && c.skips(f.at(c.pos).frame); c.pos++ {
-		if c.filter != nil { // it is done with what is not for it
+		if c.filter != nil { // what it does not show counts as given
 			c.last = max(c.last, f.at(c.pos).frame.Seq)
 		}
 	}
@@ -187,6 +187,7 @@ func (c *Cursor) skips(fr Frame) bool {
 	return fr.Seq == 0 && c.pos < c.born || fr.Seq != 0 && fr.Seq <= c.last || c.filter != nil && c.filter.shown(fr) == nil
 }
 
+// given records that fr is the client's now.
 func (c *Cursor) given(fr Frame) {
 	if fr.Seq != 0 {
 		c.last = fr.Seq

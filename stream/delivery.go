@@ -14,11 +14,11 @@ const maxDeliveries = 64
 // [Feed.Count] before the event is appended, and to [Feed.Uncount] when nobody wants to know any more.
 type Delivery struct {
 	Seq    Seq
-	Wanted int64            // clients that there are; when so many have it, Done is told
-	Done   chan<- *Delivery // with room, else it is not told
+	Wanted int64            // how many clients there are: when so many have the event, the Delivery is sent to Done
+	Done   chan<- *Delivery // buffered: where there is no room in it, nothing is sent
 
 	clients atomic.Int64
-	last    atomic.Int64 // when the last one got it, in nanoseconds of Unix
+	last    atomic.Int64 // when the last one got it, in nanoseconds since 1970
 }
 
 // Clients is how many clients the event was written to so far, and when the last one got it.
@@ -26,8 +26,8 @@ func (d *Delivery) Clients() (n int64, last time.Time) {
 	return d.clients.Load(), time.Unix(0, d.last.Load())
 }
 
-// Count has the clients counted that an event is written to from now on. It tells whether it does: not behind another
-// one that is counted, and not too many at once.
+// Count counts the clients that an event is written to from now on. It returns false, and counts nothing, where an
+// event of the same or a higher seq is counted already, or too many are.
 func (f *Feed) Count(d *Delivery) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -20,7 +20,7 @@ func (f *Feed) SetDocument(s *Snapshot) {
 	f.document.Release()
 	f.document = kept
 	f.mu.Unlock()
-	if m := f.cfg.Memory; m.wanted() || m.over() { // who began to wait before it was kept could not drop it
+	if m := f.cfg.Memory; m.wanted() || m.over() { // whoever began to wait a moment ago did not find it to drop it
 		f.dropDocument()
 	}
 }

@@ -144,7 +144,8 @@ func (f *Feed) Append(fr Frame) AppendResult {
 	return Appended
 }
 
-// compare tells a frame that came again from one that claims another's seq.
+// compare tells a frame that came again (Duplicate) from another one with its seq (Conflict), as far as the ring holds
+// that seq.
 func (f *Feed) compare(fr Frame) AppendResult {
 	p := f.find(fr.Seq - 1)
 	if p < f.end && f.at(p).frame.Seq == fr.Seq && !bytes.Equal(f.at(p).frame.Bytes, fr.Bytes) {

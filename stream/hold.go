@@ -10,8 +10,9 @@ import (
 // ErrNoMemory means that others hold what the server may use; a retry will help when they have written it.
 var ErrNoMemory = errors.New("the server has no memory free for this now")
 
-// A Hold is a part of a Memory that is taken for bytes in no ring: a document, an answer. It is given back when it was
-// released once for its making and once for each Retain. Any goroutine may call its methods; those of nil do nothing.
+// A Hold is a part of a Memory that is taken for bytes in no ring: a document, an answer. It is given back by the last
+// Release: there is one for its making and one for each Retain. Any goroutine may call its methods; those of nil do
+// nothing.
 type Hold struct {
 	memory *Memory
 	size   int64
@@ -38,8 +39,8 @@ type reservation struct {
 	granted chan struct{} // closed under Memory.queueMu
 }
 
-// TryReserve accounts for n bytes in no ring, if nobody waits for memory and all holds together fit the limit then.
-// Kept documents and rings make room.
+// TryReserve takes n bytes for what is in no ring. It gives up, with false, where somebody waits for memory already, or
+// where n bytes do not fit beside the other holds. Documents that feeds keep, and rings, make room for it.
 func (m *Memory) TryReserve(n int64) (*Hold, bool) {
 	taken := func() bool { return m.take(n) }
 	if !taken() && !m.dropDocumentsUntil(taken) {
@@ -55,7 +56,7 @@ func (m *Memory) TryReserve(n int64) (*Hold, bool) {
 // Whoever holds one must not wait for another: two such could wait for each other.
 func (m *Memory) Reserve(ctx context.Context, n int64) (*Hold, error) {
 	r := m.enqueue(n)
-	// Kept documents make room. Who keeps one from now on sees that somebody waits.
+	// Documents that feeds keep make room. A feed that is given one from now on sees that somebody waits, and drops it.
 	if m.wanted() {
 		m.dropDocumentsUntil(func() bool { return !m.wanted() })
 	}

@@ -21,7 +21,8 @@ func (f *ListFilter) Shows(id TopologyID, status string) bool {
 // All tells whether the filter leaves nothing out.
 func (f *ListFilter) All() bool { return f.Topologies == nil && f.Statuses == nil }
 
-// A RowChange is what a frame of the list's feed tells of one row, whose new state is in the frame.
+// A RowChange says which row a frame of the list's feed is about, and between which statuses it went: by these a filter
+// decides which clients get the row, which get Removed, and which nothing.
 type RowChange struct {
 	Topology TopologyID
 	Was, Is  string // its status before and now; empty: there was, is no row

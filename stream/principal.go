@@ -20,7 +20,7 @@ type Principal struct {
 	Role       Role
 	Topologies []TopologyID // nil: all
 	Expires    time.Time
-	Ambient    bool // a browser sends the credential by itself, a cookie: whose page asks is another question
+	Ambient    bool // the credential is a cookie, which a browser sends by itself, whichever page makes the request
 }
 
 // May tells whether the principal may do what role may.
@@ -31,9 +31,9 @@ func (p Principal) Sees(id TopologyID) bool {
 	return p.Topologies == nil || slices.Contains(p.Topologies, id)
 }
 
-// A RefusedError says of which kind an error is for which a request has no principal.
+// A RefusedError is why a request has no principal.
 type RefusedError struct {
-	Why Cause // RefusedMissing …
+	Why Cause // RefusedMissing and the others: by this refusals are counted
 	Err error // for the log
 }
 

@@ -38,13 +38,13 @@ type StatusChange struct {
 type NewMutation struct {
 	Op              string
 	Payload         json.RawMessage
-	ExpectedVersion *int64 // nil: any
-	RequestedBy     string // the subject
-	IdempotencyKey  string // empty: none
-	Body            [sha256.Size]byte
+	ExpectedVersion *int64            // nil: any
+	RequestedBy     string            // the subject
+	IdempotencyKey  string            // empty: none
+	Body            [sha256.Size]byte // hash of the request's body: IdempotencyKey stands for this body and no other
 }
 
-// A ConflictError says why the state that things are in does not allow what was asked for.
+// A ConflictError says why what was asked for does not go with the present state.
 type ConflictError struct {
 	Kind   error  // one of the sentinels below
 	Detail string // the sentence for the client
@@ -77,7 +77,7 @@ type MutationQuery struct {
 	States []string // empty: all
 	Before int64    // only those at lower positions; 0: all
 	Limit  int
-	Bytes  int64 // of rows; the first is given also if it alone has more
+	Bytes  int64 // of the rows together; the first row is given whatever its size
 }
 
 // A TooLargeError says that what was asked for takes more bytes than it was allowed to; it was not read.
@@ -92,8 +92,8 @@ func (e *TooLargeError) Error() string { return fmt.Sprintf("it takes %d bytes",
 // Methods that name a topology return ErrNotFound when there is none. Of its other errors, *FieldError and
 // *ConflictError are for the client, *TooLargeError for the caller, and the rest is for the log alone.
 //
-// What is read for an answer comes as the answer's JSON, and takes at most so many bytes as the caller allows with
-// most; otherwise it is a *TooLargeError. While it is read it takes 1 MiB more.
+// What is read for an answer comes as the answer's JSON, of at most as many bytes as the caller allows with most;
+// a longer one is a *TooLargeError. While it is read it takes 1 MiB more.
 type Store interface {
 	// CreateTopology makes a pending topology with its LANs, then its deckies. It returns a *ConflictError (ErrNameTaken),
 	// or a *FieldError that names the LAN or decky that breaks one of the graph's rules.

@@ -7,8 +7,8 @@ import "slices"
 // Changed is called under the feed's lock, by whoever changes it: it must not block, and must not call the feed.
 type Watcher interface{ Changed() }
 
-// Watch has w told of every change from now on, until Unwatch. What comes between two looks at the feed may be told
-// once or more often.
+// Watch has w told of every change from now on, until Unwatch: at least once, and perhaps more often, for all that
+// changes between two calls of Cursor.Take.
 func (f *Feed) Watch(w Watcher) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -24,9 +24,9 @@ func (f *Feed) Unwatch(w Watcher) {
 	}
 }
 
-// Pin keeps the bytes of a frame in the account of the feed's memory, because a socket has taken a part of it: the ring
-// may drop it meanwhile. Those who pin the same frame are counted once, beside the ring itself. They call Unpin when
-// the rest is written, or will not be.
+// Pin keeps a frame in the account of the feed's memory while a socket has taken only a part of it: the ring may drop
+// the frame meanwhile, and its bytes stay. However many pin the same frame, it is counted once, beside what the ring
+// counts. Each calls Unpin when the rest is written, or will not be.
 func (f *Feed) Pin(frame []byte) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -10,6 +10,7 @@ import (
 	"topostream/stream"
 )
 
+// A decky is a row of deckies, as far as edits need it.
 type decky struct {
 	UUID   string
 	Name   string
@@ -29,7 +30,7 @@ func (e *edit) decky(ctx context.Context, name string) (decky, error) {
 	return deckies[0], nil
 }
 
-// The zero edge is none.
+// An edge attaches a decky to a LAN. The zero value is none.
 type edge struct {
 	ID         string
 	IsBridge   bool
@@ -107,8 +108,8 @@ func (e *edit) connect(ctx context.Context, d decky, l lan, ip netip.Addr, bridg
 	return nil
 }
 
-// jsonArray is for a column of jsonb: where PostgreSQL is not asked for the types of parameters, a slice would become
-// one of its own arrays.
+// jsonArray makes a parameter for a column of jsonb. In the modes in which pgx does not ask PostgreSQL for the types of
+// parameters, it would send a slice as an array of PostgreSQL's.
 func jsonArray(values []string) json.RawMessage {
 	text, err := json.Marshal(append([]string{}, values...))
 	if err != nil {

@@ -73,7 +73,8 @@ func (e *edit) apply(ctx context.Context, tx pgx.Tx, do func(context.Context) er
 	return asRefusal(err)
 }
 
-// asRefusal turns what PostgreSQL refuses for what the edit says, and would refuse again, into a RefusedError.
+// asRefusal makes a RefusedError of an error by which PostgreSQL refuses what the edit says, and would refuse it again.
+// Other errors stay as they are.
 func asRefusal(err error) error {
 	pgErr, ok := errors.AsType[*pgconn.PgError](err)
 	if !ok || len(pgErr.Code) != 5 {
@@ -112,7 +113,7 @@ func (e *edit) run(ctx context.Context, op any) error {
 	return fmt.Errorf("%T is no op", op)
 }
 
-// changeset makes all of its edits. What refuses one refuses all.
+// changeset makes all of its edits. A refusal of one, whose index it names, refuses all.
 func (e *edit) changeset(ctx context.Context, set stream.Changeset) error {
 	for i, op := range set.Ops {
 		err := asRefusal(e.run(ctx, op))
@@ -135,7 +136,8 @@ func rows[T any](ctx context.Context, e *edit, query string, args ...any) ([]T, 
 	return pgx.CollectRows(r, pgx.RowToStructByPos[T])
 }
 
-// exec runs a statement that changes one row. That row can be gone only by somebody's hand.
+// exec runs a statement that changes one row. Where there is no such row, somebody has removed it by hand meanwhile,
+// and the edit is refused.
 func (e *edit) exec(ctx context.Context, statement string, args ...any) error {
 	tag, err := e.tx.Exec(ctx, statement, args...)
 	if err == nil && tag.RowsAffected() != 1 {

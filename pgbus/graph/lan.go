@@ -9,6 +9,7 @@ import (
 	"topostream/stream"
 )
 
+// A lan is a row of lans, as far as edits need it.
 type lan struct {
 	ID     string
 	Name   string

@@ -50,8 +50,8 @@ func (r *Reader) Lights(ctx context.Context, ids []stream.TopologyID) (lights []
 	return lights, h, err
 }
 
-// LightsOn reads light snapshots on a connection of the caller's. A history that is judged not to be used is its error
-// (postgres.Judged); the caller may try again.
+// LightsOn reads light snapshots on a connection of the caller's. Where the history that it sees is refused, its error
+// is one that postgres.Judged knows; the caller may mend that and try again.
 func (r *Reader) LightsOn(
 	ctx context.Context, conn *pgx.Conn, ids []stream.TopologyID,
 ) (lights []Light, _ postgres.History, _ error) {
@@ -99,12 +99,12 @@ func (e *HeldError) Error() string {
 	return "after a failover or a new epoch the topology waits for " + who + ", which holds it: end that transaction"
 }
 
-// raiseAlone is how many heads that are held one Raise waits for, 100 ms each.
+// raiseAlone is how many of the heads that somebody holds one Raise waits for, 100 ms each.
 const raiseAlone = 5
 
-// Raise has topologies enter the present epoch, each under its own head's lock. It gives those that somebody holds.
-// Those that are free are raised at once; then some of the others are waited for, one at a time, so that no other's
-// writer waits.
+// Raise has topologies enter the present epoch, each under the lock of its head, and gives those that it could not
+// raise because somebody holds them. Free ones are raised in one statement; then a few of the others are waited for,
+// one after another, so that nobody else's writer waits behind this meanwhile.
 func (r *Reader) Raise(ctx context.Context, h postgres.History, ids []stream.TopologyID) ([]*HeldError, error) {
 	held, err := r.raise(ctx, h, ids)
 	if err != nil || len(ids) == 1 {
@@ -215,5 +215,5 @@ SELECT coalesce(epoch, 0), coalesce(history::text, ''), coalesce(recovering, fal
 // documentCost is what a document of size bytes costs while it is read: its text and its frame, for a moment both.
 func documentCost(size int64) int64 { return 2*size + frameRoom }
 
-// frameRoom is what the frame has beside the document.
+// frameRoom is more bytes than the frame has beside the document.
 const frameRoom = 512

@@ -19,8 +19,8 @@ type ListRow struct {
 	Status   string
 	Summary  string // its JSON, without the brace that ends it
 	InFlight int64
-	Seq      stream.Seq // of the database's epoch at least
-	Mark     Mark
+	Seq      stream.Seq // of its newest event, and at least the first of the database's epoch
+	Version  RowVersion
 }
 
 // JSON is the row as clients get it.
@@ -32,13 +32,13 @@ func (r ListRow) JSON() []byte {
 	return append(strconv.AppendInt(b, r.InFlight, 10), '}')
 }
 
-// A Mark differs when a row of the list does, but for its seq.
-type Mark struct {
-	version  string // of the row in topologies: the transaction that wrote it, and its place
+// A RowVersion compares, by ==, as another one when a row of the list has changed in anything but its seq.
+type RowVersion struct {
+	tuple    string // of the row in topologies: xmin and ctid, the transaction that wrote it and its place
 	inFlight int64
 }
 
-// List reads rows of the list, in the order of names: those of ids that there are; all for nil.
+// List reads rows of the list, in the order of names: those of ids, as far as they exist; for nil all.
 func (r *Reader) List(ctx context.Context, ids []stream.TopologyID) (rows []ListRow, _ error) {
 	const query = `SELECT ` + postgres.Columns + `, l.* FROM topology_identity() LEFT JOIN (
   SELECT t.id::text, t.name, t.status, t.xmin::text || t.ctid::text, h.in_flight, h.seq, rtrim(json_build_object(
@@ -57,12 +57,12 @@ func (r *Reader) List(ctx context.Context, ids []stream.TopologyID) (rows []List
 		targets := []any{&id, &name, &status, &version, &inFlight, &seq, &summary}
 		return r.rows(ctx, conn, targets, func(h postgres.History) error {
 			if id != nil {
-				// A head enters a new epoch with the next event. What a promotion took back may have had a higher number than
-				// what the copy has, and the row must not seem older to who has that.
+				// A head enters a new epoch only with its next event, and a promotion may have taken events back: the seq of
+				// the copy may be lower than what clients have of this row. It must not seem older to them.
 				least := stream.Seq(h.Epoch) << 32
 				rows = append(rows, ListRow{
 					ID: stream.TopologyID(*id), Name: *name, Status: *status, InFlight: *inFlight, Seq: max(*seq, least),
-					Summary: strings.ToValidUTF8(*summary, "\uFFFD"), Mark: Mark{*version, *inFlight},
+					Summary: strings.ToValidUTF8(*summary, "\uFFFD"), Version: RowVersion{*version, *inFlight},
 				})
 			}
 			return nil
@@ -74,20 +74,20 @@ func (r *Reader) List(ctx context.Context, ids []stream.TopologyID) (rows []List
 	return rows, nil
 }
 
-// Marks reads what tells that a row of the list has changed, of all rows.
-func (r *Reader) Marks(ctx context.Context) (marks map[stream.TopologyID]Mark, _ error) {
+// RowVersions reads the versions of all rows of the list.
+func (r *Reader) RowVersions(ctx context.Context) (versions map[stream.TopologyID]RowVersion, _ error) {
 	const query = `SELECT ` + postgres.Columns + `, l.* FROM topology_identity() LEFT JOIN (
   SELECT t.id::text, t.xmin::text || t.ctid::text, h.in_flight
     FROM topologies t JOIN topology_heads h ON h.topology_id = t.id AND h.in_flight >= 0) l ON true`
 	err := r.do(ctx, Lists, func(ctx context.Context, conn *pgx.Conn) (postgres.History, error) {
-		marks = map[stream.TopologyID]Mark{}
+		versions = map[stream.TopologyID]RowVersion{}
 		var (
 			id, version *string
 			inFlight    *int64
 		)
 		return r.rows(ctx, conn, []any{&id, &version, &inFlight}, func(postgres.History) error {
 			if id != nil {
-				marks[stream.TopologyID(*id)] = Mark{*version, *inFlight}
+				versions[stream.TopologyID(*id)] = RowVersion{*version, *inFlight}
 			}
 			return nil
 		}, query)
@@ -95,7 +95,7 @@ func (r *Reader) Marks(ctx context.Context) (marks map[stream.TopologyID]Mark, _
 	if err != nil {
 		return nil, fmt.Errorf("look for changes of the list: %w", err)
 	}
-	return marks, nil
+	return versions, nil
 }
 
 // idsOrAll are the ids as a parameter; NULL for nil.

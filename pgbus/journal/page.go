@@ -23,24 +23,24 @@ type PageRequest struct {
 	After    stream.Seq
 }
 
-// A Row is one event of a topology's journal, or says that there is none above a request's number, and the head and
-// the history that it was read with, all of one moment.
+// A Row is one event of a topology's journal, or says that there is none above PageRequest.After. It comes with the
+// head and the history of the same moment.
 type Row struct {
 	History postgres.History
 	Head    Head
-	Frame   *stream.Frame // nil: the journal holds nothing above
+	Frame   *stream.Frame // nil: the journal holds nothing above After
 }
 
-// A BrokenError says why a row does not continue what ended at a seq.
+// A BrokenError says why a row does not continue a feed that ends at a seq.
 type BrokenError struct {
 	Why string
-	// Behind: the journal begins above; it does not contradict what came before.
+	// Behind: the history is the same, but the journal no longer holds what follows.
 	Behind bool
 }
 
 func (e *BrokenError) Error() string { return e.Why }
 
-// Continues returns a *BrokenError unless the row is what follows after, read of history h.
+// Continues returns a *BrokenError unless the row is what follows the seq after in the history h.
 func (r Row) Continues(h postgres.History, after stream.Seq) error {
 	switch {
 	case !r.History.Same(h):
@@ -60,9 +60,10 @@ func (r Row) Continues(h postgres.History, after stream.Seq) error {
 	return nil
 }
 
-// Rows reads at most rows events of each request, and bytes of them but for the first, in one statement. They come
-// one by one, each topology's in the order of its seqs; where there is none above a request's number, one Row says
-// so. A topology without a head gives no row. each gets the place of the request.
+// Rows reads events for several requests in one statement: for each at most so many rows, and so many bytes of events,
+// of which the first is read whatever its size. each is called with one row after another and the index of its request;
+// the events of one topology come in the order of their seqs. Where there is none above After, one Row says so. A
+// topology without a head gives no row.
 func (r *Reader) Rows(
 	ctx context.Context, lane Lane, reqs []PageRequest, rows, bytes int, each func(i int, row Row),
 ) error {
@@ -100,13 +101,8 @@ func (r *Reader) Rows(
 	return nil
 }
 
-func isTooLarge(err error) bool {
-	_, ok := errors.AsType[*stream.TooLargeError](err)
-	return ok
-}
-
-// Journal reads what GET …/journal shows: events as they are stored. It returns
-// stream.ErrNotFound for an id that never was.
+// Journal reads what GET …/journal shows: events as they are stored. It returns stream.ErrNotFound for an id that never
+// was, and a *stream.TooLargeError where the first event takes more than req.Most bytes.
 func (r *Reader) Journal(ctx context.Context, req stream.JournalRequest) (stream.JournalPage, error) {
 	p := stream.JournalPage{Events: []json.RawMessage{}}
 	const query = `SELECT ` + postgres.Columns + `, ord, coalesce(head, 0), coalesce(first, 0),
@@ -134,8 +130,9 @@ func (r *Reader) Journal(ctx context.Context, req stream.JournalRequest) (stream
 			return nil
 		}, query, string(req.Topology), int64(min(req.After, 1<<53)), req.Limit, req.Most)
 	})
+	_, isTooLarge := errors.AsType[*stream.TooLargeError](err)
 	switch {
-	case isTooLarge(err):
+	case isTooLarge:
 		return stream.JournalPage{}, err
 	case postgres.Away(err):
 		return stream.JournalPage{}, fmt.Errorf("%w: read the journal: %w", stream.ErrUnavailable, err)

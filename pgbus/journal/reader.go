@@ -1,6 +1,6 @@
-// Package journal is every read of heads, journal and documents. Each is of one statement, which also gives the
-// history that it read (see [postgres.History]): what is of an older one than the newest seen, or of none that may be
-// used yet, is not given to anybody. The read is tried again instead.
+// Package journal has every read of heads, journal and documents. Each read is one statement, which also gives the
+// history that it has seen (see [postgres.History]). What was read of an older history than the newest one seen, or of
+// a database whose epoch must be raised first, is given to nobody: the read is tried again.
 package journal
 
 import (
@@ -37,8 +37,8 @@ const (
 	Lists                 // the list of topologies
 )
 
-// Connections that each lane may use.
-var lanes = [...]int64{Live: 4, Backlog: 2, Documents: 2, Lists: 1} //nolint:gochecknoglobals // a constant
+// laneSize is how many connections each lane may use.
+var laneSize = [...]int64{Live: 4, Backlog: 2, Documents: 2, Lists: 1} //nolint:gochecknoglobals // a constant
 
 // Config is what New needs.
 type Config struct {
@@ -55,7 +55,7 @@ type Config struct {
 // A Reader reads. Any goroutine may use it.
 type Reader struct {
 	cfg   Config
-	lanes [len(lanes)]*semaphore.Weighted
+	lanes [len(laneSize)]*semaphore.Weighted
 }
 
 // New makes a reader.
@@ -70,17 +70,17 @@ func New(cfg Config) *Reader {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
 	r := &Reader{cfg: cfg}
-	for i, n := range lanes {
+	for i, n := range laneSize {
 		r.lanes[i] = semaphore.NewWeighted(n)
 	}
 	return r
 }
 
-// retry are the pauses before a read is tried again that a judgement refused. They do not change.
+// retry are the pauses before another try of a read whose history was refused.
 var retry = wait.Steps{First: 20 * time.Millisecond, Most: 500 * time.Millisecond} //nolint:gochecknoglobals
 
-// do runs read on a connection of the lane, again as long as what it reads is judged not to be used, until ctx ends.
-// read returns what Judge said, or its own error.
+// do runs read on a connection of the lane, and runs it again while Histories.Judge refuses the history that it has
+// seen, until ctx ends. read returns Judge's error or its own.
 func (r *Reader) do(
 	ctx context.Context,
 	lane Lane,
@@ -106,7 +106,8 @@ func (r *Reader) do(
 	}
 }
 
-// once runs read once, and mends what its history was judged for: then it is to be run again.
+// once runs read once. Where its history was refused, it does what can be done about that (postgres.Mend), and again
+// tells that read is to be run again.
 func (r *Reader) once(
 	ctx context.Context, read func(context.Context, *pgx.Conn) (postgres.History, error),
 ) (again bool, _ error) {
@@ -125,8 +126,8 @@ func (r *Reader) once(
 	return true, err
 }
 
-// Accept judges the history of a connection that is not of the pool, and mends what can be mended; nil where it can
-// be used.
+// Accept judges the history of a connection that is not of the pool, as do does for the pool's: it mends what can be
+// mended, and returns nil where the connection can be used.
 func (r *Reader) Accept(ctx context.Context, conn *pgx.Conn) error {
 	const query = `SELECT ` + postgres.Columns + ` FROM topology_identity()`
 	for try := 0; ; try++ {
@@ -144,8 +145,8 @@ func (r *Reader) Accept(ctx context.Context, conn *pgx.Conn) error {
 	}
 }
 
-// rows runs a query whose first columns are a history. row is called for each row after the first row's history has
-// been judged; an error of it ends the read.
+// rows runs a query whose first columns are a history (postgres.Columns), and scans the others into targets. Once the
+// first row's history has been judged, row is called for each row; an error of row ends the read.
 func (r *Reader) rows(
 	ctx context.Context, conn *pgx.Conn, targets []any, row func(postgres.History) error, query string, args ...any,
 ) (h postgres.History, _ error) {

@@ -29,38 +29,38 @@ type Config struct {
 	Blind func(context.Context) error
 
 	Pace       time.Duration // between two reads, at least: 200 ms
-	Sweep      time.Duration // all rows are looked at for what no wake-up told: 10 s, until SetSweep
+	Sweep      time.Duration // between two sweeps for what no wake-up told: 10 s, until SetSweep
 	Linger     time.Duration // after the last client has gone: 60 s
 	AttachWait time.Duration // after which a client gets ErrUnavailable: 5 s
 }
 
-// batch is how many rows are read by their ids; for more, all are read.
+// batch is how many rows are read by their ids at most; where more are wanted, all rows are read.
 const batch = 500
 
 // A List is the list. Make it with New, run it with Run; the other methods may be called by any goroutine.
 type List struct {
-	cfg  Config
-	wake wait.Signal
-	turn chan struct{} // one place: who makes a document takes it
+	cfg    Config
+	wake   wait.Signal
+	making chan struct{} // a semaphore of one: held by the client that makes the document of all rows
 
 	mu      sync.Mutex
 	closed  bool
-	clients int       // and those who wait for the list to be read
-	left    time.Time // when the last one went
-	now     *state    // nil: it is not kept
-	kept    chan struct{}
-	failure error // why it could not be read
+	clients int           // those who follow it, and those who wait for the first read
+	left    time.Time     // when the last client went
+	now     *state        // nil: it is not kept, because nobody has followed it for a while
+	kept    chan struct{} // closed, and made anew, when the list begins to be kept
+	failure error         // why it could not be read
 	wanted  wanted
-	read    time.Time // when the last read began
-	sweep   time.Duration
-	swept   time.Time
+	read    time.Time     // when the last read began
+	sweep   time.Duration // between two sweeps
+	swept   time.Time     // when the last sweep, or read of all rows, began
 }
 
 // wanted is what is to be read.
 type wanted struct {
 	ids   map[stream.TopologyID]struct{}
 	all   bool // every row
-	sweep bool // whatever has another mark
+	sweep bool // the rows whose version is another one than that of the last read
 }
 
 // New makes a list; nothing runs before Run.
@@ -85,7 +85,7 @@ func New(cfg Config) *List {
 		cfg.Stats = stream.NoStats()
 	}
 	return &List{
-		cfg: cfg, wake: wait.NewSignal(), turn: make(chan struct{}, 1), kept: make(chan struct{}), sweep: cfg.Sweep,
+		cfg: cfg, wake: wait.NewSignal(), making: make(chan struct{}, 1), kept: make(chan struct{}), sweep: cfg.Sweep,
 		wanted: wanted{ids: map[stream.TopologyID]struct{}{}},
 	}
 }
@@ -101,7 +101,7 @@ func (l *List) Touch(id stream.TopologyID) {
 	l.wake.Set()
 }
 
-// Look says that rows may have changed of which nobody told.
+// Look has the list swept soon: rows may have changed without a wake-up.
 func (l *List) Look() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -109,7 +109,7 @@ func (l *List) Look() {
 	l.wake.Set()
 }
 
-// ReadAnew says that all rows may be others: the database has another history.
+// ReadAnew has all rows read: the database has another history, of which versions say nothing.
 func (l *List) ReadAnew() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -117,7 +117,7 @@ func (l *List) ReadAnew() {
 	l.wake.Set()
 }
 
-// SetSweep changes how often all rows are looked at.
+// SetSweep changes the time between two sweeps, in which the versions of all rows are compared.
 func (l *List) SetSweep(d time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -160,7 +160,7 @@ func (l *List) Run(ctx context.Context) {
 // idle is how long Run waits where nothing is to be read.
 const idle = time.Hour
 
-// next gives what is to be read now; nil: nothing before so long.
+// next gives what is to be read now, or nil, and after how long it is to be called again if nothing wakes Run before.
 func (l *List) next(now time.Time) (*wanted, time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -168,8 +168,8 @@ func (l *List) next(now time.Time) (*wanted, time.Duration) {
 		if l.now == nil {
 			return nil, idle
 		}
-		if wait := l.left.Add(l.cfg.Linger).Sub(now); wait > 0 {
-			return nil, wait
+		if lingers := l.left.Add(l.cfg.Linger).Sub(now); lingers > 0 {
+			return nil, lingers
 		}
 		l.dropLocked(stream.ErrClosed)
 		return nil, idle
@@ -184,8 +184,8 @@ func (l *List) next(now time.Time) (*wanted, time.Duration) {
 	if !l.wanted.all && !l.wanted.sweep && len(l.wanted.ids) == 0 {
 		return nil, due
 	}
-	if wait := l.read.Add(l.cfg.Pace).Sub(now); wait > 0 {
-		return nil, wait
+	if pause := l.read.Add(l.cfg.Pace).Sub(now); pause > 0 {
+		return nil, pause
 	}
 	l.read = now
 	return l.takeLocked(now), idle
@@ -201,7 +201,7 @@ func (l *List) takeLocked(now time.Time) *wanted {
 	return &w
 }
 
-// putBack has w read again later.
+// putBack has what could not be read wanted again.
 func (l *List) putBack(w wanted, why error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -226,11 +226,11 @@ func (l *List) refresh(ctx context.Context, w wanted) error {
 	}
 	if w.sweep {
 		l.cfg.Stats.ListReads.Inc()
-		marks, err := l.cfg.Reader.Marks(ctx)
+		versions, err := l.cfg.Reader.RowVersions(ctx)
 		if err != nil {
 			return err
 		}
-		l.want(marks) // in the next turn
+		l.wantChanged(versions) // they are read by the next refresh
 	}
 	if len(w.ids) == 0 {
 		return nil

@@ -10,15 +10,14 @@ import (
 )
 
 const (
-	// A document that more frames or bytes follow than these is made anew.
+	// A document that more frames or bytes than these follow is made anew.
 	staleFrames = 256
 	staleBytes  = 256 << 10
-	// ringFrames are the changes that a client may be behind before it gets the whole list again.
+	// ringFrames is how many changes a client may be behind before it gets the whole list again.
 	ringFrames = 4096
 	// rowRoom is what a row costs beside its JSON, about.
 	rowRoom = 400
-	// frameRoom is more than a frame of the list has beside its rows, and no frame has fewer rows than frameRows but the
-	// last.
+	// frameRoom is more bytes than a frame of the list has beside its rows. Each frame but the last has frameRows rows.
 	frameRoom, frameRows = 64, 500
 )
 
@@ -28,7 +27,7 @@ type state struct {
 
 	feed *stream.Feed
 	rows map[stream.TopologyID]*row
-	hold *stream.Hold // of the rows as they were first
+	hold *stream.Hold // of the rows as they were in the first read
 }
 
 type row struct {
@@ -37,7 +36,7 @@ type row struct {
 	json []byte
 }
 
-// noJournal is the journal of a list: who is behind its ring begins again.
+// noJournal is the journal of a list, which has none: a client behind its ring gets the whole list again.
 type noJournal struct{}
 
 // Page implements stream.JournalReader.
@@ -79,7 +78,7 @@ func (l *List) beginLocked(rows []journal.ListRow) {
 		s.rows[r.ID] = kept
 		size += int64(len(kept.json))
 	}
-	s.hold, _ = l.cfg.Memory.TryReserve(size) // the rows are needed, if there is room or not
+	s.hold, _ = l.cfg.Memory.TryReserve(size) // without it the rows are kept all the same: they are needed
 	l.now, l.failure = s, nil
 	close(l.kept)
 	l.kept = make(chan struct{})
@@ -102,20 +101,20 @@ func (l *List) set(ids []stream.TopologyID, rows []journal.ListRow) {
 	}
 }
 
-// want has the rows read that differ from marks.
-func (l *List) want(marks map[stream.TopologyID]journal.Mark) {
+// wantChanged has the rows read that have another version than the state's, are new, or are gone.
+func (l *List) wantChanged(versions map[stream.TopologyID]journal.RowVersion) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.now == nil {
 		return
 	}
-	for id, mark := range marks {
-		if r := l.now.rows[id]; r == nil || r.Mark != mark {
+	for id, version := range versions {
+		if r := l.now.rows[id]; r == nil || r.Version != version {
 			l.wanted.ids[id] = struct{}{}
 		}
 	}
 	for id := range l.now.rows {
-		if _, ok := marks[id]; !ok {
+		if _, ok := versions[id]; !ok {
 			l.wanted.ids[id] = struct{}{}
 		}
 	}
@@ -127,7 +126,7 @@ func (s *state) set(r journal.ListRow) {
 	if old != nil {
 		status = old.Status
 		if old.Summary == r.Summary && old.InFlight == r.InFlight {
-			old.Mark = r.Mark
+			old.Version = r.Version
 			return
 		}
 	}
@@ -152,35 +151,36 @@ func (s *state) append(frame []byte, change stream.RowChange) {
 	s.feed.Append(stream.Frame{Seq: s.feed.Last() + 1, Bytes: frame, Row: &change})
 }
 
-// document gives the list as the filter shows it, and the cursor behind it. That of all rows is made once for all who
-// come.
+// document gives the list as the filter shows it, and the cursor behind it. The document of all rows is made once for
+// all clients that come while it is fresh.
 func (l *List) document(
 	ctx context.Context, filter *stream.ListFilter,
 ) (*stream.Snapshot, *stream.Cursor, error) {
 	if !filter.All() {
-		return l.make(ctx, filter)
+		return l.makeDocument(ctx, filter)
 	}
-	if doc, at := l.ready(filter); at != nil {
+	if doc, at := l.keptDocument(filter); at != nil {
 		return doc, at, nil
 	}
 	select {
-	case l.turn <- struct{}{}:
+	case l.making <- struct{}{}:
 	case <-ctx.Done():
 		return nil, nil, context.Cause(ctx)
 	}
-	defer func() { <-l.turn }()
-	if doc, at := l.ready(filter); at != nil { // somebody made it meanwhile
+	defer func() { <-l.making }()
+	if doc, at := l.keptDocument(filter); at != nil { // somebody made it meanwhile
 		return doc, at, nil
 	}
-	doc, at, err := l.make(ctx, filter)
+	doc, at, err := l.makeDocument(ctx, filter)
 	if err == nil {
 		at.Feed().SetDocument(doc)
 	}
 	return doc, at, err
 }
 
-// ready gives the document of all rows that is kept, if there is one.
-func (l *List) ready(filter *stream.ListFilter) (*stream.Snapshot, *stream.Cursor) {
+// keptDocument gives the document of all rows that the feed keeps, and the cursor behind it; nil if it keeps none that
+// is fresh.
+func (l *List) keptDocument(filter *stream.ListFilter) (*stream.Snapshot, *stream.Cursor) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.now == nil {
@@ -193,9 +193,9 @@ func (l *List) ready(filter *stream.ListFilter) (*stream.Snapshot, *stream.Curso
 	return doc, l.now.feed.ListCursor(doc.Seq, filter)
 }
 
-// make makes a document. Rows do not change, so that the lock, which those who are told of changes need, is held only
-// while they are picked.
-func (l *List) make(ctx context.Context, filter *stream.ListFilter) (*stream.Snapshot, *stream.Cursor, error) {
+// makeDocument makes a document. A row never changes (a change makes another one), so that the lock is held only while
+// the rows are picked: the goroutines that call Touch need it.
+func (l *List) makeDocument(ctx context.Context, filter *stream.ListFilter) (*stream.Snapshot, *stream.Cursor, error) {
 	rows, at := l.pick(filter)
 	if at == nil {
 		return nil, nil, stream.ErrUnavailable // it is not kept any more

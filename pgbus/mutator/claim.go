@@ -46,8 +46,8 @@ type candidate struct {
 	expired  bool
 }
 
-// claim takes the oldest mutation that can be taken, with a lease; nil when there is none. more asks to be called
-// again at once.
+// claim takes the oldest mutation that can be taken, with a lease; nil when there is none. more tells that there may be
+// more to do: the caller calls it again at once.
 //
 // It is two statements of one READ COMMITTED transaction. The first locks a topology that has a pending and no
 // applying mutation. By the time it has the lock its snapshot may be old: another worker may have claimed there, and
@@ -73,7 +73,7 @@ func (w *Worker) claim(ctx context.Context) (j *job, more bool, err error) {
 		return err
 	})
 	if err != nil {
-		if !w.withoutClaim(c, err) {
+		if !w.claimFailed(c, err) {
 			return nil, false, err
 		}
 		return nil, true, nil
@@ -126,9 +126,9 @@ RETURNING m.id::text, m.topology_id::text, m.op, m.payload, m.attempt, m.lease::
 	return j, nil
 }
 
-// withoutClaim says what kept a claim from its end, and tells whether another one can be tried at once: what is one
-// topology's trouble is none of the others'.
-func (w *Worker) withoutClaim(c candidate, err error) (again bool) {
+// claimFailed logs why a claim failed, and tells whether another one can be tried at once: where the trouble is one
+// topology's, that one is left alone for a while, and the others go on.
+func (w *Worker) claimFailed(c candidate, err error) (again bool) {
 	timeout, isHeld := errors.AsType[*postgres.LockTimeoutError](err)
 	pgErr, fromServer := errors.AsType[*pgconn.PgError](err)
 	switch {
@@ -158,9 +158,9 @@ func unavailable(err *pgconn.PgError) bool {
 	return len(err.Code) == 5 && slices.Contains([]string{"08", "53", "57", "58"}, err.Code[:2])
 }
 
-// requeued is what was done about leases that had run out.
+// requeued says what was done about the leases of one topology that had run out.
 type requeued struct {
-	leases int
+	leases int      // how many had
 	failed []string // the ops of mutations that have had all their attempts
 }
 
@@ -204,7 +204,7 @@ RETURNING id::text, op, attempt, coalesce(reason, '')`
 	return expired, w.degrade(ctx, tx, id, failed)
 }
 
-// oldest finds what claim would try first, whoever holds it, but for what is to be left alone.
+// oldest finds what claim would try first if nobody held anything, but for the topologies that are to be left alone.
 func (w *Worker) oldest(ctx context.Context, leftAlone []stream.TopologyID) (c candidate, err error) {
 	ctx, cancel := context.WithTimeout(ctx, w.cfg.LockTimeout)
 	defer cancel()

@@ -12,8 +12,9 @@ import (
 	"topostream/stream"
 )
 
-// inOneStatement is the claim as it comes to mind first. A worker that gets the lock when another has claimed and let
-// go still has the snapshot from before: it skips what the other one took, and takes the next of the same topology.
+// inOneStatement is the claim as one would write it first. A worker that gets the lock after another one has claimed
+// and released it still has its snapshot from before that: it skips the mutation that the other took, and takes the
+// next one of the same topology.
 const inOneStatement = `
 UPDATE mutations SET state = 'applying' WHERE id = (
     SELECT m.id FROM mutations m JOIN topologies t ON t.id = m.topology_id
@@ -21,8 +22,8 @@ UPDATE mutations SET state = 'applying' WHERE id = (
        AND NOT EXISTS (SELECT FROM mutations a WHERE a.topology_id = m.topology_id AND a.state = 'applying')
      ORDER BY m.position LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED)`
 
-// makeGate has whoever reads topologies wait at a gate of its application_name: after its snapshot, before it locks a
-// row.
+// makeGate makes each statement that reads topologies wait, after it has taken its snapshot and before it locks a row,
+// for an advisory lock named for its application_name.
 const makeGate = `
 CREATE FUNCTION gate() RETURNS boolean LANGUAGE plpgsql AS $f$ BEGIN
     PERFORM pg_advisory_xact_lock_shared(hashtext(current_setting('application_name'))); RETURN true; END $f$;

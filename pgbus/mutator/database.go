@@ -10,24 +10,24 @@ import (
 	"topostream/pgbus/wait"
 )
 
-// A database is what the worker knows of the one that it works on.
+// A database is what the worker knows of the database that it works on.
 type database struct {
-	onWAL          atomic.Bool // the triggers leave it to the WAL to tell of events
+	onWAL          atomic.Bool // its bus is wal: the triggers do not NOTIFY
 	changed        wait.Signal // onWAL has changed
-	mayHaveChanged wait.Signal // somebody shall look
+	mayHaveChanged wait.Signal // the facts are to be read
 }
 
 func newDatabase() database {
 	return database{changed: wait.NewSignal(), mayHaveChanged: wait.NewSignal()}
 }
 
-// facts are what is looked for.
+// facts are what is read of the database.
 type facts struct {
 	bus    string
-	server time.Time // when it started, which tells it from others
+	server time.Time // when the server started, by which it is told from others
 }
 
-// watchDatabase looks at start, when LISTEN tells of a change, and at the poll's pace.
+// watchDatabase reads the facts at start, when LISTEN tells of a change, and at the poll's pace.
 func (w *Worker) watchDatabase(ctx context.Context) {
 	var known facts
 	timer := time.NewTimer(0)
@@ -62,9 +62,9 @@ func (w *Worker) readFacts(ctx context.Context) (f facts, _ error) {
 	return f, nil
 }
 
-// adopt does what a change asks for. Behind a pooler the pool may lead to another server from one statement to the
-// next, as over a promotion, and no connection ends: an old primary that still lives answers the sources, and has
-// nothing new to tell.
+// adopt does what a change of the facts asks for. Through a pooler the pool may lead to another server from one
+// statement to the next, as after a promotion, while no connection ends: the sources would stay with an old primary,
+// which still lives and has nothing new to tell. So they connect anew.
 func (w *Worker) adopt(known, found facts) {
 	if found.bus != known.bus {
 		w.log.Info("the database's bus", "bus", found.bus)

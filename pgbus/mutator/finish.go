@@ -45,8 +45,8 @@ func (w *Worker) finish(j *job) (done bool) {
 	return true
 }
 
-// decided says what a transaction of a job ended with. It tells whether that transaction need not be tried again: the
-// edit is refused, or the job's lease is lost.
+// decided logs why a transaction of a job failed, and tells whether that is final: the edit is refused, which is then
+// j.reason, or the job's lease is lost. Else the transaction is tried again.
 func (w *Worker) decided(j *job, err error) bool {
 	refused, isRefused := errors.AsType[*graph.RefusedError](err)
 	pgErr, fromServer := errors.AsType[*pgconn.PgError](err)

@@ -21,7 +21,7 @@ type job struct {
 	mutation stream.Mutation
 	lease    string
 	claimed  time.Time
-	waited   float64 // seconds, from its request until then
+	waited   float64 // seconds from its request until it was claimed
 
 	traceparent string     // of the request that asked for it; empty: of none that is known
 	span        trace.Span // from the claim to the end
@@ -33,9 +33,9 @@ type job struct {
 	recording sync.Mutex // held by a transaction that locks the mutation: the heartbeat would wait for its end
 
 	op     any    // from stream.ParseOp
-	acted  bool   // the applier did, so that the outside world is ahead of the graph
-	reason string // why it failed; empty: it did not, so far
-	tries  int    // to go on with it
+	acted  bool   // the applier has acted: the outside world is ahead of the graph
+	reason string // why it failed; empty: it has not failed so far
+	tries  int    // how often step could not finish it
 }
 
 func (j *job) log(w *Worker) *slog.Logger {
@@ -72,8 +72,8 @@ func (w *Worker) step(j *job) (done bool) {
 	return w.act(j) && w.finish(j)
 }
 
-// act does what comes before the transaction that records the job's end, once; it tells whether that is behind. It
-// leaves in j.reason why the mutation has failed.
+// act does, once, what comes before the transaction that records the job's end: it reads the op, rehearses the edit and
+// calls the applier. done tells whether all that is behind. Where the mutation has failed, j.reason says why.
 func (w *Worker) act(j *job) (done bool) {
 	if j.op != nil && w.cfg.Applier == nil || j.acted || j.reason != "" || j.ctx.Err() != nil {
 		return true
@@ -126,8 +126,8 @@ func (w *Worker) transactFor(j *job, do func(context.Context, pgx.Tx) error) err
 // errRehearsed rolls a rehearsal back.
 var errRehearsed = errors.New("rehearsed")
 
-// rehearse makes the edit and takes it back, so that nothing happens outside for what the rules refuse. It tells
-// whether it could.
+// rehearse makes the edit and rolls it back, so that the applier is not called for what the rules refuse. done tells
+// whether that is decided: the edit is allowed, refused, or the lease is lost.
 func (w *Worker) rehearse(j *job) (done bool) {
 	err := w.transactFor(j, func(ctx context.Context, tx pgx.Tx) error {
 		if err := lockLease(ctx, tx, j); err != nil {

@@ -9,12 +9,12 @@ import (
 	"topostream/pgbus/postgres"
 )
 
-// An outage is logged when it begins, when it becomes one of another kind, from time to time, and when it is over,
-// however many loops notice.
+// An outage is logged when it begins, when it becomes one of another kind, every outageLogged, and when it is over,
+// each once for all loops that notice.
 type outage struct {
 	mu            sync.Mutex
-	since, logged time.Time
-	said          string
+	since, logged time.Time // zero: there is none
+	said          string    // which kind
 }
 
 const outageLogged = 30 * time.Second

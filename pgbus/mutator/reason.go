@@ -5,7 +5,7 @@ import "strings"
 // maxReason is the longest reason in bytes.
 const maxReason = 4000
 
-// cleanReason makes a text of anybody's one that PostgreSQL takes.
+// cleanReason makes a text of any origin one that PostgreSQL takes: UTF-8 without U+0000, not longer than maxReason.
 func cleanReason(s string) string {
 	s = strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\x00", "\uFFFD")
 	if len(s) > maxReason {
@@ -14,7 +14,7 @@ func cleanReason(s string) string {
 	return s
 }
 
-// plainReason is what every database encoding has.
+// plainReason replaces what is not ASCII, so that a database of any encoding takes it.
 func plainReason(s string) string {
 	return strings.Map(func(r rune) rune {
 		if r > '~' {

@@ -80,8 +80,8 @@ func TestAWorkerFollowsTheDatabasesBus(t *testing.T) {
 	w.log.says(t, "reading the WAL")
 }
 
-// A trigger reads in its own snapshot whether to NOTIFY: here one of before the change, and the transaction has no
-// number yet when the bus changes.
+// A trigger reads the setting, and so whether to NOTIFY, in its transaction's snapshot. Here the snapshot is from
+// before the change of the bus, and the transaction gets its id only after that.
 func TestWhatAnOldSnapshotEnqueuesAfterTheBusHasChangedIsStillReadFromTheWAL(t *testing.T) {
 	t.Parallel()
 	if testing.Short() {

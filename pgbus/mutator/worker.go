@@ -103,8 +103,8 @@ type Worker struct {
 
 	wake    wait.Signal
 	idle    atomic.Int64  // loops that wait to be woken
-	later   chan struct{} // a place for each job that waits to be finished while its loop goes on
-	retries chan struct{} // a place for each transaction of a job that tries again
+	later   chan struct{} // a semaphore: held for each job that waits to be finished while its loop goes on
+	retries chan struct{} // a semaphore: held by each transaction of a job that tries again
 	outage  outage
 	held    held
 	jobs    sync.WaitGroup
@@ -233,9 +233,9 @@ func (w *Worker) poll(ctx context.Context) {
 	}
 }
 
-// handOver wakes other workers where there is something to claim that this one is not going to.
+// handOver wakes other workers, if there is something to claim: this one is not going to claim it soon.
 func (w *Worker) handOver(ctx context.Context) {
-	const notify = `SELECT pg_catalog.pg_notify('topology_mutations', '') WHERE EXISTS (` + candidates + `)`
+	const notify = `SELECT pg_catalog.pg_notify('` + wakeUpChannel + `', '') WHERE EXISTS (` + candidates + `)`
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
 	if _, err := w.cfg.Pool.Exec(ctx, notify, []string{}); err != nil {

@@ -81,7 +81,7 @@ func (c *Cluster) open(ctx context.Context) error {
 	return c.start(ctx)
 }
 
-// run runs one of PostgreSQL's programs as its user. When ctx ends, the program may clean up after itself.
+// run runs one of PostgreSQL's programs as the account. When ctx ends, the program gets SIGTERM, and 5 s to clean up.
 func (c *Cluster) run(ctx context.Context, name string, args ...string) error {
 	cmd := exec.CommandContext(ctx, c.cfg.Binaries.Bin(name), args...)
 	cmd.Dir = c.cfg.DataDir
@@ -122,7 +122,7 @@ func (c *Cluster) start(ctx context.Context) error {
 	exited := make(chan struct{})
 	go func() {
 		defer close(exited)
-		_ = cmd.Wait() // Stop and the log tell
+		_ = cmd.Wait() // how it ended is in the log
 	}()
 	c.command, c.exited = cmd, exited
 	if err := c.awaitReady(ctx); err != nil {
@@ -142,7 +142,7 @@ func (c *Cluster) start(ctx context.Context) error {
 func (c *Cluster) awaitReady(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	// Whoever has taken the port may accept a connection and say nothing: the end of PostgreSQL ends an attempt, too.
+	// Another program that has the port may accept a connection and say nothing. So an attempt ends with PostgreSQL, too.
 	ended := errors.New("it ended")
 	attempt, stop := context.WithCancelCause(ctx)
 	defer stop(nil)

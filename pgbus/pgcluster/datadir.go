@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"os/user"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -22,49 +21,6 @@ const (
 	passwordName = "password"
 	dataName     = "data"
 )
-
-// An account is who PostgreSQL runs as; the zero value is who we are.
-type account struct {
-	name       string
-	credential *syscall.Credential
-}
-
-// chooseAccount finds one for root, whom PostgreSQL refuses.
-func chooseAccount() (account, error) {
-	if os.Geteuid() != 0 {
-		return account{}, nil
-	}
-	for _, name := range []string{"postgres", "nobody"} {
-		u, err := user.Lookup(name)
-		if err != nil {
-			continue
-		}
-		uid, errU := strconv.ParseUint(u.Uid, 10, 32)
-		gid, errG := strconv.ParseUint(u.Gid, 10, 32)
-		if errU == nil && errG == nil {
-			return account{name, &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}}, nil
-		}
-	}
-	return account{}, errors.New("PostgreSQL does not run as root, and there is neither a user " +
-		"postgres nor a user nobody: make one")
-}
-
-// own gives a path to the account.
-func (a account) own(path string) error {
-	if a.credential == nil {
-		return nil
-	}
-	return os.Chown(path, int(a.credential.Uid), int(a.credential.Gid))
-}
-
-// Own gives a path to the user that PostgreSQL runs as on this machine.
-func Own(path string) error {
-	a, err := chooseAccount()
-	if err != nil {
-		return err
-	}
-	return a.own(path)
-}
 
 func (c *Cluster) data() string { return filepath.Join(c.cfg.DataDir, dataName) }
 
@@ -96,8 +52,8 @@ func (c *Cluster) prepareDir(ctx context.Context) error {
 	return c.checkAccess(ctx)
 }
 
-// makeDir makes DataDir. As root its parents must be open to the account: a 0700 of root's would hide the directory
-// from its owner.
+// makeDir makes DataDir. Where it belongs to another account, its parents are made so that the account can go through
+// them.
 func (c *Cluster) makeDir() error {
 	dir, err := filepath.Abs(c.cfg.DataDir)
 	if err != nil {
@@ -188,7 +144,7 @@ func (c *Cluster) checkAccess(ctx context.Context) error {
 	return nil
 }
 
-// initdb makes the cluster, or opens the one that is there.
+// initdb makes the cluster, or takes the one that is there.
 func (c *Cluster) initdb(ctx context.Context) error {
 	passwordFile := filepath.Join(c.cfg.DataDir, passwordName)
 	if _, err := os.Stat(c.data()); err == nil {
@@ -204,7 +160,8 @@ func (c *Cluster) initdb(ctx context.Context) error {
 		return fmt.Errorf("keep the password: %w", err)
 	}
 	// A killed initdb leaves a directory that looks whole (PG_VERSION is the first file that it writes), and one whose
-	// parent was killed goes on writing: what has the right name is finished, and each attempt has a name of its own.
+	// parent was killed goes on writing. So each attempt has a name of its own, and only a finished one gets the right
+	// name.
 	remains, _ := filepath.Glob(c.data() + ".making-*") // the pattern is well-formed
 	for _, dir := range remains {
 		_ = os.RemoveAll(dir) // it is in nobody's way

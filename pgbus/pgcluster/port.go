@@ -7,7 +7,6 @@ import (
 	"math/rand/v2"
 	"net"
 	"strconv"
-	"time"
 )
 
 // Ports of private clusters. They are below the ephemeral range (32768 and up on Linux, 49152 on macOS): on loopback
@@ -52,18 +51,4 @@ func (c *Cluster) startOnFreePort(ctx context.Context, pick func(context.Context
 		}
 	}
 	return err
-}
-
-// every calls done at intervals until it says true or ctx ends.
-func every(ctx context.Context, interval time.Duration, done func() bool) error {
-	ticker := time.NewTicker(interval)
-	defer ticker.Stop()
-	for !done() {
-		select {
-		case <-ticker.C:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
-	return nil
 }

@@ -255,24 +255,6 @@ func start(t testing.TB, cfg pgcluster.Config) *pgcluster.Cluster {
 	return c
 }
 
-// Standby gives a private cluster a standby that ends with the test. pg_basebackup copies only from servers of its
-// own version and older: where the installation has none that is new enough, the primary is restarted to be copied.
-func Standby(t testing.TB, primary *pgcluster.Cluster) *pgcluster.Cluster {
-	t.Helper()
-	var major int
-	out, err := exec.CommandContext(t.Context(), primary.Bin("pg_basebackup"), "--version").Output()
-	_, scanErr := fmt.Sscanf(string(out), "pg_basebackup (PostgreSQL) %d", &major)
-	if err != nil || scanErr != nil || major < primary.Version() {
-		return copied(t, primary)
-	}
-	c, err := primary.Standby(t.Context(), clusterDir(t))
-	if err != nil {
-		t.Fatal(err)
-	}
-	stopLater(t, c)
-	return c
-}
-
 func stopLater(t testing.TB, c *pgcluster.Cluster) {
 	t.Helper()
 	t.Cleanup(func() {

@@ -15,10 +15,7 @@ import (
 // the test where the installation has no pg_basebackup of the cluster's version.
 func BaseBackup(t testing.TB, of *pgcluster.Cluster) (dir string) {
 	t.Helper()
-	var major int
-	out, err := exec.CommandContext(t.Context(), of.Bin("pg_basebackup"), "--version").Output()
-	if _, scanErr := fmt.Sscanf(string(out), "pg_basebackup (PostgreSQL) %d", &major); err != nil || scanErr != nil ||
-		major < of.Version() {
+	if major := baseBackupVersion(t, of); major < of.Version() {
 		t.Skipf("pg_basebackup %d does not copy a PostgreSQL %d server: put a newer one into PATH", major, of.Version())
 	}
 	dir = clusterDir(t)
@@ -34,6 +31,17 @@ func BaseBackup(t testing.TB, of *pgcluster.Cluster) (dir string) {
 		t.Fatal(err)
 	}
 	return dir
+}
+
+// baseBackupVersion is the major version of the pg_basebackup that a cluster would be copied with; 0: there is none.
+func baseBackupVersion(t testing.TB, of *pgcluster.Cluster) (major int) {
+	t.Helper()
+	out, err := exec.CommandContext(t.Context(), of.Bin("pg_basebackup"), "--version").Output()
+	if err != nil {
+		return 0
+	}
+	_, _ = fmt.Sscanf(string(out), "pg_basebackup (PostgreSQL) %d", &major) // what is none of these has no version
+	return major
 }
 
 // Copy copies a private cluster, with its write-ahead log, while it is stopped for that: what a snapshot of a disk

@@ -8,21 +8,22 @@ import (
 
 // shared is the database that [Shared] gives.
 var shared struct { //nolint:gochecknoglobals // one for the process
-	mu     sync.Mutex
-	db     *DB
-	users  int
-	keeper *keeper
+	mu    sync.Mutex
+	db    *DB
+	users int
+	life  *sharedLife
 }
 
-// A keeper stands for a test that lasts until the last user of the shared database has ended.
-type keeper struct {
+// A sharedLife is the testing.TB that the shared database is made with. It ends with the last user, not with the test
+// that made it.
+type sharedLife struct {
 	testing.TB
 
 	cleanups []func()
 }
 
-// Cleanup puts f off until the end.
-func (k *keeper) Cleanup(f func()) { k.cleanups = append(k.cleanups, f) }
+// Cleanup puts f off until the last user has ended.
+func (l *sharedLife) Cleanup(f func()) { l.cleanups = append(l.cleanups, f) }
 
 // Shared gives the test a database that it shares with those of its package that run now: to make one takes longer
 // than most tests. It is for tests that look at topologies of their own alone, and leave the settings as they are.
@@ -32,8 +33,8 @@ func Shared(t testing.TB) *DB {
 	shared.mu.Lock()
 	defer shared.mu.Unlock()
 	if shared.users == 0 {
-		shared.keeper = &keeper{TB: t}
-		shared.db = New(shared.keeper)
+		shared.life = &sharedLife{TB: t}
+		shared.db = New(shared.life)
 	}
 	shared.users++
 	t.Cleanup(func() { unshare(t) })
@@ -48,8 +49,8 @@ func unshare(t testing.TB) {
 	if shared.users--; shared.users > 0 {
 		return
 	}
-	shared.keeper.TB = t // the one that made it has ended
-	for _, f := range slices.Backward(shared.keeper.cleanups) {
+	shared.life.TB = t // the one that made it has ended
+	for _, f := range slices.Backward(shared.life.cleanups) {
 		f()
 	}
 }

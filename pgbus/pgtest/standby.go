@@ -10,8 +10,22 @@ import (
 	"topostream/pgbus/pgcluster"
 )
 
-// copied starts a streaming standby of a private cluster, which it restarts to copy it: not every installation has
-// pg_basebackup.
+// Standby gives a private cluster a standby that ends with the test. pg_basebackup copies only from servers of its
+// own version and older: where the installation has none that is new enough, the primary is restarted to be copied.
+func Standby(t testing.TB, primary *pgcluster.Cluster) *pgcluster.Cluster {
+	t.Helper()
+	if baseBackupVersion(t, primary) < primary.Version() {
+		return copied(t, primary)
+	}
+	c, err := primary.Standby(t.Context(), clusterDir(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	stopLater(t, c)
+	return c
+}
+
+// copied starts a streaming standby of a private cluster, which it restarts to copy its files.
 func copied(t testing.TB, primary *pgcluster.Cluster) *pgcluster.Cluster {
 	t.Helper()
 	dir := Copy(t, primary)

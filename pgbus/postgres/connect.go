@@ -10,13 +10,12 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// ErrStandby means that a connection leads to a standby where a primary was asked for: it may be behind what clients
-// have.
+// ErrStandby means that a connection leads to a standby where a primary is needed: it may be behind what clients have.
 var ErrStandby = errors.New("this server is a standby, which may be behind: name the primary, " +
 	"or all hosts with target_session_attrs=read-write")
 
-// connectTimeout is how long one host of a connection string may take to let us in: one that has lost its network
-// refuses nothing and answers nothing, and the time that it takes is not the next one's.
+// connectTimeout is how long one host of a connection string may take to let us in. A host that has lost its network
+// never answers, and must leave time for the next one.
 const connectTimeout = 4 * time.Second
 
 // closeTimeout is how long a connection may take to say goodbye.

@@ -16,8 +16,8 @@ type History struct {
 	Epoch      int64  // the upper part of every seq
 	ID         string // topology_settings.history, new at each raise: two copies of a database can make the same epoch
 	Recovering bool   // it is a standby's
-	// Other: the database is not the one whose identity its settings remember (system identifier, timeline, OID): it was
-	// promoted or restored, and nobody has raised the epoch yet.
+	// Other: the database's identity (system identifier, timeline, OID) is not the one that its settings remember: it was
+	// promoted or restored, and the epoch has not been raised since.
 	Other bool
 }
 
@@ -52,8 +52,9 @@ type Histories struct {
 	known  bool
 }
 
-// NewHistories makes one that takes standbys, or refuses them with ErrStandby. changed is called, by the goroutine that
-// judges and before Judge returns, when a history is newer than the newest one before; not for the first.
+// NewHistories makes one that takes standbys, or refuses them with ErrStandby. changed is called when a history is
+// newer than the newest one before, but not for the first: by the goroutine that calls Judge, before that returns. nil:
+// nobody is told.
 func NewHistories(standbys bool, changed func(History)) *Histories {
 	return &Histories{standbys: standbys, changed: changed}
 }
@@ -98,9 +99,9 @@ func (hs *Histories) adopt(h History) (newer bool, err error) {
 	return false, nil
 }
 
-// Mend does for a judgement what a statement on the connection can do: it raises the epoch for ErrUnraised and
-// ErrRival. It closes a connection whose server must not be read: ErrOldHistory of a primary, and ErrStandby. The
-// read may then be tried again. It returns nil unless the statement failed.
+// Mend does what can be done about an error of Judge, so that the read may be tried again: for ErrUnraised and ErrRival
+// it raises the epoch, by a statement on the connection; for ErrStandby, and for ErrOldHistory of a primary, it closes
+// the connection, whose server must not be read. It returns nil unless the statement failed.
 func Mend(ctx context.Context, conn *pgx.Conn, h History, judged error) error {
 	const (
 		identify = `SELECT topology_identify()`
@@ -121,7 +122,7 @@ func Mend(ctx context.Context, conn *pgx.Conn, h History, judged error) error {
 	return nil
 }
 
-// Judged tells whether err is a judgement, after which a read may be tried again.
+// Judged tells whether err is one of Judge's, after which a read may be tried again.
 func Judged(err error) bool {
 	return errors.Is(err, ErrOldHistory) || errors.Is(err, ErrUnraised) || errors.Is(err, ErrRival) ||
 		errors.Is(err, ErrStandby)

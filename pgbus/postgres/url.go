@@ -16,9 +16,10 @@ func (e *KeywordError) Error() string {
 	return fmt.Sprintf("the connection string has %s: %s", e.Keyword, e.Fix)
 }
 
-// Parse reads a connection string, a URL or keywords, as each of our connections does. One string serves many programs:
-// keywords of libpq that change nothing here are left out, what pgxpool calls its own is no parameter of PostgreSQL's,
-// and one that asks for what we cannot promise is a *KeywordError. Whatever is known to neither is for PostgreSQL.
+// Parse reads a connection string, a URL or keywords and values, as each of our connections does. Since one string
+// often serves many programs, keywords of libpq that change nothing here are dropped; one that asks for what this
+// program cannot do is a *KeywordError. Keywords that are neither libpq's nor pgxpool's are sent to PostgreSQL as its
+// parameters.
 func Parse(connString string) (*pgx.ConnConfig, error) {
 	cfg, err := parsePool(connString)
 	if err != nil {

@@ -136,7 +136,8 @@ DELETE FROM sse_tickets WHERE hash IN (
 	return inBatches(ctx, pool, remove, batchRows)
 }
 
-// Untold removes what statements left behind that changed nothing in the end. Otherwise as Events.
+// Untold removes rows of topology_untold that statements left behind which changed nothing in the end. Otherwise as
+// Events.
 func Untold(ctx context.Context, pool *pgxpool.Pool) (removed int64, err error) {
 	const sweep = `SELECT topology_sweep()`
 	if err := pool.QueryRow(ctx, sweep).Scan(&removed); err != nil {
@@ -169,8 +170,9 @@ func inBatches(ctx context.Context, pool *pgxpool.Pool, statement string, args .
 	}
 }
 
-// begin bounds the waits of a transaction, so that who holds one of the rows does not keep every server from pruning,
-// and tells whether it is this server that prunes now: the lock is the one that topology_prune takes.
+// begin bounds how long a transaction waits for a lock, so that somebody who holds one of the rows does not keep all
+// servers from pruning. It tells whether this server is the one that prunes now: it takes the advisory lock that
+// topology_prune takes, too.
 func begin(ctx context.Context, tx pgx.Tx) (mine bool, err error) {
 	const (
 		limit = `SET LOCAL lock_timeout = '5s'`

@@ -25,8 +25,8 @@ type Event struct {
 // topologies there is no order. A poll tells the newest seq alone.
 //
 // What may be missed: whatever commits while the source is not connected, and, for a topology, before Sink.Subscribed
-// named it. From then on nothing is, but that PostgreSQL's NOTIFY queue may have been too full for the triggers to
-// use it: the poll is the net beneath the other two. What is told is a claim: the journal decides.
+// named it. From then on nothing is missed, with one exception: while PostgreSQL's NOTIFY queue is too full, the
+// triggers do not use it. The poll is the net for that. What is told is a claim: the journal decides.
 //
 // Loss of the connection: the source says so by Sink.State and reconnects for ever, with capped backoff that begins
 // anew after each success. When it is back it calls Sink.Subscribed, and whoever is told reads what it missed.
@@ -35,8 +35,8 @@ type Source interface {
 	Run(ctx context.Context, sink Sink)
 }
 
-// A Sink is told. Its methods return at once and may be called by several goroutines of several sources; those about
-// one topology's events by one goroutine of each source.
+// A Sink is what a source tells of events. Its methods return at once. Several sources, and several goroutines of one,
+// may call them; but of each source only one goroutine calls those about the events of a topology.
 type Sink interface {
 	// Event tells that the topology has an event. From wal it may not be visible yet: then Visible follows.
 	Event(e Event)
@@ -53,19 +53,20 @@ type Sink interface {
 	Work()
 	// SettingChanged tells that topology_settings may have changed: the bus or the epoch.
 	SettingChanged()
-	// Contradicted tells that the database does not confirm what a topology's feed held up to last.
+	// Contradicted tells that a topology's feed, whose newest event was last, is ahead of its head in the database, or
+	// that there is no head.
 	Contradicted(topology stream.TopologyID, last stream.Seq, why string)
 	// State tells whether the source is connected.
 	State(s State)
 }
 
-// A State is a source's, for people.
+// A State says whether a source is connected.
 type State struct {
 	Connected bool
-	Detail    string // why not
+	Detail    string // why not, for people
 }
 
-// Ignore is a Sink that ignores everything: for embedding in one that does not care for all.
+// Ignore is a Sink that ignores everything, to be embedded in one that ignores some of it.
 type Ignore struct{}
 
 var _ Sink = Ignore{}

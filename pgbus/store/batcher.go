@@ -6,10 +6,10 @@ import (
 	"sync"
 )
 
-// A batcher answers questions in runs: the first at once, and those that come meanwhile share the next run. However
-// many ask, one run is under way. It has no goroutine: a run belongs to one of those who ask, who stays for it, also
-// when its own context has ended. (Libraries of this kind, as graph-gophers/dataloader, let the first wait for others
-// instead.)
+// A batcher answers questions in runs: the first question at once; those that come meanwhile share the next run.
+// However many ask, one run is under way. It has no goroutine of its own: one of those who ask makes the run, and stays
+// for it even when its own context has ended. (Libraries of this kind, such as graph-gophers/dataloader, let the first
+// question wait for others instead.)
 type batcher[Q, A any] struct {
 	most int                                     // questions in one run
 	run  func(context.Context, []Q) ([]A, error) // answers in the order of the questions; its context never ends
@@ -21,9 +21,9 @@ type batcher[Q, A any] struct {
 
 type question[Q, A any] struct {
 	ask    Q
-	runs   chan struct{}  // gets one when the next run is this question's to make
-	chosen bool           // it got it; under batcher.mu
-	done   chan answer[A] // one place: the run never waits for it
+	runs   chan struct{}  // receives when whoever asks this question is to make the next run
+	chosen bool           // that is so; under batcher.mu
+	done   chan answer[A] // of capacity 1: the run never waits for it
 }
 
 type answer[A any] struct {
@@ -55,7 +55,7 @@ func (b *batcher[Q, A]) ask(ctx context.Context, ask Q) (none A, _ error) {
 	}
 }
 
-// runNext answers those who wait, the caller among them, and leaves the run after that to the first who came meanwhile.
+// runNext answers those who wait, the caller among them, and has the first who came meanwhile make the run after that.
 func (b *batcher[Q, A]) runNext(ctx context.Context) {
 	b.mu.Lock()
 	n := min(len(b.waiting), b.most)
@@ -81,7 +81,7 @@ func (b *batcher[Q, A]) runNext(ctx context.Context) {
 	}
 }
 
-// chooseLocked leaves the next run to the first who waits. Nobody does: there will be none.
+// chooseLocked has the first who waits make the next run; where nobody waits, there is none.
 func (b *batcher[Q, A]) chooseLocked() {
 	if b.running = len(b.waiting) > 0; b.running {
 		b.waiting[0].chosen = true

@@ -84,7 +84,7 @@ func TestARunOutlivesWhoMakesItForTheSakeOfTheOthers(t *testing.T) {
 	})
 }
 
-// Who leaves in the moment when the next run becomes its own must leave it to somebody.
+// A question that is given up at the very moment when it was chosen to make the next run must pass that on.
 func TestNobodyWaitsForARunThatNobodyMakes(t *testing.T) {
 	t.Parallel()
 	for range 100 { // which of two things that are ready comes first is chance

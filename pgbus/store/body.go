@@ -11,9 +11,10 @@ import (
 	"topostream/stream"
 )
 
-// parts ends a query that makes one row doc (body bytea, next bigint). What it gives first is the size, and then, if
-// that is at most $1, the body in parts of 256 KiB: no more than that is ever in memory twice, and nothing that will
-// not be sent. substr finds its place in a bytea at once, where a text would be counted from the beginning.
+// parts ends a query that makes one row doc (body bytea, next bigint). It gives the body's size first, and then, if
+// that is at most $1, the body in parts of 256 KiB. So only one part is ever in memory twice, and a body that is too
+// large is not sent at all. (It is bytea, in which substr finds its place at once; in text it would count from the
+// beginning.)
 const parts = `
 SELECT 0, octet_length(body), next, NULL::bytea FROM doc
  UNION ALL

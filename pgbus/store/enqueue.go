@@ -55,7 +55,8 @@ func traceparent(ctx context.Context) *string {
 	return nil
 }
 
-// keepable gives a subject as this database can keep it: what its encoding lacks is written as in a Go string.
+// keepable gives a subject as this database can keep it: where its encoding lacks a character of it, it is written with
+// the escapes of a Go string.
 func keepable(ctx context.Context, tx pgx.Tx, subject string) (string, error) {
 	const query = `SELECT $1::text`
 	if strings.IndexFunc(subject, func(c rune) bool { return c > unicode.MaxASCII }) < 0 {
@@ -72,8 +73,8 @@ func keepable(ctx context.Context, tx pgx.Tx, subject string) (string, error) {
 	return subject, err
 }
 
-// mayEnqueue compares the topology, whose row is locked, with what the request expects. It is a statement of its own,
-// because one that waits for the lock sees the head that was there before.
+// mayEnqueue compares the topology, whose row is locked, with what the request expects. That is a statement of its own:
+// the one that locks may have waited, and would see the head as it was before the wait.
 func (s *Store) mayEnqueue(ctx context.Context, tx pgx.Tx, id stream.TopologyID, expected *int64) error {
 	const query = `
 SELECT t.status, t.version, h.in_flight, h.in_flight_bytes FROM topologies t

@@ -32,9 +32,9 @@ SELECT coalesce(sum(h.in_flight), 0)::bigint,
         ORDER BY m.topology_id, m.position LIMIT 1) o ON true
  WHERE h.in_flight > 0`
 
-// WatchQueue keeps the metrics of what is in flight until ctx ends, and returns nil then. Every server does, whether
-// somebody reads them or not: what a dashboard shows first must not depend on who looked before. While the database
-// does not answer they stay as they are.
+// WatchQueue sets the metrics of what is in flight, every 15 s, until ctx ends, and returns nil then. Every server does
+// so whether somebody scrapes it or not: what the first scrape shows must not depend on earlier ones. While the
+// database does not answer they stay as they are.
 func WatchQueue(ctx context.Context, pool *pgxpool.Pool, stats *stream.Stats, log *slog.Logger) error {
 	for {
 		if err := readQueue(ctx, pool, stats); err != nil && ctx.Err() == nil {

@@ -59,7 +59,7 @@ func TestASubjectThatTheEncodingLacksIsKeptInASCII(t *testing.T) {
 	}
 }
 
-// What somebody has to mend is no absent database: a client that tries again in a moment gets it again.
+// ErrUnavailable has clients try again in a moment, which is no use where somebody has to mend something first.
 func TestWhatIsToBeMendedIsNotTakenForAnAbsentDatabase(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)

@@ -19,12 +19,12 @@ import (
 const (
 	ticketSize  = 32  // bytes of randomness
 	ticketBatch = 500 // in one transaction
-	// ticketsOfOne is how many one subject may have unused, about: who mints on several servers at the same moment may get
-	// some more.
+	// ticketsOfOne is about how many unused tickets one subject may have: minted on several servers at the same moment,
+	// there may be some more.
 	ticketsOfOne = 1000
 	ticketWait   = 5 * time.Second
-	// ticketStatement is what one transaction may take: less than who waits, so that the next one still helps some of
-	// them.
+	// ticketStatement is how long one transaction may take: less than ticketWait, so that those who came during one that
+	// timed out still have time for the next.
 	ticketStatement = 4 * time.Second
 )
 
@@ -88,7 +88,7 @@ func (t *Tickets) Redeem(ctx context.Context, ticket string) (stream.Principal, 
 	if len(ticket) != base64.RawURLEncoding.EncodedLen(ticketSize) {
 		return stream.Principal{}, stream.ErrNoTicket
 	}
-	// Line ends are skipped: with one in it, it is too short.
+	// The decoder skips line ends, so that a text with one in it gives too few bytes.
 	if raw, err := base64.RawURLEncoding.Strict().DecodeString(ticket); err != nil || len(raw) != ticketSize {
 		return stream.Principal{}, stream.ErrNoTicket // and not err, which quotes it
 	}
@@ -221,7 +221,7 @@ BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL lock_timeout = '3s'; 
 	return err
 }
 
-// arrayOf is an array as PostgreSQL writes it, null for nil: unnest would take an array of arrays apart.
+// arrayOf is an array in PostgreSQL's text form, NULL for nil. (As an array of arrays, unnest would take it apart.)
 func arrayOf(ids []stream.TopologyID) *string {
 	if ids == nil {
 		return nil
@@ -234,7 +234,7 @@ func arrayOf(ids []stream.TopologyID) *string {
 	return &array
 }
 
-// storable is a time that PostgreSQL has, null for none: a token may say that it ends a million years from now.
+// storable is a time that PostgreSQL can store, NULL for none: a token may say that it ends a million years from now.
 func storable(at time.Time) *time.Time {
 	if at.IsZero() {
 		return nil

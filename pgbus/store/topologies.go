@@ -27,12 +27,12 @@ INSERT INTO topologies (name) VALUES ($1) RETURNING id::text, name, status, reas
 			return fmt.Errorf("insert a topology: %w", refusedField("name", err))
 		}
 		for i, lan := range t.LANs {
-			if err := begin(ctx, tx, created.ID, lan, "lans", i); err != nil {
+			if err := addMember(ctx, tx, created.ID, lan, "lans", i); err != nil {
 				return err
 			}
 		}
 		for i, decky := range t.Deckies {
-			if err := begin(ctx, tx, created.ID, decky, "deckies", i); err != nil {
+			if err := addMember(ctx, tx, created.ID, decky, "deckies", i); err != nil {
 				return err
 			}
 		}
@@ -41,8 +41,9 @@ INSERT INTO topologies (name) VALUES ($1) RETURNING id::text, name, status, reas
 	return created, err
 }
 
-// begin applies an op to a topology that is being made. Whatever it refuses is wrong within the request.
-func begin(ctx context.Context, tx pgx.Tx, id stream.TopologyID, op any, list string, i int) error {
+// addMember applies the op that adds the ith LAN or decky of a topology that is being made. A refusal is a
+// *stream.FieldError that names it.
+func addMember(ctx context.Context, tx pgx.Tx, id stream.TopologyID, op any, list string, i int) error {
 	err := graph.Apply(ctx, tx, id, op)
 	field := fmt.Sprintf("%s[%d]", list, i)
 	refused, ok := errors.AsType[*graph.RefusedError](err)

@@ -16,9 +16,9 @@ import (
 
 const (
 	patience      = 5 * time.Second  // of waiting for the topology's mutex, a connection and a lock, together
-	longestRead   = 10 * time.Second // whatever it waits for
-	longestWrite  = 30 * time.Second // as above; a topology may begin with 2,000 members
-	longestIdle   = 10 * time.Second // a server that stands still in a transaction holds its locks no longer
+	longestRead   = 10 * time.Second // all in all
+	longestWrite  = 30 * time.Second // all in all; a topology may begin with 2,000 members
+	longestIdle   = 10 * time.Second // after which PostgreSQL ends the transaction of a server that stands still in it
 	conflictTries = 5                // of a transaction that PostgreSQL ended for the sake of another
 )
 
@@ -46,8 +46,8 @@ func (s *Store) read(ctx context.Context, do func(context.Context, pgx.Tx) error
 	return s.transact(ctx, waiting, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, do)
 }
 
-// transact takes one of the store's places and runs a transaction. It gets a connection, and PostgreSQL every lock,
-// before waiting ends.
+// transact runs a transaction within the store's share of the pool. A connection, and each lock, must be had before
+// waiting ends.
 func (s *Store) transact(
 	ctx, waiting context.Context, options pgx.TxOptions, do func(context.Context, pgx.Tx) error,
 ) error {
@@ -62,8 +62,8 @@ func (s *Store) transact(
 	return domainError(ctx, err)
 }
 
-// domainError says in the domain's words what a transaction ended with. What is wrong with this program or its rights
-// stays as it is.
+// domainError makes one of stream.Store's errors of the error of a transaction. An error that is this program's fault,
+// or that of its rights, stays as it is.
 func domainError(ctx context.Context, err error) error {
 	pgErr, fromServer := errors.AsType[*pgconn.PgError](err)
 	switch {
@@ -95,8 +95,8 @@ func ofDomain(err error) bool {
 	return errors.Is(err, stream.ErrNotFound) || errors.Is(err, stream.ErrBusy) || errors.Is(err, stream.ErrUnavailable)
 }
 
-// refusedField says what PostgreSQL does not take of a request's field, in the request's words: its own speak of types
-// and indexes. Other errors stay as they are.
+// refusedField makes a *stream.FieldError of an error by which PostgreSQL refuses the value of a request's field: its
+// own messages speak of types and indexes, which clients do not know. Other errors stay as they are.
 func refusedField(field string, err error) error {
 	pgErr, ok := errors.AsType[*pgconn.PgError](err)
 	if !ok {

@@ -8,16 +8,12 @@ import (
 	"time"
 )
 
-const (
-	// strangersLogged are the lines a second of those whom nobody knows, and of requests that were refused: as many as
-	// are sent would fill the disk. What is left out is counted.
-	strangersLogged = 20
-	// longestQueue is how many lines may wait for whoever reads the log. What comes then is counted alone.
-	longestQueue = 10_000
-)
+// longestQueue is how many lines may wait to be written, while whoever reads the log is slow. What comes beyond that is
+// only counted.
+const longestQueue = 10_000
 
-// An accessLog writes one line for each request when it is answered, and for each stream at its end. Whoever brings one
-// does not wait for it to be written: its goroutine is there while there is something to write. Drain waits for it.
+// An accessLog writes one line for each request when it is answered, and for each stream at its end. put does not wait
+// for that: a goroutine writes, which is there only while there is something to write. Drain waits for it.
 type accessLog struct {
 	logger *slog.Logger
 
@@ -29,7 +25,7 @@ type accessLog struct {
 	suppressed int // since the last line
 }
 
-// newAccessLog gives none where nobody wants one.
+// newAccessLog gives nil where no access log is wanted.
 func newAccessLog(wanted bool, logger *slog.Logger) *accessLog {
 	if !wanted {
 		return nil
@@ -65,7 +61,8 @@ func levelOf(o *Observation) slog.Level {
 	return slog.LevelInfo
 }
 
-// ofStrangers tells whether as many of them may come as anybody likes to send.
+// ofStrangers tells whether a request is of a kind that strangers can send without end: of these only a sample is
+// logged.
 func ofStrangers(o *Observation) bool {
 	switch o.Status {
 	case http.StatusUnauthorized, http.StatusNotFound, http.StatusTooManyRequests:
@@ -106,7 +103,7 @@ func (l *accessLog) take() (batch []*Observation, suppressed int) {
 	return batch, suppressed
 }
 
-// flush waits until all is written, or ctx ends. Then it says how many lines nobody has heard of.
+// flush waits until all is written, or ctx ends. Then it logs how many lines were left out since the last one.
 func (l *accessLog) flush(ctx context.Context) {
 	l.mu.Lock()
 	var written chan struct{}
@@ -163,37 +160,4 @@ func topologyOf(s *StreamEnd) string {
 		return "many"
 	}
 	return string(s.Topology)
-}
-
-// A sample takes so many of a second and no more.
-type sample struct {
-	second int64
-	taken  int
-}
-
-func (s *sample) takes(now time.Time) bool {
-	if second := now.Unix(); second != s.second {
-		s.second, s.taken = second, 0
-	}
-	s.taken++
-	return s.taken <= strangersLogged
-}
-
-// A sampledLog logs what strangers cause, and no more of it than a sample of a second. Any goroutine may use it.
-type sampledLog struct {
-	mu         sync.Mutex
-	sample     sample
-	suppressed int // since the last line
-}
-
-// takes tells whether a line may be written now, and how many were left out before it.
-func (l *sampledLog) takes() (suppressed int, ok bool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if !l.sample.takes(time.Now()) {
-		l.suppressed++
-		return 0, false
-	}
-	suppressed, l.suppressed = l.suppressed, 0
-	return suppressed, true
 }

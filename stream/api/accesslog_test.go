@@ -151,7 +151,7 @@ func TestNoSecretOfARequestIsLogged(t *testing.T) {
 	}
 }
 
-// Else anybody could fill the disk.
+// Without the bound anybody could fill the disk.
 func TestWhatStrangersSendTakesSoManyLinesASecondAndTheRestIsCounted(t *testing.T) {
 	t.Parallel()
 	const requests = 1000

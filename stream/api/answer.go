@@ -15,8 +15,8 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request, status int, v an
 	writeJSON(w, status, "application/json", v)
 }
 
-// seen is err, but where this server cannot see what there is, "not there" would be a guess, which browsers take as
-// final.
+// seen is err, or ErrUnavailable in the place of ErrNotFound while this server may only not see what is there
+// (Config.Blind): browsers take "not found" as final.
 func (s *Server) seen(r *http.Request, err error) error {
 	return seen(r.Context(), s.cfg.Blind, err)
 }

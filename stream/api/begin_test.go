@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -33,7 +34,28 @@ func (b *hookedBus) Attach(ctx context.Context, req stream.AttachRequest) (*stre
 	return b.aBus.Attach(ctx, req)
 }
 
-// Whoever has ended a stream before it had its carrier does not do it again.
+// endsSaying opens a stream of the user u with a token that lasts for life, reads it to its end, and fails the test
+// unless the stream holds want.
+func endsSaying(t *testing.T, server *httptest.Server, s *Server, life time.Duration, want string) bool {
+	t.Helper()
+	expires := time.Now().Add(life)
+	s.cfg.Auth = func(*http.Request) (stream.Principal, error) {
+		return stream.Principal{Subject: "u", Role: stream.RoleViewer, Expires: expires}, nil
+	}
+	res, conn := exchange(t, server, "GET "+anEvents+" HTTP/1.1", "Last-Event-ID: 1")
+	if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
+		t.Fatal(err)
+	}
+	all, err := io.ReadAll(res.Body)
+	if err != nil || res.StatusCode != http.StatusOK || !strings.Contains(string(all), want) {
+		t.Errorf("want %q, got %s, %q, %v", want, res.Status, all, err)
+		_ = conn.Close() // so that whoever waits for its end does not wait for ever
+		return false
+	}
+	return true
+}
+
+// A stream is ended once. If that comes before it has its carrier, the carrier must still be told.
 func TestAStreamThatIsEndedWhileItIsAttachedEndsWithTheReason(t *testing.T) {
 	t.Parallel()
 	onEachEngine(t, func(t *testing.T, byEngine bool) {
@@ -64,18 +86,7 @@ func TestAStreamThatIsEndedWhileItIsAttachedEndsWithTheReason(t *testing.T) {
 				others.Go(func() { c.ends(t, server.URL+anEvents, s) })
 				<-ctx.Done()
 			}
-			expires := time.Now().Add(c.life)
-			s.cfg.Auth = func(*http.Request) (stream.Principal, error) {
-				return stream.Principal{Subject: "u", Role: stream.RoleViewer, Expires: expires}, nil
-			}
-			res, conn := exchange(t, server, "GET "+anEvents+" HTTP/1.1", "Last-Event-ID: 1")
-			if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
-				t.Fatal(err)
-			}
-			all, err := io.ReadAll(res.Body)
-			if err != nil || res.StatusCode != http.StatusOK || !strings.Contains(string(all), c.want) {
-				t.Errorf("want %q, got %s, %q, %v", c.want, res.Status, all, err)
-				_ = conn.Close() // so that whoever waits for its end does not wait for ever
+			if !endsSaying(t, server, s, c.life, c.want) {
 				return
 			}
 			<-feed.closed
@@ -97,7 +108,7 @@ func (b *countingBus) Attach(ctx context.Context, req stream.AttachRequest) (*st
 	return b.manyBus.Attach(ctx, req)
 }
 
-// Else the bus goes on for somebody who has gone, for as long as the database lets it wait.
+// Did it not return, the bus would go on for a client that has gone, for as long as the database lets it wait.
 func TestWhatIsBeingAttachedForAStreamReturnsWhenTheClientHasGone(t *testing.T) {
 	t.Parallel()
 	onEachEngine(t, func(t *testing.T, byEngine bool) {

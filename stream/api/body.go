@@ -15,17 +15,16 @@ import (
 
 const (
 	maxBody = 1 << 20 // bytes
-	// smallBody is what a body may have that is in no account: about as much as its connection takes anyway.
+	// smallBody is the largest body that is not accounted for: it takes about as much memory as its connection.
 	smallBody = 16 << 10
-	// bodyCopies are the forms that a body is in memory in at the same time: as it came, parsed, and as it goes to the
-	// database.
+	// bodyCopies is how often a body is in memory at the same time: as it came, parsed, and as it goes to the database.
 	bodyCopies = 3
 )
 
-// A requestError is what is wrong with a request as such.
+// A requestError is an error that has its status with it.
 type requestError struct {
 	status int
-	detail string
+	detail string // the sentence for the client
 }
 
 func (e *requestError) Error() string { return e.detail }
@@ -48,8 +47,8 @@ func (b body) release() {
 
 // readBody reads the JSON body of a request, or says with a *requestError why it cannot.
 //
-// A request without Content-Type, or with the one that curl sends unless told otherwise, is taken at its word; one with
-// another type is not guessed at.
+// A body without Content-Type, or with the one that curl sends by default, is read as JSON; one of any other type is
+// refused.
 func (s *Server) readBody(w http.ResponseWriter, r *http.Request) (b body, err error) {
 	if given := r.Header.Get("Content-Type"); given != "" {
 		mediaType, _, err := mime.ParseMediaType(given)

@@ -22,8 +22,8 @@ type driver struct {
 	inbox   inbox
 
 	begun    time.Time
-	silentAt time.Duration // of begun, as what follows
-	retryAt  time.Duration
+	silentAt time.Duration // since begun: when the client gets a comment
+	retryAt  time.Duration // since begun: when Machine.Retry is due
 }
 
 // carry carries a stream to its end. It returns the error of the write that failed.
@@ -31,7 +31,7 @@ func (s *Server) carry(
 	ctx context.Context, w *frameWriter, m *delivery.Machine, arrivals engine.Arrivals,
 ) error {
 	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil) // of reads and attaches
+	defer cancel(nil) // ends the reads and attaches that are under way
 	d := s.newDriver(w, m)
 	defer d.leave()
 	d.arrive(ctx, arrivals)
@@ -96,7 +96,7 @@ func (d *driver) run(ctx context.Context) error {
 	}
 }
 
-// delivered has the machine look at what was written.
+// delivered has the machine check and count what was written.
 func (d *driver) delivered(frames []stream.Frame) {
 	if err := d.machine.Delivered(frames, d.server.cfg.Stats, time.Now()); err != nil {
 		d.server.cfg.Logger.Error(err.Error())
@@ -114,8 +114,8 @@ func (d *driver) wait(ctx context.Context, timer *time.Timer) {
 	}
 }
 
-// batches are lent to streams for as long as they write: one that waits has none.
-var batches = sync.Pool{ //nolint:gochecknoglobals // as above
+// batches are lent to streams while they write: a stream that waits has none.
+var batches = sync.Pool{ //nolint:gochecknoglobals // a pool serves all goroutines
 	New: func() any { return stream.NewBatch(delivery.BatchFrames) },
 }
 
@@ -128,7 +128,7 @@ func giveBatch(b *stream.Batch) {
 
 func (d *driver) now() time.Duration { return time.Since(d.begun) }
 
-// tick tells the machine that a time has come.
+// tick tells the machine which of its times have come.
 func (d *driver) tick() {
 	now := d.now()
 	if d.retryAt <= now {
@@ -141,7 +141,7 @@ func (d *driver) tick() {
 	}
 }
 
-// takeIn tells the machine what others have said.
+// takeIn passes what is in the inbox to the machine.
 func (d *driver) takeIn() {
 	changed, came := d.inbox.take(d.watches)
 	for _, part := range changed {
@@ -171,7 +171,7 @@ func (d *driver) arrive(ctx context.Context, arrivals engine.Arrivals) {
 	}()
 }
 
-// leave lets go of what is left. What comes later is given back by whoever brings it.
+// leave unwatches all feeds and gives back what is in the inbox. What comes later is given back by put.
 func (d *driver) leave() {
 	for part := range d.watches {
 		d.unwatch(part)
@@ -181,18 +181,8 @@ func (d *driver) leave() {
 	}
 }
 
-// A watch tells the inbox of changes of a part's feed; of none where feed is nil.
-type watch struct {
-	inbox *inbox
-	part  int
-	feed  *stream.Feed
-	told  bool // of the inbox's lock
-}
-
-// Changed implements stream.Watcher.
-func (w *watch) Changed() { w.inbox.changed(w) }
-
-// watch begins to watch the feed that a part has, if it has one. The part looks at it after that.
+// watch watches the feed of a part, if it has one. It comes before the part's first look at the feed, so that no change
+// falls between the two.
 func (d *driver) watch(part int) {
 	cursor := d.machine.Cursor(part)
 	if cursor == nil {
@@ -208,79 +198,4 @@ func (d *driver) unwatch(part int) {
 		w.feed.Unwatch(w)
 		w.feed = nil
 	}
-}
-
-// An inbox is what others say to a stream's goroutine.
-type inbox struct {
-	wake chan struct{} // one place
-
-	mu     sync.Mutex // held for a moment; within it nothing else is locked
-	closed bool
-	parts  []int // whose feeds have changed
-	came   []returned
-	spare  []int
-}
-
-// returned is what came of a read or an attach.
-type returned struct {
-	part int
-	read bool
-	sub  *stream.Subscription
-	err  error
-}
-
-func (b *inbox) changed(w *watch) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if w.told {
-		return
-	}
-	w.told = true
-	b.parts = append(b.parts, w.part)
-	b.rouse()
-}
-
-func (b *inbox) put(r returned) {
-	if !b.keeps(r) {
-		r.sub.GiveBack()
-	}
-}
-
-func (b *inbox) keeps(r returned) bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.closed {
-		return false
-	}
-	b.came = append(b.came, r)
-	b.rouse()
-	return true
-}
-
-// rouse wakes the stream's goroutine. The caller holds mu.
-func (b *inbox) rouse() {
-	select {
-	case b.wake <- struct{}{}:
-	default:
-	}
-}
-
-// take takes all out. The parts are valid until the next call.
-func (b *inbox) take(watches []watch) (changed []int, came []returned) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	for _, part := range b.parts {
-		watches[part].told = false
-	}
-	changed, came = b.parts, b.came
-	b.parts, b.spare, b.came = b.spare[:0], b.parts, nil
-	return changed, came
-}
-
-// close keeps nothing any more, and gives what nobody took.
-func (b *inbox) close() []returned {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.closed = true
-	return b.came
 }

@@ -11,16 +11,17 @@ import (
 	"topostream/stream/delivery"
 )
 
-// A credential is a place where a request may say whom it speaks for. The first that is there decides, also when what
-// it holds is bad: what counts must not depend on what is valid.
+// A credential is a place where a request may say whom it speaks for. The first place that holds something decides,
+// also when that is bad: which of two credentials counts must not depend on which is valid.
 type credential struct {
 	name string
 	has  func(r *http.Request) bool
 	who  func(s *Server, w http.ResponseWriter, r *http.Request) (stream.Principal, error)
 }
 
-// credentials are all, in their order: what a client says in a header it means, and a ticket that is beside a token was
-// minted for this request. Of a token in the address and one in a cookie Config.Auth takes the first.
+// credentials are all places, in the order in which they count: a header is always set on purpose, and a ticket beside
+// a token was minted for this very request. Of a token in the address and one in a cookie, Config.Auth takes the
+// former.
 //
 // Tickets open streams alone; on any other route they are no credential.
 func credentials(takesTickets bool) []credential {
@@ -68,16 +69,15 @@ func (s *Server) byToken(w http.ResponseWriter, r *http.Request) (stream.Princip
 	return p, errUnauthenticated
 }
 
-// byTicket resolves a ticket. It is used by the request, whatever that ends with: also when it gets a 403, a 404, or a
-// limit. Only where the rate is exceeded, the database could not be asked, or this server sends its clients to another
-// one, the ticket is still good.
+// byTicket resolves a ticket. The request uses it up, also when it then gets a 403, a 404, or is over a limit. The
+// ticket is still good only where the rate was exceeded, the database could not be asked, or this server is draining.
 func (s *Server) byTicket(w http.ResponseWriter, r *http.Request) (p stream.Principal, err error) {
 	if !s.limits.guess(r) {
 		return p, errRate
 	}
 	bad := false
-	defer func() { s.limits.settle(w, r, bad) }()
-	tickets := lenient(r)["ticket"]
+	defer func() { s.limits.endGuess(w, r, bad) }()
+	tickets := lenientQuery(r)["ticket"]
 	switch {
 	case len(tickets) > 1: // proxies differ in which one they look at
 		err = stream.ErrNoTicket
@@ -89,7 +89,7 @@ func (s *Server) byTicket(w http.ResponseWriter, r *http.Request) (p stream.Prin
 	if err == nil && !p.Expires.IsZero() && !time.Now().Before(p.Expires) { // by this server's clock, as for a token
 		err = stream.ErrNoTicket
 	}
-	if !errors.Is(err, delivery.ErrDraining) { // else nobody has looked at it
+	if !errors.Is(err, delivery.ErrDraining) { // else nothing was redeemed
 		s.cfg.Stats.Tickets[redeemedBy(err)].Inc()
 	}
 	if errors.Is(err, stream.ErrNoTicket) {
@@ -107,7 +107,7 @@ func hasBearer(r *http.Request) bool {
 }
 
 // hasTicket tells whether there is one in the address.
-func hasTicket(r *http.Request) bool { return strings.Join(lenient(r)["ticket"], "") != "" }
+func hasTicket(r *http.Request) bool { return strings.Join(lenientQuery(r)["ticket"], "") != "" }
 
 // stranger counts and logs that a credential was bad.
 func (s *Server) stranger(w http.ResponseWriter, r *http.Request, err error) {
@@ -142,8 +142,8 @@ func (s *Server) authenticated(role stream.Role, next func(http.ResponseWriter, 
 	})
 }
 
-// tooMany refuses a request for its rate: one for a stream as EventSource understands it, unless no retry makes it
-// better.
+// tooMany refuses a request for its rate. One for a stream is told so that EventSource tries again, unless no retry
+// helps.
 func (s *Server) tooMany(w http.ResponseWriter, r *http.Request, err error) {
 	s.cfg.Stats.RequestsLimited.Inc()
 	s.refuse(w, r, newFrameWriter(w, s.cfg.WriteTimeout, s.cfg.Stats), aboutOf(r), err)

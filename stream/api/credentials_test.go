@@ -115,7 +115,7 @@ func (b *slowBook) Redeem(_ context.Context, ticket string) (stream.Principal, e
 	return stream.Principal{}, stream.ErrNoTicket
 }
 
-// Else as many pass the check as come while the database is slow.
+// Were guesses counted only once the database has answered, any number could pass while it is slow.
 func TestGuessesThatComeAtOnceAskTheDatabaseNoMoreThanOthers(t *testing.T) {
 	t.Parallel()
 	const limit, guesses = 20, 300
@@ -150,7 +150,7 @@ func TestGuessesThatComeAtOnceAskTheDatabaseNoMoreThanOthers(t *testing.T) {
 	}
 }
 
-// Whoever has good tickets gives the places back, however many come.
+// A good ticket gives its place back, so that any number of them may come.
 func TestGoodTicketsCountNothing(t *testing.T) {
 	t.Parallel()
 	const limit = 20

@@ -18,24 +18,24 @@ const (
 	// unwantedBody is how long a body may take that nobody has asked for yet. net/http reads what is left of a body
 	// before it sends the answer, which must still have time to be written.
 	unwantedBody = 10 * time.Second
-	// paceBytes are what a client must take within the write timeout.
+	// paceBytes is how many bytes a client must take within the write timeout.
 	paceBytes = 64 << 10
 )
 
-// about is what a request is about.
+// about is what a request asks for, as far as its address tells.
 type about struct {
-	stream   bool              // it asks for a stream
-	topology stream.TopologyID // empty: for one of many topologies
+	stream   bool              // a stream
+	topology stream.TopologyID // the one that it is of; empty: it is of many, or of the list
 }
 
-// aboutOf tells it by the address.
+// aboutOf reads it from the route.
 func aboutOf(r *http.Request) about {
 	switch pattern := chi.RouteContext(r.Context()).RoutePattern(); {
 	case pattern == manyPath, pattern == listPath:
 		return about{stream: true}
 	case strings.HasSuffix(pattern, "/events"):
 		id, ok := stream.ParseTopologyID(chi.URLParam(r, "id"))
-		return about{stream: ok, topology: id} // who gives none gets problem+json
+		return about{stream: ok, topology: id} // an address without an id gets problem+json
 	}
 	return about{}
 }
@@ -64,7 +64,7 @@ func (s *Server) secure(next http.Handler) http.Handler {
 // longestLogged is how many bytes of what a stranger sends go into one line of the log.
 const longestLogged = 200
 
-// logged is what a stranger has sent, as much of it as the log takes: who sends much must not fill the disk.
+// logged is what a stranger has sent, cut to longestLogged bytes: a long request must not fill the disk.
 func logged(sent string) string {
 	if len(sent) <= longestLogged {
 		return sent
@@ -99,8 +99,8 @@ func (s *Server) shared(next http.Handler) http.Handler {
 	})
 }
 
-// decoded routes by the path that is meant: %30 is 0 (RFC 3986, section 6.2.2.2). An encoded slash separates nothing,
-// and nothing here has one in its name.
+// decoded routes by the decoded path: %30 is 0 (RFC 3986, section 6.2.2.2). An encoded slash stays encoded, because it
+// does not separate; no route has one in a name.
 func decoded(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.RawPath != "" {

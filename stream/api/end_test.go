@@ -180,7 +180,7 @@ func TestAWriteThatIsBlockedDoesNotOutliveTheToken(t *testing.T) {
 	}
 }
 
-// Whoever reads nothing could hold any number of streams by resuming again and again.
+// Did it outlive that, a client that reads nothing could hold any number of streams by resuming again and again.
 func TestAWriteThatIsBlockedDoesNotOutliveTheLossOfItsPlace(t *testing.T) {
 	t.Parallel()
 	for _, protocol := range protocols() {

@@ -12,8 +12,8 @@ import (
 	"topostream/stream/engine"
 )
 
-// handOver gives a stream to the engine, if it can carry it: then the handler is done with it, and nothing of the
-// request is kept. What needs net/http to be written is not the engine's: TLS, HTTP/2, the chunks that HTTP/1.0 lacks.
+// handOver gives a stream to the engine, if that can carry it: then the handler is done, and nothing of the request is
+// kept. The engine carries HTTP/1.1 without TLS; all else takes net/http to be written.
 func (s *Server) handOver(w http.ResponseWriter, r request, h engine.Handover, self *session) bool {
 	if s.cfg.Engine == nil || r.TLS != nil || r.ProtoMajor != 1 || r.ProtoMinor != 1 {
 		return false
@@ -26,7 +26,7 @@ func (s *Server) handOver(w http.ResponseWriter, r request, h engine.Handover, s
 	self.opening = carried(w, r.Request)
 	h.Expires = r.principal.Expires
 	tellRole(w)
-	head := buffered.AvailableBuffer() // which nobody else needs any more
+	head := buffered.AvailableBuffer() // nobody else uses it after Hijack
 	h.Head, h.Unread = s.heads.append(head, w.Header(), time.Now()), buffered.Reader.Buffered()
 	c, err := s.cfg.Engine.Carry(conn, h, self)
 	if err != nil {
@@ -42,7 +42,7 @@ func (s *Server) handOver(w http.ResponseWriter, r request, h engine.Handover, s
 	return true
 }
 
-// turnAway says to come back, on a connection that is nobody's any more.
+// turnAway tells the client of a hijacked connection, which the engine did not take, to come back later.
 func (s *Server) turnAway(conn net.Conn, h *engine.Handover) {
 	defer func() { _ = conn.Close() }() // what could be said is said
 	h.Machine.Fail(stream.ErrUnavailable)

@@ -118,7 +118,7 @@ func TestTheHeadersAreThoseOfNetHTTPButForHowTheBodyEnds(t *testing.T) {
 	}
 }
 
-// Only then is the memory of a request free, and only then does a goroutine less run.
+// What a request takes, its memory and a goroutine, is free only when its handler has returned.
 func TestTheHandlerReturnsAndTheStreamGoesOn(t *testing.T) {
 	t.Parallel()
 	bus, feed := aFeed()

@@ -23,12 +23,12 @@ var (
 
 // A ruling is what clients are told of an error.
 type ruling struct {
-	target error         // nil: any other
-	says   error         // whose sentence they get, unless the error has one of its own; nil: target's
+	target error         // the sentinel that the ruling is for
+	says   error         // the error whose sentence clients get, unless theirs has one of its own; nil: target
 	status int           // of problem+json
 	after  time.Duration // Retry-After; 0: another try does not help
 	again  time.Duration // after which a stream may be tried again; 0: EventSource gets the status, and gives up for good
-	log    string        // at Warn, with what was wrapped; empty: it is no news
+	log    string        // its message in the log, where what was wrapped is told, too; empty: it is not logged
 }
 
 const (
@@ -53,7 +53,7 @@ func rulings() []ruling {
 		{target: stream.ErrDeleted, says: stream.ErrNotFound, status: missing},
 		{target: errUnauthenticated, status: nobody},
 		{target: stream.ErrNoTicket, says: errUnauthenticated, status: nobody},
-		{target: delivery.ErrExpired, says: errUnauthenticated, status: nobody}, // whoever comes back with it hears the same
+		{target: delivery.ErrExpired, says: errUnauthenticated, status: nobody}, // as another try with the token would be
 		{target: stream.ErrTooMany, status: crowded, after: retryAfter},
 		{target: stream.ErrTooManyTickets, status: crowded, after: delivery.CrowdedRetry},
 		{target: errRate, status: crowded, after: rateWindow, again: rateWindow},
@@ -65,7 +65,7 @@ func rulings() []ruling {
 		{target: stream.ErrVersionConflict, status: conflict},
 		{target: stream.ErrNameTaken, status: conflict},
 		{target: stream.ErrKeyReused, status: conflict},
-		// Before what may be wrapped with it: why it waited no longer.
+		// Before ErrUnavailable, which it may wrap as the cause of its context.
 		{target: stream.ErrNoMemory, status: elsewhere, after: retryAfter, again: retryAfter, log: "no memory"},
 		{target: stream.ErrBusy, status: elsewhere, after: retryAfter, again: retryAfter, log: "busy"},
 		{target: delivery.ErrDraining, status: elsewhere, after: retrySoon, again: retrySoon},
@@ -75,7 +75,7 @@ func rulings() []ruling {
 			target: context.DeadlineExceeded, says: stream.ErrUnavailable, status: elsewhere, after: retrySoon,
 			again: retryAfter, log: "unavailable",
 		},
-		// These are between a feed and its cursor: whoever hears of them has only to come back.
+		// These two are between a feed and its cursor: a client that gets one of them has only to come back.
 		{
 			target: stream.ErrReset, says: stream.ErrUnavailable, status: elsewhere, after: retrySoon, again: retryAfter,
 			log: "unavailable",
@@ -109,7 +109,8 @@ func rulingOn(err error, forStream bool) (ruling, string) {
 	return r, sentence(r, err)
 }
 
-// sentence is the error's own, where it has one for clients; else the sentinel's, never what was wrapped beside it.
+// sentence is what clients are told: the error's own sentence, where it has one for them, else that of the ruling. What
+// was wrapped beside a sentinel is never told.
 func sentence(r ruling, err error) string {
 	if conflict, ok := errors.AsType[*stream.ConflictError](err); ok {
 		return conflict.Detail
@@ -141,8 +142,8 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	ruled.problem(w, detail)
 }
 
-// refuse answers instead of a stream. A browser's EventSource gives up for good on any answer but 200, so where a
-// retry would help it gets one, with a longer retry time and the reason.
+// refuse answers a request for a stream that it does not get. A browser's EventSource gives up for good on any status
+// but 200: where a retry would help, it gets a 200 with a longer retry time and the reason, and nothing else.
 func (s *Server) refuse(w http.ResponseWriter, r *http.Request, writer *frameWriter, a about, err error) {
 	err = s.seen(r, err)
 	if errors.Is(err, context.Canceled) {

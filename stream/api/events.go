@@ -17,28 +17,28 @@ import (
 // events is GET /topologies/{id}/events.
 func (s *Server) events(w http.ResponseWriter, r request) {
 	id := stream.TopologyID(strings.Clone(string(r.topology))) // of a line of the request, which it would keep
-	req := stream.AttachRequest{Topology: id, Graph: lenient(r.Request).Get("graph") == "1"}
+	req := stream.AttachRequest{Topology: id, Graph: lenientQuery(r.Request).Get("graph") == "1"}
 	req.After, req.Resume = lastEventID(r.Request)
-	s.begin(w, r, about{stream: true, topology: id}, string(id), req.Resume, &one{s, req})
+	s.serveStream(w, r, about{stream: true, topology: id}, string(id), req.Resume, &oneAttacher{s, req})
 }
 
 // An attacher attaches a stream.
 type attacher interface {
-	// atOnce does it where nothing has to be waited for; false: something has to.
+	// atOnce attaches it if that takes no wait; else it returns false.
 	atOnce() (engine.Handover, bool)
-	// wait does it where that may take its time.
+	// wait attaches it, however long the bus takes.
 	wait(ctx context.Context) (engine.Handover, error)
 	// exists returns stream.ErrNotFound where there is nothing to attach.
 	exists(ctx context.Context) error
 }
 
-// one attaches a stream of one topology, or of the list.
-type one struct {
+// oneAttacher attaches a stream of one topology, or of the list.
+type oneAttacher struct {
 	server *Server
 	req    stream.AttachRequest
 }
 
-func (o *one) atOnce() (h engine.Handover, ok bool) {
+func (o *oneAttacher) atOnce() (h engine.Handover, ok bool) {
 	sub := o.server.atOnce(o.req)
 	if sub != nil {
 		h = o.handover(sub)
@@ -46,7 +46,7 @@ func (o *one) atOnce() (h engine.Handover, ok bool) {
 	return h, sub != nil
 }
 
-func (o *one) wait(ctx context.Context) (h engine.Handover, err error) {
+func (o *oneAttacher) wait(ctx context.Context) (h engine.Handover, err error) {
 	sub, err := o.server.cfg.Bus.Attach(ctx, o.req)
 	if err == nil {
 		h = o.handover(sub)
@@ -54,22 +54,22 @@ func (o *one) wait(ctx context.Context) (h engine.Handover, err error) {
 	return h, err
 }
 
-func (o *one) exists(ctx context.Context) error {
+func (o *oneAttacher) exists(ctx context.Context) error {
 	if o.req.List != nil {
 		return nil
 	}
 	return o.server.cfg.Store.Exists(ctx, o.req.Topology)
 }
 
-func (o *one) handover(sub *stream.Subscription) engine.Handover {
+func (o *oneAttacher) handover(sub *stream.Subscription) engine.Handover {
 	o.server.resumed(o.req, sub)
 	return engine.Handover{Machine: delivery.New(o.req, sub, 2000+rand.N(2001), o.server.cfg.Keepalive)}
 }
 
-// begin serves a stream. set is the same for streams of the same topologies: one of a user's that resumes may take
-// another one's place. What is needed only by those who wait is made only for them: when a server comes back, most of
-// its clients are of topologies that it has.
-func (s *Server) begin(w http.ResponseWriter, r request, a about, set string, resumes bool, attach attacher) {
+// serveStream serves a stream. set is the same for streams of the same topologies: where a user has no place left, one
+// that resumes takes the place of an older one of the same set. What only a client that has to wait needs is made after
+// atOnce: when clients come back after a restart, most are of topologies that are attached already.
+func (s *Server) serveStream(w http.ResponseWriter, r request, a about, set string, resumes bool, attach attacher) {
 	if r.Method == http.MethodHead {
 		s.head(w, r, attach)
 		return
@@ -124,7 +124,7 @@ func (s *Server) head(w http.ResponseWriter, r request, attach attacher) {
 	newFrameWriter(w, s.cfg.WriteTimeout, s.cfg.Stats).headers()
 }
 
-// causeOr prefers why the stream was ended to what that looked like from within.
+// causeOr gives ctx's cause, which is why the stream was ended, and err only where ctx has not ended.
 func causeOr(ctx context.Context, err error) error {
 	if cause := context.Cause(ctx); cause != nil {
 		return cause
@@ -147,8 +147,8 @@ func lastEventID(r *http.Request) (stream.Seq, bool) {
 	return stream.ParseSeq(v)
 }
 
-// lenient is the query of a request, as much of it as can be read; nil: it has none, as most streams.
-func lenient(r *http.Request) url.Values {
+// lenientQuery is the query of a request, as much of it as can be read; nil: it has none, as most streams.
+func lenientQuery(r *http.Request) url.Values {
 	if r.URL.RawQuery == "" {
 		return nil
 	}

@@ -36,8 +36,8 @@ func tellRole(w http.ResponseWriter) {
 	}
 }
 
-// heads makes the heads of streams that net/http does not write. Those of one second are the same but for its
-// fraction: a connect would else cost more in dates than in its place in the feed. Any goroutine may use it.
+// heads makes the heads of streams that net/http does not write. All heads of one second share one text but for the
+// fraction in timeHeader: formatting dates would cost a connect more than attaching it. Any goroutine may use it.
 type heads struct{ latest atomic.Pointer[headOfSecond] }
 
 // A headOfSecond is what the heads of a second begin with, as far as the point in the time.
@@ -72,7 +72,8 @@ func newHeadOfSecond(now time.Time) *headOfSecond {
 	return &headOfSecond{unix: now.Unix(), text: text[:len(text)-len("000000Z\r\n")]}
 }
 
-// appendHeaders is Header.Write, but for a writer and what it costs: each header by its name, a value in one line.
+// appendHeaders appends what Header.Write would write, without what a writer costs: headers sorted by name, each value
+// on one line.
 func appendHeaders(dst []byte, h http.Header) []byte {
 	var room [16]string
 	names := slices.AppendSeq(room[:0], maps.Keys(h))
@@ -86,7 +87,7 @@ func appendHeaders(dst []byte, h http.Header) []byte {
 	return dst
 }
 
-// appendLine appends what must not end a header's line before its end.
+// appendLine appends a header's value with line ends replaced by spaces, so that it cannot begin another header.
 func appendLine(dst []byte, text string) []byte {
 	begin := len(dst)
 	dst = append(dst, text...)

@@ -9,8 +9,8 @@ import (
 	"topostream/stream"
 )
 
-// journalBeyond is above every seq: who asks for what follows learns whether there is such a topology, and reads no
-// event.
+// journalBeyond is above every seq: a request for what follows it tells whether the topology has a journal, and reads
+// no event.
 const journalBeyond = stream.Seq(1) << 53
 
 // malformedJournal is malformed for the journal, which outlives its topology.
@@ -44,7 +44,7 @@ func (s *Server) journal(w http.ResponseWriter, r request) {
 		return
 	}
 	most := min(journalBytes, s.forAnswers.Limit())
-	page, room, err := reading(r.Context(), s.forAnswers, most,
+	page, room, err := readWithin(r.Context(), s.forAnswers, most,
 		func(ctx context.Context, most int64) (stream.JournalPage, error) {
 			req := stream.JournalRequest{Topology: r.topology, After: min(after, journalBeyond), Limit: int(limit), Most: most}
 			return s.cfg.Bus.Journal(ctx, req)
@@ -68,7 +68,7 @@ func sizeOf(page stream.JournalPage) (size int64) {
 // writeJournal writes the events as the encoder made them: encoding/json would compact them, and an event has the
 // same bytes however it came. It makes no copy of them.
 func writeJournal(w http.ResponseWriter, page stream.JournalPage) {
-	begin(w, http.StatusOK, "application/json")
+	beginAnswer(w, http.StatusOK, "application/json")
 	b := bufio.NewWriterSize(w, 64<<10)
 	fmt.Fprintf(b, `{"first":%d,"head":%d,"events":[`, page.First, page.Head)
 	for i, event := range page.Events {

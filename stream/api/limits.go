@@ -50,9 +50,10 @@ func (l *limits) failed(w http.ResponseWriter, r *http.Request) bool {
 	return l != nil && ok && l.failures.OnLimit(w, r, address)
 }
 
-// guess takes a place for a ticket: only the database knows whether it is good, and it is not asked for who may only be
-// guessing. What is being asked counts as if it were bad, so that guesses that come at once are no more than others.
-// The place is given back by settle.
+// guess takes a place for a ticket: only the database knows whether it is good, and it is not asked for an address that
+// has failed too often. A ticket that is being asked about counts as failed already, so that guesses that come at the
+// same moment are bounded, too.
+// The place is given back by endGuess.
 func (l *limits) guess(r *http.Request) bool {
 	address, ok := addressOf(r)
 	if l == nil || !ok {
@@ -68,8 +69,9 @@ func (l *limits) guess(r *http.Request) bool {
 	return true
 }
 
-// settle gives back the place of a guess, and counts a bad one in the same moment.
-func (l *limits) settle(w http.ResponseWriter, r *http.Request, isBad bool) {
+// endGuess gives back the place of a guess, and counts it as failed if the ticket was bad, in one step: in between the
+// guess would count for nothing.
+func (l *limits) endGuess(w http.ResponseWriter, r *http.Request, isBad bool) {
 	address, ok := addressOf(r)
 	if l == nil || !ok {
 		return

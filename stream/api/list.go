@@ -26,7 +26,7 @@ func (s *Server) list(w http.ResponseWriter, r request) {
 		}
 	}
 	req := stream.AttachRequest{List: listFor(r.principal, wanted)}
-	s.begin(w, r, about{stream: true}, setOfList, false, &one{s, req})
+	s.serveStream(w, r, about{stream: true}, setOfList, false, &oneAttacher{s, req})
 }
 
 // listFor is the list as a token may see it, and in these statuses; nil: in any.

@@ -179,24 +179,24 @@ func (s *Server) many(w http.ResponseWriter, r request, a asked) {
 	// A browser's EventSource that comes back says so by this header alone.
 	resumes := r.Header.Get("Last-Event-ID") != "" ||
 		slices.ContainsFunc(wanted, func(req stream.AttachRequest) bool { return req.Resume })
-	s.begin(w, r, about{stream: true}, setOf(wanted), resumes, &several{s, wanted, s.log(w)})
+	s.serveStream(w, r, about{stream: true}, setOf(wanted), resumes, &manyAttacher{s, wanted, s.log(w)})
 }
 
-// several attaches a stream of many topologies, which always waits: for the first one that is there.
-type several struct {
+// manyAttacher attaches a stream of many topologies. It never does so at once: it waits for the first that is attached.
+type manyAttacher struct {
 	server *Server
 	wanted []stream.AttachRequest
 	log    *slog.Logger // of the request
 }
 
-func (v *several) atOnce() (h engine.Handover, ok bool) { return h, false }
+func (v *manyAttacher) atOnce() (h engine.Handover, ok bool) { return h, false }
 
-func (v *several) wait(ctx context.Context) (engine.Handover, error) {
+func (v *manyAttacher) wait(ctx context.Context) (engine.Handover, error) {
 	return v.server.attachMany(ctx, v.log, v.wanted)
 }
 
-// exists finds one that is there, or says that none is.
-func (v *several) exists(ctx context.Context) error {
+// exists returns stream.ErrNotFound where none of the topologies exists.
+func (v *manyAttacher) exists(ctx context.Context) error {
 	for _, req := range v.wanted {
 		err := error(nil)
 		if req.List == nil {
@@ -218,13 +218,14 @@ func setOf(wanted []stream.AttachRequest) string {
 	return string(hash.Sum(nil))
 }
 
-// attachMany attaches all, and gives the stream as soon as one is there. Where none is, it gives the reason of one that
-// may come back, if there is one.
+// attachMany begins to attach all, and gives the stream as soon as the first is attached. Where none can be, its error
+// is that of one that may be attached later, if there is one.
 func (s *Server) attachMany(
 	ctx context.Context, log *slog.Logger, wanted []stream.AttachRequest,
 ) (h engine.Handover, err error) {
 	h.Machine = delivery.NewMany(wanted, 2000+rand.N(2001), s.cfg.Keepalive)
-	attachCtx, cancel := context.WithCancelCause(context.Background()) // the handler may return before, with its request
+	// Not the request's: the handler may return, and end that, while parts are still being attached.
+	attachCtx, cancel := context.WithCancelCause(context.Background())
 	stop := context.AfterFunc(ctx, func() { cancel(context.Cause(ctx)) })
 	arrivals := make(chan engine.Arrival, len(wanted))
 	for part, req := range wanted {
@@ -238,7 +239,7 @@ func (s *Server) attachMany(
 	h.Arrivals = engine.Arrivals{C: arrivals, Left: len(wanted), Cancel: func() { cancel(nil) }}
 	failed := stream.ErrNotFound
 	for h.Arrivals.Left > 0 {
-		a := <-arrivals // which comes: Attach heeds ctx
+		a := <-arrivals // one comes in any case: Attach returns when its context ends
 		h.Arrivals.Left--
 		h.Machine.Attached(a.Part, a.Subscription, a.Err)
 		if a.Err == nil {

@@ -44,7 +44,7 @@ func (s *Server) listMutations(w http.ResponseWriter, r request) {
 	}
 	q.Bytes = min(mutationsBytes, s.forAnswers.Limit())
 	var next int64
-	page, room, err := reading(r.Context(), s.forAnswers, q.Bytes+2, // and brackets
+	page, room, err := readWithin(r.Context(), s.forAnswers, q.Bytes+2, // and brackets
 		func(ctx context.Context, most int64) (page []byte, err error) {
 			page, next, err = s.cfg.Store.Mutations(ctx, r.topology, q, most)
 			return page, err

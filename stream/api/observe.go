@@ -1,7 +1,6 @@
 package api
 
 import (
-	"cmp"
 	"net/http"
 	"strings"
 	"time"
@@ -12,7 +11,7 @@ import (
 	"topostream/stream/delivery"
 )
 
-// statusGone is said of a request whose client went before it was answered, as nginx does.
+// statusGone is the status of a request whose client went before it was answered, as in nginx's log.
 const statusGone = 499
 
 // An Observation is what one request was and what came of it: of a stream at the stream's end, of any other when it is
@@ -45,57 +44,14 @@ type StreamEnd struct {
 // observing tells whether anybody wants observations.
 func (s *Server) observing() bool { return s.cfg.Observe != nil || s.access != nil }
 
-// observe is the one place that every observation comes to. It never blocks: a shard of the engine calls it.
+// observe passes an observation to Config.Observe and to the access log. It never blocks,
+// because a shard of the engine calls it.
 func (s *Server) observe(o *Observation) {
 	if s.cfg.Observe != nil {
 		s.cfg.Observe(o)
 	}
 	if s.access != nil {
 		s.access.put(o)
-	}
-}
-
-// A reply is what a request is answered with. It is found by its writer, however that was wrapped meanwhile.
-type reply struct {
-	http.ResponseWriter
-
-	observation  Observation
-	isCarried    bool // its stream tells of it
-	takesTickets bool // the route does
-	id           [1]string
-	role         [1]string // of the principal; empty: there is none yet
-}
-
-// Unwrap is for http.ResponseController.
-func (e *reply) Unwrap() http.ResponseWriter { return e.ResponseWriter }
-
-// WriteHeader implements http.ResponseWriter.
-func (e *reply) WriteHeader(status int) {
-	if e.observation.Status == 0 && status >= http.StatusOK {
-		e.observation.Status = status
-	}
-	e.ResponseWriter.WriteHeader(status)
-}
-
-// Write implements http.ResponseWriter.
-func (e *reply) Write(b []byte) (int, error) {
-	e.observation.Status = cmp.Or(e.observation.Status, http.StatusOK)
-	n, err := e.ResponseWriter.Write(b)
-	e.observation.Bytes += int64(n)
-	return n, err
-}
-
-// replyOf finds the reply to a request by its writer. Where there is none, it is one that nobody looks at.
-func replyOf(w http.ResponseWriter) *reply {
-	for {
-		switch v := w.(type) {
-		case *reply:
-			return v
-		case interface{ Unwrap() http.ResponseWriter }:
-			w = v.Unwrap()
-		default:
-			return &reply{ResponseWriter: w}
-		}
 	}
 }
 
@@ -126,7 +82,7 @@ func (s *Server) answered(e *reply, r *http.Request) {
 	s.observe(o)
 }
 
-// method is that of a request; of one that there is none, no more of it than is needed to see so.
+// method is a request's, cut to the length of the longest known one: whatever a client sends as a method is logged.
 func method(r *http.Request) string {
 	if len(r.Method) <= len(http.MethodOptions) {
 		return r.Method
@@ -141,14 +97,14 @@ type opening struct {
 	isPOST      bool
 }
 
-// carried says that the stream of a request will tell of it, and gives what it needs for that.
+// carried records that the request is observed at its stream's end, and gives what the stream needs for that.
 func carried(w http.ResponseWriter, r *http.Request) opening {
 	e := replyOf(w)
 	e.isCarried = true
 	return opening{e.id[0], r.RemoteAddr, e.observation.Begun, r.Method == http.MethodPost}
 }
 
-// observeEnd tells of a stream that is over.
+// observeEnd observes a stream that is over.
 func (s *session) observeEnd(a delivery.Account) {
 	if !s.server.observing() {
 		return

@@ -11,19 +11,17 @@ import (
 	"topostream/stream/delivery"
 )
 
-// setOfList is the set of streams of the list.
-const setOfList = "the list"
-
-// registryShards is how many locks those who come and go share.
+// registryShards is how many parts, each with a lock of its own, the registry has.
 const registryShards = 16
 
-// The registry of streams, and not http.Server, owns limits and drain. Each user's streams are in one shard.
+// A registry knows all open streams. It, and not http.Server, enforces the limits and drains. Each user's streams are
+// in one shard.
 type registry struct {
 	max, maxPerUser int
 
 	seed    maphash.Seed
 	shards  [registryShards]registryShard
-	streams atomic.Int64  // in all shards, and those that are being added
+	streams atomic.Int64  // in all shards, with those that are being added
 	gone    chan struct{} // one place: a stream has gone while the server drains
 }
 
@@ -137,7 +135,7 @@ func (r *registryShard) unlink(s *session) bool {
 	return true
 }
 
-// handOver gives s its carrier, or another one. Of an end that came before, that one is told.
+// handOver gives s its carrier, or another one, and tells it at once if s has been ended meanwhile.
 func (g *registry) handOver(s *session, to carrier) {
 	shard := g.shardOf(s.user)
 	shard.mu.Lock()
@@ -147,7 +145,7 @@ func (g *registry) handOver(s *session, to carrier) {
 	}
 }
 
-// expire ends s, if it is still there, because its token has.
+// expire ends s, if it is still there, because its token has expired.
 func (g *registry) expire(s *session) {
 	g.whileListed(s, func() { s.end(delivery.ErrExpired, lastWords()) })
 }
@@ -225,54 +223,3 @@ func (r *registryShard) close() (all []*session) {
 	}
 	return all
 }
-
-// A session is one open stream.
-type session struct {
-	server  *Server
-	user    string
-	set     string // of which topologies
-	opening opening
-	carrier carrier // of the shard's lock, as what follows; nil: none yet
-	why     error   // it was ended; nil: it was not
-
-	listed     bool
-	prev, next *session // of its user
-}
-
-// A carrier carries one stream to its end.
-//
-// End ends it in order: behind what is being written, with the reason. Any goroutine may call it, again and again. What
-// is blocked is cut at by, unless that is zero. It is called under the lock of the registry's shard, for a session that
-// is in it.
-type carrier interface {
-	End(why error, by time.Time)
-}
-
-// began counts a stream that is open.
-func (s *session) began() {
-	s.server.cfg.Stats.Streams.Inc()
-	s.server.cfg.Stats.StreamsOpened.Inc()
-}
-
-// Ended implements engine.Owner.
-func (s *session) Ended(a delivery.Account) {
-	s.server.cfg.Stats.Streams.Dec()
-	s.server.cfg.Stats.StreamsClosed[delivery.EndCause(a.Why)].Inc()
-	s.observeEnd(a)
-	s.server.registry.remove(s)
-}
-
-// end ends a stream, also one that has no carrier yet. The shard's lock is held, without which the handler does not
-// return.
-func (s *session) end(why error, by time.Time) {
-	if s.why == nil {
-		s.why = why
-	}
-	if s.carrier != nil {
-		s.carrier.End(why, by)
-	}
-}
-
-// lastWords is when a stream that has lost its right is cut: a client that takes what it was sent slowly must not keep
-// it for as long as a write may take.
-func lastWords() time.Time { return time.Now().Add(delivery.LastWords) }

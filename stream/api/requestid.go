@@ -1,7 +1,6 @@
 package api
 
 import (
-	"context"
 	"encoding/hex"
 	"log/slog"
 	"math/rand/v2"
@@ -54,29 +53,4 @@ func idIn(w http.ResponseWriter) string {
 // log is the log of a request that is being answered.
 func (s *Server) log(w http.ResponseWriter) *slog.Logger {
 	return s.cfg.Logger.With("request_id", idIn(w))
-}
-
-// samples are one of each level that [Server.say] logs at: else bad tokens, at Info, would hide that the database is
-// away.
-type samples map[slog.Level]*sampledLog
-
-func newSamples() samples {
-	return samples{slog.LevelInfo: {}, slog.LevelWarn: {}, slog.LevelError: {}}
-}
-
-// say logs about a request that is being answered; about those whom nobody knows a sample of each level, since as many
-// lines as they like to cause would fill the disk.
-func (s *Server) say(w http.ResponseWriter, level slog.Level, text string, attrs ...any) {
-	ctx := context.Background()
-	if !s.cfg.Logger.Enabled(ctx, level) {
-		return
-	}
-	if !replyOf(w).observation.Known {
-		suppressed, ok := s.strangers[level].takes()
-		if !ok {
-			return
-		}
-		attrs = append(attrs, "suppressed", suppressed)
-	}
-	s.log(w).Log(ctx, level, text, attrs...)
 }

@@ -8,8 +8,8 @@ import (
 	"topostream/stream"
 )
 
-// Seeing is the bus where this server may be blind: "not there" would be a guess then, which clients take as final. It
-// is [stream.ErrUnavailable] as long as blind gives an error.
+// Seeing is a bus whose [stream.ErrNotFound] is [stream.ErrUnavailable] while blind gives an error: the topology may be
+// there, and this server may only not see it. Clients take "not found" as final.
 func Seeing(bus stream.Bus, blind func(context.Context) error) stream.Bus {
 	if blind == nil {
 		return bus
@@ -29,7 +29,7 @@ func (s seeing) Attach(ctx context.Context, req stream.AttachRequest) (*stream.S
 	return sub, seen(ctx, s.blind, err)
 }
 
-// seen is err, but not "not there" where blind says that this server cannot see what there is.
+// seen is err, or ErrUnavailable in the place of ErrNotFound while blind gives an error.
 func seen(ctx context.Context, blind func(context.Context) error, err error) error {
 	if blind == nil || !errors.Is(err, stream.ErrNotFound) {
 		return err

@@ -71,12 +71,12 @@ type Config struct {
 // A Server serves HTTP. Make it with New, end its streams with Drain.
 type Server struct {
 	cfg         Config
-	atOnce      func(stream.AttachRequest) *stream.Subscription // of the bus; nil: something has to be waited for
+	atOnce      func(stream.AttachRequest) *stream.Subscription // AttachAtOnce of the bus, where it has that; never nil
 	registry    *registry
 	heads       heads
 	limits      *limits
 	access      *accessLog    // nil: there is none
-	strangers   samples       // of what those cause whom nobody knows
+	strangers   samples       // of what is logged about requests without a good credential
 	forAnswers  *stream.Share // what is read for answers, until it is written
 	forBodies   *stream.Share // large bodies of requests, until they are answered
 	crossOrigin *http.CrossOriginProtection
@@ -98,7 +98,7 @@ func New(cfg Config) *Server {
 	}
 	atOnce := func(stream.AttachRequest) *stream.Subscription { return nil }
 	if bus, ok := cfg.Bus.(stream.AtOnce); ok {
-		atOnce = bus.AttachAtOnce // what it gives is there, so it sees it
+		atOnce = bus.AttachAtOnce // not through Seeing: what it gives is there, and it never says that something is not
 	}
 	cfg.Bus = Seeing(cfg.Bus, cfg.Blind)
 	if cfg.Logger == nil {
@@ -113,9 +113,9 @@ func New(cfg Config) *Server {
 	}
 }
 
-// Drain refuses new streams, tells every open one to come back later, spread over half of what is left of ctx, waits
-// until all are gone, and cuts those that are left when ctx ends (then it returns ctx's error).
-// Behind them it writes what is left of the access log.
+// Drain refuses new streams, tells every open one to come back later, spread over half of the time that ctx has left,
+// waits until all are gone, and cuts those that are left when ctx ends (then it returns ctx's error). At last it writes
+// what is left of the access log.
 func (s *Server) Drain(ctx context.Context) error {
 	err := s.registry.drain(ctx)
 	if s.access != nil {
@@ -256,7 +256,7 @@ func (s *Server) ready(database bool) error {
 	return nil
 }
 
-// A request is one that passed 401 and 403.
+// A request is one whose credential is good and whose role may do what it asks for.
 type request struct {
 	*http.Request
 
@@ -312,12 +312,12 @@ func writeJSON(w http.ResponseWriter, status int, contentType string, v any) {
 }
 
 func writeBody(w http.ResponseWriter, status int, contentType string, body []byte) {
-	begin(w, status, contentType)
+	beginAnswer(w, status, contentType)
 	_, _ = w.Write(body) // the client may be gone
 }
 
-// begin begins an answer that nobody may keep.
-func begin(w http.ResponseWriter, status int, contentType string) {
+// beginAnswer writes the head of an answer that no cache may keep.
+func beginAnswer(w http.ResponseWriter, status int, contentType string) {
 	w.Header().Set("Content-Type", contentType)
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(status)

@@ -22,9 +22,10 @@ func (s *Server) listTopologies(w http.ResponseWriter, r request) {
 		s.fail(w, r.Request, err)
 		return
 	}
-	list, room, err := reading(r.Context(), s.forAnswers, listRoom, func(ctx context.Context, most int64) ([]byte, error) {
+	read := func(ctx context.Context, most int64) ([]byte, error) {
 		return s.cfg.Store.Topologies(ctx, r.principal.Topologies, int(limit), offset, most)
-	})
+	}
+	list, room, err := readWithin(r.Context(), s.forAnswers, listRoom, read)
 	if err == nil && bytes.HasPrefix(list, []byte(`{"total":0,`)) {
 		if err = s.seen(r.Request, stream.ErrNotFound); errors.Is(err, stream.ErrNotFound) {
 			err = nil // there is really none
@@ -59,7 +60,7 @@ func (s *Server) getTopology(w http.ResponseWriter, r request) {
 	read := func(ctx context.Context, most int64) ([]byte, error) {
 		return s.cfg.Store.Topology(ctx, r.topology, most)
 	}
-	graph, room, err := reading(r.Context(), s.forAnswers, graphRoom, read)
+	graph, room, err := readWithin(r.Context(), s.forAnswers, graphRoom, read)
 	if err != nil {
 		s.fail(w, r.Request, err)
 		return

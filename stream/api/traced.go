@@ -7,8 +7,8 @@ import (
 	"topostream/stream"
 )
 
-// traced authenticates a request and has it answered within its span. What a stranger says of a trace is not believed:
-// nobody without a good credential writes into ours.
+// traced authenticates a request and answers it within its span. The traceparent of a request without a good credential
+// is ignored: strangers must not write into our traces.
 func (s *Server) traced(
 	answer func(w http.ResponseWriter, r *http.Request, p stream.Principal, err error),
 ) http.HandlerFunc {

@@ -82,7 +82,7 @@ func (f *frameWriter) flush() error {
 	return f.deadline(time.Time{})
 }
 
-// deadline sets the next deadline, none if it is zero, or the latest that endBy allows.
+// deadline sets the write deadline (zero: none), but never one behind the time that endBy has set.
 func (f *frameWriter) deadline(next time.Time) error {
 	err := f.control.SetWriteDeadline(next)
 	latest := f.latest.Load() // after the call above: endBy may come between

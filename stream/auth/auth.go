@@ -38,9 +38,9 @@ type Config struct {
 	RoleClaim    string      // the claim that holds the role, or an array of roles; empty: role, which holds one
 	DefaultRole  stream.Role // of tokens without a role that there is; empty: they are refused
 
-	Now     func() time.Time
-	Logger  *slog.Logger
-	Refresh time.Duration // between two reads of JWKSURL: 5 minutes
+	Now     func() time.Time // nil: time.Now
+	Logger  *slog.Logger     // nil: no log
+	Refresh time.Duration    // between two reads of JWKSURL: 5 minutes
 }
 
 // A Verifier authenticates requests. Any goroutine may use it, once Load has returned.
@@ -53,13 +53,17 @@ type Verifier struct {
 	tokens verified
 }
 
-// A keySource has the keys. Its key gives none that its token's algorithm does not fit. Its generation is another one,
-// by ==, whenever the keys may be others.
+// A keySource has the keys that verify tokens.
 type keySource interface {
+	// algorithms are those that a token may be signed with, whatever keys there are now.
 	algorithms() []string
+	// generation compares, by ==, as another one whenever the keys may have changed.
 	generation() any
+	// key gives the keys for a token's kid and algorithm, as jwt.Keyfunc does; errNoSuchKey or errWrongAlgorithm.
 	key(ctx context.Context, token *jwt.Token) (any, error)
+	// load reads the keys for the first time.
 	load(ctx context.Context) error
+	// run keeps them fresh until ctx ends; where there is nothing to keep fresh it returns at once.
 	run(ctx context.Context)
 }
 
@@ -117,8 +121,8 @@ func optional(s string, option func(string) jwt.ParserOption) jwt.ParserOption {
 	return option(s)
 }
 
-// Replace takes the Secret or the PublicKeys of cfg in the place of those before, of which they are the same kind. An
-// error leaves all as it was. Tokens that only the former ones verify are not taken any more from now on.
+// Replace puts the Secret or the PublicKeys of cfg, of the same kind as those before, in their place. From then on
+// tokens that only the former ones verify are refused. After an error all is as it was.
 func (v *Verifier) Replace(cfg Config) error {
 	local, ok := v.keys.(*localKeys)
 	if !ok {
@@ -150,7 +154,7 @@ func (v *Verifier) Run(ctx context.Context) error {
 const maxSubject = 255
 
 // Authenticate says who the request speaks for. Every error is an ErrUnauthenticated and a *stream.RefusedError. Nobody
-// may change the principal's Topologies: a token that comes again is given the same.
+// may change the principal's Topologies: all requests with the same token share that slice.
 func (v *Verifier) Authenticate(r *http.Request) (stream.Principal, error) {
 	p, err := v.authenticate(r)
 	if err != nil {

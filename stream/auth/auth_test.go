@@ -226,7 +226,8 @@ func escape(token string) string {
 		"%C3%A9").Replace(token)
 }
 
-// trailing is another last character of the token that means the same bytes to who does not look.
+// trailing is another last character for the token. It differs in a bit that base64 decoding ignores unless it is
+// strict.
 func trailing(token string) byte {
 	const alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 	return alphabet[strings.IndexByte(alphabet, token[len(token)-1])^1]

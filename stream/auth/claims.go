@@ -202,8 +202,8 @@ type claimError struct {
 func (e claimError) Error() string { return "the claim " + e.claim + ": " + e.why.Error() }
 
 // seconds is a NumericDate (RFC 7519, section 2) without a fraction: 1 to 12 digits, which end long after year 9999.
-// The RFC allows fractions, exponents and signs; what they would mean for a token that ends a stream to the second is
-// better not asked.
+// The RFC allows fractions, exponents and signs, too. They are refused: a stream ends when its token does, and when
+// that is must be beyond doubt.
 type seconds struct{ date *jwt.NumericDate }
 
 func (s *seconds) UnmarshalJSON(raw []byte) error {
@@ -216,10 +216,10 @@ func (s *seconds) UnmarshalJSON(raw []byte) error {
 	return nil
 }
 
-// scope is the claim topologies: absent is all, and whatever else is no array of ids is refused, null included: an
-// issuer that writes it may have meant none.
+// scope is the claim topologies. Absent, it covers all. Whatever is no array of ids is refused, null included: whoever
+// writes that may have meant none.
 type scope struct {
-	limited bool
+	limited bool // the claim is there
 	ids     []stream.TopologyID
 }
 

@@ -27,7 +27,7 @@ const (
 	maxJWKS          = 1 << 20 // bytes
 	jwksRefresh      = 5 * time.Minute
 	jwksRetry        = 30 * time.Second
-	unknownKeyEvery  = time.Minute
+	unknownKeyEvery  = time.Minute // between two reads because of a kid that is not known
 	maxJWKSRedirects = 3
 )
 
@@ -40,12 +40,12 @@ type jwks struct {
 	client    *http.Client
 	set       atomic.Pointer[[]publishedKey]
 	mu        sync.Mutex
-	said      string // what was logged last
+	said      string // which keys the log was told of last; under mu
 	interval  time.Duration
 	now       func() time.Time
 	log       *slog.Logger
-	unknown   *rate.Limiter
-	refreshes singleflight.Group
+	unknown   *rate.Limiter      // of the reads because of unknown kids
+	refreshes singleflight.Group // of the same reads: those who ask meanwhile share one
 }
 
 func newJWKS(cfg Config) (*jwks, error) {
@@ -162,7 +162,7 @@ func (j *jwks) find(ctx context.Context, id string) []publishedKey {
 	if err != nil {
 		j.log.Debug("a key that is unknown", "error", err)
 	}
-	// Whatever came of it: another read may have ended between the look above and this one.
+	// Also after an error: another read may have found the key meanwhile.
 	return j.known(id)
 }
 
@@ -250,7 +250,7 @@ func (j *jwks) get(ctx context.Context) ([]json.RawMessage, error) {
 	return set.Keys, nil
 }
 
-// say logs what is new.
+// say logs which keys are used and which were left out, when that has changed.
 func (j *jwks) say(kept, left string) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -273,9 +273,9 @@ type publishedKey struct {
 	algorithms []string
 }
 
-// parseJWK refuses a key that verifies no token: one that is malformed, which makes the others no worse (RFC 7517,
-// section 5), one for encryption, of a kind or an algorithm that we do not take, and one that is no secret any more,
-// since the URL publishes it: a symmetric or private one.
+// parseJWK refuses a key that must not verify tokens: one that is malformed (the others of the set are still good: RFC
+// 7517, section 5), one for encryption, one of a kind or an algorithm that is not supported, and a symmetric or private
+// one: the URL publishes it, so that anybody could sign with it.
 func parseJWK(raw json.RawMessage) (key publishedKey, err error) {
 	var named struct {
 		ID      string          `json:"kid"`

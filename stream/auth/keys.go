@@ -29,8 +29,8 @@ var (
 	errWrongAlgorithm = errors.New("no key fits the algorithm")
 )
 
-// algorithmsOf gives the algorithms that a public key may be used with, and no others: with the key pinned to them, no
-// token's header can choose what its signature is taken for (RFC 8725, section 3.1).
+// algorithmsOf gives the algorithms that a public key may be used with. A key is used with these alone, so that the
+// header of a token cannot choose how its signature is checked (RFC 8725, section 3.1).
 func algorithmsOf(key any) ([]string, error) {
 	switch key := key.(type) {
 	case *rsa.PublicKey:
@@ -54,8 +54,9 @@ func algorithmsOf(key any) ([]string, error) {
 	return nil, fmt.Errorf("a key of type %T verifies no signature: use RSA, ECDSA or Ed25519", key)
 }
 
-// localKeys are keys that this program was given: secrets, or the public keys of a file. All that fit are tried,
-// whatever the token's kid, so that keys are replaced without a pause: the new one beside the old one first.
+// localKeys are keys that this program was given: secrets, or the public keys of a file. All that fit a token's
+// algorithm are tried, whatever its kid. So keys can be replaced without a pause: for a time the new one stands beside
+// the old one.
 type localKeys struct{ current atomic.Pointer[keySet] }
 
 // A keySet is keys by algorithm. It never changes.

@@ -10,7 +10,7 @@ import (
 
 var errInvalid = errors.New("invalid")
 
-// refusal is the kind of an error, by which refusals are counted.
+// refusal is the label under which a refused request is counted.
 func refusal(err error) stream.Cause {
 	is := func(kinds ...error) bool {
 		for _, kind := range kinds {

@@ -13,13 +13,13 @@ import (
 type Claims struct {
 	Subject    string
 	Role       stream.Role
-	TTL        time.Duration
+	TTL        time.Duration       // of the token, from now on
 	Topologies []stream.TopologyID // nil: all
-	Issuer     string
-	Audience   string
+	Issuer     string              // empty: no iss
+	Audience   string              // empty: no aud
 }
 
-// Sign makes an HS256 token.
+// Sign makes a token, signed with HS256, that is good from now on.
 func Sign(secret []byte, c Claims, now time.Time) (string, error) {
 	t := claims{Role: c.Role, RegisteredClaims: jwt.RegisteredClaims{
 		Subject: c.Subject, Issuer: c.Issuer, IssuedAt: jwt.NewNumericDate(now),

@@ -9,16 +9,16 @@ import (
 	"topostream/stream"
 )
 
-// Bounds of the tokens that are kept. Who comes with a longer one is verified each time.
+// Bounds of the tokens that are kept. A longer one is verified each time.
 const (
 	keptShards  = 16
-	keptEach    = 1024 // in a shard
-	longestKept = 1 << 10
+	keptEach    = 1024    // tokens in a shard
+	longestKept = 1 << 10 // bytes
 )
 
-// verified are the newest tokens that were verified, by their SHA-256: a client that comes back, as all do when a
-// server restarts, costs no signature. Tokens that were refused are not kept: their number is the attacker's. Each
-// shard has a lock of its own. Any goroutine may use it.
+// verified are the tokens that were verified last, by their SHA-256: a client that comes again with the same token
+// costs no check of a signature. Tokens that were refused are not kept: how many there are is an attacker's choice.
+// Each shard has a lock of its own. Any goroutine may use it.
 type verified [keptShards]*lru.Cache[tokenHash, verifiedToken]
 
 type tokenHash [sha256.Size]byte
@@ -41,8 +41,8 @@ func newVerified() (v verified) {
 	return v
 }
 
-// find gives what is known of a token, if the same keys would verify it still. A token that is kept ends, and begins,
-// as any other.
+// find gives the principal of a token that was verified by the keys of this generation. exp and nbf are checked each
+// time, as for a token that is not kept.
 func (v *verified) find(hash tokenHash, generation any, now time.Time) (p stream.Principal, ok bool) {
 	t, ok := v.shard(hash).Get(hash)
 	if !ok || t.generation != generation || !now.Before(t.principal.Expires) || now.Add(clockSkew).Before(t.notBefore) {
@@ -51,7 +51,8 @@ func (v *verified) find(hash tokenHash, generation any, now time.Time) (p stream
 	return t.principal, true
 }
 
-// keep keeps a token. generation was read before it was verified: keys that went meanwhile may be those that did.
+// keep keeps a token. Its generation was read before it was verified: if the keys were replaced meanwhile, the former
+// ones may have verified it, and find does not give it.
 func (v *verified) keep(hash tokenHash, t verifiedToken) { v.shard(hash).Add(hash, t) }
 
 func (v *verified) shard(hash tokenHash) *lru.Cache[tokenHash, verifiedToken] {

@@ -127,7 +127,7 @@ func giveAll(ctx context.Context, begin func() (*following, error), yield func(E
 
 // followOne is what Follow begins with.
 func (c *Client) followOne(req Request) (*following, error) {
-	f, err := c.following(true, req)
+	f, err := c.newFollowing(true, req)
 	if err != nil {
 		return nil, err
 	}
@@ -145,7 +145,7 @@ func (c *Client) followOne(req Request) (*following, error) {
 
 // followMany is what FollowAll begins with.
 func (c *Client) followMany(requests []Request) (*following, error) {
-	f, err := c.following(false, requests...)
+	f, err := c.newFollowing(false, requests...)
 	if err != nil {
 		return nil, err
 	}
@@ -154,8 +154,9 @@ func (c *Client) followMany(requests []Request) (*following, error) {
 	return f, nil
 }
 
-// following is what either begins with. Its address is that of the interface.
-func (c *Client) following(one bool, requests ...Request) (*following, error) {
+// newFollowing makes what both begin with; its address is that of the API. one: it is a stream of one topology, and
+// each frame is that topology's.
+func (c *Client) newFollowing(one bool, requests ...Request) (*following, error) {
 	base, err := url.Parse(c.URL)
 	if err != nil || base.Scheme != "http" && base.Scheme != "https" || base.Host == "" {
 		// The address may hold a secret.

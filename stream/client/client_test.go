@@ -362,8 +362,8 @@ func TestTheFieldRetryIsHeardWhereverTheStreamIsCut(t *testing.T) {
 		for cut := range len(text) + 1 {
 			var heard pauses
 			b := &watchedBody{pauses: &heard}
-			b.hear([]byte(text[:cut]))
-			b.hear([]byte(text[cut:]))
+			b.scanRetry([]byte(text[:cut]))
+			b.scanRetry([]byte(text[cut:]))
 			if heard.retry != want {
 				t.Errorf("%q cut at %d: %v, want %v", text, cut, heard.retry, want)
 			}

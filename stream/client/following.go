@@ -39,7 +39,7 @@ type following struct {
 	silence    time.Duration // without a byte: the connection is dead
 	vector     *vector
 	pauses     pauses // between connections
-	partPauses pauses // before another connection for the sake of topologies that are away
+	partPauses pauses // before a connection is replaced because topologies are away
 	yield      func(Event, error) bool
 	ask        func(context.Context) (*http.Request, error) // makes a connection's request
 	closeIdle  func()                                       // nil: the transport is the caller's
@@ -61,7 +61,7 @@ func (f *following) run(ctx context.Context) error {
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
 		}
-		var wait time.Duration // none where the pause was before
+		var wait time.Duration // none after errAway: read has paused already
 		if !errors.Is(lost, errAway) {
 			wait = f.pauses.next()
 		}
@@ -74,7 +74,7 @@ func (f *following) run(ctx context.Context) error {
 	}
 }
 
-// pause tells whether it was not ended.
+// pause waits, and tells whether ctx is still good.
 func pause(ctx context.Context, d time.Duration) bool {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
@@ -111,7 +111,8 @@ func (f *following) connect(ctx context.Context) (lost, end error) {
 	return f.read(ctx, body, again)
 }
 
-// read gives the caller the events of a stream. It sets again where a topology is away.
+// read gives the caller the events of a stream. Where a topology is away it sets the timer again, which ends the
+// connection after a pause.
 func (f *following) read(ctx context.Context, body io.Reader, again *time.Timer) (lost, end error) {
 	failures, first, set := f.pauses.failures, true, false
 	f.pauses.failures = 0
@@ -128,7 +129,7 @@ func (f *following) read(ctx context.Context, body io.Reader, again *time.Timer)
 		}
 		switch whole := f.vector.speaksOfAll(event); {
 		case event.Type != typeUnavailable:
-		case whole && first: // what refuses an EventSource
+		case whole && first: // what a server answers instead of a 503: the connection was no success
 			f.pauses.failures = failures
 		case !whole && !set:
 			set = true
@@ -148,7 +149,7 @@ func (f *following) read(ctx context.Context, body io.Reader, again *time.Timer)
 	return errEnded, nil
 }
 
-// why prefers what ended a connection to what that looked like.
+// why gives the reason for which this client ended the connection, if it did, rather than the error that came of that.
 func (f *following) why(ctx context.Context, err error) error {
 	switch cause := context.Cause(ctx); {
 	case errors.Is(cause, errSilent):
@@ -233,7 +234,7 @@ func (f *following) askList(ctx context.Context) (*http.Request, error) {
 }
 
 // A watchedBody is a stream's body while it is read. It has the connection ended where a read takes too long (how long
-// the caller takes for an event does not count) and hears the field retry, which sse.Read keeps to itself.
+// the caller takes for an event does not count), and finds the field retry, which sse.Read does not give.
 type watchedBody struct {
 	body    io.Reader
 	watch   *time.Timer
@@ -247,15 +248,15 @@ func (b *watchedBody) Read(p []byte) (int, error) {
 	b.watch.Reset(b.silence)
 	n, err := b.body.Read(p)
 	b.watch.Stop()
-	b.hear(p[:n])
+	b.scanRetry(p[:n])
 	return n, err
 }
 
-// mostField is more than a field retry can have.
+// mostField is more bytes than a field retry can have.
 const mostField = 32
 
-// hear takes the next bytes in, wherever the stream is cut.
-func (b *watchedBody) hear(p []byte) {
+// scanRetry looks for the field retry in the next bytes of the stream, which may begin and end within a line.
+func (b *watchedBody) scanRetry(p []byte) {
 	for {
 		end := bytes.IndexAny(p, "\r\n")
 		part := p

@@ -84,9 +84,7 @@ func follow(t *testing.T, c *Client, req Request, answers ...answer) (events []E
 }
 
 // followAll is follow for several.
-func followAll(t *testing.T, c *Client, reqs []Request, answers ...answer) (
-	events []Event, asked *script, end error,
-) {
+func followAll(t *testing.T, c *Client, reqs []Request, answers ...answer) (events []Event, asked *script, end error) {
 	t.Helper()
 	return play(t, c, func(ctx context.Context) iter.Seq2[Event, error] { return c.FollowAll(ctx, reqs) }, answers)
 }

@@ -69,7 +69,7 @@ func missing(first, last stream.Seq) string {
 	return first.String() + " to " + last.String() + " are"
 }
 
-// knowledge is what an order's last number is worth.
+// knowledge says where an order's last number comes from.
 type knowledge int
 
 const (

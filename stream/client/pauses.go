@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// mostWish bounds what a server can ask for.
-const mostWish = 5 * time.Minute
+// mostAsked bounds the pause that a server can ask for.
+const mostAsked = 5 * time.Minute
 
 // pauses says how long to wait for the next connection.
 type pauses struct {
@@ -16,9 +16,9 @@ type pauses struct {
 	after       time.Duration // the last answer's Retry-After: it holds once
 }
 
-// next is the pause after a connection that is lost or did not come about. What the server says to all alike, and what
-// this client thinks of by itself, is spread, so that those who were sent away together do not come back together; a
-// server draws its field retry for each stream.
+// next is the pause after a connection that was lost or did not come about. The client's own pause and Retry-After,
+// which a server says to all alike, are spread at random, so that clients that were sent away at the same moment do not
+// come back at the same moment. The field retry is not: the server draws another one for each stream.
 func (p *pauses) next() time.Duration {
 	own := p.least
 	for range p.failures {
@@ -28,8 +28,8 @@ func (p *pauses) next() time.Duration {
 	}
 	own = min(own, p.most)
 	own -= rand.N(own/2 + 1)
-	after := min(p.after, mostWish)
+	after := min(p.after, mostAsked)
 	after += rand.N(after/2 + 1)
 	p.failures, p.after = p.failures+1, 0
-	return max(own, after, min(p.retry, mostWish))
+	return max(own, after, min(p.retry, mostAsked))
 }

@@ -10,8 +10,8 @@ import (
 	"topostream/stream"
 )
 
-// A vector is what a stream has of each of its topologies. It finds out whose a frame is, and each order checks the
-// promise by itself.
+// A vector is what has come of each topology of a stream. It finds out which topology a frame is of; that one's order
+// checks the promise.
 type vector struct {
 	orders map[stream.TopologyID]*order
 	only   *order     // of a stream of one topology: each frame is its; nil: the frame says whose it is
@@ -75,7 +75,7 @@ func (v *vector) take(frame sse.Event) (Event, error) {
 	err := json.Unmarshal([]byte(frame.Data), &c)
 	o := v.of(frame, c)
 	if o == nil {
-		return v.strange(frame, c, err)
+		return v.takeOther(frame, c, err)
 	}
 	if err != nil {
 		return Event{}, o.broken(Unreadable, frame, 0, err)
@@ -87,13 +87,13 @@ func (v *vector) take(frame sse.Event) (Event, error) {
 		}
 		return Event{}, err
 	}
-	v.id = frame.LastEventID // which is the one before where the frame has none
-	v.is(o, e)
+	v.id = frame.LastEventID // a frame without an id has the one before
+	v.note(o, e)
 	return e, nil
 }
 
-// is keeps what an event says of a topology's part of the stream.
-func (v *vector) is(o *order, e Event) {
+// note records whether a topology's part of the stream is away or over after an event.
+func (v *vector) note(o *order, e Event) {
 	switch away := e.Type == typeUnavailable; {
 	case away && !o.away:
 		v.away++
@@ -110,7 +110,7 @@ func (v *vector) is(o *order, e Event) {
 // speaksOfAll tells whether an event that ends something ends the whole connection.
 func (v *vector) speaksOfAll(e Event) bool { return v.only != nil || e.Topology == "" && e.List == nil }
 
-// of finds out whose a frame is; nil: nobody's.
+// of gives the order of the topology that a frame is of; nil: it is of none that was asked for.
 func (v *vector) of(frame sse.Event, c content) *order {
 	if v.only != nil {
 		return v.only
@@ -123,8 +123,8 @@ func (v *vector) of(frame sse.Event, c content) *order {
 	return v.orders[stream.TopologyID(id)]
 }
 
-// strange takes a frame that is no topology's: the server says it about the whole stream, or it has no place here.
-func (v *vector) strange(frame sse.Event, c content, err error) (Event, error) {
+// takeOther takes a frame that is of no topology: it is about the whole stream, or breaks the promise.
+func (v *vector) takeOther(frame sse.Event, c content, err error) (Event, error) {
 	about := &order{}
 	switch {
 	case err != nil:

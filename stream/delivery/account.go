@@ -12,17 +12,17 @@ var ErrSlow = errors.New("the client did not take in time what it was sent")
 
 // An Account is what a stream was, once it is over.
 type Account struct {
-	Why    error      // nil: nothing is left of what it was about
-	Events int64      // of the journals, in all its parts; a snapshot is none
+	Why    error      // why it ended; nil: its topologies are gone
+	Events int64      // journaled events given, in all its parts
 	First  stream.Seq // of a stream of one topology: the seqs of the first and the last event; 0: there was none
 	Last   stream.Seq
-	Bytes  int64 // that were written, as the driver has counted them
+	Bytes  int64 // written, as the driver has counted them
 }
 
 // Account gives what the stream was, once it is over.
 func (m *Machine) Account() Account {
 	a := m.account
-	if m.left > 0 { // else the last part has ended it, and what came then is no news
+	if m.left > 0 { // else the last part has ended it, and account.Why is the part's
 		a.Why = m.why
 	}
 	if m.many {
@@ -31,8 +31,8 @@ func (m *Machine) Account() Account {
 	return a
 }
 
-// count takes in what a part's subscription gave: events have the numbers that follow one another, so nothing is
-// counted while they are written.
+// count adds the events that a part's subscription gave. Their seqs have no gaps, so that the first and the last tell
+// how many there were, and nothing is counted while they are written.
 func (m *Machine) count(p *part) {
 	if p.sub == nil || p.req.List != nil {
 		return
@@ -48,7 +48,7 @@ func (m *Machine) count(p *part) {
 	}
 }
 
-// EndCause is why a stream ended, of few.
+// EndCause is the label of why a stream ended, by which such ends are counted.
 func EndCause(why error) stream.Cause {
 	switch {
 	case why == nil, errors.Is(why, stream.ErrDeleted), errors.Is(why, stream.ErrNotFound):
@@ -64,8 +64,8 @@ func EndCause(why error) stream.Cause {
 	case errors.Is(why, stream.ErrUnavailable), errors.Is(why, stream.ErrClosed), errors.Is(why, stream.ErrNoMemory):
 		return stream.ClosedUnavailable
 	}
-	return stream.ClosedByClient // it has gone, or does what nobody wants
+	return stream.ClosedByClient // it has gone, or sends what nobody wants
 }
 
-// EndReason is EndCause in a word, as metrics and the access log have it.
+// EndReason is EndCause as the word that metrics and the access log have.
 func EndReason(why error) string { return stream.CloseReasons[EndCause(why)] }

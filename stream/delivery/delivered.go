@@ -7,8 +7,8 @@ import (
 	"topostream/stream"
 )
 
-// begin begins to count what a part's client is given, from its document, or from the number that it came with. Who is
-// attached again without a document has what it was given before.
+// begin notes what a part's client has when a subscription begins: its document, or the events up to the number that it
+// came with. One that is attached again without a document has what it was given before.
 func (p *part) begin() {
 	switch {
 	case p.req.List != nil:
@@ -21,11 +21,12 @@ func (p *part) begin() {
 	p.live = p.sub.Cursor.Feed().Last()
 }
 
-// Delivered says that a driver has written frames of the Write under way, or has begun with the last of them. It
-// observes how old the newest of them was at that time, unless the client comes back for what is older than its stream.
+// Delivered says that a driver has written these frames of the Write under way; of the last one perhaps only a part.
+// It observes how old the newest of them was then, unless the client is still catching up on what is older than its
+// stream.
 //
-// Here the server checks itself, by nothing that cursors and feeds are built on: a journaled frame must be the last one
-// + 1. An error says that the promise is broken, which is counted, too.
+// Here the server checks its own promise, with nothing that cursors and feeds rest on: each journaled frame must have
+// the seq of the one before + 1. Otherwise it counts a violation and returns an error for the log.
 func (m *Machine) Delivered(frames []stream.Frame, stats *stream.Stats, now time.Time) (broken error) {
 	p := &m.parts[m.writing]
 	if p.req.List != nil {

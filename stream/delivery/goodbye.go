@@ -16,17 +16,16 @@ var (
 	ErrReplaced = errors.New("another stream of the same user took this one's place")
 )
 
-// LastWords is how long a stream that has lost its right may take to say so.
+// LastWords is how long the last frame of a stream whose token has expired, or that has lost its place, may take.
 const LastWords = time.Second
 
-// CrowdedRetry is the time after which a client may come back for whom there is no place: another try soon is likely in
-// vain.
+// CrowdedRetry is the retry time for a client for whom there is no place: long, because a place is rarely free soon.
 const CrowdedRetry = 15 * time.Second
 
 // NoPlace is what a client is told whose connection cannot be carried.
 const NoPlace = "this server cannot take the connection now"
 
-// goodbye says why a stream ends, where the client is still there to hear it; nil: nobody is, or it knows.
+// goodbye gives the last frame of a stream, which says why it ends; nil: the client has gone, or knows.
 func goodbye(id stream.TopologyID, why error) []byte {
 	event := "unavailable"
 	switch {
@@ -38,13 +37,13 @@ func goodbye(id stream.TopologyID, why error) []byte {
 		return nil
 	}
 	var last []byte
-	if errors.Is(why, ErrReplaced) { // whoever still reads it would come back for the place that it lost
+	if errors.Is(why, ErrReplaced) { // a client that still reads it would come back at once for the place that it lost
 		last = sse.AppendOpening(nil, Spread(CrowdedRetry))
 	}
 	return append(last, sse.Reason(id, event, Reason(why), time.Now()).Bytes...)
 }
 
-// farewell says why one topology's part of a stream ends.
+// farewell gives the last frame of one topology's part of a stream, which says why it ends.
 func farewell(id stream.TopologyID, why error) []byte {
 	if errors.Is(why, stream.ErrNotFound) || errors.Is(why, stream.ErrDeleted) {
 		return sse.Gone(id, time.Now()).Bytes
@@ -52,13 +51,13 @@ func farewell(id stream.TopologyID, why error) []byte {
 	return sse.Unavailable(id, Reason(why), time.Now()).Bytes
 }
 
-// TurnAway is all that a stream says that cannot begin now: after which time to come back, and why.
+// TurnAway is the whole of a stream that cannot begin now: it says after which time to come back, and why not now.
 func TurnAway(id stream.TopologyID, reason string, after time.Duration) []byte {
 	return append(sse.AppendOpening(nil, Spread(after)), sse.Reason(id, "unavailable", reason, time.Now()).Bytes...)
 }
 
-// Spread gives a time of once to twice d in milliseconds, so that those who were sent away together do not come back
-// together.
+// Spread draws a time between d and twice d, in milliseconds, so that clients that were sent away at the same moment do
+// not come back at the same moment.
 func Spread(d time.Duration) int { return int(d.Milliseconds()) + rand.N(int(d.Milliseconds())) }
 
 // Reason is the sentence for the client: the sentinel's, never what was wrapped beside it.

@@ -16,7 +16,8 @@ const (
 	BatchFrames = 64
 	// journalRetry is the pause before a journal that could not be read is read again.
 	journalRetry = 500 * time.Millisecond
-	// smallSnapshot is what is copied, so that a stream begins with one write.
+	// smallSnapshot is the largest snapshot, in bytes, that is copied behind the opening, so that one write begins the
+	// stream.
 	smallSnapshot = 16 << 10
 )
 
@@ -57,14 +58,14 @@ type Machine struct {
 	turns     queue         // the parts that may have something to do
 	left      int           // parts that are not over
 	writing   int           // whose frames or document are written now
-	why       error         // it ends; nil: it does not
-	out       []byte        // the unit that is written now, unless that is frames
+	why       error         // why it ends; nil: it goes on
+	out       []byte        // what is written now, where that is no batch of frames
 	keepalive time.Duration // of silence
 	many      bool          // a part's goodbye says whose it is
 	document  bool          // out is the document of writing
 	silent    bool          // a keepalive is due
-	retries   bool          // a part pauses, and no driver knows yet
-	finished  bool          // behind the goodbye
+	retries   bool          // a part pauses, and the driver has not been told by Step.Retry yet
+	finished  bool          // the last frame has been given: nothing follows but Close
 	account   Account
 }
 
@@ -96,7 +97,7 @@ func NewMany(reqs []stream.AttachRequest, retry int, keepalive time.Duration) Ma
 	return m
 }
 
-// newMachine has room for so many bytes behind the opening.
+// newMachine makes a machine whose first write is the opening, with room for more bytes behind that.
 func newMachine(parts []part, retry int, keepalive time.Duration, room int) Machine {
 	return Machine{
 		parts: parts, turns: newQueue(), left: len(parts), keepalive: keepalive,
@@ -130,7 +131,7 @@ func (m *Machine) Changed(part int) bool {
 	return true
 }
 
-// Next gives the next step. What it takes from the feed is in b.
+// Next gives the next step. Frames that are to be written are in b.
 func (m *Machine) Next(b *stream.Batch) Step {
 	step := m.next(b)
 	if m.retries {
@@ -159,9 +160,9 @@ func (m *Machine) next(b *stream.Batch) Step {
 	return Step{Do: Wait}
 }
 
-func (m *Machine) write(unit []byte) Step {
-	m.out = unit
-	return Step{Do: Write, Part: m.writing, Bytes: unit}
+func (m *Machine) write(b []byte) Step {
+	m.out = b
+	return Step{Do: Write, Part: m.writing, Bytes: b}
 }
 
 // Wrote says that all of a Write was written, or was given back.
@@ -209,7 +210,7 @@ func (m *Machine) Fail(why error) {
 	m.drop()
 }
 
-// leave says goodbye, where there is one to say.
+// leave ends all parts, and writes the last frame, where there is one.
 func (m *Machine) leave(last []byte) Step {
 	m.drop()
 	if last != nil {

@@ -14,7 +14,7 @@ const (
 	reading         // Read is under way
 	detached        // to be attached again
 	attaching       // Attach is under way
-	ending          // what it says last is not said
+	ending          // its last frame is still to be written
 	over
 )
 
@@ -22,12 +22,12 @@ const (
 type part struct {
 	req    stream.AttachRequest
 	sub    *stream.Subscription // nil while it is detached
-	why    error                // it ends; nil: the client knows why
-	from   stream.Seq           // of the subscription: it gives what follows
+	why    error                // why it ends; nil: the client has been told by an event
+	from   stream.Seq           // where the subscription began: it gives the events behind
 	sent   stream.Seq           // of the newest journaled event, or of the document, that the client was given
 	live   stream.Seq           // newest event that the feed had when the client came: what follows is delivered live
-	next   int32                // in turns
-	queued bool                 // in turns
+	next   int32                // the part behind it in Machine.turns
+	queued bool                 // it is in Machine.turns
 	state  state
 }
 
@@ -58,7 +58,7 @@ func (m *Machine) follow(i int, b *stream.Batch) (step Step, has bool) {
 	behind, err := p.sub.Cursor.Take(b)
 	switch {
 	case errors.Is(err, stream.ErrDeleted):
-		m.ends(i, nil)
+		m.endPart(i, nil)
 	case err != nil:
 		m.lost(i, err)
 	case behind:
@@ -104,7 +104,7 @@ func (m *Machine) Attached(i int, sub *stream.Subscription, err error) {
 		m.silent, p.state = true, detached
 		m.turns.add(m.parts, i)
 	default:
-		m.ends(i, err)
+		m.endPart(i, err)
 	}
 }
 
@@ -118,7 +118,7 @@ func (m *Machine) lost(i int, err error) {
 	case errors.Is(err, stream.ErrReset):
 		p.req.Resume = false
 	default:
-		m.ends(i, err)
+		m.endPart(i, err)
 		return
 	}
 	m.dropPart(i)
@@ -126,14 +126,14 @@ func (m *Machine) lost(i int, err error) {
 	m.turns.add(m.parts, i)
 }
 
-// ends has a part end in its turn.
-func (m *Machine) ends(i int, why error) {
+// endPart has a part end when its turn comes.
+func (m *Machine) endPart(i int, why error) {
 	p := &m.parts[i]
 	p.why, p.state = why, ending
 	m.turns.add(m.parts, i)
 }
 
-// finish ends a part, and with the last one the stream.
+// finish writes a part's last frame and drops it, and with the last part the stream.
 func (m *Machine) finish(i int) Step {
 	p := &m.parts[i]
 	last := m.lastWords(p)
@@ -166,7 +166,7 @@ func (m *Machine) dropPart(i int) {
 	p.sub = nil
 }
 
-// comesBack tells whether err says that a client that waits loses nothing.
+// comesBack tells whether err passes by itself: the client keeps its stream, waits, and misses nothing.
 func comesBack(err error) bool {
 	if _, ok := errors.AsType[*stream.UnavailableError](err); ok {
 		return false

@@ -13,15 +13,16 @@ type Arrival struct {
 	Err          error
 }
 
-// Arrivals are those that are still to come. Whoever has them takes all that are left, and tells the machine, which
-// gives back what comes too late; Cancel makes those that wait come at once. The zero value has none.
+// Arrivals are those that are still to come: whoever has the value receives all Left of them from C and passes them to
+// the machine, which gives back what comes too late. Cancel has the attaches that still wait return at once. The zero
+// value has none.
 type Arrivals struct {
 	C      <-chan Arrival
 	Left   int
 	Cancel context.CancelFunc
 }
 
-// GiveBack gives back those that come, where there is nobody to tell.
+// GiveBack cancels the attaches and gives back what comes of them, where no machine wants it any more.
 func (a Arrivals) GiveBack() {
 	if a.Left == 0 {
 		return

@@ -56,7 +56,8 @@ func (o *toldHowOften) Ended(delivery.Account) {
 	o.ended <- struct{}{}
 }
 
-// Then begin's write fails, before the shard knows the stream.
+// The client has hung up already when Stream.begin writes the head: that write fails, and the shard does not know the
+// stream yet.
 func TestWhoHadHungUpBeforeItsStreamBeganIsEndedOnce(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, Config{WriteTimeout: time.Hour}, stream.FeedConfig{})

@@ -30,7 +30,7 @@ type Handover struct {
 	Head     []byte // what it begins with
 	Machine  delivery.Machine
 	Arrivals Arrivals
-	Unread   int       // bytes of the client that were read and are not wanted
+	Unread   int       // bytes behind the request that net/http has read from the client, and that nobody wants
 	Expires  time.Time // its token; zero: never
 }
 

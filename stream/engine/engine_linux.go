@@ -10,7 +10,8 @@ import (
 	"time"
 )
 
-// At a time, of one topology. Those that come together share a read, or a transaction.
+// How many calls of one topology run at a time. The bus lets those that run at the same time share a read, or a
+// transaction.
 const (
 	mostReads    = 4
 	mostAttaches = 32
@@ -21,7 +22,7 @@ type Engine struct {
 	cfg      Config
 	begun    time.Time
 	shards   []*shard
-	taken    atomic.Uint64 // streams, so that each shard gets as many
+	taken    atomic.Uint64 // streams so far: by this they are spread evenly over the shards
 	reads    pool
 	attaches pool
 }
@@ -66,5 +67,5 @@ func (e *Engine) Carry(conn net.Conn, h Handover, owner Owner) (*Stream, error) 
 	return c, nil
 }
 
-// now is the time of wheels, which does not jump.
+// now is the engine's time: since it was made, by the monotonic clock, which does not jump.
 func (e *Engine) now() time.Duration { return time.Since(e.begun) }

@@ -45,7 +45,7 @@ func TestWhatAClientSendsWhileItsStreamEndsDoesNotTakeTheGoodbyeFromIt(t *testin
 	if _, err := client.Write(bytes.Repeat([]byte("x"), 10<<10)); err != nil {
 		t.Fatal(err)
 	}
-	b.hear(b.epollTells(0))
+	b.dispatch(b.epollTells(0))
 	all, err := io.ReadAll(client)
 	if err != nil || !strings.Contains(string(all), "event: unavailable\n") {
 		t.Errorf("%d bytes that end with %.100q, %v", len(all), all[max(0, len(all)-100):], err)
@@ -58,11 +58,11 @@ func TestWhatAClientSendsWhileItsStreamEndsDoesNotTakeTheGoodbyeFromIt(t *testin
 		if len(events) == 0 {
 			t.Fatal("the client has hung up, and its socket is still there")
 		}
-		b.hear(events)
+		b.dispatch(events)
 	}
 }
 
-// Else a topology that was deleted is kept, and visited, for as long as somebody follows others with it.
+// Were it in one, a deleted topology would be kept, and visited, for as long as a client follows others on the stream.
 func TestAPartThatHasEndedIsInNoAudience(t *testing.T) {
 	t.Parallel()
 	for _, why := range []error{stream.ErrDeleted, stream.ErrClosed} {
@@ -95,7 +95,7 @@ func TestAPartThatHasEndedIsInNoAudience(t *testing.T) {
 	}
 }
 
-// Else an attach that waits goes on for somebody who has gone.
+// Were it not cancelled, an attach that waits would go on for a client that has gone.
 func TestWhatWasBegunForAStreamIsCancelledWithItAndGivenBack(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, Config{}, stream.FeedConfig{})

@@ -6,18 +6,18 @@ import (
 	"topostream/stream"
 )
 
-// A pool runs what may wait, for each topology on at most so many goroutines, in the order it came: whatever one
-// topology waits for, another one does not. It has none while there is nothing to do.
+// A pool runs calls that may wait, for each topology on a bounded number of goroutines and in the order they came:
+// calls of one topology that wait hold up no other one. It has no goroutine while there is nothing to do.
 type pool struct {
-	most int // of one topology
+	most int // goroutines of one topology
 
 	mu    sync.Mutex
 	lines map[stream.TopologyID]*line
 }
 
-// A line is what one topology has to do.
+// A line is what is to be called for one topology.
 type line struct {
-	running int
+	running int // goroutines
 	queue   []func()
 }
 

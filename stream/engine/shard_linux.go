@@ -25,10 +25,10 @@ const (
 type kind uint8
 
 const (
-	added kind = iota
-	ended
-	hasRead
-	attached
+	added    kind = iota // the stream is new
+	ended                // somebody has called End
+	hasRead              // a read of the journal has returned
+	attached             // an attach has returned
 )
 
 // A message tells a shard of one of its streams.
@@ -36,15 +36,16 @@ type message struct {
 	kind   kind
 	part   int // of the stream
 	stream *Stream
-	err    error
-	at     time.Duration
+	err    error         // of ended: why; else what the call returned
+	at     time.Duration // of ended: Stream.cutAt
 	sub    *stream.Subscription
 
-	arrivals Arrivals // of one that is added
+	arrivals Arrivals // of added
 }
 
-// A slot is what epoll calls a stream by, with the generation beside it: what it tells of a descriptor that was closed
-// is not taken for its successor.
+// A slot is a place in shard.slots, whose index is the number by which epoll names a stream. It is used again for
+// another stream, with another generation, so that an event of a descriptor that was closed meanwhile is not taken for
+// one of its successor.
 type slot struct {
 	stream     *Stream
 	generation int32
@@ -56,16 +57,17 @@ type member struct {
 	part   int
 }
 
-// An audience are those who follow one feed on one shard. The feed tells it of changes.
+// An audience are the streams' parts that follow one feed on one shard. The feed tells it of changes, and a walk then
+// visits each member once, from the last to the first.
 type audience struct {
 	shard   *shard
 	feed    *stream.Feed
 	members []member
-	walked  int    // from the end: members of the walk that is under way are in front of it
-	version uint64 // of the feed when the walk began
+	unseen  int    // how many members, the first ones, the walk under way has still to visit; 0: there is no walk
+	version uint64 // changes when the walk began
 
-	changes atomic.Uint64
-	queued  atomic.Bool
+	changes atomic.Uint64 // of the feed: counts up
+	queued  atomic.Bool   // it is in shard.called or shard.walks
 }
 
 // Changed implements stream.Watcher.
@@ -89,7 +91,7 @@ type shard struct {
 	raw    syscall.RawConn
 	wake   chan struct{} // one place
 	events chan []unix.EpollEvent
-	taken  chan struct{}
+	taken  chan struct{} // answers each of events: the buffer may be used again
 
 	mu      sync.Mutex // held for a moment; within it nothing else is locked
 	running bool
@@ -102,16 +104,16 @@ type shard struct {
 	slots     []slot
 	vacant    []int32
 	audiences map[*stream.Feed]*audience
-	streams   int // with those that linger
-	under     int // reads and attaches under way
-	messages  []message
-	walks     []*audience
-	dues      []*Stream
-	batch     *stream.Batch
-	left      int // streams and bytes of this turn
-	bytes     int
-	scratch   [4096]byte
-	tell      func(*Stream) // told, made once
+	streams   int           // with those that linger
+	underWay  int           // reads and attaches
+	messages  []message     // taken from inbox, to be handled
+	walks     []*audience   // taken from called, to be visited
+	dues      []*Stream     // that have something to do by themselves
+	batch     *stream.Batch // what is being written
+	left      int           // streams that this turn may still look at
+	bytes     int           // that this turn may still write
+	scratch   [4096]byte    // what clients send is read into it and dropped
+	onTime    func(*Stream) // the method timeout: as a value made once, because each making allocates
 }
 
 func newShard(e *Engine) (*shard, error) {
@@ -128,7 +130,7 @@ func newShard(e *Engine) (*shard, error) {
 		events: make(chan []unix.EpollEvent), taken: make(chan struct{}),
 		audiences: map[*stream.Feed]*audience{}, batch: stream.NewBatch(delivery.BatchFrames),
 	}
-	s.tell = s.told
+	s.onTime = s.timeout
 	if s.raw, err = s.epoll.SyscallConn(); err == nil {
 		err = s.epoll.SetReadDeadline(time.Time{}) // which only a file in Go's poller has
 	}
@@ -155,7 +157,7 @@ func (s *shard) call(a *audience) {
 	s.rouse()
 }
 
-// rouse wakes the shard, or begins it. The caller holds mu.
+// rouse wakes the shard's goroutine, or starts it. The caller holds mu.
 func (s *shard) rouse() {
 	if !s.running {
 		s.running = true
@@ -187,9 +189,9 @@ func (s *shard) run() {
 			}
 			continue
 		}
-		if s.streams+s.under == 0 {
+		if s.streams+s.underWay == 0 {
 			s.stopPolling(polled)
-			if s.rest() {
+			if s.stopIfIdle() {
 				return
 			}
 			polled = make(chan struct{})
@@ -209,7 +211,7 @@ func (s *shard) run() {
 	}
 }
 
-// stopPolling waits for the goroutine that waits for sockets. There are none.
+// stopPolling ends the goroutine that waits for sockets, of which there are none left, and returns when it has ended.
 func (s *shard) stopPolling(polled <-chan struct{}) {
 	_ = s.epoll.SetReadDeadline(time.Unix(1, 0)) // it has one: newShard
 	for {
@@ -223,8 +225,8 @@ func (s *shard) stopPolling(polled <-chan struct{}) {
 	}
 }
 
-// rest ends the goroutine, unless somebody has come.
-func (s *shard) rest() bool {
+// stopIfIdle records that the shard's goroutine ends, unless there is something to do again. It tells whether it ends.
+func (s *shard) stopIfIdle() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.running = len(s.inbox)+len(s.called) > 0
@@ -253,14 +255,15 @@ func (s *shard) poll() {
 	}
 }
 
-// take takes in what epoll has told, and has it asked again.
+// take handles epoll's events, and has poll wait for more.
 func (s *shard) take(events []unix.EpollEvent) {
 	s.now = s.engine.now()
-	s.hear(events)
+	s.dispatch(events)
 	s.taken <- struct{}{}
 }
 
-func (s *shard) hear(events []unix.EpollEvent) {
+// dispatch hands each event to its stream, unless the slot is another one's by now.
+func (s *shard) dispatch(events []unix.EpollEvent) {
 	for _, ev := range events {
 		if slot := s.slots[ev.Fd]; slot.stream != nil && slot.generation == ev.Pad {
 			s.happened(slot.stream, ev.Events)
@@ -278,11 +281,11 @@ func (s *shard) turn() (more bool) {
 		s.handle(msg)
 	}
 	s.messages = s.messages[n:]
-	s.wheel.turn(s.now, s.tell)
+	s.wheel.turn(s.now, s.onTime)
 	s.walk()
-	s.left, s.bytes = s.left+turnStreams/2, s.bytes+turnBytes/2 // half of a turn is for what is late, if there is any
+	s.left, s.bytes = s.left+turnStreams/2, s.bytes+turnBytes/2 // half of a turn is for dues: catch-up and documents
 	s.work()
-	s.collect() // a walk that was not finished, too
+	s.collect() // with a walk that was not finished above
 	s.walk()
 	return len(s.messages)+len(s.walks)+len(s.dues) > 0
 }
@@ -292,7 +295,7 @@ func (s *shard) collect() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(s.messages) == 0 {
-		s.messages, s.inbox = s.inbox, nil // many may have come together, and leave no memory
+		s.messages, s.inbox = s.inbox, nil // the slice is not kept: it may once have held very many
 	}
 	s.walks = append(s.walks, s.called...)
 	clear(s.called)
@@ -341,7 +344,7 @@ func (s *shard) add(c *Stream) {
 	s.later(c)
 }
 
-// later has the shard look at a stream in its turn.
+// later puts a stream into dues, so that work looks at it.
 func (s *shard) later(c *Stream) {
 	if !c.due {
 		c.due = true
@@ -349,9 +352,10 @@ func (s *shard) later(c *Stream) {
 	}
 }
 
+// spent tells whether the turn's budget is used up.
 func (s *shard) spent() bool { return s.left <= 0 || s.bytes <= 0 }
 
-// work looks at those streams that have something to do by themselves.
+// work advances the streams in dues, as far as the turn's budget goes.
 func (s *shard) work() {
 	n := 0
 	for ; n < len(s.dues) && !s.spent(); n++ {
@@ -361,10 +365,10 @@ func (s *shard) work() {
 		s.batch.Reset()
 		s.advance(c)
 	}
-	s.dues = without(s.dues, n)
+	s.dues = dropFirst(s.dues, n)
 }
 
-// walk visits the streams of each feed that has changed.
+// walk visits the audiences of the feeds that have changed, as far as the turn's budget goes.
 func (s *shard) walk() {
 	n := 0
 	for ; n < len(s.walks) && !s.spent(); n++ {
@@ -372,11 +376,11 @@ func (s *shard) walk() {
 		s.walks[n] = nil
 		s.visit(a)
 	}
-	s.walks = without(s.walks, n)
+	s.walks = dropFirst(s.walks, n)
 }
 
-// without takes the first n out of a list, whose memory is kept unless it was a long one.
-func without[T any](list []*T, n int) []*T {
+// dropFirst takes the first n out of a list, whose memory is kept unless it was a long one.
+func dropFirst[T any](list []*T, n int) []*T {
 	if n == len(list) && n > turnStreams {
 		return nil
 	}
@@ -385,36 +389,37 @@ func without[T any](list []*T, n int) []*T {
 	return list[:left]
 }
 
-// visit writes to the members of one audience what has come. Where the turn does not suffice it goes on in the next.
+// visit writes what has come to the members of one audience. A walk that the turn's budget does not suffice for goes on
+// in the next turn.
 func (s *shard) visit(a *audience) {
 	a.queued.Store(false)
-	if a.walked == 0 { // a new walk
-		a.walked, a.version = len(a.members), a.changes.Load()
+	if a.unseen == 0 { // a new walk
+		a.unseen, a.version = len(a.members), a.changes.Load()
 	}
 	s.batch.Reset()
-	for a.walked = min(a.walked, len(a.members)); a.walked > 0 && !s.spent(); {
-		a.walked--
-		m := a.members[a.walked]
+	for a.unseen = min(a.unseen, len(a.members)); a.unseen > 0 && !s.spent(); {
+		a.unseen--
+		m := a.members[a.unseen]
 		if c := m.stream; c.machine.Changed(m.part) && !c.due && !c.blocked {
 			s.left--
 			s.advance(c)
 		}
-		a.walked = min(a.walked, len(a.members)) // some may have left
+		a.unseen = min(a.unseen, len(a.members)) // some may have left
 	}
 	s.batch.Reset()
-	if len(a.members) > 0 && (a.walked > 0 || a.version != a.changes.Load()) {
+	if len(a.members) > 0 && (a.unseen > 0 || a.version != a.changes.Load()) {
 		a.queue()
 	}
 }
 
-// A seat is a part's place in an audience; none where that is nil.
+// A seat is a part's place in an audience.
 type seat struct {
-	audience *audience
-	index    int // in members
+	audience *audience // nil: it has none
+	index    int       // in members
 }
 
-// join makes a part one of its feed's audience, if it has a feed. Whatever comes from now on is told: the part looks at
-// the feed after that.
+// join makes a part a member of its feed's audience, if it has a feed. It comes before the part's first look at the
+// feed, so that no change falls between the two.
 func (s *shard) join(c *Stream, part int) {
 	cursor := c.machine.Cursor(part)
 	if cursor == nil {
@@ -431,8 +436,8 @@ func (s *shard) join(c *Stream, part int) {
 	a.members = append(a.members, member{c, part})
 }
 
-// quit takes a part out of its audience. The last one takes its place: in a walk it has been visited already, or is
-// behind those that are to be.
+// quit takes a part out of its audience. The last member gets its index. A walk, which comes from the end, passes over
+// nobody: it has visited that member already, or will visit it there.
 func (s *shard) quit(c *Stream, part int) {
 	a, i := c.seats[part].audience, c.seats[part].index
 	if a == nil {

@@ -13,12 +13,13 @@ const (
 	// sendBuffer bounds what the kernel holds for a client that does not read. Linux counts its own costs, too, and so
 	// doubles it (socket(7)).
 	sendBuffer = 128 << 10
-	// unwanted is how much a client may send that nobody wants.
+	// unwanted is how many bytes a client may send behind its request.
 	unwanted = 64 << 10
 )
 
-// duplicate gives a descriptor of conn's own that Go's poller does not know, not blocking, as it was. The net.Conn must
-// still be closed: else its finalizer closes a number that was used again. Its File would make both block.
+// duplicate gives a second descriptor of conn's socket, which Go's poller does not know and which does not block, as
+// the first does not. The caller still closes the net.Conn: else its finalizer closes the first number later, when
+// another file may have it. (net.TCPConn.File would make both descriptors block.)
 func duplicate(conn net.Conn) (fd int, err error) {
 	tcp, ok := conn.(*net.TCPConn)
 	if !ok {

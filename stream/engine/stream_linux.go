@@ -16,19 +16,20 @@ var (
 	errUnwanted = errors.New("the client sends what nobody wants")
 )
 
-// lingering is how long a client may take to hang up that has been told to: what it sends meanwhile must not make the
-// kernel take back the goodbye.
+// lingering is how long a client may take to hang up once its stream is over. The socket stays open for that time:
+// closed with something unread in it, it would be reset, and the client would lose the last frame.
 const lingering = 500 * time.Millisecond
 
 type phase uint8
 
 const (
 	open   phase = iota
-	linger       // all is written, and the stream is over; only the socket is left
-	gone
+	linger       // the stream is over and written; only the socket is left
+	gone         // the socket is closed
 )
 
-// A Stream is a client of a shard, which alone uses all but shard, once it has it. Times are the engine's.
+// A Stream is a client of a shard. Once the shard has it, only the shard's goroutine uses its fields, but for the field
+// shard, which never changes. Times are the engine's.
 type Stream struct {
 	shard   *shard
 	machine delivery.Machine
@@ -37,37 +38,37 @@ type Stream struct {
 	fd        int
 	slot      int32
 	phase     phase
-	blocked   bool // the socket is full: nothing is written before it says that it is not
-	due       bool // it is in the shard's list of those that have something to do
-	discarded int
-	bytes     int64 // written
+	blocked   bool  // the socket is full: nothing is written until epoll says that it has room
+	due       bool  // it is in shard.dues
+	discarded int   // bytes that the client sent and nobody wanted
+	bytes     int64 // of the body, written
 
-	rest     []byte // of what is partly written
-	pinned   []byte // the whole frame, where rest is a part of one
-	pinnedIn *stream.Feed
+	rest     []byte       // what is left of what is partly written
+	pinned   []byte       // the whole frame, where rest is a part of one
+	pinnedIn *stream.Feed // the feed that pinned is accounted in
 
-	seats  []seat     // of its parts
-	abroad *elsewhere // reads and attaches under way; nil: there are none
+	seats []seat // of its parts
+	calls *calls // reads and attaches under way; nil: there are none
 
 	place     place
-	retryAt   time.Duration // a part tries again
-	silentAt  time.Duration // nothing was written for so long that it gets a comment, or tries again
-	blockedAt time.Duration // what is partly written must be written then
-	expires   time.Duration // the token
-	cutAt     time.Duration // what is blocked ends then, whatever it is
+	retryAt   time.Duration // when a part tries again
+	silentAt  time.Duration // when it has been silent for so long that it gets a comment; lingering: when it is closed
+	blockedAt time.Duration // when what is partly written must be written
+	expires   time.Duration // when the token ends
+	cutAt     time.Duration // when it is cut, if it is blocked then
 }
 
-// elsewhere are reads and attaches that are under way on other goroutines.
-type elsewhere struct {
-	ctx    context.Context //nolint:containedctx // of what it counts
+// calls are reads and attaches of one stream that are under way on other goroutines.
+type calls struct {
+	ctx    context.Context //nolint:containedctx // of the calls that it counts
 	cancel context.CancelFunc
 	n      int
 }
 
-// begin writes the head and what every stream begins with, before the shard has it: who comes does not wait for the
-// shard's turn. Where it cannot be written, the shard learns why.
+// begin writes the head and the opening before the shard has the stream, so that a new client does not wait for the
+// shard's turn. Where that fails, the shard finds out why when it writes the rest.
 func (c *Stream) begin(head []byte) {
-	size := len(head) // which is no part of the body
+	size := len(head) // the head is no part of the body
 	head = append(head, c.machine.Next(nil).Bytes...)
 	n, err := write(c.fd, head)
 	c.bytes += int64(n - size)
@@ -88,7 +89,7 @@ func (c *Stream) End(why error, by time.Time) {
 	c.shard.post(message{kind: ended, stream: c, err: why, at: at})
 }
 
-// nextTime is when there is something to do for it if nothing else happens.
+// nextTime is when a stream must be looked at, if nothing else happens before.
 func (c *Stream) nextTime() time.Duration {
 	switch {
 	case c.phase == linger:
@@ -110,10 +111,10 @@ func (s *shard) end(c *Stream, why error, at time.Duration) {
 	s.later(c)
 }
 
-// told has come to a client's time.
-func (s *shard) told(c *Stream) {
+// timeout does what is due for a stream whose time in the wheel has come.
+func (s *shard) timeout(c *Stream) {
 	switch {
-	case s.now < c.nextTime(): // it was put off
+	case s.now < c.nextTime(): // its time was put off
 	case c.phase == linger:
 		s.free(c)
 		return
@@ -136,10 +137,10 @@ func (s *shard) told(c *Stream) {
 	s.arm(c)
 }
 
-// arm puts the client into the wheel, or puts it forward.
+// arm puts a stream into the wheel at its next time, if it is not there for an earlier one.
 func (s *shard) arm(c *Stream) { s.wheel.put(c, c.nextTime()) }
 
-// advance does what there is to do for a client, until it waits, its socket is full, or the turn's budget is spent.
+// advance does what there is to do for a stream, until it waits, its socket is full, or the turn's budget is spent.
 func (s *shard) advance(c *Stream) {
 	for c.phase == open && !c.blocked {
 		step := c.machine.Next(s.batch)
@@ -172,8 +173,8 @@ func (s *shard) advance(c *Stream) {
 	}
 }
 
-// write does a step, and tells whether all of it was written. Of frames, those that the socket did not begin with go
-// back: a client that does not read holds a part of one frame at most.
+// write writes a step, and tells whether the socket took all of it. Frames of which it took nothing are given back, so
+// that a client that does not read holds a part of one frame at most.
 func (s *shard) write(c *Stream, step delivery.Step) bool {
 	data := step.Bytes
 	if data == nil {
@@ -201,7 +202,8 @@ func (s *shard) write(c *Stream, step delivery.Step) bool {
 	return true
 }
 
-// wrote counts the frames of the batch that n bytes are, and gives back those that were not begun.
+// wrote counts the frames of the batch that the socket took with n bytes, pins the one that it took a part of, and
+// gives the others back.
 func (s *shard) wrote(c *Stream, part, n int) {
 	s.engine.cfg.Stats.FrameBytes.Add(float64(n))
 	for i, fr := range s.batch.Frames {
@@ -237,8 +239,8 @@ func (s *shard) block(c *Stream) {
 	s.arm(c)
 }
 
-// writable goes on where the socket was full. The time for a frame, or for the document, does not begin anew with each
-// byte that the client takes.
+// writable goes on with a stream whose socket was full. blockedAt stays as it is: a client that takes a byte now and
+// then has no more time for a frame, or for the document, than others.
 func (s *shard) writable(c *Stream) {
 	if c.phase != open || !c.blocked {
 		return
@@ -284,7 +286,7 @@ func (s *shard) happened(c *Stream, events uint32) {
 			return
 		}
 	}
-	// Who hangs up half has gone, as for net/http: browsers and proxies do so when they end a stream.
+	// A client that closes its own side has gone, as for net/http: browsers and proxies do so when they end a stream.
 	if events&(unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) != 0 {
 		s.fail(c, errGone)
 		return
@@ -294,15 +296,15 @@ func (s *shard) happened(c *Stream, events uint32) {
 	}
 }
 
-// begin counts what goes on elsewhere for a client, until returned.
-func (s *shard) begin(c *Stream, n int) context.Context {
-	if c.abroad == nil {
+// startCalls counts n more calls for a stream, until each has returned, and gives their context.
+func (s *shard) startCalls(c *Stream, n int) context.Context {
+	if c.calls == nil {
 		ctx, cancel := context.WithCancel(context.Background())
-		c.abroad = &elsewhere{ctx: ctx, cancel: cancel}
+		c.calls = &calls{ctx: ctx, cancel: cancel}
 	}
-	c.abroad.n += n
-	s.under += n
-	return c.abroad.ctx
+	c.calls.n += n
+	s.underWay += n
+	return c.calls.ctx
 }
 
 // arrive awaits the parts that somebody has begun to attach.
@@ -310,7 +312,7 @@ func (s *shard) arrive(c *Stream, arrivals Arrivals) {
 	if arrivals.Left == 0 {
 		return
 	}
-	context.AfterFunc(s.begin(c, arrivals.Left), arrivals.Cancel)
+	context.AfterFunc(s.startCalls(c, arrivals.Left), arrivals.Cancel)
 	go func() {
 		for range arrivals.Left {
 			a := <-arrivals.C
@@ -319,18 +321,18 @@ func (s *shard) arrive(c *Stream, arrivals Arrivals) {
 	}()
 }
 
-// read reads a page of the journal elsewhere.
+// read reads a page of the journal on another goroutine.
 func (s *shard) read(c *Stream, part int) {
-	ctx, cursor := s.begin(c, 1), c.machine.Cursor(part)
+	ctx, cursor := s.startCalls(c, 1), c.machine.Cursor(part)
 	s.engine.reads.do(c.machine.Request(part).Topology, func() {
 		err := cursor.Read(ctx)
 		s.post(message{kind: hasRead, stream: c, part: part, err: err})
 	})
 }
 
-// attach asks for another subscription elsewhere.
+// attach asks for another subscription on another goroutine.
 func (s *shard) attach(c *Stream, part int) {
-	ctx, req := s.begin(c, 1), c.machine.Request(part)
+	ctx, req := s.startCalls(c, 1), c.machine.Request(part)
 	s.engine.attaches.do(req.Topology, func() {
 		var sub *stream.Subscription
 		err := context.Cause(ctx)
@@ -343,10 +345,10 @@ func (s *shard) attach(c *Stream, part int) {
 
 // returned takes in what came of read or attach.
 func (s *shard) returned(c *Stream, msg message) {
-	s.under--
-	if c.abroad.n--; c.abroad.n == 0 {
-		c.abroad.cancel()
-		c.abroad = nil
+	s.underWay--
+	if c.calls.n--; c.calls.n == 0 {
+		c.calls.cancel()
+		c.calls = nil
 	}
 	if msg.kind == hasRead {
 		c.machine.HasRead(msg.part, msg.err)
@@ -380,8 +382,8 @@ func (s *shard) over(c *Stream) {
 
 // leave lets go of all but the socket.
 func (s *shard) leave(c *Stream, why error) {
-	if c.abroad != nil {
-		c.abroad.cancel()
+	if c.calls != nil {
+		c.calls.cancel()
 	}
 	s.unpin(c)
 	for part := range c.seats {
@@ -395,7 +397,8 @@ func (s *shard) leave(c *Stream, why error) {
 	c.owner = nil
 }
 
-// free closes the socket. Epoll forgets it with its last descriptor; what it has told already is of another generation.
+// free closes the socket. Epoll forgets it with its last descriptor; events that it has given already carry the old
+// generation, and are dropped by dispatch.
 func (s *shard) free(c *Stream) {
 	if c.phase == gone {
 		return

@@ -183,7 +183,7 @@ func TestAClientThatDoesNotReadIsEndedAndCostsTheOthersNothing(t *testing.T) {
 	}
 }
 
-// Whoever takes a little now and then would never be ended if each write began the time anew.
+// If each write began the write timeout anew, a client that takes a byte now and then would never be ended.
 func TestAClientThatTakesALittleNowAndThenIsEnded(t *testing.T) {
 	t.Parallel()
 	for _, little := range []int{1, 64 << 10} {
@@ -287,7 +287,7 @@ func TestAnIdleClientHasNoGoroutineAndNoBuffer(t *testing.T) { //nolint:parallel
 	}
 }
 
-// Who is behind the ring waits for the journal; nobody else of the shard does.
+// A client behind the ring waits for the journal; the others of its shard do not.
 func TestAReadOfTheJournalIsNotOnTheShard(t *testing.T) {
 	t.Parallel()
 	event := func(seq stream.Seq) stream.Frame {
@@ -311,7 +311,7 @@ func TestAReadOfTheJournalIsNotOnTheShard(t *testing.T) {
 	gone.awaitEnd()
 }
 
-// Else a topology that is never still would put off for ever that its journal is read again.
+// Were it put off, a topology whose events never pause would keep its journal from being read for ever.
 func TestWhoWaitsForTheJournalIsNotPutOffByTheFeedsChanges(t *testing.T) {
 	t.Parallel()
 	journal := waitingJournal{asked: make(chan struct{}, 1)}
@@ -417,17 +417,17 @@ func TestWhatWasToldOfASocketBeforeIsNotTakenForTheNextOne(t *testing.T) {
 	if c.slot != 0 {
 		t.Fatalf("it has the slot %d: the test shows nothing", c.slot)
 	}
-	b.hear([]unix.EpollEvent{{Events: unix.EPOLLHUP, Fd: 0, Pad: old.generation}})
+	b.dispatch([]unix.EpollEvent{{Events: unix.EPOLLHUP, Fd: 0, Pad: old.generation}})
 	if c.phase != open {
 		t.Error("it ended with what was told of another socket")
 	}
-	b.hear([]unix.EpollEvent{{Events: unix.EPOLLHUP, Fd: 0, Pad: b.slots[0].generation}})
+	b.dispatch([]unix.EpollEvent{{Events: unix.EPOLLHUP, Fd: 0, Pad: b.slots[0].generation}})
 	if c.phase != gone {
 		t.Error("it did not end with its own")
 	}
 }
 
-// Whoever has come, gone or has room is looked at between two parts of a long walk.
+// Between two parts of a long walk the shard handles new streams, ended ones, and sockets that have room again.
 func TestATurnHasABudgetAndEverybodyIsVisitedInTheEnd(t *testing.T) {
 	t.Parallel()
 	const n = turnStreams + 100
@@ -489,7 +489,7 @@ func TestASocketThatIsClosedFailsItsStreamAlone(t *testing.T) {
 	}
 }
 
-// What is late, catch-up and documents, leaves half of each turn to what is new.
+// Catch-up and documents leave half of each turn to new events.
 func TestCatchUpOfOneTopologyDoesNotKeepAnothersEventWaiting(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, stream.FeedConfig{}, 1)

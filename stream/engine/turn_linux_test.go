@@ -118,7 +118,7 @@ func TestEpollTellsOfSocketsThatHaveRoomOnceAndNotAgain(t *testing.T) {
 		if len(events) == 0 {
 			break
 		}
-		b.hear(events)
+		b.dispatch(events)
 	}
 	if wakeUps == 0 || wakeUps == 10 {
 		t.Errorf("the idle shard was told %d times", wakeUps)

@@ -13,21 +13,23 @@ const (
 // never is a time that does not come.
 const never = time.Duration(1<<63 - 1)
 
-// A wheel holds the next time of each client: a keepalive, the end of its token, or that of a write. A client is in it
-// at its time or before: who has been put off is put in anew only when the earlier time comes. So a delivery, which
-// puts off the keepalive, costs the wheel nothing.
+// A wheel holds the next time of each stream: of its keepalive, of the end of its token, or of a write that is too
+// slow. A stream is in it for its time or an earlier one: when its time is put off, it is moved only once the earlier
+// time has come. So a delivery, which puts the keepalive off, costs the wheel nothing.
 type wheel struct {
 	spokes [spokes]*Stream
-	used   [spokes / 64]uint64 // a bit for each spoke that has somebody
-	at     int64               // the tick whose clients were told last
+	used   [spokes / 64]uint64 // a bit for each spoke that has a stream
+	at     int64               // the last tick that turn has come to
 }
 
-// place is a client's place in the wheel.
+// place is a stream's place in the wheel.
 type place struct {
-	prev, next *Stream
-	tick       int64 // 0: it is in no wheel
+	prev, next *Stream // of the same spoke
+	tick       int64   // 0: it is in no wheel
 }
 
+// put puts a stream in for a time, unless it is in for that or an earlier one. A time beyond the wheel's reach becomes
+// the last tick that it reaches.
 func (w *wheel) put(c *Stream, due time.Duration) {
 	t := w.at + spokes - 1 // as far as it reaches
 	if due < time.Duration(t)*tick {
@@ -66,8 +68,8 @@ func (w *wheel) remove(c *Stream) {
 	c.place = place{}
 }
 
-// turn takes out all whose time has come, one after another.
-func (w *wheel) turn(now time.Duration, tell func(*Stream)) {
+// turn takes out all streams whose time has come, one after another, and calls onTime with each.
+func (w *wheel) turn(now time.Duration, onTime func(*Stream)) {
 	for to := int64(now / tick); w.at < to; {
 		next := w.nextTick()
 		if next < 0 || next > to {
@@ -77,12 +79,12 @@ func (w *wheel) turn(now time.Duration, tell func(*Stream)) {
 		for w.at = next; w.spokes[next%spokes] != nil; {
 			c := w.spokes[next%spokes]
 			w.remove(c)
-			tell(c)
+			onTime(c)
 		}
 	}
 }
 
-// next is the time at which turn has something to do.
+// next is when turn has something to do.
 func (w *wheel) next() time.Duration {
 	if t := w.nextTick(); t >= 0 {
 		return time.Duration(t) * tick
@@ -90,7 +92,7 @@ func (w *wheel) next() time.Duration {
 	return never
 }
 
-// nextTick is the first tick behind at that has somebody; -1: none has.
+// nextTick is the first tick behind at that has a stream; -1: none has.
 func (w *wheel) nextTick() int64 {
 	begin := (w.at + 1) % spokes
 	for i := range int64(spokes/64 + 1) {

@@ -56,12 +56,8 @@ func attachWithCatchUp(ctx context.Context, conn *pgx.Conn, id stream.TopologyID
 	if err != nil {
 		return 0, nil, err
 	}
-	rows, err := conn.Query(
-		ctx,
-		`SELECT seq FROM topology_events WHERE topology_id = $1::text::uuid AND seq > $2 ORDER BY seq`,
-		id,
-		int64(s),
-	)
+	const catchUp = `SELECT seq FROM topology_events WHERE topology_id = $1::text::uuid AND seq > $2 ORDER BY seq`
+	rows, err := conn.Query(ctx, catchUp, id, int64(s))
 	if err != nil {
 		return 0, nil, err
 	}

@@ -9,14 +9,14 @@ import (
 	"topostream/stream"
 )
 
-// Channels are those of topologies: which are wanted, which the present connection LISTENs to, and which it should
-// give up.
+// channels are the channels of topologies: which are wanted, which the present connection LISTENs to, and which it is
+// to UNLISTEN.
 type channels struct {
 	mu        sync.Mutex
 	connected bool
-	givenUp   bool // the connection shall be made anew
+	givenUp   bool // the connection is to be replaced by another one
 	wanted    map[stream.TopologyID]subscription
-	unwanted  map[stream.TopologyID]struct{} // LISTENed to and given up by nobody yet
+	unwanted  map[stream.TopologyID]struct{} // still LISTENed to
 }
 
 // A subscription tells whether the present connection LISTENs to a wanted channel.
@@ -34,7 +34,7 @@ func newChannels() channels {
 // quoted is the quoted name of a topology's channel.
 func quoted(id stream.TopologyID) string { return pgx.Identifier{"topology." + string(id)}.Sanitize() }
 
-// submit hands a task to the connection's owner; false where there is none.
+// submit hands a task to the connection's owner. It returns false where there is no connection, or another task waits.
 func (c *channels) submit(tasks chan<- *attachTask, t *attachTask) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -69,7 +69,7 @@ func (c *channels) setConnected(on bool) {
 	}
 }
 
-// giveUp has the present connection, if there is one, made anew.
+// giveUp has the present connection, if there is one, replaced by another one.
 func (c *channels) giveUp() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -113,7 +113,7 @@ func (c *channels) takeUnwanted(listen []stream.TopologyID) []stream.TopologyID 
 	defer c.mu.Unlock()
 	var ids []stream.TopologyID
 	for id := range c.unwanted {
-		if !slices.Contains(listen, id) { // such a one stays unwanted until listened, for the transaction may fail
+		if !slices.Contains(listen, id) { // the others stay unwanted until listened: the transaction may fail
 			ids = append(ids, id)
 			delete(c.unwanted, id)
 		}
@@ -126,7 +126,7 @@ func (c *channels) giveBack(ids []stream.TopologyID) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, id := range ids {
-		if _, ok := c.wanted[id]; ok { // since the transaction began, and it was LISTENed to all the while
+		if _, ok := c.wanted[id]; ok { // by somebody since the transaction began; it was LISTENed to all the while
 			c.wanted[id] = subscribed
 		} else {
 			c.unwanted[id] = struct{}{}

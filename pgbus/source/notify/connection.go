@@ -15,7 +15,7 @@ import (
 	"topostream/stream"
 )
 
-// A connection is one that LISTENs. All its methods run in the goroutine of [Listener.Run].
+// A connection is the LISTEN connection while it lives. All its methods run in the goroutine of [Listener.Run].
 type connection struct {
 	*Listener
 
@@ -94,7 +94,7 @@ func (c *connection) exec(ctx context.Context, sql string) error {
 	return err
 }
 
-// step does what is asked for, gives up the channels that nobody wants, and waits for notifications.
+// step LISTENs to what is wanted, runs a task or UNLISTENs what is not wanted, and then waits for notifications.
 func (c *connection) step(ctx context.Context) error {
 	if c.channels.isGivenUp() {
 		return errGivenUp
@@ -162,7 +162,7 @@ func (c *connection) transaction(ctx context.Context, t *attachTask, unlisten []
 	return err
 }
 
-// unlisten gives up the channels that nobody wants.
+// unlisten UNLISTENs the channels that are not wanted any more.
 func (c *connection) unlisten(ctx context.Context) error {
 	ids := c.channels.takeUnwanted(nil)
 	if len(ids) == 0 {
@@ -179,7 +179,7 @@ func (c *connection) unlisten(ctx context.Context) error {
 	return nil
 }
 
-// receive tells of notifications until somebody asks for something or a ping is due.
+// receive passes notifications on until it is interrupted or a ping is due.
 func (c *connection) receive(ctx context.Context) error {
 	wctx, done := c.wait.context(ctx, c.cfg.Ping)
 	defer done()
@@ -209,6 +209,7 @@ func (c *connection) ping(ctx context.Context) error {
 	return nil
 }
 
+// tell passes a notification on to the sink.
 func (c *connection) tell(n *pgconn.Notification) {
 	if n.Channel == settingsChannel {
 		c.sink.SettingChanged()

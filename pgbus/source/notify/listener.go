@@ -47,7 +47,7 @@ type Config struct {
 	Keyed    bool            // the triggers' notifications are told from others by topology_settings.key
 	Channels []string        // beside those of topologies: one on ListChannel is Sink.Listed, on any other Sink.Work
 	Ping     time.Duration   // of an idle connection: 4 s
-	Patience time.Duration   // with whatever the connection is asked: 4 s
+	Patience time.Duration   // how long each answer of the connection may take: 4 s
 	Stats    *stream.Stats
 	Logger   *slog.Logger
 	Without  string // for the log: what people have while nothing LISTENs
@@ -87,8 +87,8 @@ func New(cfg Config) *Listener {
 type attachTask struct {
 	ids  []stream.TopologyID
 	read func(context.Context, *pgx.Conn) error
-	done chan error  // one place: the owner never waits for who asked
-	over atomic.Bool // who asked has left, or the owner has LISTENed for it: whichever came first
+	done chan error  // of capacity 1: the owner never waits for the caller
+	over atomic.Bool // set once, by the caller when it leaves, or by the owner when it has LISTENed, whichever is first
 }
 
 // Attach LISTENs to the topologies' channels and runs read, in one REPEATABLE READ transaction with a lock_timeout of
@@ -149,8 +149,8 @@ func (l *Listener) Run(ctx context.Context, sink source.Sink) {
 	}, nil)
 }
 
-// pauses are those before the next connections. A connection through which LISTEN gets nothing is of a wrong
-// configuration, which nobody mends within seconds.
+// pauses are those before the next connections. They are long where LISTEN gets nothing through the connection: that is
+// a wrong configuration, which nobody mends within seconds.
 func pauses(err error) wait.Steps {
 	steps := wait.Steps{First: 100 * time.Millisecond, Most: 5 * time.Second}
 	if errors.Is(err, errProbe) {
@@ -194,7 +194,7 @@ func (l *Listener) serve(ctx context.Context, sink source.Sink, cause stream.Cau
 	}
 }
 
-// disconnected gives those who wait for an answer one, and forgets what the connection LISTENed to.
+// disconnected answers a task that waits, and forgets what the connection LISTENed to.
 func (l *Listener) disconnected() {
 	l.channels.setConnected(false)
 	select {
@@ -219,7 +219,7 @@ func (l *Listener) open(ctx context.Context, sink source.Sink) (*connection, err
 	return c, nil
 }
 
-// Reconnect gives the connection up and makes another one: it may lead to another server than it should.
+// Reconnect replaces the connection by another one: it may lead to a server that is not the primary any more.
 func (l *Listener) Reconnect() {
 	l.channels.giveUp()
 	l.wait.interrupt()

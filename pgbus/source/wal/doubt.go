@@ -10,28 +10,29 @@ import (
 )
 
 // The WAL may tell of a commit before any statement can see it: PostgreSQL flushes a commit, waits for a synchronous
-// standby, however long that takes, and only then shows it. Such an event is in doubt. It is visible when a
-// pg_snapshot that was taken after it was streamed sees its transaction; whoever was told of it is then told so. So
-// none is lost: a feed that was there at that moment is compared, and the catch-up of a topology that is attached
-// later begins later, and sees it.
+// standby, however long that takes, and only then makes it visible. (Without such a standby the time between is short,
+// but it is there.) Until then the event is in doubt. It is visible when a pg_snapshot that was taken after it was
+// streamed sees its transaction; Sink.Visible then says so. So no event is lost: at that call a feed that is attached
+// is brought up to it, and the catch-up of a topology that is attached later begins after it became visible, and sees
+// it.
 
-// doubt keeps the newest event in doubt of each topology, and the transactions that may have been flushed before the
-// stream began and could not be seen by the reads after it.
+// doubt keeps the newest event in doubt of each topology, and the transactions that ran when the stream began: they may
+// have been flushed before it, and not have been visible to the reads that followed.
 type doubt struct {
-	some wait.Signal // there may be something to look at
+	some wait.Signal // there may be something in doubt
 
 	mu     sync.Mutex
-	round  uint64 // of looks at the database; counts up
+	round  uint64 // counts up; in each round one pg_snapshot is taken
 	newest map[stream.TopologyID]inDoubt
-	before []uint32 // transactions that ran when the stream began
+	before []uint32 // the transactions that ran when the stream began and have not ended yet
 }
 
-// An inDoubt is an event and the round in which it was streamed: a pg_snapshot of that round may have been taken
-// before.
+// An inDoubt is an event and the round in which it was streamed. The pg_snapshot of that round may have been taken
+// before the event was streamed, and so shows nothing about it.
 type inDoubt struct {
 	event source.Event
 	round uint64
-	told  bool // the sink has been told of it; before, telling that it is visible would have it read for nothing
+	told  bool // Sink.Event has been called with it: Visible comes after that
 }
 
 func newDoubt() doubt {
@@ -55,7 +56,7 @@ func (d *doubt) told(e source.Event) {
 	}
 }
 
-// watch begins a stream.
+// watch begins a stream, while these transactions run.
 func (d *doubt) watch(xids []uint32) {
 	d.mu.Lock()
 	d.before = append(d.before[:0], xids...)
@@ -63,6 +64,7 @@ func (d *doubt) watch(xids []uint32) {
 	d.some.Set()
 }
 
+// covers tells whether the event n is in doubt, or one behind it is.
 func (d *doubt) covers(id stream.TopologyID, n stream.Seq) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -70,8 +72,8 @@ func (d *doubt) covers(id stream.TopologyID, n stream.Seq) bool {
 	return ok && n <= e.event.Seq && n.Epoch() == e.event.Seq.Epoch()
 }
 
-// resolve takes out the events that v sees, but for those of this round. ended tells whether a transaction of before
-// the stream has ended since the last call, left whether there is more to look at.
+// resolve takes out the events that v sees, but for those of the present round. ended tells whether a transaction that
+// ran when the stream began has ended since the last call; left, whether anything is still in doubt.
 func (d *doubt) resolve(v Visibility) (visible []source.Event, ended, left bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -100,7 +102,7 @@ func (d *doubt) next() {
 	d.round++
 }
 
-// watchDoubt tells of events that have become visible, while there are any in doubt.
+// watchDoubt asks what is visible as long as something is in doubt, and tells the sink.
 func (s *Source) watchDoubt(ctx context.Context, sink source.Sink) {
 	for try := 0; ; {
 		select {

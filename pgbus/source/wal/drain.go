@@ -97,8 +97,8 @@ SELECT backend_xmin::text FROM pg_stat_activity
 	return parseNumbers(texts)
 }
 
-// beginAndEnd gives the number of a transaction that has begun and ended: every one that has a number and is older
-// shows in pg_snapshots from then on.
+// beginAndEnd begins and ends a transaction and gives its number: from then on pg_snapshots list every running
+// transaction that is older.
 func beginAndEnd(ctx context.Context, pool *pgxpool.Pool) (xid uint32, _ error) {
 	const query = `SELECT pg_current_xact_id()::text`
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)

@@ -8,7 +8,7 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// MeasureLag keeps the metrics of how far the stream is behind, and of what PostgreSQL keeps for its slot.
+// MeasureLag sets the metrics of how far the stream is behind, and of how much WAL PostgreSQL keeps for its slot.
 func (s *Source) MeasureLag(ctx context.Context) error {
 	const query = `
 SELECT coalesce(greatest(pg_wal_lsn_diff(w.lsn, s.confirmed_flush_lsn), 0), 0)::float8,

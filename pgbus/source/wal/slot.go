@@ -11,7 +11,8 @@ import (
 	"topostream/pgbus/wait"
 )
 
-// sayWhatTheSlotWaitsFor tells people why events go by poll for so long. The caller calls done when it waits no more.
+// sayWhatTheSlotWaitsFor says in the log and in the source's state why the slot, and with it the stream, takes so long.
+// The caller calls done when it waits no more.
 func (s *Source) sayWhatTheSlotWaitsFor(ctx context.Context, pid uint32, sink source.Sink) (done func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	said := make(chan struct{})
@@ -21,7 +22,7 @@ func (s *Source) sayWhatTheSlotWaitsFor(ctx context.Context, pid uint32, sink so
 			s.logStandbySnapshots(ctx, sink)
 			return
 		}
-		s.sayWhoIsWaitedFor(ctx, pid, sink)
+		s.sayBlockers(ctx, pid, sink)
 	}()
 	return func() {
 		cancel()
@@ -30,7 +31,8 @@ func (s *Source) sayWhatTheSlotWaitsFor(ctx context.Context, pid uint32, sink so
 	}
 }
 
-func (s *Source) sayWhoIsWaitedFor(ctx context.Context, pid uint32, sink source.Sink) {
+// sayBlockers says, until ctx ends, which transactions the backend pid waits for.
+func (s *Source) sayBlockers(ctx context.Context, pid uint32, sink source.Sink) {
 	pause := time.Second
 	for wait.Pause(ctx, pause) {
 		by, err := postgres.Blockers(ctx, s.cfg.Pool, pid)
@@ -48,7 +50,7 @@ func (s *Source) sayWhoIsWaitedFor(ctx context.Context, pid uint32, sink source.
 	}
 }
 
-// sayEvery is how often people are told of a slot that is still waited for.
+// sayEvery is how often it is said again.
 const sayEvery = 10 * time.Second
 
 // logStandbySnapshots has the primary log what runs there until ctx ends: a standby makes a slot only when it has
@@ -73,8 +75,8 @@ func (s *Source) logStandbySnapshots(ctx context.Context, sink source.Sink) {
 	}
 }
 
-// warnOfConflicts says that the standby may end our slot and our reads: it replays what its queries still need unless
-// it tells the primary of them.
+// warnOfConflicts warns where the standby may end our slot and our reads: with hot_standby_feedback off the primary
+// does not know what they still need, and replay removes it.
 func (s *Source) warnOfConflicts(ctx context.Context) {
 	const query = `SELECT pg_is_in_recovery(), current_setting('hot_standby_feedback')::bool`
 	var standby, feedback bool

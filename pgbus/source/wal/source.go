@@ -18,7 +18,7 @@ import (
 	"topostream/stream"
 )
 
-// Errors that no retry mends.
+// Errors that end a stream.
 var (
 	errOtherDatabase = errors.New("the replication connection leads to another database than the pool")
 	errGivenUp       = errors.New("it is made anew, because the database has a new history")
@@ -38,7 +38,7 @@ type Config struct {
 	// Wanted tells whether the WAL shall be read now; Changed is set when that may have changed.
 	Wanted  func() bool
 	Changed wait.Signal
-	Check   wait.Steps // between two looks at what is visible, while an event is in doubt
+	Check   wait.Steps // the pauses between two questions of what is visible, while an event is in doubt
 	// Only tells which types of events are told; nil: all are. Others are never in doubt and cost nothing.
 	Only    func(kind string) bool
 	Stats   *stream.Stats
@@ -51,10 +51,10 @@ type Config struct {
 type Source struct {
 	cfg     Config
 	doubt   doubt
-	givenUp atomic.Bool // the stream shall be made anew
-	// undrained: a stream was read, and transactions that began while the WAL was wanted may be open still.
+	givenUp atomic.Bool // the stream is to be replaced by another one
+	// undrained: a stream was read, and transactions that began while the WAL was wanted may still be open (see draining).
 	undrained atomic.Bool
-	pid       atomic.Uint32 // of the backend that the stream is of; 0: there is none
+	pid       atomic.Uint32 // of the stream's backend; 0: there is none
 }
 
 var _ source.Source = (*Source)(nil)
@@ -74,7 +74,8 @@ func New(cfg Config) *Source {
 // database is asked: an event that becomes visible in between is seen by what is read afterwards.
 func (s *Source) InDoubt(id stream.TopologyID, n stream.Seq) bool { return s.doubt.covers(id, n) }
 
-// Reconnect gives the stream up, within a second, and makes another one: it may be of another server than it should.
+// Reconnect replaces the stream by another one, within a second: it may be of a server that is not the primary any
+// more.
 func (s *Source) Reconnect() { s.givenUp.Store(true) }
 
 // Run implements source.Source.
@@ -99,7 +100,8 @@ func (s *Source) follow(ctx context.Context, sink source.Sink, connected func())
 	return s.stream(ctx, sink, connected)
 }
 
-// lost says what a stream ended with.
+// lost logs why a stream ended, and gives the pauses before the next one: long ones where somebody has to do something
+// first.
 func (s *Source) lost(err error, sink source.Sink) wait.Steps {
 	steps := wait.Steps{First: 100 * time.Millisecond, Most: 5 * time.Second}
 	if err == nil {
@@ -117,7 +119,7 @@ func (s *Source) lost(err error, sink source.Sink) wait.Steps {
 	return steps
 }
 
-// advice says what to do about an error that no retry mends; empty for others.
+// advice says what somebody has to do about an error that no retry mends; empty: a retry may.
 func advice(err error) string {
 	pgErr, _ := errors.AsType[*pgconn.PgError](err)
 	switch {
@@ -150,9 +152,9 @@ func (s *Source) stream(ctx context.Context, sink source.Sink, connected func())
 	defer conn.Close()
 	s.givenUp.Store(false)
 	sink.State(source.State{Detail: "making a replication slot"})
-	open := s.sayWhatTheSlotWaitsFor(ctx, conn.PID(), sink)
-	stream, err := conn.Open(ctx, publication, s.cfg.Primary != nil)
-	open()
+	slotMade := s.sayWhatTheSlotWaitsFor(ctx, conn.PID(), sink)
+	rows, err := conn.Open(ctx, publication, s.cfg.Primary != nil)
+	slotMade()
 	if err != nil {
 		return err
 	}
@@ -167,12 +169,12 @@ func (s *Source) stream(ctx context.Context, sink source.Sink, connected func())
 	defer s.pid.Store(0)
 	connected()
 	sink.State(source.State{Connected: true})
-	sink.Subscribed(nil, reconnected)
+	sink.Subscribed(nil, stream.ReadReconnect)
 	sink.Work()
 	s.cfg.Logger.Info("reading the WAL", "publication", publication)
 	drain := draining{source: s}
 	tell := func(r Row) { s.tell(sink, r) }
-	err = stream.Run(ctx, tell, func() bool { return !s.givenUp.Load() && !drain.done(ctx) })
+	err = rows.Run(ctx, tell, func() bool { return !s.givenUp.Load() && !drain.done(ctx) })
 	switch {
 	case err == nil && s.givenUp.Load():
 		return errGivenUp
@@ -182,11 +184,10 @@ func (s *Source) stream(ctx context.Context, sink source.Sink, connected func())
 	return err
 }
 
-const reconnected = stream.ReadReconnect
-
-// visibleFromNow reads what is visible when a stream begins. A pg_snapshot does not list the running transactions
-// that are newer than the newest that has ended: one of our own is begun and ended before, so that all that may be in
-// the WAL already are older. (A standby gives no numbers; whatever its WAL has told is visible there.)
+// visibleFromNow reads what is visible when a stream begins. A pg_snapshot does not list running transactions that are
+// newer than the newest that has ended. So a transaction of our own is begun and ended first: all that may be in the
+// WAL already are older than that, and listed. (A standby gives no transaction ids; whatever its WAL has told is
+// visible there.)
 func (s *Source) visibleFromNow(ctx context.Context) (Visibility, error) {
 	if s.cfg.Primary == nil {
 		if _, err := beginAndEnd(ctx, s.cfg.Pool); err != nil && !isReadOnly(err) {
@@ -196,7 +197,7 @@ func (s *Source) visibleFromNow(ctx context.Context) (Visibility, error) {
 	return ReadVisibility(ctx, s.cfg.Pool)
 }
 
-// tell tells of one row. Most topologies are not attached: their rows are not encoded.
+// tell tells the sink of one row. JSON is left to the sink to call: most topologies are not attached.
 func (s *Source) tell(sink source.Sink, r Row) {
 	if s.cfg.Only != nil && !s.cfg.Only(string(r.Type)) {
 		return

@@ -263,12 +263,12 @@ func (s *Stream) takeChange(x pglogrepl.XLogData, event func(Row)) error {
 		s.relations[m.RelationID] = c
 	case *pglogrepl.InsertMessage:
 		if c, ok := s.relations[m.RelationID]; ok && c.journal {
-			e, err := c.event(m.Tuple.Columns)
+			r, err := c.row(m.Tuple.Columns)
 			if err != nil {
 				return err
 			}
-			e.XID = s.xid
-			event(e)
+			r.XID = s.xid
+			event(r)
 		}
 	}
 	return nil

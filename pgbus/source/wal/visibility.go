@@ -11,18 +11,14 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
-// The WAL may tell of a commit before any statement can see it: PostgreSQL flushes a commit, waits for a synchronous
-// standby, however long that takes, and only then shows it. Without such a standby the time between is short, and not
-// nothing.
-
-// A Visibility is what a snapshot sees: pg_snapshot, with the lower halves of its transactions' numbers, as the
-// replication protocol gives them.
+// A Visibility says which transactions a snapshot sees: it is a pg_snapshot, with the lower halves of transaction ids,
+// as the replication protocol gives them.
 type Visibility struct {
-	Next    uint32   // the first one that had not begun
-	Running []uint32 // those that had not ended
+	Next    uint32   // the first one that had not begun: xmax
+	Running []uint32 // those before it that had not ended
 }
 
-// Sees tells whether the transaction had ended.
+// Sees tells whether the transaction had ended when the snapshot was taken.
 func (v Visibility) Sees(xid uint32) bool {
 	if int32(xid-v.Next) >= 0 { // modulo 2³², as TransactionIdPrecedes in src/backend/access/transam/transam.c
 		return false
@@ -30,7 +26,7 @@ func (v Visibility) Sees(xid uint32) bool {
 	return !slices.Contains(v.Running, xid)
 }
 
-// parseSnapshot reads the text of a pg_snapshot, as 10:20:10,14: xmin, xmax, and those that run.
+// parseSnapshot reads the text of a pg_snapshot, such as 10:20:10,14: xmin, xmax, and the transactions that ran.
 func parseSnapshot(text string) (v Visibility, err error) {
 	_, later, _ := strings.Cut(text, ":")
 	next, running, ok := strings.Cut(later, ":")

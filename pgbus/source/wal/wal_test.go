@@ -78,8 +78,10 @@ func TestTheJSONOfARowIsTheEncodersByteForByte(t *testing.T) {
 			pgtest.Exec(t, conn, `SET client_encoding = 'UTF8'`)
 			pgtest.Exec(t, conn, publication)
 			events := read(t, db)
-			const insert = `INSERT INTO topology_events VALUES (gen_random_uuid(), $1, $2, $3::text::jsonb, timestamptz 'epoch' + $4 * interval '1 microsecond')
-				RETURNING topology_event_json(topology_id, seq, type, payload, at)`
+			const insert = `
+INSERT INTO topology_events
+VALUES (gen_random_uuid(), $1, $2, $3::text::jsonb, timestamptz 'epoch' + $4 * interval '1 microsecond')
+RETURNING topology_event_json(topology_id, seq, type, payload, at)`
 			letters := rapid.StringOfN(rapid.RuneFrom([]rune(`ab"\/<>&'é{}[]:,`+"\t\n\r\x01\u007f")), 0, 40, -1)
 			if encoding == "UTF8" {
 				letters = rapid.StringMatching(`[^\x00]*`)
@@ -200,19 +202,13 @@ func TestNoWALIsKeptForAStreamThatReads(t *testing.T) {
 	conn := db.Conn(t)
 	pgtest.Exec(t, conn, publication)
 	read(t, db)
-	pgtest.Exec(
-		t,
-		conn,
-		`CREATE TABLE elsewhere AS SELECT repeat('x', 1000) FROM generate_series(1, 20000)`,
-	) // nothing of it is published
+	// A table that is not published.
+	pgtest.Exec(t, conn, `CREATE TABLE elsewhere AS SELECT repeat('x', 1000) FROM generate_series(1, 20000)`)
 	at := pgtest.Scan[string](t, conn, `SELECT pg_current_wal_lsn()::text`)
+	const confirmed = `
+SELECT confirmed_flush_lsn >= $1::text::pg_lsn FROM pg_replication_slots WHERE database = current_database()`
 	pgtest.Eventually(t, "the slot to be confirmed beyond what others wrote", func() bool {
-		return pgtest.Scan[bool](
-			t,
-			conn,
-			`SELECT confirmed_flush_lsn >= $1::text::pg_lsn FROM pg_replication_slots WHERE database = current_database()`,
-			at,
-		)
+		return pgtest.Scan[bool](t, conn, confirmed, at)
 	})
 }
 

@@ -9,7 +9,7 @@ import (
 	"github.com/jackc/pglogrepl"
 )
 
-// A Row is a row of the journal as PostgreSQL's text. Its slices are the receiver's.
+// A Row is a row of the journal in PostgreSQL's text form. Whoever gets it may keep its slices.
 type Row struct {
 	XID      uint32 // of the transaction, its lower half (an xid8 has an epoch above it)
 	Topology []byte // the uuid's text
@@ -20,29 +20,29 @@ type Row struct {
 	at      []byte // timestamptz's text, in UTC
 }
 
-// JSON is what topology_event_json, the one encoder, makes of the row, byte for byte; false where the time is none
-// that it could be made for.
-func (e Row) JSON() (string, bool) {
+// JSON is what the SQL function topology_event_json makes of the row, byte for byte; false for a time that this does
+// not know how to write (infinity, or a year that is not four digits).
+func (r Row) JSON() (string, bool) {
 	const room = 512 // for all but the payload
-	b := make([]byte, 0, room+len(e.payload))
+	b := make([]byte, 0, room+len(r.payload))
 	b = append(b, `{"topic":"topology.`...)
-	b = append(b, e.Topology...)
+	b = append(b, r.Topology...)
 	b = append(b, '.')
-	b = append(b, e.Type...)
+	b = append(b, r.Type...)
 	b = append(b, `","type":"`...)
-	b = append(b, e.Type...)
+	b = append(b, r.Type...)
 	b = append(b, `","ts":"`...)
-	b, ok := appendTime(b, e.at)
+	b, ok := appendTime(b, r.at)
 	if !ok {
 		return "", false
 	}
 	b = append(b, `","seq":`...)
-	b = strconv.AppendUint(b, e.Seq, 10)
+	b = strconv.AppendUint(b, r.Seq, 10)
 	b = append(b, `,"journaled":true,"payload":`...)
-	if e.payload == nil {
+	if r.payload == nil {
 		b = append(b, "null"...)
 	} else {
-		b = append(b, e.payload...)
+		b = append(b, r.payload...)
 	}
 	return string(append(b, '}')), true
 }
@@ -53,9 +53,9 @@ func appendTime(b, at []byte) ([]byte, bool) {
 	return t.UTC().AppendFormat(b, "2006-01-02T15:04:05.000000Z"), err == nil
 }
 
-// columns are the places of the journal's columns in a row.
+// columns are the indexes of the journal's columns in the tuples of a relation.
 type columns struct {
-	journal                          bool // it is topology_events
+	journal                          bool // the relation is topology_events; else there are none
 	topology, seq, kind, payload, at int
 }
 
@@ -78,17 +78,18 @@ func columnsOf(m *pglogrepl.RelationMessage) (columns, error) {
 	return c, nil
 }
 
-func (c columns) event(row []*pglogrepl.TupleDataColumn) (Row, error) {
-	if most := max(c.topology, c.seq, c.kind, c.payload, c.at); len(row) <= most {
-		return Row{}, fmt.Errorf("a row of topology_events has %d columns, want %d", len(row), most+1)
+// row reads a tuple of topology_events.
+func (c columns) row(tuple []*pglogrepl.TupleDataColumn) (Row, error) {
+	if most := max(c.topology, c.seq, c.kind, c.payload, c.at); len(tuple) <= most {
+		return Row{}, fmt.Errorf("a row of topology_events has %d columns, want %d", len(tuple), most+1)
 	}
-	seq, err := strconv.ParseUint(string(row[c.seq].Data), 10, 64)
+	seq, err := strconv.ParseUint(string(tuple[c.seq].Data), 10, 64)
 	if err != nil {
 		return Row{}, fmt.Errorf("topology_events.seq: %w", err)
 	}
-	e := Row{Topology: row[c.topology].Data, Seq: seq, Type: row[c.kind].Data, at: row[c.at].Data}
-	if p := row[c.payload]; p.DataType != pglogrepl.TupleDataTypeNull {
-		e.payload = p.Data
+	r := Row{Topology: tuple[c.topology].Data, Seq: seq, Type: tuple[c.kind].Data, at: tuple[c.at].Data}
+	if p := tuple[c.payload]; p.DataType != pglogrepl.TupleDataTypeNull {
+		r.payload = p.Data
 	}
-	return e, nil
+	return r, nil
 }
