@@ -9,7 +9,6 @@ import type { JournalEvent } from './journal.ts';
 import { transitions } from './lifecycle.ts';
 import type { View } from './view.ts';
 
-
 type Row = Record<string, unknown>;
 type Ids = { readonly id?: unknown; readonly uuid?: unknown };
 type AnyPayload = Partial<
