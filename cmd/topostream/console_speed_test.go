@@ -248,16 +248,22 @@ func (p *page) speedMouse(params input.DispatchMouseEventParams) {
 	}
 }
 
-func TestSpeedOfFramesWhileAHundredEventsASecondCome(t *testing.T) {
-	t.Parallel()
-	duration := speedTime(t)
+// speedGraph opens the console on a graph of 2,000 deckies, to which a speedWriter writes.
+func speedGraph(t *testing.T, perTick int) (p *page, stop func() int) {
+	t.Helper()
 	db := pgtest.New(t)
 	conn := db.Conn(t)
 	id := live(t, conn, 1)[0]
 	graphSeed(t, conn, id, 200, 10)
-	p := graphPage(t, startServer(t, db.URL), testToken(t), id, 2000)
+	p = graphPage(t, startServer(t, db.URL), testToken(t), id, 2000)
 	p.speedEnable()
-	stop := speedWriter(t, db.Conn(t), id, 1)
+	return p, speedWriter(t, db.Conn(t), id, perTick)
+}
+
+func TestSpeedOfFramesWhileAHundredEventsASecondCome(t *testing.T) {
+	t.Parallel()
+	duration := speedTime(t)
+	p, stop := speedGraph(t, 1)
 	const x, y = 700.0, 400.0
 	wheel := func(turn float64) {
 		p.speedMouse(input.DispatchMouseEventParams{
@@ -354,13 +360,7 @@ func (p *page) speedHeap() float64 {
 func TestSpeedHeapIsFlatAtFiveHundredEventsASecond(t *testing.T) {
 	t.Parallel()
 	duration := speedTime(t)
-	db := pgtest.New(t)
-	conn := db.Conn(t)
-	id := live(t, conn, 1)[0]
-	graphSeed(t, conn, id, 200, 10)
-	p := graphPage(t, startServer(t, db.URL), testToken(t), id, 2000)
-	p.speedEnable()
-	stop := speedWriter(t, db.Conn(t), id, 5)
+	p, stop := speedGraph(t, 5)
 	table := [][]string{{"after", "heap", "nodes", "listeners", "received", "kept", "failures"}}
 	var heaps []float64
 	const samples = 12
