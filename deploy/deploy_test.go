@@ -270,7 +270,7 @@ func TestAnUpgradeNeedsNoFileOfSettingsThatWasRemoved(t *testing.T) {
 	}
 }
 
-// What systemd thinks of the units: 0 is a program that may nothing, 10 one that may everything.
+// systemd grades units: 0 is a program that may do nothing, 10 one that may do everything.
 func TestTheUnitsAreHardened(t *testing.T) {
 	t.Parallel()
 	analyze, err := exec.LookPath("systemd-analyze")

@@ -145,3 +145,15 @@ func (c *feedsCmd) Run(ctx context.Context, o command.Output) error {
 	return bench.Feeds(ctx, bench.FeedsConfig{DatabaseURL: c.DatabaseURL, Bus: c.Bus, Topologies: c.Topologies,
 		Logger: log}, os.Stdin, o.Out)
 }
+
+// runAny is the command with --url: a server of any make.
+func (c *latencyCmd) runAny(ctx context.Context, o command.Output) error {
+	plan, err := c.plan(c.Rounds, c.Duration, c.Topologies, o)
+	if err != nil {
+		return err
+	}
+	if len(c.Rate) != 1 || slices.Min(c.Rate) <= 0 {
+		return command.UsageError(errors.New("with --url give one --rate, above 0"))
+	}
+	return runSpread(ctx, c.targetFlags, plan, c.Rate[0], o)
+}

@@ -86,14 +86,14 @@ func (f targetFlags) plan(rounds int, duration time.Duration, topologies int, o 
 	p.DatabaseURL, p.Topologies = f.DatabaseURL, topologies
 	p.Topostream, p.ServeFlags, p.Bus = f.Topostream, f.ServeFlag, f.Bus
 	p.IDs, p.Payload, p.Window, p.Patience = f.Topology, f.Payload, f.Window, f.Patience
-	p.MemorySettle, p.StatsSettle = memorySettle, statsSettle
+	p.MemoryFall, p.StatsReport = memoryFall, statsReport
 	return p, nil
 }
 
 const (
-	maxPayload   = 7000 // a NOTIFY of more has the event's number alone, which a bare LISTEN cannot time
-	memorySettle = 15 * time.Second
-	statsSettle  = 10500 * time.Millisecond // PostgreSQL's idle backends report after 10 s
+	maxPayload  = 7000 // a NOTIFY of more has the event's number alone, which a bare LISTEN cannot time
+	memoryFall  = 15 * time.Second
+	statsReport = 10500 * time.Millisecond // PostgreSQL's idle backends report after 10 s
 )
 
 // target is the server at --url.
@@ -244,7 +244,7 @@ func (c *stormCmd) Run(ctx context.Context, o command.Output) error {
 	return c.show(o, report, err)
 }
 
-// oursFlags are of what only our server can do.
+// oursFlags are those of measurements that only our server can take part in.
 type oursFlags struct {
 	benchFlags
 
@@ -360,18 +360,6 @@ func (c *compareCmd) Run(ctx context.Context, o command.Output) error {
 	plan.Clients, plan.Rate, plan.Hold = c.Clients, c.Rate, c.Hold
 	report, err := bench.Compare(ctx, plan)
 	return c.show(o, report, err)
-}
-
-// runAny is the latency command with --url: a server of any make.
-func (c *latencyCmd) runAny(ctx context.Context, o command.Output) error {
-	plan, err := c.plan(c.Rounds, c.Duration, c.Topologies, o)
-	if err != nil {
-		return err
-	}
-	if len(c.Rate) != 1 || slices.Min(c.Rate) <= 0 {
-		return command.UsageError(errors.New("with --url give one --rate, above 0"))
-	}
-	return runSpread(ctx, c.targetFlags, plan, c.Rate[0], o)
 }
 
 type bareCmd struct {

@@ -57,8 +57,8 @@ const (
 	censusTimeout = 100 * time.Second
 )
 
-// startStage puts the stage up and gives what the checker must know of it. Its close tells what is more than before,
-// and what did not end in order.
+// startStage puts the stage up and gives what the checker must know of it. Its close says what the servers hold more
+// than before, and what did not end in order.
 func startStage(ctx context.Context, cfg stageConfig) (_ *stage, err error) {
 	kinds, err := chosenFaults(cfg.faults)
 	if err != nil {
@@ -147,7 +147,7 @@ func faultHelp() string {
 	return text.String()
 }
 
-// runner makes a campaign, says what is skipped and why, and at its end what was done.
+// runner makes a campaign and prints what is skipped and why; the campaign prints at its end what was done.
 func runner(ctx context.Context, e *fault.Env, kinds []fault.Kind, cfg stageConfig) (check.FaultRunner, error) {
 	const version = `SELECT current_setting('server_version_num')::int / 10000`
 	conn, err := pgx.Connect(ctx, e.DatabaseURL)

@@ -52,9 +52,8 @@ var errViolated = errors.New("the promise is broken")
 // Run checks and reports.
 func (c *checkCmd) Run(ctx context.Context, o command.Output) (err error) {
 	cfg := check.Config{
-		Topologies: c.Topologies, Backlog: c.Backlog, Writers: c.Writers, Clients: c.Clients, Duration: c.Duration,
-		CatchUp: c.CatchUp,
-		Idle:    c.Idle, Rate: c.Rate, Seed: rand.Uint64N(1 << 32),
+		Topologies: c.Topologies, Backlog: c.Backlog, Writers: c.Writers, Clients: c.Clients,
+		Duration: c.Duration, CatchUp: c.CatchUp, Idle: c.Idle, Rate: c.Rate, Seed: rand.Uint64N(1 << 32),
 		MayLose: c.MayLose, Keep: c.Keep, Single: c.Stage.OldBinary != "",
 		Progress: func(p check.Progress) {
 			if int(p.Elapsed.Seconds())%10 == 0 {

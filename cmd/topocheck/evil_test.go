@@ -21,8 +21,8 @@ import (
 	"topostream/pgbus/pgtest"
 )
 
-// An evil is a way to break the promise between a server and a client: it gets a stream's blocks, one by one, and says
-// what to send instead. It does so once and says then that it has; io.EOF ends the stream.
+// An evil is a way to break the promise between a server and a client: it gets the blocks of a stream, one by one, and
+// gives what to send instead. done says that it has broken the promise, which it does once; io.EOF ends the stream.
 type evil func(block []byte) (instead []byte, done bool, err error)
 
 func journaled(block []byte) bool { return bytes.Contains(block, []byte(`"journaled":true`)) }

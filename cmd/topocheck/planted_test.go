@@ -18,7 +18,7 @@ import (
 	"topostream/pgbus/pgtest"
 )
 
-// An edit of the program's source.
+// An edit replaces a text in a file of the program's source.
 type edit struct{ file, text, instead string }
 
 // The program has nets beneath nets: what the catch-up or the reconnect catch-up would miss comes by the next event,
@@ -135,7 +135,7 @@ func TestTheCheckerFindsBugsPlantedInTheServer(t *testing.T) {
 			}
 			t.Errorf("no run found the bug; want %s", c.want)
 		})
-		t.Run(name+", but it is there", func(t *testing.T) {
+		t.Run(name+": clean without the bug", func(t *testing.T) {
 			t.Parallel()
 			if report := runPlanted(t, planted(t, c.nets), c.scenario); !report.Clean() {
 				t.Errorf("violations %v", report.Violations)
@@ -235,7 +235,7 @@ func newServer(t *testing.T, binary, address, databaseURL string) *server {
 	return s
 }
 
-// kill ends it though it is not told.
+// kill ends it without a word.
 func (s *server) kill() { _ = s.Stop(syscall.SIGKILL) } // no exit code is expected
 
 func undisturbed(context.Context, *testing.T, []*server, check.Monitor) error { return nil }
@@ -259,7 +259,9 @@ func restarts(ctx context.Context, _ *testing.T, servers []*server, m check.Moni
 
 // lostListens terminates the LISTEN connections' backends, until the run is over.
 func lostListens(ctx context.Context, _ *testing.T, servers []*server, m check.Monitor) error {
-	const terminate = `SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'topostream listen' AND datname = current_database()`
+	const terminate = `
+SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+ WHERE application_name = 'topostream listen' AND datname = current_database()`
 	conn, err := pgx.Connect(ctx, servers[0].databaseURL)
 	if err != nil {
 		return fmt.Errorf("connect: %w", err)

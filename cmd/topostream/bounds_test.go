@@ -1,19 +1,16 @@
 package main
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime/pprof"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -22,8 +19,8 @@ import (
 	"topostream/pgbus/pgtest"
 )
 
-// limited has a command run with at most limit bytes of memory, in a control group where we may make one (root), and
-// says how. The Go runtime is told to stay below soft.
+// limited has a command run with at most limit bytes of memory, in a control group where we may make one (as root), and
+// says how. The Go runtime is told to stay below soft bytes.
 func limited(t *testing.T, cmd *exec.Cmd, soft, limit int64) (how string) {
 	t.Helper()
 	cmd.Env = append(cmd.Env, "GOMEMLIMIT="+strconv.FormatInt(soft, 10))
@@ -74,63 +71,6 @@ func peak(t *testing.T, pid int) int64 {
 
 const mib = 1 << 20
 
-// A reader reads a stream from a socket, as fast as it can and with little memory of its own.
-type reader struct {
-	net.Conn
-
-	lines *bufio.Reader
-	last  uint64
-}
-
-const window = 64 << 10
-
-// dial asks for a stream and reads nothing yet. HTTP/1.0, so that the answer is not in chunks.
-func dial(address, path, token string, last uint64) (*reader, error) {
-	// A small window, set before the connection is made: what lies in the kernel's buffers is no part of what is
-	// measured.
-	dialer := net.Dialer{Control: func(_, _ string, c syscall.RawConn) error {
-		return c.Control(
-			// a larger one does no harm
-			func(fd uintptr) { _ = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, window) })
-	}}
-	conn, err := dialer.Dial("tcp", address)
-	if err != nil {
-		return nil, err
-	}
-	header := ""
-	if last > 0 {
-		header = fmt.Sprintf("Last-Event-ID: %d\r\n", last)
-	}
-	_, err = fmt.Fprintf(conn,
-		"GET %s HTTP/1.0\r\nHost: x\r\nAuthorization: Bearer %s\r\nAccept: text/event-stream\r\n%s\r\n", path, token, header)
-	return &reader{conn, bufio.NewReaderSize(conn, 32<<10), last}, err
-}
-
-// until reads up to the event n and fails on any that is not last+1.
-func (r *reader) until(n uint64) error {
-	snapshot := false
-	for r.last < n {
-		line, err := r.lines.ReadSlice('\n')
-		switch {
-		case errors.Is(err, bufio.ErrBufferFull):
-			continue // of a long data line
-		case err != nil:
-			return fmt.Errorf("after %d: %w", r.last, err)
-		}
-		if bytes.Equal(line, []byte("event: snapshot\n")) {
-			snapshot = true
-		}
-		if id, ok := bytes.CutPrefix(line, []byte("id: ")); ok {
-			seq, err := strconv.ParseUint(string(bytes.TrimSpace(id)), 10, 64)
-			if err != nil || seq != r.last+1 && !snapshot {
-				return fmt.Errorf("%d came after %d, %w", seq, r.last, err)
-			}
-			r.last, snapshot = seq, false
-		}
-	}
-	return nil
-}
-
 // What a server holds at most, beside the kernel's socket buffers, is
 //
 //	--feed-memory, and one event
@@ -138,7 +78,7 @@ func (r *reader) until(n uint64) error {
 //	+ 4 reads under way, of 256 KiB or one event, five times: the wire (a power of two), the text, the bytes, the frame
 //	+ for each stream that is behind its ring and does not read: one page, of 256 KiB or
 //	  one event; those in the same place share it
-//	+ for each stream 60 KiB, and 32 MiB of program
+//	+ for each stream 60 KiB, and 48 MiB of program
 //
 // where "one event" is the largest that there is, and what Go's garbage collector lets lie, which GOMEMLIMIT bounds.
 const (
@@ -155,15 +95,15 @@ func bound(streams, behind int64) int64 {
 	return boundFeeds + boundRecent + boundReads + behind*boundPage + streams*boundStream + boundProgram
 }
 
-// A bounded server is a process with a limit of its memory.
+// A boundedServer is a process whose memory is limited.
 type boundedServer struct {
 	*process
 
 	t       *testing.T
 	address string
-	how     string
-	idle    int64
-	limit   int64
+	how     string // its memory is limited
+	idle    int64  // bytes of its resident set when it began to serve
+	limit   int64  // bytes
 }
 
 func startBounded(t *testing.T, databaseURL string, limit int64) *boundedServer {
@@ -212,14 +152,9 @@ func bigJournal(t *testing.T, db *pgtest.DB, events, size int) (id string, head 
 	t.Helper()
 	conn := db.Conn(t)
 	id = demo(t, conn)
-	pgtest.Exec(
-		t,
-		conn,
-		`SELECT count(topology_emit($1::text::uuid, 'test', to_jsonb(repeat('x', $2::int)))) FROM generate_series(1, $3::int)`,
-		id,
-		size,
-		events,
-	)
+	const emits = `
+SELECT count(topology_emit($1::text::uuid, 'test', to_jsonb(repeat('x', $2::int)))) FROM generate_series(1, $3::int)`
+	pgtest.Exec(t, conn, emits, id, size, events)
 	return id, pgtest.Scan[uint64](t, conn, `SELECT seq FROM topology_heads`)
 }
 

@@ -129,7 +129,8 @@ func TestARealBrowserGetsTheSnapshotAndWhatPsqlInjects(t *testing.T) {
 	}
 	page.eventSource(id, token)
 	page.until(`window.got.includes('snapshot 1')`)
-	const emit = `SELECT topology_emit(id, 'test', '{"by": "psql"}') FROM topologies, generate_series(1, 3) WHERE name = 'demo'`
+	const emit = `
+SELECT topology_emit(id, 'test', '{"by": "psql"}') FROM topologies, generate_series(1, 3) WHERE name = 'demo'`
 	if out, err := db.Psql(t, emit); err != nil {
 		t.Fatalf("psql: %v: %s", err, out)
 	}
@@ -203,4 +204,14 @@ func TestARealBrowserResumesByItselfAfterAServerRestart(t *testing.T) {
 		want) {
 		t.Errorf("the page has %d events, the journal %d", len(got), len(want))
 	}
+}
+
+// chromeEval evaluates an expression in the page.
+func chromeEval[T any](t testing.TB, ctx chromeContext, js string) T {
+	t.Helper()
+	v, err := chromedp.Run(ctx, chromedp.Evaluate[T](js))
+	if err != nil {
+		t.Fatalf("%s: %v", js, err)
+	}
+	return v
 }

@@ -10,7 +10,6 @@ import (
 	"topostream/pgbus/postgres"
 	"topostream/pgbus/setting"
 	"topostream/pgbus/source/wal"
-	"topostream/sql"
 )
 
 type busCmd struct {
@@ -19,24 +18,10 @@ type busCmd struct {
 	Status busStatus `cmd:"" help:"Say which bus the database has, who reads the WAL, and what the bus wal would take."`
 }
 
-// checked runs f on a database whose schema this program knows.
-func (d database) checked(ctx context.Context, o output, f func(*pgx.Conn) error) error {
-	return d.with(ctx, func(conn *pgx.Conn) error {
-		warn, err := sql.Check(ctx, conn)
-		if err != nil {
-			return err
-		}
-		if warn != "" {
-			fmt.Fprintln(o.err, "topostream:", warn)
-		}
-		return f(conn)
-	})
-}
-
 type busNotify struct{ database }
 
 func (c *busNotify) Run(ctx context.Context, o output) error {
-	return c.checked(ctx, o, func(conn *pgx.Conn) error {
+	return c.withSchema(ctx, o, false, func(conn *pgx.Conn) error {
 		if err := setting.Set(ctx, conn, setting.Notify); err != nil {
 			return err
 		}
@@ -48,7 +33,7 @@ func (c *busNotify) Run(ctx context.Context, o output) error {
 type busWAL struct{ database }
 
 func (c *busWAL) Run(ctx context.Context, o output) error {
-	return c.checked(ctx, o, func(conn *pgx.Conn) error {
+	return c.withSchema(ctx, o, false, func(conn *pgx.Conn) error {
 		if err := c.tryReplication(ctx, conn); err != nil {
 			return err
 		}
@@ -89,7 +74,7 @@ func (c *busWAL) tryReplication(ctx context.Context, conn *pgx.Conn) error {
 type busStatus struct{ database }
 
 func (c *busStatus) Run(ctx context.Context, o output) error {
-	return c.checked(ctx, o, func(conn *pgx.Conn) error {
+	return c.withSchema(ctx, o, false, func(conn *pgx.Conn) error {
 		s, err := setting.Read(ctx, conn)
 		if err != nil {
 			return err

@@ -89,3 +89,26 @@ func TestBusWALNamesTheRoleThatMayNotReplicate(t *testing.T) {
 		t.Errorf("the bus is %s", bus)
 	}
 }
+
+func TestBusStatusNamesAPreparedTransactionThatASlotWaitsFor(t *testing.T) {
+	t.Parallel()
+	long(t)
+	db := pgtest.NewOn(t, pgtest.Cluster(t, "max_prepared_transactions=5").URL("postgres"))
+	conn := db.Conn(t)
+	for _, statement := range []string{
+		`BEGIN`, `SELECT pg_current_xact_id()`, `PREPARE TRANSACTION 'forgotten by somebody'`,
+	} {
+		pgtest.Exec(t, conn, statement)
+	}
+	code, out, errOut := program(t, "bus", "status", "--database-url", db.URL)
+	if code != exitOK || !strings.Contains(out, `"forgotten by somebody"`) || strings.Contains(out, "nothing is missing") {
+		t.Errorf("%d %s%s", code, out, errOut)
+	}
+	setBus(t, db.URL, "wal")
+	server := serve(t, db.URL, nil)
+	pgtest.Eventually(t, "a line of the log that names it", func() bool {
+		return strings.Contains(server.log.String(), "forgotten by somebody")
+	})
+	pgtest.Exec(t, conn, `ROLLBACK PREPARED 'forgotten by somebody'`)
+	pgtest.Eventually(t, "the bus wal", func() bool { return metric(t, server.url, "topostream_streaming_wal") == 1 })
+}

@@ -456,3 +456,38 @@ func TestAServerAcceptsANewerSchemaOnlyIfAllThatItDoesNotKnowIsAdditive(t *testi
 		t.Errorf("older: %s", errOut)
 	}
 }
+
+func TestStartingErrorsSayTheFix(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	for want, args := range map[string][]string{
+		"cannot reach PostgreSQL": {"--database-url", "postgres://x:y@127.0.0.1:1/z", "--jwt-secret", testSecret},
+		"openssl rand":            {"--database-url", db.URL, "--jwt-secret", "short"},
+		"TOPOSTREAM_JWT_SECRET":   {"--database-url", db.URL},
+		"are both given":          {"--database-url", db.URL, "--jwt-secret", testSecret, "--jwks-url", "x"},
+		"do not go together": {
+			"--database-url", db.URL, "--jwt-secret", testSecret, "--replica-database-url", db.URL, "--bus", "notify",
+		},
+		"--replica-database-url:": {
+			"--database-url", db.URL, "--jwt-secret", testSecret, "--replica-database-url", "postgres://x:y@127.0.0.1:1/z",
+		},
+		`"x" is no bus`: {"--database-url", db.URL, "--jwt-secret", testSecret, "--bus", "x"},
+		`--engine: "x" is no engine: use auto, epoll or portable`: {
+			"--database-url", db.URL, "--jwt-secret", testSecret, "--engine", "x",
+		},
+		"--pool-size: 4 is less than 10": {"--database-url", db.URL, "--jwt-secret", testSecret, "--pool-size", "4"},
+		"user or the password": {
+			"--database-url", strings.Replace(db.URL, "//postgres:", "//postgres:wrong", 1), "--jwt-secret", testSecret,
+		},
+		"--tls-cert and --tls-key": {"--database-url", db.URL, "--jwt-secret", testSecret, "--tls-cert", "x"},
+		"missing flags":            {"--jwt-secret", testSecret},
+	} {
+		var out, errOut bytes.Buffer
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		code := run(ctx, append([]string{"serve", "--addr", "127.0.0.1:0"}, args...), &out, &errOut)
+		cancel()
+		if code == exitOK || !strings.Contains(errOut.String(), want) {
+			t.Errorf("no %q: %d %s", want, code, errOut.String())
+		}
+	}
+}

@@ -305,7 +305,8 @@ func TestComposeLosesNothingWhenPostgresIsRestartedServersAreKilledAndScaled(t *
 			UPDATE topologies SET status = 'degraded', reason = 'by hand' WHERE id = '%[1]s';
 			SELECT topology_emit('%[1]s', 'decky.service_added', '{"decky_name":"web-1","services":["ssh"]}') \g /dev/null
 			NOTIFY "topology.%[1]s", 'any text at all';
-			INSERT INTO mutations (topology_id, op, payload) VALUES ('%[1]s', 'add_lan', '{"name":"by-hand"}') RETURNING id;`, id))
+			INSERT INTO mutations (topology_id, op, payload) VALUES ('%[1]s', 'add_lan', '{"name":"by-hand"}')
+			RETURNING id;`, id))
 		c.await("the raw NOTIFY", func() bool { return len(c.raw) > 0 })
 		c.await("the injected mutation to end", func() bool { return endings(t, c.data)[byHand] == "mutation.applied" })
 	})
@@ -442,8 +443,9 @@ func TestComposesPostgresImageHonoursItsVariablesAndInitScripts(t *testing.T) {
 	t.Cleanup(func() { must("rm", "--force", "--volumes", container) })
 	scripts := pgtest.OpenDir(t)
 	for name, content := range map[string]string{
-		"1.sql":    `CREATE TABLE made (by text); INSERT INTO made VALUES ('sql');`,
-		"2.sh":     `psql -v ON_ERROR_STOP=1 --username "$POSTGRES_USER" --dbname "$POSTGRES_DB" <<<"INSERT INTO made VALUES ('sh')"`,
+		"1.sql": `CREATE TABLE made (by text); INSERT INTO made VALUES ('sql');`,
+		"2.sh": `psql -v ON_ERROR_STOP=1 --username "$POSTGRES_USER" --dbname "$POSTGRES_DB" ` +
+			`<<<"INSERT INTO made VALUES ('sh')"`,
 		"3.ignore": `no script`,
 	} {
 		if err := os.WriteFile(filepath.Join(scripts, name), []byte(content), 0o644); err != nil {

@@ -337,7 +337,6 @@ func TestEditingByKeyboardAlone(t *testing.T) {
 	}
 }
 
-// Where the graph is read-only the page says why, and why a key did nothing.
 // The browser tells that a dialog was closed a moment later, when the next one may stand.
 func TestADialogThatIsOpenedAsAnotherGoesStays(t *testing.T) {
 	t.Parallel()
@@ -359,6 +358,7 @@ func TestADialogThatIsOpenedAsAnotherGoesStays(t *testing.T) {
 	page.until(`++window.looks > 10 && !!document.querySelector('dialog[open] [name=archetype]')`)
 }
 
+// Where the graph is read-only the page says why, and why a key did nothing.
 func TestWhyNothingCanBeEditedNowIsSaid(t *testing.T) {
 	t.Parallel()
 	long(t)

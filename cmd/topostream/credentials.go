@@ -7,9 +7,6 @@ import (
 	"os"
 	"strings"
 
-	"github.com/jackc/pgx/v5/pgxpool"
-	"golang.org/x/sync/errgroup"
-
 	"topostream/stream"
 	"topostream/stream/auth"
 )
@@ -91,51 +88,4 @@ func readNonEmpty(flag, path string) ([]byte, error) {
 		return nil, fmt.Errorf("%s: %s is empty", flag, path)
 	}
 	return b, nil
-}
-
-// watched are the files of the flags, and what TLS connections get: nil without TLS. Their certificate has been read.
-func (c *serveCmd) watched(
-	verifier *auth.Verifier, served *certificate, pools []*pgxpool.Pool,
-) (files []*watchedFile) {
-	renewKeys := func([][]byte) error {
-		cfg, err := c.credentials()
-		if err != nil {
-			return err
-		}
-		return verifier.Replace(cfg)
-	}
-	if c.JWTSecretFile != "" {
-		files = append(files, newWatchedFile("--jwt-secret-file", renewKeys, c.JWTSecretFile))
-	}
-	if c.JWTPublicKey != "" {
-		files = append(files, newWatchedFile("--jwt-public-key", renewKeys, c.JWTPublicKey))
-	}
-	if served != nil {
-		files = append(files, newWatchedFile("--tls-cert", served.set, c.TLSCert, c.TLSKey))
-	}
-	if c.JWTSecretFile != "" || c.JWTPublicKey != "" {
-		_ = renewKeys(nil) // what came between the first read and this one; what is wrong then is wrong later, too
-	}
-	return append(files, watchedPassfile(c.DatabaseURL, pools...))
-}
-
-// watchedPassfile has connections opened anew when the password of an address changes.
-func watchedPassfile(databaseURL string, pools ...*pgxpool.Pool) *watchedFile {
-	return newWatchedFile("--database-url (passfile)", func([][]byte) error {
-		for _, pool := range pools {
-			pool.Reset()
-		}
-		return nil
-	}, passfileOf(databaseURL))
-}
-
-// alongside runs both until both have returned. The first error ends the other.
-func alongside(runs ...func(context.Context) error) func(context.Context) error {
-	return func(ctx context.Context) error {
-		g, ctx := errgroup.WithContext(ctx)
-		for _, run := range runs {
-			g.Go(func() error { return run(ctx) })
-		}
-		return g.Wait()
-	}
 }

@@ -305,3 +305,25 @@ func TestFlagsOfCredentialsSayTheFix(t *testing.T) {
 		t.Errorf("the line end of the secret's file counts: %v", err)
 	}
 }
+
+func TestTheLogSaysWhichClaimOfATokenWasRefused(t *testing.T) {
+	t.Parallel()
+	server := serve(t, pgtest.New(t).URL, nil)
+	for _, claim := range []string{"exp", "iat"} {
+		claims := jwt.MapClaims{
+			"sub": "ann", "role": "viewer", "iat": time.Now().Add(-time.Minute).Unix(), "exp": time.Now().Add(time.Hour).Unix(),
+		}
+		claims[claim] = json.Number(fmt.Sprint(claims[claim], ".5"))
+		token, err := jwt.NewWithClaims(jwt.SigningMethodHS256, claims).SignedString([]byte(testSecret))
+		if err != nil {
+			t.Fatal(err)
+		}
+		before := len(server.log.String())
+		if got := listed(t, server.url, "Authorization", "Bearer "+token); got != http.StatusUnauthorized {
+			t.Errorf("a fraction in %s gets %d", claim, got)
+		}
+		if said := server.log.String()[before:]; !strings.Contains(said, claim) || strings.Contains(said, token) {
+			t.Errorf("a fraction in %s: %s", claim, said)
+		}
+	}
+}

@@ -135,7 +135,7 @@ func (b *blackHole) vanish() {
 	}
 }
 
-func TestTheOptionsOfALiveServersConnections(t *testing.T) {
+func TestConnectionsOfALiveServerHaveTheOptionsThatFindDeadClients(t *testing.T) {
 	t.Parallel()
 	cmd := serveCmd{Addr: "127.0.0.1:0", WriteTimeout: time.Second}
 	l, err := cmd.listen(t.Context())

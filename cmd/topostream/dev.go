@@ -57,10 +57,10 @@ func (c *devCmd) Run(ctx context.Context, o output) error {
 		return err
 	}
 	fmt.Fprintf(o.err, "starting a private PostgreSQL in %s …\n", dir)
-	cluster, err := pgcluster.Start(
-		ctx,
-		pgcluster.Config{Binaries: binaries, DataDir: dir, Settings: map[string]string{"wal_level": "logical"}},
-	) // for topostream bus wal
+	cluster, err := pgcluster.Start(ctx, pgcluster.Config{
+		Binaries: binaries, DataDir: dir,
+		Settings: map[string]string{"wal_level": "logical"}, // for topostream bus wal
+	})
 	if err != nil {
 		return err
 	}
@@ -92,7 +92,7 @@ func (c *devCmd) Run(ctx context.Context, o output) error {
 	return alongside(running, func(ctx context.Context) error { return keep(ctx, cluster, log) })(ctx)
 }
 
-// server has the limits that serve has by default.
+// server is serve with the limits that it has by default, and a worker in it.
 func (c *devCmd) server(databaseURL string, secret []byte) *serveCmd {
 	return &serveCmd{
 		database:          database{databaseURL},
@@ -111,8 +111,8 @@ func (c *devCmd) server(databaseURL string, secret []byte) *serveCmd {
 	}
 }
 
-// keepTrying is for how long PostgreSQL that has ended by itself is started again in vain: one that was killed leaves
-// processes that notice only when they have done, and with them a block of memory that the next one will not share.
+// keepTrying is for how long starting a PostgreSQL again that has ended by itself is tried: one that was killed leaves
+// processes that notice only when they are done, and with them a block of memory that the next one will not share.
 const keepTrying = 30 * time.Second
 
 // keep starts PostgreSQL again when it ends by itself, until ctx ends or it cannot be started.
@@ -217,11 +217,9 @@ func (c *devCmd) binaries(ctx context.Context, progress io.Writer) (pgcluster.Bi
 
 // prepareDemo makes the database topostream with the newest schema and an active topology demo in it. What is there
 // already stays, so that it may be cut off at any point and begun again.
-func prepareDemo(
-	ctx context.Context,
-	cluster *pgcluster.Cluster,
-	log *slog.Logger,
-) (databaseURL string, id stream.TopologyID, err error) {
+func prepareDemo(ctx context.Context, cluster *pgcluster.Cluster, log *slog.Logger) (
+	databaseURL string, id stream.TopologyID, err error,
+) {
 	of := func(name string) startup {
 		connect := func(ctx context.Context) (*pgx.Conn, error) { return pgx.Connect(ctx, cluster.URL(name)) }
 		return startup{connect: connect, log: log, again: within(commandPatience)}
@@ -272,7 +270,7 @@ func demoTopology(ctx context.Context, conn *pgx.Conn) (id stream.TopologyID, er
 	return id, nil
 }
 
-// devSecret keeps the secret, so that yesterday's console address still works.
+// devSecret reads the secret of earlier starts, so that yesterday's console address still works, or makes one.
 func devSecret(path string) ([]byte, error) {
 	b, err := os.ReadFile(path)
 	if err == nil {

@@ -1,9 +1,6 @@
 package main
 
 import (
-	"context"
-	"fmt"
-	"io"
 	"net/http"
 	"strings"
 	"sync"
@@ -31,7 +28,8 @@ SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_
 			})
 		},
 		"all backends terminated": func(t *testing.T, _ *pgcluster.Cluster, admin *pgx.Conn) {
-			pgtest.Exec(t, admin, `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND backend_type = 'client backend'`)
+			pgtest.Exec(t, admin, `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+				WHERE pid <> pg_backend_pid() AND backend_type = 'client backend'`)
 		},
 		"fast restart": func(t *testing.T, c *pgcluster.Cluster, _ *pgx.Conn) {
 			if err := c.Restart(t.Context(), pgcluster.Fast); err != nil {
@@ -160,32 +158,6 @@ func TestAHeldAlterTableCostsAPauseAndNoEvent(t *testing.T) {
 	c.awaitSeq(<-written)
 	c.stayedConnected()
 	newClient(t, server, other, "").follow(t.Context(), 1)
-}
-
-// get asks with a header and gives the whole answer, which must have an end.
-func get(t *testing.T, url string, header ...string) (status int, _ http.Header, body string) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
-	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	req.Header.Set("Authorization", "Bearer "+testToken(t))
-	for i := 0; i < len(header); i += 2 {
-		req.Header.Set(header[i], header[i+1])
-	}
-	res, err := http.DefaultClient.Do(req)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer http.DefaultClient.CloseIdleConnections()
-	defer func() { _ = res.Body.Close() }() // it is read
-	b, err := io.ReadAll(res.Body)
-	if err != nil {
-		t.Fatal(fmt.Errorf("%s: %w", url, err))
-	}
-	return res.StatusCode, res.Header, string(b)
 }
 
 func TestACrashTakesNothingBackThatWasHeard(t *testing.T) {

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"crypto/sha256"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -12,9 +11,12 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
-	"sync/atomic"
 	"syscall"
 	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"topostream/stream/auth"
 )
 
 // rereadEvery is how often files of secrets are looked at. A mounted secret is a link that is swapped, of which no
@@ -28,7 +30,7 @@ type watchedFile struct {
 	// renew takes what the files hold now. Where it fails, what was taken last stays.
 	renew func(contents [][]byte) error
 
-	tried [sha256.Size]byte // what renew was called with, or what the files held at the start
+	tried [sha256.Size]byte // hash of what renew was called with last, or of what the files held at the start
 }
 
 // watchFiles reads files again when what they hold has changed, and on SIGHUP, until ctx ends.
@@ -62,7 +64,7 @@ func newWatchedFile(flag string, renew func([][]byte) error, paths ...string) *w
 	return f
 }
 
-// look takes what the files hold, if it is another than last time, and if it was asked to.
+// look reads the files, and takes what they hold if that has changed, or if it was asked to (SIGHUP).
 func (f *watchedFile) look(log *slog.Logger, asked bool) {
 	contents, sum, err := f.read()
 	switch {
@@ -97,39 +99,7 @@ func (f *watchedFile) read() (contents [][]byte, sum [sha256.Size]byte, _ error)
 	return contents, [sha256.Size]byte(hash.Sum(nil)), nil
 }
 
-// A served certificate is what TLS connections that begin now get.
-type certificate struct {
-	current atomic.Pointer[tls.Certificate]
-}
-
-// certificate reads --tls-cert and --tls-key; nil: there is no TLS.
-func (c *serveCmd) certificate() (*certificate, error) {
-	if c.TLSCert == "" {
-		return nil, nil //nolint:nilnil // no TLS is no error
-	}
-	pair, err := tls.LoadX509KeyPair(c.TLSCert, c.TLSKey)
-	if err != nil {
-		return nil, fmt.Errorf("--tls-cert and --tls-key: %w", err)
-	}
-	served := &certificate{}
-	served.current.Store(&pair)
-	return served, nil
-}
-
-func (c *certificate) set(contents [][]byte) error {
-	pair, err := tls.X509KeyPair(contents[0], contents[1])
-	if err != nil {
-		return err
-	}
-	c.current.Store(&pair)
-	return nil
-}
-
-func (c *certificate) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
-	return c.current.Load(), nil
-}
-
-// passfileOf is where the password of an address is, if it is in a file (PostgreSQL documentation, "The Password
+// passfileOf is where a connection string's password is, if it is in a file (PostgreSQL documentation, "The Password
 // File").
 func passfileOf(databaseURL string) string {
 	if u, err := url.Parse(databaseURL); err == nil && u.Query().Get("passfile") != "" {
@@ -143,4 +113,41 @@ func passfileOf(databaseURL string) string {
 		return ""
 	}
 	return filepath.Join(home, ".pgpass")
+}
+
+// watched are the files that the flags name: of keys and secrets, of the TLS certificate (served is nil without TLS),
+// and of the database's password.
+func (c *serveCmd) watched(
+	verifier *auth.Verifier, served *certificate, pools []*pgxpool.Pool,
+) (files []*watchedFile) {
+	renewKeys := func([][]byte) error {
+		cfg, err := c.credentials()
+		if err != nil {
+			return err
+		}
+		return verifier.Replace(cfg)
+	}
+	if c.JWTSecretFile != "" {
+		files = append(files, newWatchedFile("--jwt-secret-file", renewKeys, c.JWTSecretFile))
+	}
+	if c.JWTPublicKey != "" {
+		files = append(files, newWatchedFile("--jwt-public-key", renewKeys, c.JWTPublicKey))
+	}
+	if served != nil {
+		files = append(files, newWatchedFile("--tls-cert", served.set, c.TLSCert, c.TLSKey))
+	}
+	if c.JWTSecretFile != "" || c.JWTPublicKey != "" {
+		_ = renewKeys(nil) // what came between the first read and this one; what is wrong then is wrong later, too
+	}
+	return append(files, watchedPassfile(c.DatabaseURL, pools...))
+}
+
+// watchedPassfile is the passfile of a connection string; the pools' connections are opened anew when it changes.
+func watchedPassfile(databaseURL string, pools ...*pgxpool.Pool) *watchedFile {
+	return newWatchedFile("--database-url (passfile)", func([][]byte) error {
+		for _, pool := range pools {
+			pool.Reset()
+		}
+		return nil
+	}, passfileOf(databaseURL))
 }

@@ -17,8 +17,7 @@ func surviveHangups() (stop func()) {
 	return func() { signal.Stop(hangup) }
 }
 
-// onHangup has SIGHUP renew the pools' connections, for which passwords are read again.
-// It returns when ctx ends.
+// onHangup has SIGHUP renew the pools' connections, for which passwords are read again. It returns when ctx ends.
 func onHangup(ctx context.Context, log *slog.Logger, pools ...*pgxpool.Pool) error {
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, syscall.SIGHUP)

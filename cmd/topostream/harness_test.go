@@ -147,7 +147,7 @@ type client struct {
 	snapshots []uint64
 	raw       []gosse.Event // events that are not journaled
 	connects  int           // but for those before the first snapshot, to which a busy server said: later
-	heard     chan struct{} // one place: something came
+	came      chan struct{} // of one place: something came since it was read
 
 	connected bool // what last is came from this connection
 	forged    bool // somebody forges events with the right key: a snapshot may take them back
@@ -161,7 +161,7 @@ func newClient(t *testing.T, server, id, after string) *client {
 		url:   server + "/api/v1/topologies/" + id + "/events",
 		token: testToken(t),
 		last:  after,
-		heard: make(chan struct{}, 1),
+		came:  make(chan struct{}, 1),
 	}
 }
 
@@ -210,7 +210,7 @@ func (c *client) await(what string, enough func() bool) {
 			return
 		}
 		select {
-		case <-c.heard:
+		case <-c.came:
 		case <-timeout.C:
 			c.t.Fatalf("waited for %s in vain: the last id is %s, %d connects", what, last, c.connects)
 		}
@@ -275,7 +275,7 @@ func (c *client) event(e gosse.Event) uint64 {
 	defer c.mu.Unlock()
 	defer func() {
 		select {
-		case c.heard <- struct{}{}:
+		case c.came <- struct{}{}:
 		default:
 		}
 	}()
@@ -289,9 +289,8 @@ func (c *client) event(e gosse.Event) uint64 {
 	}
 	switch {
 	case e.Type == "snapshot":
-		if last, err := strconv.ParseUint(c.last, 10,
-			64); err == nil && body.Seq < last && body.Seq>>32 == last>>32 && c.connected &&
-			!c.forged {
+		last, err := strconv.ParseUint(c.last, 10, 64)
+		if err == nil && body.Seq < last && body.Seq>>32 == last>>32 && c.connected && !c.forged {
 			c.t.Errorf("a snapshot at %d came after %d", body.Seq, last)
 		}
 		if len(c.snapshots) == 0 && len(c.seqs) == 0 {
@@ -404,3 +403,56 @@ func metric(t *testing.T, server, series string) float64 {
 	}
 	return v
 }
+
+// get asks with a header and gives the whole answer, which must have an end.
+func get(t *testing.T, url string, header ...string) (status int, _ http.Header, body string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+testToken(t))
+	for i := 0; i < len(header); i += 2 {
+		req.Header.Set(header[i], header[i+1])
+	}
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer http.DefaultClient.CloseIdleConnections()
+	defer func() { _ = res.Body.Close() }() // it is read
+	b, err := io.ReadAll(res.Body)
+	if err != nil {
+		t.Fatal(fmt.Errorf("%s: %w", url, err))
+	}
+	return res.StatusCode, res.Header, string(b)
+}
+
+// live makes n active topologies.
+func live(t testing.TB, conn *pgx.Conn, n int) []string {
+	t.Helper()
+	pgtest.Exec(t, conn, `INSERT INTO topologies (name) SELECT 'live-' || i FROM generate_series(1, $1) i`, n)
+	pgtest.Exec(t, conn, `UPDATE topologies SET status = 'deploying'`)
+	pgtest.Exec(t, conn, `UPDATE topologies SET status = 'active'`)
+	return pgtest.Scan[[]string](t, conn, `SELECT array_agg(id::text ORDER BY id) FROM topologies`)
+}
+
+// eventually asks again and again until the answer is yes, and gives an error if it never is.
+func eventually(within time.Duration, yes func() bool) error {
+	timeout := time.NewTimer(within)
+	defer timeout.Stop()
+	again := time.NewTicker(10 * time.Millisecond)
+	defer again.Stop()
+	for !yes() {
+		select {
+		case <-again.C:
+		case <-timeout.C:
+			return fmt.Errorf("not within %s", within)
+		}
+	}
+	return nil
+}
+
+func exists(path string) bool { _, err := os.Stat(path); return err == nil }

@@ -48,9 +48,9 @@ func hold(t *testing.T, db *pgtest.DB, id string) holder {
 // writers emit to some topologies in turn, each to its own, so that none waits for another. PostgreSQL judges how long
 // they wait for a lock, and for that alone: a busy machine that has no time for them counts for nothing.
 type writers struct {
-	written [2]atomic.Int64 // of each
-	waited  atomic.Int64
-	wait    time.Duration // a longer one counts
+	written [2]atomic.Int64 // events of each
+	waited  atomic.Int64    // times that one waited for longer than wait
+	wait    time.Duration
 	end     func()
 }
 
@@ -83,12 +83,12 @@ func writeTo(t *testing.T, db *pgtest.DB, ids []string, wait time.Duration) *wri
 	}
 	w.end = sync.OnceFunc(func() { cancel(); wg.Wait() })
 	t.Cleanup(w.end)
-	w.unhurt(t, "nothing")
+	w.waitForNobody(t, "nothing")
 	return w
 }
 
-// unhurt awaits writes of each writer, so that none is waiting unseen, and fails if one has waited.
-func (w *writers) unhurt(t *testing.T, by string) {
+// waitForNobody awaits writes of each writer, so that none is waiting unseen, and fails if one has waited for a lock.
+func (w *writers) waitForNobody(t *testing.T, by string) {
 	t.Helper()
 	for writer := range w.written {
 		enough := w.written[writer].Load() + 50
@@ -175,10 +175,10 @@ func TestANewEpochWhileSomebodyHoldsATopologyMakesNoOtherWait(t *testing.T) {
 			if code != exitOK || ctx.Err() != nil || !strings.HasPrefix(out.String(), "epoch ") {
 				t.Errorf("migrate new-epoch: exit code %d: %s", code, out.String())
 			}
-			w.unhurt(t, "migrate new-epoch")
+			w.waitForNobody(t, "migrate new-epoch")
 			if !t.Failed() {
 				raisedWhileHeld(t, server, db, ids, clients, h)
-				w.unhurt(t, "what the server did about the new epoch")
+				w.waitForNobody(t, "what the server did about the new epoch")
 			}
 		})
 	}
@@ -236,28 +236,12 @@ func TestAPromotionWhileSomebodyHoldsATopologyMakesNoOtherWait(t *testing.T) {
 			raised := eventually(10*time.Second, func() bool {
 				return pgtest.Scan[int](t, conn, `SELECT epoch FROM topology_settings`) > 0
 			})
-			w.unhurt(t, "the promotion")
+			w.waitForNobody(t, "the promotion")
 			if raised != nil {
 				t.Fatal("the epoch: ", raised)
 			}
 			raisedWhileHeld(t, server, promoted, ids, clients, h)
-			w.unhurt(t, "what the server did about the new epoch")
+			w.waitForNobody(t, "what the server did about the new epoch")
 		})
 	}
-}
-
-// eventually asks again and again until the answer is yes, and gives an error if it never is.
-func eventually(within time.Duration, yes func() bool) error {
-	timeout := time.NewTimer(within)
-	defer timeout.Stop()
-	again := time.NewTicker(10 * time.Millisecond)
-	defer again.Stop()
-	for !yes() {
-		select {
-		case <-again.C:
-		case <-timeout.C:
-			return fmt.Errorf("not within %s", within)
-		}
-	}
-	return nil
 }

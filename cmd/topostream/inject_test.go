@@ -9,7 +9,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/chromedp/chromedp"
 	"github.com/jackc/pgx/v5"
 
 	"topostream/pgbus/pgtest"
@@ -25,16 +24,24 @@ func TestWhatAPersonTypesInPsqlReachesTheStream(t *testing.T) {
 	c := newClient(t, startServer(t, db.URL), id, "").watch()
 	c.awaitSeq(3)
 	for _, line := range []struct{ typed, event, payload string }{
-		{`UPDATE topologies SET status = 'degraded' WHERE name = 'demo';`, "status 4", `{"state": "degraded", "reason": null}`},
 		{
-			`INSERT INTO mutations (topology_id, op, payload) SELECT id, 'add_lan', '{"name":"lan-9"}' FROM topologies WHERE name = 'demo';`,
+			`UPDATE topologies SET status = 'degraded' WHERE name = 'demo';`,
+			"status 4", `{"state": "degraded", "reason": null}`,
+		},
+		{
+			`INSERT INTO mutations (topology_id, op, payload)
+				SELECT id, 'add_lan', '{"name":"lan-9"}' FROM topologies WHERE name = 'demo';`,
 			"mutation.enqueued 5", `{"op": "add_lan", "payload": {"name": "lan-9"}, "mutation_id": "$"}`,
 		},
 		{
-			`SELECT topology_emit(id, 'decky.service_added', '{"decky_name":"web-1","services":["ssh"]}') FROM topologies WHERE name = 'demo';`,
+			`SELECT topology_emit(id, 'decky.service_added', '{"decky_name":"web-1","services":["ssh"]}')
+				FROM topologies WHERE name = 'demo';`,
 			"decky.service_added 6", `{"services": ["ssh"], "decky_name": "web-1"}`,
 		},
-		{`NOTIFY "topology.` + id + `", '{"type":"mutation.applied","payload":{"mutation_id":"by-hand"}}';`, "mutation.applied raw", `{"mutation_id":"by-hand"}`},
+		{
+			`NOTIFY "topology.` + id + `", '{"type":"mutation.applied","payload":{"mutation_id":"by-hand"}}';`,
+			"mutation.applied raw", `{"mutation_id":"by-hand"}`,
+		},
 		{`NOTIFY "topology.` + id + `", 'any text at all';`, "notify raw", `"any text at all"`},
 	} {
 		if out, err := db.Psql(t, line.typed); err != nil {
@@ -78,7 +85,7 @@ type typist struct {
 	random *rand.Rand
 	conn   *pgx.Conn
 	id     string
-	key    bool // has the key of the triggers' marks
+	key    bool // has the triggers' key, and so makes valid MACs
 }
 
 func (p *typist) text(t *testing.T) string {
@@ -157,8 +164,8 @@ func (p *typist) text(t *testing.T) string {
 	return strings.ToValidUTF8(b.String()[:min(b.Len(), 7990)], "")
 }
 
-// injectAndListen types n texts, each followed by a real event, while a client of our own parser's and a page in
-// Chromium listen.
+// injectAndListen types n texts, each followed by a real event, while a client in Go and a page in Chromium follow. key
+// says whether the typist has the triggers' key.
 func injectAndListen(t *testing.T, n int, key bool) {
 	t.Helper()
 	seed := rand.Uint64()
@@ -259,14 +266,4 @@ SELECT topology_emit('`+id+`', 'test', to_jsonb(repeat(E'\xe2\x82', 6000)));`); 
 		len(c.data) != 2 {
 		t.Errorf("%q %q", c.raw, c.data)
 	}
-}
-
-// chromeEval evaluates an expression in the page.
-func chromeEval[T any](t testing.TB, ctx chromeContext, js string) T {
-	t.Helper()
-	v, err := chromedp.Run(ctx, chromedp.Evaluate[T](js))
-	if err != nil {
-		t.Fatalf("%s: %v", js, err)
-	}
-	return v
 }

@@ -287,7 +287,7 @@ func changeSomeRow(t *testing.T, conn *pgx.Conn, rng *rand.Rand, round int) {
 	pgtest.Exec(t, conn, what, fmt.Sprintf("%d-%d", round, rng.Uint64()))
 }
 
-func TestTheListOnTheStreamOfManyTopologies(t *testing.T) {
+func TestTheListComesOnTheStreamOfManyTopologies(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
 	conn := db.Conn(t)

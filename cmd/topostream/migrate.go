@@ -5,12 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 
 	"topostream/pgbus"
-	"topostream/pgbus/postgres"
 	"topostream/sql"
 )
 
@@ -20,36 +18,6 @@ type migrateCmd struct {
 	Status   migrateStatus   `cmd:"" help:"Say which version the schema has."`
 	NewEpoch migrateNewEpoch `cmd:"" help:"Begin a new history: whoever resumes gets a snapshot. For after a restore that the servers cannot notice."`
 	Repair   migrateRepair   `cmd:"" help:"Make heads that are missing and count anew what is in flight, for rows that came or changed while triggers were off."`
-}
-
-// database is the flag that every command that goes to PostgreSQL has.
-type database struct {
-	DatabaseURL string `required:"" env:"TOPOSTREAM_DATABASE_URL,DATABASE_URL" help:"PostgreSQL connection string, for example postgres://user:password@host:5432/name." placeholder:"URL"`
-}
-
-func (d database) connect(ctx context.Context) (*pgx.Conn, error) {
-	cfg, err := postgres.Parse(d.DatabaseURL)
-	if err != nil {
-		return nil, fmt.Errorf("--database-url: %w", err)
-	}
-	if cfg.ConnectTimeout == 0 {
-		cfg.ConnectTimeout = startTimeout
-	}
-	return postgres.Connect(ctx, cfg)
-}
-
-// startTimeout is how long each host may take to let in a command that is being started: where the machine is busy
-// with starting, that takes longer than later.
-const startTimeout = 10 * time.Second
-
-// with runs f on a connection of its own.
-func (d database) with(ctx context.Context, f func(*pgx.Conn) error) error {
-	conn, err := d.connect(ctx)
-	if err != nil {
-		return err
-	}
-	defer conn.Close(context.WithoutCancel(ctx))
-	return f(conn)
 }
 
 type migrateUp struct {
@@ -140,7 +108,7 @@ func printAdvice(ctx context.Context, conn *pgx.Conn, o output) error {
 type migrateRepair struct{ database }
 
 func (c *migrateRepair) Run(ctx context.Context, o output) error {
-	return c.withSchema(ctx, o, func(conn *pgx.Conn) error {
+	return c.withSchema(ctx, o, true, func(conn *pgx.Conn) error {
 		n, err := pgbus.Repair(ctx, conn)
 		if err != nil {
 			return err
@@ -154,24 +122,10 @@ func (c *migrateRepair) Run(ctx context.Context, o output) error {
 	})
 }
 
-// withSchema is with for a database that has a schema that this program knows, or a newer one.
-func (d database) withSchema(ctx context.Context, o output, f func(*pgx.Conn) error) error {
-	return d.with(ctx, func(conn *pgx.Conn) error {
-		warn, err := sql.Check(ctx, conn)
-		if err != nil && !errors.Is(err, sql.ErrNewer) {
-			return err
-		}
-		if warn != "" {
-			fmt.Fprintln(o.err, "topostream:", warn)
-		}
-		return f(conn)
-	})
-}
-
 type migrateNewEpoch struct{ database }
 
 func (c *migrateNewEpoch) Run(ctx context.Context, o output) error {
-	return c.withSchema(ctx, o, func(conn *pgx.Conn) error {
+	return c.withSchema(ctx, o, true, func(conn *pgx.Conn) error {
 		epoch, err := pgbus.NewEpoch(ctx, conn)
 		if err != nil {
 			return err

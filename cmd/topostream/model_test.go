@@ -284,11 +284,14 @@ func (m *model) String() string {
 	return string(b)
 }
 
+// graphByNames reads graphs from the tables as String makes them.
 const graphByNames = `
 SELECT t.id::text, jsonb_build_array(
-    (SELECT coalesce(jsonb_object_agg(l.name, jsonb_build_array(l.subnet, l.is_dmz, l.x, l.y)), '{}') FROM lans l WHERE l.topology_id = t.id),
+    (SELECT coalesce(jsonb_object_agg(l.name, jsonb_build_array(l.subnet, l.is_dmz, l.x, l.y)), '{}')
+       FROM lans l WHERE l.topology_id = t.id),
     (SELECT coalesce(jsonb_object_agg(d.name, jsonb_build_array(host(d.ip), d.services, d.decky_config, d.x,
-            (SELECT jsonb_object_agg(l.name, jsonb_build_array(host(g.ip), g.is_bridge, g.forwards_l3)) FROM edges g JOIN lans l ON l.id = g.lan_id WHERE g.decky_uuid = d.uuid))), '{}')
+            (SELECT jsonb_object_agg(l.name, jsonb_build_array(host(g.ip), g.is_bridge, g.forwards_l3))
+               FROM edges g JOIN lans l ON l.id = g.lan_id WHERE g.decky_uuid = d.uuid))), '{}')
        FROM deckies d WHERE d.topology_id = t.id))::text
   FROM topologies t`
 

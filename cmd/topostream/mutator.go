@@ -84,15 +84,15 @@ func (c *mutatorCmd) Run(ctx context.Context, o output) error {
 	defer stop()
 	registry := newRegistry()
 	stats := registry.Worker()
-	var now atomic.Pointer[outage]
-	now.Store(&outage{"the worker has not begun: it waits for the database", true})
+	var current atomic.Pointer[outage]
+	current.Store(&outage{"the worker has not begun: it waits for the database", true})
 	registry.Ready(func() error {
-		if o := now.Load(); o.why != "" {
+		if o := current.Load(); o.why != "" {
 			return errors.New(o.why)
 		}
 		return nil
 	})
-	measuring, err := c.measure(ctx, registry, func() outage { return *now.Load() }, log)
+	measuring, err := c.measure(ctx, registry, func() outage { return *current.Load() }, log)
 	if err != nil {
 		return err
 	}
@@ -128,7 +128,7 @@ func (c *mutatorCmd) Run(ctx context.Context, o output) error {
 	if err != nil {
 		return fmt.Errorf("--database-url: %w", err)
 	}
-	now.Store(&outage{})
+	current.Store(&outage{})
 	work := func(ctx context.Context) error {
 		return runMutator(ctx, c.DatabaseURL, listen, mutator.Config{
 			Applier:     applier,
@@ -138,7 +138,7 @@ func (c *mutatorCmd) Run(ctx context.Context, o output) error {
 			Lease:       c.Lease,
 			Grace:       max(leastGrace, c.ApplyTimeout),
 			Stats:       stats,
-			Notice:      func(why string, away bool) { now.Store(&outage{why, away}) },
+			Notice:      func(why string, away bool) { current.Store(&outage{why, away}) },
 			Tracer:      traces.Tracer(),
 		}, registry, tracedQueries(traces))
 	}
@@ -175,7 +175,7 @@ const leastGrace = 10 * time.Second
 
 const defaultConcurrency = 4
 
-// runMutator runs a worker with connections of its own, so that nobody else waits for them. Changes are of its pool.
+// runMutator runs a worker with a pool of its own, to which changes apply, so that nobody else waits for connections.
 func runMutator(
 	ctx context.Context, databaseURL string, listen *pgx.ConnConfig, cfg mutator.Config, registry *metrics.Registry,
 	changes ...func(*pgxpool.Config),

@@ -34,25 +34,11 @@ func mutate(t *testing.T, binary, databaseURL string, args ...string) *process {
 	return startProcess(t, cmd)
 }
 
-// live makes n active topologies.
-func live(t testing.TB, conn *pgx.Conn, n int) []string {
-	t.Helper()
-	pgtest.Exec(t, conn, `INSERT INTO topologies (name) SELECT 'live-' || i FROM generate_series(1, $1) i`, n)
-	pgtest.Exec(t, conn, `UPDATE topologies SET status = 'deploying'`)
-	pgtest.Exec(t, conn, `UPDATE topologies SET status = 'active'`)
-	return pgtest.Scan[[]string](t, conn, `SELECT array_agg(id::text ORDER BY id) FROM topologies`)
-}
-
 // enqueueLAN enqueues an add_lan.
 func enqueueLAN(t *testing.T, conn *pgx.Conn, id, lan string) (mutation string) {
 	t.Helper()
-	return pgtest.Scan[string](
-		t,
-		conn,
-		`INSERT INTO mutations (topology_id, op, payload) VALUES ($1::text::uuid, 'add_lan', jsonb_build_object('name', $2::text)) RETURNING id::text`,
-		id,
-		lan,
-	)
+	return pgtest.Scan[string](t, conn, `INSERT INTO mutations (topology_id, op, payload)
+		VALUES ($1::text::uuid, 'add_lan', jsonb_build_object('name', $2::text)) RETURNING id::text`, id, lan)
 }
 
 func awaitMutation(t *testing.T, conn *pgx.Conn, mutation, state string) (reason string) {
@@ -162,7 +148,8 @@ func enqueueRandomEdits(
 		enqueuers = 4
 		atOnce    = 8
 		insert    = `INSERT INTO mutations (topology_id, op, payload)
-			SELECT $1::text::uuid, e.op, e.payload::jsonb FROM unnest($2::text[], $3::text[]) WITH ORDINALITY AS e (op, payload, n) ORDER BY e.n RETURNING id::text`
+			SELECT $1::text::uuid, e.op, e.payload::jsonb
+			  FROM unnest($2::text[], $3::text[]) WITH ORDINALITY AS e (op, payload, n) ORDER BY e.n RETURNING id::text`
 	)
 	models, want = map[string]*model{}, map[string]string{}
 	var (
@@ -252,7 +239,8 @@ func killAtRandom(t *testing.T, binary, url string) (stop func(), kills func() i
 // reactivate is an operator who makes degraded topologies active again, so that their queues go on.
 func reactivate(t *testing.T, db *pgtest.DB) (stop func()) {
 	t.Helper()
-	const update = `UPDATE topologies SET status = 'active', reason = NULL WHERE id IN (SELECT id FROM topologies WHERE status = 'degraded' ORDER BY id FOR NO KEY UPDATE SKIP LOCKED)`
+	const update = `UPDATE topologies SET status = 'active', reason = NULL WHERE id IN (
+		SELECT id FROM topologies WHERE status = 'degraded' ORDER BY id FOR NO KEY UPDATE SKIP LOCKED)`
 	conn := db.Conn(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
@@ -333,13 +321,20 @@ func compareGraphs(t *testing.T, conn *pgx.Conn, models map[string]*model) {
 func checkJournals(t *testing.T, conn *pgx.Conn) {
 	t.Helper()
 	for what, query := range map[string]string{
-		"journals with gaps": `SELECT count(*) FROM topology_heads h WHERE h.seq <> (SELECT count(*) FROM topology_events e WHERE e.topology_id = h.topology_id) OR h.first <> 1`,
-		"mutations that ended not once": `SELECT count(*) FROM mutations m WHERE 1 <> (SELECT count(*) FROM topology_events e
-			WHERE e.topology_id = m.topology_id AND e.type IN ('mutation.applied', 'mutation.failed') AND e.payload ->> 'mutation_id' = m.id::text)`,
-		"mutations that ended before older ones": `SELECT count(*) FROM (SELECT lag(m.position) OVER (PARTITION BY m.topology_id ORDER BY e.seq) AS before, m.position
-			FROM topology_events e JOIN mutations m ON m.id = (e.payload ->> 'mutation_id')::uuid WHERE e.type IN ('mutation.applied', 'mutation.failed')) o WHERE before > position`,
-		"mutations that began while another was under way": `SELECT count(*) FROM (SELECT e.type, lag(e.type) OVER (PARTITION BY e.topology_id ORDER BY e.seq) AS before
-			FROM topology_events e WHERE e.type IN ('mutation.applying', 'mutation.applied', 'mutation.failed', 'mutation.requeued')) o WHERE type = 'mutation.applying' AND before = 'mutation.applying'`,
+		"journals with gaps": `SELECT count(*) FROM topology_heads h WHERE h.first <> 1
+			OR h.seq <> (SELECT count(*) FROM topology_events e WHERE e.topology_id = h.topology_id)`,
+		"mutations that ended not once": `SELECT count(*) FROM mutations m WHERE 1 <> (SELECT count(*)
+			FROM topology_events e WHERE e.topology_id = m.topology_id
+			AND e.type IN ('mutation.applied', 'mutation.failed') AND e.payload ->> 'mutation_id' = m.id::text)`,
+		"mutations that ended before older ones": `SELECT count(*) FROM (
+			SELECT lag(m.position) OVER (PARTITION BY m.topology_id ORDER BY e.seq) AS before, m.position
+			  FROM topology_events e JOIN mutations m ON m.id = (e.payload ->> 'mutation_id')::uuid
+			 WHERE e.type IN ('mutation.applied', 'mutation.failed')) o WHERE before > position`,
+		"mutations that began while another was under way": `SELECT count(*) FROM (
+			SELECT e.type, lag(e.type) OVER (PARTITION BY e.topology_id ORDER BY e.seq) AS before
+			  FROM topology_events e
+			 WHERE e.type IN ('mutation.applying', 'mutation.applied', 'mutation.failed', 'mutation.requeued')) o
+			WHERE type = 'mutation.applying' AND before = 'mutation.applying'`,
 		"topologies with another version than mutations that ended": `SELECT count(*) FROM topologies t
 			WHERE t.version <> (SELECT count(*) FROM mutations m WHERE m.topology_id = t.id
 			AND m.state IN ('applied', 'failed'))`,

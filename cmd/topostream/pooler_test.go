@@ -4,10 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net/http"
-	"net/url"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -18,64 +14,6 @@ import (
 	"topostream/pgbus/pgtest"
 	"topostream/stream"
 )
-
-// startPgbouncer runs a transaction pooler in front of the database and gives the way through it.
-func startPgbouncer(t *testing.T, databaseURL string) string {
-	t.Helper()
-	path, err := exec.LookPath("pgbouncer")
-	if err != nil {
-		if path = "/usr/sbin/pgbouncer"; !exists(path) {
-			t.Skip("no pgbouncer on this machine: install it, for example `apt-get install pgbouncer`")
-		}
-	}
-	direct, err := url.Parse(databaseURL)
-	if err != nil {
-		t.Fatal(err)
-	}
-	password, _ := direct.User.Password()
-	_, port, _ := strings.Cut(pgtest.FreeAddress(t), ":")
-	dir := pgtest.OpenDir(t)
-	ini := fmt.Sprintf(`[databases]
-%[1]s = host=%[2]s port=%[3]s user=%[4]s password=%[5]s
-[pgbouncer]
-listen_addr = 127.0.0.1
-listen_port = %[6]s
-auth_type = any
-pool_mode = transaction
-default_pool_size = %[7]d
-unix_socket_dir =
-`, strings.TrimPrefix(direct.Path, "/"), direct.Hostname(), direct.Port(), direct.User.Username(), password, port,
-		poolSize)
-	config := filepath.Join(dir, "pgbouncer.ini")
-	if err := os.WriteFile(config, []byte(ini), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	var out lockedBuffer
-	cmd := exec.Command(path, config)
-	cmd.Stdout, cmd.Stderr = &out, &out
-	if os.Geteuid() == 0 { // pgbouncer does not run as root
-		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: nobody(t, dir)}
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = cmd.Process.Signal(syscall.SIGTERM)
-		_ = cmd.Wait() // it was told to end
-	})
-	through := *direct
-	through.Host = "127.0.0.1:" + port
-	pgtest.Eventually(t, "pgbouncer", func() bool {
-		conn, err := pgx.Connect(t.Context(), through.String())
-		if err != nil {
-			return false
-		}
-		return conn.Close(t.Context()) == nil
-	})
-	return through.String()
-}
-
-func exists(path string) bool { _, err := os.Stat(path); return err == nil }
 
 func TestThroughATransactionPoolerTheServerSaysSoAndPollsAndADirectWayRestoresTheBus(t *testing.T) {
 	t.Parallel()
@@ -95,7 +33,7 @@ func throughAPooler(t *testing.T, bus, live string) {
 	setBus(t, db.URL, bus)
 	conn := db.Conn(t)
 	id := demo(t, conn)
-	pooled := startPgbouncer(t, db.URL)
+	pooled := newBouncer(t, db.URL).url
 	for _, direct := range []bool{false, true} {
 		server := serve(t, pooled, func(c *serveCmd) {
 			if direct {
@@ -129,16 +67,14 @@ func throughAPooler(t *testing.T, bus, live string) {
 	nothingStays(t, pooled)
 }
 
-// poolSize is how many backends the pooler has for a database.
-const poolSize = 5
-
 // nothingStays fails if one of the pooler's backends, which others get, has a setting or a prepared statement of ours,
 // or listens to something that events go to: the probe's own channel stays on the backend that the pooler gave for it.
 // Nobody else may use the pooler meanwhile.
 func nothingStays(t *testing.T, pooled string) {
 	t.Helper()
 	const query = `SELECT array_agg(name || ' = ' || setting) FROM (
-  SELECT name, setting FROM pg_settings WHERE source = 'session' AND name <> 'application_name' AND name NOT IN ('client_encoding', 'DateStyle', 'TimeZone', 'standard_conforming_strings')
+  SELECT name, setting FROM pg_settings WHERE source = 'session' AND name NOT IN
+     ('application_name', 'client_encoding', 'DateStyle', 'TimeZone', 'standard_conforming_strings')
   UNION ALL SELECT 'LISTEN', c FROM pg_listening_channels() c WHERE c <> 'topostream.probe'
   UNION ALL SELECT 'prepared', name FROM pg_prepared_statements) left_behind (name, setting)`
 	cfg, err := pgx.ParseConfig(pooled)
@@ -169,7 +105,7 @@ func TestThroughATransactionPoolerRequestsAndAWorkerDoTheirWork(t *testing.T) {
 	slow(t)
 	db := pgtest.New(t)
 	conn := db.Conn(t)
-	pooled := startPgbouncer(t, db.URL)
+	pooled := newBouncer(t, db.URL).url
 	server := serve(t, pooled, func(c *serveCmd) { c.MaxStreamsPerUser = 0 })
 	worker := mutate(t, buildProgram(t), pooled)
 	o := newOperator(t, server.url, "operator", stream.RoleAdmin)

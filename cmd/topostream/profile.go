@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"net/http"
 	"net/http/pprof"
 	"runtime/debug"
@@ -14,4 +15,12 @@ func profiles(mux *http.ServeMux) {
 	mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
 	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
 	mux.HandleFunc("/debug/free", func(http.ResponseWriter, *http.Request) { debug.FreeOSMemory() })
+}
+
+// checkPprof refuses --pprof without --metrics-addr, in a command that has both flags.
+func checkPprof(pprof bool, metricsAddr string) error {
+	if pprof && metricsAddr == "" {
+		return errors.New("--pprof needs --metrics-addr: profiles are not for everybody who may reach --addr")
+	}
+	return nil
 }

@@ -137,7 +137,8 @@ func TestAThousandStreamsOfOneTopologyCostOneChannelAndOneAttach(t *testing.T) {
 	id := demo(t, conn)
 	server := startServer(t, db.URL)
 	backends := func() (listen, pool int) {
-		const count = `SELECT count(*) FILTER (WHERE application_name = $1) FROM pg_stat_activity WHERE datname = current_database()`
+		const count = `SELECT count(*) FILTER (WHERE application_name = $1) FROM pg_stat_activity
+			WHERE datname = current_database()`
 		return pgtest.Scan[int](t, conn, count, "topostream listen"), pgtest.Scan[int](t, conn, count, "topostream")
 	}
 	pgtest.Eventually(t, "LISTEN", func() bool { return metric(t, server, "topostream_listening") == 1 })

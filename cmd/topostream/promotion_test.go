@@ -100,11 +100,9 @@ func (p *pair) promote() {
 // history is a topology's journal in the database, as the seqs and their JSON.
 func history(t *testing.T, conn *pgx.Conn, id string) map[uint64]string {
 	t.Helper()
-	rows, err := conn.Query(
-		t.Context(),
-		`SELECT seq, topology_event_json(topology_id, seq, type, payload, at) FROM topology_events WHERE topology_id = $1::text::uuid`,
-		id,
-	)
+	const query = `SELECT seq, topology_event_json(topology_id, seq, type, payload, at) FROM topology_events
+		WHERE topology_id = $1::text::uuid`
+	rows, err := conn.Query(t.Context(), query, id)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -27,9 +27,8 @@ func (c *serveCmd) replica(
 	}
 	pool, err := postgres.NewReplicaPool(ctx, c.ReplicaDatabaseURL, changes...)
 	if err != nil {
-		return nil, errors.New(
-			"--replica-database-url cannot be read: write postgres://user:password@host:5432/name",
-		) // the reason may quote the password
+		// Without the reason, which may quote the password.
+		return nil, errors.New("--replica-database-url cannot be read: write postgres://user:password@host:5432/name")
 	}
 	var (
 		version int
@@ -47,8 +46,8 @@ func (c *serveCmd) replica(
 		func(conn *pgx.Conn) error { return conn.QueryRow(ctx, facts).Scan(&version, &level, &standby) })
 	switch {
 	case err != nil:
-		err = fmt.Errorf("--replica-database-url: %s: correct it, or leave it out",
-			oneLine(err.Error())) // not wrapped: what explains errors names --database-url
+		// Not wrapped: explain would name --database-url.
+		err = fmt.Errorf("--replica-database-url: %s: correct it, or leave it out", oneLine(err.Error()))
 	case version < oldestReplica && standby:
 		err = fmt.Errorf(
 			"--replica-database-url leads to PostgreSQL %d, whose standbys cannot decode their WAL: use 16 or newer, or leave "+

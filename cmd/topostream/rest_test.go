@@ -122,7 +122,7 @@ type enqueued struct {
 	State string `json:"state"`
 }
 
-func TestATopologysLifeOverREST(t *testing.T) {
+func TestATopologyLivesOverRESTFromItsMakingToItsDeletion(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
 	server := startServer(t, db.URL)
@@ -280,12 +280,8 @@ func TestMutationsAreListedNewestFirst(t *testing.T) {
 	db := pgtest.New(t)
 	conn := db.Conn(t)
 	id := demo(t, conn)
-	pgtest.Exec(
-		t,
-		conn,
-		`INSERT INTO mutations (topology_id, op, payload) SELECT $1, 'remove_lan', jsonb_build_object('name', i) FROM generate_series(1, 250) i`,
-		id,
-	)
+	pgtest.Exec(t, conn, `INSERT INTO mutations (topology_id, op, payload)
+		SELECT $1, 'remove_lan', jsonb_build_object('name', i) FROM generate_series(1, 250) i`, id)
 	pgtest.Exec(t, conn, `UPDATE mutations SET state = 'applying' WHERE position IN (3, 5)`)
 	pgtest.Exec(t, conn, `UPDATE mutations SET state = 'failed', reason = 'no' WHERE position = 3`)
 	pgtest.Exec(t, conn, `UPDATE mutations SET state = 'applied' WHERE position = 5`)
@@ -886,4 +882,65 @@ func finish(t *testing.T, conn *pgx.Conn, id string) {
 	pgtest.Exec(t, conn, `INSERT INTO mutations (topology_id, op, payload) VALUES ($1, 'remove_lan', '{"name":"x"}')`, id)
 	pgtest.Exec(t, conn, `UPDATE mutations SET state = 'applying' WHERE state = 'pending'`)
 	pgtest.Exec(t, conn, `UPDATE mutations SET state = 'applied' WHERE state = 'applying'`)
+}
+
+func TestChecksComeInTheOrder401Then403Then404(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	id := demo(t, db.Conn(t))
+	server := startServer(t, db.URL)
+	const unknown = "00000000-0000-4000-8000-000000000000"
+	var limited, errOut bytes.Buffer
+	if code := run(t.Context(), []string{"token", "--jwt-secret", testSecret, "--topology", unknown}, &limited,
+		&errOut); code != exitOK {
+		t.Fatal(errOut.String())
+	}
+	for _, c := range []struct {
+		token, id string
+		want      int
+	}{
+		{"", id, 401}, {"", unknown, 401}, {"", "x", 401},
+		{strings.TrimSpace(limited.String()), id, 403}, {strings.TrimSpace(limited.String()), unknown, 404},
+		{testToken(t), unknown, 404}, {testToken(t), "x", 404},
+	} {
+		for _, path := range []string{"/events", "/journal", "/events/"} {
+			res, err := http.Get(server + "/api/v1/topologies/" + c.id + path + "?token=" + c.token)
+			if err != nil {
+				t.Fatal(err)
+			}
+			body, _ := io.ReadAll(res.Body)
+			_ = res.Body.Close()
+			if res.StatusCode != c.want || res.Header.Get("Content-Type") != "application/problem+json" {
+				t.Errorf("%s%s: %s %s", c.id, path, res.Status, body)
+			}
+		}
+	}
+	// Also where the request is malformed: 404 comes first.
+	for _, path := range []string{"/journal?after=x", "/mutations?state=x", "/mutations?limit=x"} {
+		if status, _, body := get(t, server+"/api/v1/topologies/"+unknown+path); status != http.StatusNotFound {
+			t.Errorf("%s: %d %s", path, status, body)
+		}
+		if status, _, body := get(t, server+"/api/v1/topologies/"+id+path); status != http.StatusBadRequest {
+			t.Errorf("%s: %d %s", path, status, body)
+		}
+	}
+	for method, path := range map[string]string{http.MethodPost: "/mutations", http.MethodPatch: ""} {
+		for of, want := range map[string]int{unknown: http.StatusNotFound, id: http.StatusBadRequest} {
+			req, err := http.NewRequestWithContext(t.Context(), method, server+"/api/v1/topologies/"+of+path,
+				strings.NewReader(`{"op":`))
+			if err != nil {
+				t.Fatal(err)
+			}
+			req.Header.Set("Authorization", "Bearer "+operatorToken(t))
+			res, err := http.DefaultClient.Do(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_ = res.Body.Close()
+			if res.StatusCode != want {
+				t.Errorf("%s %s: %s, want %d", method, of, res.Status, want)
+			}
+		}
+	}
+	http.DefaultClient.CloseIdleConnections()
 }

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -21,6 +22,7 @@ import (
 
 	"topostream/pgbus/pgtest"
 	"topostream/pgbus/retention"
+	"topostream/pgbus/setting"
 )
 
 // open gives the answer to a request for a stream. Whoever gets it closes its body.
@@ -274,16 +276,15 @@ func TestPruningUnderClientsThatResumeLeavesNoHole(t *testing.T) {
 	var wg sync.WaitGroup
 	wg.Go(func() { // the clock jumps back and forth by hours, and old events go as soon as they may
 		for n := 0; ctx.Err() == nil; n++ {
-			if _, err := pool.Exec(
-				t.Context(),
-				`SELECT topology_emit($1::text::uuid, 'test', jsonb_build_object('x', repeat('x', 500))) FROM generate_series(1, 5)`,
-				id,
-			); err != nil {
+			const emits = `SELECT topology_emit($1::text::uuid, 'test', jsonb_build_object('x', repeat('x', 500)))
+				FROM generate_series(1, 5)`
+			if _, err := pool.Exec(t.Context(), emits, id); err != nil {
 				t.Error(err)
 				return
 			}
 			if n%10 == 0 {
-				const jump = `UPDATE topology_events SET at = now() + (random() - 0.6) * interval '4 hours' WHERE seq > (SELECT max(seq) - 10 FROM topology_events)`
+				const jump = `UPDATE topology_events SET at = now() + (random() - 0.6) * interval '4 hours'
+					WHERE seq > (SELECT max(seq) - 10 FROM topology_events)`
 				if _, err := pool.Exec(t.Context(), jump); err != nil {
 					t.Error(err)
 				}
@@ -350,5 +351,53 @@ func TestMigrateNewEpochSendsASnapshotToAllWhoResume(t *testing.T) {
 	watching.awaitSeq(emit(t, conn, id))
 	if watching.connects != 1 {
 		t.Errorf("%d connects of the open stream", watching.connects)
+	}
+}
+
+// A feed that fell behind what retention has left does not cost those their place who are further on than it: the
+// journal holds what follows for them.
+func TestAClientThatIsFurtherOnThanAServersFeedKeepsItsPlaceWhenTheFeedFellBehindRetention(t *testing.T) {
+	t.Parallel()
+	long(t)
+	const kept = 20
+	db := pgtest.New(t)
+	conn := db.Conn(t)
+	id := demo(t, conn)
+	frozen, server := serveBinary(t, buildProgram(t), db.URL)
+	awaitBus(t, server, setting.Notify)
+	attached := newClient(t, server, id, "").watch() // so that its feed stays
+	attached.awaitSeq(1)
+	for round := range 5 {
+		if err := frozen.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+			t.Fatal(err)
+		}
+		head := uint64(0)
+		for range 5 * kept {
+			head = emit(t, conn, id)
+		}
+		pgtest.Exec(t, conn, `SELECT topology_prune(NULL, $1::bigint, 100000)`, kept)
+		first := pgtest.Scan[uint64](t, conn, `SELECT first FROM topology_heads WHERE topology_id = $1::text::uuid`, id)
+		if head-first >= 2*kept {
+			t.Fatalf("the journal begins at %d, and its head is %d", first, head)
+		}
+		// They ask while the server is frozen, with what another server has given them.
+		resumed := make([]*client, 0, 4)
+		for _, after := range []uint64{first - 1, first + kept/2, head - 1, head} {
+			resumed = append(resumed, newClient(t, server, id, strconv.FormatUint(after, 10)).watch())
+		}
+		if err := frozen.cmd.Process.Signal(syscall.SIGCONT); err != nil {
+			t.Fatal(err)
+		}
+		head = emit(t, conn, id)
+		for _, c := range resumed {
+			c.awaitSeq(head)
+			c.mu.Lock()
+			if len(c.snapshots) > 0 || uint64(len(c.seqs)) == 0 {
+				t.Errorf("round %d: a client that resumed a journal that begins at %d got the snapshots %v and the events %v",
+					round, first, c.snapshots, c.seqs)
+			}
+			c.mu.Unlock()
+		}
+		attached.awaitSeq(head)
 	}
 }

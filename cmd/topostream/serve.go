@@ -239,8 +239,8 @@ func (c *serveCmd) Run(ctx context.Context, o output) error {
 	if err != nil {
 		return err
 	}
-	var working atomic.Pointer[string] // what keeps the worker from its work
-	working.Store(new(string))
+	var workerTrouble atomic.Pointer[string] // what keeps the worker from its work; empty: nothing
+	workerTrouble.Store(new(string))
 	cfg := api.Config{
 		Bus:               bus,
 		Store:             store.New(pool, c.MaxInFlight, log),
@@ -269,7 +269,7 @@ func (c *serveCmd) Run(ctx context.Context, o output) error {
 			return bus.Ready()
 		},
 		Blind:  seesNothing,
-		Notice: func() string { return lines(bus.Notice(), *working.Load()) },
+		Notice: func() string { return lines(bus.Notice(), *workerTrouble.Load()) },
 	}
 	took := registry.Requests()
 	cfg.Observe = func(o *api.Observation) {
@@ -287,8 +287,8 @@ func (c *serveCmd) Run(ctx context.Context, o output) error {
 	if c.Mutator {
 		worker = func(ctx context.Context) error {
 			return runMutator(ctx, c.DatabaseURL, listenConfig, mutator.Config{
-				Logger: log, Stats: registry.Worker(), Notice: func(why string, _ bool) { working.Store(&why) },
-				Tracer: traces.Tracer(),
+				Logger: log, Stats: registry.Worker(), Tracer: traces.Tracer(),
+				Notice: func(why string, _ bool) { workerTrouble.Store(&why) },
 			}, registry, tracedQueries(traces))
 		}
 	}
@@ -362,13 +362,13 @@ func (c *serveCmd) serve(
 	}
 	g.Go(func() error {
 		<-gctx.Done()
-		dctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.Drain+time.Second)
+		drainCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.Drain+time.Second)
 		defer cancel()
-		if err := server.Drain(dctx); err != nil {
+		if err := server.Drain(drainCtx); err != nil {
 			log.Warn("drain cut some streams", "error", err)
 		}
 		for _, s := range servers {
-			if err := s.Shutdown(dctx); err != nil {
+			if err := s.Shutdown(drainCtx); err != nil {
 				_ = s.Close()
 			}
 		}

@@ -63,7 +63,7 @@ func (s startup) do(ctx context.Context, f func(*pgx.Conn) error) error {
 	}
 }
 
-// once tries once. there tells that somebody answered, lost that err is none that stays when it is tried again.
+// once tries once. there tells that somebody answered, lost that another try may succeed where this one got err.
 func (s startup) once(ctx context.Context, f func(*pgx.Conn) error) (there, lost bool, err error) {
 	conn, err := s.connect(ctx)
 	if err != nil {
@@ -76,7 +76,7 @@ func (s startup) once(ctx context.Context, f func(*pgx.Conn) error) (there, lost
 	return true, err != nil && conn.IsClosed(), err
 }
 
-// unreachable tells whether nobody could be reached, or nobody who takes part.
+// unreachable tells whether no PostgreSQL could be reached: nothing answered, or nothing that speaks its protocol.
 func unreachable(err error) bool {
 	if _, refused := errors.AsType[*pgconn.PgError](err); refused {
 		return false

@@ -276,3 +276,38 @@ func TestHealthSaysWhichPartFails(t *testing.T) {
 	}
 	until("/readyz", http.StatusOK)
 }
+
+// A server and a worker may have other roles, with other settings, and what they say of one row is the same.
+func TestNumbersAreTheSameWhicheverProgramWritesThem(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	conn := db.Conn(t)
+	const short = "extra_float_digits=0&bytea_output=escape&DateStyle=German"
+	with := func(url, keywords string) string {
+		return url + map[bool]string{true: "&", false: "?"}[strings.Contains(url, "?")] + keywords
+	}
+	servers := []string{serve(t, db.URL, withWorker).url, serve(t, with(db.URL, short), nil).url}
+	id := live(t, conn, 1)[0]
+	clients := make([]*client, 0, len(servers))
+	for _, server := range servers {
+		c := newClient(t, server, id, "").watch()
+		c.await("its snapshot", func() bool { return len(c.snapshots) > 0 })
+		clients = append(clients, c)
+	}
+	const x = "0.1234567890123456"
+	awaitMutation(t, conn, enqueueOp(t, conn, id, "add_lan", `{"name":"a","x":`+x+`}`), "applied")
+	head := pgtest.Scan[uint64](t, conn, `SELECT seq FROM topology_heads WHERE topology_id = $1::text::uuid`, id)
+	for i, c := range clients {
+		c.awaitSeq(head)
+		c.mu.Lock()
+		if len(c.data) == 0 || !strings.Contains(c.data[len(c.data)-1], `"x": `+x+`,`) {
+			t.Errorf("the event by server %d: %q", i, c.data)
+		}
+		c.mu.Unlock()
+		var graph struct{ LANs []struct{ X json.Number } }
+		getJSON(t, servers[i]+"/api/v1/topologies/"+id, &graph)
+		if len(graph.LANs) != 1 || graph.LANs[0].X.String() != x {
+			t.Errorf("the document by server %d: %v", i, graph)
+		}
+	}
+}

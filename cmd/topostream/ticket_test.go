@@ -268,7 +268,7 @@ func TestTicketsWorkThroughATransactionPooler(t *testing.T) {
 	long(t)
 	db := pgtest.New(t)
 	id := demo(t, db.Conn(t))
-	pooled := startPgbouncer(t, db.URL)
+	pooled := newBouncer(t, db.URL).url
 	servers := []*testServer{serve(t, pooled, nil), serve(t, pooled, nil)}
 	ada := newOperator(t, servers[0].url, "ada", stream.RoleViewer)
 	for range 20 {

@@ -38,7 +38,7 @@ type queries struct {
 	pgxpool.AcquireTracer
 }
 
-// traceVersion is the version that spans are of.
+// traceVersion is service.version of the spans; empty where it is not known.
 func traceVersion() string {
 	version := release
 	if info, ok := debug.ReadBuildInfo(); ok {

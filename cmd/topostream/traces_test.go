@@ -193,7 +193,8 @@ func stageTraced(t *testing.T, binary string, db *pgtest.DB, environment ...stri
 	return s
 }
 
-func (s *tracedStage) heard(t *testing.T) string {
+// traceparent gives what the applier was told last; empty: nothing.
+func (s *tracedStage) traceparent(t *testing.T) string {
 	t.Helper()
 	told, err := os.ReadFile(s.told)
 	if err != nil {
@@ -251,7 +252,7 @@ func TestOneTraceLeadsFromTheClickToTheFrame(t *testing.T) {
 			var text strings.Builder
 			tree(&text, all, clickSpan, 1, func(span receivedSpan) string {
 				if span.id() == apply.id() {
-					return "applier  [sh] TRACEPARENT=" + s.heard(t)
+					return "applier  [sh] TRACEPARENT=" + s.traceparent(t)
 				}
 				return ""
 			})
@@ -275,8 +276,8 @@ func TestOneTraceLeadsFromTheClickToTheFrame(t *testing.T) {
 			if claim.parent() != post.id() || claim.service != "topostream-mutator" || apply.parent() != claim.id() {
 				t.Errorf("the claim is beneath %s, of %s, the apply beneath %s", claim.parent(), claim.service, apply.parent())
 			}
-			if want := "00-" + clickTrace + "-" + apply.id() + "-01"; s.heard(t) != want {
-				t.Errorf("the applier was told %q, want %q", s.heard(t), want)
+			if want := "00-" + clickTrace + "-" + apply.id() + "-01"; s.traceparent(t) != want {
+				t.Errorf("the applier was told %q, want %q", s.traceparent(t), want)
 			}
 			if !slices.ContainsFunc(all, func(s receivedSpan) bool {
 				return s.parent() == apply.id() && strings.Contains(s.attribute("db.query.text"), "'applied'")
@@ -391,7 +392,7 @@ func TestNothingIsTracedUnlessTheEnvironmentAsksForIt(t *testing.T) {
 			c.await("the end", func() bool {
 				return slices.ContainsFunc(c.data, func(e string) bool { return strings.Contains(e, `"mutation.applied"`) })
 			})
-			if told := s.heard(t); told != "" {
+			if told := s.traceparent(t); told != "" {
 				t.Errorf("the applier was told %q", told)
 			}
 			if n := pgtest.Scan[int](t, db.Conn(t), `SELECT count(traceparent) FROM mutations`); n != 0 {

@@ -48,7 +48,7 @@ func TestWritersHardlyWaitForAMigrationOfAFullDatabase(t *testing.T) {
 		}
 		pgtest.Exec(t, idle, `COMMIT`)
 		migrating.Wait()
-		w.unhurt(t, "a migration")
+		w.waitForNobody(t, "a migration")
 		w.end()
 		if again == 0 {
 			if err := sql.Down(t.Context(), conn, before); err != nil {

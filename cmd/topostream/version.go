@@ -29,7 +29,7 @@ func versionLine() string {
 	return fmt.Sprintf("topostream %s, commit %s, %s %s/%s", version, commit, goVersion, runtime.GOOS, runtime.GOARCH)
 }
 
-// build is what program this is.
+// build says which program this is.
 func build() (version, commit, goVersion string) {
 	version, commit = release, short(cmp.Or(revision, "unknown"))
 	if info, ok := debug.ReadBuildInfo(); ok {

@@ -198,3 +198,32 @@ func TestAFrozenServersSlotGoesAndItsClientsLoseNothing(t *testing.T) {
 	c.stayedConnected()
 	streaming(t, url)
 }
+
+// A REPEATABLE READ transaction sees the bus that there was when it began, however late it writes.
+func TestAnOldSnapshotThatWritesAfterTheSwitchFromWALToNotifyIsHeardSoon(t *testing.T) {
+	t.Parallel()
+	slow(t)
+	db := pgtest.New(t)
+	conn, old := db.Conn(t), db.Conn(t)
+	const rounds = 3 // a heartbeat, every 10 s, may deliver in time by chance
+	ids := live(t, conn, rounds)
+	server := startServer(t, db.URL)
+	clients := watchAll(t, server, ids)
+	for _, id := range ids {
+		setBus(t, db.URL, setting.WAL)
+		streaming(t, server)
+		pgtest.Exec(t, old, `BEGIN ISOLATION LEVEL REPEATABLE READ`)
+		pgtest.Exec(t, old, `SELECT count(*) FROM topologies`)
+		setBus(t, db.URL, setting.Notify)
+		// A server that stops to read the WAL too early has stopped by then; one that waits for the old snapshot still reads.
+		_ = eventually(3*time.Second, func() bool { return metric(t, server, "topostream_streaming_wal") == 0 })
+		awaitBus(t, server, setting.Notify)
+		seq := emit(t, old, id)
+		begun := time.Now()
+		pgtest.Exec(t, old, `COMMIT`)
+		clients[id].awaitSeq(seq)
+		inTime(t, "an event of an old snapshot", time.Since(begun), 2*time.Second)
+		pgtest.Eventually(t, "the end of the WAL's stream",
+			func() bool { return metric(t, server, "topostream_streaming_wal") == 0 })
+	}
+}

@@ -15,11 +15,11 @@ import (
 	"github.com/alecthomas/kong"
 )
 
-// Exit codes.
+// The exit codes of the programs.
 const (
 	ExitOK     = 0
 	ExitBroken = 1 // the promise was broken, or nothing could be judged
-	ExitUsage  = 2
+	ExitUsage  = 2 // a wrong command line
 )
 
 // Output is where a command writes: the report on Out, everything else on Err.

@@ -16,12 +16,12 @@ import (
 	"github.com/prometheus/common/model"
 )
 
-// ErrNone says that a process does not have a series.
+// ErrNone says that a server does not have a series.
 var ErrNone = errors.New("there is no")
 
-// Read gives the value of a counter or gauge of the server at this address, whose /metrics are asked: of the series
-// that is written as in the text format, name{label="value"}, or of all of a family that is named alone, together. Of a
-// histogram there are name_count and name_sum. There being none is an error.
+// Read asks /metrics of the server at a base URL for a counter or gauge, or for name_count or name_sum of a histogram.
+// series is as in the text format: name{label="value"} is one series, with all its labels; name alone is the sum of all
+// series of the family. Where there is none the error is ErrNone.
 func Read(ctx context.Context, server, series string) (float64, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, server+"/metrics", nil)
 	if err != nil {

@@ -8,8 +8,8 @@ import (
 	"strings"
 )
 
-// Build makes a command of the module topostream in a directory, and gives its path. Its source is what the working
-// directory is in, or the module in source if that is not empty.
+// Build builds a command of the module topostream into dir, and gives the binary's path. The module is that of the
+// directory source or, where source is empty, of the working directory.
 func Build(ctx context.Context, source, dir, command string, flags ...string) (path string, err error) {
 	path = filepath.Join(dir, command)
 	args := append([]string{"build", "-o", path}, flags...)

@@ -27,7 +27,7 @@ type Process struct {
 	mu      sync.Mutex
 	cmd     *exec.Cmd
 	exited  chan struct{} // closed when cmd has ended; nil before the first start
-	begun   int64         // size of the log when cmd was started
+	logFrom int64         // size of the log when cmd was started
 	told    bool          // cmd was sent a signal that ends it
 	unasked error         // the first run that ended though nobody told it to
 }
@@ -43,7 +43,7 @@ func (p *Process) Start() error {
 	}
 	defer log.Close()
 	if at, err := log.Stat(); err == nil {
-		p.begun = at.Size()
+		p.logFrom = at.Size()
 	}
 	cmd := exec.Command(p.Binary, p.Args...) //nolint:noctx // Stop ends it
 	cmd.Stdout, cmd.Stderr = log, log
@@ -92,7 +92,7 @@ func (p *Process) Signal(sig syscall.Signal) {
 	}
 }
 
-// ended tells whether it does not run. The caller holds mu.
+// ended tells whether no run is under way. The caller holds mu.
 func (p *Process) ended() bool {
 	if p.exited == nil {
 		return true
@@ -105,7 +105,7 @@ func (p *Process) ended() bool {
 	}
 }
 
-// Running tells whether a run has not ended.
+// Running tells whether a run is under way.
 func (p *Process) Running() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -188,13 +188,13 @@ func (p *Process) Await(ctx context.Context, line *regexp.Regexp) (string, error
 // Log is what this run has written.
 func (p *Process) Log() ([]byte, error) {
 	p.mu.Lock()
-	begun := p.begun
+	from := p.logFrom
 	p.mu.Unlock()
 	b, err := os.ReadFile(p.LogPath)
 	if err != nil {
 		return nil, err
 	}
-	return b[min(begun, int64(len(b))):], nil
+	return b[min(from, int64(len(b))):], nil
 }
 
 // alarm is what no log may hold: Go's words for a bug.

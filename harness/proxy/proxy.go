@@ -17,7 +17,7 @@ import (
 	"time"
 )
 
-// A Target is where a connection goes, over which path.
+// A Target is where a connection goes, host:port, and over which path.
 type Target struct {
 	Addr string
 	Link *Link

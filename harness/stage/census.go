@@ -28,7 +28,7 @@ func counted() []string {
 	}
 }
 
-// violations are those that a server counts itself. The versions before 0.2.0 do not.
+// violations counts those that a server notices itself. Versions before 0.2.0 do not have it.
 const violations = "topostream_promise_violations_total"
 
 // TakeCensus counts now.
@@ -65,8 +65,8 @@ SELECT application_name, count(*) FROM pg_stat_activity WHERE application_name L
 	return c, nil
 }
 
-// Baseline is a census of before. Pools open connections when they are needed and keep them for half an hour: it counts
-// their limits.
+// Baseline is a census to compare later ones with. Pools open connections when they need them and keep them for half an
+// hour, so of them it counts the most that there may be.
 func (s *Stage) Baseline(ctx context.Context) (Census, error) {
 	c := Census{}
 	for range baselineCounts { // goroutines come and go by one or two
@@ -83,9 +83,9 @@ func (s *Stage) Baseline(ctx context.Context) (Census, error) {
 			return nil, ctx.Err()
 		}
 	}
-	// pgx's own choice where that is more
+	// pgx's own choice, the number of CPUs, where that is more
 	c["backends topostream"] = float64(len(s.Servers) * max(serverPool, runtime.NumCPU()))
-	// it may be about to open it
+	// the worker may be about to open its LISTEN connection
 	c["backends topostream mutator"], c["backends topostream mutator listen"] = workerPool, 1
 	return c, nil
 }

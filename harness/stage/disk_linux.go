@@ -32,7 +32,7 @@ func mountDisk(dir string) (*Disk, error) {
 	return d, nil
 }
 
-// Fill leaves no room.
+// Fill takes all room away, but for some pages.
 func (d *Disk) Fill() error {
 	var s syscall.Statfs_t
 	if err := syscall.Statfs(d.dir, &s); err != nil {

@@ -11,7 +11,7 @@ var errNoDisk = errors.New("small file systems are mounted on Linux only") //nol
 
 func mountDisk(string) (*Disk, error) { return nil, errNoDisk }
 
-// Fill leaves no room.
+// Fill takes all room away.
 func (*Disk) Fill() error { return errNoDisk }
 
 // Free gives it its room back.

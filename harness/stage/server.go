@@ -22,7 +22,7 @@ type Server struct {
 	Backend  *proxy.Backend
 	Database *proxy.Link
 
-	listens bool // on a connection by LISTEN
+	listens bool // it must have a LISTEN connection when it works
 	process *process.Process
 	client  *http.Client
 }
@@ -90,7 +90,7 @@ func (s *Server) Metric(ctx context.Context, series string) (float64, error) {
 // answerPatience is how long a server that works may take to answer about itself.
 const answerPatience = 5 * time.Second
 
-// base is where it serves.
+// base is the URL that it serves at.
 func (s *Server) base() (string, error) {
 	if addr := s.Backend.Addr(); addr != "" {
 		return "http://" + addr, nil
@@ -98,7 +98,7 @@ func (s *Server) base() (string, error) {
 	return "", fmt.Errorf("%s does not run", s.Name)
 }
 
-// Ready tells what a server that works lacks; nil for nothing.
+// Ready says what keeps the server from working; nil: it works.
 func (s *Server) Ready(ctx context.Context) error {
 	if err := s.readyz(ctx); err != nil {
 		return err
@@ -116,7 +116,7 @@ func (s *Server) Ready(ctx context.Context) error {
 	return nil
 }
 
-// readyz asks the server itself.
+// readyz asks the server itself: an error unless it answers 200.
 func (s *Server) readyz(ctx context.Context) error {
 	base, err := s.base()
 	if err != nil {

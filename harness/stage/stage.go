@@ -46,18 +46,18 @@ type Stage struct {
 	Worker   *Worker
 	Balancer *proxy.Balancer
 
-	// Disks for the journal and for PostgreSQL's log; nil, and why, where there are none.
+	// Disks for the journal and for the WAL; where there are none they are nil, and NoDisk says why.
 	JournalDisk, WALDisk *Disk
 	NoDisk               error
 
 	cfg       Config
 	dir       string
-	binary    string // what servers, workers and commands are started with
-	upgrade   string // what takes its place; empty: nothing
+	binary    string // of the servers, workers and commands that are started from now on
+	upgrade   string // what takes its place at Upgrade; empty: nothing
 	issuer    token.Issuer
 	nodes     []*node // the primary, and a standby
-	made      int     // number of nodes that there were
-	started   int     // number of servers that there were
+	made      int     // number of nodes made so far
+	started   int     // number of servers started so far
 	addresses addresses
 	checker   path // the checker's own way to the database
 	processes []*process.Process

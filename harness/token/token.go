@@ -14,10 +14,10 @@ const life = 24 * time.Hour
 // An Issuer is a secret that signs. Its tokens have the role admin.
 type Issuer []byte
 
-// Token gives one for all topologies.
+// Token gives a token of a subject for all topologies.
 func (i Issuer) Token(subject string) (string, error) { return i.Limited(subject, nil) }
 
-// Limited gives one for some topologies; nil: for all.
+// Limited gives a token of a subject for some topologies; nil: for all.
 func (i Issuer) Limited(subject string, topologies []string) (string, error) {
 	now := time.Now()
 	claims := jwt.MapClaims{"sub": subject, "role": "admin", "iat": now.Unix(), "exp": now.Add(life).Unix()}

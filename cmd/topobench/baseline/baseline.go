@@ -102,7 +102,7 @@ type keeper struct {
 	ended  bool
 }
 
-// keptFrames is more than any client is behind.
+// keptFrames is how far a client may be behind, at least; a keeper ends the answer of one that is further.
 const keptFrames = 1 << 14
 
 func (k *keeper) broadcast(frame []byte) {
@@ -131,7 +131,7 @@ func (k *keeper) next() int {
 	return k.first + len(k.frames)
 }
 
-// after gives the frames from n on.
+// after gives the frames from n on; ended is true where there will be none, or they are not kept any more.
 func (k *keeper) after(n int) (frames [][]byte, wake <-chan struct{}, ended bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()

@@ -15,7 +15,7 @@ type input struct {
 	fd     int
 	rest   []byte
 	buffer []byte
-	pipe   *os.File // what is not a file goes through it
+	pipe   *os.File // through which what is no file comes; nil: none
 }
 
 func newInput(in io.Reader) (*input, error) {
@@ -41,7 +41,7 @@ func newInput(in io.Reader) (*input, error) {
 
 func (i *input) close() {
 	if i.pipe != nil {
-		_ = i.pipe.Close() // it was read
+		_ = i.pipe.Close() // nobody reads it any more
 	}
 }
 

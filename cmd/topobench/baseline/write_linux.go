@@ -24,6 +24,7 @@ type peer struct {
 	out     []byte // what the socket did not take
 }
 
+// inputReady stands for the input where an epoll event has a client's descriptor.
 const inputReady = -1
 
 func serveWrite(document []byte, in io.Reader, out io.Writer) error {

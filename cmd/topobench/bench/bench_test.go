@@ -2,6 +2,7 @@ package bench
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -16,66 +17,66 @@ import (
 	"topostream/pgbus/setting"
 )
 
-// feedsEnv makes this program the process of feeds that the experiments start.
-const feedsEnv = "TOPOBENCH_TEST_FEEDS"
-
-// bareEnv makes it a bare server.
-const bareEnv = "TOPOBENCH_TEST_BARE"
+// What makes this program one of the processes that the experiments start.
+const (
+	feedsEnv = "TOPOBENCH_TEST_FEEDS" // a process of feeds
+	bareEnv  = "TOPOBENCH_TEST_BARE"  // a bare server
+)
 
 func TestMain(m *testing.M) {
-	if times := os.Getenv(strangerEnv); times != "" {
-		n, err := strconv.Atoi(times)
-		fmt.Fprintln(os.Stderr, err, serveStranger(os.Args[1], n))
+	if ran, err := runChild(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
-	}
-	if os.Getenv(bareEnv) != "" {
-		n, err := strconv.Atoi(os.Args[2])
-		if err == nil {
-			err = baseline.Serve(context.Background(), baseline.Config{Kind: os.Args[1], Document: n}, os.Stdin, os.Stdout)
-		}
-		if err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
-		os.Exit(0)
-	}
-	if os.Getenv(feedsEnv) != "" {
-		n, err := strconv.Atoi(os.Args[2])
-		if err == nil {
-			log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
-			err = Feeds(context.Background(), FeedsConfig{os.Getenv(FeedsDatabase), os.Args[1], n, log}, os.Stdin,
-				os.Stdout)
-		}
-		if err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
+	} else if ran {
 		os.Exit(0)
 	}
 	pgtest.Main(m)
+}
+
+// runChild is this program as one of the processes that the experiments start, if its environment says so.
+func runChild() (ran bool, err error) {
+	switch {
+	case os.Getenv(strangerEnv) != "":
+		times, err := strconv.Atoi(os.Getenv(strangerEnv))
+		return true, errors.Join(err, serveStranger(os.Args[1], times))
+	case os.Getenv(bareEnv) != "":
+		document, err := strconv.Atoi(os.Args[2])
+		if err != nil {
+			return true, err
+		}
+		cfg := baseline.Config{Kind: os.Args[1], Document: document}
+		return true, baseline.Serve(context.Background(), cfg, os.Stdin, os.Stdout)
+	case os.Getenv(feedsEnv) != "":
+		topologies, err := strconv.Atoi(os.Args[2])
+		if err != nil {
+			return true, err
+		}
+		log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
+		cfg := FeedsConfig{os.Getenv(FeedsDatabase), os.Args[1], topologies, log}
+		return true, Feeds(context.Background(), cfg, os.Stdin, os.Stdout)
+	}
+	return false, nil
+}
+
+// child makes commands of this program, which is what env says.
+func child(env string) func(ctx context.Context, args ...string) *exec.Cmd {
+	return func(ctx context.Context, args ...string) *exec.Cmd {
+		cmd := exec.CommandContext(ctx, os.Args[0], args...)
+		cmd.Env = append(os.Environ(), env+"=1")
+		cmd.Stderr = os.Stderr
+		return cmd
+	}
 }
 
 func testConfig(t *testing.T) Config {
 	t.Helper()
 	return Config{
 		DatabaseURL: pgtest.New(t).URL, Topologies: 20, Rounds: 1, Duration: 300 * time.Millisecond, Seed: 1,
-		Feeds: func(ctx context.Context, args ...string) *exec.Cmd {
-			cmd := exec.CommandContext(ctx, os.Args[0], args...)
-			cmd.Env = append(os.Environ(), feedsEnv+"=1")
-			cmd.Stderr = os.Stderr
-			return cmd
-		},
-		Log: t.Logf,
+		Feeds: child(feedsEnv), Log: t.Logf,
 	}
 }
 
-// long leaves a measurement to TOPOSTREAM_TESTS=all.
-func long(t *testing.T) {
-	t.Helper()
-	pgtest.Slow(t)
-}
-
-// wantTable finds a line for each of the report's rows, and the two above them.
+// wantTable fails unless the report has a line for each of so many rows, and a header.
 func wantTable(t *testing.T, report fmt.Stringer, rows int) {
 	t.Helper()
 	if got := strings.Count(report.String(), "\n| "); got != rows+1 {
@@ -86,7 +87,7 @@ func wantTable(t *testing.T, report fmt.Stringer, rows int) {
 // Writers gives an error when what arrived is not what was committed, so that a report is a proof.
 func TestEveryEventOfTheWritersArrivesOnEachBus(t *testing.T) {
 	t.Parallel()
-	long(t)
+	pgtest.Slow(t)
 	r, err := Writers(t.Context(), testConfig(t), []int{2, 4})
 	if err != nil {
 		t.Fatal(err)
@@ -106,7 +107,7 @@ func TestEveryEventOfTheWritersArrivesOnEachBus(t *testing.T) {
 
 func TestEveryEventReachesAClientOnEachBusAndIsTimed(t *testing.T) {
 	t.Parallel()
-	long(t)
+	pgtest.Slow(t)
 	r, err := Latency(t.Context(), testConfig(t), "", []float64{100})
 	if err != nil {
 		t.Fatal(err)
@@ -126,7 +127,7 @@ func TestEveryEventReachesAClientOnEachBusAndIsTimed(t *testing.T) {
 
 func TestTheCostOfAnEventIsToldForEachNumberOfTopologies(t *testing.T) {
 	t.Parallel()
-	long(t)
+	pgtest.Slow(t)
 	r, err := Topologies(t.Context(), testConfig(t), []int{5, 20}, 400)
 	if err != nil {
 		t.Fatal(err)

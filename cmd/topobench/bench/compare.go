@@ -41,7 +41,7 @@ type PeerFailure struct {
 // topology, then the spread over plan.Topologies, each with one client. A peer that fails in one has no figure there,
 // and the report says why.
 func Compare(ctx context.Context, plan Plan) (_ *Comparison, err error) {
-	plan.fill()
+	plan.setDefaults()
 	for _, peer := range plan.Peers {
 		if err := peer.check(); err != nil {
 			return nil, err

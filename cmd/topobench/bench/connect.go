@@ -34,7 +34,7 @@ type ConnectReport struct {
 // idle connection costs in memory and whether keepalives come on time; beside it two bare servers, whose document has
 // the same size. At the end each client must get two more events.
 func Connect(ctx context.Context, plan Plan) (_ *ConnectReport, err error) {
-	plan.fill()
+	plan.setDefaults()
 	p, done, err := plan.open(ctx)
 	if err != nil {
 		return nil, err
@@ -82,7 +82,7 @@ func (plan *Plan) connects(ctx context.Context, subjects []subject) (rows []Conn
 	return rows, nil
 }
 
-// bareHead is what a bare server answers before the document, about.
+// bareHead is about how many bytes a bare server answers before the document.
 const bareHead = 110
 
 // connected is what one round found.
@@ -95,8 +95,8 @@ type connected struct {
 func (plan *Plan) connect(ctx context.Context, sub subject, as shape) (c connected, err error) {
 	err = plan.with(ctx, sub, as, func(r *running, s *eventSource) error {
 		var before uint64
-		if r.has() {
-			if before, err = r.settled(ctx, plan.MemorySettle); err != nil {
+		if r.hasProcess() {
+			if before, err = r.lowest(ctx, plan.MemoryFall); err != nil {
 				return err
 			}
 		}
@@ -111,8 +111,8 @@ func (plan *Plan) connect(ctx context.Context, sub subject, as shape) (c connect
 		if err := plan.hold(ctx, r, clients, &c); err != nil {
 			return err
 		}
-		if r.has() {
-			after, err := r.settled(ctx, plan.MemorySettle)
+		if r.hasProcess() {
+			after, err := r.lowest(ctx, plan.MemoryFall)
 			if err != nil {
 				return err
 			}
@@ -123,7 +123,7 @@ func (plan *Plan) connect(ctx context.Context, sub subject, as shape) (c connect
 	return c, err
 }
 
-// connectAll has all clients connect.
+// connectAll has all clients connect, and gives what that took.
 func (plan *Plan) connectAll(ctx context.Context, r *running, clients *fleet.Fleet) (c connected, err error) {
 	cpu, _, err := cpuOf(r.target.PID)
 	if err != nil {
@@ -165,7 +165,7 @@ func (plan *Plan) hold(ctx context.Context, r *running, clients *fleet.Fleet, c 
 // come before the second.
 func (plan *Plan) twoMore(ctx context.Context, s *eventSource, clients *fleet.Fleet) error {
 	want := clients.Delivered() - s.deliveries(plan.Clients)
-	if err := s.each(ctx, 2); err != nil {
+	if err := s.publishInEach(ctx, 2); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, plan.Patience, errLate)

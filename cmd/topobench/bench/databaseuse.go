@@ -16,20 +16,20 @@ type databaseUse struct{ backends, transactions int }
 
 // A databaseWatch counts it.
 type databaseWatch struct {
-	conn   *pgx.Conn
-	name   string // of the database
-	settle time.Duration
-	before int
-	own    int // transactions of the watch since before
-	stop   context.CancelFunc
-	most   chan int // backends
-	failed error
+	conn    *pgx.Conn
+	name    string        // of the database
+	reports time.Duration // until backends have reported their transactions
+	before  int           // transactions when the watch began
+	own     int           // transactions of the watch itself since then
+	stop    context.CancelFunc
+	most    chan int // the most backends at once, when run has ended
+	failed  error
 }
 
-// watchDatabase begins to count; it is nil where nothing is in a database. Backends report what they did once a second,
-// and after 10 s when idle (PostgreSQL: pgstat.c, PGSTAT_IDLE_INTERVAL); so long it waits, that what was done before is
-// not counted.
-func watchDatabase(ctx context.Context, p *place, settle time.Duration) (*databaseWatch, error) {
+// watchDatabase begins to count; the watch is nil where events are in no database. Backends report what they did once a
+// second, and after 10 s when they are idle (PostgreSQL: pgstat.c, PGSTAT_IDLE_INTERVAL): it waits for reports, so that
+// what was done before is not counted.
+func watchDatabase(ctx context.Context, p *place, reports time.Duration) (*databaseWatch, error) {
 	if p.conn == nil {
 		return nil, nil //nolint:nilnil // see above
 	}
@@ -38,7 +38,7 @@ func watchDatabase(ctx context.Context, p *place, settle time.Duration) (*databa
 		return nil, err
 	}
 	cfg.RuntimeParams["application_name"] = ownName + " watch"
-	w := &databaseWatch{name: cfg.Database, settle: settle, own: 1, most: make(chan int, 1)}
+	w := &databaseWatch{name: cfg.Database, reports: reports, own: 1, most: make(chan int, 1)}
 	if w.conn, err = pgx.ConnectConfig(ctx, cfg); err != nil {
 		return nil, fmt.Errorf("watch the database: %w", err)
 	}
@@ -54,7 +54,7 @@ func watchDatabase(ctx context.Context, p *place, settle time.Duration) (*databa
 // statements is one.
 func (w *databaseWatch) transactions(ctx context.Context) (n int, err error) {
 	select {
-	case <-time.After(w.settle):
+	case <-time.After(w.reports):
 	case <-ctx.Done():
 		return 0, context.Cause(ctx)
 	}
@@ -65,7 +65,7 @@ func (w *databaseWatch) transactions(ctx context.Context) (n int, err error) {
 	return n, nil
 }
 
-// run looks for the most backends at once.
+// run counts the most backends at once, until ctx ends.
 func (w *databaseWatch) run(ctx context.Context) {
 	const count = `
 SELECT count(*) FROM pg_stat_activity
@@ -103,4 +103,14 @@ func (w *databaseWatch) end(ctx context.Context) (use databaseUse, err error) {
 	after, err := w.transactions(ctx)
 	use.transactions = max(0, after-w.before-w.own)
 	return use, err
+}
+
+// close ends a watch whose figures nobody wants.
+func (w *databaseWatch) close() error {
+	if w == nil {
+		return nil
+	}
+	w.stop()
+	<-w.most
+	return w.conn.Close(context.Background())
 }

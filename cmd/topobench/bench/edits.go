@@ -70,8 +70,8 @@ func (c Config) editsUnder(ctx context.Context, program string, p *place, round 
 	if err != nil {
 		return nil, err
 	}
-	hctx, stop := context.WithCancel(ctx)
-	g, gctx := errgroup.WithContext(hctx)
+	clientsCtx, stop := context.WithCancel(ctx)
+	g, gctx := errgroup.WithContext(clientsCtx)
 	defer func() {
 		stop()
 		err = errors.Join(g.Wait(), err, s.stop())
@@ -94,7 +94,7 @@ func (c Config) editsUnder(ctx context.Context, program string, p *place, round 
 	}
 	took = map[string][]time.Duration{}
 	for at, who := range map[string]*received{editsAtListen: listener, editsAtClient: client} {
-		// of each edit all three events, each once
+		// each edit has three events, each of which must have come once: mutation.enqueued, applying and applied
 		if took[at], err = who.latencies(gctx, applied, 2*len(applied)); err != nil {
 			return nil, fmt.Errorf("%s: %w", at, err)
 		}

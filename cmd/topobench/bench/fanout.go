@@ -4,8 +4,6 @@ import (
 	"context"
 	"fmt"
 
-	"topostream/cmd/topobench/fleet"
-
 	"github.com/HdrHistogram/hdrhistogram-go"
 )
 
@@ -35,7 +33,7 @@ type FanoutReport struct {
 // Fanout measures the delivery of plan.Rate events a second to plan.Clients clients, of one topology or a few, and
 // beside it that of two bare servers, which send frames of the same size over sockets of the same kind.
 func Fanout(ctx context.Context, plan Plan) (_ *FanoutReport, err error) {
-	plan.fill()
+	plan.setDefaults()
 	p, done, err := plan.open(ctx)
 	if err != nil {
 		return nil, err
@@ -87,7 +85,7 @@ func (plan *Plan) fanouts(ctx context.Context, subjects []subject) (rows []Fanou
 	return rows, curves, nil
 }
 
-// bareFrame is what a bare server's frame has beside the payload, about.
+// bareFrame is about how many bytes a bare server's frame has beside the payload.
 const bareFrame = len("event: bench\nid: 1234\ndata: \n\n")
 
 // fannedOut is what one round found.
@@ -141,5 +139,3 @@ func (r *FanoutReport) String() string {
 	}
 	return r.About.String() + fmt.Sprintf("%d clients, %g events/s\n\n", r.Clients, r.Rate) + t.String()
 }
-
-var _ receivers = (*fleet.Fleet)(nil)

@@ -12,7 +12,6 @@ import (
 	"os/exec"
 	"strconv"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -168,32 +167,6 @@ func (f *feeds) answer(ctx context.Context, in io.Reader, out io.Writer) error {
 		}
 		if ctx.Err() != nil { // a client missed an event
 			return ctx.Err()
-		}
-	}
-}
-
-func ownCPU() (time.Duration, error) {
-	var r syscall.Rusage
-	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &r); err != nil {
-		return 0, err
-	}
-	return time.Duration(r.Utime.Nano() + r.Stime.Nano()), nil
-}
-
-// eventually asks until the answer is yes, for a minute at most.
-func eventually(ctx context.Context, what string, yes func() (bool, error)) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, time.Minute, fmt.Errorf("waited for %s in vain", what))
-	defer cancel()
-	again := time.NewTicker(5 * time.Millisecond)
-	defer again.Stop()
-	for {
-		if ok, err := yes(); ok || err != nil {
-			return err
-		}
-		select {
-		case <-again.C:
-		case <-ctx.Done():
-			return context.Cause(ctx)
 		}
 	}
 }

@@ -2,6 +2,8 @@ package bench
 
 import (
 	"fmt"
+	"slices"
+	"time"
 
 	"github.com/HdrHistogram/hdrhistogram-go"
 
@@ -38,4 +40,39 @@ func figure(format string, v float64) string {
 		return "—"
 	}
 	return fmt.Sprintf(format, v)
+}
+
+func median(values []float64) float64 {
+	sorted := slices.Sorted(slices.Values(values))
+	n := len(sorted)
+	return (sorted[(n-1)/2] + sorted[n/2]) / 2
+}
+
+// ratio divides round by round, and gives the median.
+func ratio(values, by []float64) float64 {
+	each := make([]float64, len(values))
+	for i, v := range values {
+		each[i] = v / by[i]
+	}
+	return median(each)
+}
+
+func each[T, U any](values []T, f func(T) U) []U {
+	out := make([]U, len(values))
+	for i, v := range values {
+		out[i] = f(v)
+	}
+	return out
+}
+
+// perSecond is n by a time; 0 where there is no time.
+func perSecond[N int | uint64](n N, d time.Duration) float64 {
+	if d <= 0 {
+		return 0
+	}
+	return float64(n) / d.Seconds()
+}
+
+func milliseconds(h *hdrhistogram.Histogram, percentile float64) float64 {
+	return float64(h.ValueAtPercentile(percentile)) / 1e6
 }

@@ -105,8 +105,8 @@ func (c Config) latencyUnder(ctx context.Context, program string, p *place, l *l
 		return nil, 0, err
 	}
 	e := newReceived()
-	hctx, stop := context.WithCancel(ctx)
-	g, gctx := errgroup.WithContext(hctx)
+	clientsCtx, stop := context.WithCancel(ctx)
+	g, gctx := errgroup.WithContext(clientsCtx)
 	defer func() {
 		stop()
 		err = errors.Join(g.Wait(), err)

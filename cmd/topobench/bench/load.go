@@ -34,7 +34,7 @@ func newLoad(ctx context.Context, p *place, n int, seed uint64, settings map[str
 	if err != nil {
 		return nil, err
 	}
-	cfg.RuntimeParams["application_name"] = "topobench writer"
+	cfg.RuntimeParams["application_name"] = ownName + " writer"
 	cfg.RuntimeParams["synchronous_commit"] = "on"
 	maps.Copy(cfg.RuntimeParams, settings)
 	for i := range n {

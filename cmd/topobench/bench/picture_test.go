@@ -7,7 +7,7 @@ import (
 	"topostream/cmd/topobench/chart"
 )
 
-// wantPicture draws panels.
+// wantPicture fails unless the panels can be drawn.
 func wantPicture(t *testing.T, panels []chart.Panel) {
 	t.Helper()
 	var b bytes.Buffer

@@ -58,7 +58,7 @@ func openPlace(ctx context.Context, cfg Config) (_ *place, err error) {
 	if err := sql.Up(ctx, p.conn); err != nil {
 		return nil, err
 	}
-	return p, p.fill(ctx, cfg.Topologies)
+	return p, p.makeTopologies(ctx, cfg.Topologies)
 }
 
 // close undoes what openPlace did, also when ctx has ended, and adds what went wrong to err.
@@ -135,11 +135,11 @@ func (p *place) createDatabase(ctx context.Context, server string) error {
 	return nil
 }
 
-// fill makes the topologies.
-func (p *place) fill(ctx context.Context, topologies int) error {
+// makeTopologies makes n of them, bench-000001 and so on.
+func (p *place) makeTopologies(ctx context.Context, n int) error {
 	const insert = `
 INSERT INTO topologies (name) SELECT 'bench-' || lpad(n::text, 6, '0') FROM generate_series(1, $1) n RETURNING id::text`
-	rows, err := p.conn.Query(ctx, insert, topologies)
+	rows, err := p.conn.Query(ctx, insert, n)
 	if err != nil {
 		return fmt.Errorf("make the topologies: %w", err)
 	}

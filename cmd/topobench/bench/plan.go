@@ -7,11 +7,10 @@ import (
 	"os/exec"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"topostream/cmd/topobench/fleet"
 	"topostream/pgbus/setting"
-
-	"github.com/HdrHistogram/hdrhistogram-go"
-	"github.com/jackc/pgx/v5"
 )
 
 // Plan is what the measurements of any server are told: [Connect], [Fanout], [Spread], [Storm] and [Compare].
@@ -36,10 +35,10 @@ type Plan struct {
 	Missed  int     // events of each topology that a client misses in a storm
 	Fresh   float64 // share of the clients that come back in a storm without Last-Event-ID, for a document
 
-	Patience     time.Duration // how long deliveries may take after the last event was published; 0: a minute
-	Hold         time.Duration // how long idle connections are watched
-	MemorySettle time.Duration // how long at most memory may fall before it is read
-	StatsSettle  time.Duration // how long PostgreSQL's backends may take to report their transactions: 10 s
+	Patience    time.Duration // how long deliveries may take after the last event was published; 0: a minute
+	Hold        time.Duration // how long idle connections are watched
+	MemoryFall  time.Duration // how long at most memory may fall before it is read
+	StatsReport time.Duration // how long PostgreSQL's backends may take to report their transactions: 10 s
 
 	// Bare makes the command of a process that serves as baseline.Serve does, with this kind and size of the document.
 	Bare func(ctx context.Context, args ...string) *exec.Cmd
@@ -118,8 +117,8 @@ INSERT INTO topologies (name) SELECT $2 || n FROM generate_series(1, $1) n RETUR
 	return nil
 }
 
-// fill sets what was left out.
-func (plan *Plan) fill() {
+// setDefaults sets what was left out.
+func (plan *Plan) setDefaults() {
 	if plan.Bus == "" {
 		plan.Bus = setting.Notify
 	}
@@ -133,9 +132,16 @@ func (plan *Plan) fill() {
 type receivers interface {
 	// Await waits until n events have come in all, and judges that each receiver has the newest.
 	Await(ctx context.Context, n uint64) error
+	// Delivered is how many events came so far.
 	Delivered() uint64
+	// Take gives what was seen since it was called last.
 	Take() *fleet.Tally
 }
+
+var (
+	_ receivers = (*fleet.Fleet)(nil)
+	_ receivers = (*rawListener)(nil)
+)
 
 // A window is what was measured while events were published at a rate.
 type window struct {
@@ -149,8 +155,8 @@ type window struct {
 
 var errLate = errors.New("they are waited for no longer")
 
-// measure warms the way up, then publishes events at the rate and waits for them, of a server with this pid and so many
-// clients.
+// measure publishes events at the rate for plan.Duration and waits until all clients have them; before, it does so for
+// a second, so that plans are made and pages read. pid is the server's process, 0 where it is not known.
 func (plan *Plan) measure(ctx context.Context, s *eventSource, to receivers, clients, pid int) (w window, err error) {
 	if _, err := plan.deliver(ctx, s, to, clients, min(plan.Duration, time.Second)); err != nil {
 		return w, err
@@ -187,17 +193,6 @@ func (plan *Plan) deliver(ctx context.Context, s *eventSource, to receivers, cli
 	return w, to.Await(ctx, want+s.deliveries(clients))
 }
 
-// cpuOf reads a process's CPU time, and our own.
-func cpuOf(pid int) (server, own time.Duration, err error) {
-	if pid != 0 {
-		if server, err = processTime(pid); err != nil {
-			return 0, 0, err
-		}
-	}
-	own, err = ownCPU()
-	return server, own, err
-}
-
 // fleet makes a fleet for a server that runs. The caller closes it.
 func (plan *Plan) fleet(r *running, s *eventSource) (*fleet.Fleet, error) {
 	return fleet.New(fleet.Config{Spec: r.target.spec(), Topologies: r.topologies, Stamps: s.stamps, Window: plan.Window,
@@ -208,10 +203,10 @@ func (plan *Plan) fleet(r *running, s *eventSource) (*fleet.Fleet, error) {
 // out from then on, and failed is told; anybody else's failure is an error.
 func inRounds[T any](ctx context.Context, plan *Plan, subjects []subject, measure func(subject) (T, error),
 	tell func(T) string) (map[string][]T, error) {
-	found, out := map[string][]T{}, map[string]bool{}
+	found, leftOut := map[string][]T{}, map[string]bool{}
 	for round := range plan.Rounds {
 		for _, s := range subjects {
-			if out[s.name] {
+			if leftOut[s.name] {
 				continue
 			}
 			v, err := measure(s)
@@ -219,7 +214,7 @@ func inRounds[T any](ctx context.Context, plan *Plan, subjects []subject, measur
 			case err != nil && s.failed != nil && ctx.Err() == nil:
 				plan.Log("round %d of %d, %s: %v", round+1, plan.Rounds, s.name, err)
 				s.failed(err)
-				out[s.name] = true
+				leftOut[s.name] = true
 				delete(found, s.name)
 			case err != nil:
 				return nil, fmt.Errorf("%s: %w", s.name, err)
@@ -250,16 +245,4 @@ func (plan *Plan) with(ctx context.Context, sub subject, as shape,
 		return err
 	}
 	return use(r, s)
-}
-
-// perSecond is n by a time; 0 where there is no time.
-func perSecond[N int | uint64](n N, d time.Duration) float64 {
-	if d <= 0 {
-		return 0
-	}
-	return float64(n) / d.Seconds()
-}
-
-func milliseconds(h *hdrhistogram.Histogram, percentile float64) float64 {
-	return float64(h.ValueAtPercentile(percentile)) / 1e6
 }

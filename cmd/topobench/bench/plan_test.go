@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -16,6 +15,7 @@ import (
 	"time"
 
 	"topostream/cmd/topobench/fleet"
+	"topostream/pgbus/pgtest"
 )
 
 func testPlan(t *testing.T) Plan {
@@ -23,20 +23,14 @@ func testPlan(t *testing.T) Plan {
 	cfg := testConfig(t)
 	cfg.Topologies = 3
 	return Plan{
-		Config: cfg, Clients: 20, Rate: 100, Missed: 2, Topostream: topostream(t),
-		Bare: func(ctx context.Context, args ...string) *exec.Cmd {
-			cmd := exec.CommandContext(ctx, os.Args[0], args...)
-			cmd.Env = append(os.Environ(), bareEnv+"=1")
-			cmd.Stderr = os.Stderr
-			return cmd
-		},
+		Config: cfg, Clients: 20, Rate: 100, Missed: 2, Topostream: topostream(t), Bare: child(bareEnv),
 	}
 }
 
 // topostream builds the program.
 func topostream(t *testing.T) string {
 	t.Helper()
-	long(t)
+	pgtest.Slow(t)
 	program, err := buildTopostream(t.Context(), t.TempDir())
 	if err != nil {
 		t.Fatal(err)
@@ -248,9 +242,10 @@ func (s *stranger) publish(topology string, body []byte) {
 	}
 }
 
+// strangerEnv makes this program a stranger that sends each event as often as it says.
 const strangerEnv = "TOPOBENCH_TEST_STRANGER"
 
-// serveStranger is a process of one, which sends each event so often.
+// serveStranger runs one in a process of its own, which sends each event so often.
 func serveStranger(port string, times int) error {
 	server := &http.Server{Addr: "127.0.0.1:" + port, Handler: newStranger(func(int) int { return times })}
 	return server.ListenAndServe()
@@ -266,11 +261,7 @@ func strangerPlan(t *testing.T, times func(n int) int) Plan {
 		Missed: 1,
 		Target: Target{URL: s.URL + "/{topology}", Ready: "welcome", PID: os.Getpid(),
 			Publish: Publish{HTTP: s.URL + "/{topology}", Body: `{"data":{payload}}`}},
-		Bare: func(ctx context.Context, args ...string) *exec.Cmd {
-			cmd := exec.CommandContext(ctx, os.Args[0], args...)
-			cmd.Env = append(os.Environ(), bareEnv+"=1")
-			return cmd
-		},
+		Bare: child(bareEnv),
 	}
 }
 

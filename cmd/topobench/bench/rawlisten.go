@@ -18,7 +18,7 @@ import (
 type rawListener struct {
 	conn     *pgx.Conn
 	stamps   *fleet.Stamps
-	channels map[string]int // their topology
+	channels map[string]int // the topology of each
 	stop     context.CancelFunc
 	ended    chan struct{}
 
@@ -42,18 +42,16 @@ func newRawListener(ctx context.Context, r *running, stamps *fleet.Stamps) (*raw
 	}
 	l := &rawListener{conn: conn, stamps: stamps, channels: map[string]int{}, last: make([]uint64, len(r.topologies)),
 		ended: make(chan struct{})}
-	l.tally = newListenTally()
+	l.tally = fleet.NewTally()
 	template := "topology.{topology}"
 	if r.target.Publish.Notify != "" {
 		template = r.target.Publish.Notify
 	}
-	var sql strings.Builder
-	for i, id := range r.topologies {
-		channel := strings.ReplaceAll(template, "{topology}", id)
+	channels := each(r.topologies, func(id string) string { return strings.ReplaceAll(template, "{topology}", id) })
+	for i, channel := range channels {
 		l.channels[channel] = i
-		sql.WriteString("LISTEN " + pgx.Identifier{channel}.Sanitize() + ";")
 	}
-	if _, err := conn.Exec(ctx, sql.String()); err != nil {
+	if _, err := conn.Exec(ctx, listenTo(channels)); err != nil {
 		return nil, errors.Join(err, conn.Close(ctx))
 	}
 	ctx, l.stop = context.WithCancel(ctx)
@@ -61,8 +59,13 @@ func newRawListener(ctx context.Context, r *running, stamps *fleet.Stamps) (*raw
 	return l, nil
 }
 
-func newListenTally() *fleet.Tally {
-	return &fleet.Tally{Latency: fleet.NewLatencies(), Silence: fleet.NewLatencies()}
+// listenTo is the statement that LISTENs to channels.
+func listenTo(channels []string) string {
+	var sql strings.Builder
+	for _, channel := range channels {
+		sql.WriteString("LISTEN " + pgx.Identifier{channel}.Sanitize() + ";")
+	}
+	return sql.String()
 }
 
 func (l *rawListener) run(ctx context.Context) {
@@ -129,7 +132,7 @@ func (l *rawListener) Take() *fleet.Tally {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	t := l.tally
-	l.tally = newListenTally()
+	l.tally = fleet.NewTally()
 	return t
 }
 
@@ -138,5 +141,3 @@ func (l *rawListener) close() error {
 	<-l.ended
 	return l.conn.Close(context.Background()) // nothing is under way
 }
-
-var _ receivers = (*rawListener)(nil)

@@ -16,7 +16,7 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// received note when each event came to where it was going.
+// received notes when each event came to where it was going.
 type received struct {
 	mu    sync.Mutex
 	got   map[eventName]time.Time
@@ -30,38 +30,39 @@ type eventName struct {
 
 func newReceived() *received { return &received{got: map[eventName]time.Time{}} }
 
-func (e *received) take(topology string, seq uint64) {
+func (r *received) take(topology string, seq uint64) {
 	now := time.Now()
-	e.mu.Lock()
-	defer e.mu.Unlock()
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	name := eventName{topology, seq}
-	if _, ok := e.got[name]; ok {
-		e.twice++
+	if _, ok := r.got[name]; ok {
+		r.twice++
 	}
-	e.got[name] = now
+	r.got[name] = now
 }
 
-func (e *received) count() int {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return len(e.got)
+func (r *received) count() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.got)
 }
 
-// latencies waits until all have come, and gives the time of each from its COMMIT on.
-func (e *received) latencies(ctx context.Context, events []sent, before int) ([]time.Duration, error) {
+// latencies waits until all events have come, each once, beside before others that came earlier, and gives the time of
+// each from its COMMIT on.
+func (r *received) latencies(ctx context.Context, events []sent, before int) ([]time.Duration, error) {
 	want := before + len(events)
 	if err := eventually(ctx, "the rest of the events",
-		func() (bool, error) { return e.count() >= want, nil }); err != nil {
-		return nil, fmt.Errorf("%d of %d events came: %w", e.count()-before, len(events), err)
+		func() (bool, error) { return r.count() >= want, nil }); err != nil {
+		return nil, fmt.Errorf("%d of %d events came: %w", r.count()-before, len(events), err)
 	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if len(e.got) != want || e.twice > 0 {
-		return nil, fmt.Errorf("%d events were committed, %d came, %d of them twice", want, len(e.got), e.twice)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.got) != want || r.twice > 0 {
+		return nil, fmt.Errorf("%d events were committed, %d came, %d of them twice", want, len(r.got), r.twice)
 	}
 	out := make([]time.Duration, len(events))
 	for i, s := range events {
-		at, ok := e.got[eventName{s.topology, s.seq}]
+		at, ok := r.got[eventName{s.topology, s.seq}]
 		if !ok {
 			return nil, fmt.Errorf("event %d of %s did not come", s.seq, s.topology)
 		}
@@ -72,11 +73,11 @@ func (e *received) latencies(ctx context.Context, events []sent, before int) ([]
 
 // follow has a client on a socket of its own for each topology, and returns when all have their snapshots. The clients
 // run in g until ctx ends.
-func (e *received) follow(ctx context.Context, g *errgroup.Group, s *server, topologies []string) error {
+func (r *received) follow(ctx context.Context, g *errgroup.Group, s *server, topologies []string) error {
 	snapshots := make(chan struct{}, len(topologies))
 	for _, id := range topologies {
 		g.Go(func() error {
-			if err := e.read(ctx, s, id, snapshots); err != nil && ctx.Err() == nil {
+			if err := r.read(ctx, s, id, snapshots); err != nil && ctx.Err() == nil {
 				return fmt.Errorf("the client of %s: %w", id, err)
 			}
 			return nil
@@ -93,7 +94,7 @@ func (e *received) follow(ctx context.Context, g *errgroup.Group, s *server, top
 }
 
 // read reads one stream.
-func (e *received) read(ctx context.Context, s *server, id string, snapshots chan<- struct{}) error {
+func (r *received) read(ctx context.Context, s *server, id string, snapshots chan<- struct{}) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.url+"/api/v1/topologies/"+id+"/events", nil)
 	if err != nil {
 		return err
@@ -134,7 +135,7 @@ func (e *received) read(ctx context.Context, s *server, id string, snapshots cha
 		case seq != last+1:
 			return fmt.Errorf("event %d came after %d", seq, last)
 		default:
-			e.take(id, seq)
+			r.take(id, seq)
 		}
 		last, seq = seq, 0
 	}
@@ -142,16 +143,13 @@ func (e *received) read(ctx context.Context, s *server, id string, snapshots cha
 
 // listen LISTENs to the topologies by a bare connection: the shortest way that a NOTIFY has. It runs in g until ctx
 // ends.
-func (e *received) listen(ctx context.Context, g *errgroup.Group, p *place, topologies []string) error {
+func (r *received) listen(ctx context.Context, g *errgroup.Group, p *place, topologies []string) error {
 	conn, err := pgx.Connect(ctx, p.url)
 	if err != nil {
 		return err
 	}
-	var sql strings.Builder
-	for _, id := range topologies {
-		sql.WriteString("LISTEN " + pgx.Identifier{"topology." + id}.Sanitize() + ";")
-	}
-	if _, err := conn.Exec(ctx, sql.String()); err != nil {
+	channels := each(topologies, func(id string) string { return "topology." + id })
+	if _, err := conn.Exec(ctx, listenTo(channels)); err != nil {
 		return errors.Join(err, conn.Close(ctx))
 	}
 	g.Go(func() error {
@@ -171,7 +169,7 @@ func (e *received) listen(ctx context.Context, g *errgroup.Group, p *place, topo
 			if err != nil {
 				return fmt.Errorf("LISTEN: %q: %w", n.Payload, err)
 			}
-			e.take(strings.TrimPrefix(n.Channel, "topology."), seq)
+			r.take(strings.TrimPrefix(n.Channel, "topology."), seq)
 		}
 	})
 	return nil

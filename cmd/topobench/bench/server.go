@@ -106,3 +106,10 @@ func (s *server) stop() error {
 	}
 	return errors.Join(err, logErr)
 }
+
+// startOwn starts our server without a limit of requests, with an address of its own for /metrics and for /debug/free,
+// which collects its garbage when it is asked to.
+func (plan *Plan) startOwn(ctx context.Context, p *place) (*server, error) {
+	args := append([]string{"--rate-limit", "0", "--metrics-addr", "127.0.0.1:0", "--pprof"}, plan.ServeFlags...)
+	return startServer(ctx, plan.Topostream, p, plan.Bus, args...)
+}

@@ -55,7 +55,7 @@ type ServersReport struct {
 // listener. It is read from /proc, so that the database must be on this machine; a connection that ends within a round
 // takes its time with it.
 func Servers(ctx context.Context, plan Plan, servers, followed []int) (_ *ServersReport, err error) {
-	plan.fill()
+	plan.setDefaults()
 	p, done, err := plan.open(ctx)
 	if err != nil {
 		return nil, err
@@ -147,7 +147,7 @@ func (plan *Plan) runServers(ctx context.Context, p *place, l *load, servers, fo
 		}
 	}()
 	for range servers {
-		s, err := plan.own(ctx, p)
+		s, err := plan.startOwn(ctx, p)
 		if err != nil {
 			return row, err
 		}
@@ -236,7 +236,7 @@ SELECT pid, application_name LIKE $1 || '%' FROM pg_stat_activity
 		own bool
 	)
 	if _, err := pgx.ForEachRow(rows, []any{&pid, &own}, func() error {
-		cpu, err := processCPU(pid)
+		cpu, err := backendCPU(pid)
 		if err != nil {
 			return nil //nolint:nilerr // it has ended since, or the rest fails as well
 		}
@@ -253,7 +253,7 @@ SELECT pid, application_name LIKE $1 || '%' FROM pg_stat_activity
 		return u, errors.New("PostgreSQL's processes are not on this machine: no CPU time can be read")
 	}
 	for _, s := range running {
-		cpu, err := processTime(s.PID())
+		cpu, err := processCPU(s.PID())
 		if err != nil {
 			return u, err
 		}

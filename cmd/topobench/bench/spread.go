@@ -32,7 +32,7 @@ type SpreadReport struct {
 // Spread measures how long events of many topologies take, each of which has one client. Where they are published in a
 // database and told by NOTIFY, it measures a bare LISTEN for events that are published in the same way, too.
 func Spread(ctx context.Context, plan Plan) (_ *SpreadReport, err error) {
-	plan.fill()
+	plan.setDefaults()
 	p, done, err := plan.open(ctx)
 	if err != nil {
 		return nil, err
@@ -90,7 +90,7 @@ func (plan *Plan) rawListeners(p *place) []subject {
 	}
 	return []subject{{name: rawListen, start: func(context.Context, shape) (*running, error) {
 		t := Target{URL: p.url, Publish: publish}
-		return &running{t, p.topologies, t.publishIn(p), func() error { return nil }, false}, nil
+		return &running{target: t, topologies: p.topologies, publish: t.publishIn(p), stop: runsOn}, nil
 	}}}
 }
 

@@ -33,7 +33,7 @@ type StormReport struct {
 // whatever `retry` they were told, until each has its document or its missing events. Meanwhile it counts what the
 // server does to its database. In the end each client must get two more events.
 func Storm(ctx context.Context, plan Plan) (_ *StormReport, err error) {
-	plan.fill()
+	plan.setDefaults()
 	p, done, err := plan.open(ctx)
 	if err != nil {
 		return nil, err
@@ -91,7 +91,7 @@ func (plan *Plan) storm(ctx context.Context, sub subject, p *place) (found storm
 		}
 		clients.Take()
 		clients.Cut()
-		if err := s.each(ctx, max(1, plan.Missed)); err != nil {
+		if err := s.publishInEach(ctx, max(1, plan.Missed)); err != nil {
 			return err
 		}
 		if err := plan.comeBack(ctx, r, clients, p, &found); err != nil {
@@ -102,12 +102,12 @@ func (plan *Plan) storm(ctx context.Context, sub subject, p *place) (found storm
 	return found, err
 }
 
-// comeBack waits until the clients are back. They are away for plan.StatsSettle: that the LISTEN connection reads a
+// comeBack waits until the clients are back. They are away for plan.StatsReport: that the LISTEN connection reads a
 // notification of what they miss is a transaction, too, and none of the storm's.
 func (plan *Plan) comeBack(
 	ctx context.Context, r *running, clients *fleet.Fleet, p *place, found *stormed,
 ) (err error) {
-	watch, err := watchDatabase(ctx, p, plan.StatsSettle)
+	watch, err := watchDatabase(ctx, p, plan.StatsReport)
 	if err != nil {
 		return err
 	}

@@ -37,7 +37,11 @@ type running struct {
 	bare       bool // one of package baseline
 }
 
-func (r *running) has() bool { return r.target.PID != 0 }
+// runsOn is the stop of a server that the run has not started.
+func runsOn() error { return nil }
+
+// hasProcess tells whether the server's process is known, so that its CPU time and memory can be read.
+func (r *running) hasProcess() bool { return r.target.PID != 0 }
 
 // subjects are the server that was asked for, and those that the run adds.
 func (plan *Plan) subjects(p *place, others ...subject) []subject {
@@ -51,7 +55,9 @@ func (plan *Plan) subjects(p *place, others ...subject) []subject {
 // given is the server at --url.
 func (plan *Plan) given(p *place) subject {
 	return subject{name: "the server", start: func(context.Context, shape) (*running, error) {
-		return &running{plan.Target, p.topologies, plan.Target.publishIn(p), func() error { return nil }, false}, nil
+		return &running{
+			target: plan.Target, topologies: p.topologies, publish: plan.Target.publishIn(p), stop: runsOn,
+		}, nil
 	}}
 }
 
@@ -75,7 +81,7 @@ func (plan *Plan) ours(name string, p *place, flags []string) subject {
 		if t.GC == "" {
 			t.GC = s.metrics + "/debug/free"
 		}
-		return &running{t, p.topologies, t.publishIn(p), s.stop, false}, nil
+		return &running{target: t, topologies: p.topologies, publish: t.publishIn(p), stop: s.stop}, nil
 	}}
 }
 
@@ -105,7 +111,8 @@ func (plan *Plan) bare(kind, name string, p *place) subject {
 		t := Target{URL: "http://" + strings.TrimSpace(addr) + "/{topology}", Snapshot: "snapshot", Numbered: true,
 			PID: cmd.Process.Pid}
 		publish := func(context.Context) (publisher, error) { return linePublisher{in}, nil }
-		return &running{t, p.topologies[:1], publish, stop, true}, nil // all clients get all events
+		// One topology: all clients get all events.
+		return &running{target: t, topologies: p.topologies[:1], publish: publish, stop: stop, bare: true}, nil
 	}}
 }
 
@@ -130,15 +137,15 @@ func (plan *Plan) peer(peer Peer, p *place) subject {
 			return nil, err
 		}
 		values := map[string]string{"port": strconv.Itoa(port), "database": p.url}
-		fill := strings.NewReplacer("{port}", values["port"], "{database}", values["database"])
+		placeholders := strings.NewReplacer("{port}", values["port"], "{database}", values["database"])
 		args := make([]string, len(peer.Command))
 		for i, a := range peer.Command {
-			args[i] = fill.Replace(a)
+			args[i] = placeholders.Replace(a)
 		}
 		cmd := exec.CommandContext(ctx, args[0], args[1:]...)
 		cmd.Env = os.Environ()
 		for name, value := range peer.Env {
-			cmd.Env = append(cmd.Env, name+"="+fill.Replace(value))
+			cmd.Env = append(cmd.Env, name+"="+placeholders.Replace(value))
 		}
 		cmd.Stderr = os.Stderr
 		if err := cmd.Start(); err != nil {
@@ -147,12 +154,12 @@ func (plan *Plan) peer(peer Peer, p *place) subject {
 		ended := make(chan error, 1)
 		go func() { ended <- cmd.Wait() }()
 		stop := func() error { return stopPeer(cmd, ended) }
-		t := peer.fill(values)
+		t := peer.expand(values)
 		t.PID = cmd.Process.Pid
-		if err := awaitUp(ctx, fill.Replace(peer.Up), port, ended); err != nil {
+		if err := awaitUp(ctx, placeholders.Replace(peer.Up), port, ended); err != nil {
 			return nil, errors.Join(fmt.Errorf("%s: %w", peer.Name, err), stop())
 		}
-		return &running{t, p.topologies, t.publishIn(p), stop, false}, nil
+		return &running{target: t, topologies: p.topologies, publish: t.publishIn(p), stop: stop}, nil
 	}}
 }
 

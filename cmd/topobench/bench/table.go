@@ -1,7 +1,6 @@
 package bench
 
 import (
-	"fmt"
 	"strings"
 	"unicode/utf8"
 )
@@ -36,10 +35,4 @@ func (t table) String() string {
 		}
 	}
 	return b.String()
-}
-
-// String is the line above a table.
-func (a About) String() string {
-	return fmt.Sprintf("PostgreSQL %s, %d CPUs, %d topologies, seed %d; medians of %d rounds of %gs\n\n", a.PostgreSQL,
-		a.CPUs, a.Topologies, a.Seed, a.Rounds, a.Seconds)
 }

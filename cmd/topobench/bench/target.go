@@ -56,8 +56,8 @@ func (t Target) spec() fleet.Spec {
 		Numbered: t.Numbered, Resume: t.Resume}
 }
 
-// fill replaces {name} by its value everywhere in t.
-func (t Target) fill(values map[string]string) Target {
+// expand replaces {name} by its value everywhere in t.
+func (t Target) expand(values map[string]string) Target {
 	pairs := make([]string, 0, 2*len(values))
 	for name, value := range values {
 		pairs = append(pairs, "{"+name+"}", value)

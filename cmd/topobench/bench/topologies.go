@@ -89,14 +89,6 @@ type cost struct{ server, postgres, idle float64 }
 
 func (c cost) event() float64 { return c.server + c.postgres }
 
-func each[T, U any](values []T, f func(T) U) []U {
-	out := make([]U, len(values))
-	for i, v := range values {
-		out[i] = f(v)
-	}
-	return out
-}
-
 // deliver is one round: as long idle as under load, so that the heartbeat falls into both alike.
 func (c Config) deliver(ctx context.Context, p *place, l *load, bus string, attached int, rate float64) (_ cost,
 	err error) {

@@ -13,7 +13,7 @@ import (
 func TestADeliveryCostsNoAllocation(t *testing.T) {
 	stamps := NewStamps(1)
 	cfg := Config{Spec: Spec{Snapshot: "snapshot", Numbered: true}, Topologies: []string{"x"}, Stamps: stamps}
-	l := &loop{fleet: &Fleet{cfg: cfg}, tally: newTally()}
+	l := &loop{fleet: &Fleet{cfg: cfg}, tally: NewTally()}
 	c := &client{state: clientBody, ready: true, known: true, chunked: true}
 	var frame, chunk []byte
 	allocations := testing.AllocsPerRun(1000, func() {

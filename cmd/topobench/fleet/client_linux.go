@@ -17,7 +17,7 @@ type client struct {
 	fresh    bool  // it comes again as one that knows nothing
 	fd       int
 	state    clientState
-	life     int32  // how many sockets it has had: an event of an older one is none
+	life     int32  // how many sockets it has had, by which epoll events of an older one are told apart
 	out      []byte // what must still be sent
 	ready    bool   // it has its document, or its missing events
 	chunked  bool
@@ -28,9 +28,9 @@ type client struct {
 
 	id     uint64 // the newest that came; 0: none
 	serial uint64 // of the newest event
-	known  bool   // serial is: a document says nothing of serials, and older ones may follow it
-	base   uint64 // the newest serial of all when it became ready
-	heard  int64  // when bytes came last, Unix time in ns
+	known  bool   // serial is: not so after a document, which names none and which older events may follow
+	base   uint64 // the topology's newest serial when the client became ready
+	lastAt int64  // when bytes came last, Unix time in ns
 }
 
 type clientState uint8
@@ -61,8 +61,8 @@ func (l *loop) read(c *client, p []byte, now int64) error {
 			return err
 		}
 	}
-	silence := now - c.heard
-	c.heard = now
+	silence := now - c.lastAt
+	c.lastAt = now
 	if !c.chunked {
 		return l.body(c, p, now, silence)
 	}
@@ -103,7 +103,7 @@ func (l *loop) readHead(c *client, p []byte) (after []byte, err error) {
 		}
 	}
 	if l.fleet.cfg.Spec.Snapshot == "" && l.fleet.cfg.Spec.Ready == "" {
-		l.begins(c)
+		l.readyFromNow(c)
 	}
 	return p[size:], nil
 }
@@ -139,7 +139,7 @@ func (l *loop) messages(c *client, p []byte, now int64) error {
 				return err
 			}
 		case !op.IsControl():
-			l.becomesReady(c, payload)
+			l.checkReady(c, payload)
 			l.events(c, payload, now)
 		}
 		p = after
@@ -162,21 +162,21 @@ func (l *loop) frame(c *client, frame []byte, now, silence int64) {
 	if l.fleet.cfg.Spec.Numbered {
 		l.number(c, f.id)
 	}
-	l.becomesReady(c, frame)
+	l.checkReady(c, frame)
 	l.events(c, frame, now)
 	if !c.ready && c.known && c.serial >= l.fleet.cfg.Stamps.Last(c.topology) {
-		l.isReady(c) // it has all that it missed
+		l.setReady(c) // it has all that it missed
 	}
 }
 
-// becomesReady looks for the text that says that the server has taken the client.
-func (l *loop) becomesReady(c *client, frame []byte) {
+// checkReady looks for the text by which the server says that it has taken the client.
+func (l *loop) checkReady(c *client, frame []byte) {
 	if ready := l.fleet.cfg.Spec.Ready; !c.ready && ready != "" && bytes.Contains(frame, []byte(ready)) {
-		l.begins(c)
+		l.readyFromNow(c)
 	}
 }
 
-// number judges the server's own numbers.
+// number judges the id that the server gave an event: one more than the last.
 func (l *loop) number(c *client, id []byte) {
 	n, err := strconv.ParseUint(string(id), 10, 64)
 	switch {
@@ -213,11 +213,11 @@ func (l *loop) events(c *client, frame []byte, now int64) {
 	}
 }
 
-// isReady is called once for each socket. Nothing is published while clients connect.
-func (l *loop) isReady(c *client) {
+// setReady is called once for each socket. Nothing is published while clients connect.
+func (l *loop) setReady(c *client) {
 	c.ready = true
 	c.base = l.fleet.cfg.Stamps.Last(c.topology)
-	c.heard = time.Now().UnixNano()
+	c.lastAt = time.Now().UnixNano()
 	l.connecting--
 	l.ready.Add(1)
 }
@@ -230,19 +230,19 @@ func (l *loop) snapshot(c *client, id []byte) {
 	}
 	c.id, _ = strconv.ParseUint(string(id), 10, 64) // 0 where it has none
 	c.known = false
-	l.isReady(c)
+	l.setReady(c)
 }
 
-// begins is for a server without documents: a client gets whatever is published from now on.
-func (l *loop) begins(c *client) {
+// readyFromNow is for a server without documents: the client gets whatever is published from now on.
+func (l *loop) readyFromNow(c *client) {
 	if c.ready {
 		return
 	}
 	c.serial, c.known = l.fleet.cfg.Stamps.Last(c.topology), true
-	l.isReady(c)
+	l.setReady(c)
 }
 
-// isCurrent tells whether nothing that was published is still to come.
+// isCurrent tells whether the client has all that was published in its topology.
 func (l *loop) isCurrent(c *client) bool {
 	last := l.fleet.cfg.Stamps.Last(c.topology)
 	return c.known && c.serial == last || !c.known && c.base == last

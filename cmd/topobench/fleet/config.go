@@ -1,11 +1,6 @@
 package fleet
 
-import (
-	"errors"
-	"fmt"
-	"net/netip"
-	"strings"
-)
+import "net/netip"
 
 // Config says what a fleet's clients do.
 type Config struct {
@@ -17,19 +12,9 @@ type Config struct {
 	Sources    []netip.Addr // to connect from, in turn; none: 16 of 127.0.1.0/24 for a server there, else the kernel's
 }
 
-func (c *Config) fill() {
+// setDefaults sets what was left out.
+func (c *Config) setDefaults() {
 	if c.Window == 0 {
 		c.Window = 128
 	}
 }
-
-// Err is what the clients must not have seen; nil if there was nothing.
-func (t *Tally) Err() error {
-	if t.BrokenAll == 0 {
-		return nil
-	}
-	return fmt.Errorf("%w %d times: %s", ErrBroken, t.BrokenAll, strings.Join(t.Broken, "; "))
-}
-
-// ErrBroken is an event that was lost, doubled or out of order, or a connection that ended.
-var ErrBroken = errors.New("what was sent to the clients is wrong")

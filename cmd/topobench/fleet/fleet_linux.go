@@ -22,12 +22,12 @@ type Fleet struct {
 	loops     []*loop
 	window    int // of one loop
 	sources   atomic.Uint64
-	again     atomic.Bool // a connection that ends before it is ready is made anew
+	again     atomic.Bool // Return: a connection that ends before it is ready is made anew
 }
 
 // New makes a fleet without clients. The caller closes it.
 func New(cfg Config) (f *Fleet, err error) {
-	cfg.fill()
+	cfg.setDefaults()
 	f = &Fleet{cfg: cfg, webSocket: cfg.Spec.IsWebSocket()}
 	if f.server, err = cfg.Spec.address(); err != nil {
 		return nil, err
@@ -72,8 +72,8 @@ func (f *Fleet) source() netip.Addr {
 	return f.cfg.Sources[f.sources.Add(1)%uint64(len(f.cfg.Sources))]
 }
 
-// ask is the request of a client.
-func (f *Fleet) ask(c *client) []byte {
+// requestOf is what a client sends: its topology's request, and where it resumes.
+func (f *Fleet) requestOf(c *client) []byte {
 	head := f.requests[c.topology].head
 	out := make([]byte, 0, len(head)+48)
 	out = append(out, head...)
@@ -237,28 +237,28 @@ func (f *Fleet) Cut() {
 	}
 }
 
-// LongestSilence is how long the client that has heard nothing for longest has heard nothing.
+// LongestSilence is the longest time for which any connected client has got no byte by now.
 func (f *Fleet) LongestSilence() time.Duration {
-	heard := time.Now().UnixNano()
+	oldest := time.Now().UnixNano()
 	for _, l := range f.loops {
 		l.do(func() {
 			for _, c := range l.clients {
 				if c.state != clientAway {
-					heard = min(heard, c.heard)
+					oldest = min(oldest, c.lastAt)
 				}
 			}
 		})
 	}
-	return time.Duration(time.Now().UnixNano() - heard)
+	return time.Duration(time.Now().UnixNano() - oldest)
 }
 
 // Take gives what was seen since it was called last.
 func (f *Fleet) Take() *Tally {
-	t := newTally()
+	t := NewTally()
 	for _, l := range f.loops {
 		l.do(func() {
 			t.merge(l.tally)
-			l.tally = newTally()
+			l.tally = NewTally()
 		})
 	}
 	return t
@@ -266,7 +266,7 @@ func (f *Fleet) Take() *Tally {
 
 // Broken tells of what clients saw that they must not see, since Take was called.
 func (f *Fleet) Broken() error {
-	t := newTally()
+	t := NewTally()
 	for _, l := range f.loops {
 		l.do(func() { t.merge(l.tally) })
 	}

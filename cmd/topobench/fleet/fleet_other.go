@@ -33,7 +33,7 @@ func (*Fleet) Cut() {}
 func (*Fleet) LongestSilence() time.Duration { return 0 }
 
 // Take does nothing.
-func (*Fleet) Take() *Tally { return newTally() }
+func (*Fleet) Take() *Tally { return NewTally() }
 
 // Broken does nothing.
 func (*Fleet) Broken() error { return nil }

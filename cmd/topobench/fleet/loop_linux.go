@@ -35,7 +35,7 @@ type loop struct {
 }
 
 func newLoop(f *Fleet) (l *loop, err error) {
-	l = &loop{fleet: f, tally: newTally(), buffer: make([]byte, readSize), done: make(chan struct{})}
+	l = &loop{fleet: f, tally: NewTally(), buffer: make([]byte, readSize), done: make(chan struct{})}
 	if l.epoll, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
 		return nil, fmt.Errorf("epoll: %w", err)
 	}
@@ -50,7 +50,7 @@ func newLoop(f *Fleet) (l *loop, err error) {
 }
 
 const (
-	isWake   = -1
+	isWake   = -1 // in an epoll event, where else a client's slot is
 	readSize = 64 << 10
 )
 
@@ -71,7 +71,7 @@ func (l *loop) do(task func()) {
 	<-ran
 }
 
-// run returns after stop.
+// run waits for sockets and tasks until stop.
 func (l *loop) run() {
 	runtime.LockOSThread() // it waits in the kernel; the thread ends with it
 	defer close(l.done)
@@ -198,7 +198,7 @@ func (l *loop) connect(c *client) error {
 	if err != nil {
 		return err
 	}
-	c.began(fd, f.ask(c))
+	c.began(fd, f.requestOf(c))
 	event := unix.EpollEvent{
 		Events: unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLET, Fd: c.slot, Pad: c.life,
 	}
@@ -259,7 +259,7 @@ func (l *loop) hangUp(c *client) {
 	}
 }
 
-// lost deals with a connection that was not ended by us.
+// lost deals with a connection that the server or the network ended, or that could not be made.
 func (l *loop) lost(c *client, err error) {
 	wasReady := c.ready && c.state != clientAway
 	if c.state == clientAway { // it had no socket

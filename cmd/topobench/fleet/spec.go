@@ -41,8 +41,8 @@ func (s Spec) IsWebSocket() bool { return strings.HasPrefix(s.URL, "ws:") }
 
 // request makes a topology's. It goes over plain HTTP/1.1.
 func (s Spec) request(topology string) (r request, err error) {
-	fill := strings.NewReplacer("{topology}", topology)
-	u := fill.Replace(s.URL)
+	placeholder := strings.NewReplacer("{topology}", topology)
+	u := placeholder.Replace(s.URL)
 	if s.IsWebSocket() {
 		u = "http" + strings.TrimPrefix(u, "ws")
 	}
@@ -57,7 +57,7 @@ func (s Spec) request(topology string) (r request, err error) {
 			"Sec-WebSocket-Version": {"13"}, "Sec-WebSocket-Key": {webSocketKey}}
 	}
 	for _, h := range s.Header {
-		name, value, ok := strings.Cut(fill.Replace(h), ":")
+		name, value, ok := strings.Cut(placeholder.Replace(h), ":")
 		if !ok {
 			return r, fmt.Errorf("%q is no header: write Name: value", h)
 		}
@@ -69,7 +69,7 @@ func (s Spec) request(topology string) (r request, err error) {
 	}
 	r.head = bytes.TrimSuffix(head.Bytes(), []byte("\r\n"))
 	for _, text := range s.Send {
-		frame, err := clientFrame(ws.OpText, []byte(fill.Replace(text)))
+		frame, err := clientFrame(ws.OpText, []byte(placeholder.Replace(text)))
 		if err != nil {
 			return r, err
 		}

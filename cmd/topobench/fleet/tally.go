@@ -1,7 +1,9 @@
 package fleet
 
 import (
+	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/HdrHistogram/hdrhistogram-go"
@@ -23,13 +25,8 @@ const (
 	maxLatency = int64(10 * time.Minute)
 )
 
-func newTally() *Tally {
-	return &Tally{Latency: newHistogram(), Silence: newHistogram()}
-}
-
-func newHistogram() *hdrhistogram.Histogram {
-	return hdrhistogram.New(int64(time.Microsecond), maxLatency, 3)
-}
+// NewTally makes one of nothing.
+func NewTally() *Tally { return &Tally{Latency: NewLatencies(), Silence: NewLatencies()} }
 
 func (t *Tally) brokenf(format string, args ...any) {
 	if t.BrokenAll++; len(t.Broken) < maxBroken {
@@ -48,10 +45,24 @@ func (t *Tally) merge(o *Tally) {
 	t.Broken = append(t.Broken, o.Broken[:min(len(o.Broken), maxBroken-len(t.Broken))]...)
 }
 
-// Record notes a latency of a receiver that is no client of a fleet.
+// NewLatencies makes a histogram of times in ns, up to 10 minutes, as a Tally has them.
+func NewLatencies() *hdrhistogram.Histogram {
+	return hdrhistogram.New(int64(time.Microsecond), maxLatency, 3)
+}
+
+// Record takes a time of so many ns into a histogram of NewLatencies. One that is out of its range becomes the nearest
+// that is not.
 func Record(h *hdrhistogram.Histogram, took int64) {
 	_ = h.RecordValue(min(max(took, 0), maxLatency)) // it is within the bounds
 }
 
-// NewLatencies is a histogram of the kind that a Tally has.
-func NewLatencies() *hdrhistogram.Histogram { return newHistogram() }
+// Err is what the clients must not have seen; nil if there was nothing.
+func (t *Tally) Err() error {
+	if t.BrokenAll == 0 {
+		return nil
+	}
+	return fmt.Errorf("%w %d times: %s", ErrBroken, t.BrokenAll, strings.Join(t.Broken, "; "))
+}
+
+// ErrBroken is an event that was lost, doubled or out of order, or a connection that ended.
+var ErrBroken = errors.New("what was sent to the clients is wrong")

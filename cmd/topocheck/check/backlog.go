@@ -7,18 +7,19 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// Topologies with a backlog have many mutations in flight, because they stay pending, and no worker takes one. So their
-// documents are bounded, and not what a light snapshot holds: a server reads them after the COMMIT of its attach. The
-// first has Config.Backlog mutations, some kB each or less; the others have fewer, so that there are many to attach.
+// Topologies with a backlog are of status pending, so that no worker takes their mutations, and many are in flight. A
+// light snapshot does not hold them all: a server reads their bounded documents after the COMMIT of its attach. The
+// first topology has Config.Backlog mutations, of some kB or less; the others have fewer, so that there are many to
+// attach.
 const (
 	backlogTopologies = 6
-	smallerBacklog    = 16 // a part of the first one's
+	smallerBacklog    = 16 // what the first one's number is divided by for the others
 	leastBacklog      = 100
 )
 
-// fillBacklogs enqueues what waits in them from the beginning. Large payloads come in runs: there the bytes end what a
-// document shows, elsewhere the number does.
-func (r *run) fillBacklogs(ctx context.Context, conn *pgx.Conn, ids []string) error {
+// enqueueBacklogs enqueues what is in flight in them from the beginning. Large payloads come in runs: there a document
+// is bounded by bytes, elsewhere by the number of mutations.
+func (r *run) enqueueBacklogs(ctx context.Context, conn *pgx.Conn, ids []string) error {
 	const insert = `
 INSERT INTO mutations (topology_id, op, payload, requested_by)
 SELECT $1::text::uuid, 'update_decky', jsonb_build_object('decky', 'decky-' || n % 6, 'patch',

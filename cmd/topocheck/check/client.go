@@ -44,23 +44,23 @@ type client struct {
 	kind  ClientKind
 	rng   *rand.Rand
 	judge *judge
-	among []*topology // that one that arrives chooses from
-	all   []*judge    // of one of several, of which judge is the first
+	among []*topology // which an arriving client chooses from
+	all   []*judge    // of a client of several topologies; judge is the first of them
 
 	partial bool // this connection is for some of all
 
-	shown    atomic.Pointer[judge] // judge, for others
-	retry    time.Duration         // the server's wish; what a browser waits is its own matter before that
+	shown    atomic.Pointer[judge] // judge, for other goroutines
+	retry    time.Duration         // until the next connection: the newest `retry:`, before the first as browsers do
 	budget   int64                 // bytes that the next connection of a dropping client may read
 	got      int64                 // events of this connection
-	trickles atomic.Bool           // this connection of a slow client does
+	trickles atomic.Bool           // this connection of a slow client reads a KB at a time
 }
 
 func (c *client) name() string { return fmt.Sprint("client ", c.n) }
 
 func (c *client) kindStats() *kindStats { return c.run.stats.kinds[c.kind] }
 
-// violation is one of this client's, by a fault that is under way now.
+// violation makes one of this client's, with the faults that are under way now.
 func (c *client) violation(kind Kind, t *topology, server string, seq, previous uint64, detail string) Violation {
 	return Violation{
 		Kind: kind, Client: c.name(), ClientKind: string(c.kind), Server: server, Topology: t.name, Seq: seq,
@@ -181,7 +181,7 @@ func (c *client) connect(ctx context.Context, browser *http.Client) error {
 	return err
 }
 
-// request makes the request of a connection.
+// request makes the request of a connection, which resumes where the client has got something.
 func (c *client) request(ctx context.Context, server string, graph bool) (*http.Request, error) {
 	if c.kind == Several {
 		body, err := c.want(server, graph)
@@ -202,8 +202,8 @@ func (c *client) request(ctx context.Context, server string, graph bool) (*http.
 	return req, err
 }
 
-// refused is an answer that is no stream. A browser gives up for good; a balancer's own word that nobody is there is
-// not the server's.
+// refused takes in an answer that is no stream. A browser would give up for good, so it is a violation, unless it is
+// the balancer that says that it reaches no server.
 func (c *client) refused(ctx context.Context, res *http.Response) error {
 	body, _ := io.ReadAll(io.LimitReader(res.Body, 300))
 	switch {
@@ -306,8 +306,8 @@ func (b *body) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// trickle waits as long as makes a KB at a time some 10 KB a second. A batch of frames then still takes less than a
-// server's default --write-timeout.
+// trickle waits between two reads of 1 KB, so that a client reads some 10 KB a second: a batch of frames still takes
+// less than a server's default --write-timeout.
 func (c *client) trickle(ctx context.Context) {
 	timer := time.NewTimer(100 * time.Millisecond)
 	defer timer.Stop()

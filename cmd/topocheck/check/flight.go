@@ -9,7 +9,7 @@ import (
 const (
 	mostShown      = 1000
 	mostShownBytes = 1 << 20
-	// surelyShown is how many bytes of payloads fit whatever spaces PostgreSQL puts between their tokens: sizes here
+	// surelyShown is how many bytes of payloads fit, however many spaces PostgreSQL puts between their tokens: sizes here
 	// are of compact JSON.
 	surelyShown = mostShownBytes / 10 * 8
 )

@@ -28,7 +28,7 @@ type follower struct {
 	conn *pgx.Conn
 }
 
-// run reads until ctx ends.
+// follow reads until ctx ends.
 func (f *follower) follow(ctx context.Context) {
 	defer f.close()
 	for ctx.Err() == nil {
@@ -45,7 +45,8 @@ func (f *follower) follow(ctx context.Context) {
 	}
 }
 
-// readNext is read from where everybody is led.
+// readNext is read under the lock. After an error it connects anew, and so to wherever a promotion has brought the
+// database.
 func (f *follower) readNext(ctx context.Context) (more bool, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -75,7 +76,7 @@ func (f *follower) close() {
 	}
 }
 
-// journalRow is one row of a read; without an event when there is none.
+// journalRow is one row of a read: a topology, and an event of it, if there is one after what was read.
 type journalRow struct {
 	id          string
 	head, first uint64
@@ -199,6 +200,7 @@ func (f *follower) newEpoch(ctx context.Context, t *topology, head uint64) error
 	if err != nil {
 		return err
 	}
+	// What is left goes on from what was read: it begins with the newest event of that, or with the first of the epoch.
 	continues := len(left) > 0 && (left[0].Seq == before || before == epochBase(epochOf(before)) &&
 		left[0].Seq == before+1)
 	if len(left) == 0 && before != epochBase(epochOf(before)) {
@@ -263,8 +265,8 @@ func (t *topology) foldOld(r oldRow, match bool) {
 	t.fold(r.Seq, []byte(r.Event), journalRow{position: r.Position}.mutation(), match)
 }
 
-// takenBack goes back to the end of what is left, which lacks what was read: nobody said that there was a promotion. It
-// tells whether that was possible. It is called under t.mu.
+// takenBack goes back to the end of what is left, which lacks the newest of what was read, though nobody told of a
+// promotion. It tells whether the state there is known. It is called under t.mu.
 func (t *topology) takenBack(left []oldRow, epoch uint64) bool {
 	before, end := t.position, left[len(left)-1].Seq
 	switch {
@@ -287,12 +289,6 @@ func (t *topology) takenBack(left []oldRow, epoch uint64) bool {
 		t.foldOld(r, false)
 	}
 	return true
-}
-
-// newEpoch forgets the order of what was found: what was taken back may have been the newest.
-func (l *ledger) newEpoch(at time.Duration) {
-	clear(l.last)
-	l.epochAt = at
 }
 
 // resync takes the state from the tables where the journal does not reach back far enough to be replayed.

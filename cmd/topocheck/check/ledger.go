@@ -112,3 +112,9 @@ func (l *ledger) excuse() {
 		e.excused = true
 	}
 }
+
+// newEpoch forgets the order of what was found: what was taken back may have been the newest.
+func (l *ledger) newEpoch(at time.Duration) {
+	clear(l.last)
+	l.epochAt = at
+}

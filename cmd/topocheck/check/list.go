@@ -18,8 +18,8 @@ import (
 	following "topostream/stream/client"
 )
 
-// A lister follows the list of topologies, and may follow some of them beside it, with the client that users have: it
-// needs no faults of its own but that it leaves now and then. What it shows at the end must be what the table holds.
+// A lister follows the list of topologies, and maybe some topologies beside it, by the client that users have
+// (stream/client). What it shows at the end must be what the table holds.
 type lister struct {
 	run     *run
 	name    string
@@ -100,7 +100,7 @@ func (e elsewhere) RoundTrip(req *http.Request) (*http.Response, error) {
 	return e.to.RoundTrip(req)
 }
 
-// connects begins a connection, in which no row goes back. Another one may be to a server that is behind.
+// connects begins a connection. Within one no row may go back; the next may be to a server that is behind.
 func (l *lister) connects() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -153,7 +153,7 @@ func (l *lister) report(kind Kind, topology string, seq, last stream.Seq, detail
 	})
 }
 
-// judge says what the end of a client is worth, which would have come back from whatever is no violation.
+// judge reports why the client ended: it comes back by itself from whatever is no violation.
 func (l *lister) judge(err error) {
 	broken, ok := errors.AsType[*following.BrokenError](err)
 	if !ok {
@@ -175,7 +175,7 @@ func (l *lister) judge(err error) {
 	l.report(kind, string(broken.Topology), broken.Seq, broken.Last, err.Error())
 }
 
-// shows tells whether a row of the table belongs into this one's list.
+// shows tells whether a row of the table belongs in this lister's list.
 func (l *lister) shows(row following.Row) bool {
 	return (l.ids == nil || slices.Contains(l.ids, string(row.ID))) &&
 		(l.request.Statuses == nil || slices.Contains(l.request.Statuses, row.Status))
@@ -223,7 +223,7 @@ func differs(got, want following.Row) string {
 	return ""
 }
 
-// words are all that a row says, but for its seq.
+// words is all that a row says, but for its seq.
 func words(r following.Row) string {
 	reason := "none"
 	if r.Reason != nil {

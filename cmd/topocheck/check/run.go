@@ -144,7 +144,7 @@ func (r *run) makeTopologies(ctx context.Context) error {
 		if r.backlogs, err = r.insertTopologies(ctx, conn, "backlog-", backlogTopologies); err != nil {
 			return err
 		}
-		if err := r.fillBacklogs(ctx, conn, idsOf(r.backlogs)); err != nil {
+		if err := r.enqueueBacklogs(ctx, conn, idsOf(r.backlogs)); err != nil {
 			return err
 		}
 	}

@@ -84,7 +84,7 @@ func (w *writer) pickSome(n int) []*topology {
 	return picked
 }
 
-// emitAlone is what one typed statement is: a transaction of its own.
+// emitAlone emits by a statement that is a transaction of its own, as one that somebody types.
 func (w *writer) emitAlone(ctx context.Context) {
 	w.alone(ctx, func(ctx context.Context, x *transaction) error {
 		return x.emit(ctx, w.pick(), w.payload(w.rng.IntN(400)))
@@ -126,8 +126,7 @@ func (w *writer) emitLarge(ctx context.Context) {
 	if w.rng.IntN(20) == 0 {
 		size = 1 << 20
 	}
-	w.transact(ctx, pgx.TxOptions{}, func(ctx context.Context,
-		x *transaction) error {
+	w.transact(ctx, pgx.TxOptions{}, func(ctx context.Context, x *transaction) error {
 		return x.emit(ctx, w.pick(), w.payload(size))
 	})
 }
@@ -165,8 +164,7 @@ func (w *writer) text(s string) string {
 }
 
 func (w *writer) changeOne(ctx context.Context) {
-	w.transact(ctx, pgx.TxOptions{}, func(ctx context.Context,
-		x *transaction) error {
+	w.transact(ctx, pgx.TxOptions{}, func(ctx context.Context, x *transaction) error {
 		return x.change(ctx, w.rng.IntN(2) == 0, w.pick())
 	})
 }

@@ -221,8 +221,7 @@ func (s *state) merge(what string, result []byte) error {
 }
 
 func (s *state) setRows(lans, deckies, edges []json.RawMessage) error {
-	return eachRow(lans, deckies, edges, func(key string,
-		canonical []byte) {
+	return eachRow(lans, deckies, edges, func(key string, canonical []byte) {
 		s.setRow(key, maphash.Bytes(s.seed, canonical))
 	})
 }

@@ -34,15 +34,15 @@ type topology struct {
 	id   string
 	name string
 
-	backlog bool // it has one
+	backlog bool // it is one of those with a backlog
 
-	waiting atomic.Int64 // mutations in flight
-	head    atomic.Uint64
+	waiting atomic.Int64  // mutations in flight
+	head    atomic.Uint64 // newest that was read
 
 	mu           sync.Mutex
 	ledger       ledger
 	state        *state
-	origin       uint64        // its first event
+	origin       uint64        // seq of its first event
 	position     uint64        // newest seq read
 	first        uint64        // oldest seq that the journal holds
 	asOf         time.Duration // when the read began that told first
@@ -82,8 +82,8 @@ type reset struct {
 	client   *client
 	server   string
 	from, to uint64
-	// the client asked to resume, and this is the answer; else it came later, as when the server throws a feed of an older
-	// epoch away
+	// the client asked to resume, and this is the answer; else it came later on the stream, as when the server throws a
+	// feed of an older epoch away
 	asked bool
 	at    time.Duration
 	fault string
@@ -305,7 +305,7 @@ func (t *topology) pause(r *record, o observation) {
 	}
 }
 
-// blame reports what a client got at a time that is over.
+// blame reports what a client got at some time before now.
 func (t *topology) blame(c *client, kind Kind, server string, seq, previous uint64, at time.Duration, fault,
 	detail string) {
 	t.run.violations.add(Violation{

@@ -27,13 +27,13 @@ const (
 	Altered Kind = "altered"
 	// Refused is an answer after which a browser would have given up, or which no writer should get.
 	Refused Kind = "refused"
-	// Spliced is what is under a number now that stands for an event of lost history, too.
+	// Spliced is an event or snapshot under a number that also stands for an event of lost history.
 	Spliced Kind = "spliced"
 	// Stale is a row of the list that is not the table's when everything is calm.
 	Stale Kind = "stale"
 	// Back is a row of the list that is older than one that came before on the same connection.
 	Back Kind = "back"
-	// Journal says that it is not what was committed: a gap, an event twice, one that was rolled back.
+	// Journal is a fault of the journal itself: a gap, an event twice, one that was rolled back.
 	Journal Kind = "journal"
 )
 

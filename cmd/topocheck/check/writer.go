@@ -25,8 +25,8 @@ type writer struct {
 	counter uint64
 	conn    *pgx.Conn
 	client  *http.Client
-	claimed map[*topology][]string // mutations that this writer works on by hand
-	sent    time.Duration          // when it sent COMMIT, or what is a transaction of its own
+	claimed map[*topology][]string // ids of mutations that this writer has claimed, as a person does
+	sent    time.Duration          // when it sent COMMIT, or the statement that is a transaction of its own
 }
 
 // errUndo asks for a rollback that is meant.
@@ -52,7 +52,7 @@ type taggedTopology struct {
 	m tag
 }
 
-// write writes until ctx ends, and then finishes what it works on by hand.
+// write writes until ctx ends, and then finishes the mutations that it has claimed.
 func (w *writer) write(ctx context.Context) {
 	defer w.close()
 	for ctx.Err() == nil {

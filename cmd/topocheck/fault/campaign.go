@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// A Monitor is told of faults; the checker's is one.
+// A Monitor is told of faults. check.Monitor states what each method promises.
 type Monitor interface {
 	Began(fault string) (ended func())
 	Promoted(ctx context.Context, oldURL, promotedURL string) error
@@ -43,7 +43,7 @@ type Campaign struct {
 	rand    *rand.Rand // of Run
 	mu      sync.Mutex
 	report  Report
-	running map[string]bool // of those that go on beside others
+	running map[string]bool // names of kinds that go on beside others now
 	failed  error
 }
 
@@ -140,7 +140,7 @@ func (c *Campaign) shuffled() []Kind {
 	return deck
 }
 
-// soon is how many faults come before an early one at most.
+// soon is how many faults may come before an early one.
 const soon = 3
 
 // hurry brings early kinds to the front, behind a few others.

@@ -41,7 +41,7 @@ func faketime() string {
 }
 
 const (
-	clockCache  = "1" // s between two looks at the file
+	clockCache  = "1" // seconds between two readings of the file by libfaketime
 	stepTimeout = 10 * time.Second
 )
 
@@ -58,8 +58,7 @@ func stepBack(ctx context.Context, e *Env, r *rand.Rand) error {
 	// No shared memory of the library's: a killed backend would leave its semaphore taken. Monotonic clocks are not
 	// faked, as no machine's are stepped.
 	postgres.SetEnv("LD_PRELOAD="+faketime(), "FAKETIME_TIMESTAMP_FILE="+file, "FAKETIME_CACHE_DURATION="+clockCache,
-		"FAKETIME_DISABLE_SHM=1", "DONT_FAKE_MONOTONIC=1",
-		"FAKETIME_DONT_FAKE_MONOTONIC=1")
+		"FAKETIME_DISABLE_SHM=1", "DONT_FAKE_MONOTONIC=1", "FAKETIME_DONT_FAKE_MONOTONIC=1")
 	if err := e.restart(ctx, pgcluster.Fast); err != nil {
 		return err
 	}

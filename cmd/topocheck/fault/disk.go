@@ -38,7 +38,7 @@ func fillJournal(ctx context.Context, e *Env, r *rand.Rand) error {
 
 const panicTimeout = 15 * time.Second
 
-// fillWAL writes log until PostgreSQL can no more. It recovers by itself over and over while there is no room, or ends.
+// fillWAL writes WAL until there is no room and PostgreSQL panics. It then recovers over and over by itself, or ends.
 func fillWAL(ctx context.Context, e *Env, r *rand.Rand) error {
 	const write = `
 SELECT pg_logical_emit_message(true, 'topocheck', repeat(md5(i::text), 32768)) FROM generate_series(1, 4) i`

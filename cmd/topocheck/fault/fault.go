@@ -1,6 +1,6 @@
 // Package fault breaks what topostream stands on, each time for real: backends are terminated, processes killed and
-// frozen, connections cut, disks filled. [Kinds] are the faults; [Run] injects them in random order while the checker
-// looks.
+// frozen, connections cut, disks filled. [Kinds] are the faults; [Campaign.Run] injects them in random order while the
+// checker looks.
 package fault
 
 import (
@@ -116,8 +116,8 @@ func mending(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.WithoutCancel(ctx), mendTimeout)
 }
 
-// name is how the connections of faults show in pg_stat_activity.
-const name = "topocheck fault"
+// applicationName is how the connections of faults show in pg_stat_activity.
+const applicationName = "topocheck fault"
 
 func (e *Env) connect(ctx context.Context) (*pgx.Conn, error) {
 	cfg, err := postgres.Parse(e.DatabaseURL)
@@ -125,7 +125,7 @@ func (e *Env) connect(ctx context.Context) (*pgx.Conn, error) {
 		return nil, err
 	}
 	cfg.ConnectTimeout = 5 * time.Second
-	cfg.RuntimeParams["application_name"] = name
+	cfg.RuntimeParams["application_name"] = applicationName
 	conn, err := pgx.ConnectConfig(ctx, cfg)
 	return conn, spoiled(err)
 }

@@ -40,7 +40,7 @@ const (
 	clientLink
 )
 
-// links gives those of one server or of all.
+// links gives the links of one server or of all, by chance.
 func (e *Env) links(r *rand.Rand, which whichLink) []*proxy.Link {
 	servers := e.Stage.Servers
 	if r.IntN(2) == 0 {
@@ -111,7 +111,7 @@ func blackHole(choose chooseLinks) injector {
 	}
 }
 
-// directions gives one or both.
+// directions gives one direction or both, by chance.
 func directions(r *rand.Rand) []proxy.Direction {
 	return [][]proxy.Direction{{proxy.Up}, {proxy.Down}, {proxy.Up, proxy.Down}}[r.IntN(3)]
 }

@@ -102,7 +102,7 @@ const (
 func freezeUntilDropped(ctx context.Context, e *Env, r *rand.Rand) error {
 	const (
 		topology = `INSERT INTO topologies (name) VALUES ('topocheck fault ' || gen_random_uuid()) RETURNING id::text`
-		dropped  = `SELECT array_agg(pid) FROM pg_stat_activity WHERE application_name = 'topostream listen'`
+		listens  = `SELECT array_agg(pid) FROM pg_stat_activity WHERE application_name = 'topostream listen'`
 		noise    = `SELECT count(pg_notify($1, repeat('x', 7000) || i)) FROM generate_series(1, 50) i`
 	)
 	s := e.oneOf(r)
@@ -120,7 +120,7 @@ func freezeUntilDropped(ctx context.Context, e *Env, r *rand.Rand) error {
 		// A server whose LISTEN connection was just ended, and that has not noticed yet, has nothing to be dropped.
 		var before []int32
 		for until := time.Now().Add(dropTimeout); len(before) < len(e.Stage.Servers); hold(ctx, 50*time.Millisecond) {
-			if err := conn.QueryRow(ctx, dropped).Scan(&before); err != nil {
+			if err := conn.QueryRow(ctx, listens).Scan(&before); err != nil {
 				return err
 			}
 			if time.Now().After(until) {
@@ -141,7 +141,7 @@ func freezeUntilDropped(ctx context.Context, e *Env, r *rand.Rand) error {
 				}
 			}
 			var now []int32
-			if err := conn.QueryRow(ctx, dropped).Scan(&now); err != nil {
+			if err := conn.QueryRow(ctx, listens).Scan(&now); err != nil {
 				return err
 			}
 			if slices.ContainsFunc(before, func(pid int32) bool { return !slices.Contains(now, pid) }) {
@@ -157,7 +157,7 @@ func freezeUntilDropped(ctx context.Context, e *Env, r *rand.Rand) error {
 	})
 }
 
-// forget removes a topology, and its feeds with it, so that they do not linger.
+// forget removes a fault's topology, so that its feeds do not linger.
 func (e *Env) forget(ctx context.Context, id string) {
 	mend, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
@@ -173,7 +173,7 @@ func (e *Env) forget(ctx context.Context, id string) {
 // follow opens a stream straight on a server and returns when the server LISTENs to the topology's channel. The stream
 // ends by stop.
 func (e *Env) follow(ctx context.Context, s *stage.Server, id string) (stop func(), err error) {
-	token, err := e.Stage.Issuer().Token(name)
+	token, err := e.Stage.Issuer().Token(applicationName)
 	if err != nil {
 		return nil, err
 	}

@@ -60,8 +60,8 @@ func sqlKinds() []Kind {
 // mine limits what is done by SQL to the checker's own topologies: other rows of the database are none of its business.
 const mine = `name LIKE 'topocheck-%'`
 
-// connected is how long connections that another fault has ended may take to come back.
-const connected = 3 * time.Second
+// reconnectTime is how long connections that another fault has ended may take to come back.
+const reconnectTime = 3 * time.Second
 
 func terminate(application string) func(context.Context, *Env, *rand.Rand) error {
 	const query = `
@@ -69,7 +69,7 @@ SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
  WHERE application_name LIKE $1 AND datname = current_database()`
 	return func(ctx context.Context, e *Env, _ *rand.Rand) error {
 		return e.with(ctx, func(conn *pgx.Conn) error {
-			for until := time.Now().Add(connected); ; hold(ctx, 20*time.Millisecond) {
+			for until := time.Now().Add(reconnectTime); ; hold(ctx, 20*time.Millisecond) {
 				var n int
 				err := conn.QueryRow(ctx, query, application).Scan(&n)
 				switch {

@@ -12,7 +12,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// A step comes once, in its turn, between two faults.
+// A step of an upgrade comes once, in its turn, between two faults.
 type step struct {
 	Kind
 
@@ -73,7 +73,7 @@ func (e *Env) underSnapshot(ctx context.Context, migrate func(context.Context) e
 	return nil
 }
 
-// inOrder makes a fault of what must go well.
+// inOrder makes a fault of a step that must go well, also when ctx ends meanwhile.
 func inOrder(do func(context.Context) error) injector {
 	return func(ctx context.Context, _ *Env, _ *rand.Rand) error {
 		mend, cancel := mending(ctx)

@@ -1,8 +1,7 @@
 #!/usr/bin/env bash
 # Stands in for the official image's entrypoint: makes the database cluster if PGDATA is empty, runs
 # /docker-entrypoint-initdb.d/*.sh and *.sql in the order of their names, and becomes PostgreSQL. Other commands are run
-# as they are. Not here: *.sql.gz and the like, POSTGRES_INITDB_ARGS, other
-# *_FILE than the password's, trust.
+# as they are. Not here: *.sql.gz and the like, POSTGRES_INITDB_ARGS, other *_FILE than the password's, trust.
 set -euo pipefail
 
 if [ "${1#-}" != "${1:-}" ]; then set -- postgres "$@"; fi

@@ -9,21 +9,7 @@ import (
 	"github.com/prometheus/procfs"
 )
 
-// processTime is the CPU time of a process, user's and system's, all threads together: /proc/PID/stat counts ticks of
-// 10 ms.
-func processTime(pid int) (time.Duration, error) {
-	p, err := procfs.NewProc(pid)
-	if err != nil {
-		return 0, fmt.Errorf("CPU time of process %d: %w", pid, err)
-	}
-	s, err := p.Stat()
-	if err != nil {
-		return 0, fmt.Errorf("CPU time of process %d: %w", pid, err)
-	}
-	return time.Duration(s.CPUTime() * float64(time.Second)), nil
-}
-
-// anonymous is a process's memory that is no file's, in bytes: RssAnon.
+// anonymous is a process's memory that is no file's, in bytes: RssAnon of /proc/PID/status.
 func anonymous(pid int) (uint64, error) {
 	p, err := procfs.NewProc(pid)
 	if err != nil {
@@ -36,9 +22,9 @@ func anonymous(pid int) (uint64, error) {
 	return s.RssAnon, nil
 }
 
-// settled reads RssAnon once it no longer falls: the server is asked to collect its garbage twice, if it knows how, and
-// what Go's scavenger gives back, which it does over some seconds, is waited for.
-func (r *running) settled(ctx context.Context, patience time.Duration) (uint64, error) {
+// lowest reads RssAnon, in bytes, once it no longer falls: the server is asked twice to collect its garbage, if it can
+// be asked, and Go's scavenger is given the seconds that it takes to give memory back, patience at most.
+func (r *running) lowest(ctx context.Context, patience time.Duration) (uint64, error) {
 	for range 2 {
 		if r.target.GC == "" || r.target.GC == NoGC {
 			break
@@ -71,7 +57,7 @@ func (r *running) settled(ctx context.Context, patience time.Duration) (uint64, 
 	return anonymous(r.target.PID)
 }
 
-// ask waits for an answer, whatever it says: not for its end, which that of a stream does not have.
+// ask waits until an answer begins, whatever it says: a stream has no end that could be waited for.
 func ask(ctx context.Context, url string) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {

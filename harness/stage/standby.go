@@ -4,10 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/url"
 	"os"
 	"path/filepath"
-	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -15,125 +13,6 @@ import (
 	"topostream/harness/proxy"
 	"topostream/pgbus/pgcluster"
 )
-
-// A node is one server of PostgreSQL, with file systems of its own for the journal and its log where that is possible.
-type node struct {
-	*pgcluster.Cluster
-
-	dir          string
-	journal, wal *Disk // nil where there is none
-}
-
-func (n *node) journalDir() string { return filepath.Join(n.dir, "journal") }
-func (n *node) walDir() string     { return filepath.Join(n.dir, "wal", "pg_wal") }
-
-// newNode makes the directory of a node, with its disks.
-func (s *Stage) newNode() (*node, error) {
-	s.made++
-	n := &node{dir: filepath.Join(s.dir, fmt.Sprintf("postgres-%d", s.made))}
-	s.nodes = append(s.nodes, n)
-	if err := os.Mkdir(n.dir, 0o755); err != nil { //nolint:gosec // PostgreSQL's user gets through it to its own
-		return nil, err
-	}
-	var err error
-	if n.journal, s.NoDisk = mountDisk(n.journalDir()); s.NoDisk == nil {
-		n.wal, err = mountDisk(filepath.Dir(n.walDir()))
-	}
-	return n, err
-}
-
-// lead makes a node the one that faults break and everybody is led to.
-func (s *Stage) lead(n *node) { s.Postgres, s.JournalDisk, s.WALDisk = n.Cluster, n.journal, n.wal }
-
-// close ends a node and removes what it holds, but for its log.
-func (n *node) close(ctx context.Context) error {
-	var errs []error
-	if n.Cluster != nil {
-		n.Thaw()
-		stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
-		defer cancel()
-		errs = append(errs, n.Stop(stop, pgcluster.Immediate))
-	}
-	for _, d := range []*Disk{n.journal, n.wal} {
-		if d != nil {
-			errs = append(errs, d.unmount())
-		}
-	}
-	return errors.Join(append(errs, os.RemoveAll(filepath.Join(n.dir, "data", "data")))...)
-}
-
-// An address is where somebody looks for the database. A promotion changes what is behind it.
-type address struct{ to atomic.Pointer[string] }
-
-// leadTo has new connections go to a node; nil: to nobody.
-func (a *address) leadTo(n *node) {
-	addr := ""
-	if n != nil {
-		if u, err := url.Parse(n.URL(database)); err == nil { // it was made from its parts
-			addr = u.Host
-		}
-	}
-	a.to.Store(&addr)
-}
-
-// targets is for a proxy.
-func (a *address) targets(link *proxy.Link) func() []proxy.Target {
-	return func() []proxy.Target {
-		to := a.to.Load()
-		if to == nil || *to == "" {
-			return nil
-		}
-		return []proxy.Target{{Addr: *to, Link: link}}
-	}
-}
-
-// addresses are all that the stage has: the checker's own, one that servers follow wherever the database is, and two
-// hosts, of which servers find the one that takes writes by themselves (target_session_attrs).
-type addresses struct {
-	checker, primary address
-	hosts            [2]address
-	at               int // the host that the primary is behind
-}
-
-// A path is a way to the database over proxies with one link.
-type path struct {
-	url  string
-	link *proxy.Link
-}
-
-// open opens proxies to addresses and gives the connection string over them.
-func (s *Stage) openPath(ctx context.Context, attributes string, to ...*address) (path, error) {
-	all, err := url.Parse(s.Postgres.URL(database))
-	if err != nil {
-		return path{}, err
-	}
-	all.Host = ""
-	if attributes != "" {
-		all.RawQuery += "&" + attributes
-	}
-	p := path{link: proxy.NewLink()}
-	for i, a := range to {
-		opened, err := proxy.Listen(ctx, a.targets(p.link))
-		if err != nil {
-			return path{}, err
-		}
-		s.proxies = append(s.proxies, opened)
-		if i > 0 {
-			all.Host += ","
-		}
-		all.Host += opened.Addr()
-	}
-	p.url = all.String()
-	return p, nil
-}
-
-// serverPath is that of a server: every other one knows two hosts.
-func (s *Stage) serverPath(ctx context.Context, n int) (path, error) {
-	if n%2 == 1 {
-		return s.openPath(ctx, "target_session_attrs=read-write", &s.addresses.hosts[0], &s.addresses.hosts[1])
-	}
-	return s.openPath(ctx, "", &s.addresses.primary)
-}
 
 // A Standby is a copy of the stage's PostgreSQL that follows it, until it takes its place. Its methods are called in
 // the order in which they stand here; Discard may take the place of the rest.
@@ -230,15 +109,17 @@ func (b *Standby) Fence(silent bool) {
 	for _, to := range []*address{&a.checker, &a.primary, &a.hosts[0], &a.hosts[1]} {
 		to.leadTo(nil)
 	}
+	if !silent {
+		return
+	}
 	for _, server := range b.stage.Servers {
-		if silent {
-			server.Database.Stall(proxy.Up)
-			server.Database.Stall(proxy.Down)
-		}
+		server.Database.Stall(proxy.Up)
+		server.Database.Stall(proxy.Down)
 	}
 }
 
-// Promote ends the old primary by f, promotes the standby, and has read look at both, each alone in its history.
+// Promote ends the old primary by end, promotes the standby, and has read look at both before anybody else does: the
+// old one as it was at its end, the promoted one as it begins.
 func (b *Standby) Promote(ctx context.Context, end func(*pgcluster.Cluster) error,
 	read func(oldURL, promotedURL string) error) error {
 	if err := end(b.old.Cluster); err != nil {

@@ -11,8 +11,8 @@ import (
 	"topostream/cmd/topobench/fleet"
 )
 
-// A source of events publishes marked events in topologies of a server. Each topology belongs to one publisher, so that
-// its serials are published in their order.
+// An eventSource publishes events, each with a [fleet.Mark], in topologies of a server. Each topology belongs to one
+// publisher, so that its serials are published in their order.
 type eventSource struct {
 	topologies []string
 	stamps     *fleet.Stamps
@@ -21,15 +21,15 @@ type eventSource struct {
 	publishers []publisher
 }
 
-// maxPublishers of one run.
+// maxPublishers is how many publishers one run has at most.
 const maxPublishers = 16
 
-// newEventSource has no publishers before it is connected. The caller closes it.
+// newEventSource makes a source that has no publishers before connect. The caller closes it.
 func newEventSource(r *running, batch, size int) *eventSource {
 	return &eventSource{topologies: r.topologies, stamps: fleet.NewStamps(len(r.topologies)), batch: batch, size: size}
 }
 
-// connect connects publishers, where there are none.
+// connect makes the publishers.
 func (s *eventSource) connect(ctx context.Context, r *running) error {
 	for range min(maxPublishers, len(r.topologies)) {
 		p, err := r.publish(ctx)
@@ -49,7 +49,7 @@ func (s *eventSource) close() (err error) {
 	return err
 }
 
-// publish publishes n events in a topology, together.
+// publish publishes n events in a topology together, by p.
 func (s *eventSource) publish(ctx context.Context, p publisher, topology, n int) error {
 	payloads := make([]string, n)
 	serials := make([]uint64, n)
@@ -74,8 +74,8 @@ func (s *eventSource) payload(m fleet.Mark) string {
 	return string(b)
 }
 
-// deliveries are all events that were published so far, each as often as its topology has clients: client i follows
-// topology i modulo their number.
+// deliveries is how many events that many clients must have got of what was published so far: client i follows topology
+// i modulo the number of topologies.
 func (s *eventSource) deliveries(clients int) (n uint64) {
 	for t := range s.topologies {
 		followers := clients / len(s.topologies)
@@ -87,8 +87,8 @@ func (s *eventSource) deliveries(clients int) (n uint64) {
 	return n
 }
 
-// each publishes n events in each topology, together, as fast as it goes.
-func (s *eventSource) each(ctx context.Context, n int) error {
+// publishInEach publishes n events together in each topology, as fast as it goes.
+func (s *eventSource) publishInEach(ctx context.Context, n int) error {
 	g, ctx := errgroup.WithContext(ctx)
 	for i, p := range s.publishers {
 		g.Go(func() error {

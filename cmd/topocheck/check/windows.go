@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// windows are the faults of a run and the pauses that steady clients saw by them.
+// windows are the times of a run's faults, and the longest pauses of steady clients in each.
 type windows struct {
 	since func() time.Duration // the run's clock
 
@@ -23,14 +23,14 @@ type window struct {
 	began, ended time.Duration // ended is 0 while it is under way
 }
 
-// afterglow is how long after its end a fault is named with what goes wrong, and how far back pauses are looked for.
+// afterglow is how long after its end a fault is still named with what goes wrong.
 const afterglow = 10 * time.Second
 
 func newWindows(since func() time.Duration) *windows {
 	return &windows{since: since, open: map[*window]struct{}{}, byFault: map[string]*FaultReport{}}
 }
 
-// Began is that of Monitor.
+// Began implements Monitor.
 func (w *windows) Began(fault string) (ended func()) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -51,16 +51,16 @@ func (w *windows) Began(fault string) (ended func()) {
 	})
 }
 
-// pause takes in that a steady client got at delivered what was committed at committed. It counts for each fault whose
-// time the two overlap.
+// pause takes in that a steady client got at delivered what was committed at committed. The time between the two counts
+// for each fault that it overlaps.
 func (w *windows) pause(committed, delivered time.Duration) {
 	p := max(delivered-committed, 0)
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	found := false
+	overlaps := false
 	for _, x := range slices.Backward(w.all) {
 		if x.began <= delivered && (x.ended == 0 || x.ended >= committed) {
-			found = true
+			overlaps = true
 			r := w.byFault[x.fault]
 			r.LongestPause = max(r.LongestPause, p)
 		}
@@ -68,7 +68,7 @@ func (w *windows) pause(committed, delivered time.Duration) {
 			break
 		}
 	}
-	if !found {
+	if !overlaps {
 		w.calm = max(w.calm, p)
 	}
 }
