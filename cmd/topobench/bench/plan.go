@@ -236,7 +236,7 @@ func (plan *Plan) with(ctx context.Context, sub subject, as shape,
 	}
 	defer func() { err = errors.Join(err, r.stop()) }()
 	size := plan.Payload
-	if as.event > 0 {
+	if r.bare && as.event > 0 {
 		size = as.event
 	}
 	s := newEventSource(r, plan.Batch, size)

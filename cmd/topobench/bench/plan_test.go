@@ -68,7 +68,7 @@ func TestConnectionsAreCountedBesideBareOnes(t *testing.T) {
 func TestAFanOutIsCountedBesideBareWrites(t *testing.T) {
 	t.Parallel()
 	plan := testPlan(t)
-	plan.Topologies, plan.Batch = 1, 2
+	plan.Topologies, plan.Batch, plan.Rounds = 1, 2, 3
 	r, err := Fanout(t.Context(), plan)
 	if err != nil {
 		t.Fatal(err)
