@@ -51,11 +51,10 @@ func awaitMutation(t *testing.T, conn *pgx.Conn, mutation, state string) (reason
 
 // A killed worker's run: how much, by how many.
 const (
-	killedTopologies   = 200
-	killedProcesses    = 4
-	killedMutations    = 2000
-	killedMutationsAll = 20000 // with TOPOSTREAM_LONG=1
-	killedWatched      = 20    // topologies that a client follows
+	killedTopologies = 200
+	killedProcesses  = 4
+	killedMutations  = 20_000
+	killedWatched    = 20 // topologies that a client follows
 )
 
 // TestWorkersThatAreKilledAtRandomApplyEachMutationOnceInOrder compares what four processes make of random edits, while
@@ -63,10 +62,6 @@ const (
 func TestWorkersThatAreKilledAtRandomApplyEachMutationOnceInOrder(t *testing.T) {
 	t.Parallel()
 	slow(t)
-	total := killedMutations
-	if isAlone() {
-		total = killedMutationsAll
-	}
 	seed := uint64(time.Now().UnixNano())
 	if s, err := strconv.ParseUint(os.Getenv("TOPOSTREAM_SEED"), 10, 64); err == nil {
 		seed = s
@@ -87,7 +82,7 @@ func TestWorkersThatAreKilledAtRandomApplyEachMutationOnceInOrder(t *testing.T) 
 	stop, kills := killAtRandom(t, binary, db.URL)
 	stopOperator := reactivate(t, db)
 
-	models, want := enqueueRandomEdits(t, db, ids, total, seed)
+	models, want := enqueueRandomEdits(t, db, ids, killedMutations, seed)
 	enqueued := time.Since(start)
 	limit := time.After(9 * time.Minute)
 	look := time.NewTicker(100 * time.Millisecond)
@@ -123,11 +118,11 @@ func TestWorkersThatAreKilledAtRandomApplyEachMutationOnceInOrder(t *testing.T) 
 	t.Logf(
 		"%d mutations of %d topologies in %.1f s (enqueued in %.1f s): %d applied, %d failed, %d given back by leases, %d "+
 			"workers killed",
-		total,
+		killedMutations,
 		len(ids),
 		took.Seconds(),
 		enqueued.Seconds(),
-		total-failed,
+		killedMutations-failed,
 		failed,
 		requeued,
 		kills(),
