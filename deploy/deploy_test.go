@@ -102,6 +102,11 @@ func TestKubernetesReadsTheManifests(t *testing.T) {
 		t.Errorf("the service %+v selects no server", service)
 	}
 	for name, of := range map[string]*apps.Deployment{"topostream-serve": serve, "topostream-mutator": mutator} {
+		spread := of.Spec.Template.Spec.TopologySpreadConstraints
+		if len(spread) != 1 || spread[0].LabelSelector == nil ||
+			!selects(spread[0].LabelSelector.MatchLabels, of.Spec.Template.Labels) {
+			t.Errorf("all pods of %s may be on one node: %+v", name, spread)
+		}
 		budget, ok := all["PodDisruptionBudget/"+name].(*policy.PodDisruptionBudget)
 		if !ok || budget.Spec.Selector == nil || !selects(budget.Spec.Selector.MatchLabels, of.Spec.Template.Labels) {
 			t.Errorf("the budget of %s selects nothing", name)
