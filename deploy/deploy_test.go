@@ -102,6 +102,11 @@ func TestKubernetesReadsTheManifests(t *testing.T) {
 		t.Errorf("the service %+v selects no server", service)
 	}
 	for name, of := range map[string]*apps.Deployment{"topostream-serve": serve, "topostream-mutator": mutator} {
+		spread := of.Spec.Template.Spec.TopologySpreadConstraints
+		if len(spread) != 1 || spread[0].LabelSelector == nil ||
+			!selects(spread[0].LabelSelector.MatchLabels, of.Spec.Template.Labels) {
+			t.Errorf("all pods of %s may be on one node: %+v", name, spread)
+		}
 		budget, ok := all["PodDisruptionBudget/"+name].(*policy.PodDisruptionBudget)
 		if !ok || budget.Spec.Selector == nil || !selects(budget.Spec.Selector.MatchLabels, of.Spec.Template.Labels) {
 			t.Errorf("the budget of %s selects nothing", name)
@@ -298,24 +303,32 @@ func TestPrometheusReadsItsConfiguration(t *testing.T) {
 	if err != nil {
 		t.Skip("no promtool on this machine: it is in Debian's package prometheus")
 	}
-	config, err := os.ReadFile(filepath.Join("prometheus", "prometheus.yaml"))
-	if err != nil {
-		t.Fatal(err)
-	}
 	rules, err := filepath.Abs(filepath.Join("prometheus", "alerts.yaml"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	here := strings.ReplaceAll(string(config), "/etc/prometheus/alerts.yaml", rules) // as docker-compose.yml mounts it
-	if here == string(config) {
-		t.Fatal("it reads no rules")
-	}
-	path := filepath.Join(t.TempDir(), "prometheus.yaml")
-	if err := os.WriteFile(path, []byte(here), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	out, err := exec.CommandContext(t.Context(), promtool, "check", "config", path).CombinedOutput()
-	if err != nil || !bytes.Contains(out, []byte("rules found")) {
-		t.Errorf("%v\n%s", err, out)
+	here := strings.NewReplacer(
+		"/etc/prometheus/alerts.yaml", rules, // as docker-compose.yml mounts it
+		// Debian's promtool knows no Kubernetes: what finds the pods is not checked.
+		"kubernetes_sd_configs", "dns_sd_configs", "{role: pod, namespaces: {names: [topostream]}}", "{names: [pods]}",
+	)
+	for _, name := range []string{"prometheus.yaml", "kubernetes.yaml"} {
+		config, err := os.ReadFile(filepath.Join("prometheus", name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		path := filepath.Join(t.TempDir(), name)
+		if err := os.WriteFile(path, []byte(here.Replace(string(config))), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		out, err := exec.CommandContext(t.Context(), promtool, "check", "config", path).CombinedOutput()
+		if err != nil || !bytes.Contains(out, []byte("rules found")) {
+			t.Errorf("%s: %v\n%s", name, err, out)
+		}
+		for _, job := range []string{"topostream", "topostream-mutator"} { // by which alerts and dashboard find up
+			if !bytes.Contains(config, []byte("job_name: "+job+"\n")) {
+				t.Errorf("%s has no job %s", name, job)
+			}
+		}
 	}
 }

@@ -35,6 +35,34 @@ func documentedGrants(t *testing.T, role, name string) string {
 	return strings.ReplaceAll(string(m[1]), "topostream_"+role, pgx.Identifier{name}.Sanitize())
 }
 
+// Who does what the file says, makes the roles by the statements of its head and gives it to psql as the owner, is told
+// of no error.
+func TestTheGrantsRunWholeAfterTheStatementsOfTheirHead(t *testing.T) {
+	t.Parallel()
+	if testing.Short() {
+		t.Skip("it starts a PostgreSQL of its own: left out with -short")
+	}
+	const file = "../deploy/postgres/grants.sql"
+	page, err := os.ReadFile(file)
+	must(t, err)
+	var roles strings.Builder
+	for _, m := range regexp.MustCompile(`(?m)^--   (CREATE ROLE .*\n)`).FindAllSubmatch(page, -1) {
+		roles.Write(m[1])
+	}
+	cluster := pgtest.Cluster(t) // the roles are the cluster's, and their names are fixed
+	owner, superuser := pgtest.NewOwnedOn(t, cluster.URL("postgres"), "owner", "UTF8")
+	out, err := superuser.Psql(t, roles.String())
+	if err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	must(t, sql.Up(t.Context(), owner.Conn(t)))
+	for range 2 { // it may be run again
+		if out, err := owner.Psql(t, "", "-f", file); err != nil {
+			t.Errorf("%v: %s", err, out)
+		}
+	}
+}
+
 // Servers and workers go on through an upgrade without new grants: whoever had those of the version before has, after
 // `migrate up`, those that grants.sql gives today.
 func TestAfterAnUpgradeARoleHasTheGrantsOfTheNewVersion(t *testing.T) {

@@ -14,7 +14,7 @@ import (
 	"github.com/compose-spec/compose-go/v2/types"
 )
 
-// loadCompose reads docker-compose.yml as `docker compose` does.
+// loadCompose reads docker-compose.yml as `docker compose --profile watch` does.
 func loadCompose(t *testing.T, environment types.Mapping) (*types.Project, error) {
 	t.Helper()
 	root, err := filepath.Abs("../..")
@@ -25,7 +25,7 @@ func loadCompose(t *testing.T, environment types.Mapping) (*types.Project, error
 		WorkingDir:  root,
 		ConfigFiles: []types.ConfigFile{{Filename: filepath.Join(root, "docker-compose.yml")}},
 		Environment: environment,
-	}, func(o *loader.Options) { o.SetProjectName("topostream", true) })
+	}, func(o *loader.Options) { o.SetProjectName("topostream", true) }, loader.WithProfiles([]string{"watch"}))
 }
 
 func images(names ...string) types.Mapping {
@@ -43,7 +43,9 @@ func TestDockerComposeReadsTheFile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := []string{"grants", "migrate", "mutator", "nginx", "postgres", "secrets", "serve"}
+	want := []string{
+		"grafana", "grants", "migrate", "mutator", "nginx", "postgres", "prometheus", "secrets", "serve",
+	}
 	if names := slices.Sorted(maps.Keys(p.Services)); !slices.Equal(names, want) {
 		t.Fatalf("the services are %q", names)
 	}
@@ -58,24 +60,10 @@ func TestDockerComposeReadsTheFile(t *testing.T) {
 	if check := postgres.HealthCheck; check == nil || !slices.Contains(check.Test, "pg_isready") {
 		t.Errorf("PostgreSQL's health is asked by %+v", check)
 	}
-	for name, s := range p.Services {
-		if published := len(s.Ports) > 0; published != (name == "nginx") {
-			t.Errorf("%s publishes %v", name, s.Ports)
-		}
-		once := slices.Contains([]string{"secrets", "migrate", "grants"}, name)
-		if !once && s.Restart != types.RestartPolicyUnlessStopped {
-			t.Errorf("%s has the restart policy %q", name, s.Restart)
-		}
-		if s.MemLimit == 0 {
-			t.Errorf("%s has no limit of memory", name)
-		}
-		for variable := range s.Environment { // what an environment holds shows in `docker inspect`
-			if strings.Contains(variable, "PASSWORD") && !strings.HasSuffix(variable, "_FILE") {
-				t.Errorf("%s has %s in its environment", name, variable)
-			}
-		}
+	for _, s := range p.Services {
+		checkService(t, s)
 	}
-	if nginx.Ports[0].HostIP != "127.0.0.1" || nginx.Ports[0].Published != "8080" {
+	if nginx.Ports[0].Published != "8080" {
 		t.Errorf("published is %v", nginx.Ports)
 	}
 	for _, s := range []types.ServiceConfig{serve, mutator} {
@@ -85,14 +73,48 @@ func TestDockerComposeReadsTheFile(t *testing.T) {
 		if s.Image != "topostream" {
 			t.Errorf("%s has the image %s", s.Name, s.Image)
 		}
+	}
+	if serve.Deploy == nil || serve.Deploy.Replicas == nil || *serve.Deploy.Replicas != 2 {
+		t.Errorf("serve is deployed as %+v: one server that ends would be an outage", serve.Deploy)
+	}
+}
+
+func checkService(t *testing.T, s types.ServiceConfig) {
+	t.Helper()
+	watches := s.Name == "prometheus" || s.Name == "grafana"
+	if asked := slices.Equal(s.Profiles, []string{"watch"}); asked != watches {
+		t.Errorf("%s has the profiles %q", s.Name, s.Profiles)
+	}
+	if published := len(s.Ports) > 0; published != (s.Name == "nginx" || watches) {
+		t.Errorf("%s publishes %v", s.Name, s.Ports)
+	}
+	for _, port := range s.Ports {
+		if port.HostIP != "127.0.0.1" {
+			t.Errorf("%s is open to others: %v", s.Name, port)
+		}
+	}
+	if s.Name != "postgres" && // whose image begins as root and becomes another user
+		(!slices.Contains(s.CapDrop, "ALL") || !slices.Contains(s.SecurityOpt, "no-new-privileges:true")) {
+		t.Errorf("%s may more than it needs", s.Name)
+	}
+	once := slices.Contains([]string{"secrets", "migrate", "grants"}, s.Name)
+	if !once && s.Restart != types.RestartPolicyUnlessStopped {
+		t.Errorf("%s has the restart policy %q", s.Name, s.Restart)
+	}
+	if s.MemLimit == 0 {
+		t.Errorf("%s has no limit of memory", s.Name)
+	}
+	if watches || s.Name == "serve" || s.Name == "mutator" { // written in Go, and it stays
 		// Two thirds of the limit, to the MiB: the rest is what Go does not count.
 		want := fmt.Sprintf("%dMiB", s.MemLimit*2/3>>20)
 		if limit := s.Environment["GOMEMLIMIT"]; limit == nil || *limit != want {
 			t.Errorf("%s has not the GOMEMLIMIT %s", s.Name, want)
 		}
 	}
-	if serve.Deploy == nil || serve.Deploy.Replicas == nil || *serve.Deploy.Replicas != 2 {
-		t.Errorf("serve is deployed as %+v: one server that ends would be an outage", serve.Deploy)
+	for variable := range s.Environment { // what an environment holds shows in `docker inspect`
+		if strings.Contains(variable, "PASSWORD") && !strings.HasSuffix(variable, "_FILE") {
+			t.Errorf("%s has %s in its environment", s.Name, variable)
+		}
 	}
 }
 
@@ -132,7 +154,7 @@ func TestInComposeNobodyMountsTheSecretsOfAnother(t *testing.T) {
 	may := map[string][]string{
 		"secrets":  {"secrets-owner", "secrets-postgres", "secrets-server", "secrets-worker"},
 		"postgres": {"secrets-postgres"}, "migrate": {"secrets-owner"}, "grants": {"secrets-owner"},
-		"serve": {"secrets-server"}, "mutator": {"secrets-worker"}, "nginx": nil,
+		"serve": {"secrets-server"}, "mutator": {"secrets-worker"}, // the others none
 	}
 	for name, s := range p.Services {
 		var mounted []string

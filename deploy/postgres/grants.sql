@@ -4,8 +4,11 @@
 --
 --   psql -v ON_ERROR_STOP=1 -f deploy/postgres/grants.sql
 --
--- Leave out the roles that you do not have. Make them before, for example:
+-- Make the five roles before, as a superuser; who leaves one out leaves out its grants, too:
 --
+--   CREATE ROLE topostream_reader NOLOGIN;
+--   CREATE ROLE topostream_injector NOLOGIN;
+--   CREATE ROLE topostream_deployer NOLOGIN;
 --   CREATE ROLE topostream_server LOGIN REPLICATION PASSWORD '…'; -- REPLICATION is for the bus wal
 --   CREATE ROLE topostream_worker LOGIN REPLICATION PASSWORD '…';
 
