@@ -110,7 +110,7 @@ func TestAnInterruptedCampaignEndsAllThatItStarted(t *testing.T) {
 
 func TestSomebodysServersGetOnlyFaultsThatSQLCanDo(t *testing.T) {
 	t.Parallel()
-	binary := build(t, module)
+	binary := build(t)
 	db := pgtest.New(t)
 	url := serve(t, binary, db.URL)
 	code, text, report := runCheck(t, url, db.URL, "--duration", "12s", "--topologies", "12", "--clients", "8",

@@ -12,7 +12,7 @@ import (
 
 func TestARunOnAServerThatKeepsItsPromiseIsCleanAndLookedAtEverything(t *testing.T) {
 	t.Parallel()
-	binary := build(t, module)
+	binary := build(t)
 	db := pgtest.New(t)
 	url := serve(t, binary, db.URL)
 	missing := ""

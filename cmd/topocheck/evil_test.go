@@ -33,7 +33,7 @@ func isSnapshot(block []byte) bool { return bytes.HasPrefix(block, []byte("event
 // stream of one client once.
 func TestTheCheckerReportsAsWhatItIsWhateverBreaksThePromiseOnTheWay(t *testing.T) {
 	t.Parallel()
-	binary := build(t, module)
+	binary := build(t)
 	db := pgtest.New(t)
 	server := serve(t, binary, db.URL)
 	for name, c := range map[string]struct {

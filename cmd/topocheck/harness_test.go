@@ -32,11 +32,11 @@ func (b *watchedBuffer) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// build makes the binary that users have, of the module in dir.
-func build(t *testing.T, dir string) (binary string) {
+// build makes the binary that users have.
+func build(t *testing.T, flags ...string) (binary string) {
 	t.Helper()
 	long(t)
-	binary, err := process.Build(t.Context(), dir, pgtest.OpenDir(t), "topostream")
+	binary, err := process.Build(t.Context(), module, pgtest.OpenDir(t), "topostream", flags...)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -149,35 +150,41 @@ func TestTheCheckerFindsBugsPlantedInTheServer(t *testing.T) {
 func planted(t *testing.T, edits []edit) (binary string) {
 	t.Helper()
 	long(t)
+	root, err := filepath.Abs(module)
+	if err != nil {
+		t.Fatal(err)
+	}
 	dir := t.TempDir()
-	for _, part := range []string{"cmd/topostream", "pgbus", "stream", "sql"} {
-		if err := os.CopyFS(filepath.Join(dir, part), os.DirFS(filepath.Join(module, part))); err != nil {
-			t.Fatal(err)
+	var overlay struct{ Replace map[string]string } // as go build -overlay reads it
+	overlay.Replace = map[string]string{}
+	for i, e := range edits {
+		path := filepath.Join(root, e.file)
+		from := path
+		if edited, ok := overlay.Replace[path]; ok {
+			from = edited
 		}
-	}
-	for _, file := range []string{"go.mod", "go.sum"} {
-		content, err := os.ReadFile(filepath.Join(module, file))
-		if err == nil {
-			err = os.WriteFile(filepath.Join(dir, file), content, 0o600)
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	for _, e := range edits {
-		path := filepath.Join(dir, e.file)
-		content, err := os.ReadFile(path)
+		content, err := os.ReadFile(from)
 		if err != nil {
 			t.Fatal(err)
 		}
 		if n := strings.Count(string(content), e.text); n != 1 {
 			t.Fatalf("%s holds %q %d times, not once", e.file, e.text, n)
 		}
-		if err := os.WriteFile(path, []byte(strings.Replace(string(content), e.text, e.instead, 1)), 0o600); err != nil {
+		overlay.Replace[path] = filepath.Join(dir, fmt.Sprint(i, filepath.Ext(path)))
+		instead := strings.Replace(string(content), e.text, e.instead, 1)
+		if err := os.WriteFile(overlay.Replace[path], []byte(instead), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
-	return build(t, dir)
+	file := filepath.Join(dir, "overlay.json")
+	text, err := json.Marshal(overlay)
+	if err == nil {
+		err = os.WriteFile(file, text, 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return build(t, "-overlay", file)
 }
 
 // A server is one that can be started again at its address.

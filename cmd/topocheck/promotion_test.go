@@ -64,7 +64,7 @@ func TestACampaignFindsAServerThatBelievesTheLostHistoryAfterAPromotion(t *testi
 func TestACampaignFailsWhenAProgramEndsByItself(t *testing.T) {
 	t.Parallel()
 	script := filepath.Join(pgtest.OpenDir(t), "topostream")
-	text := fmt.Sprintf("#!/bin/sh\n[ \"$1\" = mutator ] && exit 1\nexec %q \"$@\"\n", build(t, module))
+	text := fmt.Sprintf("#!/bin/sh\n[ \"$1\" = mutator ] && exit 1\nexec %q \"$@\"\n", build(t))
 	if err := os.WriteFile(script, []byte(text), 0o755); err != nil {
 		t.Fatal(err)
 	}

@@ -37,7 +37,7 @@ func repeat(fault, statement string, every time.Duration) scenario {
 
 func TestNewEpochsAreNewHistoriesAndNoLoss(t *testing.T) {
 	t.Parallel()
-	report := runPlanted(t, build(t, module), repeat("epoch", `SELECT topology_new_epoch()`, time.Second))
+	report := runPlanted(t, build(t), repeat("epoch", `SELECT topology_new_epoch()`, time.Second))
 	if !report.Clean() {
 		t.Errorf("violations %v", report.Violations)
 	}
@@ -49,7 +49,7 @@ func TestNewEpochsAreNewHistoriesAndNoLoss(t *testing.T) {
 func TestRetentionUnderTheRunIsNoLoss(t *testing.T) {
 	t.Parallel()
 	const prune = `SELECT topology_prune(NULL, 2, 100000)`
-	report := runPlanted(t, build(t, module),
+	report := runPlanted(t, build(t),
 		func(ctx context.Context, t *testing.T, servers []*server, m check.Monitor) error {
 			// A server's ring holds more than the journal: only one that has just started leaves a client behind.
 			for range 3 {
@@ -124,7 +124,7 @@ DO $$ BEGIN
     PERFORM topology_new_epoch();
     PERFORM topology_raise(ARRAY(SELECT topology_id FROM topology_heads));
 END $$`
-	binary := build(t, module)
+	binary := build(t)
 	for _, mayLose := range []bool{false, true} {
 		t.Run(fmt.Sprint("may lose ", mayLose), func(t *testing.T) {
 			t.Parallel()

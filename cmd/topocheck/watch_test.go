@@ -30,7 +30,7 @@ func TestEveryAlertAndEveryPanelIsAnsweredUnderACampaign(t *testing.T) {
 	if err != nil {
 		t.Skip("no Prometheus on this machine: install it, for example `apt-get install prometheus`")
 	}
-	binary := build(t, module)
+	binary := build(t)
 	db := pgtest.New(t)
 	var servers, targets []string
 	for range 2 {
