@@ -81,7 +81,7 @@ func TestAViolationThatAServerCountsItselfIsMoreThanBefore(t *testing.T) {
 
 //nolint:paralleltest // t.Setenv gives it a directory for temporary files
 func TestAnInterruptedCampaignEndsAllThatItStarted(t *testing.T) {
-	alone(t)
+	whole(t)
 	dir := scratch(t)
 	ctx, interrupt := context.WithCancel(t.Context())
 	defer interrupt()

@@ -45,12 +45,12 @@ func build(t *testing.T, flags ...string) (binary string) {
 
 const module = "../.."
 
-// alone leaves a whole campaign to the gate, which runs it with TOPOSTREAM_LONG=1 while nothing else runs: it
-// leaves nothing to whatever runs beside it, and on a busy machine it has little to judge.
-func alone(t *testing.T) {
+// whole leaves a whole campaign to a step of the gate, which sets TOPOSTREAM_LONG=1: it leaves little to whatever runs
+// beside it, and beside all other tests it has little to judge.
+func whole(t *testing.T) {
 	t.Helper()
 	if os.Getenv("TOPOSTREAM_LONG") != "1" {
-		t.Skip("a campaign: it runs alone, with TOPOSTREAM_LONG=1")
+		t.Skip("a whole campaign: it runs with TOPOSTREAM_LONG=1")
 	}
 }
 

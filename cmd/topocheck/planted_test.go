@@ -55,7 +55,7 @@ type scenario func(ctx context.Context, t *testing.T, servers []*server, m check
 // scenarios leave the program without the bug clean, so that it is the bug which is found.
 func TestTheCheckerFindsBugsPlantedInTheServer(t *testing.T) {
 	t.Parallel()
-	alone(t)
+	whole(t)
 	for name, c := range map[string]struct {
 		nets     []edit
 		bug      []edit

@@ -42,7 +42,7 @@ func stageCheck(t *testing.T, args ...string) (code int, out, errOut string) {
 
 func TestACampaignFindsAServerThatBelievesTheLostHistoryAfterAPromotion(t *testing.T) {
 	t.Parallel()
-	alone(t)
+	whole(t)
 	binary := planted(t, believers(t))
 	// A promotion may take nothing back that a client had, and on a busy machine 12 s end before a standby is made.
 	for _, duration := range []string{"12s", "30s", "90s"} {
