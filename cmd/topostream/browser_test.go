@@ -67,7 +67,9 @@ func (p *page) until(js string) {
 	if _, err := chromedp.Run(
 		p.ctx,
 		chromedp.Poll[bool](
-			js, chromedp.WithPollingInterval(20*time.Millisecond), chromedp.WithPollingTimeout(2*time.Minute)),
+			// What throws is not so yet: the page may show later what its state says now.
+			"(() => { try { return ("+js+") } catch (e) { window.thrown = String(e); return false } })()",
+			chromedp.WithPollingInterval(20*time.Millisecond), chromedp.WithPollingTimeout(2*time.Minute)),
 	); err != nil {
 		state, _ := chromedp.Run(
 			p.ctx,
@@ -77,6 +79,7 @@ func (p *page) until(js string) {
 						.replace(/ value="[^"]*"/, '').slice(0, 200),
 					outline: getComputedStyle(document.activeElement).outline,
 					got: window.got?.slice(-5), last: window.last, opens: window.opens, wrong: window.wrong,
+					thrown: window.thrown,
 					connection: window.stream?.getSnapshot().connection, tabs: window.stream?.getSnapshot().tabs,
 					console: { ...window.topostream, events: window.topostream?.events?.slice(-5), head: 0, view: 0,
 						preview: 0 },
