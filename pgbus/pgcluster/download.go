@@ -143,14 +143,10 @@ func awaitLock(ctx context.Context, path string, progress io.Writer) (lock *os.F
 
 // fetch downloads, verifies and unpacks, and tells every while that it does.
 func fetch(ctx context.Context, idle *sync.WaitGroup, cache, unpacked string, cfg DownloadConfig) error {
-	port, err := FreePort(ctx)
-	if err != nil {
-		return err
-	}
-	// The library asks for a free port before anything else, and its own default is PostgreSQL's. It can only start a
-	// cluster of its own; what is wanted are the binaries that it unpacks before that. An encoding that does not exist
-	// makes it stop there, for every user alike.
-	c := embedded.DefaultConfig().Version(embedded.V17).Port(uint32(port)).CachePath(cache).BinariesPath(unpacked).
+	// The library wants its port to be free before anything else, and its own default is PostgreSQL's; 0 is any, which
+	// nobody takes first. It can only start a cluster of its own; what is wanted are the binaries that it unpacks before
+	// that. An encoding that does not exist makes it stop there, for every user alike.
+	c := embedded.DefaultConfig().Version(embedded.V17).Port(0).CachePath(cache).BinariesPath(unpacked).
 		RuntimePath(filepath.Join(cache, "runtime")).Encoding("unpack-only").Logger(io.Discard)
 	if cfg.URL != "" {
 		c = c.BinaryRepositoryURL(strings.TrimRight(cfg.URL, "/"))

@@ -113,6 +113,16 @@ func (w *watcher) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
+// await waits for what comes while a download lasts.
+func await(t *testing.T, comes <-chan struct{}, ended <-chan error) {
+	t.Helper()
+	select {
+	case <-comes:
+	case err := <-ended:
+		t.Fatalf("the download ended: %v", err)
+	}
+}
+
 func TestADownloadGivesAClusterThatStartsAndTheSecondCallDownloadsNothing(t *testing.T) {
 	pgtest.Slow(t)
 	t.Parallel()
@@ -229,8 +239,8 @@ func TestADownloadThatLastsSaysSoAndCanBeGivenUp(t *testing.T) {
 		_, err := pgcluster.Download(ctx, cfg)
 		done <- err
 	}()
-	<-repo.asked
-	<-progress.seen
+	await(t, repo.asked, done)
+	await(t, progress.seen, done)
 	// Another one waits, and does not download the same.
 	other := watch("another topostream (pid ")
 	otherDone := make(chan error, 1)
@@ -240,7 +250,7 @@ func TestADownloadThatLastsSaysSoAndCanBeGivenUp(t *testing.T) {
 		_, err := pgcluster.Download(ctx, otherCfg)
 		otherDone <- err
 	}()
-	<-other.seen
+	await(t, other.seen, otherDone)
 	if n := repo.requests.Load(); n != 1 {
 		t.Errorf("%d requests", n)
 	}
@@ -273,11 +283,13 @@ func TestWhatAKilledDownloadOrAnOldFaultLeftIsNotTakenForGood(t *testing.T) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	<-slow.asked
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	await(t, slow.asked, ended)
 	if err := cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	_ = cmd.Wait() // it says that it was killed
+	<-ended // it says that it was killed
 	if left := kept(t, cache); !strings.Contains(left, ".partial") {
 		t.Fatalf("the cache holds %s: the test tests nothing", left)
 	}

@@ -19,7 +19,7 @@ const (
 	holdDir       = "PGCLUSTER_TEST_HOLD"       // keep a cluster there
 	downloadDir   = "PGCLUSTER_TEST_CACHE"      // download into this cache …
 	downloadURL   = "PGCLUSTER_TEST_REPOSITORY" // … from there
-	startDeadline = time.Minute
+	startDeadline = 5 * time.Minute             // a busy machine's initdb takes its time
 )
 
 func TestMain(m *testing.M) {
