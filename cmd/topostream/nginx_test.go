@@ -226,8 +226,8 @@ func TestBehindNginxAnIdleStreamIsKeptByKeepalivesAndAClientThatGoesIsNoticed(t 
 	}
 }
 
-// A browser that sends no Sec-Fetch-Site, as none does to a name in a LAN without TLS, says by Origin alone whose page it
-// is; it is ours where it is the address that was asked.
+// A browser that sends no Sec-Fetch-Site, as none does to a name in a LAN without TLS, says by Origin alone whose page
+// it is: ours, where it is the address that was asked.
 func TestBehindNginxOurOwnPageWritesByCookie(t *testing.T) {
 	t.Parallel()
 	server := serve(t, pgtest.New(t).URL, func(c *serveCmd) { c.AuthCookie = "session" })
@@ -235,7 +235,7 @@ func TestBehindNginxOurOwnPageWritesByCookie(t *testing.T) {
 	o := newOperator(t, front, "ada", stream.RoleAdmin)
 	cookie := "session=" + o.token
 	o.token = ""
-	if r := o.do("POST", "/topologies", `{"name":"ours"}`, "Cookie", cookie, "Origin", front); r.status != 201 {
+	if r := o.do("POST", "/topologies", `{"name":"ours"}`, "Cookie", cookie, "Origin", front); r.status != http.StatusCreated {
 		t.Errorf("our own page: %d %s", r.status, r.body)
 	}
 	o.do("POST", "/topologies", `{"name":"theirs"}`, "Cookie", cookie, "Origin", "http://127.0.0.1").refused(t,
