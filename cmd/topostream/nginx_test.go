@@ -235,9 +235,8 @@ func TestBehindNginxOurOwnPageWritesByCookie(t *testing.T) {
 	o := newOperator(t, front, "ada", stream.RoleAdmin)
 	cookie := "session=" + o.token
 	o.token = ""
-	if r := o.do("POST", "/topologies", `{"name":"ours"}`, "Cookie", cookie, "Origin", front); r.status != http.StatusCreated {
-		t.Errorf("our own page: %d %s", r.status, r.body)
-	}
+	var made stream.Topology
+	o.do("POST", "/topologies", `{"name":"ours"}`, "Cookie", cookie, "Origin", front).into(t, http.StatusCreated, &made)
 	o.do("POST", "/topologies", `{"name":"theirs"}`, "Cookie", cookie, "Origin", "http://127.0.0.1").refused(t,
 		"another port's page", http.StatusForbidden, "cross-origin request refused")
 }
