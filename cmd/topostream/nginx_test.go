@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"topostream/pgbus/pgtest"
+	"topostream/stream"
 )
 
 // startNginx runs nginx in front of two servers with the configuration that OPERATING.md names, changed by
@@ -223,6 +224,21 @@ func TestBehindNginxAnIdleStreamIsKeptByKeepalivesAndAClientThatGoesIsNoticed(t 
 				func() bool { return metric(t, server.url, "topostream_streams") == 0 })
 		})
 	}
+}
+
+// A browser that sends no Sec-Fetch-Site, as none does to a name in a LAN without TLS, says by Origin alone whose page
+// it is: ours, where it is the address that was asked.
+func TestBehindNginxOurOwnPageWritesByCookie(t *testing.T) {
+	t.Parallel()
+	server := serve(t, pgtest.New(t).URL, func(c *serveCmd) { c.AuthCookie = "session" })
+	front := startNginx(t, server.url, server.url)
+	o := newOperator(t, front, "ada", stream.RoleAdmin)
+	cookie := "session=" + o.token
+	o.token = ""
+	var made stream.Topology
+	o.do("POST", "/topologies", `{"name":"ours"}`, "Cookie", cookie, "Origin", front).into(t, http.StatusCreated, &made)
+	o.do("POST", "/topologies", `{"name":"theirs"}`, "Cookie", cookie, "Origin", "http://127.0.0.1").refused(t,
+		"another port's page", http.StatusForbidden, "cross-origin request refused")
 }
 
 func TestBehindNginxWithoutAServerAnEventSourceIsToldToComeBack(t *testing.T) {

@@ -103,38 +103,21 @@ func (s *eventSource) publishInEach(ctx context.Context, n int) error {
 	return g.Wait()
 }
 
-// pace publishes events at a rate, in each topology in turn, whatever becomes of those before: one that is late goes
-// at once, and what is later than twice the time does not go at all. It gives how many events were published, and how
-// long it took.
+// pace publishes events at a rate, as [pace] calls, in each topology in turn. It gives how many events were published,
+// and how long it took.
 func (s *eventSource) pace(ctx context.Context, rate float64, d time.Duration) (events int, took time.Duration,
 	err error) {
 	start := time.Now()
-	gap := time.Duration(float64(len(s.publishers)*s.batch) / rate * float64(time.Second)) // of one publisher
-	calls := max(1, int(d/gap))
 	published := make([]int, len(s.publishers))
-	g, ctx := errgroup.WithContext(ctx)
-	for i, p := range s.publishers {
-		first := gap * time.Duration(i) / time.Duration(len(s.publishers))
-		g.Go(func() error {
-			timer := time.NewTimer(0)
-			defer timer.Stop()
-			own := (len(s.topologies) - i + len(s.publishers) - 1) / len(s.publishers)
-			for k := 0; k < calls && time.Since(start) < 2*d; k++ {
-				timer.Reset(time.Until(start.Add(first + gap*time.Duration(k))))
-				select {
-				case <-timer.C:
-				case <-ctx.Done():
-					return context.Cause(ctx)
-				}
-				if err := s.publish(ctx, p, i+k%own*len(s.publishers), s.batch); err != nil {
-					return err
-				}
-				published[i] += s.batch
-			}
-			return nil
-		})
-	}
-	err = g.Wait()
+	calls := rate / float64(s.batch)
+	err = pace(ctx, len(s.publishers), calls, d, func(ctx context.Context, i, k int) error {
+		own := (len(s.topologies) - i + len(s.publishers) - 1) / len(s.publishers)
+		if err := s.publish(ctx, s.publishers[i], i+k%own*len(s.publishers), s.batch); err != nil {
+			return err
+		}
+		published[i] += s.batch
+		return nil
+	})
 	for _, n := range published {
 		events += n
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -85,41 +86,19 @@ type sent struct {
 	at       time.Time
 }
 
-// pace commits events at a rate, in the first n topologies, whatever becomes of those before: one that is late goes at
-// once, and what is later than twice the time does not go at all. It gives those that were committed, in no order.
+// pace commits events at a rate, as [pace] calls, in the first n topologies. It gives those that were committed, in no
+// order.
 func (l *load) pace(ctx context.Context, rate float64, d time.Duration, n int) ([]sent, error) {
-	perWriter := int(rate * d.Seconds() / float64(len(l.conns)))
 	events := make([][]sent, len(l.conns))
-	gap := time.Duration(float64(len(l.conns)) / rate * float64(time.Second)) // of one writer
-	start := time.Now()
-	g, ctx := errgroup.WithContext(ctx)
-	for i, conn := range l.conns {
-		first := gap * time.Duration(i) / time.Duration(len(l.conns))
-		g.Go(func() error {
-			timer := time.NewTimer(0)
-			defer timer.Stop()
-			for k := 0; k < perWriter && time.Since(start) < 2*d; k++ {
-				timer.Reset(time.Until(start.Add(first + gap*time.Duration(k))))
-				select {
-				case <-timer.C:
-				case <-ctx.Done():
-					return ctx.Err()
-				}
-				e, err := commit(ctx, conn, l.topologies[l.random[i].IntN(n)])
-				if err != nil {
-					return fmt.Errorf("write: %w", err)
-				}
-				events[i] = append(events[i], e)
-			}
-			return nil
-		})
-	}
-	err := g.Wait()
-	var all []sent
-	for _, e := range events {
-		all = append(all, e...)
-	}
-	return all, err
+	err := pace(ctx, len(l.conns), rate, d, func(ctx context.Context, i, _ int) error {
+		e, err := commit(ctx, l.conns[i], l.topologies[l.random[i].IntN(n)])
+		if err != nil {
+			return fmt.Errorf("write: %w", err)
+		}
+		events[i] = append(events[i], e)
+		return nil
+	})
+	return slices.Concat(events...), err
 }
 
 func commit(ctx context.Context, conn *pgx.Conn, topology string) (e sent, err error) {
