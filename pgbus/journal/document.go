@@ -23,8 +23,8 @@ type Light struct {
 }
 
 // Raised tells whether the topology has entered the history's epoch. One that has not must not be handed out: see
-// Raise.
-func (l Light) Raised(h postgres.History) bool { return int64(l.Head.Seq.Epoch()) == h.Epoch }
+// Raise. One that has more events than an epoch has numbers for is above it.
+func (l Light) Raised(h postgres.History) bool { return int64(l.Head.Seq.Epoch()) >= h.Epoch }
 
 // lightTimeout bounds the read of light snapshots on the pool.
 const lightTimeout = 3 * time.Second
