@@ -155,10 +155,12 @@ func (s *Stream) Run(ctx context.Context, event func(Row), idle func() bool) err
 	defer context.AfterFunc(ctx, func() { _ = socket.SetReadDeadline(time.Now()) })()
 	heard, asked := time.Now(), false
 	for {
+		looked := time.Now()
 		if !idle() {
 			return nil
 		}
 		now := time.Now()
+		heard = heard.Add(now.Sub(looked)) // what came meanwhile is still to be read
 		silence := now.Sub(heard)
 		if silence > brokenAfter {
 			return ErrSilent
