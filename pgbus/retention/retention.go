@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"topostream/pgbus/postgres"
 	"topostream/pgbus/wait"
 	"topostream/stream"
 )
@@ -149,10 +150,9 @@ func Untold(ctx context.Context, pool *pgxpool.Pool) (removed int64, err error) 
 	return removed, nil
 }
 
-// transact runs do in a transaction. At a stricter isolation level, which a database may have as its default, whoever
-// writes to one of many rows meanwhile would end it.
+// transact runs do in a transaction.
 func transact(ctx context.Context, pool *pgxpool.Pool, do func(pgx.Tx) error) error {
-	return pgx.BeginTxFunc(ctx, pool, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, do)
+	return pgx.BeginTxFunc(ctx, pool, pgx.TxOptions{BeginQuery: postgres.BeginHolding}, do)
 }
 
 // inBatches runs a statement that removes some rows, each time in a transaction of its own, until there are none for

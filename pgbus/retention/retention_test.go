@@ -147,6 +147,35 @@ const expiredTickets = `
 INSERT INTO sse_tickets (hash, subject, role, expires)
 SELECT sha256(i::text::bytea), '', 'viewer', now() - interval '1 s' FROM generate_series(1, $1::int) i`
 
+// A server that is stopped in the middle of a prune would hold its locks for ever: no other one could prune.
+func TestPostgreSQLEndsAPruneWhoseServerStandsStill(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	conn, pool := db.Conn(t), db.Pool(t)
+	const note = `
+CREATE TABLE noted (after text);
+CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $f$ BEGIN
+	INSERT INTO public.noted VALUES (current_setting('idle_in_transaction_session_timeout'));
+	RETURN OLD;
+END $f$;
+CREATE TRIGGER note BEFORE DELETE ON topology_events FOR EACH ROW EXECUTE FUNCTION note();
+CREATE TRIGGER note BEFORE DELETE ON sse_tickets FOR EACH ROW EXECUTE FUNCTION note()`
+	pgtest.Exec(t, conn, note)
+	activeTopology(t, conn)
+	pgtest.Exec(t, conn, expiredTickets, 1)
+	for _, prune := range []func() (int64, error){
+		func() (int64, error) { return Events(t.Context(), pool, 0, 2) },
+		func() (int64, error) { return Tickets(t.Context(), pool) },
+	} {
+		if n, err := prune(); n != 1 || err != nil {
+			t.Errorf("%d, %v", n, err)
+		}
+	}
+	if got := pgtest.Scan[string](t, conn, `SELECT string_agg(after, ', ') FROM noted`); got != "10s, 10s" {
+		t.Errorf("ended after %s", got)
+	}
+}
+
 func TestExpiredTicketsGoAndNoOthers(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
