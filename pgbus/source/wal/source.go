@@ -51,7 +51,7 @@ type Config struct {
 type Source struct {
 	cfg     Config
 	doubt   doubt
-	givenUp atomic.Bool // the stream is to be replaced by another one
+	givenUp atomic.Bool // the stream, or the one that is being made, is to be replaced by another one
 	// undrained: a stream was read, and transactions that began while the WAL was wanted may still be open (see draining).
 	undrained atomic.Bool
 	pid       atomic.Uint32 // of the stream's backend; 0: there is none
@@ -145,12 +145,12 @@ func advice(err error) string {
 // stream is the life of one replication connection. It returns nil when the WAL is not wanted any more and nothing
 // can be missed without it.
 func (s *Source) stream(ctx context.Context, sink source.Sink, connected func()) error {
+	s.givenUp.Store(false) // before it is known where the connection leads
 	conn, publication, err := s.connect(ctx)
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
-	s.givenUp.Store(false)
 	sink.State(source.State{Detail: "making a replication slot"})
 	slotMade := s.sayWhatTheSlotWaitsFor(ctx, conn.PID(), sink)
 	rows, err := conn.Open(ctx, publication, s.cfg.Primary != nil)

@@ -406,6 +406,34 @@ func TestWhatRanWhenAStreamBeganIsReadWhenItHasEnded(t *testing.T) {
 	}
 }
 
+// What is found out while a connection is being made may be about the server that it leads to.
+func TestAConnectionThatIsMadeWhileAnotherIsAskedForIsReplacedToo(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	pgtest.Exec(t, db.Conn(t), publication)
+	cfg := newConfig(t, db)
+	traced, err := pgxpool.ParseConfig(db.URL)
+	must(t, err)
+	var (
+		s    *Source
+		once sync.Once
+	)
+	traced.ConnConfig.Tracer = hook(func(statement string) {
+		if strings.Contains(statement, "topology_publication()") { // it connects
+			once.Do(s.Reconnect)
+		}
+	})
+	cfg.Pool, err = pgxpool.NewWithConfig(t.Context(), traced)
+	must(t, err)
+	t.Cleanup(cfg.Pool.Close)
+	w := newSwitched(t, cfg)
+	s = w.Source
+	w.want(true)
+	w.sink.awaits(t, "connected")
+	w.sink.awaits(t, errGivenUp.Error())
+	w.sink.awaits(t, "connected")
+}
+
 func TestAPersonsNameForAConnectionIsKept(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
