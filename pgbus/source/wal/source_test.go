@@ -345,6 +345,38 @@ func TestAReplicationConnectionIsMadeOnlyToThePoolsDatabaseWithAPublication(t *t
 	}
 }
 
+// An old primary that lives on after a failover has nothing new to tell.
+func TestAReplicationConnectionToAnOldPrimaryIsNotUsed(t *testing.T) {
+	t.Parallel()
+	pgtest.Slow(t)
+	old := pgtest.Cluster(t)
+	db := pgtest.NewOn(t, old.URL("postgres"))
+	db.Exec(t, publication)
+	standby := pgtest.Standby(t, old)
+	must(t, standby.Promote(t.Context()))
+	own := newConfig(t, db)
+	promoted := newConfig(t, &pgtest.DB{URL: standby.URL(own.Conn.Database)})
+	for name, c := range map[string]struct {
+		pool, conn Config
+		want       error
+	}{
+		"both on the old one":            {own, own, nil},
+		"both on the promoted one":       {promoted, promoted, nil},
+		"the connection on the old one":  {promoted, own, errOtherServer},
+		"the connection on the promoted": {own, promoted, errOtherServer},
+	} {
+		cfg := c.pool
+		cfg.Conn = c.conn.Conn
+		got, _, err := New(cfg).connect(t.Context())
+		if !errors.Is(err, c.want) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if err == nil {
+			got.Close()
+		}
+	}
+}
+
 func TestWhatIsNeitherWantedNorUndrainedIsNotRead(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithCancel(t.Context())
