@@ -289,3 +289,27 @@ func TestWhatADatabaseInAnotherEncodingHoldsComesAsUTF8(t *testing.T) {
 		})
 	}
 }
+
+// A topology whose events of one epoch are more than 2³² has numbers that read as the next epoch's. It goes on, and its
+// streams with it.
+func TestATopologyWithMoreEventsThanAnEpochHasNumbersForIsStreamed(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	conn := db.Conn(t)
+	id := makeTopologies(t, conn, 1)[0]
+	const last = 1<<32 - 1
+	pgtest.Exec(t, conn, `UPDATE topology_heads SET seq = $1::bigint, first = $1::bigint + 1`, last)
+	pgtest.Exec(t, conn, `SELECT topology_emit(id, 'x', '{}') FROM topologies, generate_series(1, 3)`)
+	b := startBus(t, db, nil)
+	sub, err := b.Attach(t.Context(), stream.AttachRequest{Topology: id})
+	must(t, err)
+	defer sub.Close()
+	if sub.Snapshot == nil || sub.Snapshot.Seq != last+3 {
+		t.Fatalf("%+v, want the document at %d", sub.Snapshot, last+3)
+	}
+	pgtest.Exec(t, conn, `SELECT topology_emit(id, 'x', '{}') FROM topologies`)
+	frames, err := next(t.Context(), sub.Cursor)
+	if err != nil || frames[0].Seq != last+4 {
+		t.Errorf("%v, %v", frames, err)
+	}
+}

@@ -27,7 +27,8 @@ var errAway = errors.New("bus: the database does not answer; the log says why")
 type mode struct {
 	forced  string // Config.Bus
 	replica bool
-	pace    func(told bool) // called when events begin or cease to come by themselves
+	pace    func(told bool) // called by setPace when events begin or cease to come by themselves
+	pacing  sync.Mutex      // held while pace is called, so that the last call knows the last state
 	changed wait.Signal     // the WAL may be wanted now, or not any more
 	stats   *stream.Stats
 	log     *slog.Logger
@@ -73,7 +74,7 @@ func (m *mode) set(bus string) {
 		m.log.Info("the database's bus", "bus", bus)
 	}
 	m.changed.Set()
-	m.pace(m.told())
+	m.setPace()
 }
 
 func (m *mode) setListen(s source.State) {
@@ -88,7 +89,7 @@ func (m *mode) setListen(s source.State) {
 	}
 	m.stats.Bus.Choose(m.busLocked())
 	m.mu.Unlock()
-	m.pace(m.told())
+	m.setPace()
 }
 
 func (m *mode) setWAL(s source.State) {
@@ -97,6 +98,12 @@ func (m *mode) setWAL(s source.State) {
 	m.stats.Streaming.Set(stream.Flag(s.Connected))
 	m.stats.Bus.Choose(m.busLocked())
 	m.mu.Unlock()
+	m.setPace()
+}
+
+func (m *mode) setPace() {
+	m.pacing.Lock()
+	defer m.pacing.Unlock()
 	m.pace(m.told())
 }
 

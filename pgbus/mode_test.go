@@ -2,6 +2,9 @@ package pgbus
 
 import (
 	"log/slog"
+	"runtime"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -93,5 +96,34 @@ func TestTheBusThatIsWantedIsTheForcedOneOrElseTheDatabases(t *testing.T) {
 		if now := metrictest.Chosen(stats.Bus); now != stream.Buses[stream.BusPoll] {
 			t.Errorf("--bus %q, the database says %s, all is lost: %s", c.forced, c.says, now)
 		}
+	}
+}
+
+// LISTEN and the WAL end together when the database restarts, each in a goroutine of its own. The pace that stays is
+// that of the state that stays: a poll at the heartbeat's pace would make events late until a source is back.
+func TestThePaceIsThatOfTheLastStateWhicheverSourceTellsIt(t *testing.T) {
+	t.Parallel()
+	m := newMode(Config{Stats: metrictest.Stats(), Logger: slog.New(slog.DiscardHandler)})
+	m.set(setting.WAL)
+	connected, lost := source.State{Connected: true}, source.State{Detail: "gone"}
+	m.setListen(connected)
+	m.setWAL(connected)
+	var (
+		other sync.WaitGroup
+		paced atomic.Bool
+	)
+	m.pace = func(told bool) {
+		if told { // the WAL is lost while this is said
+			other.Go(func() { m.setWAL(lost) })
+			for range 1000 {
+				runtime.Gosched() // whoever can go on goes first
+			}
+		}
+		paced.Store(told)
+	}
+	m.setListen(lost)
+	other.Wait()
+	if paced.Load() {
+		t.Error("the poll is at the heartbeat's pace, and no source tells of events")
 	}
 }

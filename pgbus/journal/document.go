@@ -23,8 +23,8 @@ type Light struct {
 }
 
 // Raised tells whether the topology has entered the history's epoch. One that has not must not be handed out: see
-// Raise.
-func (l Light) Raised(h postgres.History) bool { return int64(l.Head.Seq.Epoch()) == h.Epoch }
+// Raise. One that has more events than an epoch has numbers for is above it.
+func (l Light) Raised(h postgres.History) bool { return int64(l.Head.Seq.Epoch()) >= h.Epoch }
 
 // lightTimeout bounds the read of light snapshots on the pool.
 const lightTimeout = 3 * time.Second
@@ -132,14 +132,18 @@ func (r *Reader) raise(ctx context.Context, h postgres.History, ids []stream.Top
 	if !h.Recovering { // a standby that was promoted is the primary now
 		pool = r.cfg.Pool
 	}
-	rows, err := pool.Query(ctx, query, texts(ids))
-	if err != nil {
-		return nil, fmt.Errorf("raise heads: %w", err)
-	}
-	held, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (*HeldError, error) {
-		e := &HeldError{}
-		err := row.Scan(&e.Topology, &e.PID)
-		return e, err
+	var held []*HeldError
+	err := pgx.BeginTxFunc(ctx, pool, pgx.TxOptions{BeginQuery: postgres.BeginHolding}, func(tx pgx.Tx) error {
+		rows, err := tx.Query(ctx, query, texts(ids))
+		if err != nil {
+			return err
+		}
+		held, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (*HeldError, error) {
+			e := &HeldError{}
+			err := row.Scan(&e.Topology, &e.PID)
+			return e, err
+		})
+		return err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("raise heads: %w", err)

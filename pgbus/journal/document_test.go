@@ -126,6 +126,9 @@ func (b *bench) hold(t *testing.T, ids ...stream.TopologyID) (pid int32, release
 	return int32(conn.PgConn().PID()), func() { pgtest.Exec(t, conn, `COMMIT`) }
 }
 
+// raising is in the statement that raises heads.
+const raising = "topology_raise("
+
 func names(held []*HeldError) (ids []stream.TopologyID) {
 	for _, h := range held {
 		ids = append(ids, h.Topology)
@@ -175,7 +178,7 @@ func TestAHeldTopologyThatIsLetGoIsRaised(t *testing.T) {
 	b.promote(t)
 	_, h, err := b.Lights(soon(t), nil)
 	must(t, err)
-	seen := &recorder{before: func(n int) {
+	seen := &recorder{only: raising, before: func(n int) {
 		if n == 2 { // all have been tried; one is waited for
 			release()
 		}
@@ -191,6 +194,50 @@ func TestAHeldTopologyThatIsLetGoIsRaised(t *testing.T) {
 	}
 }
 
+// A database may have a stricter isolation level as its default. Under that whoever waits for a head gets an error when
+// it has been written to, and one that is written to all the time would never enter the epoch.
+func TestATopologyThatIsWrittenToIsRaisedWhateverTheDatabasesIsolationLevelIs(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, nil)
+	ids := b.topologies(t, 1)
+	writer := b.db.Conn(t)
+	pgtest.Exec(t, writer, `BEGIN`)
+	pgtest.Exec(t, writer, `SELECT topology_emit($1::text::uuid, 'x', '{}')`, ids[0])
+	b.promote(t)
+	_, h, err := b.Lights(soon(t), nil)
+	must(t, err)
+	const (
+		patient  = `ALTER FUNCTION topology_raise(uuid[]) SET lock_timeout = '1min'`
+		stricter = `
+DO $$ BEGIN
+	EXECUTE format('ALTER DATABASE %I SET default_transaction_isolation = ''repeatable read''', current_database());
+END $$`
+		waits = `
+SELECT count(*) FROM pg_stat_activity
+ WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%topology_raise%'`
+	)
+	pgtest.Exec(t, b.conn, patient)
+	pgtest.Exec(t, b.conn, stricter)
+	b.cfg.Pool = newPool(t, b.db, nil)
+	done := make(chan error, 1)
+	go func() {
+		held, err := b.Raise(t.Context(), h, ids)
+		for errors.Is(err, context.DeadlineExceeded) { // the machine is slow
+			held, err = b.Raise(t.Context(), h, ids)
+		}
+		if len(held) > 0 {
+			err = held[0]
+		}
+		done <- err
+	}()
+	pgtest.Eventually(t, "the raise to wait", func() bool { return pgtest.Scan[int](t, b.conn, waits) == 1 })
+	pgtest.Exec(t, writer, `COMMIT`)
+	must(t, <-done)
+	if got := b.head(t, ids[0]); int64(got.Seq.Epoch()) != h.Epoch {
+		t.Errorf("its head is %d", got.Seq)
+	}
+}
+
 func TestAtMostFiveHeldTopologiesAreWaitedForAndOneAloneOnce(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, nil)
@@ -200,7 +247,7 @@ func TestAtMostFiveHeldTopologiesAreWaitedForAndOneAloneOnce(t *testing.T) {
 	_, h, err := b.Lights(soon(t), nil)
 	must(t, err)
 	for n, statements := range map[int]int{1: 1, 2: 3, 7: 6} {
-		seen := &recorder{}
+		seen := &recorder{only: raising}
 		b.cfg.Pool = b.record(t, seen)
 		held, err := b.Raise(soon(t), h, ids[:n])
 		if err != nil || !slices.Equal(names(held), ids[:n]) || seen.count() != statements {
@@ -210,7 +257,7 @@ func TestAtMostFiveHeldTopologiesAreWaitedForAndOneAloneOnce(t *testing.T) {
 	// A raise that fails says so.
 	for at := range 2 {
 		ctx, cancel := context.WithCancel(soon(t))
-		seen := &recorder{before: func(n int) {
+		seen := &recorder{only: raising, before: func(n int) {
 			if n == at+1 {
 				cancel()
 			}
@@ -233,7 +280,7 @@ func TestHeadsAreRaisedOnThePrimaryWhileTheHistoryIsAStandbys(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, nil)
 	ids := b.topologies(t, 1)
-	pool, primary := &recorder{}, &recorder{}
+	pool, primary := &recorder{only: raising}, &recorder{only: raising}
 	b.cfg.Pool, b.cfg.Primary = b.record(t, pool), b.record(t, primary)
 	for _, recovering := range []bool{true, false} {
 		if _, err := b.Raise(soon(t), postgres.History{Recovering: recovering}, ids); err != nil {

@@ -2,6 +2,7 @@ package journal
 
 import (
 	"context"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -136,13 +137,17 @@ LANGUAGE sql STABLE AS $f$ SELECT `+columns+` FROM topology_settings s $f$`)
 
 // A recorder sees the statements of a pool. It is a pgx.QueryTracer.
 type recorder struct {
+	only   string      // is in the statements that it sees; empty: it sees all
 	before func(n int) // called before the nth statement; may be nil
 
 	mu sync.Mutex
 	n  int
 }
 
-func (r *recorder) TraceQueryStart(ctx context.Context, _ *pgx.Conn, _ pgx.TraceQueryStartData) context.Context {
+func (r *recorder) TraceQueryStart(ctx context.Context, _ *pgx.Conn, q pgx.TraceQueryStartData) context.Context {
+	if !strings.Contains(q.SQL, r.only) {
+		return ctx
+	}
 	r.mu.Lock()
 	r.n++
 	n := r.n

@@ -112,7 +112,8 @@ UPDATE mutations m SET state = 'applying', lease = gen_random_uuid(), leased_unt
    AND NOT EXISTS (SELECT FROM mutations a WHERE a.topology_id = $1::text::uuid AND a.state = 'applying')
    AND NOT EXISTS (SELECT FROM topology_parked p WHERE p.topology_id = $1::text::uuid AND p.until > clock_timestamp())
 RETURNING m.id::text, m.topology_id::text, m.op, m.payload, m.attempt, m.lease::text, coalesce(m.traceparent, ''),
-          greatest(extract(epoch FROM clock_timestamp() - m.requested_at), 0)::float8`
+          CASE WHEN isfinite(m.requested_at) -- whoever writes by hand may say anything
+               THEN greatest(extract(epoch FROM clock_timestamp() - m.requested_at), 0)::float8 ELSE 0 END`
 	j := &job{claimed: time.Now()}
 	m := &j.mutation
 	err := tx.QueryRow(ctx, take, id, w.cfg.Lease).Scan(

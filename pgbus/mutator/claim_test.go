@@ -180,6 +180,24 @@ func TestWhatAPersonAppliesByHandIsLeftAlone(t *testing.T) {
 	awaitState(t, conn, behind, "applied")
 }
 
+// PostgreSQL before 17 does not subtract infinity.
+func TestAMutationThatWasRequestedAtNoTimeIsAppliedAndTheOnesBehindIt(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	conn := db.Conn(t)
+	id := active(t, conn, 1)[0]
+	const insert = `
+INSERT INTO mutations (topology_id, op, payload, requested_at)
+SELECT $1::text::uuid, 'add_lan', jsonb_build_object('name', at), at::timestamptz
+  FROM unnest('{infinity,-infinity}'::text[]) at`
+	pgtest.Exec(t, conn, insert, id)
+	startWorker(t, db, nil)
+	awaitState(t, conn, enqueue(t, conn, id, "add_lan", `{"name":"behind"}`), "applied")
+	if n := pgtest.Scan[int](t, conn, `SELECT count(*) FROM mutations WHERE state = 'applied'`); n != 3 {
+		t.Errorf("%d are applied", n)
+	}
+}
+
 func TestAMutationWaitsUntilItsTopologyIsLive(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)

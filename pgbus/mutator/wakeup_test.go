@@ -2,6 +2,7 @@ package mutator
 
 import (
 	"net/url"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -61,6 +62,36 @@ func TestAWorkerWithoutADatabaseWaitsAndSaysSo(t *testing.T) {
 	awaitState(t, conn, m, "applied")
 	w.listens.down.Store(false)
 	w.log.says(t, "msg=listening")
+}
+
+// A loop that is woken knows nothing of the database yet: what it last heard of it was before it slept.
+func TestAnOutageIsNotOverWhenASleepingLoopIsWoken(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	var w *testWorker
+	var early atomic.Int64 // how often it was said to be over while the database was away
+	w = newWorker(t, db.URL, func(c *Config) {
+		c.Poll = time.Hour
+		c.Notice = func(outage string, _ bool) {
+			if outage == "" && w.network.down.Load() {
+				early.Add(1)
+			}
+		}
+	})
+	w.run(t)
+	w.log.says(t, "msg=listening")
+	pgtest.Eventually(t, "all loops to sleep", func() bool { return w.idle.Load() == int64(w.cfg.Concurrency) })
+	w.network.cut()
+	for n := w.idle.Load(); n > 0; n = w.idle.Load() { // whoever wakes sleeps no more
+		w.wake.Set()
+		pgtest.Eventually(t, "a loop to wake", func() bool { return w.idle.Load() < n })
+	}
+	w.log.says(t, "waiting for the database")
+	w.network.down.Store(false)
+	w.log.says(t, "can be claimed again")
+	if n := early.Load(); n > 0 {
+		t.Errorf("%d times it is said to be over while the database is away", n)
+	}
 }
 
 func TestADatabaseThatGoesAwayBetweenConnectingAndReadingIsWaitedFor(t *testing.T) {

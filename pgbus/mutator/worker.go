@@ -177,12 +177,15 @@ func (w *Worker) loop(ctx, work context.Context) {
 	skipped := 0
 	for try := 0; ctx.Err() == nil; {
 		j, more, err := w.claim(work)
-		switch {
-		case err != nil:
+		if err != nil {
 			w.outage.failed(w.log, w.cfg.Notice, err)
 			wait.Pause(ctx, wait.Backoff(try, 100*time.Millisecond, 5*time.Second))
 			try++
 			continue
+		}
+		w.outage.over(w.log, w.cfg.Notice) // before it works or sleeps, after which the claim says nothing any more
+		try = 0
+		switch {
 		case j != nil:
 			w.wake.Set() // there may be one for the next loop
 			w.work(j)
@@ -194,8 +197,6 @@ func (w *Worker) loop(ctx, work context.Context) {
 				skipped = 0
 			}
 		}
-		w.outage.over(w.log, w.cfg.Notice)
-		try = 0
 	}
 }
 

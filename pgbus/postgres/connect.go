@@ -109,6 +109,12 @@ func withoutNamedStatements(cfg *pgx.ConnConfig) {
 const BeginLight = `BEGIN ISOLATION LEVEL REPEATABLE READ;
 	SET LOCAL lock_timeout = '500ms'; SET LOCAL statement_timeout = '2s';`
 
+// BeginHolding begins a transaction that holds what others wait for. It is READ COMMITTED, whatever the database's
+// default is: at a stricter level whoever has written to one of its rows meanwhile would end it. PostgreSQL ends it by
+// itself when its client, stopped or with its machine, stands still in it.
+const BeginHolding = `BEGIN ISOLATION LEVEL READ COMMITTED;
+	SET LOCAL idle_in_transaction_session_timeout = '10s';`
+
 // Prepare is for every new connection that writes, or that streams are read on: it must lead to a primary.
 func Prepare(ctx context.Context, conn *pgx.Conn) error {
 	const query = `SELECT pg_is_in_recovery()`

@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"topostream/pgbus/postgres"
 	"topostream/pgbus/wait"
 	"topostream/stream"
 )
@@ -96,7 +97,10 @@ func Events(ctx context.Context, pool *pgxpool.Pool, age time.Duration, keep int
 	}
 	for {
 		var n int64
-		if err := pool.QueryRow(ctx, query, micros, count, batchRows).Scan(&n); err != nil {
+		err := transact(ctx, pool, func(tx pgx.Tx) error {
+			return tx.QueryRow(ctx, query, micros, count, batchRows).Scan(&n)
+		})
+		if err != nil {
 			return removed, fmt.Errorf("prune: %w", err)
 		}
 		if n <= 0 {
@@ -146,12 +150,17 @@ func Untold(ctx context.Context, pool *pgxpool.Pool) (removed int64, err error) 
 	return removed, nil
 }
 
+// transact runs do in a transaction.
+func transact(ctx context.Context, pool *pgxpool.Pool, do func(pgx.Tx) error) error {
+	return pgx.BeginTxFunc(ctx, pool, pgx.TxOptions{BeginQuery: postgres.BeginHolding}, do)
+}
+
 // inBatches runs a statement that removes some rows, each time in a transaction of its own, until there are none for
 // it.
 func inBatches(ctx context.Context, pool *pgxpool.Pool, statement string, args ...any) (removed int64, err error) {
 	for {
 		var n int64
-		err := pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
+		err := transact(ctx, pool, func(tx pgx.Tx) error {
 			mine, err := begin(ctx, tx)
 			if err != nil || !mine {
 				return err

@@ -100,9 +100,81 @@ func TestTheJournalIsPrunedByAgeAndByCount(t *testing.T) {
 	}
 }
 
+// A database may have a stricter isolation level as its default. Under that a prune would fail each time that somebody
+// writes to a topology between its beginning and its turn: on a busy database always.
+func TestWritersDoNotEndAPruneWhateverTheDatabasesIsolationLevelIs(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	conn, holder := db.Conn(t), db.Conn(t)
+	const (
+		// topology_prune locks ten heads ahead: the twelfth is not among them when it comes to the first.
+		twelve = `
+INSERT INTO topologies (id, name)
+SELECT ('00000000-0000-0000-0000-' || lpad(i::text, 12, '0'))::uuid, i FROM generate_series(1, 12) i`
+		stricter = `
+DO $$ BEGIN
+	EXECUTE format('ALTER DATABASE %I SET default_transaction_isolation = ''repeatable read''', current_database());
+END $$`
+		hold = `
+BEGIN;
+SELECT FROM topology_events e JOIN topologies t ON t.id = e.topology_id WHERE t.name = '1' FOR UPDATE OF e`
+		waits = `
+SELECT count(*) FROM pg_stat_activity
+ WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%topology_prune%'`
+	)
+	pgtest.Exec(t, conn, twelve)
+	pgtest.Exec(t, conn, `SELECT topology_emit(id, 'x', '{}') FROM topologies`)
+	pgtest.Exec(t, conn, stricter)
+	pgtest.Exec(t, holder, hold)
+	type result struct {
+		removed int64
+		err     error
+	}
+	pool, done := db.Pool(t), make(chan result)
+	go func() {
+		n, err := Events(context.Background(), pool, 0, 1)
+		done <- result{n, err}
+	}()
+	pgtest.Eventually(t, "the prune to wait", func() bool { return pgtest.Scan[int](t, conn, waits) == 1 })
+	pgtest.Exec(t, conn, `SELECT topology_emit(id, 'x', '{}') FROM topologies WHERE name = '12'`)
+	pgtest.Exec(t, holder, `COMMIT`)
+	if r := <-done; r.err != nil || r.removed != 13 {
+		t.Errorf("removed %d, %v; want 13", r.removed, r.err)
+	}
+}
+
 const expiredTickets = `
 INSERT INTO sse_tickets (hash, subject, role, expires)
 SELECT sha256(i::text::bytea), '', 'viewer', now() - interval '1 s' FROM generate_series(1, $1::int) i`
+
+// A server that is stopped in the middle of a prune would hold its locks for ever: no other one could prune.
+func TestPostgreSQLEndsAPruneWhoseServerStandsStill(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	conn, pool := db.Conn(t), db.Pool(t)
+	const note = `
+CREATE TABLE noted (after text);
+CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $f$ BEGIN
+	INSERT INTO public.noted VALUES (current_setting('idle_in_transaction_session_timeout'));
+	RETURN OLD;
+END $f$;
+CREATE TRIGGER note BEFORE DELETE ON topology_events FOR EACH ROW EXECUTE FUNCTION note();
+CREATE TRIGGER note BEFORE DELETE ON sse_tickets FOR EACH ROW EXECUTE FUNCTION note()`
+	pgtest.Exec(t, conn, note)
+	activeTopology(t, conn)
+	pgtest.Exec(t, conn, expiredTickets, 1)
+	for _, prune := range []func() (int64, error){
+		func() (int64, error) { return Events(t.Context(), pool, 0, 2) },
+		func() (int64, error) { return Tickets(t.Context(), pool) },
+	} {
+		if n, err := prune(); n != 1 || err != nil {
+			t.Errorf("%d, %v", n, err)
+		}
+	}
+	if got := pgtest.Scan[string](t, conn, `SELECT string_agg(after, ', ') FROM noted`); got != "10s, 10s" {
+		t.Errorf("ended after %s", got)
+	}
+}
 
 func TestExpiredTicketsGoAndNoOthers(t *testing.T) {
 	t.Parallel()

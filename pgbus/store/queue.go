@@ -23,7 +23,8 @@ const queueEvery = 15 * time.Second
 const queue = `
 SELECT coalesce(sum(h.in_flight), 0)::bigint,
        (SELECT count(*) FROM mutations a WHERE a.state = 'applying'),
-       coalesce(extract(epoch FROM clock_timestamp() - min(o.requested_at)), 0)::float8
+       coalesce(extract(epoch FROM clock_timestamp() - min(o.requested_at) FILTER (WHERE isfinite(o.requested_at))),
+                0)::float8
   FROM topology_heads h JOIN topologies t ON t.id = h.topology_id LEFT JOIN LATERAL (
        SELECT m.requested_at FROM mutations m
         WHERE t.status IN ('active', 'degraded') AND m.state IN ('pending', 'applying') AND m.state = 'pending'

@@ -60,3 +60,29 @@ func TestTheOldestPendingMutationIsThatOfATopologyThatIsActiveOrDegraded(t *test
 		look(c.status, c.waits)
 	}
 }
+
+// PostgreSQL before 17 does not subtract infinity.
+func TestAMutationThatWasRequestedAtNoTimeHidesNoOther(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	pool, stats := newPool(t, db), metrictest.Stats()
+	s := New(pool, 0, nil)
+	for _, at := range []string{"-infinity", "now", "infinity"} {
+		made, err := s.CreateTopology(t.Context(), stream.NewTopology{Name: at})
+		must(t, err)
+		for _, status := range []string{"deploying", "active"} {
+			_, err = s.ChangeStatus(t.Context(), made.ID, stream.StatusChange{Status: status})
+			must(t, err)
+		}
+		const insert = `
+INSERT INTO mutations (topology_id, op, requested_at) VALUES ($1::text::uuid, 'add_lan', $2::text::timestamptz)`
+		db.Exec(t, insert, string(made.ID), at)
+	}
+	must(t, readQueue(t.Context(), pool, stats))
+	if n := metrictest.Value(stats.Mutations[stream.QueuePending]); n != 3 {
+		t.Errorf("%d are pending", n)
+	}
+	if oldest := metrictest.Ratio(stats.OldestPending); oldest <= 0 || oldest > 3600 {
+		t.Errorf("the oldest waits for %v s", oldest)
+	}
+}

@@ -14,7 +14,7 @@ import (
 type channels struct {
 	mu        sync.Mutex
 	connected bool
-	givenUp   bool // the connection is to be replaced by another one
+	givenUp   bool // the connection, or the one that is being made, is to be replaced by another one
 	wanted    map[stream.TopologyID]subscription
 	unwanted  map[stream.TopologyID]struct{} // still LISTENed to
 }
@@ -59,7 +59,6 @@ func (c *channels) isConnected() bool {
 func (c *channels) setConnected(on bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.givenUp = false
 	if c.connected = on; on {
 		return
 	}
@@ -69,11 +68,18 @@ func (c *channels) setConnected(on bool) {
 	}
 }
 
-// giveUp has the present connection, if there is one, replaced by another one.
+// giveUp has the present connection, or the one that is being made, replaced by another one.
 func (c *channels) giveUp() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.givenUp = c.connected
+	c.givenUp = true
+}
+
+// accept keeps a new connection, which was judged a moment ago: what was given up before were others.
+func (c *channels) accept() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.givenUp = false
 }
 
 func (c *channels) isGivenUp() bool {

@@ -147,21 +147,24 @@ func TestATaskIsForAConnectionThatIsFree(t *testing.T) {
 	}
 }
 
-func TestOnlyAConnectionThatIsThereIsGivenUpAndOnlyItself(t *testing.T) {
+func TestAConnectionIsGivenUpFromWhenItIsAcceptedAndOnlyItself(t *testing.T) {
 	t.Parallel()
 	c := newChannels()
-	if c.giveUp(); c.isGivenUp() {
-		t.Error("no connection was given up")
+	c.giveUp()
+	if c.accept(); c.isGivenUp() {
+		t.Error("a connection was given up before it was there")
+	}
+	c.giveUp()
+	if c.setConnected(true); !c.isGivenUp() {
+		t.Error("the connection was not given up while it was made")
+	}
+	c.setConnected(false)
+	if c.accept(); c.isGivenUp() {
+		t.Error("the next one is given up")
 	}
 	c.setConnected(true)
 	if c.giveUp(); !c.isGivenUp() {
 		t.Error("the connection was not given up")
-	}
-	if c.setConnected(false); c.isGivenUp() {
-		t.Error("it is given up after its end")
-	}
-	if c.setConnected(true); c.isGivenUp() {
-		t.Error("the next one is given up")
 	}
 }
 

@@ -45,6 +45,7 @@ func (c *connection) prepare(ctx context.Context) error {
 			return fmt.Errorf("prepare the LISTEN connection: %w", err)
 		}
 	}
+	c.channels.accept()
 	if c.cfg.Keyed {
 		if err := c.conn.QueryRow(pctx, readKey).Scan(&c.key); err != nil {
 			return fmt.Errorf("read the key of the triggers' notifications: %w", err)

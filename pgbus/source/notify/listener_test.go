@@ -300,6 +300,31 @@ func TestAConnectionIsMadeAnewWhereThatIsAskedFor(t *testing.T) {
 	l.nothing(t)
 }
 
+// What is found out while a connection is being made may be about the server that it leads to.
+func TestAConnectionThatIsMadeWhileAnotherIsAskedForIsReplacedToo(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	l.net.once(`LISTEN "`+settingsChannel+`"`, l.Reconnect)
+	l.start(t)
+	back := []string{"connected", "setting changed", "work"}
+	l.sink.expect(t, append(append(back, away+errGivenUp.Error()), back...)...)
+	l.nothing(t)
+}
+
+// A connection that is the first to see a new history is of that history.
+func TestAConnectionThatAsksForAnotherWhenItIsAcceptedIsKept(t *testing.T) {
+	t.Parallel()
+	var l *lab
+	l = newLab(t, func(cfg *Config) {
+		cfg.Accept = func(context.Context, *pgx.Conn) error {
+			l.Reconnect()
+			return nil
+		}
+	})
+	l.connect(t)
+	l.nothing(t)
+}
+
 func TestAnIdleConnectionIsPingedAndOneThatDoesNotAnswerIsLostAndThePoolWithIt(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, func(cfg *Config) { cfg.Ping, cfg.Patience = 10*time.Millisecond, time.Second })

@@ -21,6 +21,8 @@ import (
 // Errors that end a stream.
 var (
 	errOtherDatabase = errors.New("the replication connection leads to another database than the pool")
+	errOtherServer   = errors.New("the replication connection and the pool are on different servers of one cluster, " +
+		"as during a failover")
 	errGivenUp       = errors.New("it is made anew, because the database has a new history")
 	errNoPublication = errors.New("there is no publication of inserts on topology_events")
 )
@@ -51,7 +53,7 @@ type Config struct {
 type Source struct {
 	cfg     Config
 	doubt   doubt
-	givenUp atomic.Bool // the stream is to be replaced by another one
+	givenUp atomic.Bool // the stream, or the one that is being made, is to be replaced by another one
 	// undrained: a stream was read, and transactions that began while the WAL was wanted may still be open (see draining).
 	undrained atomic.Bool
 	pid       atomic.Uint32 // of the stream's backend; 0: there is none
@@ -145,12 +147,12 @@ func advice(err error) string {
 // stream is the life of one replication connection. It returns nil when the WAL is not wanted any more and nothing
 // can be missed without it.
 func (s *Source) stream(ctx context.Context, sink source.Sink, connected func()) error {
+	s.givenUp.Store(false) // before it is known where the connection leads
 	conn, publication, err := s.connect(ctx)
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
-	s.givenUp.Store(false)
 	sink.State(source.State{Detail: "making a replication slot"})
 	slotMade := s.sayWhatTheSlotWaitsFor(ctx, conn.PID(), sink)
 	rows, err := conn.Open(ctx, publication, s.cfg.Primary != nil)
@@ -218,6 +220,8 @@ func (s *Source) tell(sink source.Sink, r Row) {
 func (s *Source) connect(ctx context.Context) (conn *Conn, publication string, err error) {
 	const identity = `
 SELECT topology_publication(), s.system_identifier::text, current_database(),
+       CASE WHEN pg_is_in_recovery() THEN 0 -- a standby cannot be asked
+            ELSE ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::bigint END,
        EXISTS (SELECT FROM pg_publication p JOIN pg_publication_tables t ON t.pubname = p.pubname
                 WHERE p.pubname = topology_publication() AND p.pubinsert AND t.tablename = 'topology_events')
   FROM pg_control_system() s`
@@ -227,7 +231,7 @@ SELECT topology_publication(), s.system_identifier::text, current_database(),
 		here, there Database
 		published   bool
 	)
-	err = s.cfg.Pool.QueryRow(qctx, identity).Scan(&publication, &here.System, &here.Name, &published)
+	err = s.cfg.Pool.QueryRow(qctx, identity).Scan(&publication, &here.System, &here.Name, &here.Timeline, &published)
 	switch {
 	case err != nil:
 		return nil, "", fmt.Errorf("find the publication: %w", err)
@@ -243,8 +247,13 @@ SELECT topology_publication(), s.system_identifier::text, current_database(),
 	if err != nil {
 		return nil, "", err
 	}
-	if there, err = conn.Database(ctx); err == nil && here != there {
+	there, err = conn.Database(ctx)
+	switch {
+	case err != nil:
+	case here.System != there.System || here.Name != there.Name:
 		err = errOtherDatabase
+	case here.Timeline != there.Timeline && here.Timeline != 0: // after a promotion they differ in nothing else
+		err = errOtherServer
 	}
 	if err != nil {
 		conn.Close()

@@ -345,6 +345,38 @@ func TestAReplicationConnectionIsMadeOnlyToThePoolsDatabaseWithAPublication(t *t
 	}
 }
 
+// An old primary that lives on after a failover has nothing new to tell.
+func TestAReplicationConnectionToAnOldPrimaryIsNotUsed(t *testing.T) {
+	t.Parallel()
+	pgtest.Slow(t)
+	old := pgtest.Cluster(t)
+	db := pgtest.NewOn(t, old.URL("postgres"))
+	db.Exec(t, publication)
+	standby := pgtest.Standby(t, old)
+	must(t, standby.Promote(t.Context()))
+	own := newConfig(t, db)
+	promoted := newConfig(t, &pgtest.DB{URL: standby.URL(own.Conn.Database)})
+	for name, c := range map[string]struct {
+		pool, conn Config
+		want       error
+	}{
+		"both on the old one":            {own, own, nil},
+		"both on the promoted one":       {promoted, promoted, nil},
+		"the connection on the old one":  {promoted, own, errOtherServer},
+		"the connection on the promoted": {own, promoted, errOtherServer},
+	} {
+		cfg := c.pool
+		cfg.Conn = c.conn.Conn
+		got, _, err := New(cfg).connect(t.Context())
+		if !errors.Is(err, c.want) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if err == nil {
+			got.Close()
+		}
+	}
+}
+
 func TestWhatIsNeitherWantedNorUndrainedIsNotRead(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithCancel(t.Context())
@@ -404,6 +436,34 @@ func TestWhatRanWhenAStreamBeganIsReadWhenItHasEnded(t *testing.T) {
 	if err := <-done; !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}
+}
+
+// What is found out while a connection is being made may be about the server that it leads to.
+func TestAConnectionThatIsMadeWhileAnotherIsAskedForIsReplacedToo(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	pgtest.Exec(t, db.Conn(t), publication)
+	cfg := newConfig(t, db)
+	traced, err := pgxpool.ParseConfig(db.URL)
+	must(t, err)
+	var (
+		s    *Source
+		once sync.Once
+	)
+	traced.ConnConfig.Tracer = hook(func(statement string) {
+		if strings.Contains(statement, "topology_publication()") { // it connects
+			once.Do(s.Reconnect)
+		}
+	})
+	cfg.Pool, err = pgxpool.NewWithConfig(t.Context(), traced)
+	must(t, err)
+	t.Cleanup(cfg.Pool.Close)
+	w := newSwitched(t, cfg)
+	s = w.Source
+	w.want(true)
+	w.sink.awaits(t, "connected")
+	w.sink.awaits(t, errGivenUp.Error())
+	w.sink.awaits(t, "connected")
 }
 
 func TestAPersonsNameForAConnectionIsKept(t *testing.T) {

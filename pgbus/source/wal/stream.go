@@ -66,8 +66,9 @@ func (c *Conn) PID() uint32 { return c.conn.PID() }
 
 // A Database tells one database from another.
 type Database struct {
-	System string // of the cluster: pg_control_system's
-	Name   string
+	System   string // of the cluster: pg_control_system's
+	Name     string
+	Timeline int64 // of the server's WAL: a promotion begins another one; 0: it is not known
 }
 
 // Database says where the connection leads.
@@ -76,7 +77,7 @@ func (c *Conn) Database(ctx context.Context) (Database, error) {
 	if err != nil {
 		return Database{}, fmt.Errorf("identify the database: %w", err)
 	}
-	return Database{s.SystemID, s.DBName}, nil
+	return Database{s.SystemID, s.DBName, int64(s.Timeline)}, nil
 }
 
 // Close ends the connection and gives the slot up.
@@ -155,10 +156,12 @@ func (s *Stream) Run(ctx context.Context, event func(Row), idle func() bool) err
 	defer context.AfterFunc(ctx, func() { _ = socket.SetReadDeadline(time.Now()) })()
 	heard, asked := time.Now(), false
 	for {
+		looked := time.Now()
 		if !idle() {
 			return nil
 		}
 		now := time.Now()
+		heard = heard.Add(now.Sub(looked)) // what came meanwhile is still to be read
 		silence := now.Sub(heard)
 		if silence > brokenAfter {
 			return ErrSilent

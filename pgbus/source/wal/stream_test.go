@@ -95,6 +95,26 @@ func TestASilentServerIsAskedOnceAndThenTakenForDead(t *testing.T) {
 	})
 }
 
+// A look at what is open may wait for a slow database longer than a silent server is waited for.
+func TestWhatAServerSaysDuringALongLookIsHeardBeforeItIsTakenForDead(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := piped(t, func(status) []pgproto3.BackendMessage {
+			return []pgproto3.BackendMessage{keepalive(7, false)}
+		})
+		looks := 0
+		err := s.Run(t.Context(), func(Row) {}, func() bool {
+			if looks++; looks == 2 {
+				time.Sleep(brokenAfter + time.Second)
+			}
+			return looks < 4
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 func TestAStreamEndsWithItsContextAtOnceAndWhenItIsNotWanted(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
