@@ -118,7 +118,7 @@ func (c *Cluster) takeLock() error {
 
 func (c *Cluster) releaseLock() {
 	if c.lock != nil {
-		_ = c.lock.Close() // the kernel has unlocked it either way
+		unlock(c.lock)
 		c.lock = nil
 	}
 }

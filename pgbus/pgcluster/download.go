@@ -85,7 +85,7 @@ func fetchInto(ctx context.Context, dir string, cfg DownloadConfig) (Binaries, e
 		cleanUp := func() {
 			idle.Wait()
 			_ = os.RemoveAll(partial) // or the next one does
-			_ = lock.Close()          // the kernel has unlocked it either way
+			unlock(lock)
 		}
 		if ctx.Err() != nil {
 			go cleanUp()

@@ -289,7 +289,9 @@ func TestWhatAKilledDownloadOrAnOldFaultLeftIsNotTakenForGood(t *testing.T) {
 	if err := cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	<-ended // it says that it was killed
+	if err := <-ended; err == nil {
+		t.Fatal("it was not killed: the test tests nothing")
+	}
 	if left := kept(t, cache); !strings.Contains(left, ".partial") {
 		t.Fatalf("the cache holds %s: the test tests nothing", left)
 	}

@@ -33,6 +33,13 @@ func tryLock(path string) (*os.File, error) {
 	return f, nil
 }
 
+// unlock gives the lock back. A program that is being started has the file, too, until it runs: so the lock does not go
+// with our file alone.
+func unlock(f *os.File) {
+	_ = syscall.Flock(int(f.Fd()), syscall.LOCK_UN) // the file is open, and locked
+	_ = f.Close()
+}
+
 // lockHolder says who has the lock, as far as it can be told.
 func lockHolder(path string) string {
 	b, err := os.ReadFile(path)
