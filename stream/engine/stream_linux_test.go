@@ -228,13 +228,14 @@ func TestWhatIsBlockedEndsWithTheTokenOrWithItsPlace(t *testing.T) {
 func TestASilentStreamGetsKeepalivesAndTheEndOfItsToken(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, Config{}, stream.FeedConfig{})
-	p := r.open(options{keepalive: 20 * time.Millisecond, life: 300 * time.Millisecond})
-	p.until("retry: ")
+	const keepalive = 20 * time.Millisecond
+	lasting, ending := r.open(options{keepalive: keepalive}), r.open(options{keepalive: keepalive, life: 5 * keepalive})
+	lasting.until("retry: ")
 	for range 3 {
-		p.until(": keepalive")
+		lasting.until(": keepalive")
 	}
-	p.until("event: token_expired")
-	p.awaitEnd()
+	ending.until("event: token_expired")
+	ending.awaitEnd()
 }
 
 func TestManyWhoHangUpAtOnceAreGoneAndTheirDescriptorsToo(t *testing.T) {
