@@ -1,6 +1,7 @@
 import { useSignal } from '@preact/signals';
 import { useEffect, useId, useLayoutEffect, useMemo, useRef } from 'preact/hooks';
 import type { Summary } from 'topostream';
+import { isComposing } from '../state/commands.ts';
 import { statusWord } from '../state/lifecycle.ts';
 import { RowIndex, orders, readSort, statuses, type Order } from '../state/rows.ts';
 import '../style/list.css';
@@ -48,7 +49,7 @@ export function List() {
       event.preventDefault();
       return;
     }
-    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    if (isComposing(event) || event.ctrlKey || event.metaKey || event.altKey) return;
     const by = moves[event.key];
     const typing = event.target instanceof HTMLInputElement;
     if (typing && (event.key === 'Home' || event.key === 'End')) return;
