@@ -32,6 +32,7 @@ export function themeOf(element: Element): Theme {
   // A property says light-dark(…), which a canvas does not understand: the colour of an element is what comes of it.
   const probe = document.createElement('span');
   probe.hidden = true;
+  probe.style.setProperty('forced-color-adjust', 'none'); // where they are forced all would be one colour
   element.after(probe);
   const read = (name: string): string => {
     probe.style.color = `var(--${name})`;
@@ -431,7 +432,7 @@ export function draw(ctx: CanvasRenderingContext2D, p: Picture): void {
         for (const decky of group) {
           if (!decky.gateway) continue;
           const at = dotAt(box(decky), named);
-          diamond(ctx, at.x, at.y, r + 5);
+          diamond(ctx, at.x, at.y, r + (named ? 5 : 3)); // further away the LAN's name is just above
         }
         ctx.strokeStyle = theme.quiet;
         ctx.lineWidth = 1.5;

@@ -71,7 +71,7 @@ function Open() {
   if (!id) return <div class="bar-open"><h1 class="visually-hidden">topostream</h1></div>;
   return (
     <div class="bar-open">
-      <h1>{known.current?.id === id ? known.current.name : id}</h1>
+      <h1 dir="auto">{known.current?.id === id ? known.current.name : id}</h1>
       {open?.part === 'deleted' ? <span class="status" data-status="failed">deleted</span>
         : status && !steps.standing.value && <Status status={status} />}
       <Lifecycle />

@@ -203,7 +203,7 @@ function Empty({ graph }: { graph: GraphController }) {
 }
 
 function Legend() {
-  const [open, setOpen] = useState(window.innerWidth >= 700);
+  const [open, setOpen] = useState(window.innerWidth >= 1000); // with less it would take the graph's room
   return (
     <details class="legend" open={open} onToggle={(event) => setOpen(event.currentTarget.open)}>
       <summary>Legend</summary>

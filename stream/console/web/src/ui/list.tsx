@@ -135,7 +135,7 @@ function Row({ row, at, size, base, open, active, onOpen }: {
       data-active={active || undefined} data-id={row.id} data-status={status} aria-posinset={at + 1} aria-setsize={size}
       style={{ transform: `translateY(${at * height}px)` }} onClick={onOpen}
       title={row.reason ? `${row.name}: ${row.reason}` : row.name}>
-      <span class="list-name">{row.name}</span>
+      <span class="list-name" dir="auto">{row.name}</span>
       <span class="list-status"><Status status={status} /></span>
       <span class="list-version mono" title={`version ${version}`}>{version}</span>
       <span class="list-in_flight mono" title={`${row.in_flight} in flight`}>{row.in_flight || ''}</span>
