@@ -4,6 +4,7 @@ import type { SceneIndex } from './hit.ts';
 import type { Box, Point } from './layout.ts';
 import { size } from './layout.ts';
 import { levelAt, type Level } from './level.ts';
+import { beginning } from '../state/text.ts';
 import type { Mark, Scene, SceneDecky, SceneItem, SceneLan, SceneLink } from './scene.ts';
 
 export interface Theme {
@@ -190,8 +191,8 @@ class Texts {
       this.#count();
       const limit = fours * 4;
       let n = Math.floor((text.length * limit) / full);
-      while (n > 0 && ctx.measureText(text.slice(0, n).trimEnd() + '…').width > limit) n--;
-      some.set(text, fitted = n > 0 ? text.slice(0, n).trimEnd() + '…' : '');
+      while (n > 0 && ctx.measureText(beginning(text, n) + '…').width > limit) n--;
+      some.set(text, fitted = n > 0 ? beginning(text, n) + '…' : '');
     }
     return fitted;
   }
