@@ -382,7 +382,7 @@ func TestTheConsolesCommandsKeysAndPanesAreReachedByKeyboard(t *testing.T) {
 	key("?", false)
 	page.until(dialog + `?.ariaLabel === 'Keys' && ` + dialog + `.textContent.includes('Search topologies')`)
 	for group, want := range map[string]string{ // those of commands aside
-		"Graph": "← ↑ → ↓|Enter|Space|Backspace|+ − 0|Shift-drag", "Older seqs": "← →|Home|End",
+		"Graph": "← ↑ → ↓|↵|Space|Backspace|+ − 0|Shift drag", "Older seqs": "← →|Home|End",
 	} {
 		page.until(fmt.Sprintf(`[...document.querySelectorAll('dialog section')].some((section) =>
 			section.querySelector('h3').textContent === %q && [...section.querySelectorAll('kbd')]

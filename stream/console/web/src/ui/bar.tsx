@@ -3,6 +3,7 @@ import { sentence, holds } from '../state/promise.ts';
 import { duration } from '../state/latency.ts';
 import '../style/bar.css';
 import { useApp } from './context.ts';
+import { keyText } from './keytext.ts';
 import { Lifecycle } from './lifecycle.tsx';
 import { Status } from './status.tsx';
 
@@ -27,7 +28,7 @@ export function Bar() {
         <ThemeButton />
         {session.token.value && <Run id="session.signOut">Sign out</Run>}
         <button type="button" class="quiet-button" onClick={() => route.go({ panel: 'commands' })}
-          aria-keyshortcuts="Control+K">Commands <kbd>Ctrl K</kbd></button>
+          aria-keyshortcuts="Control+K">Commands <kbd>{keyText('Mod-K')}</kbd></button>
       </div>
     </header>
   );
