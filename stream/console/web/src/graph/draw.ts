@@ -4,8 +4,8 @@ import type { SceneIndex } from './hit.ts';
 import type { Box, Point } from './layout.ts';
 import { size } from './layout.ts';
 import { levelAt, type Level } from './level.ts';
-import { beginning } from '../state/text.ts';
 import type { Mark, Scene, SceneDecky, SceneItem, SceneLan, SceneLink } from './scene.ts';
+import { beginning } from '../state/text.ts';
 
 export interface Theme {
   readonly ground: string;
