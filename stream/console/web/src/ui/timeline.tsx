@@ -1,4 +1,4 @@
-import { useSignal, useSignalEffect } from '@preact/signals';
+import { useSignal } from '@preact/signals';
 import { memo } from 'preact/compat';
 import { useEffect, useId, useLayoutEffect, useMemo, useRef } from 'preact/hooks';
 import { placeOf, placeOfSeq, type Entry } from '../state/entries.ts';
@@ -79,10 +79,7 @@ export function Timeline() {
     if (mutation && timeline.who(mutation) === undefined) mutations.push(mutation);
   }
   useEffect(() => { if (mutations.length) timeline.wantWho(mutations); });
-  useSignalEffect(() => { // another topology: the payload that is open is not its
-    void route.current.value.topology;
-    opened.value = null;
-  });
+  useLayoutEffect(() => { opened.value = null; }, [topology]); // the payload that is open is not its
 
   const current = (): Entry | null => selected === null ? cursor.value?.seq === null ? cursor.value : null
     : rows[placeOfSeq(rows, selected)] ?? null;
