@@ -28,6 +28,7 @@ func TestTheConsoleIsReadInWhateverWindowColoursAndScriptSomebodyHas(t *testing.
 	d.until(`(window.canvas = document.querySelector('canvas[role=application]')) && ` + colours + ` > 20`)
 	selected := fmt.Sprintf(`getComputedStyle(document.querySelector('[role=option][data-id=%q]'))`, d.id)
 	d.until(selected + `.outlineStyle === 'solid' && parseFloat(` + selected + `.outlineWidth) > 0`)
+	d.until(`getComputedStyle(document.querySelector('.knob')).backgroundColor === ` + selected + `.outlineColor`)
 	d.media()
 
 	// A name of another direction is cut at its own end, and begins where it is read from.

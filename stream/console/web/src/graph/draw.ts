@@ -92,6 +92,8 @@ const fontSize = (px: number): number => Math.max(leastText, Math.round(px * 2) 
 const faint = 0.22;
 /** The zoom from which dots have names. */
 const namedFrom = 0.42;
+/** How much of a card's width its dot takes from the name beside it, so that the name ends before the next dot. */
+const besideDot = 22;
 
 /** Adds a state's shape to the path: no state is told by colour alone. */
 export function shape(path: CanvasPath, health: Health, x: number, y: number, r: number): void {
@@ -411,7 +413,7 @@ export function draw(ctx: CanvasRenderingContext2D, p: Picture): void {
 
   function nameWidth(decky: SceneDecky): number {
     texts.font(ctx, `${leastText}px ${theme.font}`);
-    return Math.min(texts.width(ctx, decky.name), decky.w * k - 16);
+    return Math.min(texts.width(ctx, decky.name), decky.w * k - besideDot);
   }
 
   /** All dots of one state are one path: two thousand single ones would cost a frame. */
@@ -447,7 +449,7 @@ export function draw(ctx: CanvasRenderingContext2D, p: Picture): void {
         for (const decky of group) {
           const b = box(decky);
           const at = dotAt(b, named);
-          const name = texts.fit(ctx, decky.name, b.w - 16);
+          const name = texts.fit(ctx, decky.name, b.w - besideDot);
           if (light) ctx.strokeText(name, at.x + r + 8, at.y + 4);
           ctx.fillText(name, at.x + r + 8, at.y + 4);
         }
