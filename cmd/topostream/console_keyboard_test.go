@@ -207,7 +207,7 @@ func TestTheMainJourneyByKeyboardAlone(t *testing.T) {
 	p.focused()
 	for _, key := range []string{"?", "n", "q"} { // each is left by Escape, to where one was
 		p.keys(key)
-		p.until(`!!document.querySelector('dialog[open], aside.drawer')`)
+		p.until(`!!document.activeElement.closest('dialog[open], aside.drawer')`)
 		p.keys(kb.Escape)
 		p.until(`!location.hash.includes('panel=') && document.activeElement === window.before`)
 	}

@@ -364,6 +364,12 @@ func TestDraggingAndKeysGoThroughThePastOfATopology(t *testing.T) {
 	page.look("at", "5")
 	page.until(fmt.Sprintf(`document.querySelector(%q)?.dataset.seq === '3'`, pastBand))
 	page.until(lans(0))
+	const ground = `(() => {
+		const canvas = document.querySelector('canvas[role=application]');
+		const [r, g, b] = canvas.getContext('2d').getImageData(1, 1, 1, 1).data;
+		return getComputedStyle(canvas.closest('main')).backgroundColor === 'rgb(' + [r, g, b].join(', ') + ')';
+	})()`
+	page.until(ground) // the drawing is tinted as what is around it
 
 	// Dragged to the left end and back to the right one.
 	var box struct{ Left, Width, Top float64 }
@@ -389,6 +395,7 @@ func TestDraggingAndKeysGoThroughThePastOfATopology(t *testing.T) {
 	page.says(pastBand, "the journal begins at 1")
 	drag(0.1, 1)
 	page.until(`!location.hash.includes('at=') && !window.topostream.past`)
+	page.until(ground)
 
 	// What is older than the journal, and what has not come, is said.
 	pgtest.Exec(t, conn, `DELETE FROM topology_events WHERE seq < 3`)

@@ -208,6 +208,14 @@ func TestTheConsolesTimelineShowsWhatPsqlInjectsWhoAskedAndWhatTheJournalHas(t *
 	page.press(shellEvents, "Enter")
 	page.until(`document.querySelector('[aria-label^="Payload of decky.seen"]')?.textContent.includes('two')`)
 	page.fill("#timeline-filter", "")
+	page.until(`window.topostream.shown > 1`)
+	page.press(shellEvents, "ArrowUp") // one may go on reading what is open
+	page.until(fmt.Sprintf(`location.hash.includes('sel=event%%3A%d') &&
+		!!document.querySelector('[aria-label^="Payload of decky.seen"]')`, head))
+	page.press(shellEvents, "ArrowDown")
+	page.until(fmt.Sprintf(`location.hash.includes('sel=event%%3A%d')`, seq))
+	page.press(shellEvents, "Enter")
+	page.until(`!document.querySelector('[aria-label^="Payload of decky.seen"]')`)
 
 	// Paused, it keeps what comes, and shows it afterwards.
 	page.click(`.timeline [aria-keyshortcuts=p]`)
@@ -382,7 +390,7 @@ func TestTheConsolesCommandsKeysAndPanesAreReachedByKeyboard(t *testing.T) {
 	key("?", false)
 	page.until(dialog + `?.ariaLabel === 'Keys' && ` + dialog + `.textContent.includes('Search topologies')`)
 	for group, want := range map[string]string{ // those of commands aside
-		"Graph": "← ↑ → ↓|Enter|Space|Backspace|+ − 0|Shift-drag", "Older seqs": "← →|Home|End",
+		"Graph": "← ↑ → ↓|↵|Space|Backspace|+ − 0|Shift drag", "Older seqs": "← →|Home|End",
 	} {
 		page.until(fmt.Sprintf(`[...document.querySelectorAll('dialog section')].some((section) =>
 			section.querySelector('h3').textContent === %q && [...section.querySelectorAll('kbd')]

@@ -27,6 +27,21 @@ test('Shift counts with Mod, of letters too, and where it makes another characte
   expect(names).toEqual(['Mod-Z', 'Mod-Z', 'Mod-Shift-Z', 'Mod-Shift-Z', '?', 'A', 'Shift-F10', 'Alt-ArrowLeft']);
 });
 
+test('a letter is that of its key also on a layout of another script, and while Caps Lock is on', () => {
+  const altGr = press('ą', { code: 'KeyA' });
+  Object.defineProperty(altGr, 'getModifierState', { value: (name: string) => name === 'AltGraph' });
+  const names = [press('я', { code: 'KeyZ', ...ctrl }), press('Я', { code: 'KeyZ', ...ctrlShift }),
+    press('а', { code: 'KeyF' }), press('é', { code: 'Digit2' }), press('F', { code: 'KeyF' }), altGr].map(nameOfKey);
+  expect(names).toEqual(['Mod-Z', 'Mod-Shift-Z', 'f', 'é', 'f', 'ą']);
+});
+
+test('what an input method takes is no command', () => {
+  const { commands, ran } = setUp();
+  const composing = [press('z', { ...ctrl, isComposing: true }), press('z', { ...ctrl, keyCode: 229 })];
+  expect(composing.map((key) => commands.onKey(key))).toEqual([false, false]);
+  expect(ran).toEqual([]);
+});
+
 test('Ctrl-Shift-Z redoes, and the browser keeps its own keys with Ctrl and Shift', () => {
   const { commands, ran } = setUp();
   expect(commands.onKey(press('Z', ctrlShift))).toBe(true);

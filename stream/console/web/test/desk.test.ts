@@ -1,6 +1,6 @@
 import { signal } from '@preact/signals';
 import { beforeEach, expect, test, vi } from 'vitest';
-import type { Graph, StreamEvent, TopologyState } from 'topostream';
+import type { Graph, Lan, StreamEvent, TopologyState } from 'topostream';
 import { createEdit } from '../src/edit/edit.ts';
 import type { Ghost } from '../src/graph/ghost.ts';
 import type { Live } from '../src/state/live.ts';
@@ -20,7 +20,7 @@ const graph: Graph = {
 
 /** The rules of the server that editing counts on, for two topologies. */
 function twoTopologies() {
-  const make = () => ({ version: 0, journal: [] as Event[], mutations: [] as Mutation[] });
+  const make = () => ({ version: 0, lans: [] as Lan[], journal: [] as Event[], mutations: [] as Mutation[] });
   const topologies = { a: make(), b: make() };
   let made = 0;
   const seqOf = (id: Id): number => topologies[id].journal.length;
@@ -38,7 +38,8 @@ function twoTopologies() {
   const work = (id: Id): void => {
     for (const mutation of topologies[id].mutations.filter(({ state }) => state === 'pending')) {
       mutation.state = 'applied';
-      const lan = { ...graph.lans[0], id: mutation.id, name: mutation.id };
+      const lan = { ...graph.lans[0]!, id: mutation.id, name: mutation.id };
+      topologies[id].lans.push(lan);
       record(id, 'mutation.applied', {
         mutation_id: mutation.id, op: 'add_lan', version: ++topologies[id].version, result: { lans: [lan] },
       });
@@ -80,9 +81,10 @@ function setUp(server = twoTopologies()) {
   const openId = (): Id => open.peek()!.id as Id;
   const show = (id: Id): void => {
     told = server.seqOf(id);
+    const { version, lans } = server.topologies[id];
     open.value = {
-      id, part: 'live', seq: told, status: 'active', version: server.topologies[id].version, graph, in_flight: [],
-      in_flight_total: server.waiting(id),
+      id, part: 'live', seq: told, status: 'active', version, graph: { ...graph, lans: [...graph.lans, ...lans] },
+      in_flight: [], in_flight_total: server.waiting(id),
     } as unknown as TopologyState;
     shown.value = viewOfHead(open.peek());
   };
@@ -268,4 +270,29 @@ test('what was applied unheard is told with the version of its own topology, wha
   snapshot('a');
   await vi.waitFor(() => expect(state()).toBe('applied'));
   expect(edit.sending.peek()).toMatchObject({ version: 1 });
+});
+
+test('whose answer is lost asks again, and finds what was done to be their own', async () => {
+  const { edit, snapshot, receive, stage, state, server } = setUp();
+  const answers = new Map<string, Promise<unknown>>(); // by Idempotency-Key
+  let lost = false;
+  const { send } = server.rest;
+  vi.spyOn(server.rest, 'send').mockImplementation((async (...request: Parameters<Rest['send']>) => {
+    const key = request[3]?.['Idempotency-Key'];
+    if (key === undefined) return send(...request);
+    const answer = answers.get(key) ?? send(...request);
+    answers.set(key, answer);
+    if (lost) return answer;
+    lost = true;
+    throw new Problem(0, 'no answer', 'the line was cut');
+  }) as Rest['send']);
+  snapshot('a');
+  stage('m1'); // the name of what the server makes
+  await edit.apply();
+  expect(edit.sending.peek()).toEqual({ state: 'unanswered', reason: 'the line was cut' });
+  server.work('a');
+  receive(); // the LAN is there, and nothing says whose it is
+  await edit.apply();
+  expect(state()).toBe('applied');
+  expect([edit.staged.peek().ops, server.topologies.a.mutations.length]).toEqual([[], 1]);
 });

@@ -27,6 +27,10 @@ test('a raw NOTIFY stays behind the event that it came after', () => {
     .toEqual([3, 4, 5, 'x', 6]);
 });
 
+test('a summary that is cut ends with a whole character', () => {
+  for (const before of ['', 'x']) expect(summarize('own', before + '🦊'.repeat(200))).not.toMatch(/\p{Cs}/u);
+});
+
 test('the place of a seq is found, whatever stands between', () => {
   const gaps = fc.array(fc.constantFrom('event', 'hole', 'raw'), { maxLength: 40 });
   fc.assert(fc.property(gaps, (kinds) => {

@@ -122,6 +122,16 @@ describe('layout', () => {
     expect(there.lans.get('9')!.origin).toEqual(asked.lans.get('lan:' + ghostKey('m'))!.origin);
   });
 
+  test('what has no place stands in the order of the list', () => {
+    const named = (name: string): LanToPlace => ({ key: name, name, at: null });
+    const order = (of: ReadonlyMap<string, Box>): string[] =>
+      [...of].sort(([, a], [, b]) => a.y - b.y || a.x - b.x).map(([key]) => key);
+    const { lans, deckies } = layOut([named('net-10'), named('net-2')],
+      ['web-10', 'web-9', 'web-1'].map((name) => ({ ...named(name), lan: 'net-2' })), none);
+    expect(order(lans)).toEqual(['net-2', 'net-10']);
+    expect(order(deckies)).toEqual(['web-1', 'web-9', 'web-10']);
+  });
+
   test('hundreds of LANs without a place are laid out', () => {
     const many = Array.from({ length: 300 }, (_, i) => ({ key: String(i), name: String(i), at: null }));
     expect(layOut(many, [], none).lans.size).toBe(300);

@@ -1,5 +1,5 @@
 import fc from 'fast-check';
-import { expect, test } from 'vitest';
+import { beforeEach, expect, test, vi } from 'vitest';
 import type { StreamEvent } from 'topostream';
 import { ago, duration, Latency } from '../src/state/latency.ts';
 import { blamed, counted, holds, nothingYet, sentence, short } from '../src/state/promise.ts';
@@ -97,6 +97,11 @@ test('the connection in words', () => {
 });
 
 const page = window as unknown as Window & typeof globalThis;
+let readyz: () => Promise<Response>;
+beforeEach(() => {
+  readyz = async () => new Response(null, { status: 200 });
+  vi.spyOn(page, 'fetch').mockImplementation(() => readyz());
+});
 let tell: (event: StreamEvent) => void = () => {};
 const liveAt = (offset: number): Live => ({
   connection: signal({ state: 'open' }), rows: signal(null), row: signal(undefined), open: signal(null),
@@ -130,6 +135,19 @@ test('what is resumed at is where the stream broke off, though events came with 
     head(433);
   });
   expect(words.value.text).toBe('resumed at 412');
+});
+
+test('that the database is away is said at once, and no longer than until a stream opens', async () => {
+  const live = liveAt(0);
+  const connection = live.connection as Signal<{ state: 'open' | 'connecting' }>;
+  readyz = async () => Response.json({ detail: 'the database does not answer' }, { status: 503 });
+  const route = createRoute(page);
+  const { words } = createSignature(page, live, createSession(page, route), route);
+  await vi.waitFor(() => expect(words.value.text).toBe('database away'));
+  readyz = () => new Promise(() => undefined); // it takes its time
+  connection.value = { state: 'connecting' };
+  connection.value = { state: 'open' };
+  expect(words.value.text).toBe('live');
 });
 
 test('the title counts the failures that nobody has seen, of what is open and of the list', () => {

@@ -32,6 +32,8 @@ export type Sending =
   | { readonly state: 'failed'; readonly reason: string; readonly index: number | null }
   /** The server did not take it: it says why. */
   | { readonly state: 'refused'; readonly reason: string }
+  /** No answer came: it may have been taken, and applying it again finds out. */
+  | { readonly state: 'unanswered'; readonly reason: string }
   /** `more` events, the newest ones or those that the journal holds no more, are not among `others`. */
   | { readonly state: 'conflict'; readonly reason: string; readonly others: readonly Other[]; readonly more: number };
 
@@ -303,7 +305,8 @@ export function createEdit(window: Window & typeof globalThis, parts: Parts): Ed
 
   // ---------------------------------------------------------- the server
 
-  let last = { body: '', key: '' }; // a request without an answer is sent again under its key
+  /** A change set that no answer has come to is sent again as it was, under its key: it is done once. */
+  let unanswered: { readonly of: string; readonly body: object; readonly key: string } | null = null;
   const newKey = (): string => Array.from(window.crypto.getRandomValues(new Uint8Array(16)),
     (byte) => byte.toString(16).padStart(2, '0')).join('');
 
@@ -336,24 +339,30 @@ export function createEdit(window: Window & typeof globalThis, parts: Parts): Ed
     if (reason || !base || !ops.length) return;
     notice.value = null;
     set(id, { sending: { state: 'sending' } });
-    // A change by hand does not raise the version, so the server would not call it a conflict.
-    if (outcomes.peek().some(({ state }) => state === 'conflict')) {
-      await conflict(id, base, 'what is staged does not fit what others have changed meanwhile');
-      return;
+    const of = JSON.stringify([id, ops, base.expected]);
+    if (unanswered?.of !== of) {
+      // A change by hand does not raise the version, so the server would not call it a conflict.
+      if (outcomes.peek().some(({ state }) => state === 'conflict')) {
+        await conflict(id, base, 'what is staged does not fit what others have changed meanwhile');
+        return;
+      }
+      await Promise.all(outstanding); // moves that are being sent: they raise expected_version
+      const expected_version = base.expected + ownSince(id, base.seq).length;
+      unanswered = { of, body: { op: 'changeset', payload: { ops }, expected_version }, key: newKey() };
     }
-    await Promise.all(outstanding); // moves that are being sent: they raise expected_version
-    const mine = ownSince(id, base.seq).length;
-    const body = { op: 'changeset', payload: { ops }, expected_version: base.expected + mine };
-    const text = JSON.stringify(body);
-    if (last.body !== text) last = { body: text, key: newKey() };
+    const { body, key } = unanswered;
     try {
-      const mutation = await enqueue(id, body, last.key);
-      last = { body: '', key: '' };
+      const mutation = await enqueue(id, body, key);
+      unanswered = null;
       set(id, { sending: { state: 'waiting', mutation } });
       finished.get(mutation)?.(id); // it may have ended before the answer came
     } catch (error) {
       if (!(error instanceof Problem)) throw error;
-      if (error.status !== 0) last = { body: '', key: '' };
+      if (error.status === 0) {
+        set(id, { sending: { state: 'unanswered', reason: error.message } });
+        return;
+      }
+      unanswered = null;
       if (error.status === 409 && error.message.startsWith('expected_version')) await conflict(id, base, error.message);
       else set(id, { sending: { state: 'refused', reason: error.message } });
     }

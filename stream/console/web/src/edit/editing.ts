@@ -1,5 +1,5 @@
 // The ways into editing: the canvas's intents, the commands, the menus.
-import { computed, effect, signal, type ReadonlySignal, type Signal } from '@preact/signals';
+import { batch, computed, effect, signal, type ReadonlySignal, type Signal } from '@preact/signals';
 import type { Decky, Edge, Graph, Lan } from 'topostream';
 import type { Intents, Place } from '../graph/intents.ts';
 import type { Point } from '../graph/layout.ts';
@@ -292,6 +292,14 @@ export function createEditing(window: Window & typeof globalThis, { route, comma
   ];
   commands.add(...list);
   effect(() => { if (editable.value === true) load(); });
+  const topology = computed(() => route.current.value.topology);
+  effect(() => { // a form or a menu is about one topology: Back may lead to another
+    void topology.value;
+    batch(() => {
+      form.value = null;
+      menu.value = null;
+    });
+  });
 
   const ask = (item: string): void => {
     if (item === 'lan' || item === 'dmz') commands.run(`edit.add-${item}`);

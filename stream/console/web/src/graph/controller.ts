@@ -410,7 +410,7 @@ export class GraphController {
     const scheme = matchMedia('(prefers-color-scheme: light)');
     scheme.addEventListener('change', recolour);
     const themes = new MutationObserver(recolour);
-    themes.observe(document.documentElement, { attributeFilter: ['data-theme'] });
+    themes.observe(document.documentElement, { attributeFilter: ['data-theme', 'data-past'] });
     void document.fonts?.ready.then(recolour);
     this.#ends.push(() => observer.disconnect(), () => scheme.removeEventListener('change', recolour),
       () => themes.disconnect());

@@ -5,6 +5,7 @@ import type { Box, Point } from './layout.ts';
 import { size } from './layout.ts';
 import { levelAt, type Level } from './level.ts';
 import type { Mark, Scene, SceneDecky, SceneItem, SceneLan, SceneLink } from './scene.ts';
+import { beginning } from '../state/text.ts';
 
 export interface Theme {
   readonly ground: string;
@@ -32,6 +33,7 @@ export function themeOf(element: Element): Theme {
   // A property says light-dark(…), which a canvas does not understand: the colour of an element is what comes of it.
   const probe = document.createElement('span');
   probe.hidden = true;
+  probe.style.setProperty('forced-color-adjust', 'none'); // where they are forced all would be one colour
   element.after(probe);
   const read = (name: string): string => {
     probe.style.color = `var(--${name})`;
@@ -90,6 +92,8 @@ const fontSize = (px: number): number => Math.max(leastText, Math.round(px * 2) 
 const faint = 0.22;
 /** The zoom from which dots have names. */
 const namedFrom = 0.42;
+/** How much of a card's width its dot takes from the name beside it, so that the name ends before the next dot. */
+const besideDot = 22;
 
 /** Adds a state's shape to the path: no state is told by colour alone. */
 export function shape(path: CanvasPath, health: Health, x: number, y: number, r: number): void {
@@ -189,8 +193,8 @@ class Texts {
       this.#count();
       const limit = fours * 4;
       let n = Math.floor((text.length * limit) / full);
-      while (n > 0 && ctx.measureText(text.slice(0, n).trimEnd() + '…').width > limit) n--;
-      some.set(text, fitted = n > 0 ? text.slice(0, n).trimEnd() + '…' : '');
+      while (n > 0 && ctx.measureText(beginning(text, n) + '…').width > limit) n--;
+      some.set(text, fitted = n > 0 ? beginning(text, n) + '…' : '');
     }
     return fitted;
   }
@@ -409,7 +413,7 @@ export function draw(ctx: CanvasRenderingContext2D, p: Picture): void {
 
   function nameWidth(decky: SceneDecky): number {
     texts.font(ctx, `${leastText}px ${theme.font}`);
-    return Math.min(texts.width(ctx, decky.name), decky.w * k - 16);
+    return Math.min(texts.width(ctx, decky.name), decky.w * k - besideDot);
   }
 
   /** All dots of one state are one path: two thousand single ones would cost a frame. */
@@ -431,7 +435,7 @@ export function draw(ctx: CanvasRenderingContext2D, p: Picture): void {
         for (const decky of group) {
           if (!decky.gateway) continue;
           const at = dotAt(box(decky), named);
-          diamond(ctx, at.x, at.y, r + 5);
+          diamond(ctx, at.x, at.y, r + (named ? 5 : 3)); // further away the LAN's name is just above
         }
         ctx.strokeStyle = theme.quiet;
         ctx.lineWidth = 1.5;
@@ -445,7 +449,7 @@ export function draw(ctx: CanvasRenderingContext2D, p: Picture): void {
         for (const decky of group) {
           const b = box(decky);
           const at = dotAt(b, named);
-          const name = texts.fit(ctx, decky.name, b.w - 16);
+          const name = texts.fit(ctx, decky.name, b.w - besideDot);
           if (light) ctx.strokeText(name, at.x + r + 8, at.y + 4);
           ctx.fillText(name, at.x + r + 8, at.y + 4);
         }

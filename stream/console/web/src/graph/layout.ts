@@ -1,5 +1,6 @@
 // Where each LAN and decky is. The tables say it; what has no place there gets one here, once, and keeps it.
 import RBush from 'rbush';
+import { nameKey } from '../state/rows.ts';
 
 export interface Point {
   readonly x: number;
@@ -34,8 +35,12 @@ export interface Layout {
   readonly remembered: Remembered;
 }
 
-const byName = (a: LanToPlace, b: LanToPlace): number =>
-  a.name < b.name ? -1 : a.name > b.name ? 1 : a.key < b.key ? -1 : a.key > b.key ? 1 : 0;
+/** In the order of the list: web-2 before web-10. */
+function inOrder<T extends LanToPlace>(rows: readonly T[]): T[] {
+  const keyed = rows.map((row) => ({ row, name: nameKey(row.name) }));
+  keyed.sort((a, b) => a.name < b.name ? -1 : a.name > b.name ? 1 : a.row.key < b.row.key ? -1 : 1);
+  return keyed.map(({ row }) => row);
+}
 
 /** The key of a LAN or decky that is only asked for. The row that comes of it takes over its place, by its name. */
 export const ghostKey = (name: string): string => 'ghost:' + name;
@@ -105,7 +110,7 @@ export function layOut(lans: readonly LanToPlace[], deckies: readonly DeckyToPla
     const box = firstFree(rel, taken, space, width);
     return { x: box.x - rel.x, y: box.y - rel.y };
   };
-  for (const lan of homeless.sort(byName)) {
+  for (const lan of inOrder(homeless)) {
     const origin = pack(sizes.get(lan.key)!);
     remember(lan.key, origin);
     put(lan.key, origin);
@@ -175,7 +180,7 @@ function fillSlots(
     if (at) occupy(at, occupied);
   }
   let slot = 0;
-  for (const decky of waiting.sort(byName)) {
+  for (const decky of inOrder(waiting)) {
     while (occupied.has(slot)) slot++;
     const at = { x: first.x + (slot % columns) * stepX, y: first.y + Math.floor(slot / columns) * stepY };
     slot++;

@@ -25,12 +25,26 @@ export interface Commands {
   readonly onKey: (event: KeyboardEvent) => boolean;
 }
 
+/** Whether a key is for an input method, which is writing a word: its Enter takes the word, its Escape leaves it. */
+export const isComposing = (event: KeyboardEvent): boolean =>
+  event.isComposing || event.keyCode === 229; // Safari says the former too late (UI Events, section 5.7.3)
+
+/** The key's letter; on a layout of another script the Latin letter of its place, as keyboards have it printed. */
+function letterOf(event: KeyboardEvent): string {
+  const { key, code } = event;
+  const place = /^Key([A-Z])$/.exec(code)?.[1];
+  if (!place || key.length !== 1 || key <= '\x7f' || event.getModifierState('AltGraph')) return key;
+  return event.shiftKey ? place : place.toLowerCase();
+}
+
 /** Names a key as `Command.keys` does. */
 export function nameOfKey(event: KeyboardEvent): string {
   const mod = event.ctrlKey || event.metaKey ? 'Mod-' : '';
-  const isLetter = event.key.length === 1 && event.key.toUpperCase() !== event.key.toLowerCase();
-  const shift = event.shiftKey && (event.key.length > 1 || mod && isLetter) ? 'Shift-' : ''; // "?" has it already
-  const key = event.key.length === 1 && mod ? event.key.toUpperCase() : event.key;
+  const letter = letterOf(event);
+  const isLetter = letter.length === 1 && letter.toUpperCase() !== letter.toLowerCase();
+  const shift = event.shiftKey && (letter.length > 1 || mod && isLetter) ? 'Shift-' : ''; // "?" has it already
+  const key = letter.length > 1 ? letter : mod ? letter.toUpperCase()
+    : isLetter && !event.shiftKey ? letter.toLowerCase() : letter; // Caps Lock is no Shift
   return mod + (event.altKey ? 'Alt-' : '') + shift + key;
 }
 
@@ -65,6 +79,7 @@ export function createCommands(tell: (refused: string | null) => void): Commands
       return command ? attempt(command) : `there is no command ${id}`;
     },
     onKey: (event) => {
+      if (isComposing(event)) return false;
       const name = nameOfKey(event);
       if (isForText(event, name)) return false;
       const command = all.value.findLast((c) => c.keys === name || c.also === name);

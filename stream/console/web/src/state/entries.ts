@@ -2,6 +2,7 @@
 import type { GraphChanges, StreamEvent } from 'topostream';
 import type { Filter, Filtered } from './filter.ts';
 import type { JournalEvent } from './journal.ts';
+import { beginning } from './text.ts';
 
 /** A row of the timeline. A raw NOTIFY has no seq; it stands where it came. A gap is what the journal no longer has. */
 export interface Entry {
@@ -19,7 +20,8 @@ type Fields = Record<string, unknown>;
 const fieldsOf = (payload: unknown): Fields =>
   typeof payload === 'object' && payload !== null ? payload as Fields : {};
 
-const clip = (text: string, length: number): string => text.length > length ? text.slice(0, length - 1) + '…' : text;
+const clip = (text: string, length: number): string =>
+  text.length > length ? beginning(text, length - 1) + '…' : text;
 
 const changesOf = (changes: GraphChanges): string => {
   const names = [...changes.lans ?? [], ...changes.deckies ?? []].map((row) => row.name);

@@ -23,6 +23,22 @@ export interface Live {
   readonly reconnect: () => void;
 }
 
+/**
+ * A clock that never runs backwards and counts the time that the machine sleeps: performance.now() leaves that out on
+ * Linux and macOS, so a stream that died meanwhile would look alive for three keepalives more.
+ */
+function wakingClock({ performance }: Window): Pick<Performance, 'now'> {
+  let [now, mono, wall] = [performance.now(), performance.now(), Date.now()];
+  return {
+    now: () => {
+      const [monoNow, wallNow] = [performance.now(), Date.now()];
+      now += Math.max(monoNow - mono, wallNow - wall);
+      [mono, wall] = [monoNow, wallNow];
+      return now;
+    },
+  };
+}
+
 export function createLive(
   window: Window & typeof globalThis, session: Session, route: RouteState, frames: Frames,
 ): Live {
@@ -38,7 +54,7 @@ export function createLive(
     return response;
   };
   const host = {
-    performance: window.performance,
+    performance: wakingClock(window),
     Math: window.Math,
     fetch: timedFetch,
     setTimeout: window.setTimeout.bind(window),

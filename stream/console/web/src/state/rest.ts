@@ -13,6 +13,9 @@ export interface Rest {
   ) => Promise<T>;
 }
 
+/** How long an answer is waited for, in milliseconds: a connection that died while the machine slept brings none. */
+const patience = 60_000;
+
 export function createRest(window: Window & typeof globalThis, session: Session): Rest {
   return {
     send: async <T>(
@@ -23,6 +26,7 @@ export function createRest(window: Window & typeof globalThis, session: Session)
       try {
         response = await window.fetch('/api/v1' + path, {
           method,
+          signal: AbortSignal.timeout(patience),
           ...(body !== undefined && { body: JSON.stringify(body) }),
           headers: {
             ...(body !== undefined && { 'Content-Type': 'application/json' }),
@@ -31,13 +35,14 @@ export function createRest(window: Window & typeof globalThis, session: Session)
           },
         });
       } catch (error) {
-        throw new Problem(0, 'no answer', error instanceof Error ? error.message : String(error));
+        const why = error instanceof Error ? error.message : String(error);
+        throw new Problem(0, 'no answer', `no answer came from the server: ${why}`);
       }
       const answer: unknown = response.status === 204 ? null : await response.json().catch(() => null);
       if (!response.ok) {
         const problem = (answer ?? {}) as { title?: string; detail?: string };
         const { title = 'HTTP ' + response.status, detail = '' } = problem;
-        if (response.status === 401) session.want(detail || title);
+        if (response.status === 401 && token === session.token.peek()) session.want(detail || title);
         throw new Problem(response.status, title, detail);
       }
       return answer as T;

@@ -132,6 +132,11 @@ export function createSignature(
     unready.value = problem?.detail ?? null;
   };
   window.setInterval(() => void ask(), 5 * second);
+  effect(() => { // what was said before the stream broke off no longer counts
+    if (live.connection.value.state !== 'open') return;
+    unready.value = null;
+    void ask();
+  });
 
   const count = signal<Count>(nothingYet);
   let counting: Count = nothingYet;
@@ -179,7 +184,10 @@ export function createSignature(
   document.addEventListener('visibilitychange', () => {
     clock.value = Date.now();
     if (document.hidden) unpainted = [];
-    else unseen.value = 0;
+    else {
+      unseen.value = 0;
+      void ask();
+    }
   });
   const paint = (): void => {
     const painted = Date.now();

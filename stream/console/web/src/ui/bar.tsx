@@ -3,6 +3,7 @@ import { sentence, holds } from '../state/promise.ts';
 import { duration } from '../state/latency.ts';
 import '../style/bar.css';
 import { useApp } from './context.ts';
+import { keyText } from './keytext.ts';
 import { Lifecycle } from './lifecycle.tsx';
 import { Status } from './status.tsx';
 
@@ -27,7 +28,7 @@ export function Bar() {
         <ThemeButton />
         {session.token.value && <Run id="session.signOut">Sign out</Run>}
         <button type="button" class="quiet-button" onClick={() => route.go({ panel: 'commands' })}
-          aria-keyshortcuts="Control+K">Commands <kbd>Ctrl K</kbd></button>
+          aria-keyshortcuts="Control+K">Commands <kbd>{keyText('Mod-K')}</kbd></button>
       </div>
     </header>
   );
@@ -71,7 +72,7 @@ function Open() {
   if (!id) return <div class="bar-open"><h1 class="visually-hidden">topostream</h1></div>;
   return (
     <div class="bar-open">
-      <h1>{known.current?.id === id ? known.current.name : id}</h1>
+      <h1 dir="auto">{known.current?.id === id ? known.current.name : id}</h1>
       {open?.part === 'deleted' ? <span class="status" data-status="failed">deleted</span>
         : status && !steps.standing.value && <Status status={status} />}
       <Lifecycle />

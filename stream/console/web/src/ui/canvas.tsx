@@ -10,6 +10,7 @@ import { Find } from './find.tsx';
 import { GraphTable } from './graph-table.tsx';
 import { HealthMark } from './health-mark.tsx';
 import { Fill } from './inject.tsx';
+import { keyText } from './keytext.ts';
 import { AsOf } from './scrub.tsx';
 import '../style/graph.css';
 
@@ -122,7 +123,7 @@ function Tools({ graph, find }: { graph: GraphController; find: () => void }) {
   return (
     <div class="graph-tools" role="toolbar" aria-label="Graph">
       <button type="button" title="F" onClick={() => commands.run('graph.fit')}>Fit</button>
-      <button type="button" title="Ctrl-F" onClick={find}>Find</button>
+      <button type="button" title={keyText('Mod-F')} onClick={find}>Find</button>
       <button type="button" aria-pressed={graph.dim.value} title="D" onClick={() => commands.run('graph.dim')}>
         Dim the rest
       </button>
@@ -203,12 +204,12 @@ function Empty({ graph }: { graph: GraphController }) {
 }
 
 function Legend() {
-  const [open, setOpen] = useState(window.innerWidth >= 700);
+  const [open, setOpen] = useState(window.innerWidth >= 1000); // with less it would take the graph's room
   return (
     <details class="legend" open={open} onToggle={(event) => setOpen(event.currentTarget.open)}>
       <summary>Legend</summary>
       <ul>
-        {legend.map(([health, word]) => <li key={health}><HealthMark health={health} /> {word}</li>)}
+        {legend.map((health) => <li key={health}><HealthMark health={health} /> {health}</li>)}
         <li><svg viewBox="0 0 16 12" aria-hidden="true"><path d="M8 1l5 5-5 5-5-5z" class="line" /></svg> gateway</li>
         <li><svg viewBox="0 0 16 12" aria-hidden="true"><path d="M0 6h16" class="thick" /></svg> bridge</li>
         <li>
@@ -223,10 +224,7 @@ function Legend() {
   );
 }
 
-const legend: readonly (readonly [Health, string])[] = [
-  ['healthy', 'running'], ['pending', 'pending'], ['degraded', 'degraded'], ['failed', 'failed'],
-  ['stopped', 'stopped'], ['other', 'other'],
-];
+const legend: readonly Health[] = ['healthy', 'pending', 'degraded', 'failed', 'stopped', 'other'];
 
 function nameOf(app: ReturnType<typeof useApp>): string {
   const id = app.route.current.peek().topology;

@@ -1,5 +1,6 @@
 import type { ComponentChildren, RefObject } from 'preact';
 import { useLayoutEffect, useRef } from 'preact/hooks';
+import { isComposing } from '../state/commands.ts';
 import '../style/dialog.css';
 
 interface Props {
@@ -33,7 +34,7 @@ export function useModal(ref: RefObject<HTMLDialogElement | null>): void {
  */
 export const modalKeys = (close: () => void) => (event: KeyboardEvent): void => {
   event.stopPropagation();
-  if (event.key !== 'Escape') return;
+  if (event.key !== 'Escape' || isComposing(event)) return;
   event.preventDefault();
   close();
 };

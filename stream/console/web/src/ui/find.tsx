@@ -1,6 +1,7 @@
 import { useLayoutEffect, useRef, useState } from 'preact/hooks';
 import type { GraphController } from '../graph/controller.ts';
 import { findInScene } from '../graph/find.ts';
+import { isComposing } from '../state/commands.ts';
 import { HealthMark } from './health-mark.tsx';
 
 /** Finds by name, address, subnet or id, and brings it to the middle. */
@@ -18,6 +19,7 @@ export function Find({ graph, close }: { graph: GraphController; close: () => vo
     graph.centre(item.id);
   };
   const onKey = (event: KeyboardEvent): void => {
+    if (isComposing(event)) return;
     if (event.key === 'Escape') close();
     else if (event.key === 'Enter') go(active);
     else if (event.key === 'ArrowDown' || event.key === 'ArrowUp') {

@@ -2,6 +2,7 @@ import { useEffect, useState } from 'preact/hooks';
 import { summaryOf, touches, type Target } from '../graph/history.ts';
 import { readJournal, type JournalEvent } from '../state/journal.ts';
 import { useApp } from './context.ts';
+import { clock } from './time.ts';
 
 /** How many events a page of the journal has, and how many pages are read unasked. */
 const page = 500;
@@ -109,9 +110,4 @@ export function History({ target }: { target: Target }) {
 function merge(a: readonly JournalEvent[], b: readonly JournalEvent[]): JournalEvent[] {
   const bySeq = new Map([...b, ...a].map((event) => [event.seq, event]));
   return [...bySeq.values()].sort((x, y) => y.seq - x.seq);
-}
-
-function clock(ts: string): string {
-  const time = new Date(ts);
-  return Number.isNaN(time.getTime()) ? ts : time.toLocaleTimeString('en-GB');
 }

@@ -1,5 +1,6 @@
 // The drawer that teaches the database interface: what the page shows, as lines for psql.
 import { signal } from '@preact/signals';
+import { useLayoutEffect, useRef } from 'preact/hooks';
 import '../style/lifecycle.css';
 import {
   createTopology, filling, linesFor, linesOf, shellLine, stagedLine, type Line, type Subject,
@@ -54,6 +55,15 @@ function Lines({ title, lines }: { title: string; lines: readonly Line[] }) {
 export function PsqlDrawer() {
   const { route, steps, live, staged } = useApp();
   const close = (): void => route.go({ panel: '' });
+  const ref = useRef<HTMLElement>(null);
+  useLayoutEffect(() => { // the keyboard follows the eye, and comes back unless it has gone elsewhere meanwhile
+    const before = document.activeElement;
+    ref.current!.focus();
+    return () => {
+      const isHere = ref.current?.contains(document.activeElement) ?? false;
+      if (isHere && before instanceof HTMLElement && before.isConnected) before.focus();
+    };
+  }, []);
   useEscape('Close the psql drawer', close);
   const standing = steps.standing.value;
   const subject = standing && { ...standing, graph: live.open.value?.graph ?? null };
@@ -65,7 +75,7 @@ export function PsqlDrawer() {
     </label>
   );
   return (
-    <aside class="drawer" aria-label="psql">
+    <aside ref={ref} class="drawer" aria-label="psql" tabIndex={-1}>
       <header>
         <h2>Do it in psql</h2>
         <button type="button" class="button" aria-label="Close the psql drawer" onClick={close}>✕</button>

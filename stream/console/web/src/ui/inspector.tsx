@@ -53,7 +53,7 @@ function Head({ kind, title, children }: { kind: string; title: string; children
   return (
     <header class="inspector-head">
       <span class="kind">{kind}</span>
-      <h2>{title}</h2>
+      <h2 dir="auto">{title}</h2>
       {children}
       {route.current.value.selection.length > 0 && (
         <span class="inspector-acts">

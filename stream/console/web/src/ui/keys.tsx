@@ -18,7 +18,7 @@ export function Keys() {
   const lines = [
     ...commands.all.value.flatMap(({ group, title, keys, also }) =>
       keys ? [[group, title, [keys, also].flatMap((one) => one ? [keyText(one)] : [])] as const] : []),
-    ...fixed.map(([group, title, keys]) => [group, title, [keys]] as const),
+    ...fixed.map(([group, title, keys]) => [group, title, [keyText(keys)]] as const),
   ];
   const groups = [...new Set(lines.map(([group]) => group))];
   return (

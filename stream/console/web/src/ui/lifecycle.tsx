@@ -8,6 +8,7 @@ import { useApp } from './context.ts';
 import { Buttons, Dialog, Refusal } from './stepdialog.tsx';
 import { PsqlDrawer } from './inject.tsx';
 import { Status } from './status.tsx';
+import { clock } from './time.ts';
 
 /** A button that says how the topology is, with a menu of what may become of it: for the bar. */
 export function Lifecycle() {
@@ -112,13 +113,6 @@ export function LifecycleSection() {
       <Refusal shown={inDialog} />
     </section>
   );
-}
-
-/** A time of today as 14:03:22, another with its day. */
-export function clock(time: string): string {
-  const at = new Date(time);
-  const hours = at.toLocaleTimeString('en-GB');
-  return at.toDateString() === new Date().toDateString() ? hours : `${at.toLocaleDateString('en-CA')} ${hours}`;
 }
 
 /** The dialog that the address opens; null if it opens none, or one that is not for this token or this status. */

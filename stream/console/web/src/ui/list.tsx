@@ -1,6 +1,7 @@
 import { useSignal } from '@preact/signals';
 import { useEffect, useId, useLayoutEffect, useMemo, useRef } from 'preact/hooks';
 import type { Summary } from 'topostream';
+import { isComposing } from '../state/commands.ts';
 import { statusWord } from '../state/lifecycle.ts';
 import { RowIndex, orders, readSort, statuses, type Order } from '../state/rows.ts';
 import '../style/list.css';
@@ -48,7 +49,7 @@ export function List() {
       event.preventDefault();
       return;
     }
-    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    if (isComposing(event) || event.ctrlKey || event.metaKey || event.altKey) return;
     const by = moves[event.key];
     const typing = event.target instanceof HTMLInputElement;
     if (typing && (event.key === 'Home' || event.key === 'End')) return;
@@ -134,7 +135,7 @@ function Row({ row, at, size, base, open, active, onOpen }: {
       data-active={active || undefined} data-id={row.id} data-status={status} aria-posinset={at + 1} aria-setsize={size}
       style={{ transform: `translateY(${at * height}px)` }} onClick={onOpen}
       title={row.reason ? `${row.name}: ${row.reason}` : row.name}>
-      <span class="list-name">{row.name}</span>
+      <span class="list-name" dir="auto">{row.name}</span>
       <span class="list-status"><Status status={status} /></span>
       <span class="list-version mono" title={`version ${version}`}>{version}</span>
       <span class="list-in_flight mono" title={`${row.in_flight} in flight`}>{row.in_flight || ''}</span>

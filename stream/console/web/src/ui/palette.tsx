@@ -1,6 +1,6 @@
 import { useSignal } from '@preact/signals';
 import { useEffect, useMemo, useRef } from 'preact/hooks';
-import type { Command } from '../state/commands.ts';
+import { isComposing, type Command } from '../state/commands.ts';
 import { nameKey } from '../state/rows.ts';
 import '../style/palette.css';
 import { useApp } from './context.ts';
@@ -71,6 +71,7 @@ export function Palette() {
     choice.run();
   };
   const onKeyDown = (event: KeyboardEvent): void => {
+    if (isComposing(event)) return;
     if (event.key === 'ArrowDown') at.value = Math.min(choices.length - 1, chosen + 1);
     else if (event.key === 'ArrowUp') at.value = Math.max(0, chosen - 1);
     else if (event.key === 'Enter') run(choices[chosen]);

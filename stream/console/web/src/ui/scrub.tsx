@@ -5,7 +5,7 @@ import '../style/scrub.css';
 import type { JournalEvent } from '../state/journal.ts';
 import { useApp } from './context.ts';
 import { useEscape } from './escape.ts';
-import { clock } from './lifecycle.tsx';
+import { clock } from './time.ts';
 
 const places = 1000;
 

@@ -1,4 +1,4 @@
-import { useSignal, useSignalEffect } from '@preact/signals';
+import { useSignal } from '@preact/signals';
 import { memo } from 'preact/compat';
 import { useEffect, useId, useLayoutEffect, useMemo, useRef } from 'preact/hooks';
 import { placeOf, placeOfSeq, type Entry } from '../state/entries.ts';
@@ -8,21 +8,12 @@ import { Copy } from './copy.tsx';
 import { Fill } from './inject.tsx';
 import { Json, pretty } from './json.tsx';
 import { Scrubber } from './scrub.tsx';
+import { rowTime, timeOfDay } from './time.ts';
 import { reveal, useVirtual } from './virtual.ts';
 
 const height = 28;
 const expansion = 168; // pixels of an open payload: six rows
 const slots = 256; // more than are ever drawn
-
-const twoDigits = (n: number): string => String(n).padStart(2, '0');
-
-/** Time of day, to the millisecond. */
-function clockTime(ts: string | number): string {
-  const at = new Date(ts);
-  if (Number.isNaN(at.getTime())) return '';
-  const [h, m, s] = [at.getHours(), at.getMinutes(), at.getSeconds()].map(twoDigits);
-  return `${h}:${m}:${s}.${String(at.getMilliseconds()).padStart(3, '0')}`;
-}
 
 /** What the colour and the mark of a row say. */
 function toneOf(entry: Entry): 'failed' | 'degraded' | 'applying' | 'raw' | 'gap' | 'plain' {
@@ -88,10 +79,7 @@ export function Timeline() {
     if (mutation && timeline.who(mutation) === undefined) mutations.push(mutation);
   }
   useEffect(() => { if (mutations.length) timeline.wantWho(mutations); });
-  useSignalEffect(() => { // another topology: the payload that is open is not its
-    void route.current.value.topology;
-    opened.value = null;
-  });
+  useLayoutEffect(() => { opened.value = null; }, [topology]); // the payload that is open is not its
 
   const current = (): Entry | null => selected === null ? cursor.value?.seq === null ? cursor.value : null
     : rows[placeOfSeq(rows, selected)] ?? null;
@@ -239,7 +227,7 @@ const Row = memo(({ entry, top, id, at, size, selected, open, who, acts }: {
         {entry.kind === 'gap' ? '' : open ? '−' : '+'}
       </span>
       <span class="mono timeline-seq">{entry.seq ?? (entry.kind === 'raw' ? 'raw' : '')}</span>
-      <span class="mono timeline-time">{clockTime(entry.ts)}</span>
+      <span class="mono timeline-time" title={entry.ts}>{rowTime(entry.ts)}</span>
       <span class="mono timeline-type">
         <span class="timeline-mark" aria-hidden="true">{marks[tone]}</span>{entry.type}
       </span>
@@ -280,7 +268,7 @@ function Histogram({ onMinute }: { readonly onMinute: (minute: number) => void }
   const failures = bins.reduce((n, bin) => n + bin.failures, 0);
   const unread = Math.min(1, (since - from) / hour) * 600;
   const label = since === Infinity ? `Last hour: ${timeline.paused.value ? 'paused' : 'not read'}`
-    : `${unread ? `Since ${clockTime(since).slice(0, 5)}` : 'Last hour'}: ${sum} events, ` +
+    : `${unread ? `Since ${timeOfDay(new Date(since)).slice(0, 5)}` : 'Last hour'}: ${sum} events, ` +
       `${failures} of them failures; at most ${most} in a minute`;
   return (
     <svg class="histogram" viewBox="0 0 600 24" preserveAspectRatio="none" role="img"

@@ -86,6 +86,12 @@ function Told({ edit, sending }: { edit: Edit; sending: Sending }) {
         ✕ not taken: <code>{sending.reason}</code> <Dismiss edit={edit} />
       </p>
     );
+    case 'unanswered': return (
+      <p class="edit-told" data-tone="degraded" role="alert">
+        ▲ <code>{sending.reason}</code> It may have been taken. Apply asks again, and it is done once.{' '}
+        <Dismiss edit={edit} />
+      </p>
+    );
     case 'conflict': return <p class="edit-told" data-tone="degraded" role="alert">▲ others were first</p>;
     default: return null;
   }
