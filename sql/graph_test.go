@@ -125,13 +125,15 @@ func TestWhateverAPersonWritesToTheGraphIsAnEventWithWhatWasBefore(t *testing.T)
 	b.wrote(`COMMIT`, "2 0 0 removed map[] before 0 0 0 more false")
 }
 
-func TestALANGoesBeforeItsEdgesAndNothingFollowsDeleted(t *testing.T) {
+func TestALANOrDeckyGoesWithItsEdgesInOneEventAndNothingFollowsDeleted(t *testing.T) {
 	t.Parallel()
 	b := newGraphBench(t)
-	b.wrote(`DELETE FROM lans WHERE name = 'b'`,
-		"0 0 0 removed map[lans:1] before 1 0 0 more false", "0 0 0 removed map[edges:1] before 0 0 1 more false")
-	b.wrote(`DELETE FROM deckies`,
-		"0 0 0 removed map[deckies:1] before 0 1 0 more false", "0 0 0 removed map[edges:1] before 0 0 1 more false")
+	g := b.wrote(`DELETE FROM lans WHERE name = 'b'`, "0 0 0 removed map[edges:1 lans:1] before 1 0 1 more false")
+	if edge, lan := g[0].Before.Edges[0], g[0].Before.LANs[0]; edge["lan_id"] != lan["id"] || len(edge) != 7 ||
+		g[0].Removed[0].ID != edge["id"] {
+		t.Errorf("%v, %v", edge, lan)
+	}
+	b.wrote(`DELETE FROM deckies`, "0 0 0 removed map[deckies:1 edges:1] before 0 1 1 more false")
 	b.exec(`INSERT INTO deckies (topology_id, name) VALUES ($1, 'x')`)
 	b.events()
 	b.exec(`DELETE FROM topologies WHERE id = $1`)
@@ -151,6 +153,11 @@ func TestAStatementOfManyRowsIsSplitIntoEventsOfABoundedSize(t *testing.T) {
 		"0 2 0 removed map[] before 0 2 0 more true", "0 1 0 removed map[] before 0 1 0 more false")
 	b.wrote(`DELETE FROM deckies WHERE name LIKE 'd1%' AND length(name) < 5`,
 		"0 0 0 removed map[deckies:111] before 0 111 0 more false")
+	b.exec(`INSERT INTO edges (topology_id, decky_uuid, lan_id)
+		SELECT $1::uuid, d.uuid, l.id FROM lans l, deckies d WHERE l.name = 'b' AND d.name LIKE 'd%' LIMIT 700`)
+	b.events()
+	b.wrote(`DELETE FROM lans WHERE name = 'b'`, "0 0 0 removed map[edges:500] before 0 0 500 more true",
+		"0 0 0 removed map[edges:201 lans:1] before 1 0 201 more false")
 }
 
 // edit is how a worker begins: what follows in its transaction is told by the mutation that it finishes.
@@ -251,6 +258,10 @@ func TestTheRulesOfTheGraphAreTheDatabasesToo(t *testing.T) {
 		`UPDATE lans SET name = ' a'`:                 "lans.name: ' a' begins or ends with a space",
 		`UPDATE deckies SET name = U&'web\00A0'`:      "begins or ends with a space",
 		`UPDATE deckies SET name = U&'a\0085'`:        "holds a control character",
+		`UPDATE deckies SET name = U&'a\061C'`:        "holds a bidirectional character",
+		`UPDATE deckies SET name = U&'a\200Fb'`:       "holds a bidirectional character",
+		`UPDATE lans SET name = U&'a\202Eb'`:          "lans.name: 'a\u202eb' holds a bidirectional character",
+		`UPDATE lans SET name = U&'\2066b'`:           "holds a bidirectional character",
 		`INSERT INTO topologies (name) VALUES ('x ')`: "topologies.name: 'x ' begins or ends with a space",
 		`UPDATE deckies SET decky_config = jsonb_build_object('x', repeat('x', 1<<18))`: "are more than 262144 (256 KiB)",
 		`UPDATE lans SET id = gen_random_uuid()`:                                        "lans.id cannot be changed",

@@ -117,12 +117,13 @@ func TestTailFollowsAServerAndResumes(t *testing.T) {
 
 	// The program itself, with its exit codes.
 	for want, args := range map[string][]string{
-		"the server does not take the token": {"tail", id, "--url", server, "--token", "x"},
-		"the server knows no such topology":  {"tail", id, "--url", server, "--token", token},
-		`"demo" is no topology id`:           {"tail", "demo"},
-		`--since: "x" is no seq`:             {"tail", id, "--since", "x"},
-		`--url: "localhost" is no address`:   {"tail", id, "--url", "localhost"},
-		"--since is a seq of one topology":   {"tail", id, tailID, "--since", "1"},
+		"the server does not take the token (401 Unauthorized give a valid token, as ?token= or as Authorization: " +
+			"Bearer): give one": {"tail", id, "--url", server, "--token", "x"},
+		"the server knows no such topology": {"tail", id, "--url", server, "--token", token},
+		`"demo" is no topology id`:          {"tail", "demo"},
+		`--since: "x" is no seq`:            {"tail", id, "--since", "x"},
+		`--url: "localhost" is no address`:  {"tail", id, "--url", "localhost"},
+		"--since is a seq of one topology":  {"tail", id, tailID, "--since", "1"},
 	} {
 		code, out, errOut := program(t, args...)
 		if code != exitError || out != "" || !strings.HasPrefix(errOut, "topostream: "+want) ||

@@ -3,6 +3,8 @@ package api
 import (
 	"bufio"
 	"context"
+	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"sync"
@@ -91,5 +93,14 @@ func keepsItsPlace(t *testing.T, protocol string) {
 		if !slices.Equal(got, want) {
 			t.Errorf("%v: %v, want %v", cause, got, want)
 		}
+	}
+}
+
+func TestOfSeveralLastEventIDsInTheHeaderTheLastCounts(t *testing.T) {
+	t.Parallel()
+	r := httptest.NewRequest(http.MethodGet, anEvents+"?last_event_id=1", nil)
+	r.Header["Last-Event-Id"] = []string{"7", "9"}
+	if seq, known := lastEventID(r); seq != 9 || !known {
+		t.Errorf("%d, %v", seq, known)
 	}
 }

@@ -17,7 +17,7 @@ var (
 	errLimit           = errors.New("too many streams")  // there is no place for another one
 	errRate            = errors.New("too many requests") // one more than --rate-limit allows
 	errStrangers       = errors.New("too many requests") // the same without a valid token, which no retry makes better
-	errUnauthenticated = errors.New("give a valid token as Authorization: Bearer or as ?token=")
+	errUnauthenticated = errors.New("give a valid token, as ?token= or as Authorization: Bearer")
 	errWrong           = errors.New("something is wrong here; the log says more")
 )
 
@@ -68,8 +68,8 @@ func rulings() []ruling {
 		// Before ErrUnavailable, which it may wrap as the cause of its context.
 		{target: stream.ErrNoMemory, status: elsewhere, after: retryAfter, again: retryAfter, log: "no memory"},
 		{target: stream.ErrBusy, status: elsewhere, after: retryAfter, again: retryAfter, log: "busy"},
-		{target: delivery.ErrDraining, status: elsewhere, after: retrySoon, again: retrySoon},
-		{target: stream.ErrClosed, says: stream.ErrUnavailable, status: elsewhere, after: retrySoon, again: retrySoon},
+		{target: delivery.ErrDraining, status: elsewhere, after: retrySoon, again: retryAfter},
+		{target: stream.ErrClosed, says: stream.ErrUnavailable, status: elsewhere, after: retrySoon, again: retryAfter},
 		{target: stream.ErrUnavailable, status: elsewhere, after: retrySoon, again: retryAfter, log: "unavailable"},
 		{
 			target: context.DeadlineExceeded, says: stream.ErrUnavailable, status: elsewhere, after: retrySoon,
@@ -158,6 +158,9 @@ func (s *Server) refuse(w http.ResponseWriter, r *http.Request, writer *frameWri
 		ruled.after = max(ruled.after, ruled.again)
 		ruled.problem(w, reason)
 		return
+	}
+	if r.ProtoMajor == 1 {
+		w.Header().Set("Connection", "close") // nobody holds a connection without a stream until it is worth another try
 	}
 	writer.headers()
 	_ = writer.write(delivery.TurnAway(a.topology, reason, ruled.again))

@@ -135,7 +135,10 @@ func causeOr(ctx context.Context, err error) error {
 // lastEventID reads the number that the client knows; the header that a browser sends wins. Clients that cannot set it
 // append a parameter to an address that may have one already: of several the last is the newest.
 func lastEventID(r *http.Request) (stream.Seq, bool) {
-	v := r.Header.Get("Last-Event-ID")
+	var v string
+	if sent := r.Header.Values("Last-Event-ID"); len(sent) > 0 {
+		v = sent[len(sent)-1]
+	}
 	if v != "" || r.URL.RawQuery == "" {
 		return stream.ParseSeq(v)
 	}

@@ -78,6 +78,9 @@ func (s *Server) answered(e *reply, r *http.Request) {
 		}
 	}
 	o.ID, o.Method, o.Address, o.Duration = e.id[0], method(r), r.RemoteAddr, time.Since(o.Begun)
+	if r.Method == http.MethodHead {
+		o.Bytes = 0 // what the handler wrote was not sent
+	}
 	o.Path, o.Route = logged(r.URL.Path), chi.RouteContext(r.Context()).RoutePattern()
 	s.observe(o)
 }

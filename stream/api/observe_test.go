@@ -46,8 +46,12 @@ func TestEachRequestIsObservedWhenItIsAnswered(t *testing.T) {
 		w := ask(s, c.method, c.target, "")
 		o := seen.next(t)
 		path, _, _ := strings.Cut(c.target, "?")
+		size := w.Body.Len()
+		if c.method == "HEAD" { // a connection would have sent none of it
+			size = 0
+		}
 		if o.Method != c.method || o.Route != c.route || o.Path != path || o.Status != c.status || o.Stream != nil ||
-			c.method == http.MethodGet && o.Bytes != int64(w.Body.Len()) || o.ID != "the-same" || o.Address == "" {
+			o.Bytes != int64(size) || o.ID != "the-same" || o.Address == "" {
 			t.Errorf("%s %s: %+v", c.method, c.target, o)
 		}
 	}
