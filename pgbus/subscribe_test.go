@@ -202,6 +202,36 @@ func TestWhoResumesBelowTheEndOfADeletedTopologyGetsTheRestAndNobodyElseDoes(t *
 	}
 }
 
+// A number of a topology that is gone, its journal, too, stands for nothing in a later one with the same id.
+func TestWhoComesBackToAnIdThatIsUsedAgainGetsASnapshot(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	conn := db.Conn(t)
+	id := makeTopologies(t, conn, 1)[0]
+	pgtest.Exec(t, conn, emitMany, id, 8)          // 9
+	pgtest.Exec(t, conn, `DELETE FROM topologies`) // 10
+	for pgtest.Scan[int64](t, conn, `SELECT topology_prune(interval '0', NULL, 100)`) > 0 {
+	}
+	if n := pgtest.Scan[int](t, conn, `SELECT count(*) FROM topology_heads`); n != 0 {
+		t.Fatalf("%d heads are left: the test tests nothing", n)
+	}
+	pgtest.Exec(t, conn, `INSERT INTO topologies (id, name) VALUES ($1::text::uuid, 'again')`, id) // 11
+	pgtest.Exec(t, conn, emitMany, id, 8)
+	b := startBus(t, db, nil)
+	for after, want := range map[stream.Seq]error{3: stream.ErrReset, 9: stream.ErrReset, 10: nil, 12: nil} {
+		sub, err := b.Attach(t.Context(), stream.AttachRequest{Topology: id, Resume: true, After: after})
+		must(t, err)
+		if sub.Snapshot != nil {
+			t.Fatalf("after %d: %s, want that it is resumed", after, sub.Snapshot.Bytes)
+		}
+		frames, err := next(t.Context(), sub.Cursor)
+		if !errors.Is(err, want) || err == nil && frames[0].Seq != after+1 {
+			t.Errorf("after %d: %v, %v, want %v", after, frames, err, want)
+		}
+		sub.Close()
+	}
+}
+
 func TestADocumentMayTakeALittleLessThanItsFirstClientWaits(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -1,5 +1,5 @@
 -- A LAN or decky that goes takes its edges along in one event, and a name holds no bidirectional characters, whoever
--- writes.
+-- writes. A topology whose id was used before goes on behind the other's numbers.
 
 INSERT INTO {{.schema}}.topology_migrations (version, name, additive) VALUES (10, 'graphs', true);
 
@@ -85,6 +85,34 @@ $new$),
             USING ERRCODE = 'check_violation';
     END IF;
     IF _name ~ ('^[' || _space$new$)) AS parts (nth, old, new) ORDER BY nth;
+
+-- The end of each journal that retention has removed wholly. Who comes back with a number of it must not be taken for
+-- one who has events of a later topology with the same id.
+CREATE TABLE IF NOT EXISTS {{.schema}}.topology_gone (topology_id uuid PRIMARY KEY, seq bigint NOT NULL);
+
+SELECT {{.schema}}.topology_rewrite('{{.literal}}.topology_prune(interval, bigint, int)',
+    $old$            DELETE FROM {{.schema}}.topology_heads h WHERE h.topology_id = _h.topology_id
+               AND NOT EXISTS (SELECT FROM {{.schema}}.topologies t WHERE t.id = _h.topology_id);
+$old$,
+    $new$            WITH gone AS (
+                DELETE FROM {{.schema}}.topology_heads h WHERE h.topology_id = _h.topology_id
+                   AND NOT EXISTS (SELECT FROM {{.schema}}.topologies t WHERE t.id = _h.topology_id)
+                RETURNING h.topology_id, h.seq)
+            INSERT INTO {{.schema}}.topology_gone AS g SELECT gone.topology_id, gone.seq FROM gone
+                ON CONFLICT (topology_id) DO UPDATE SET seq = greatest(g.seq, excluded.seq);
+$new$);
+
+-- In a statement of its own: it sees what a prune that the first one waited for has left.
+SELECT {{.schema}}.topology_rewrite('{{.literal}}.topology_make_head(uuid)',
+    $old$    RETURN FOUND;
+$old$,
+    $new$    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    UPDATE {{.schema}}.topology_heads h SET seq = g.seq, first = g.seq + 1 FROM {{.schema}}.topology_gone g
+     WHERE h.topology_id = _id AND g.topology_id = _id AND g.seq > h.seq;
+    RETURN true;
+$new$);
 
 DROP FUNCTION {{.schema}}.topology_rewrite(regprocedure, text, text);
 

@@ -657,7 +657,8 @@ CREATE FUNCTION fake.pg_is_in_recovery() RETURNS boolean LANGUAGE sql AS 'SELECT
 CREATE FUNCTION fake.current_setting(text) RETURNS text LANGUAGE sql AS $f$ SELECT 'on' $f$`, false},
 		"a primary": {`CREATE TABLE fake.nothing ()`, false},
 		"one that cannot be asked": {`
-CREATE FUNCTION fake.pg_is_in_recovery() RETURNS text LANGUAGE sql AS $f$ SELECT 'x' $f$`, false},
+CREATE FUNCTION fake.pg_is_in_recovery() RETURNS boolean LANGUAGE sql AS 'SELECT true';
+CREATE FUNCTION fake.current_setting(text) RETURNS text LANGUAGE plpgsql AS $f$ BEGIN RAISE 'no'; END $f$`, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
