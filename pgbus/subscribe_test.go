@@ -210,7 +210,8 @@ func TestWhoComesBackToAnIdThatIsUsedAgainGetsASnapshot(t *testing.T) {
 	id := makeTopologies(t, conn, 1)[0]
 	pgtest.Exec(t, conn, emitMany, id, 8)          // 9
 	pgtest.Exec(t, conn, `DELETE FROM topologies`) // 10
-	for pgtest.Scan[int64](t, conn, `SELECT topology_prune(interval '0', NULL, 100)`) > 0 {
+	for range 2 {                                  // the journal, then the head
+		pgtest.Exec(t, conn, `SELECT topology_prune(interval '0', NULL, 100)`)
 	}
 	if n := pgtest.Scan[int](t, conn, `SELECT count(*) FROM topology_heads`); n != 0 {
 		t.Fatalf("%d heads are left: the test tests nothing", n)
