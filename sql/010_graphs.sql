@@ -86,37 +86,44 @@ $new$),
     END IF;
     IF _name ~ ('^[' || _space$new$)) AS parts (nth, old, new) ORDER BY nth;
 
+DROP FUNCTION {{.schema}}.topology_rewrite(regprocedure, text, text);
+
 -- The end of each journal that retention has removed wholly. Who comes back with a number of it must not be taken for
 -- one who has events of a later topology with the same id.
-CREATE TABLE IF NOT EXISTS {{.schema}}.topology_gone (topology_id uuid PRIMARY KEY, seq bigint NOT NULL);
+CREATE TABLE {{.schema}}.topology_gone (topology_id uuid PRIMARY KEY, seq bigint NOT NULL);
 
-SELECT {{.schema}}.topology_rewrite('{{.literal}}.topology_prune(interval, bigint, int)',
-    $old$            DELETE FROM {{.schema}}.topology_heads h WHERE h.topology_id = _h.topology_id
-               AND NOT EXISTS (SELECT FROM {{.schema}}.topologies t WHERE t.id = _h.topology_id);
-$old$,
-    $new$            WITH gone AS (
-                DELETE FROM {{.schema}}.topology_heads h WHERE h.topology_id = _h.topology_id
-                   AND NOT EXISTS (SELECT FROM {{.schema}}.topologies t WHERE t.id = _h.topology_id)
-                RETURNING h.topology_id, h.seq)
-            INSERT INTO {{.schema}}.topology_gone AS g SELECT gone.topology_id, gone.seq FROM gone
-                ON CONFLICT (topology_id) DO UPDATE SET seq = greatest(g.seq, excluded.seq);
-$new$);
+CREATE FUNCTION {{.schema}}.topology_head_deleted() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $f$
+BEGIN
+    INSERT INTO {{.schema}}.topology_gone AS g VALUES (OLD.topology_id, OLD.seq)
+        ON CONFLICT (topology_id) DO UPDATE SET seq = greatest(g.seq, excluded.seq);
+    RETURN NULL;
+END
+$f$;
 
--- In a statement of its own: it sees what a prune that the first one waited for has left.
-SELECT {{.schema}}.topology_rewrite('{{.literal}}.topology_make_head(uuid)',
-    $old$    RETURN FOUND;
-$old$,
-    $new$    IF NOT FOUND THEN
-        RETURN false;
-    END IF;
+-- After the insert, which may have waited for the end of a prune: this sees what that has left.
+CREATE FUNCTION {{.schema}}.topology_head_inserted() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $f$
+BEGIN
     UPDATE {{.schema}}.topology_heads h SET seq = g.seq, first = g.seq + 1 FROM {{.schema}}.topology_gone g
-     WHERE h.topology_id = _id AND g.topology_id = _id AND g.seq > h.seq;
-    RETURN true;
-$new$);
+     WHERE h.topology_id = NEW.topology_id AND g.topology_id = NEW.topology_id AND g.seq > h.seq;
+    RETURN NULL;
+END
+$f$;
 
-DROP FUNCTION {{.schema}}.topology_rewrite(regprocedure, text, text);
+REVOKE ALL ON FUNCTION {{.schema}}.topology_head_deleted(), {{.schema}}.topology_head_inserted() FROM PUBLIC;
+CREATE TRIGGER deleted AFTER DELETE ON {{.schema}}.topology_heads
+    FOR EACH ROW EXECUTE FUNCTION {{.schema}}.topology_head_deleted();
+CREATE TRIGGER inserted AFTER INSERT ON {{.schema}}.topology_heads
+    FOR EACH ROW EXECUTE FUNCTION {{.schema}}.topology_head_inserted();
 
 ---- create above / drop below ----
 
--- What is above does no harm to the version before.
+-- What else is above does no harm to the version before.
+DROP TRIGGER deleted ON {{.schema}}.topology_heads;
+DROP TRIGGER inserted ON {{.schema}}.topology_heads;
+DROP FUNCTION {{.schema}}.topology_head_deleted(), {{.schema}}.topology_head_inserted();
+DROP TABLE {{.schema}}.topology_gone;
 DELETE FROM {{.schema}}.topology_migrations WHERE version = 10;
