@@ -131,7 +131,7 @@ func (c *Cluster) start(ctx context.Context) error {
 		end := tail(logPath)
 		// src/backend/postmaster/postmaster.c; initdb made messages English.
 		if strings.Contains(end, "could not create any TCP/IP sockets") {
-			return fmt.Errorf("PostgreSQL did not start on port %d: %w", c.cfg.Port, errPortTaken)
+			return fmt.Errorf("PostgreSQL did not start on port %d: %w, %w", c.cfg.Port, errPortTaken, err)
 		}
 		return fmt.Errorf("PostgreSQL did not start: %w; its log ends:\n%s", err, end)
 	}

