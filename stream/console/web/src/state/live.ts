@@ -32,7 +32,8 @@ function wakingClock({ performance }: Window): Pick<Performance, 'now'> {
   return {
     now: () => {
       const [monoNow, wallNow] = [performance.now(), Date.now()];
-      now += Math.max(monoNow - mono, wallNow - wall);
+      const [ran, went] = [monoNow - mono, wallNow - wall];
+      now += went > ran + 1000 ? went : ran; // less is no sleep: the wall's clock counts whole milliseconds
       [mono, wall] = [monoNow, wallNow];
       return now;
     },
