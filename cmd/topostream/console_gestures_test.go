@@ -37,6 +37,25 @@ func TestWhatIsDraggedFromThePaletteAndFromPortToPortIsStaged(t *testing.T) {
 	const names = `window.topostream.selection.map(({ key }) => window.topostream.preview.deckies
 		.find((one) => one.uuid === key)?.name).sort().join()`
 	page.until(names + ` === 'db,web'`)
+	// A drag that is over before the frame that would show it, and before it is known, leaves nothing behind.
+	page.tap(`section[aria-label="Add to the graph"] button`)
+	page.until(`!!document.querySelector('[data-item="lan"]')`)
+	for _, ends := range []string{"setTimeout(end)", "end()"} {
+		chromeEval[bool](t, page.ctx, `(() => {
+			const item = document.querySelector('[data-item="lan"]');
+			const end = () => item.dispatchEvent(new DragEvent('dragend', { bubbles: true }));
+			const look = () => { window.drags = document.querySelectorAll('section[data-dragging]').length; };
+			delete window.drags;
+			item.dispatchEvent(new DragEvent('dragstart', { bubbles: true, dataTransfer: new DataTransfer() }));
+			`+ends+`;
+			setTimeout(() => requestAnimationFrame(() => requestAnimationFrame(look)));
+			return true;
+		})()`)
+		page.until(`window.drags !== undefined`)
+		if n := chromeEval[int](t, page.ctx, `window.drags`); n != 0 {
+			t.Errorf("a drag that ended by %s is still shown", ends)
+		}
+	}
 }
 
 func TestADeckyThatIsDroppedOnAnotherLANStaysAndTheTwoThingsOneMayDoAreOffered(t *testing.T) {

@@ -1,5 +1,5 @@
 import { useSignal } from '@preact/signals';
-import { useEffect } from 'preact/hooks';
+import { useLayoutEffect, useRef } from 'preact/hooks';
 import { itemType } from '../graph/intents.ts';
 import { useApp } from './context.ts';
 import { keyText } from './keytext.ts';
@@ -17,13 +17,16 @@ export function Archetypes() {
   const { editing: { archetypes, ask } } = useApp();
   const open = useSignal(false);
   const dragging = useSignal(false); // the pointer then passes through the list to what lies beneath
-  useEffect(() => {
-    if (!dragging.value) return undefined;
-    const over = (): void => { dragging.value = false; };
+  const start = useRef(0);
+  useLayoutEffect(() => { // from the beginning: a drag may be over before the frame that shows it
+    const over = (): void => {
+      clearTimeout(start.current);
+      dragging.value = false;
+    };
     const ends = ['dragend', 'drop', 'pointerdown'] as const;
     for (const type of ends) window.addEventListener(type, over, true);
     return () => { for (const type of ends) window.removeEventListener(type, over, true); };
-  }, [dragging.value]);
+  }, []);
   const kinds = archetypes.value;
   const entries: Entry[] = [
     { item: 'lan', title: 'Subnet', says: 'the next free /24', shape: 'lan', keys: 'w' },
@@ -58,7 +61,7 @@ export function Archetypes() {
                   event.dataTransfer?.setData(itemType, item);
                   event.dataTransfer?.setData('text/plain', item);
                   // Afterwards: a change of the page within this event would end the drag.
-                  setTimeout(() => { dragging.value = true; });
+                  start.current = window.setTimeout(() => { dragging.value = true; });
                 }}>
                 <span class="edit-shape" data-shape={shape} aria-hidden="true" />
                 <span>{title}</span>

@@ -1,5 +1,5 @@
 import { useComputed, useSignal } from '@preact/signals';
-import { useEffect, useLayoutEffect, useRef, useState } from 'preact/hooks';
+import { useLayoutEffect, useRef, useState } from 'preact/hooks';
 import { GraphController } from '../graph/controller.ts';
 import { healthOf, healths, type Health } from '../graph/health.ts';
 import { levelAt } from '../graph/level.ts';
@@ -53,7 +53,7 @@ function Drawing() {
   const [graph, setGraph] = useState<GraphController | null>(null);
   const finding = useSignal(false);
 
-  useEffect(() => {
+  useLayoutEffect(() => { // before the first frame: its keys count from then on
     const controller = new GraphController(app, element.current!);
     setGraph(controller);
     app.editing.menuCorner.value = () => controller.menuCorner();

@@ -1,4 +1,4 @@
-import { useEffect, useLayoutEffect, useRef } from 'preact/hooks';
+import { useLayoutEffect, useRef } from 'preact/hooks';
 import type { Command } from '../state/commands.ts';
 import { useApp } from './context.ts';
 import { keyText } from './keytext.ts';
@@ -18,7 +18,7 @@ export function ContextMenu() {
     items(box)[0]?.focus();
     return () => { if (before instanceof HTMLElement && before !== document.body) before.focus(); };
   }, [open]);
-  useEffect(() => {
+  useLayoutEffect(() => { // before the next frame: what is pressed then closes it
     if (!open) return undefined;
     const outside = (event: Event): void => {
       if (!(event.target instanceof Node && ref.current?.contains(event.target))) menu.value = null;
