@@ -275,6 +275,29 @@ func TestAnUpgradeNeedsNoFileOfSettingsThatWasRemoved(t *testing.T) {
 	}
 }
 
+// A service whose binary is gone would run until it is restarted, and then fail at every boot.
+func TestARemovedPackageStopsItsServicesAndAnUpgradeDoesNot(t *testing.T) {
+	t.Parallel()
+	script, err := os.ReadFile(filepath.Join("systemd", "preremove.sh"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	booted := t.TempDir() // as /run/systemd/system, and the directory of a systemctl that says what it is asked
+	systemctl := filepath.Join(booted, "systemctl")
+	if err := os.WriteFile(systemctl, []byte("#!/bin/sh\necho \"$@\"\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	here := strings.NewReplacer("/run/systemd/system", booted, "systemctl ", systemctl+" ").Replace(string(script))
+	for action, want := range map[string]string{
+		"remove": "disable --now topostream-serve topostream-mutator\n", "upgrade": "", "failed-upgrade": "",
+	} {
+		out, err := exec.CommandContext(t.Context(), "sh", "-c", here, "preremove", action).CombinedOutput()
+		if err != nil || string(out) != want {
+			t.Errorf("%s: %q %v, want %q", action, out, err, want)
+		}
+	}
+}
+
 // systemd grades units: 0 is a program that may do nothing, 10 one that may do everything.
 func TestTheUnitsAreHardened(t *testing.T) {
 	t.Parallel()

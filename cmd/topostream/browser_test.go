@@ -127,9 +127,7 @@ func TestARealBrowserGetsTheSnapshotAndWhatPsqlInjects(t *testing.T) {
 	token := testToken(t)
 	page := openPage(t, server+"/#token="+token+"&topology="+id)
 	page.until(`!!window.topostream && window.topostream.lastSeq === 1`)
-	if words := chromeEval[string](t, page.ctx, `document.querySelector('[data-words]').textContent`); words != "live" {
-		t.Errorf("the console says %q", words)
-	}
+	page.until(`document.querySelector('[data-words]').textContent === 'live'`)
 	page.eventSource(id, token)
 	page.until(`window.got.includes('snapshot 1')`)
 	const emit = `
