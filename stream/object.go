@@ -82,10 +82,11 @@ func (o *Object) Close() error {
 
 // Text is a required string of any content.
 func (o *Object) Text(name string) (s string) {
+	const problem = "give a string"
 	if !o.Has(name) {
-		o.Fail(name, "is missing")
+		o.Fail(name, "is missing: "+problem)
 	}
-	o.Into(name, &s, "give a string")
+	o.Into(name, &s, problem)
 	return s
 }
 

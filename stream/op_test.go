@@ -77,7 +77,8 @@ func wrongPayloads() map[string]map[string]string {
 		"explode": {`{}`: `op: "explode" is no op: use one of add_decky, add_lan, attach_decky, changeset, `},
 		"add_lan": {
 			``: "payload: give a JSON object", `null`: "payload: give a JSON object", `[]`: "payload: give a JSON object",
-			`{} {}`: "payload: give a JSON object", `{}`: "payload.name: is missing", `{"Name":"a"}`: "payload.name: is missing",
+			`{} {}`: "payload: give a JSON object", `{}`: "payload.name: is missing: give a string",
+			`{"Name":"a"}`:  "payload.name: is missing",
 			`{"name":null}`: "payload.name: give a string", `{"name":""}`: "payload.name: give 1 to 200 characters",
 			`{"name":"` + long + `"}`:                     "payload.name: give 1 to 200 characters",
 			`{"name":"a\n"}`:                              "payload.name: has a control character: leave it out",
@@ -117,7 +118,7 @@ func wrongPayloads() map[string]map[string]string {
 			`{"name":1,"patch":{"is_dmz":true}}`: "payload.name: give a string",
 		},
 		"add_decky": {
-			`{"name":"a"}`:                                          "payload.lan: is missing",
+			`{"name":"a"}`:                                          "payload.lan: is missing: give a string",
 			`{"name":"a","lan":"b","archetype":""}`:                 "payload.archetype: give 1 to 200 characters",
 			`{"name":"a","lan":"b","services":1}`:                   "payload.services: give an array of strings",
 			`{"name":"a","lan":"b","services":["c",""]}`:            "payload.services[1]: give 1 to 200 characters",
@@ -140,11 +141,11 @@ func wrongPayloads() map[string]map[string]string {
 			`{"ops":[]}`: "payload.ops: holds 0: give an array of 1 to 100",
 			`{"ops":[` + strings.Repeat("1,", 100) + `1]}`: "payload.ops: holds 101: give an array of 1 to 100",
 			`{"ops":[1]}`: "payload.ops[0]: give a JSON object",
-			`{"ops":[{"op":"remove_decky","payload":{"decky":"a"}},{"payload":{}}]}`: "payload.ops[1].op: is missing",
-			`{"ops":[{"op":"add_lan"}]}`:                              "payload.ops[0].payload: is missing",
-			`{"ops":[{"op":"add_lan","payload":{}}]}`:                 "payload.ops[0].payload.name: is missing",
-			`{"ops":[{"op":"add_lan","payload":{"name":"a"},"x":1}]}`: "payload.ops[0].x: is no field",
-			`{"ops":[{"op":"changeset","payload":{"ops":[]}}]}`:       `payload.ops[0].op: "changeset" is no op: use one of`,
+			`{"ops":[{"op":"remove_decky","payload":{"decky":"a"}},{}]}`: "payload.ops[1].op: is missing: give a string",
+			`{"ops":[{"op":"add_lan"}]}`:                                 "payload.ops[0].payload: is missing: give an object",
+			`{"ops":[{"op":"add_lan","payload":{}}]}`:                    "payload.ops[0].payload.name: is missing: give a string",
+			`{"ops":[{"op":"add_lan","payload":{"name":"a"},"x":1}]}`:    "payload.ops[0].x: is no field",
+			`{"ops":[{"op":"changeset","payload":{"ops":[]}}]}`:          `payload.ops[0].op: "changeset" is no op: use one of`,
 		},
 	}
 }
@@ -160,7 +161,7 @@ func TestAPayloadThatIsNotItsOpsIsRefusedByTheNameOfTheFieldAndTheFix(t *testing
 		}
 	}
 	_, err := stream.ParseOpAt("lans[3]", "add_lan", []byte(`{}`))
-	if err == nil || err.Error() != "lans[3].name: is missing" {
+	if err == nil || err.Error() != "lans[3].name: is missing: give a string" {
 		t.Errorf("at another path: %v", err)
 	}
 }

@@ -390,7 +390,7 @@ func TestEveryMalformedRequestIsA400ThatNamesTheFieldAndStoresNothing(t *testing
 			"POST /topologies/" + id + "/mutations", `{"op":"explode","payload":{}}`, nil, 400,
 			`op: "explode" is no op: use one of add_decky, add_lan`,
 		},
-		{"POST /topologies/" + id + "/mutations", `{"op":"add_lan"}`, nil, 400, "payload: is missing"},
+		{"POST /topologies/" + id + "/mutations", `{"op":"add_lan"}`, nil, 400, "payload: is missing: give an object"},
 		{
 			"POST /topologies/" + id + "/mutations", `{"op":"add_lan","payload":{"name":"a","colour":1}}`, nil, 400,
 			"payload.colour: is no field of this object: remove it",
@@ -442,7 +442,7 @@ func TestEveryMalformedRequestIsA400ThatNamesTheFieldAndStoresNothing(t *testing
 			"POST /topologies/" + id + "/mutations", good, []string{"Idempotency-Key", "a", "Idempotency-Key", "b"}, 400,
 			"Idempotency-Key: give one key",
 		},
-		{"POST /topologies", `{}`, nil, 400, "name: is missing"},
+		{"POST /topologies", `{}`, nil, 400, "name: is missing: give a string"},
 		{
 			"POST /topologies", `{"name":"x","lans":[{"name":"a","subnet":"10.0.0.0/8"},{"name":"b","subnet":"10.1.0.0/16"}]}`,
 			nil, 400, "lans[1]: subnet 10.1.0.0/16 overlaps 10.0.0.0/8",
@@ -462,7 +462,7 @@ func TestEveryMalformedRequestIsA400ThatNamesTheFieldAndStoresNothing(t *testing
 		},
 		{"POST /topologies", `{"name":"x"}`, []string{"Content-Type", "text/plain"}, 415, "send application/json"},
 		{"PATCH /topologies/" + id, `{"status":"odd"}`, nil, 400, `status: "odd" is no status: use one of pending`},
-		{"PATCH /topologies/" + id, `{"reason":"x"}`, nil, 400, "status: is missing"},
+		{"PATCH /topologies/" + id, `{"reason":"x"}`, nil, 400, "status: is missing: give a string"},
 		{"PATCH /topologies/" + id, `{"status":"degraded","reason":["x"]}`, nil, 400, "reason: give a string or null"},
 		{
 			"GET /topologies/" + id + "/mutations?state=odd", "", nil, 400,

@@ -78,7 +78,7 @@ func TestAPayloadThatNobodyCheckedFailsWithTheFieldThatIsWrong(t *testing.T) {
 	id := active(t, conn, 1)[0]
 	startWorker(t, db, nil)
 	for payload, want := range map[string]string{
-		`{"nme":"a"}`:                         "payload.name: is missing",
+		`{"nme":"a"}`:                         "payload.name: is missing: give a string",
 		`[]`:                                  "payload: give a JSON object",
 		`{"name":"a","subnet":"10.0.0.1/24"}`: "payload.subnet: has bits set behind its mask: give 10.0.0.0/24",
 	} {

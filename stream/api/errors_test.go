@@ -122,7 +122,7 @@ func TestEachErrorIsToldAsItIsToRequestsAndToStreams(t *testing.T) {
 		{context.DeadlineExceeded, 503, s2, s5, away, true},
 		{stream.ErrReset, 503, s2, s5, away, true},
 		{stream.ErrBehind, 503, s2, s5, away, true},
-		{&stream.FieldError{Field: "name", Problem: "is missing"}, 400, 0, 0, "", false},
+		{&stream.FieldError{Field: "name", Problem: "is missing: give a string"}, 400, 0, 0, "", false},
 		{forbidden("no"), 403, 0, 0, "", false},
 		{errors.New("anything"), 500, 0, s5, badly, true},
 	} {

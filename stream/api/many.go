@@ -85,8 +85,9 @@ func parseMany(body []byte) (a asked, err error) {
 	)
 	o.Into("graph", &graph, "give true or false")
 	o.Into("list", &a.list, "give true or false")
-	if !o.Into("topologies", &topologies, "give an object of ids and seqs") && !a.list {
-		o.Fail("topologies", "is missing")
+	const problem = "give an object of ids and seqs"
+	if !o.Into("topologies", &topologies, problem) && !a.list {
+		o.Fail("topologies", "is missing: "+problem)
 	}
 	if err := o.Close(); err != nil {
 		return a, err

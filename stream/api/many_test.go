@@ -191,7 +191,7 @@ func TestARequestForManyThatIsWrongIsRefused(t *testing.T) {
 		{"after=x:7", "", http.StatusBadRequest, `after: \"x\" is no id`},
 		{strings.Join(query[:mostByQuery+1], "&"), "", http.StatusBadRequest, "51 topologies: give 1 to 50"},
 		{"topology=" + string(unknown), "", http.StatusNotFound, ""},
-		{"", `{}`, http.StatusBadRequest, "topologies: is missing"},
+		{"", `{}`, http.StatusBadRequest, "topologies: is missing: give an object of ids and seqs"},
 		{"", `{"topologies":[]}`, http.StatusBadRequest, "topologies: give an object"},
 		{"", `{"topologies":{}}`, http.StatusBadRequest, "topologies: 0 topologies: give 1 to 500"},
 		{"", `{"topologies":{"x":null}}`, http.StatusBadRequest, `topologies.x: \"x\" is no id`},
