@@ -302,3 +302,53 @@ func TestThePsqlLinesOfTheConsoleWorkAsTheyStandAndThePageHearsThem(t *testing.T
 		}
 	}
 }
+
+// The events of a step come before its answer: the page goes on with them, and the answer disturbs nothing.
+func TestAStepWhoseAnswerIsLateHoldsNothingUpAndClosesNothing(t *testing.T) {
+	t.Parallel()
+	long(t)
+	db := pgtest.New(t)
+	conn := db.Conn(t)
+	id := topology(t, conn, "site-1")
+	another := topology(t, conn, "site-2")
+	server := startServer(t, db.URL)
+	page := openPage(t, server+"/#token="+operatorToken(t)+"&topology="+id)
+	page.until(`window.topostream?.open?.status === 'pending'`)
+	// Answers to steps wait until the page is told to take them.
+	chromeEval[bool](t, page.ctx, `((fetched) => {
+		window.held = [];
+		window.fetch = async (...request) => {
+			const answer = await fetched(...request);
+			if (request[1]?.method === 'PATCH') await new Promise((go) => window.held.push(go));
+			return answer;
+		};
+		return true;
+	})(window.fetch)`)
+	page.command("Deploy")
+	page.until(`window.topostream.open.status === 'deploying'`)
+	page.command("Mark active")
+	page.until(`window.topostream.open.status === 'active'`)
+	page.command("Tear down…")
+	page.click(`dialog button[type="submit"]`)
+	page.until(`window.topostream.open.status === 'tearing_down' && window.held.length === 3`)
+	page.until(`!document.querySelector('dialog[open]')`)
+	page.command("New topology…")
+	page.until(`document.activeElement?.name === 'name'`)
+	chromeEval[bool](t, page.ctx, `(window.held.forEach((go) => go()),
+		setTimeout(() => requestAnimationFrame(() => { window.answered = true; }), 50), true)`)
+	page.until(`window.answered`)
+	page.until(`document.querySelector('dialog[open] h2')?.textContent === 'New topology'`)
+	page.keys(kb.Escape)
+	page.until(`!document.querySelector('dialog[open]')`)
+
+	// Who is about to delete what somebody else deletes is asked nothing about the next topology.
+	page.command("Delete…")
+	page.until(`document.activeElement?.name === 'name'`)
+	pgtest.Exec(t, conn, `DELETE FROM topologies WHERE id = $1::text::uuid`, id)
+	page.until(`!document.querySelector('dialog[open]') && window.topostream.rows === 1`)
+	page.click(`[role=option][data-id="` + another + `"]`)
+	page.until(`window.topostream.open?.id === '` + another + `' && window.topostream.open.status === 'pending'`)
+	if asked := chromeEval[bool](t, page.ctx, `!!document.querySelector('dialog[open]')`); asked {
+		t.Error("it is asked whether the next one shall be deleted")
+	}
+}

@@ -34,15 +34,21 @@ export interface Steps {
   readonly mayCreate: ReadonlySignal<true | string>;
   /** What the server said to the last step that it refused. */
   readonly problem: ReadonlySignal<Problem | null>;
-  /** A request is under way. */
+  /** A request is under way whose effect the stream has not shown yet. */
   readonly busy: ReadonlySignal<boolean>;
   /** Takes a step at once, or opens the dialog that asks for it. */
   readonly start: (step: Step) => void;
-  /** Each gives whether the server did it; if not, `problem` says why. */
-  readonly change: (to: TopologyStatus, reason: string | null) => Promise<boolean>;
-  readonly create: (topology: NewTopology) => Promise<boolean>;
-  readonly remove: () => Promise<boolean>;
+  /** Each ends when the server has answered; where it did not do it, `problem` says why. */
+  readonly change: (to: TopologyStatus, reason: string | null) => Promise<void>;
+  readonly create: (topology: NewTopology) => Promise<void>;
+  readonly remove: () => Promise<void>;
   readonly forget: () => void;
+}
+
+/** A request that is not answered: with the status that a topology shall have, where it is about one. */
+interface UnderWay {
+  readonly id?: string;
+  readonly to?: TopologyStatus;
 }
 
 export function createSteps(
@@ -51,7 +57,7 @@ export function createSteps(
   },
 ): Steps {
   const problem = signal<Problem | null>(null);
-  const busy = signal(false);
+  const underWay = signal<UnderWay | null>(null);
   let last: Standing | null = null;
   const keys = ['id', 'name', 'status', 'reason', 'since'] as const;
   const standing = computed((): Standing | null => {
@@ -79,24 +85,33 @@ export function createSteps(
     return at === null || `this is seq ${at}, not the present: press Escape to come back`;
   });
 
-  const attempt = async (request: () => Promise<unknown>): Promise<boolean> => {
-    if (busy.peek()) return false;
-    busy.value = true;
+  const busy = computed(() => {
+    if (underWay.value === null) return false;
+    const { id, to } = underWay.value;
+    return to === undefined || standing.value?.id !== id || standing.value?.status !== to;
+  });
+  // The answer may come after the event, when somebody does something else already: it changes nothing there.
+  const attempt = async (mine: UnderWay, request: (stays: () => boolean) => Promise<unknown>): Promise<void> => {
+    if (busy.peek()) return;
+    underWay.value = mine;
     problem.value = null;
+    const { topology, panel } = route.current.peek();
     try {
-      await request();
-      return true;
+      await request(() => route.current.peek().topology === topology && route.current.peek().panel === panel);
     } catch (error) {
+      if (underWay.peek() !== mine) return;
       problem.value = error instanceof Problem ? error : new Problem(0, 'the page is wrong', String(error));
-      return false;
     } finally {
-      busy.value = false;
+      if (underWay.peek() === mine) underWay.value = null;
     }
   };
   const change: Steps['change'] = async (to, reason) => {
     const { id } = standing.peek() ?? {};
-    if (!id) return false;
-    return attempt(() => rest.send('PATCH', `/topologies/${id}`, { status: to, ...(reason && { reason }) }));
+    if (!id) return;
+    await attempt({ id, to }, async (stays) => {
+      await rest.send('PATCH', `/topologies/${id}`, { status: to, ...(reason && { reason }) });
+      if (stays()) route.go({ panel: '' }, true);
+    });
   };
   const start: Steps['start'] = ({ to, asks }) => {
     problem.value = null;
@@ -108,6 +123,7 @@ export function createSteps(
     id: `topology.${id}`, title, group: 'Topology',
     enabled: () => {
       if (allowed.value !== true) return allowed.value;
+      if (busy.value) return 'the step before is not answered yet';
       const status = standing.value?.status ?? null;
       const may = mayBecome(status, to);
       // The step is legal, but this command is not for it from here: the sentence says what is legal.
@@ -140,14 +156,14 @@ export function createSteps(
   );
   return {
     standing, allowed, mayCreate, problem, busy, start, change,
-    create: (topology) => attempt(async () => {
+    create: (topology) => attempt({}, async (stays) => {
       const { id } = await rest.send<Summary>('POST', '/topologies', topology);
-      route.go({ topology: id, selection: [], at: null, panel: '' });
+      if (stays()) route.go({ topology: id, selection: [], at: null, panel: '' });
     }),
-    remove: () => attempt(async () => {
+    remove: () => attempt({}, async () => {
       const { id } = standing.peek()!;
       await rest.send('DELETE', `/topologies/${id}`);
-      route.go({ topology: null, selection: [], at: null, panel: '' });
+      if (route.current.peek().topology === id) route.go({ topology: null, selection: [], at: null, panel: '' });
     }),
     forget: () => { problem.value = null; },
   };

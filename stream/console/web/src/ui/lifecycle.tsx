@@ -1,5 +1,5 @@
 // The lifecycle of the topology that is open: how it is and why, and the steps that are legal now.
-import { useEffect, useId, useLayoutEffect, useRef, useState } from 'preact/hooks';
+import { useId, useLayoutEffect, useRef, useState } from 'preact/hooks';
 import '../style/lifecycle.css';
 import type { App } from '../app.ts';
 import { stepsFrom, statusWord, type Step } from '../state/lifecycle.ts';
@@ -20,7 +20,7 @@ export function Lifecycle() {
   const allowed = steps.allowed.value;
   useLayoutEffect(() => {
     if (!open) return undefined;
-    root.current?.querySelector<HTMLElement>('[role=menuitem]')?.focus();
+    root.current?.querySelector<HTMLElement>('[role=menuitem]:not(:disabled)')?.focus();
     const outside = (event: Event): void => {
       if (!root.current?.contains(event.target as Node)) setOpen(false);
     };
@@ -36,7 +36,7 @@ export function Lifecycle() {
   };
   const onKeyDown = (event: KeyboardEvent): void => {
     if (!open) return;
-    const items = [...root.current!.querySelectorAll<HTMLElement>('[role=menuitem]')];
+    const items = [...root.current!.querySelectorAll<HTMLElement>('[role=menuitem]:not(:disabled)')];
     const at = items.indexOf(document.activeElement as HTMLElement);
     const to = ({
       ArrowDown: at + 1, ArrowUp: at - 1 + items.length, Home: 0, End: items.length - 1,
@@ -48,8 +48,9 @@ export function Lifecycle() {
     event.preventDefault();
     event.stopPropagation();
   };
-  const item = (key: string, title: string, says: string, run: () => void) => (
-    <button key={key} type="button" role="menuitem" tabIndex={-1} data-step={key} onClick={() => { close(); run(); }}>
+  const item = (key: string, title: string, says: string, run: () => void, disabled = false) => (
+    <button key={key} type="button" role="menuitem" tabIndex={-1} data-step={key} disabled={disabled}
+      onClick={() => { close(); run(); }}>
       <span>{title}</span><small>{says}</small>
     </button>
   );
@@ -65,7 +66,7 @@ export function Lifecycle() {
       {open && (
         <div class="menu" id={id} role="menu" aria-label="Lifecycle">
           {stepsFrom(standing.status).map((step) =>
-            item(step.to, label(step), step.says, () => steps.start(step)))}
+            item(step.to, label(step), step.says, () => steps.start(step), steps.busy.value))}
           {item('delete', 'Delete…', 'With all that is in it. Nothing brings it back.',
             () => { commands.run('topology.delete'); })}
           {item('psql', 'Do it in psql', 'The lines that do the same by hand.', () => route.go({ panel: 'inject' }))}
@@ -131,8 +132,11 @@ export function LifecyclePanels() {
   const { panel } = app.route.current.value;
   const standing = app.steps.standing.value;
   const open = openPanel(app);
-  const overtaken = open === null && standing !== null && panel.startsWith('status-');
-  useEffect(() => { // somebody else was first: it does not open by itself when it is legal again
+  const overtaken = open === null && (standing !== null && panel.startsWith('status-') ||
+    app.live.open.value?.part === 'deleted' && panel === 'delete');
+  // Somebody else was first: it does not open by itself when it is legal again, or for another. At once: what is opened
+  // before the next frame is not closed by it.
+  useLayoutEffect(() => {
     if (overtaken) app.route.go({ panel: '' }, true);
   }, [overtaken]);
   if (panel === 'inject') return <PsqlDrawer />;
@@ -143,15 +147,15 @@ export function LifecyclePanels() {
 }
 
 function Ask({ step, name }: { step: Step; name: string }) {
-  const { steps, route } = useApp();
+  const { steps } = useApp();
   const [reason, setReason] = useState('');
-  const submit = async (event: Event): Promise<void> => {
+  const submit = (event: Event): void => {
     event.preventDefault();
-    if (await steps.change(step.to, reason.trim() || null)) route.go({ panel: '' }, true);
+    void steps.change(step.to, reason.trim() || null);
   };
   return (
     <Dialog title={`${step.title}: ${name}`}>
-      <form onSubmit={(event) => void submit(event)}>
+      <form onSubmit={submit}>
         <p>{step.says}</p>
         <label class="field">
           <span>Reason, for whoever looks next <small>(may be left out)</small></span>
