@@ -267,11 +267,19 @@ func (p *page) drag(modifier chromedp.Modifier, path ...point) {
 	p.editDo(chromedp.MouseEvent(chromedp.MouseReleased, at.x, at.y, chromedp.ButtonLeft, chromedp.ClickCount(1)))
 }
 
-// tap clicks in the middle of an element.
+// tap clicks in the middle of an element, again where something came meanwhile and moved it away.
 func (p *page) tap(selector string) {
 	p.t.Helper()
-	at := p.centre(selector)
-	p.editDo(chromedp.MouseClickXY(at.x, at.y))
+	pgtest.Eventually(p.t, "a press meets "+selector, func() bool {
+		at := p.centre(selector)
+		chromeEval[bool](p.t, p.ctx, fmt.Sprintf(`((element) => {
+			window.tapped = false;
+			element.addEventListener('click', () => { window.tapped = true; }, { capture: true, once: true });
+			return true;
+		})(document.querySelector(%q))`, selector))
+		p.editDo(chromedp.MouseClickXY(at.x, at.y))
+		return chromeEval[bool](p.t, p.ctx, `window.tapped`)
+	})
 }
 
 // palette drags an item of the palette to a place: "lan", "dmz", or "decky:" and an archetype.

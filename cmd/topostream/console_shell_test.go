@@ -247,6 +247,40 @@ func TestTheConsolesTimelineShowsWhatPsqlInjectsWhoAskedAndWhatTheJournalHas(t *
 	page.holdsThePromise(int(head - 1203))
 }
 
+func TestAnOpenPayloadStaysInViewWhenOlderEventsComeAboveIt(t *testing.T) {
+	t.Parallel()
+	long(t)
+	db := pgtest.New(t)
+	conn := db.Conn(t)
+	id := live(t, conn, 1)[0]
+	for range 60 {
+		emit(t, conn, id)
+	}
+	page := openPage(t, "about:blank")
+	page.beforeLoading(`window.fetched = window.fetch;
+		window.journal = new Promise((release) => { window.release = release; });
+		window.fetch = async (...request) => {
+			const answer = await fetched(...request);
+			if (String(request[0]).includes('/journal')) await window.journal;
+			return answer;
+		}`)
+	page.editDo(chromedp.EmulateViewport(1440, 900))
+	page.load(startServer(t, db.URL), testToken(t), id)
+	head := emit(t, conn, id)
+	page.click(fmt.Sprintf(`[role=option][data-seq="%d"]`, head))
+	page.press(shellEvents, "Enter")
+	const seen = `(() => {
+		const pane = document.querySelector('.timeline-scroll').getBoundingClientRect();
+		const { top } = document.querySelector('[aria-label^="Payload of"]').getBoundingClientRect();
+		return top >= pane.top && top < pane.bottom - 40; // whose height depends on the screen
+	})()`
+	page.until(seen)
+	chromeEval[bool](t, page.ctx, `(window.release(), true)`)
+	page.until(fmt.Sprintf(`window.topostream.kept === %d`, head))
+	page.until(fmt.Sprintf(`document.querySelector('[role=option][data-seq="%d"]')?.ariaPosInSet === '%[1]d'`, head))
+	page.until(seen)
+}
+
 func TestTheConsolesCounterStaysThoughTheServerIsKilledTwice(t *testing.T) {
 	t.Parallel()
 	slow(t)

@@ -61,12 +61,15 @@ export function Timeline() {
     else if (scrollTop < last.current) timeline.atEnd.value = false;
     last.current = scrollTop;
     onScroll();
-    if (element.scrollTop < 10 * height && !timeline.atEnd.peek()) void more();
+    if (element.scrollTop < 10 * height && !timeline.atEnd.peek()) void timeline.older();
   };
-  const more = async (): Promise<void> => {
-    const above = await timeline.older();
-    if (above && ref.current) ref.current.scrollTop += above * height;
-  };
+  const first = useRef<{ readonly entry?: Entry | undefined; readonly of?: string }>({});
+  useLayoutEffect(() => { // what somebody reads stays where it is when older rows come above it
+    const { entry, of } = first.current;
+    first.current = { entry: rows[0], of: `${topology} ${filter}` };
+    if (!entry || of !== first.current.of || !ref.current || timeline.atEnd.peek()) return;
+    ref.current.scrollTop += Math.max(0, placeOf(rows, entry)) * height;
+  }, [timeline.version.value, topology, filter]);
   // A pane that is not full has nothing to scroll.
   useEffect(() => {
     const element = ref.current;
