@@ -302,15 +302,21 @@ func patience(t testing.TB) time.Duration {
 
 // FreeAddress is one of loopback that nobody serves on now, for a process that cannot be asked for its own, or that
 // is started again at the same. It is below the ports that systems give out by themselves, so that nobody gets it by
-// chance while the process is down.
+// chance while the process is down, and no other test is given it before this one ends: the port above it is held.
 func FreeAddress(t testing.TB) string {
 	t.Helper()
 	for range 1000 {
-		address := fmt.Sprintf("127.0.0.1:%d", 15_000+rand.IntN(15_000))
-		l, err := net.Listen("tcp", address) //nolint:noctx // it is closed at once
+		port := 15_000 + 2*rand.IntN(7_500)
+		held, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port+1)) //nolint:noctx // it waits for nothing
 		if err != nil {
+			continue // another test has it
+		}
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port)) //nolint:noctx // it is closed at once
+		if err != nil {
+			_ = held.Close()
 			continue // somebody has it
 		}
+		t.Cleanup(func() { _ = held.Close() })
 		_ = l.Close() // whoever asked takes it
 		return l.Addr().String()
 	}

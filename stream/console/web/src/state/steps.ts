@@ -51,6 +51,9 @@ interface UnderWay {
   readonly to?: TopologyStatus;
 }
 
+/** The dialog that asks for a step, as the address names it. */
+export const panelOf = (to: TopologyStatus): string => `status-${to}`;
+
 export function createSteps(
   { route, session, rest, live, commands, narrow }: {
     route: RouteState; session: Session; rest: Rest; live: Live; commands: Commands; narrow: ReadonlySignal<boolean>;
@@ -90,14 +93,13 @@ export function createSteps(
     const { id, to } = underWay.value;
     return to === undefined || standing.value?.id !== id || standing.value?.status !== to;
   });
-  // The answer may come after the event, when somebody does something else already: it changes nothing there.
-  const attempt = async (mine: UnderWay, request: (stays: () => boolean) => Promise<unknown>): Promise<void> => {
+  // The answer may come after the event, when one does something else already: it closes only what asked for it.
+  const attempt = async (mine: UnderWay, request: () => Promise<unknown>): Promise<void> => {
     if (busy.peek()) return;
     underWay.value = mine;
     problem.value = null;
-    const { topology, panel } = route.current.peek();
     try {
-      await request(() => route.current.peek().topology === topology && route.current.peek().panel === panel);
+      await request();
     } catch (error) {
       if (underWay.peek() !== mine) return;
       problem.value = error instanceof Problem ? error : new Problem(0, 'the page is wrong', String(error));
@@ -108,14 +110,15 @@ export function createSteps(
   const change: Steps['change'] = async (to, reason) => {
     const { id } = standing.peek() ?? {};
     if (!id) return;
-    await attempt({ id, to }, async (stays) => {
+    await attempt({ id, to }, async () => {
       await rest.send('PATCH', `/topologies/${id}`, { status: to, ...(reason && { reason }) });
-      if (stays()) route.go({ panel: '' }, true);
+      const { topology, panel } = route.current.peek();
+      if (topology === id && panel === panelOf(to)) route.go({ panel: '' }, true);
     });
   };
   const start: Steps['start'] = ({ to, asks }) => {
     problem.value = null;
-    if (asks) route.go({ panel: `status-${to}` });
+    if (asks) route.go({ panel: panelOf(to) });
     else void change(to, null);
   };
 
@@ -156,9 +159,9 @@ export function createSteps(
   );
   return {
     standing, allowed, mayCreate, problem, busy, start, change,
-    create: (topology) => attempt({}, async (stays) => {
+    create: (topology) => attempt({}, async () => {
       const { id } = await rest.send<Summary>('POST', '/topologies', topology);
-      if (stays()) route.go({ topology: id, selection: [], at: null, panel: '' });
+      if (route.current.peek().panel === 'create') route.go({ topology: id, selection: [], at: null, panel: '' });
     }),
     remove: () => attempt({}, async () => {
       const { id } = standing.peek()!;

@@ -3,6 +3,7 @@ import { useId, useLayoutEffect, useRef, useState } from 'preact/hooks';
 import '../style/lifecycle.css';
 import type { App } from '../app.ts';
 import { stepsFrom, statusWord, type Step } from '../state/lifecycle.ts';
+import { panelOf } from '../state/steps.ts';
 import { Create } from './create.tsx';
 import { useApp } from './context.ts';
 import { Buttons, Dialog, Refusal } from './stepdialog.tsx';
@@ -123,7 +124,7 @@ function openPanel({ route, steps }: App): 'create' | 'delete' | Step | null {
   if (panel === 'create') return steps.mayCreate.value === true ? panel : null;
   if (!standing || steps.allowed.value !== true) return null;
   if (panel === 'delete') return panel;
-  return stepsFrom(standing.status).find((one) => panel === `status-${one.to}`) ?? null;
+  return stepsFrom(standing.status).find((one) => panel === panelOf(one.to)) ?? null;
 }
 
 /** Whatever of the lifecycle the address opens: a dialog, or the drawer. */
