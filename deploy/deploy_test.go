@@ -282,9 +282,10 @@ func TestARemovedPackageStopsItsServicesAndAnUpgradeDoesNot(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	booted := t.TempDir() // as /run/systemd/system, and the directory of a systemctl that says what it is asked
+	booted := t.TempDir() // as /run/systemd/system
+	// It says what it is asked, and fails: the package is removed all the same.
 	systemctl := filepath.Join(booted, "systemctl")
-	if err := os.WriteFile(systemctl, []byte("#!/bin/sh\necho \"$@\"\n"), 0o700); err != nil {
+	if err := os.WriteFile(systemctl, []byte("#!/bin/sh\necho \"$@\"\nexit 1\n"), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	here := strings.NewReplacer("/run/systemd/system", booted, "systemctl ", systemctl+" ").Replace(string(script))

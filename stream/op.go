@@ -222,7 +222,7 @@ func readOneOf(o *Object) any {
 	op := o.Text("op")
 	payload, ok := o.Take("payload")
 	if !ok {
-		o.Fail("payload", "is missing: give an object")
+		o.Fail("payload", "is missing: give a JSON object")
 	}
 	simple := payloads()
 	delete(simple, OpChangeset)

@@ -257,27 +257,36 @@ func TestAnOpenPayloadStaysInViewWhenOlderEventsComeAboveIt(t *testing.T) {
 		emit(t, conn, id)
 	}
 	page := openPage(t, "about:blank")
-	page.beforeLoading(`window.fetched = window.fetch;
+	page.beforeLoading(`try { // not that of about:blank
+			localStorage.setItem('topostream.layout', '{"size":{"timeline":600}}'); // so that it can be seen whole
+		} catch {}
+		window.fetched = window.fetch;
 		window.journal = new Promise((release) => { window.release = release; });
 		window.fetch = async (...request) => {
 			const answer = await fetched(...request);
 			if (String(request[0]).includes('/journal')) await window.journal;
 			return answer;
 		}`)
-	page.editDo(chromedp.EmulateViewport(1440, 900))
+	page.editDo(chromedp.EmulateViewport(1440, 1200))
 	page.load(startServer(t, db.URL), testToken(t), id)
 	head := emit(t, conn, id)
 	page.click(fmt.Sprintf(`[role=option][data-seq="%d"]`, head))
 	page.press(shellEvents, "Enter")
 	const seen = `(() => {
 		const pane = document.querySelector('.timeline-scroll').getBoundingClientRect();
-		const { top } = document.querySelector('[aria-label^="Payload of"]').getBoundingClientRect();
-		return top >= pane.top && top < pane.bottom - 40; // whose height depends on the screen
+		const { top, bottom } = document.querySelector('[aria-label^="Payload of"]').getBoundingClientRect();
+		return top >= pane.top && bottom <= pane.bottom + 1;
 	})()`
 	page.until(seen)
 	chromeEval[bool](t, page.ctx, `(window.release(), true)`)
 	page.until(fmt.Sprintf(`window.topostream.kept === %d`, head))
 	page.until(fmt.Sprintf(`document.querySelector('[role=option][data-seq="%d"]')?.ariaPosInSet === '%[1]d'`, head))
+	page.until(seen)
+	for range 60 { // nor do those that come below it carry it away
+		head = emit(t, conn, id)
+	}
+	page.until(fmt.Sprintf(`window.topostream.kept === %d`, head))
+	page.until(fmt.Sprintf(`!!document.querySelector('[role=option][data-seq="%d"][data-open=true]')`, head-60))
 	page.until(seen)
 }
 

@@ -390,7 +390,7 @@ func TestEveryMalformedRequestIsA400ThatNamesTheFieldAndStoresNothing(t *testing
 			"POST /topologies/" + id + "/mutations", `{"op":"explode","payload":{}}`, nil, 400,
 			`op: "explode" is no op: use one of add_decky, add_lan`,
 		},
-		{"POST /topologies/" + id + "/mutations", `{"op":"add_lan"}`, nil, 400, "payload: is missing: give an object"},
+		{"POST /topologies/" + id + "/mutations", `{"op":"add_lan"}`, nil, 400, "payload: is missing: give a JSON object"},
 		{
 			"POST /topologies/" + id + "/mutations", `{"op":"add_lan","payload":{"name":"a","colour":1}}`, nil, 400,
 			"payload.colour: is no field of this object: remove it",

@@ -1,4 +1,5 @@
 #!/bin/sh
-# After the package is removed: systemd forgets its units. The settings and the user stay.
+# After the package's files are removed: systemd forgets its units. dpkg keeps the settings until a purge. The user
+# stays.
 set -e
-if [ -d /run/systemd/system ]; then systemctl daemon-reload; fi
+if [ -d /run/systemd/system ]; then systemctl daemon-reload || true; fi

@@ -9,7 +9,7 @@ import (
 func TestNoAddressIsGivenTwiceWhileATestLasts(t *testing.T) {
 	t.Parallel()
 	given := make(map[string]bool)
-	for range 300 { // two of 300 are the same with a probability of 95 % where nothing holds them
+	for range 300 { // two of 300 are the same with a probability of 99 % where nothing holds them
 		address := pgtest.FreeAddress(t)
 		if given[address] {
 			t.Fatalf("%s is given twice", address)

@@ -29,7 +29,7 @@ func parseNewMutation(body []byte) (stream.NewMutation, error) {
 	m := stream.NewMutation{Op: o.Text("op"), ExpectedVersion: count(o, "expected_version")}
 	payload, ok := o.Take("payload")
 	if !ok {
-		o.Fail("payload", "is missing: give an object")
+		o.Fail("payload", "is missing: give a JSON object")
 	}
 	if err := o.Close(); err != nil {
 		return stream.NewMutation{}, err

@@ -35,7 +35,7 @@ func enqueueBodies() []bodyCase {
 		{`{"op":"remove_lan"}}`, "body: is not one JSON value: invalid character '}' after"},
 		{"{\"op\":\"\xff\"}", "body: is not UTF-8"},
 		{`{}`, "op: is missing: give a string"},
-		{`{"op":"add_lan"}`, "payload: is missing: give an object"},
+		{`{"op":"add_lan"}`, "payload: is missing: give a JSON object"},
 		{`{"op":1,"payload":{}}`, "op: give a string"},
 		{`{"op":null,"payload":{}}`, "op: give a string"},
 		{`{"op":"explode","payload":1}`, `op: "explode" is no op: use one of add_decky, add_lan, attach_decky,`},

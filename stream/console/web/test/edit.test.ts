@@ -63,7 +63,7 @@ function changesBetween(before: Graph, after: Graph): GraphChanges {
 group('ops', () => {
   test.each([
     ['add_lan', { name: 7 }, 'payload.name: give a string'],
-    ['add_lan', {}, 'payload.name: is missing'],
+    ['add_lan', {}, 'payload.name: is missing: give a string'],
     ['add_lan', { name: ' a' }, 'payload.name: begins or ends with a space: leave it out'],
     ['add_lan', { name: 'a\u202eb' }, 'payload.name: has U+202E, which nobody sees: leave it out'],
     ['add_lan', { name: 'e\u0301' }, 'payload.name: is not in Unicode\'s normal form C: give "é"'],

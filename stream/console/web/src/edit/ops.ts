@@ -62,7 +62,7 @@ class Reader {
   }
 
   name(name: string): string {
-    if (!this.left.has(name)) this.fail(name, 'is missing');
+    if (!this.left.has(name)) this.fail(name, 'is missing: give a string');
     const value = this.take(name, (v) => typeof v === 'string', 'give a string') ?? '';
     if (!this.error && (value === '' || [...value].length > maxName || value.includes('\0'))) {
       this.fail(name, `give 1 to ${maxName} characters`);

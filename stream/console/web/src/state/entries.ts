@@ -178,13 +178,11 @@ export class Events {
     }
   }
 
-  /** Takes a page of the journal in, and says how many rows that are shown came before the first. */
-  insert(page: readonly Entry[]): number {
-    const first = this.shown[0];
+  /** Takes a page of the journal in. */
+  insert(page: readonly Entry[]): void {
     this.#entries = merge(this.#entries, page);
     for (const entry of page) this.#bin(entry);
     this.filter(this.#test);
-    return first ? Math.max(0, this.shown.indexOf(first)) : 0;
   }
 
   /** Shows only what passes a test; everything with null. */

@@ -1,5 +1,5 @@
 // Takes the steps of the lifecycle for whoever may: makes a topology, changes its status, deletes it.
-import { computed, signal, type ReadonlySignal } from '@preact/signals';
+import { batch, computed, effect, signal, type ReadonlySignal } from '@preact/signals';
 import type { Summary, TopologyStatus } from 'topostream';
 import type { Command, Commands } from './commands.ts';
 import { mayBecome, stepsFrom, type Step } from './lifecycle.ts';
@@ -32,23 +32,26 @@ export interface Steps {
   readonly allowed: ReadonlySignal<true | string>;
   /** Whether this token may make a topology; otherwise why not. */
   readonly mayCreate: ReadonlySignal<true | string>;
-  /** What the server said to the last step that it refused. */
+  /** What the server said to the last step that it refused; null where it was one of another topology or form. */
   readonly problem: ReadonlySignal<Problem | null>;
-  /** A request is under way whose effect the stream has not shown yet. */
+  /** A request is under way, and the stream has not shown yet that what it asks for is so. */
   readonly busy: ReadonlySignal<boolean>;
   /** Takes a step at once, or opens the dialog that asks for it. */
   readonly start: (step: Step) => void;
-  /** Each ends when the server has answered; where it did not do it, `problem` says why. */
+  /** Each ends with the server's answer. Where it did not do it, `problem` says why; none is sent while `busy`. */
   readonly change: (to: TopologyStatus, reason: string | null) => Promise<void>;
   readonly create: (topology: NewTopology) => Promise<void>;
   readonly remove: () => Promise<void>;
+  /** Forgets the problem, and waits no more for what the dialog that is open has sent. */
   readonly forget: () => void;
 }
 
-/** A request that is not answered: with the status that a topology shall have, where it is about one. */
+/** A request that is not answered. */
 interface UnderWay {
-  readonly id?: string;
-  readonly to?: TopologyStatus;
+  /** Whether what it asks for is so already. */
+  readonly done: () => boolean;
+  /** The dialog that asked for it; empty if none did. */
+  readonly panel: string;
 }
 
 /** The dialog that asks for a step, as the address names it. */
@@ -59,7 +62,7 @@ export function createSteps(
     route: RouteState; session: Session; rest: Rest; live: Live; commands: Commands; narrow: ReadonlySignal<boolean>;
   },
 ): Steps {
-  const problem = signal<Problem | null>(null);
+  const refused = signal<{ readonly of: string | null; readonly problem: Problem } | null>(null);
   const underWay = signal<UnderWay | null>(null);
   let last: Standing | null = null;
   const keys = ['id', 'name', 'status', 'reason', 'since'] as const;
@@ -78,6 +81,10 @@ export function createSteps(
     if (!last || keys.some((key) => last![key] !== next[key])) last = next;
     return last;
   });
+  const problem = computed(() => {
+    const of = route.current.value.panel === 'create' ? null : standing.value?.id;
+    return refused.value && refused.value.of === of ? refused.value.problem : null;
+  });
   const mayCreate = computed((): true | string => {
     if (session.role.value === 'viewer') return 'this token may only look: an admin’s may do it';
     return narrow.value ? 'on a small screen the console only shows' : true;
@@ -88,36 +95,41 @@ export function createSteps(
     return at === null || `this is seq ${at}, not the present: press Escape to come back`;
   });
 
-  const busy = computed(() => {
-    if (underWay.value === null) return false;
-    const { id, to } = underWay.value;
-    return to === undefined || standing.value?.id !== id || standing.value?.status !== to;
-  });
-  // The answer may come after the event, when one does something else already: it closes only what asked for it.
-  const attempt = async (mine: UnderWay, request: () => Promise<unknown>): Promise<void> => {
+  const busy = computed(() => underWay.value !== null);
+  effect(() => { if (underWay.value?.done()) underWay.value = null; });
+  /** Sends a request, and tells it whether anybody still waits for its answer; `of` is the topology that it changes. */
+  const attempt = async (
+    of: string | null, done: () => boolean, request: (awaited: () => boolean) => Promise<unknown>,
+  ): Promise<void> => {
     if (busy.peek()) return;
-    underWay.value = mine;
-    problem.value = null;
+    const mine: UnderWay = { done, panel: route.current.peek().panel };
+    const awaited = (): boolean => underWay.peek() === mine;
+    batch(() => {
+      underWay.value = mine;
+      refused.value = null;
+    });
     try {
-      await request();
+      await request(awaited);
     } catch (error) {
-      if (underWay.peek() !== mine) return;
-      problem.value = error instanceof Problem ? error : new Problem(0, 'the page is wrong', String(error));
+      if (!awaited()) return;
+      const problem = error instanceof Problem ? error : new Problem(0, 'the page is wrong', String(error));
+      refused.value = { of, problem };
     } finally {
-      if (underWay.peek() === mine) underWay.value = null;
+      if (awaited()) underWay.value = null;
     }
   };
+  // An answer closes only what asked for it: it may come after the event, when one does something else already.
   const change: Steps['change'] = async (to, reason) => {
     const { id } = standing.peek() ?? {};
     if (!id) return;
-    await attempt({ id, to }, async () => {
+    await attempt(id, () => standing.value?.id === id && standing.value.status === to, async (awaited) => {
       await rest.send('PATCH', `/topologies/${id}`, { status: to, ...(reason && { reason }) });
       const { topology, panel } = route.current.peek();
-      if (topology === id && panel === panelOf(to)) route.go({ panel: '' }, true);
+      if (awaited() && topology === id && panel === panelOf(to)) route.go({ panel: '' }, true);
     });
   };
   const start: Steps['start'] = ({ to, asks }) => {
-    problem.value = null;
+    refused.value = null;
     if (asks) route.go({ panel: panelOf(to) });
     else void change(to, null);
   };
@@ -126,7 +138,7 @@ export function createSteps(
     id: `topology.${id}`, title, group: 'Topology',
     enabled: () => {
       if (allowed.value !== true) return allowed.value;
-      if (busy.value) return 'the step before is not answered yet';
+      if (busy.value) return 'the request before is not answered yet';
       const status = standing.value?.status ?? null;
       const may = mayBecome(status, to);
       // The step is legal, but this command is not for it from here: the sentence says what is legal.
@@ -138,7 +150,7 @@ export function createSteps(
   commands.add(
     {
       id: 'topology.create', title: 'New topology…', group: 'Topology', keys: 'n', enabled: () => mayCreate.value,
-      run: () => { problem.value = null; route.go({ panel: 'create' }); },
+      run: () => { refused.value = null; route.go({ panel: 'create' }); },
     },
     step('deploy', 'Deploy', any, 'deploying'),
     step('activate', 'Mark active', ['deploying'], 'active'),
@@ -150,7 +162,7 @@ export function createSteps(
     {
       id: 'topology.delete', title: 'Delete…', group: 'Topology',
       enabled: () => (allowed.value !== true ? allowed.value : standing.value ? true : 'nothing is open'),
-      run: () => { problem.value = null; route.go({ panel: 'delete' }); },
+      run: () => { refused.value = null; route.go({ panel: 'delete' }); },
     },
     {
       id: 'topology.psql', title: 'Do it in psql', group: 'Topology', keys: 'q',
@@ -159,15 +171,25 @@ export function createSteps(
   );
   return {
     standing, allowed, mayCreate, problem, busy, start, change,
-    create: (topology) => attempt({}, async () => {
+    create: (topology) => attempt(null, () => false, async (awaited) => {
       const { id } = await rest.send<Summary>('POST', '/topologies', topology);
-      if (route.current.peek().panel === 'create') route.go({ topology: id, selection: [], at: null, panel: '' });
+      if (!awaited() || route.current.peek().panel !== 'create') return;
+      route.go({ topology: id, selection: [], at: null, panel: '' });
     }),
-    remove: () => attempt({}, async () => {
+    remove: async () => {
       const { id } = standing.peek()!;
-      await rest.send('DELETE', `/topologies/${id}`);
-      if (route.current.peek().topology === id) route.go({ topology: null, selection: [], at: null, panel: '' });
-    }),
-    forget: () => { problem.value = null; },
+      const gone = (): boolean => live.open.value?.id === id && live.open.value.part === 'deleted';
+      await attempt(id, gone, async () => {
+        await rest.send('DELETE', `/topologies/${id}`);
+        const { topology, panel } = route.current.peek();
+        if (topology !== id) return;
+        route.go({ topology: null, selection: [], at: null, ...(panel === 'delete' && { panel: '' }) });
+      });
+    },
+    forget: () => {
+      refused.value = null;
+      const { panel } = route.current.peek();
+      if (panel !== '' && underWay.peek()?.panel === panel) underWay.value = null;
+    },
   };
 }

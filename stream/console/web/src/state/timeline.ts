@@ -28,8 +28,8 @@ export interface Timeline {
   readonly waiting: ReadonlySignal<number>;
   /** Whether the newest row is in view; set by whoever scrolls. While somebody reads further up, more rows are kept. */
   readonly atEnd: Signal<boolean>;
-  /** Reads the page of the journal before the oldest event, and says how many rows came in above. */
-  readonly older: () => Promise<number>;
+  /** Reads the page of the journal before the oldest event. */
+  readonly older: () => Promise<void>;
   /** Who asked for a mutation: '' if nobody says, null if it is too old to be found, undefined before the look-up. */
   readonly who: (mutation: string | null) => string | null | undefined;
   /** Finds out who asked for what is on the screen, some time soon and at most once in five seconds. */
@@ -130,8 +130,8 @@ export function createTimeline(
     summary: `${from} to ${to} are in no journal any more`,
   }]);
 
-  const older = async (): Promise<number> => {
-    if (!id || loading.peek() || complete.peek()) return 0;
+  const older = async (): Promise<void> => {
+    if (!id || loading.peek() || complete.peek()) return;
     const oldest = events.oldest ?? snapshot + 1;
     loading.value = true;
     try {
@@ -139,16 +139,15 @@ export function createTimeline(
       let first = 0;
       for (let at = Math.max(0, oldest - 1 - page); at < oldest - 1;) { // more than one page where events are large
         const answer = await read(at, page);
-        if (!answer) return 0;
+        if (!answer) return;
         ({ first } = answer);
         const below = answer.events.filter((event) => event.seq < oldest);
         found.push(...below);
         at = below.length === answer.events.length ? below.at(-1)?.seq ?? oldest : oldest;
       }
       if (!found.length || found[0]!.seq <= first) complete.value = true;
-      const above = events.insert(found.map(entryOfJournal));
+      events.insert(found.map(entryOfJournal));
       touch();
-      return above;
     } finally {
       loading.value = false;
     }

@@ -21,7 +21,7 @@ export function Lifecycle() {
   const allowed = steps.allowed.value;
   useLayoutEffect(() => {
     if (!open) return undefined;
-    root.current?.querySelector<HTMLElement>('[role=menuitem]:not(:disabled)')?.focus();
+    root.current?.querySelector<HTMLElement>('[role=menuitem]')?.focus();
     const outside = (event: Event): void => {
       if (!root.current?.contains(event.target as Node)) setOpen(false);
     };
@@ -37,7 +37,7 @@ export function Lifecycle() {
   };
   const onKeyDown = (event: KeyboardEvent): void => {
     if (!open) return;
-    const items = [...root.current!.querySelectorAll<HTMLElement>('[role=menuitem]:not(:disabled)')];
+    const items = [...root.current!.querySelectorAll<HTMLElement>('[role=menuitem]')];
     const at = items.indexOf(document.activeElement as HTMLElement);
     const to = ({
       ArrowDown: at + 1, ArrowUp: at - 1 + items.length, Home: 0, End: items.length - 1,
@@ -49,9 +49,9 @@ export function Lifecycle() {
     event.preventDefault();
     event.stopPropagation();
   };
-  const item = (key: string, title: string, says: string, run: () => void, disabled = false) => (
-    <button key={key} type="button" role="menuitem" tabIndex={-1} data-step={key} disabled={disabled}
-      onClick={() => { close(); run(); }}>
+  const item = (key: string, title: string, says: string, run: () => void, busy = false) => (
+    <button key={key} type="button" role="menuitem" tabIndex={-1} data-step={key} aria-disabled={busy || undefined}
+      onClick={() => { if (!busy) { close(); run(); } }}>
       <span>{title}</span><small>{says}</small>
     </button>
   );
@@ -133,8 +133,8 @@ export function LifecyclePanels() {
   const { panel } = app.route.current.value;
   const standing = app.steps.standing.value;
   const open = openPanel(app);
-  const overtaken = open === null && (standing !== null && panel.startsWith('status-') ||
-    app.live.open.value?.part === 'deleted' && panel === 'delete');
+  const overtaken = open === null && (panel.startsWith('status-') || panel === 'delete') &&
+    (standing !== null || app.live.open.value?.part === 'deleted');
   // Somebody else was first: it does not open by itself when it is legal again, or for another. At once: what is opened
   // before the next frame is not closed by it.
   useLayoutEffect(() => {
@@ -144,7 +144,7 @@ export function LifecyclePanels() {
   if (open === 'create') return <Create />;
   if (!open || !standing) return null;
   if (open === 'delete') return <Delete key={standing.id} name={standing.name} />;
-  return <Ask key={open.to} step={open} name={standing.name} />;
+  return <Ask key={`${standing.id} ${open.to}`} step={open} name={standing.name} />;
 }
 
 function Ask({ step, name }: { step: Step; name: string }) {

@@ -56,19 +56,36 @@ export function Timeline() {
   const scroll = (): void => {
     const element = ref.current!;
     const { scrollTop } = element;
-    // Rows that came since may have made it longer: only a scroll upwards leaves the end.
-    if (scrollTop + element.clientHeight >= element.scrollHeight - height / 2) timeline.atEnd.value = true;
-    else if (scrollTop < last.current) timeline.atEnd.value = false;
+    hold();
+    // Rows that came since may have made it longer: only a scroll upwards leaves the end. What the page itself scrolled
+    // changes nothing: who reads a payload at the end is not carried away from it.
+    if (scrollTop !== last.current) {
+      if (scrollTop + element.clientHeight >= element.scrollHeight - height / 2) timeline.atEnd.value = true;
+      else if (scrollTop < last.current) timeline.atEnd.value = false;
+    }
     last.current = scrollTop;
     onScroll();
     if (element.scrollTop < 10 * height && !timeline.atEnd.peek()) void timeline.older();
   };
-  const first = useRef<{ readonly entry?: Entry | undefined; readonly of?: string }>({});
-  useLayoutEffect(() => { // what somebody reads stays where it is when older rows come above it
-    const { entry, of } = first.current;
-    first.current = { entry: rows[0], of: `${topology} ${filter}` };
-    if (!entry || of !== first.current.of || !ref.current || timeline.atEnd.peek()) return;
-    ref.current.scrollTop += Math.max(0, placeOf(rows, entry)) * height;
+  const anchor = useRef<{ readonly entry?: Entry | undefined; readonly at: number; readonly of: string }>(
+    { at: 0, of: '' });
+  const hold = (): void => { // remembers the row at the top of the pane
+    const at = Math.min(Math.floor(ref.current!.scrollTop / height), rows.length - 1);
+    anchor.current = { entry: rows[at], at, of: `${topology} ${filter}` };
+  };
+  useLayoutEffect(() => { // what somebody reads stays where it is when rows come above it, or go
+    const element = ref.current;
+    const { entry, at, of } = anchor.current;
+    if (!element || timeline.atEnd.peek()) {
+      anchor.current = { at: 0, of: '' };
+      return;
+    }
+    const now = entry && of === `${topology} ${filter}` ? placeOf(rows, entry) : -1;
+    if (now >= 0 && now !== at) {
+      element.scrollTop += (now - at) * height;
+      last.current = element.scrollTop;
+    }
+    hold();
   }, [timeline.version.value, topology, filter]);
   // A pane that is not full has nothing to scroll.
   useEffect(() => {
@@ -98,12 +115,14 @@ export function Timeline() {
     opened.value = opens ? entry : null;
     if (!opens) return;
     timeline.atEnd.value = false; // who reads a payload is not carried away from it
+    hold();
     requestAnimationFrame(() => { // brings the payload into view, but never scrolls the row itself out of it
       const element = ref.current;
       const top = topOf(rows.indexOf(entry));
       const bottom = top + height + expansion;
       if (element && bottom > element.scrollTop + element.clientHeight) {
         element.scrollTop = Math.min(top, bottom - element.clientHeight);
+        last.current = element.scrollTop;
       }
     });
   };
