@@ -231,3 +231,30 @@ func TestARowIsOfTheDatabasesEpochBeforeItsTopologyIs(t *testing.T) {
 		t.Errorf("%s; want %s, above the head %d", got, want, head)
 	}
 }
+
+// Clients keep of two rows the one of higher seq. What they have from another server, of a history that is lost, must
+// not stay, though here the row is as it was.
+func TestARowThatIsAsItWasIsToldAgainInANewEpoch(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	conn := db.Conn(t)
+	id := pgtest.Scan[stream.TopologyID](t, conn, `INSERT INTO topologies (name) VALUES ('demo') RETURNING id::text`)
+	l := run(t, db.URL, func(c *Config) { c.Pace, c.Sweep = time.Millisecond, time.Hour })
+	sub := l.attach(t)
+	defer sub.GiveBack()
+	reads := metrictest.Value(l.stats.ListReads)
+	l.ReadAnew()
+	pgtest.Eventually(t, "another read", func() bool { return metrictest.Value(l.stats.ListReads) > reads })
+	pgtest.Exec(t, conn, `SELECT topology_new_epoch()`)
+	l.ReadAnew()
+	pgtest.Eventually(t, "the row of the new epoch", func() bool { return sub.Cursor.Feed().Last() == 1 })
+	least := pgtest.Scan[int64](t, conn, `SELECT epoch << 32 FROM topology_identity()`)
+	again, err := l.Attach(t.Context(), &stream.ListFilter{Topologies: []stream.TopologyID{id}}) // with no kept document
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer again.GiveBack()
+	if got, want := string(again.Snapshot.Bytes), fmt.Sprintf(`"seq":%d,`, least); !strings.Contains(got, want) {
+		t.Errorf("%s; want %s", got, want)
+	}
+}

@@ -120,12 +120,13 @@ func (l *List) wantChanged(versions map[stream.TopologyID]journal.RowVersion) {
 	}
 }
 
-// set takes in a row. Its seq alone is no change.
+// set takes in a row. Its seq alone is no change, but its epoch is: clients keep of two rows the one of higher seq, and
+// may have from another server what this one never saw of the history that is lost.
 func (s *state) set(r journal.ListRow) {
 	old, status := s.rows[r.ID], ""
 	if old != nil {
 		status = old.Status
-		if old.Summary == r.Summary && old.InFlight == r.InFlight {
+		if old.Summary == r.Summary && old.InFlight == r.InFlight && old.Seq.Epoch() == r.Seq.Epoch() {
 			old.Version = r.Version
 			return
 		}
