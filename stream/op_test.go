@@ -142,7 +142,7 @@ func wrongPayloads() map[string]map[string]string {
 			`{"ops":[` + strings.Repeat("1,", 100) + `1]}`: "payload.ops: holds 101: give an array of 1 to 100",
 			`{"ops":[1]}`: "payload.ops[0]: give a JSON object",
 			`{"ops":[{"op":"remove_decky","payload":{"decky":"a"}},{}]}`: "payload.ops[1].op: is missing: give a string",
-			`{"ops":[{"op":"add_lan"}]}`:                                 "payload.ops[0].payload: is missing: give a JSON object",
+			`{"ops":[{"op":"add_lan"}]}`:                                 "payload.ops[0].payload: is missing",
 			`{"ops":[{"op":"add_lan","payload":{}}]}`:                    "payload.ops[0].payload.name: is missing",
 			`{"ops":[{"op":"add_lan","payload":{"name":"a"},"x":1}]}`:    "payload.ops[0].x: is no field",
 			`{"ops":[{"op":"changeset","payload":{"ops":[]}}]}`:          `payload.ops[0].op: "changeset" is no op: use one of`,
