@@ -133,8 +133,9 @@ export function LifecyclePanels() {
   const { panel } = app.route.current.value;
   const standing = app.steps.standing.value;
   const open = openPanel(app);
-  const overtaken = open === null && (panel.startsWith('status-') || panel === 'delete') &&
-    (standing !== null || app.live.open.value?.part === 'deleted');
+  const deleted = app.live.open.value?.part === 'deleted';
+  const overtaken = open === null && (panel.startsWith('status-') ? standing !== null || deleted
+    : panel === 'delete' && deleted);
   // Somebody else was first: it does not open by itself when it is legal again, or for another. At once: what is opened
   // before the next frame is not closed by it.
   useLayoutEffect(() => {
