@@ -293,8 +293,10 @@ func (b *Bus) Journal(ctx context.Context, req stream.JournalRequest) (stream.Jo
 	defer cancel()
 	ctx, span := b.startSpan(ctx, "journal read", req.Topology, attribute.String("topostream.cause", "request"))
 	p, err := b.reader.Journal(ctx, req)
-	if err == stream.ErrNotFound && b.isComing(ctx, req.Topology) { //nolint:errorlint // the sentinel itself
-		p, err = b.primary.Journal(ctx, req)
+	if err == stream.ErrNotFound { //nolint:errorlint // the sentinel itself
+		if err = b.notReplayed(ctx, req.Topology); errors.Is(err, errNotReplayed) {
+			p, err = b.primary.Journal(ctx, req)
+		}
 	}
 	endSpan(span, err)
 	return p, err

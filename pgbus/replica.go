@@ -18,20 +18,8 @@ import (
 // replayPauses are those before it is asked again whether the standby has replayed something.
 var replayPauses = wait.Steps{First: 50 * time.Millisecond, Most: 50 * time.Millisecond} //nolint:gochecknoglobals
 
-// acquireReplayed is acquire, but waits for a topology that only the primary has until the standby has it, too.
-func (b *Bus) acquireReplayed(
-	ctx context.Context, req stream.AttachRequest,
-) (*attachment, *deletedTopology, error) {
-	for {
-		a, gone, err := b.acquire(ctx, req)
-		if err != stream.ErrNotFound || !b.isComing(ctx, req.Topology) { //nolint:errorlint // the sentinel itself
-			return a, gone, err
-		}
-		if !replayPauses.Pause(ctx, 0) {
-			return nil, nil, context.Cause(ctx)
-		}
-	}
-}
+// errNotReplayed: the primary has a topology that the standby does not have yet, or has as one that was deleted.
+var errNotReplayed = fmt.Errorf("%w: the standby does not have the topology yet", stream.ErrUnavailable)
 
 // awaitReplay waits, at most for LagWait, until the standby has the event n. It returns false where n is of another
 // epoch than the standby's head.
@@ -59,20 +47,24 @@ func (b *Bus) awaitReplay(ctx context.Context, a *attachment, n stream.Seq) (boo
 	}
 }
 
-// isComing tells whether the primary has a topology that the standby does not have yet. A primary that cannot be
-// asked has none.
-func (b *Bus) isComing(ctx context.Context, id stream.TopologyID) bool {
+// notReplayed says why there is no such topology: stream.ErrNotFound where the primary has none either, or where there
+// is no standby; errNotReplayed; or that the primary could not be asked, for what it has is no unknown topology.
+func (b *Bus) notReplayed(ctx context.Context, id stream.TopologyID) error {
 	const query = `SELECT EXISTS (SELECT FROM topologies WHERE id = $1::text::uuid)`
 	if b.cfg.Replica == nil {
-		return false
+		return stream.ErrNotFound
 	}
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
 	var there bool
-	if err := b.cfg.Pool.QueryRow(ctx, query, string(id)).Scan(&there); err != nil {
-		b.log.Debug("cannot ask the primary for a topology that the standby does not have", "topology", id, "error", err)
+	switch err := b.cfg.Pool.QueryRow(ctx, query, string(id)).Scan(&there); {
+	case err != nil:
+		const reason = "the standby does not have the topology, and the primary cannot be asked"
+		return &stream.UnavailableError{Reason: reason, Err: err}
+	case there:
+		return errNotReplayed
 	}
-	return there
+	return stream.ErrNotFound
 }
 
 // watchLag sets the metrics of the standby's lag: bytes of WAL that the primary has written and the standby has not

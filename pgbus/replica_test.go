@@ -180,6 +180,69 @@ func TestANumberAheadOfTheStandbyIsWaitedFor(t *testing.T) {
 	}
 }
 
+// What the primary has is no unknown topology, also when it cannot say so: a client would stop asking.
+func TestNoTopologyIsUnknownToAStandbyWhosePrimaryCannotBeAsked(t *testing.T) {
+	t.Parallel()
+	p := newPair(t)
+	p.replayed(t)
+	b := p.bus(t, nil)
+	pgtest.Exec(t, p.replica, `SELECT pg_wal_replay_pause()`)
+	fresh := stream.AttachRequest{Topology: makeTopologiesNamed(t, p.conn, "fresh")}
+	history := stream.JournalRequest{Topology: fresh.Topology, Limit: 10, Most: 1 << 20}
+	unavailable := func(what string) {
+		t.Helper()
+		var why *stream.UnavailableError
+		if _, err := b.Attach(t.Context(), fresh); !errors.As(err, &why) ||
+			!strings.Contains(why.Reason, "the primary cannot be asked") {
+			t.Errorf("%s: %v", what, err)
+		}
+		if _, err := b.Journal(t.Context(), history); !errors.As(err, &why) {
+			t.Errorf("%s: the journal: %v", what, err)
+		}
+	}
+	tx, err := p.conn.Begin(t.Context())
+	must(t, err)
+	_, err = tx.Exec(t.Context(), `LOCK TABLE topologies IN ACCESS EXCLUSIVE MODE`)
+	must(t, err)
+	unavailable("a primary that does not answer")
+	must(t, tx.Rollback(t.Context()))
+	must(t, p.primary.Stop(t.Context(), pgcluster.Fast))
+	unavailable("a primary that is away")
+	must(t, p.primary.Restart(t.Context(), pgcluster.Fast))
+	pgtest.Exec(t, p.replica, `SELECT pg_wal_replay_resume()`)
+	pgtest.Eventually(t, "the fresh topology", func() bool {
+		sub, err := b.Attach(t.Context(), fresh)
+		if err != nil && !errors.Is(err, stream.ErrUnavailable) {
+			t.Fatal(err)
+		}
+		if err == nil {
+			sub.Close()
+		}
+		return err == nil
+	})
+}
+
+func TestATopologyThatIsMadeAnewIsWaitedForWhereTheStandbyHasItDeleted(t *testing.T) {
+	t.Parallel()
+	p := newPair(t)
+	id := makeTopologies(t, p.conn, 1)[0]
+	pgtest.Exec(t, p.conn, `DELETE FROM topologies WHERE id = $1::text::uuid`, id)
+	p.replayed(t)
+	b := p.bus(t, func(c *Config) { c.AttachWait = time.Second })
+	if _, err := b.Attach(t.Context(), stream.AttachRequest{Topology: id}); !errors.Is(err, stream.ErrNotFound) {
+		t.Errorf("a deleted topology: %v", err)
+	}
+	pgtest.Exec(t, p.replica, `SELECT pg_wal_replay_pause()`)
+	pgtest.Exec(t, p.conn, `INSERT INTO topologies (id, name) VALUES ($1::text::uuid, 'anew')`, id)
+	if _, err := b.Attach(t.Context(), stream.AttachRequest{Topology: id}); !errors.Is(err, stream.ErrUnavailable) {
+		t.Errorf("made anew: %v", err)
+	}
+	pgtest.Exec(t, p.replica, `SELECT pg_wal_replay_resume()`)
+	if sub := attach(t, b, id); sub.Snapshot == nil || sub.Snapshot.Seq != 3 { // made, deleted, and made
+		t.Errorf("%+v", sub.Snapshot)
+	}
+}
+
 func makeTopologiesNamed(t *testing.T, conn *pgx.Conn, name string) stream.TopologyID {
 	t.Helper()
 	return pgtest.Scan[stream.TopologyID](t, conn, `INSERT INTO topologies (name) VALUES ($1) RETURNING id::text`, name)

@@ -35,29 +35,44 @@ func (b *Bus) attach(ctx context.Context, req stream.AttachRequest) (*stream.Sub
 	began := time.Now()
 	waiting, cancel := context.WithTimeoutCause(ctx, b.cfg.AttachWait, stream.ErrUnavailable)
 	defer cancel()
+	patience := waiting
+	if b.cfg.Replica != nil {
+		patience = ctx // a standby may take longer
+	}
 	for try := 0; ; try++ {
-		a, gone, err := b.acquireReplayed(waiting, req)
-		switch {
-		case err != nil:
-			return nil, err
-		case gone != nil:
-			return b.subscribeDeleted(req, *gone)
-		}
-		patience := waiting
-		if b.cfg.Replica != nil {
-			patience = ctx // a standby may take longer
-		}
-		sub, err := b.subscribe(patience, a, req)
+		sub, err := b.attachOnce(waiting, patience, req)
 		if err == nil {
 			b.stats.Attaches.Inc()
 			b.stats.AttachDuration.Observe(time.Since(began).Seconds())
 			return sub, nil
 		}
-		b.registry.release(a)
-		if !errors.Is(err, errEnded) || !attachAgain.Pause(waiting, try) {
+		if err == stream.ErrNotFound { //nolint:errorlint // the sentinel itself
+			err = b.notReplayed(waiting, req.Topology)
+		}
+		again := errors.Is(err, errEnded) || errors.Is(err, errNotReplayed)
+		if !again || !attachAgain.Pause(waiting, try) {
 			return nil, err
 		}
 	}
+}
+
+// attachOnce is one try of attach: waiting is for the topology's attachment, patience for the client's place in it.
+func (b *Bus) attachOnce(
+	waiting, patience context.Context, req stream.AttachRequest,
+) (*stream.Subscription, error) {
+	a, gone, err := b.acquire(waiting, req)
+	switch {
+	case err != nil:
+		return nil, err
+	case gone != nil:
+		return b.subscribeDeleted(req, *gone)
+	}
+	sub, err := b.subscribe(patience, a, req)
+	if err != nil {
+		b.registry.release(a)
+		return nil, err
+	}
+	return sub, nil
 }
 
 // AttachAtOnce implements stream.AtOnce: the topology is attached, and what the client needs is in memory.
@@ -213,6 +228,5 @@ func (b *Bus) subscribeDeleted(req stream.AttachRequest, gone deletedTopology) (
 	a := &attachment{id: req.Topology, history: gone.history}
 	feed := b.newFeed(a, h.Seq, 0)
 	feed.Close(stream.ErrDeleted)
-	b.stats.Attaches.Inc()
 	return &stream.Subscription{Cursor: feed.Cursor(req.After), Close: func() {}}, nil
 }
