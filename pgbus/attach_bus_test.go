@@ -154,7 +154,7 @@ func TestWhatWasMissedWhileASourceWasAwayComesByTheReadAfterIt(t *testing.T) {
 			id := makeTopologies(t, conn, 1)[0]
 			b := backfillingBus(t, db)
 			a := attachNow(t, b, id)
-			pgtest.Eventually(t, "the catch-up", func() bool { return !queued(b, a) })
+			caughtUp(t, b, a.id)
 			pgtest.Exec(t, conn, emitOne, id) // nobody is told of it
 			ctx, cancel := context.WithCancel(t.Context())
 			done := make(chan struct{})
@@ -181,6 +181,15 @@ func queued(b *Bus, a *attachment) bool {
 	return a.backfill.queued
 }
 
+// caughtUp waits for the read that follows the attach of the bus's first topology. It is queued after the client has its
+// place.
+func caughtUp(t *testing.T, b *Bus, id stream.TopologyID) {
+	t.Helper()
+	pgtest.Eventually(t, "the catch-up", func() bool {
+		return metrictest.Value(b.stats.JournalReads[stream.ReadCatchUp]) > 0 && !queued(b, b.registry.find(id))
+	})
+}
+
 // comes fails unless exactly the event seq follows the one before it.
 func comes(t *testing.T, a *attachment, seq stream.Seq) {
 	t.Helper()
@@ -200,7 +209,7 @@ func TestWhatNoNotificationToldComesByTheHeartbeat(t *testing.T) {
 	b := startBus(t, db, func(c *Config) { c.Heartbeat = 50 * time.Millisecond })
 	sub, err := b.Attach(t.Context(), stream.AttachRequest{Topology: id})
 	must(t, err)
-	pgtest.Eventually(t, "the catch-up", func() bool { return !queued(b, b.registry.find(id)) })
+	caughtUp(t, b, id)
 	// As a trigger that NOTIFYs nothing.
 	pgtest.Exec(t, conn, `INSERT INTO topology_events SELECT topology_id, 2, 'x', '{}', now() FROM topology_heads`)
 	pgtest.Exec(t, conn, `UPDATE topology_heads SET seq = 2`)

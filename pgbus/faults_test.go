@@ -85,7 +85,7 @@ func TestLiveReadsDoNotWaitForPagesOfThoseWhoAreBehindNorForDocuments(t *testing
 	b := startBus(t, db, func(c *Config) { c.Heartbeat, c.Poll = time.Hour, time.Hour })
 	sub := attach(t, b, ids[0])
 	defer sub.Close()
-	pgtest.Eventually(t, "the catch-up", func() bool { return !queued(b, b.registry.find(ids[0])) })
+	caughtUp(t, b, ids[0])
 	occupy(t, b, journal.Backlog, ids[1])
 	occupy(t, b, journal.Documents, ids[1])
 	const emitLarge = `SELECT topology_emit($1::text::uuid, 'x', to_jsonb(repeat('x', 9000)))`

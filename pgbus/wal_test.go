@@ -124,7 +124,7 @@ func TestEventsOfAnySizeComeFromTheWALWithoutAQuery(t *testing.T) {
 	id := makeTopologies(t, conn, 1)[0]
 	b := startBus(t, db, func(c *Config) { c.Heartbeat, c.Poll = time.Hour, time.Hour })
 	sub := attach(t, b, id)
-	pgtest.Eventually(t, "the catch-up", func() bool { return !queued(b, b.registry.find(id)) })
+	caughtUp(t, b, id)
 	for i, size := range []int{0, 8000, 5 << 20} {
 		want := stream.Seq(2 + i)
 		const emit = `SELECT topology_emit($1::text::uuid, 'x.y', jsonb_build_object('é"\', repeat('x', $2)))`
