@@ -47,7 +47,7 @@ func (b *Bus) attach(ctx context.Context, req stream.AttachRequest) (*stream.Sub
 			return sub, nil
 		}
 		if err == stream.ErrNotFound { //nolint:errorlint // the sentinel itself
-			err = b.notReplayed(waiting, req.Topology)
+			err = b.notReplayed(patience, req.Topology)
 		}
 		again := errors.Is(err, errEnded) || errors.Is(err, errNotReplayed)
 		if !again || !attachAgain.Pause(waiting, try) {
