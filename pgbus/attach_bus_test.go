@@ -181,8 +181,8 @@ func queued(b *Bus, a *attachment) bool {
 	return a.backfill.queued
 }
 
-// caughtUp waits for the read that follows the attach of the bus's first topology. It is queued after the client has its
-// place.
+// caughtUp waits for the read that follows the attach of the bus's first topology. It is queued only after the client
+// has its place.
 func caughtUp(t *testing.T, b *Bus, id stream.TopologyID) {
 	t.Helper()
 	pgtest.Eventually(t, "the catch-up", func() bool {
