@@ -267,7 +267,7 @@ func TestTenThousandTopologiesAttachedInTurnLeaveNothingBehind(t *testing.T) {
 		server = serve(t, db.URL, func(c *serveCmd) { c.linger, c.MaxStreamsPerUser = 100*time.Millisecond, 0 })
 	})
 	address, token := strings.TrimPrefix(server.url, "http://"), testToken(t)
-	pgtest.Eventually(t, "LISTEN", func() bool { return metric(t, server.url, "topostream_listening") == 1 })
+	awaitListen(t, server.url, 0)
 	round := func(ids []string) {
 		t.Helper()
 		var g errgroup.Group

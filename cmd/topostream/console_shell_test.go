@@ -178,6 +178,7 @@ func TestTheConsolesTimelineShowsWhatPsqlInjectsWhoAskedAndWhatTheJournalHas(t *
 
 	const deep = `{"by": "psql", "deep": [1, {"two": 2}]}`
 	shellPsql(t, db, fmt.Sprintf(`SELECT topology_emit('%s', 'decky.seen', '%s')`, id, deep))
+	awaitListen(t, server.url, 1)
 	shellPsql(t, db, fmt.Sprintf(`NOTIFY "topology.%s", 'typed by hand'`, id))
 	page.until(`document.querySelector('[data-tone=raw]')?.textContent.match(/^.?raw.*notify.*typed by hand/) !== null`)
 	shellPsql(t, db, fmt.Sprintf(`INSERT INTO mutations (topology_id, op, payload, requested_by)

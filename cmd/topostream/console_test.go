@@ -40,6 +40,7 @@ func TestTheConsoleRunsNothingThatIsNotItsOwnAndShowsMarkupAsText(t *testing.T) 
 	}
 	pgtest.Exec(t, conn, `SELECT topology_emit($1::text::uuid, 'test', jsonb_build_object($2::text, $2::text))`, id,
 		markup)
+	awaitListen(t, server, 1)
 	pgtest.Exec(t, conn, `SELECT pg_notify('topology.' || $1::text, $2)`, id, markup)
 	pgtest.Exec(t, conn,
 		`INSERT INTO mutations (topology_id, op, payload) VALUES ($1, 'remove_lan', jsonb_build_object('name', $2::text))`,

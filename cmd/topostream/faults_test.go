@@ -142,6 +142,7 @@ func TestAHeldAlterTableCostsAPauseAndNoEvent(t *testing.T) {
 	server := startServer(t, db.URL)
 	c := newClient(t, server, id, "").watch()
 	c.awaitSeq(emit(t, conn, id))
+	awaitListen(t, server, 1)
 
 	pgtest.Exec(t, holder, `BEGIN; ALTER TABLE topologies ADD COLUMN colour text`)
 	written := make(chan uint64, 1)

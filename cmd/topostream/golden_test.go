@@ -54,7 +54,7 @@ func newGoldenStage(t *testing.T, worker bool) *goldenStage {
 	t.Helper()
 	db := pgtest.New(t)
 	server := serve(t, db.URL, func(c *serveCmd) { c.Mutator, c.Keepalive = worker, time.Minute })
-	pgtest.Eventually(t, "LISTEN", func() bool { return metric(t, server.url, "topostream_listening") == 1 })
+	awaitListen(t, server.url, 0)
 	return &goldenStage{t: t, db: db, url: server.url}
 }
 

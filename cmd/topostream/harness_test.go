@@ -404,6 +404,14 @@ func metric(t *testing.T, server, series string) float64 {
 	return v
 }
 
+// awaitListen waits until the server LISTENs for n topologies. What somebody NOTIFYs by hand before is for nobody.
+func awaitListen(t *testing.T, server string, n float64) {
+	t.Helper()
+	pgtest.Eventually(t, "LISTEN", func() bool {
+		return metric(t, server, "topostream_listening") == 1 && metric(t, server, "topostream_channels") >= n
+	})
+}
+
 // get asks with a header and gives the whole answer, which must have an end.
 func get(t *testing.T, url string, header ...string) (status int, _ http.Header, body string) {
 	t.Helper()

@@ -202,7 +202,7 @@ func awaitBus(t *testing.T, server, bus string) {
 	t.Helper()
 	switch bus {
 	case setting.Notify:
-		pgtest.Eventually(t, "LISTEN", func() bool { return metric(t, server, "topostream_listening") == 1 })
+		awaitListen(t, server, 0)
 	case setting.WAL:
 		streaming(t, server)
 	}

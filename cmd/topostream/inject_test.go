@@ -21,8 +21,10 @@ func TestWhatAPersonTypesInPsqlReachesTheStream(t *testing.T) {
 	id := demo(t, conn)
 	pgtest.Exec(t, conn, `UPDATE topologies SET status = 'deploying'`)
 	pgtest.Exec(t, conn, `UPDATE topologies SET status = 'active'`)
-	c := newClient(t, startServer(t, db.URL), id, "").watch()
+	server := startServer(t, db.URL)
+	c := newClient(t, server, id, "").watch()
 	c.awaitSeq(3)
+	awaitListen(t, server, 1)
 	for _, line := range []struct{ typed, event, payload string }{
 		{
 			`UPDATE topologies SET status = 'degraded' WHERE name = 'demo';`,
@@ -181,6 +183,7 @@ func injectAndListen(t *testing.T, n int, key bool) {
 	page := openPage(t, server)
 	page.eventSource(id, testToken(t))
 	page.until(`window.got.length > 0`)
+	awaitListen(t, server, 1)
 
 	typed := &typist{rand.New(rand.NewPCG(seed, 0)), conn, id, key}
 	var head uint64
@@ -260,8 +263,10 @@ func TestInvalidUTF8FromASQLASCIIDatabaseKeepsStreamsWellFormed(t *testing.T) {
 	db := pgtest.NewEncoded(t, "SQL_ASCII")
 	conn := db.Conn(t)
 	id := demo(t, conn)
-	c := newClient(t, startServer(t, db.URL), id, "").watch()
+	server := startServer(t, db.URL)
+	c := newClient(t, server, id, "").watch()
 	c.awaitSeq(1)
+	awaitListen(t, server, 1)
 	if out, err := db.Psql(t, `
 SELECT pg_notify('topology.`+id+`', E'raw \xff\xfe\r\n\xc3');
 SELECT topology_emit('`+id+`', 'test', to_jsonb(E'journaled \xff\xc3'::text));

@@ -18,7 +18,7 @@ func TestTheMainJourneyIsSeenInTheMetrics(t *testing.T) {
 	server := serve(t, db.URL, func(c *serveCmd) {
 		c.heartbeat, c.pruneEvery, c.MaxStreams = 100*time.Millisecond, 50*time.Millisecond, 7
 	})
-	pgtest.Eventually(t, "LISTEN", func() bool { return metric(t, server.url, "topostream_listening") == 1 })
+	awaitListen(t, server.url, 0)
 	id := topology(t, conn, "measured")
 	c := newClient(t, server.url, id, "").watch()
 	c.awaitSeq(1)
@@ -36,6 +36,7 @@ func TestTheMainJourneyIsSeenInTheMetrics(t *testing.T) {
 		return pgtest.Scan[int](t, conn, `SELECT count(*) FROM mutations WHERE state IN ('applied', 'failed')`) == 3
 	})
 	c.awaitSeq(pgtest.Scan[uint64](t, conn, `SELECT seq FROM topology_heads WHERE topology_id = '`+id+`'`))
+	awaitListen(t, server.url, 1)
 	pgtest.Exec(t, conn, `NOTIFY "topology.`+id+`", 'by hand'`)
 	newClient(t, server.url, id, "1").follow(t.Context(), 2) // resumes
 	post := func(path, token string) int {

@@ -141,7 +141,7 @@ func TestAThousandStreamsOfOneTopologyCostOneChannelAndOneAttach(t *testing.T) {
 			WHERE datname = current_database()`
 		return pgtest.Scan[int](t, conn, count, "topostream listen"), pgtest.Scan[int](t, conn, count, "topostream")
 	}
-	pgtest.Eventually(t, "LISTEN", func() bool { return metric(t, server, "topostream_listening") == 1 })
+	awaitListen(t, server, 0)
 	clients := make([]*client, 1000)
 	for i := range clients {
 		clients[i] = newClient(t, server, id, "").watch()
@@ -188,8 +188,7 @@ func TestFiveHundredTopologiesAtOnceCostFewTransactions(t *testing.T) {
 		t.Fatal(err)
 	}
 	server := startServer(t, db.URL)
-	pgtest.Eventually(t, "LISTEN",
-		func() bool { return metric(t, server, "topostream_listening") == 1 }) // while the server polls, nobody has a channel
+	awaitListen(t, server, 0) // while the server polls, nobody has a channel
 	var clients sync.WaitGroup
 	start := time.Now()
 	for _, id := range ids {

@@ -76,7 +76,7 @@ func TestTailFollowsAServerAndResumes(t *testing.T) {
 	f := startTail(t, tailCmd{Topology: []string{strings.ToUpper(id)}, URL: server + "/", Token: token})
 	f.out.await(t, "snapshot  {", f.ended)
 	write(t, db.URL, id, 3)
-	pgtest.Eventually(t, "LISTEN", func() bool { return metric(t, server, "topostream_listening") == 1 })
+	awaitListen(t, server, 1)
 	db.Exec(t, `NOTIFY "topology.`+id+`", 'any text at all'`)
 	f.out.await(t, "any text", f.ended)
 	lines := strings.Split(strings.TrimSpace(f.out.String()), "\n")
