@@ -106,18 +106,19 @@ type Bus struct {
 	stats *stream.Stats
 	log   *slog.Logger
 
-	reader   *journal.Reader // of what streams take
-	primary  *journal.Reader // of the primary, where reader reads from a standby; else the same as reader
-	registry *registry
-	attaches wait.Signal // wakes attachLoop
-	backfill backfiller
-	pages    *pages
-	reads    documentReads
-	heads    shared[journal.Head] // reads of single heads
-	sources  sources
-	list     *list.List
-	watch    watch
-	tasks    tasks
+	reader    *journal.Reader // of what streams take
+	primary   *journal.Reader // of the primary, where reader reads from a standby; else the same as reader
+	registry  *registry
+	attaches  wait.Signal // wakes attachLoop
+	backfill  backfiller
+	pages     *pages
+	reads     documentReads
+	heads     shared[journal.Head] // reads of single heads
+	onPrimary shared[bool]         // whether the primary has a topology that the standby does not have
+	sources   sources
+	list      *list.List
+	watch     watch
+	tasks     tasks
 
 	tracer     trace.Tracer
 	deliveries *deliveries // nil: nothing is traced

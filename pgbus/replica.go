@@ -48,21 +48,32 @@ func (b *Bus) awaitReplay(ctx context.Context, a *attachment, n stream.Seq) (boo
 }
 
 // notReplayed says why there is no such topology: stream.ErrNotFound where the primary has none either, or where there
-// is no standby; errNotReplayed; or that the primary could not be asked, for what it has is no unknown topology.
+// is no standby; errNotReplayed; or that the primary could not be asked, for what it has is no unknown topology. Who
+// asks for the same topology at the same time shares the question.
 func (b *Bus) notReplayed(ctx context.Context, id stream.TopologyID) error {
-	const query = `SELECT EXISTS (SELECT FROM topologies WHERE id = $1::text::uuid)`
 	if b.cfg.Replica == nil {
 		return stream.ErrNotFound
 	}
-	ctx, cancel := context.WithTimeout(ctx, time.Second)
-	defer cancel()
-	var there bool
-	switch err := b.cfg.Pool.QueryRow(ctx, query, string(id)).Scan(&there); {
-	case err != nil:
-		const reason = "the standby does not have the topology, and the primary cannot be asked"
-		return &stream.UnavailableError{Reason: reason, Err: err}
-	case there:
-		return errNotReplayed
+	// A question that was shared may have been asked before the topology was made. The second one was asked after the
+	// first had been answered.
+	for range 2 {
+		there, joined, err := b.onPrimary.do(ctx, &b.tasks, string(id), func(ctx context.Context) (bool, error) {
+			const query = `SELECT EXISTS (SELECT FROM topologies WHERE id = $1::text::uuid)`
+			ctx, cancel := context.WithTimeout(ctx, time.Second)
+			defer cancel()
+			var there bool
+			err := b.cfg.Pool.QueryRow(ctx, query, string(id)).Scan(&there)
+			return there, err
+		})
+		switch {
+		case err != nil:
+			const reason = "the standby does not have the topology, and the primary cannot be asked"
+			return &stream.UnavailableError{Reason: reason, Err: err}
+		case there:
+			return errNotReplayed
+		case !joined:
+			return stream.ErrNotFound
+		}
 	}
 	return stream.ErrNotFound
 }

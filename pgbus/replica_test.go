@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/url"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -205,6 +206,9 @@ func TestNoTopologyIsUnknownToAStandbyWhosePrimaryCannotBeAsked(t *testing.T) {
 	_, err = tx.Exec(t.Context(), `LOCK TABLE topologies IN ACCESS EXCLUSIVE MODE`)
 	must(t, err)
 	unavailable("a primary that does not answer")
+	if n := p.asksAtOnce(t, 20, func() { _, _ = b.Attach(t.Context(), fresh) }); n != 1 {
+		t.Errorf("the primary is asked by %d connections at once for one topology", n)
+	}
 	must(t, tx.Rollback(t.Context()))
 	must(t, p.primary.Stop(t.Context(), pgcluster.Fast))
 	unavailable("a primary that is away")
@@ -220,6 +224,27 @@ func TestNoTopologyIsUnknownToAStandbyWhosePrimaryCannotBeAsked(t *testing.T) {
 		}
 		return err == nil
 	})
+}
+
+// asksAtOnce runs do n times at once, and gives how many connections waited in the primary at most for a lock.
+func (p *pair) asksAtOnce(t *testing.T, n int, do func()) (most int) {
+	t.Helper()
+	conn := p.db.Conn(t)
+	var running sync.WaitGroup
+	for range n {
+		running.Go(do)
+	}
+	done := make(chan struct{})
+	go func() { running.Wait(); close(done) }()
+	for {
+		select {
+		case <-done:
+			return most
+		default:
+			most = max(most, pgtest.Scan[int](t, conn, `SELECT count(*) FROM pg_stat_activity
+				WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE 'SELECT EXISTS%'`))
+		}
+	}
 }
 
 func TestATopologyThatIsMadeAnewIsWaitedForWhereTheStandbyHasItDeleted(t *testing.T) {
