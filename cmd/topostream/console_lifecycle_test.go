@@ -303,6 +303,27 @@ func TestThePsqlLinesOfTheConsoleWorkAsTheyStandAndThePageHearsThem(t *testing.T
 	}
 }
 
+// While a request is under way no other step can be taken, and what offers one looks so.
+func TestAStepThatCannotBeTakenYetLooksSo(t *testing.T) {
+	t.Parallel()
+	long(t)
+	db := pgtest.New(t)
+	id := topology(t, db.Conn(t), "site-1")
+	page := openPage(t, startServer(t, db.URL)+"/#token="+operatorToken(t)+"&topology="+id)
+	page.until(`window.topostream?.open?.status === 'pending'`)
+	chromeEval[bool](t, page.ctx, `((fetched) => {
+		window.fetch = (...request) => request[1]?.method === 'PATCH' ? new Promise(() => {}) : fetched(...request);
+		return true;
+	})(window.fetch)`)
+	page.click(lifecycleSection + `[data-step="deploying"]`)
+	page.click(`.lifecycle > button`)
+	page.until(`[...document.querySelectorAll('.lifecycle, section[aria-label="Lifecycle"]')].every((place) => {
+		const colour = (step) => getComputedStyle(place.querySelector('[data-step="' + step + '"]')).color;
+		return colour('deploying') === colour('torn_down') && colour('deploying') !== colour('delete');
+	})`)
+	page.editPicture("step-under-way")
+}
+
 // The events of a step come before its answer: the page goes on with them, and the answer closes nothing that was
 // opened since.
 func TestAStepWhoseAnswerIsLateHoldsNothingUpAndClosesNothing(t *testing.T) {
